@@ -1,0 +1,142 @@
+"""The pose table: one row for each frame, individual and body part.
+
+Columns: ``frame`` (int32, from 0), ``time_s`` (float64, seconds from the first frame), ``individual`` and ``bodypart``
+(categories, in the project's order), ``x``, ``y`` (float32, pixels, origin at the top left of the full frame, y
+downwards) and ``likelihood`` (float32, 0 to 1). Where there is no estimate x and y are NaN, never zero. Rows are
+sorted by body part, then by frame, so that one body part is one stretch of the file.
+
+The table's format and its summary belong here; drawing it is `pictures.py`.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlc_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The one individual of a project that does not tell animals apart.
+SINGLE_ANIMAL = "animal0"
+
+COLUMNS = ("frame", "time_s", "individual", "bodypart", "x", "y", "likelihood")
+
+
+def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
+    """The pose table of DeepLabCut's wide table of one animal.
+
+    Parameters
+    ----------
+    frame
+        One row for each video frame; columns (scorer, bodyparts, coords) with coords x, y and likelihood.
+    times_s
+        Seconds from the first frame, shape (frames,).
+
+    Raises
+    ------
+    PlatformError
+        When the table has other columns, or another number of frames than the video.
+    """
+    import pandas as pd
+
+    if list(frame.columns.names) != ["scorer", "bodyparts", "coords"]:
+        raise PlatformError(
+            f"the pose table has the column levels {', '.join(map(str, frame.columns.names))}, "
+            "not scorer, bodyparts, coords",
+            "Use a project of a single animal",
+        )
+    if len(frame) != len(times_s):
+        raise PlatformError(
+            f"the poses have {len(frame)} frames, but the video has {len(times_s)}",
+            "Track the video again; if it happens again, re-encode the video with `ffmpeg -i OLD -c:v libx264 NEW`",
+        )
+    wide = frame.droplevel("scorer", axis=1)
+    bodyparts = list(dict.fromkeys(wide.columns.get_level_values("bodyparts")))
+    x, y, likelihood = (
+        np.concatenate([wide[bodypart, coordinate].to_numpy(np.float32) for bodypart in bodyparts])
+        for coordinate in ("x", "y", "likelihood")
+    )
+    known = np.isfinite(x) & np.isfinite(y)
+    frames = len(frame)
+    return pd.DataFrame(
+        {
+            "frame": np.tile(np.arange(frames, dtype=np.int32), len(bodyparts)),
+            "time_s": np.tile(np.asarray(times_s, np.float64), len(bodyparts)),
+            "individual": pd.Categorical.from_codes(np.zeros(len(x), np.int8), [SINGLE_ANIMAL]),
+            "bodypart": pd.Categorical.from_codes(np.repeat(np.arange(len(bodyparts)), frames), bodyparts),
+            "x": np.where(known, x, np.float32(np.nan)),
+            "y": np.where(known, y, np.float32(np.nan)),
+            "likelihood": likelihood,
+        }
+    )
+
+
+def write_parquet(table: "pd.DataFrame", path: Path) -> None:
+    """Write a pose table, one row group for each body part; coordinates keep their last bit."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.Schema.from_pandas(table[list(COLUMNS)], preserve_index=False)
+    floats = ("time_s", "x", "y", "likelihood")
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=["individual", "bodypart"],  # pyright: ignore[reportArgumentType] (pyarrow's hint lacks the list)
+        # Tracked coordinates have noisy low bytes: splitting the bytes lets zstd work on the others.
+        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT") | {"frame": "DELTA_BINARY_PACKED"},
+    ) as writer:
+        for _, rows in table.groupby("bodypart", observed=True, sort=False):
+            writer.write_table(pa.Table.from_pandas(rows, schema=schema, preserve_index=False))
+
+
+def read_parquet(path: Path, bodyparts: list[str] | None = None) -> "pd.DataFrame":
+    """Read a pose table, or some of its body parts; of the others nothing is read.
+
+    Raises
+    ------
+    PlatformError
+        When a body part is not in the table, naming those that are.
+    """
+    import pyarrow.parquet as pq
+
+    filters = None if bodyparts is None else [("bodypart", "in", list(bodyparts))]
+    table = pq.read_table(path, filters=filters).to_pandas()
+    missing = set(bodyparts or ()) - set(table["bodypart"].unique())
+    if missing:
+        known = pq.read_table(path, columns=["bodypart"])["bodypart"].unique().to_pylist()
+        raise PlatformError(f"{path} has no body part {', '.join(sorted(missing))}", f"Choose among {', '.join(known)}")
+    return table
+
+
+def summarize(table: "pd.DataFrame", cutoff: float) -> "pd.DataFrame":
+    """How well each body part was tracked.
+
+    Parameters
+    ----------
+    cutoff
+        Likelihood from which an estimate counts as confident.
+
+    Returns
+    -------
+    DataFrame
+        One row for each body part: ``bodypart, frames, mean_likelihood, fraction_confident, fraction_missing``.
+    """
+    import pandas as pd
+
+    grouped = pd.DataFrame(
+        {
+            "bodypart": table["bodypart"],
+            "likelihood": table["likelihood"],
+            "missing": table["x"].isna(),
+            "confident": (table["likelihood"] >= cutoff) & table["x"].notna(),
+        }
+    ).groupby("bodypart", observed=True, sort=False)
+    return grouped.agg(
+        frames=("missing", "size"),
+        mean_likelihood=("likelihood", "mean"),
+        fraction_confident=("confident", "mean"),
+        fraction_missing=("missing", "mean"),
+    ).reset_index()

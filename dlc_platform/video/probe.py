@@ -1,0 +1,256 @@
+"""What a video file holds, found by decoding all of it.
+
+Headers are not believed: an AVI may claim twice its frames, a raw stream claims nothing, and a file whose copy stopped
+half-way still promises all of them. Reading pictures out of a video is `frames.py`.
+"""
+
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
+
+if TYPE_CHECKING:
+    from av import VideoFrame, VideoStream
+    from av.container import InputContainer
+
+_COPY_AGAIN = "Copy the file again from the recording machine"
+_REENCODE = "or keep what can be read of it with `ffmpeg -i OLD -c:v libx264 -crf 17 NEW` and use that file instead"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A whole, readable video.
+
+    Attributes
+    ----------
+    sha256
+        Of the file's bytes: the identity of the video.
+    width, height
+        In pixels, as the picture is shown: after `rotation`.
+    frame_rate
+        Average, in frames per second, as the container states it; `times_s` is what was measured.
+    frames
+        Counted by decoding.
+    frames_declared
+        What the container's header says, None where it says nothing.
+    duration_s
+        From the first frame to the end of the last one.
+    rotation
+        Degrees, counter-clockwise, by which a player turns the stored picture: 0, 90, 180 or 270.
+    times_s
+        Presentation time of each frame in seconds from the first, shape (frames,).
+    """
+
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+    frame_rate: Fraction
+    frames: int
+    frames_declared: int | None
+    duration_s: float
+    codec: str
+    pixel_format: str
+    rotation: int
+    times_s: np.ndarray
+
+
+def probe(path: Path) -> VideoInfo:
+    """Decode a video once, from end to end, and say what it holds.
+
+    Raises
+    ------
+    PlatformError
+        When the file is missing, unreadable, empty, not a video, truncated or damaged, or changed meanwhile.
+    """
+    before = _stat(path)
+    if before.st_size == 0:
+        raise PlatformError(f"{path} is empty (0 bytes)", _COPY_AGAIN)
+    try:
+        sha256 = sha256_file(path)
+    except OSError as error:
+        raise PlatformError(
+            f"{path} cannot be read: {error.strerror}",
+            "Check its permissions and the disk",
+        ) from error
+
+    with open_video(path) as (container, stream):
+        is_mp4 = "mp4" in container.format.name
+        promised = stream.frames or None
+        pts = array("q")
+        lacks_pts = False
+        failed = damaged = 0
+        last: VideoFrame | None = None
+        for frame in _decode(container, stream):
+            if frame is None:
+                failed += 1
+                continue
+            last = frame
+            damaged += frame.is_corrupt
+            lacks_pts |= frame.pts is None
+            pts.append(frame.pts or 0)
+        frames = len(pts)
+        frame_rate = stream.average_rate or stream.guessed_rate
+        time_base = stream.time_base
+        # An index entry beyond the end of the file is the proof of a truncation: a shorter edit list is none.
+        cut = is_mp4 and any(entry.pos + entry.size > before.st_size for entry in stream.index_entries)
+        expected = sum(not entry.is_discard for entry in stream.index_entries) if is_mp4 else 0
+        codec = stream.codec_context.name
+
+    of_promised = f"{frames} of {promised}" if promised else str(frames)
+    if cut:
+        raise PlatformError(
+            f"{path} is truncated: {of_promised} frames can be decoded, then the file ends",
+            f"{_COPY_AGAIN}, {_REENCODE}",
+        )
+    if failed or damaged:
+        raise PlatformError(
+            f"{path} is damaged: {of_promised} frames can be decoded, {damaged} of them with errors, and {failed} "
+            "packets cannot",
+            f"{_COPY_AGAIN}, {_REENCODE}",
+        )
+    if last is None:
+        raise PlatformError(f"{path} holds no frames", f"{_COPY_AGAIN}, or remove it")
+    if frames < expected:
+        raise PlatformError(
+            f"{path} is damaged: its index promises {expected} frames, but {frames} can be decoded",
+            f"{_COPY_AGAIN}, {_REENCODE}",
+        )
+    if not (last.width and last.height and frame_rate):
+        raise PlatformError(
+            f"{path} has {last.width} x {last.height} pixels at {frame_rate or 0} frames per second",
+            "Write it again with a size and a frame rate, for example `ffmpeg -r 30 -i OLD -c copy NEW`",
+        )
+    after = _stat(path)
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise PlatformError(
+            f"{path} changed while it was read",
+            "Try again when it is written completely",
+        )
+
+    if lacks_pts or time_base is None:
+        times_s = np.arange(frames) / float(frame_rate)
+        last_s = 1 / float(frame_rate)
+    else:
+        times_s = (np.frombuffer(pts, np.int64) - pts[0]) * float(time_base)
+        last_s = last.duration * float(time_base) if last.duration else 1 / float(frame_rate)
+    rotation = last.rotation % 360
+    width, height = (last.height, last.width) if rotation in (90, 270) else (last.width, last.height)
+    return VideoInfo(
+        sha256=sha256,
+        size_bytes=before.st_size,
+        width=width,
+        height=height,
+        frame_rate=frame_rate,
+        frames=frames,
+        frames_declared=promised,
+        duration_s=float(times_s[-1] + last_s),
+        codec=codec,
+        pixel_format=last.format.name,
+        rotation=rotation,
+        times_s=times_s,
+    )
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """The container and its first stream of moving pictures, ready to be decoded with threads.
+
+    Raises
+    ------
+    PlatformError
+        When it cannot be opened, or holds no video.
+    """
+    import av
+    import av.error as error_types
+    from av.stream import Disposition
+
+    try:
+        # A file of the raw data never makes FFmpeg open an address in the network.
+        container = av.open(str(path), options={"protocol_whitelist": "file"})
+    except error_types.PermissionError:
+        raise PlatformError(f"{path} cannot be read: permission denied", "Check its permissions") from None
+    except (error_types.FFmpegError, ValueError) as error:
+        raise _unopened(path, error) from error
+    with container:
+        if container.format.name.endswith("_pipe") or container.format.name == "image2":
+            raise PlatformError(
+                f"{path} is not a video but a picture",
+                "Remove it, or put the video in its place",
+            )
+        stream = next(
+            (s for s in container.streams.video if not s.disposition & Disposition.attached_pic),
+            None,
+        )
+        if stream is None:
+            raise PlatformError(
+                f"{path} holds no video stream",
+                "Remove it, or put the video in its place",
+            )
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _decode(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame | None"]:
+    """Each decoded frame in order of presentation; None for each packet that cannot be read or decoded."""
+    from av.error import FFmpegError
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except FFmpegError:
+            yield None
+            return
+        if packet.is_corrupt:
+            yield None
+        try:
+            yield from packet.decode()
+        except FFmpegError:
+            yield None
+
+
+def _unopened(path: Path, error: Exception) -> PlatformError:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError as reading:
+        return PlatformError(
+            f"{path} cannot be read: {reading.strerror}",
+            "Check its name and its permissions",
+        )
+    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
+        return PlatformError(
+            f"{path} cannot be opened: its index is missing, because the recording or a copy was interrupted",
+            f"{_COPY_AGAIN}, or rebuild its index with a tool such as `untrunc`",
+        )
+    return PlatformError(
+        f"{path} is not a video that FFmpeg knows ({error.__class__.__name__})",
+        "Remove it, or put the video in its place",
+    )
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        raise PlatformError(
+            f"{path} does not exist",
+            "Put the video back, or remove what refers to it and scan again",
+        ) from None
+    except OSError as error:
+        raise PlatformError(
+            f"{path} cannot be read: {error.strerror}",
+            "Check its permissions and the disk",
+        ) from error

@@ -1,0 +1,1 @@
+"""The catalogue: what exists, what made it, and how good it is, as tables in the Postgres schema ``dlc``."""

@@ -1,0 +1,38 @@
+"""Opening the catalogue: the engine, and the migrations that every start applies."""
+
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, text
+from sqlalchemy.schema import CreateSchema
+
+from dlc_platform.catalog.tables import SCHEMA
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+#: Any number, as long as nothing else in the database uses it.
+_MIGRATION_LOCK = 0x646C63
+
+
+def open_catalog(url: URL) -> Engine:
+    """Connect to the catalogue; each use takes a fresh connection, so a restarted server does no harm."""
+    return create_engine(url, pool_pre_ping=True, pool_size=2, max_overflow=8)
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the catalogue's tables up to date. Processes that start together wait for each other."""
+    from alembic import command
+
+    with engine.begin() as connection:
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+        config = alembic_config(connection)
+        command.upgrade(config, "head")
+
+
+def alembic_config(connection: Connection):
+    """Alembic's configuration for this connection; what it runs belongs to the connection's transaction."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

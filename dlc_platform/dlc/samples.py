@@ -1,0 +1,69 @@
+"""The images that a person is shown of labels and evaluations; how they are drawn is in `pose.pictures`."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from dlc_platform.dlc.dataset import load_dataset
+from dlc_platform.dlc.evaluation import Evaluation
+from dlc_platform.dlc.labels import LabelTable
+from dlc_platform.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Points = dict[str, tuple[float, float]]
+
+
+def labelled_samples(
+    labels: LabelTable, most: int, folders: Collection[str] | None = None
+) -> "list[tuple[np.ndarray, Points]]":
+    """Up to `most` labelled images, spread evenly over the folders (all of them by default), with their points."""
+    import numpy as np
+    from PIL import Image
+
+    images = labels.images if folders is None else labels.images[labels.images["folder"].isin(folders)]
+    if len(images) > most:
+        images = images.iloc[np.linspace(0, len(images) - 1, most).round().astype(int)]
+    points = labels.points.set_index(["folder", "file"]).sort_index()
+    samples = []
+    for image in images.itertuples():
+        own = points.loc[[(image.folder, image.file)]]
+        with Image.open(str(image.path)) as picture:
+            samples.append(
+                (
+                    np.asarray(picture.convert("RGB")),
+                    _points(own["bodypart"], own["x"], own["y"]),
+                )
+            )
+    return samples
+
+
+def worst_test_frames(
+    evaluation: Evaluation, store: Store, most: int
+) -> "list[tuple[np.ndarray, Points, Points, str]]":
+    """The test images with the largest mean distance: image, labels, predictions, and where it came from."""
+    import numpy as np
+    from PIL import Image
+
+    dataset = load_dataset(store.path("datasets", evaluation.dataset_id))
+    files = dataset.labels().drop_duplicates("image").set_index("image")
+    predictions = evaluation.predictions()
+    test = predictions[predictions["side"] == "test"]
+    samples = []
+    for image in test.groupby("image")["distance_px"].mean().nlargest(most).index:
+        own = test[test["image"] == image]
+        row = files.loc[image]
+        with Image.open(dataset.image_path(image, row["file"])) as picture:
+            samples.append(
+                (
+                    np.asarray(picture.convert("RGB")),
+                    _points(own["bodypart"], own["x"], own["y"]),
+                    _points(own["bodypart"], own["predicted_x"], own["predicted_y"]),
+                    f"{row['folder']}/{row['file']}",
+                )
+            )
+    return samples
+
+
+def _points(bodyparts, x, y) -> Points:
+    return {part: (float(a), float(b)) for part, a, b in zip(bodyparts, x, y, strict=True)}

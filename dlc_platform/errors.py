@@ -1,0 +1,24 @@
+"""The one exception that a person is meant to read.
+
+Every error that a user can cause or mend is a `PlatformError`. Programming errors stay ordinary exceptions.
+"""
+
+
+class PlatformError(Exception):
+    """Something that a person can mend.
+
+    Parameters
+    ----------
+    problem
+        One sentence, without its full stop, that names the file, key or value and what is wrong with it.
+    remedy
+        One sentence, without its full stop, that says what to do.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.remedy}."

@@ -1,0 +1,37 @@
+"""Identities: what makes two things the same thing.
+
+Products are keyed by content, never by a path or a name. All hashes of the platform are computed here; what goes
+into the identity of one kind of product is decided by the module that makes it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_BLOCK_BYTES = 4 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Mapping[str, Any] | Iterable[Any]) -> str:
+    """The one JSON text of a value: sorted keys, no white space, shortest floats; NaN and infinities are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_json(value: Mapping[str, Any] | Iterable[Any]) -> str:
+    """SHA-256 of a value's canonical JSON as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def short(identity: str) -> str:
+    """The first 12 digits of an identity: enough for a person, never used as a key."""
+    return identity[:12]

@@ -1,0 +1,101 @@
+"""The group `sessions`: what was recorded, and what of it was labelled."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster import AssetExecutionContext
+
+from dlc_platform.catalog import registry
+from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.metadata import picture, table
+from dlc_platform.orchestration.partitions import for_each_session, sessions
+from dlc_platform.orchestration.resources import LabResource
+
+_COMMON: dict[str, Any] = {
+    "partitions_def": sessions,
+    "backfill_policy": dg.BackfillPolicy.single_run(),
+    "group_name": "sessions",
+    "owners": ["team:acquisition"],
+}
+
+
+@dg.asset(kinds={"video"}, code_version="1", **_COMMON)
+def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
+    """The video files of a recording session: read to the last frame, identified by content, and registered."""
+    from dlc_platform.ingest import register
+
+    found = lab.scan()
+    on_disk = {session.key: session for session in found.sessions}
+
+    def work(key: str) -> Mapping[str, Any]:
+        if key not in on_disk:
+            reasons = [f"{skipped.path}: {skipped.reason}" for skipped in found.skipped if key in skipped.reason]
+            raise PlatformError(
+                f"no folder below the raw roots holds videos of session {key}" + "".join(f" ({r})" for r in reasons),
+                "Bring the folder back, or correct `layout` in lab.yaml",
+            )
+        session = on_disk[key]
+        looks = register(lab.engine, session)
+        problems = [look.problem for look in looks if look.problem is not None]
+        if problems:
+            raise PlatformError(
+                "; ".join(problem.problem for problem in problems), "; ".join(problem.remedy for problem in problems)
+            )
+        return _metadata(lab, key)
+
+    for_each_session(context, work)
+
+
+def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
+    from dlc_platform.catalog import queries
+    from dlc_platform.pose.pictures import labelled_frames
+    from dlc_platform.video.frames import read_frames
+
+    recordings = queries.sessions(lab.engine, key)
+    first = recordings.iloc[0]
+    frame = read_frames(first["path"], [int(first["frames"]) // 2])[0]
+    return {
+        "recordings": table(
+            recordings[["recording", "camera", "width", "height", "frame_rate", "frames", "duration_s", "path"]]
+        ),
+        "frames": int(recordings["frames"].sum()),
+        "duration_s": float(recordings["duration_s"].sum()),
+        "picture": picture(labelled_frames([(frame, {})]), f"{first['recording']}, the frame in the middle"),
+    }
+
+
+@dg.asset(deps=[session_videos], kinds={"deeplabcut"}, code_version="1", **_COMMON)
+def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
+    """The labelled frames that came from a recording session, in every DeepLabCut project of the lab."""
+    from dlc_platform.dlc.labels import read_labels
+    from dlc_platform.dlc.matching import match_folders
+    from dlc_platform.dlc.project import read_project
+    from dlc_platform.dlc.samples import labelled_samples
+    from dlc_platform.pose.pictures import labelled_frames
+
+    labels = {}
+    matches = {}
+    for name, entry in lab.settings.projects.items():
+        project = read_project(entry.path)
+        labels[name] = read_labels(project)
+        matches[name] = match_folders(project, labels[name].folders(), registry.known_recordings(lab.engine))
+
+    def work(key: str) -> Mapping[str, Any]:
+        folders = {name: [f for f, session in own.items() if session == key] for name, own in matches.items()}
+        counts = {name: int(labels[name].images["folder"].isin(own).sum()) for name, own in folders.items()}
+        registry.record_session_labels(lab.engine, key, counts)
+        metadata: dict[str, Any] = {
+            "labelled_frames": sum(counts.values()),
+            "projects": table([{"project": name, "images": count} for name, count in counts.items()]),
+        }
+        for name, own in folders.items():
+            if own:
+                frames = labelled_frames(labelled_samples(labels[name], 6, own))
+                metadata[f"picture_{name}"] = picture(frames, f"Labelled frames of {key} in the project {name}")
+        return metadata
+
+    for_each_session(context, work)
+
+
+session_assets = [session_videos, labeled_frames]

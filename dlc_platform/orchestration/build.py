@@ -1,0 +1,38 @@
+"""The code location of a lab, put together."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dlc_platform.orchestration.assets.models import model_assets
+from dlc_platform.orchestration.assets.poses import pose_estimates
+from dlc_platform.orchestration.assets.sessions import session_assets
+from dlc_platform.orchestration.jobs import default_jobs
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.sensors import session_sensor
+from dlc_platform.settings import load_lab
+
+
+def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg.Definitions:
+    """All definitions of the lab at `home`.
+
+    Parameters
+    ----------
+    resources
+        Resources that take the place of the usual ones.
+
+    Raises
+    ------
+    PlatformError
+        When lab.yaml is not valid.
+    """
+    lab = load_lab(home)
+    recipes = dg.StaticPartitionsDefinition(sorted(lab.recipes))
+    return dg.Definitions(
+        assets=[*session_assets, *model_assets(recipes), pose_estimates],
+        jobs=default_jobs,
+        sensors=[session_sensor(lab.scan_seconds)],
+        resources={"lab": LabResource(home=str(home)), **(resources or {})},
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,89 @@
+"""The Dagster instance of a lab: its dagster.yaml, and the environment in which any `dagster` command works on it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+import yaml
+
+from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.orchestration.assets.models import GPU_POOL
+from dlc_platform.postgres.connection import dagster_url, postgres_url
+from dlc_platform.settings import HOME_VARIABLE, Lab, load_lab
+
+#: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
+_URL_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL"
+
+
+def prepare(home: Path) -> dict[str, str]:
+    """Make a lab ready for Dagster: Postgres runs, the catalogue is migrated, dagster.yaml says what lab.yaml asks for.
+
+    Returns
+    -------
+    dict
+        The environment variables that let any `dagster` command work on the lab; one of them holds a password.
+
+    Raises
+    ------
+    PlatformError
+        When lab.yaml is not valid or Postgres cannot be reached.
+    """
+    lab = load_lab(home)
+    url = postgres_url(home)
+    migrate(open_catalog(url))
+    environment = {
+        HOME_VARIABLE: str(home),
+        "DAGSTER_HOME": str(home / "dagster"),
+        "DAGSTER_DISABLE_TELEMETRY": "true",
+        _URL_VARIABLE: dagster_url(url).render_as_string(hide_password=False),
+    }
+    _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab), sort_keys=False))
+    with open_instance(environment) as instance:
+        # The pool's default limit does not hold for the first runs of a new pool.
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, max(1, len(gpu_indices(lab.gpus))))
+    return environment
+
+
+def open_instance(environment: Mapping[str, str]) -> dg.DagsterInstance:
+    """The instance of a lab that was prepared; sets the variables for this process and its children."""
+    os.environ.update(environment)
+    return dg.DagsterInstance.get()
+
+
+def _dagster_yaml(home: Path, lab: Lab) -> dict:
+    return {
+        "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},
+        "run_launcher": {
+            "module": "dlc_platform.launchers.gpu_run_launcher",
+            "class": "GpuRunLauncher",
+            "config": {"gpus": "auto" if lab.gpus == "auto" else [int(gpu) for gpu in lab.gpus]},
+        },
+        "concurrency": {
+            "pools": {"granularity": "run", "default_limit": 1},
+            "runs": {"max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1))},
+        },
+        "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "free_slots_after_run_end_seconds": 5},
+        # A worker that died is started again; a computation that failed is not, it would fail the same way.
+        "run_retries": {"enabled": True, "max_retries": 1, "retry_on_asset_or_op_failure": False},
+        "local_artifact_storage": {
+            "module": "dagster._core.storage.root",
+            "class": "LocalArtifactStorage",
+            "config": {"base_dir": str(home / "dagster")},
+        },
+        "compute_logs": {
+            "module": "dagster._core.storage.local_compute_log_manager",
+            "class": "LocalComputeLogManager",
+            "config": {"base_dir": str(home / "dagster" / "compute-logs")},
+        },
+        "telemetry": {"enabled": False},
+        "nux": {"enabled": False},
+    }
+
+
+def _write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}")
+    beside.write_text(content)
+    beside.replace(path)

@@ -1,0 +1,146 @@
+"""Materialising assets now, in this process, in dependency order: what `dlc-platform run` does."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from dlc_platform.catalog import registry
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers import leases
+from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.orchestration.assets.models import GPU_POOL
+from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.instance import open_instance, prepare
+from dlc_platform.orchestration.partitions import neighbours, range_tags, sessions
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.sensors import changed_sessions
+
+
+def materialize(home: Path, selection: str, partitions: Sequence[str], say: Callable[[str], None]) -> bool:
+    """Materialise the selected assets.
+
+    Parameters
+    ----------
+    selection
+        Names of assets separated by commas, or Dagster's selection syntax, such as ``+pose_estimates``.
+    partitions
+        Sessions and recipes; none of them means whatever is missing.
+    say
+        Called with one line for each step.
+
+    Returns
+    -------
+    bool
+        False when something failed; the rest was done all the same.
+
+    Raises
+    ------
+    PlatformError
+        When the selection or a partition names nothing.
+    """
+    environment = prepare(home)
+    definitions = build_definitions(home)
+    lab = LabResource(home=str(home))
+    job = definitions.resolve_implicit_global_asset_job_def()
+    selected = _selected(definitions, selection)
+    succeeded = True
+    lease = None
+    with open_instance(environment) as instance:
+        keys = _keys(lab, instance)
+        unknown = sorted(set(partitions) - set(keys["sessions"]) - set(keys["recipes"]))
+        if unknown:
+            raise PlatformError(
+                f"{', '.join(unknown)} is neither a session nor a recipe of this lab",
+                "Choose a session of `dlc-platform sessions` or a recipe of lab.yaml",
+            )
+        for asset in selected:
+            node = definitions.get_assets_def(asset)
+            stretches = _stretches(lab, node, keys, partitions)
+            if not stretches:
+                say(f"{asset.to_user_string()}: nothing is missing")
+            for stretch in stretches:
+                title = asset.to_user_string() + (f" [{', '.join(stretch)}]" if stretch else "")
+                if GPU_POOL in _pools(node) and lease is None:
+                    lease = leases.acquire(gpu_indices(lab.settings.gpus), f"dlc-platform run {selection}", say)
+                    os.environ.update(lease.environment())
+                say(f"{title}: running")
+                result = job.execute_in_process(
+                    instance=instance,
+                    asset_selection=[asset],
+                    partition_key=stretch[0] if len(stretch) == 1 else None,
+                    tags={**WorkerProcess.current().tags(), **(range_tags(stretch) if len(stretch) > 1 else {})},
+                    raise_on_error=False,
+                    run_config={"loggers": {"console": {"config": {"log_level": "INFO"}}}},
+                )
+                say(f"{title}: {'done' if result.success else 'FAILED'} (run {result.run_id})")
+                succeeded = succeeded and result.success
+    return succeeded
+
+
+def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
+    graph = definitions.resolve_asset_graph()
+    text = " or ".join(part.strip() for part in selection.split(",") if part.strip())
+    try:
+        chosen = dg.AssetSelection.from_string(text).resolve(graph)
+    except Exception as error:
+        raise PlatformError(
+            f"{selection!r} is not a selection of assets: {error}", "Name assets as the UI does"
+        ) from error
+    if not chosen:
+        names = ", ".join(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
+        raise PlatformError(f"{selection!r} selects no asset", f"Choose among {names}")
+    return [key for key in graph.toposorted_asset_keys if key in chosen]
+
+
+def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]]:
+    """The partition keys of the lab, in Dagster's order; sessions on disk that Dagster does not know are added."""
+    known = list(instance.get_dynamic_partitions("sessions"))
+    new = sorted({session.key for session in lab.scan().sessions} - set(known))
+    if new:
+        instance.add_dynamic_partitions("sessions", new)
+    return {"sessions": known + new, "recipes": sorted(lab.settings.recipes)}
+
+
+def _stretches(
+    lab: LabResource, node: dg.AssetsDefinition, keys: dict[str, list[str]], partitions: Sequence[str]
+) -> list[list[str]]:
+    """The partitions to materialise, those of one run together; an empty one for an asset without partitions."""
+    if node.partitions_def is None:
+        return [[]]
+    kind = "sessions" if node.partitions_def == sessions else "recipes"
+    wanted = [key for key in partitions if key in keys[kind]] if partitions else missing(lab, node.key.to_user_string())
+    return neighbours(wanted, keys[kind], most=len(keys[kind]) if kind == "sessions" else 1)
+
+
+def missing(lab: LabResource, asset: str) -> list[str]:
+    """The partitions of an asset that were never made, or whose files changed since; read from the catalogue."""
+    if asset == "session_videos":
+        rows = registry.recordings_by_session(lab.engine)
+        unreadable = [key for key, files in rows.items() if any(file.problem for file in files)]
+        found = lab.scan()
+        on_disk = {session.key for session in found.sessions}
+        return sorted({*changed_sessions(lab, found), *unreadable} & on_disk)
+    if asset == "labeled_frames":
+        return sorted(registry.recordings_by_session(lab.engine).keys() - registry.labelled_sessions(lab.engine))
+    if asset == "pose_estimates":
+        tracked = registry.tracked_recordings(lab.engine)
+        return sorted(
+            key
+            for key, files in registry.recordings_by_session(lab.engine).items()
+            if any(file.id not in tracked and lab.settings.rule_for(file.camera) for file in files)
+        )
+    recipes = sorted(lab.settings.recipes)
+    if asset == "training_dataset":
+        return [name for name in recipes if registry.current_dataset(lab.engine, name) is None]
+    models = {name: registry.current_model(lab.engine, name) for name in recipes}
+    if asset == "trained_model":
+        return [name for name, model in models.items() if model is None]
+    evaluated = registry.evaluated_models(lab.engine)
+    return [name for name, model in models.items() if model is None or model.id not in evaluated]
+
+
+def _pools(node: dg.AssetsDefinition) -> set[str]:
+    return {pool for op in node.node_def.iterate_op_defs() if (pool := op.pool) is not None}

@@ -1,0 +1,39 @@
+"""What computations say of themselves in the UI: tables, pictures and numbers as Dagster metadata."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def table(rows: "Iterable[Mapping[str, Any]] | pd.DataFrame") -> dg.TableMetadataValue:
+    """A table that the UI shows in place; numbers are rounded to four digits."""
+    if not isinstance(rows, list):
+        rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+    records = [dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in rows]
+    if records:
+        return dg.MetadataValue.table(records)
+    return dg.MetadataValue.table([], schema=dg.TableSchema(columns=[]))
+
+
+def picture(image: bytes, caption: str) -> dg.MarkdownMetadataValue:
+    """A picture that the UI shows from the event itself, so that it needs no file server."""
+    from dlc_platform.pose.pictures import as_markdown
+
+    return dg.MetadataValue.md(as_markdown(image, caption))
+
+
+def _cell(value: Any) -> str | int | float | bool | None:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return None if value != value else float(f"{value:.4g}")
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, datetime | date):
+        return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value.isoformat()
+    return str(value)

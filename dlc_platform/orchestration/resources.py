@@ -1,0 +1,55 @@
+"""The one resource: the lab, with its settings, its store and its catalogue."""
+
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+from sqlalchemy import Engine
+
+from dlc_platform.catalog.database import open_catalog
+from dlc_platform.errors import PlatformError
+from dlc_platform.postgres.connection import postgres_url
+from dlc_platform.sessions import Scan, scan
+from dlc_platform.settings import Lab, Recipe, load_lab
+from dlc_platform.store import Store
+
+
+class LabResource(dg.ConfigurableResource):
+    """A lab's home, opened when it is first used."""
+
+    home: str
+
+    @cached_property
+    def settings(self) -> Lab:
+        return load_lab(Path(self.home))
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings.store)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return open_catalog(postgres_url(Path(self.home)))
+
+    @property
+    def workspaces(self) -> Path:
+        """Where trainings run; what lies there is of no use once they ended."""
+        return Path(self.home) / "work"
+
+    def scan(self) -> Scan:
+        return scan(self.settings.raw_roots, self.settings.layout)
+
+    def recipe(self, name: str) -> Recipe:
+        """
+        Raises
+        ------
+        PlatformError
+            When lab.yaml has no such recipe.
+        """
+        try:
+            return self.settings.recipes[name]
+        except KeyError:
+            raise PlatformError(
+                f"lab.yaml has no recipe {name!r}; it has {', '.join(self.settings.recipes) or 'none'}",
+                "Add it under `recipes`, or reload the definitions if it was removed",
+            ) from None

@@ -1,0 +1,143 @@
+"""The sensor that makes the platform automatic.
+
+What is done is read from the catalogue at every look, so the cursor holds only what is under way: files that may still
+be growing, and what was asked for and has not come out yet. A restart therefore neither loses nor repeats a session,
+and a lost cursor costs a second look, not a second result.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+
+import dagster as dg
+
+from dlc_platform.catalog import registry
+from dlc_platform.identity import sha256_json, short
+from dlc_platform.ingest import is_registered
+from dlc_platform.orchestration.jobs import process_sessions
+from dlc_platform.orchestration.partitions import neighbours, range_tags, sessions
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.sessions import Scan, Session
+
+#: Sessions that travel in one run: few enough that a run soon shows its results, many enough to spare process starts.
+_SESSIONS_PER_RUN = 25
+
+#: For each asset, the sessions it is wanted for, each with the fingerprint of its files.
+Wanted = dict[str, dict[str, str]]
+
+
+@dataclass
+class Cursor:
+    """What the sensor remembers between two looks.
+
+    Attributes
+    ----------
+    seen
+        For each session that is new or changed: the fingerprint of its files, and since when (seconds since the epoch,
+        by the sensor's own clock) it has been the same.
+    requested
+        What was asked for and has not come out.
+    """
+
+    seen: dict[str, tuple[str, float]] = field(default_factory=dict)
+    requested: Wanted = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: str | None) -> "Cursor":
+        return cls(**json.loads(text)) if text else cls()
+
+    def write(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
+    """The sensor `new_session_videos`, which looks at the raw roots every `interval_seconds`."""
+
+    @dg.sensor(
+        job=process_sessions,
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
+        """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
+        cursor = Cursor.read(context.cursor)
+        found = lab.scan()
+        wanted, settling = look(lab, found, cursor, time.time())
+        new = {
+            asset: [key for key, value in keys.items() if cursor.requested.get(asset, {}).get(key) != value]
+            for asset, keys in wanted.items()
+        }
+        partitions = context.instance.get_dynamic_partitions("sessions")
+        added = sorted({key for keys in new.values() for key in keys} - set(partitions))
+        requests = [
+            dg.RunRequest(
+                run_key=short(sha256_json([asset, [(key, wanted[asset][key]) for key in stretch]])),
+                asset_selection=[dg.AssetKey(asset)],
+                tags=range_tags(stretch),
+            )
+            for asset, keys in new.items()
+            for stretch in neighbours(keys, [*partitions, *added], _SESSIONS_PER_RUN)
+        ]
+        for skipped in found.skipped:
+            context.log.debug(f"{skipped.path}: {skipped.reason}")
+        summary = (
+            f"{len(found.sessions)} sessions on disk, {settling} new or changed ones still settling, "
+            f"{len(found.skipped)} paths skipped"
+        )
+        context.log.info(summary)
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else dg.SkipReason(summary),
+            dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
+            cursor=Cursor(cursor.seen, wanted).write(),
+        )
+
+    return new_session_videos
+
+
+def changed_sessions(lab: LabResource, found: Scan) -> dict[str, str]:
+    """The sessions on disk whose files are not those that are registered, with the fingerprint of their files."""
+    known = registry.recordings_by_session(lab.engine)
+    changed = {}
+    for session in found.sessions:
+        rows = {row.name: row for row in known.get(session.key, [])}
+        if rows.keys() != {recording.name for recording in session.recordings} or not all(
+            is_registered(recording, rows[recording.name]) for recording in session.recordings
+        ):
+            changed[session.key] = _fingerprint(session)
+    return changed
+
+
+def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wanted, int]:
+    """What is wanted now, and how many sessions are still settling; updates `cursor.seen`."""
+    changed = changed_sessions(lab, found)
+    known = registry.recordings_by_session(lab.engine)
+    registered = {session.key: _fingerprint(session) for session in found.sessions if session.key not in changed}
+    cursor.seen = {
+        key: cursor.seen[key] if key in cursor.seen and cursor.seen[key][0] == fingerprint else (fingerprint, now)
+        for key, fingerprint in changed.items()
+    }
+    settled = {key: value for key, value in changed.items() if now - cursor.seen[key][1] >= lab.settings.settle_seconds}
+
+    # A file that could not be read waits for a person; it is looked at again when it changes.
+    readable = {key: value for key, value in registered.items() if all(row.problem is None for row in known[key])}
+    labelled = registry.labelled_sessions(lab.engine)
+    tracked = registry.tracked_recordings(lab.engine)
+    in_production = {project for project in lab.settings.projects if registry.production_model(lab.engine, project)}
+
+    def trackable(key: str) -> bool:
+        rules = [lab.settings.rule_for(row.camera) for row in known[key] if row.id not in tracked]
+        projects = {rule.project for rule in rules if rule is not None}
+        return bool(projects) and projects <= in_production
+
+    wanted = {
+        "session_videos": settled,
+        "labeled_frames": {key: value for key, value in readable.items() if key not in labelled},
+        "pose_estimates": {key: value for key, value in readable.items() if trackable(key)},
+    }
+    return wanted, len(changed) - len(settled)
+
+
+def _fingerprint(session: Session) -> str:
+    """A hash of the places, sizes and times of a session's files."""
+    return short(sha256_json([[r.name, str(r.path), r.size, r.mtime_ns] for r in session.recordings]))

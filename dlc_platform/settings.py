@@ -1,0 +1,235 @@
+"""What a lab tells the platform: the pydantic models of ``HOME/lab.yaml``, and the environment variables.
+
+Only what a person writes belongs here. A setting is read once, at the edge; the layers below get plain values.
+"""
+
+import os
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dlc_platform.errors import PlatformError
+
+HOME_VARIABLE = "DLC_PLATFORM_HOME"
+POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
+LAB_FILE = "lab.yaml"
+
+#: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out.
+NEUROBLUEPRINT = (
+    r"(?:.*/)?sub-(?P<subject>[A-Za-z0-9.+]+)[^/]*/ses-(?P<session>[A-Za-z0-9.+]+)[^/]*/(?:.*/)?(?P<file>[^/]+)"
+)
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
+Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Layout(_Section):
+    """How sessions are found below the raw roots."""
+
+    pattern: Pattern = Field(
+        NEUROBLUEPRINT,
+        description="Regular expression that a video's path below its raw root must match as a whole, with the named "
+        "groups `subject` and `session`, and `camera` where the path says it.",
+    )
+    extensions: tuple[str, ...] = Field((".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"), min_length=1)
+
+    @field_validator("pattern")
+    @classmethod
+    def _names_the_session(cls, pattern: str) -> str:
+        missing = {"subject", "session"} - set(re.compile(pattern).groupindex)
+        if missing:
+            raise ValueError(f"lacks the named group(s) {', '.join(sorted(missing))}, written (?P<subject>...)")
+        return pattern
+
+    @field_validator("extensions")
+    @classmethod
+    def _lower_case(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(("." + extension.lstrip(".")).lower() for extension in extensions)
+
+
+class ProjectEntry(_Section):
+    """A DeepLabCut project that the lab labels in. It is only ever read."""
+
+    path: Path = Field(description="The folder that holds the project's config.yaml.")
+
+
+class Transforms(_Section):
+    """Random changes of the training images; each is drawn anew for every image and epoch."""
+
+    rotation: float = Field(30.0, ge=0, le=180, description="Largest rotation, in degrees.")
+    scale: tuple[float, float] = Field((0.7, 1.3), description="Range of the scaling factor.")
+    translation: int = Field(0, ge=0, description="Largest shift, in pixels.")
+    flip: bool = Field(False, description="Mirror left and right (only for bodies without sides).")
+    noise: float = Field(12.75, ge=0, description="Largest standard deviation of Gaussian noise, in grey levels.")
+    motion_blur: bool = True
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("must be two positive numbers, the smaller one first")
+        return scale
+
+
+class Recipe(_Section):
+    """The parameters of a model. Two recipes with the same values make the same parameter set."""
+
+    project: Name
+    net_type: str = "resnet_50"
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(8, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    transforms: Transforms = Transforms()
+    test_fraction: float = Field(0.05, gt=0, lt=1)
+    seed: int = Field(42, ge=0)
+    weights: str = Field(
+        "imagenet", description="`imagenet` (downloaded), `random`, or a folder with config.json and model.safetensors."
+    )
+
+
+class InferenceRule(_Section):
+    """Which project's production model tracks which cameras; the first rule that matches a camera is used."""
+
+    camera: str = Field("*", description="A shell pattern that the camera's name must match, such as `top*`.")
+    project: Name
+    batch_size: int = Field(8, ge=1, description="Frames to a batch: speed only, never part of an identity.")
+
+
+class Lab(_Section):
+    """``lab.yaml``, validated; paths are absolute."""
+
+    name: Name = "lab"
+    raw_roots: tuple[Path, ...] = Field(min_length=1)
+    layout: Layout = Layout()
+    projects: dict[Name, ProjectEntry] = Field(min_length=1)
+    recipes: dict[Name, Recipe] = {}
+    inference: tuple[InferenceRule, ...] = ()
+    store: Path = Path("store")
+    settle_seconds: float = Field(
+        30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."
+    )
+    scan_seconds: int = Field(30, ge=1, description="The time between two looks at the raw roots.")
+    gpus: Literal["auto"] | tuple[int, ...] = Field(
+        "auto", description="The devices that runs may use: those NVML finds, or the listed ones."
+    )
+    likelihood_cutoff: float = Field(
+        0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."
+    )
+
+    def rule_for(self, camera: str) -> InferenceRule | None:
+        """The first inference rule whose pattern the camera's name matches."""
+        return next((rule for rule in self.inference if fnmatchcase(camera, rule.camera)), None)
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "Lab":
+        rules = [(f"recipes.{name}", recipe.project) for name, recipe in self.recipes.items()]
+        rules += [(f"inference.{index}", rule.project) for index, rule in enumerate(self.inference)]
+        for key, project in rules:
+            if project not in self.projects:
+                raise ValueError(f"{key}.project is {project!r}, but the projects are {', '.join(self.projects)}")
+        return self
+
+
+def load_lab(home: Path) -> Lab:
+    """Read and validate ``HOME/lab.yaml``; relative paths are taken from HOME.
+
+    Raises
+    ------
+    PlatformError
+        Naming the file, each wrong key with its value, and the remedy.
+    """
+    file = home / LAB_FILE
+    try:
+        text = file.read_text()
+    except FileNotFoundError:
+        raise PlatformError(
+            f"{file} does not exist",
+            f"Make a lab with `dlc-platform init {home} --raw RAW_ROOT --project DLC_PROJECT_DIR`",
+        ) from None
+    except OSError as error:
+        raise PlatformError(f"{file} cannot be read: {error.strerror}", "Check its permissions") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PlatformError(f"{file} is not YAML: {' '.join(str(error).split())}", "Mend that line") from error
+    if not isinstance(content, dict):
+        raise PlatformError(f"{file} holds no keys", "Write at least raw_roots and projects")
+    try:
+        lab = Lab.model_validate(content)
+    except ValidationError as error:
+        raise PlatformError(f"{file} is not valid: {_explain(error)}", "Mend these keys and try again") from None
+    return lab.model_copy(
+        update={
+            "raw_roots": tuple(_absolute(home, root) for root in lab.raw_roots),
+            "store": _absolute(home, lab.store),
+            "projects": {
+                name: entry.model_copy(update={"path": _absolute(home, entry.path)})
+                for name, entry in lab.projects.items()
+            },
+            "recipes": {
+                name: recipe
+                if recipe.weights in ("imagenet", "random")
+                else recipe.model_copy(update={"weights": str(_absolute(home, Path(recipe.weights)))})
+                for name, recipe in lab.recipes.items()
+            },
+        }
+    )
+
+
+def home_from_environment() -> Path:
+    """The lab that ``DLC_PLATFORM_HOME`` names.
+
+    Raises
+    ------
+    PlatformError
+        When the variable is not set.
+    """
+    value = os.environ.get(HOME_VARIABLE)
+    if not value:
+        raise PlatformError(
+            f"the environment variable {HOME_VARIABLE} is not set, so there is no lab to work on",
+            'Run `eval "$(dlc-platform env HOME)"` first, or start the platform with `dlc-platform up HOME`',
+        )
+    return Path(value).expanduser().resolve()
+
+
+def _absolute(home: Path, path: Path) -> Path:
+    return Path(os.path.normpath(home / path.expanduser()))
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or "the file"
+        value = problem["input"]
+        shown = "" if isinstance(value, dict) or problem["type"] == "missing" else f" is {_brief(value)}:"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key} is not a key of lab.yaml (value: {_brief(value)}); remove it or correct its name")
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is missing; add it")
+        else:
+            lines.append(f"{key}{shown} {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""DeepLabCut: the only package that imports deeplabcut and torch, and only inside functions."""

@@ -1,0 +1,156 @@
+"""Where a network's first weights come from: ImageNet (downloaded), a local folder, or nowhere (random).
+
+Every training starts from an explicit first snapshot made here, because DeepLabCut downloads ImageNet weights whenever
+it is given none.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlc_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+
+IMAGENET = "imagenet"
+RANDOM = "random"
+
+#: The single-animal networks of DeepLabCut, and the name of each in timm; None where timm does not have it.
+NETWORKS: dict[str, str | None] = {
+    "cspnext_s": None,
+    "cspnext_m": None,
+    "cspnext_x": None,
+    "hrnet_w18": "hrnet_w18",
+    "hrnet_w32": "hrnet_w32",
+    "hrnet_w48": "hrnet_w48",
+    "resnet_50": "resnet50_gn",
+    "resnet_101": "resnet101",
+}
+_CONNECT_SECONDS = 4.0
+_WITHOUT = "Set `weights: random` in the recipe, or the folder of a local copy (config.json and model.safetensors)"
+
+
+def check_weights(weights: str, net_type: str) -> None:
+    """Make sure, within seconds and before any work, that a training will have its first weights.
+
+    Parameters
+    ----------
+    weights
+        ``imagenet``, ``random``, or a folder with config.json and model.safetensors as timm writes them.
+
+    Raises
+    ------
+    PlatformError
+        When there is no such network, no way to its ImageNet weights, or no fitting local weights.
+    """
+    if net_type not in NETWORKS:
+        raise PlatformError(
+            f"there is no single-animal network `{net_type}`",
+            f"Use one of {', '.join(NETWORKS)} as `net_type`",
+        )
+    if weights == IMAGENET:
+        if not _is_cached(net_type) and not _hub_answers():
+            raise PlatformError(
+                f"the ImageNet weights of {net_type} are not on this machine and the Hugging Face hub cannot be reached",
+                _WITHOUT,
+            )
+    elif weights != RANDOM:
+        _check_folder(Path(weights), net_type)
+
+
+def write_first_snapshot(config: "PoseConfig", weights: str, net_type: str, file: Path) -> None:
+    """Write the snapshot of epoch 0 from which DeepLabCut trains; the heads' weights are always random.
+
+    Raises
+    ------
+    PlatformError
+        When the weights cannot be downloaded, or do not fit the network.
+    """
+    import torch
+    from deeplabcut.pose_estimation_pytorch.models import PoseModel
+
+    model_config = config.model.model_copy(deep=True)
+    local = weights not in (IMAGENET, RANDOM)
+    if local:
+        model_config["backbone"]["model_name"] = f"local-dir:{weights}"
+    try:
+        model = PoseModel.build(model_config, pretrained_backbone=weights != RANDOM)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        if weights == RANDOM:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        if local:
+            raise PlatformError(
+                f"the weights in {weights} do not fit {net_type}: {reason}",
+                f"Use the weights of timm's {NETWORKS[net_type]}",
+            ) from error
+        raise PlatformError(f"the ImageNet weights of {net_type} could not be had: {reason}", _WITHOUT) from error
+    snapshot = {
+        "model": model.state_dict(),
+        "metadata": {"epoch": 0, "metrics": {}, "losses": {}},
+    }
+    torch.save(snapshot, file)
+
+
+def _check_folder(folder: Path, net_type: str) -> None:
+    architecture = NETWORKS[net_type]
+    if architecture is None:
+        raise PlatformError(
+            f"{net_type} cannot start from a local folder",
+            "Set `weights: random`, or use a ResNet or an HRNet",
+        )
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise PlatformError(f"the folder of weights {folder} holds no {name}", _WITHOUT)
+    try:
+        found = json.loads((folder / "config.json").read_text()).get("architecture")
+    except (ValueError, AttributeError) as error:
+        raise PlatformError(f"{folder / 'config.json'} is not timm's: {error}", _WITHOUT) from error
+    if found != architecture:
+        raise PlatformError(
+            f"the weights in {folder} are of the architecture {found}, and {net_type} is {architecture}",
+            "Use weights of that architecture, or change `net_type`",
+        )
+
+
+def _is_cached(net_type: str) -> bool:
+    architecture = NETWORKS[net_type]
+    if architecture is None:
+        from importlib.util import find_spec
+
+        spec = find_spec("deeplabcut.pose_estimation_pytorch.models.backbones")
+        folders = spec.submodule_search_locations if spec else None
+        return any((Path(f) / "pretrained_weights" / f"{net_type}.pt").is_file() for f in folders or ())
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    cfg = timm.get_pretrained_cfg(architecture)
+    return bool(cfg and cfg.hf_hub_id) and isinstance(try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors"), str)
+
+
+def _hub_answers() -> bool:
+    from threading import Thread
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answered = []
+
+    def ask() -> None:
+        try:
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_CONNECT_SECONDS).close()
+        except HTTPError:
+            pass  # an answer all the same
+        except OSError:
+            return
+        answered.append(True)
+
+    # A thread, because the look-up of a name knows no time limit.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_CONNECT_SECONDS + 1)
+    return bool(answered)

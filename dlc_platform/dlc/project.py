@@ -1,0 +1,120 @@
+"""A DeepLabCut project as the lab keeps it: what its config.yaml says, and whether DeepLabCut accepts it.
+
+Projects are only read; nothing here writes. Label tables are read in `labels`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dlc_platform.errors import PlatformError
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A single-animal DeepLabCut project.
+
+    Attributes
+    ----------
+    path
+        The folder that holds config.yaml.
+    skeleton
+        Pairs of body parts; pairs that name other things (DeepLabCut's template does) are left out.
+    video_paths
+        The videos of ``video_sets`` as they are written there; they need not exist on this machine.
+    config
+        All of config.yaml, as read.
+    """
+
+    path: Path
+    task: str
+    scorer: str
+    bodyparts: tuple[str, ...]
+    skeleton: tuple[tuple[str, str], ...]
+    video_paths: tuple[Path, ...]
+    config: dict[str, Any]
+
+
+def read_project(path: Path) -> Project:
+    """Read a project's config.yaml without importing deeplabcut.
+
+    Raises
+    ------
+    PlatformError
+        When config.yaml is missing or not YAML, names no scorer or no body parts, or belongs to a multi-animal project.
+    """
+    file = path / CONFIG_FILE
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlatformError(
+            f"{file} does not exist",
+            "Point `path` of this project in lab.yaml to the folder that holds config.yaml",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlatformError(f"{file} cannot be read: {error}", "Check the file and its permissions") from error
+    except yaml.YAMLError as error:
+        raise PlatformError(f"{file} is not YAML: {' '.join(str(error).split())}", "Mend that line") from error
+    if not isinstance(config, dict):
+        raise PlatformError(
+            f"{file} holds no keys",
+            "Make the project with deeplabcut.create_new_project",
+        )
+    if config.get("multianimalproject") or config.get("bodyparts") == "MULTI!":
+        raise PlatformError(
+            f"{file} is a multi-animal project, and only single-animal projects can be used",
+            "Use a project with `multianimalproject: false`, or remove it from lab.yaml",
+        )
+    for key in ("Task", "scorer"):
+        if not config.get(key):
+            raise PlatformError(f"{file} has no value for `{key}`", f"Write `{key}`, as DeepLabCut does")
+    bodyparts = config.get("bodyparts")
+    if not isinstance(bodyparts, list) or not bodyparts:
+        raise PlatformError(
+            f"{file} names no body parts",
+            "List the labelled body parts under `bodyparts`",
+        )
+    bodyparts = tuple(str(bodypart) for bodypart in bodyparts)
+    pairs = [tuple(map(str, pair)) for pair in config.get("skeleton") or [] if isinstance(pair, list)]
+    videos = config.get("video_sets") or {}
+    return Project(
+        path=path,
+        task=str(config["Task"]),
+        scorer=str(config["scorer"]),
+        bodyparts=bodyparts,
+        skeleton=tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2 and set(pair) <= set(bodyparts)),
+        video_paths=tuple(Path(str(video).replace("\\", "/")) for video in videos),
+        config=config,
+    )
+
+
+def check_with_deeplabcut(project: Project) -> None:
+    """Let DeepLabCut validate config.yaml, on a copy in memory; takes seconds, for it imports deeplabcut.
+
+    Raises
+    ------
+    PlatformError
+        Naming the file and each key that DeepLabCut rejects.
+    """
+    from copy import deepcopy
+
+    from deeplabcut.core.config import ProjectConfig
+    from pydantic import ValidationError
+
+    try:
+        ProjectConfig.from_dict(deepcopy(project.config))
+    except ValidationError as error:
+        reasons = [
+            f"`{'.'.join(map(str, problem['loc']))}` is not a key that DeepLabCut knows"
+            if problem["type"] == "extra_forbidden"
+            else f"`{'.'.join(map(str, problem['loc'])) or 'the file'}`: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        ]
+        raise PlatformError(
+            f"DeepLabCut rejects {project.path / CONFIG_FILE}: {'; '.join(reasons)}",
+            "Remove unknown keys and correct the others in config.yaml",
+        ) from None

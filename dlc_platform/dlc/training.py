@@ -1,0 +1,321 @@
+"""Training: a dataset and a recipe become a model, an immutable product of the store.
+
+DeepLabCut's own training function is called on DeepLabCut's own loader interface, so that neither a project on disk nor
+pickled intermediate files are needed. Which weights training starts from is decided in `backbone`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dlc_platform.dlc.backbone import check_weights, write_first_snapshot
+from dlc_platform.dlc.dataset import Dataset, load_dataset
+from dlc_platform.dlc.environment import versions
+from dlc_platform.identity import sha256_file, sha256_json, short
+from dlc_platform.settings import Recipe
+from dlc_platform.store import MANIFEST, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+    from deeplabcut.pose_estimation_pytorch.data import Loader
+
+CONFIG_FILE = "pytorch_config.yaml"
+SNAPSHOT_FILE = "snapshot.pt"
+_STATS_FILE = "learning_stats.csv"
+_LARGEST_CROP = 448
+_EVALUATIONS = 20
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model of the store.
+
+    Attributes
+    ----------
+    scorer
+        The name that DeepLabCut's files carry for poses of this model; it holds the first digits of the model's id.
+    learning_curve
+        Columns epoch, train_loss, test_loss (NaN in epochs without evaluation). Losses of DeepLabCut's criterion,
+        not pixels.
+    seconds
+        The training's wall time.
+    """
+
+    id: str
+    path: Path
+    scorer: str
+    weights_sha256: str
+    learning_curve: pd.DataFrame
+    seconds: float
+    epochs: int
+
+
+def train_model(
+    dataset_path: Path,
+    recipe: Recipe,
+    store: Store,
+    workspace: Path,
+    device: str | None = None,
+    on_progress: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
+) -> TrainedModel:
+    """Train a network and store it as a product of kind ``models``.
+
+    The weights of the last epoch are kept, never those of the best test error: choosing an epoch by the frozen test
+    images would make the error on those images too good, and they are what models are compared on. The learning rate is
+    the recipe's for the first four fifths of the epochs and a tenth of it for the rest, whatever the weights started
+    from. Training images are cropped at random to at most 448 x 448 pixels, DeepLabCut's size, or padded to the largest
+    image where all are smaller. On the CPU the same recipe and dataset give the same model, bit for bit, on the same
+    machine.
+
+    Parameters
+    ----------
+    workspace
+        An existing or new folder in which a private one is made, and removed whatever happens.
+    device
+        ``cpu``, ``cuda``, ``cuda:0``...; the GPU when there is one, by default.
+    on_progress
+        Called after each epoch with the epoch (from 1), the number of epochs and the training loss.
+
+    Raises
+    ------
+    PlatformError
+        When the first weights cannot be had.
+    """
+    check_weights(recipe.weights, recipe.net_type)
+    dataset = load_dataset(dataset_path)
+    workspace.mkdir(parents=True, exist_ok=True)
+    private = Path(tempfile.mkdtemp(prefix="training-", dir=workspace))
+    try:
+        with _root_logger_kept():
+            started = time.monotonic()
+            used_device = _train(dataset, recipe, private, device, on_progress)
+            seconds = time.monotonic() - started
+        return _store_model(dataset, recipe, private, used_device, seconds, store)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def load_model(path: Path) -> TrainedModel:
+    """The model whose product directory is `path`."""
+    import pandas as pd
+
+    manifest = json.loads((path / MANIFEST).read_text())
+    stats = pd.read_csv(path / _STATS_FILE)
+    test_loss = stats.get("losses/eval.total_loss", pd.Series(math.nan, index=stats.index))
+    return TrainedModel(
+        id=path.name,
+        path=path,
+        scorer=manifest["scorer"],
+        weights_sha256=manifest["weights_sha256"],
+        learning_curve=pd.DataFrame(
+            {
+                "epoch": stats["step"],
+                "train_loss": stats["losses/train.total_loss"],
+                "test_loss": test_loss,
+            }
+        ),
+        seconds=manifest["seconds"],
+        epochs=manifest["recipe"]["epochs"],
+    )
+
+
+def dataset_loader(dataset: Dataset, config: PoseConfig) -> Loader:
+    """DeepLabCut's view of a dataset: its `Loader`, with the frozen split as modes ``train`` and ``test``."""
+    from deeplabcut.pose_estimation_pytorch.data import DLCLoader, Loader
+    from deeplabcut.pose_estimation_pytorch.data.dataset import PoseDatasetParameters
+
+    labels = dataset.labels()
+    labels["path"] = [
+        str(dataset.image_path(image, file)) for image, file in zip(labels["image"], labels["file"], strict=True)
+    ]
+
+    class DatasetLoader(Loader):
+        def get_dataset_parameters(self) -> PoseDatasetParameters:
+            metadata = self.model_cfg.metadata
+            return PoseDatasetParameters(
+                bodyparts=metadata.bodyparts,
+                unique_bpts=[],
+                individuals=metadata.individuals,
+            )
+
+        def load_data(self, mode: str = "train") -> dict[str, Any]:
+            points = labels[labels["side"] == mode].pivot(index="path", columns="bodypart", values=["x", "y"])
+            points = points.swaplevel(axis=1)[[(part, axis) for part in dataset.bodyparts for axis in ("x", "y")]]
+            points.columns.names = ["bodyparts", "coords"]
+            # Absolute paths win over the root that they are joined to.
+            data = DLCLoader.to_coco("/", points, self.get_dataset_parameters())
+            data["annotations"] = self._compute_bboxes(data["images"], data["annotations"], method="keypoints")
+            return data
+
+    return DatasetLoader(dataset.path, dataset.path / "images", config)
+
+
+def _train(
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    device: str | None,
+    on_progress: Callable[[int, int, float], None],
+) -> str:
+    """Train in `folder`, which then holds the configuration, the last snapshot and the statistics; the device."""
+    from deeplabcut.pose_estimation_pytorch.apis.training import train
+    from deeplabcut.pose_estimation_pytorch.runners.logger import BaseLogger
+    from deeplabcut.pose_estimation_pytorch.task import Task
+    from deeplabcut.pose_estimation_pytorch.utils import fix_seeds, resolve_device
+
+    class Progress(BaseLogger):
+        def __init__(self) -> None: ...  # DeepLabCut passes what the signature names
+
+        def log_config(self, config: dict | None = None) -> None: ...
+
+        def save(self) -> None: ...
+
+        def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
+            loss = metrics.get("losses/train.total_loss")
+            if step is not None and loss is not None:
+                on_progress(step, recipe.epochs, float(loss))
+
+    config = _pose_config(dataset, recipe, folder)
+    device = device or resolve_device(config)
+    fix_seeds(recipe.seed)
+    first = folder / "first.pt"
+    write_first_snapshot(config, recipe.weights, recipe.net_type, first)
+    fix_seeds(recipe.seed)
+    train(
+        loader=dataset_loader(dataset, config),
+        run_config=config,
+        task=Task(config.method),
+        device=device,
+        logger_config={"type": Progress},
+        snapshot_path=first,
+    )
+    return device
+
+
+def _pose_config(dataset: Dataset, recipe: Recipe, folder: Path) -> PoseConfig:
+    """DeepLabCut's configuration of the network and its training."""
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+
+    project = {
+        "Task": "dataset",
+        "bodyparts": list(dataset.bodyparts),
+        "project_path": str(folder),
+    }
+    config = PoseConfig.build(project, folder / CONFIG_FILE, top_down=False, net_type=recipe.net_type)
+    transforms = recipe.transforms
+    width, height = _crop_size(dataset)
+    augmentation: dict[str, Any] = {
+        "affine": {
+            "p": 0.5,
+            "rotation": transforms.rotation,
+            "scaling": list(transforms.scale),
+            "translation": transforms.translation,
+        },
+        "crop_sampling": {
+            "width": width,
+            "height": height,
+            "max_shift": 0.1,
+            "method": "hybrid",
+        },
+        "hflip": transforms.flip,
+        "gaussian_noise": transforms.noise or False,
+        "motion_blur": transforms.motion_blur,
+    }
+    for key, value in augmentation.items():
+        config.set_nested(f"data.train.{key}", value)
+    last_fifth = math.ceil(recipe.epochs * 0.8)
+    updates = {
+        "train_settings.epochs": recipe.epochs,
+        "train_settings.batch_size": recipe.batch_size,
+        "train_settings.seed": recipe.seed,
+        "runner.optimizer.params": {"lr": recipe.learning_rate},
+        "runner.scheduler.params": {
+            "milestones": [last_fifth],
+            "lr_list": [[recipe.learning_rate / 10]],
+        },
+        "runner.eval_interval": max(1, recipe.epochs // _EVALUATIONS),
+        "runner.key_metric": "none",  # so that DeepLabCut keeps no best snapshot
+        "runner.snapshots.max_snapshots": 1,
+        "runner.snapshots.save_epochs": recipe.epochs,
+        "runner.load_weights_only": True,
+    }
+    for key, value in updates.items():
+        config.set_nested(key, value)
+    return config
+
+
+def _crop_size(dataset: Dataset) -> tuple[int, int]:
+    """Width and height of what the network sees in training, in pixels: multiples of 32, the networks' stride."""
+    from PIL import Image
+
+    sizes = []
+    for path in (dataset.path / "images").iterdir():
+        with Image.open(path) as image:
+            sizes.append(image.size)
+    width, height = (min(_LARGEST_CROP, 32 * math.ceil(max(lengths) / 32)) for lengths in zip(*sizes, strict=True))
+    return width, height
+
+
+def _store_model(
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    device: str,
+    seconds: float,
+    store: Store,
+) -> TrainedModel:
+    config = _pose_config(dataset, recipe, folder).to_dict(normalize=True)
+    config["metadata"] |= {"project_path": None, "pose_config_path": None}
+    snapshot = folder / f"snapshot-{recipe.epochs:03}.pt"
+    weights_sha256 = sha256_file(snapshot)
+    identity = sha256_json({"weights": weights_sha256, "configuration": config})
+    network = "".join(part.capitalize() for part in recipe.net_type.split("_"))
+    task = re.sub(
+        r"[^A-Za-z0-9.-]+",
+        "-",
+        json.loads((dataset.path / MANIFEST).read_text())["task"],
+    )
+    manifest = {
+        "scorer": f"DLC_{network}_{task}_{short(identity)}",
+        "dataset": dataset.id,
+        "bodyparts": dataset.bodyparts,
+        "skeleton": dataset.skeleton,
+        "recipe": recipe.model_dump(mode="json"),
+        "weights_sha256": weights_sha256,
+        "versions": versions(),
+        "device": device,
+        "seconds": seconds,
+    }
+
+    def write(product: Path) -> None:
+        (product / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=True))
+        shutil.copyfile(snapshot, product / SNAPSHOT_FILE)
+        shutil.copyfile(folder / _STATS_FILE, product / _STATS_FILE)
+
+    return load_model(store.put("models", identity, manifest, write))
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Undo what DeepLabCut does to the root logger: others (Dagster) have their handlers there."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -1,6 +1,7 @@
 """Materialising assets now, in this process, in dependency order: what `dlc-platform run` does."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def materialize(home: Path, selection: str, partitions: Sequence[str], say: Call
 
 def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     graph = definitions.resolve_asset_graph()
-    text = " or ".join(part.strip() for part in selection.split(",") if part.strip())
+    # A bare name is what people type; Dagster's syntax wants to be told that it is a key.
+    parts = [re.sub(r"^(\+*\d*)([A-Za-z]\w*)(\d*\+*)$", r'\1key:"\2"\3', part.strip()) for part in selection.split(",")]
+    text = " or ".join(part for part in parts if part)
     try:
         chosen = dg.AssetSelection.from_string(text).resolve(graph)
     except Exception as error:

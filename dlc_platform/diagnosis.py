@@ -1,0 +1,98 @@
+"""What is wrong with a lab and what to do about it: the checks of `dlc-platform doctor`.
+
+Nothing is changed here, and nothing expensive is done: no video is decoded, no network is loaded.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlc_platform.dlc.labels import read_labels
+from dlc_platform.dlc.project import read_project
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.postgres.connection import postgres_url
+from dlc_platform.sessions import scan
+from dlc_platform.settings import Lab, load_lab
+
+_LITTLE_SPACE_BYTES = 5 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `remedy` is empty when it is as it should be, and a warning does not fail."""
+
+    what: str
+    found: str
+    remedy: str = ""
+    warning: bool = False
+
+
+def examine(home: Path) -> Iterator[Finding]:
+    """Look at a lab: settings, disks, Postgres, projects, sessions and devices, in this order."""
+    try:
+        lab = load_lab(home)
+    except PlatformError as error:
+        yield Finding("lab.yaml", error.problem, error.remedy)
+        return
+    yield Finding("lab.yaml", f"{home / 'lab.yaml'} is valid")
+    yield from _store(lab)
+    yield from _postgres(home)
+    for name, entry in lab.projects.items():
+        yield from _project(name, entry.path)
+    yield from _recipes(lab)
+    yield from _sessions(lab)
+    try:
+        gpus = gpu_indices(lab.gpus)
+        yield Finding("devices", f"GPU {', '.join(map(str, gpus))}" if gpus else "no GPU: everything runs on the CPU")
+    except PlatformError as error:
+        yield Finding("devices", error.problem, error.remedy)
+
+
+def _store(lab: Lab) -> Iterator[Finding]:
+    place = lab.store
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        yield Finding("store", f"{place} is not writable", "Make it writable, or point `store` elsewhere")
+        return
+    free = shutil.disk_usage(place).free
+    text = f"{lab.store}, {free / 2**30:.0f} GiB free"
+    if free < _LITTLE_SPACE_BYTES:
+        yield Finding("store", text, "Free some space, or point `store` in lab.yaml to a larger disk")
+    else:
+        yield Finding("store", text)
+
+
+def _postgres(home: Path) -> Iterator[Finding]:
+    try:
+        url = postgres_url(home)
+    except PlatformError as error:
+        yield Finding("Postgres", error.problem, error.remedy)
+        return
+    yield Finding("Postgres", f"database {url.database} on {url.host}:{url.port} answers")
+
+
+def _project(name: str, path: Path) -> Iterator[Finding]:
+    try:
+        labels = read_labels(read_project(path))
+    except PlatformError as error:
+        yield Finding(f"project {name}", error.problem, error.remedy)
+        return
+    yield Finding(f"project {name}", f"{len(labels.images)} labelled frames in {len(labels.folders())} folders")
+
+
+def _recipes(lab: Lab) -> Iterator[Finding]:
+    if not lab.recipes:
+        yield Finding("recipes", "none", "Add a recipe to lab.yaml to train a model", warning=True)
+    if not lab.inference:
+        yield Finding("inference", "no rules", "Add a rule under `inference` to have sessions tracked", warning=True)
+
+
+def _sessions(lab: Lab) -> Iterator[Finding]:
+    found = scan(lab.raw_roots, lab.layout)
+    yield Finding("sessions", f"{len(found.sessions)} on disk")
+    for skipped in found.skipped:
+        yield Finding("sessions", f"{skipped.path} is left out: {skipped.reason}", "See the reason", warning=True)

@@ -1,0 +1,132 @@
+"""Worker processes: how a process is named so that any other process, now or later, recognises or stops it.
+
+Nothing is kept in memory: a worker's name travels in the tags of its run.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+HOST_TAG = "dlc_platform/host"
+PID_TAG = "dlc_platform/pid"
+STARTED_TAG = "dlc_platform/process_started"
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_KILL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """One process, told apart from every later one that gets its pid.
+
+    `started` is when the process began, in the kernel's own count: a clock that is set does not change it.
+    """
+
+    host: str
+    pid: int
+    started: str
+
+    @classmethod
+    def of(cls, pid: int) -> "WorkerProcess":
+        """The process that has this pid now; one that has just ended gets a name that is never alive."""
+        return cls(socket.gethostname(), pid, _started(pid) or "ended")
+
+    @classmethod
+    def current(cls) -> "WorkerProcess":
+        """The calling process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> "WorkerProcess | None":
+        """The worker that a run's tags name, if they name one."""
+        try:
+            return cls(tags[HOST_TAG], int(tags[PID_TAG]), tags[STARTED_TAG])
+        except KeyError:
+            return None
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host}"
+
+    def tags(self) -> dict[str, str]:
+        """The tags that name this process as the worker of a run."""
+        return {HOST_TAG: self.host, PID_TAG: str(self.pid), STARTED_TAG: self.started}
+
+    def is_here(self) -> bool:
+        """Whether it was started on this host."""
+        return self.host == socket.gethostname()
+
+    def is_alive(self) -> bool:
+        """Whether it runs on this host; a zombie does not."""
+        return _started(self.pid) == self.started
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it is alive."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it and every process that it left behind: its descendants and the members of its session."""
+        # A process can fork while it is being looked at, so look until nobody is left or somebody cannot be killed.
+        deadline = time.monotonic() + _KILL_SECONDS
+        while (family := self._family()) and time.monotonic() < deadline:
+            for process in family:
+                try:
+                    process.kill()
+                except psutil.Error:
+                    continue
+            time.sleep(0.05)
+
+    def _family(self) -> list[psutil.Process]:
+        now = _started(self.pid)
+        if now is not None and now != self.started:
+            return []  # The kernel gives a pid away again only when no session has that number.
+        if _boot() != self.started.split(":")[0]:
+            return []
+        processes = [process for process in psutil.process_iter() if _session(process.pid) == self.pid]
+        if now is not None:
+            try:
+                leader = psutil.Process(self.pid)
+                processes += [leader, *leader.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                pass
+        return [process for process in set(processes) if _runs(process)]
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, as text to compare; None where there is no such process, or only its zombie."""
+    try:
+        process = psutil.Process(pid)
+        if not _runs(process):
+            return None
+        if not psutil.LINUX:
+            return f"{_boot()}:{process.create_time()}"
+        # psutil's time moves with the clock; field 22 counts ticks since the boot. Field 2 may hold any character.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{_boot()}:{fields[19]}"
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _boot() -> str:
+    return _BOOT_ID.read_text().strip() if psutil.LINUX else "boot"

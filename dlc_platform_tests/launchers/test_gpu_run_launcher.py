@@ -1,0 +1,306 @@
+"""Runs through the launcher with a real daemon and real worker processes.
+
+The GPUs are a test double: two listed indices that no machine needs to have, as nothing here computes on them. The
+storage is SQLite, for speed.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from dagster import DagsterInstance, DagsterRun
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import PythonFileTarget
+from dagster_graphql.schema import create_schema
+
+from dlc_platform.launchers import leases
+from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
+from dlc_platform.launchers.processes import WorkerProcess
+
+CODE = Path(__file__).with_name("gpu_runs.py")
+# Generous: the tests wait for things to happen, never measure how long they took.
+DEADLINE_SECONDS = 120
+
+LAUNCH = """
+mutation Launch($parameters: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $parameters) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message stack }
+  }
+}
+"""
+TERMINATE = """
+mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }
+"""
+
+
+class Lab:
+    """An instance, driven through GraphQL as the UI does."""
+
+    def __init__(self, instance: DagsterInstance, workspace: WorkspaceProcessContext, home: Path):
+        self.instance = instance
+        self.home = home
+        self._workspace = workspace
+        self._schema = create_schema()
+
+    def _ask(self, query: str, **variables: Any) -> Any:
+        context = self._workspace.create_request_context()
+        result = asyncio.run(self._schema.execute_async(query, variables=variables, context_value=context))
+        assert not result.errors, result.errors
+        return result.data
+
+    def launch(self, asset: str, **config: Any) -> str:
+        """Materialise an asset through the implicit asset job; the run's id."""
+        (location,) = self._workspace.create_request_context().code_locations
+        parameters = {
+            "selector": {
+                "repositoryLocationName": location.name,
+                "repositoryName": "__repository__",
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [{"path": [asset]}],
+                "assetCheckSelection": [],
+            },
+            "runConfigData": {"ops": {asset: {"config": {"folder": str(self.home), **config}}}},
+            "mode": "default",
+        }
+        answer = self._ask(LAUNCH, parameters=parameters)["launchPipelineExecution"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return answer["run"]["runId"]
+
+    def terminate(self, run_id: str) -> None:
+        """Terminate a run from this process, which did not launch it."""
+        assert self._ask(TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+
+    def run(self, run_id: str) -> DagsterRun:
+        run = self.instance.get_run_by_id(run_id)
+        assert run
+        return run
+
+    def wait(self, what: str, condition: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"{what} did not happen; see {self.home}"
+            time.sleep(0.1)
+        return value
+
+    def report(self, run_id: str) -> dict[str, Any]:
+        """What the step of a run says about its process, once it has begun."""
+        file = self.home / f"{run_id}.json"
+        self.wait(f"the step of {run_id}", lambda: file.exists() or self.run(run_id).is_finished)
+        assert file.exists(), self.messages(run_id)
+        return json.loads(file.read_text())
+
+    def let_go(self, run_id: str) -> None:
+        """Let a run's step end."""
+        (self.home / f"{run_id}.go").touch()
+
+    def ends(self, run_id: str) -> str:
+        """A run's final status."""
+        self.wait(f"the end of {run_id}", lambda: self.run(run_id).is_finished)
+        return self.run(run_id).status.value
+
+    def messages(self, run_id: str) -> str:
+        records = self.instance.all_logs(run_id)
+        return "\n".join(record.message for record in records)
+
+    def says(self, run_id: str, text: str) -> None:
+        self.wait(f"{text!r} of {run_id}", lambda: text in self.messages(run_id))
+
+    def worker(self, run_id: str) -> WorkerProcess:
+        worker = WorkerProcess.from_tags(self.run(run_id).tags)
+        assert worker
+        return worker
+
+
+def _runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@contextmanager
+def _lab(home: Path, configuration: dict[str, Any], environment: pytest.MonkeyPatch) -> Iterator[Lab]:
+    home.mkdir()
+    (home / "dagster.yaml").write_text(yaml.safe_dump({"telemetry": {"enabled": False}, **configuration}))
+    environment.setenv("DAGSTER_HOME", str(home))
+    environment.setenv("TEST_DEATH_ON_LOAD", str(home / "death-on-load"))
+    environment.setenv(leases.DIRECTORY_VARIABLE, str(home / "leases"))
+    target = PythonFileTarget(str(CODE), attribute=None, working_directory=str(CODE.parent), location_name="gpu_runs")
+    with DagsterInstance.from_config(str(home)) as instance, WorkspaceProcessContext(instance, target) as workspace:
+        lab = Lab(instance, workspace, home)
+        try:
+            yield lab
+        finally:
+            for run in instance.get_runs():
+                if worker := WorkerProcess.from_tags(run.tags):
+                    worker.kill()
+
+
+def _launcher(gpus: list[int]) -> dict[str, Any]:
+    return {
+        "module": "dlc_platform.launchers.gpu_run_launcher",
+        "class": "GpuRunLauncher",
+        "config": {"gpus": gpus, "grace_seconds": 3.0},
+    }
+
+
+class Daemon:
+    """A `dagster-daemon` process that can be killed and started again."""
+
+    def __init__(self, home: Path):
+        self._home = home
+        self.start()
+
+    def start(self) -> None:
+        with (self._home / "daemon.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "dagster._daemon", "run", "-f", str(CODE), "-d", str(CODE.parent)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill(self) -> None:
+        for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
+            if isinstance(process, subprocess.Popen) or os.getsid(process.pid) == os.getsid(0):
+                process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Iterator[Lab]:
+    configuration = {
+        "run_launcher": _launcher([0, 1]),
+        "run_coordinator": {
+            "module": "dagster",
+            "class": "QueuedRunCoordinator",
+            "config": {"dequeue_interval_seconds": 1},
+        },
+        "concurrency": {"pools": {"granularity": "run"}},
+        "run_monitoring": {"enabled": True, "poll_interval_seconds": 1},
+    }
+    with _lab(tmp_path_factory.mktemp("gpus") / "home", configuration, environment) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def daemon(lab: Lab) -> Iterator[Daemon]:
+    daemon = Daemon(lab.home)
+    yield daemon
+    daemon.kill()
+
+
+def test_two_runs_get_one_device_each_a_third_waits_and_inherits_from_a_killed_worker(lab: Lab, daemon: Daemon):
+    first, second = lab.launch("on_gpu"), lab.launch("on_gpu")
+    reports = {run: lab.report(run) for run in (first, second)}
+    assert {report["devices"] for report in reports.values()} == {"0", "1"}
+    assert reports[first]["order"] == "PCI_BUS_ID"
+    assert lab.run(first).tags[DEVICE_TAG] == f"GPU {reports[first]['devices']}"
+
+    third = lab.launch("on_gpu")
+    lab.says(third, "Waiting for a device")
+    assert f"is held by run {first} (pid {lab.worker(first).pid})" in lab.messages(third)
+
+    os.kill(lab.worker(first).pid, signal.SIGKILL)
+    assert lab.report(third)["devices"] == reports[first]["devices"]
+    assert lab.ends(first) == "FAILURE"
+    assert "killed by SIGKILL: the kernel does that when memory runs out" in lab.messages(first)
+    assert not _runs(reports[first]["child"])
+
+    lab.let_go(second)
+    lab.let_go(third)
+    assert (lab.ends(second), lab.ends(third)) == ("SUCCESS", "SUCCESS")
+
+
+def test_a_run_outside_the_pool_sees_no_device_and_waits_for_none(lab: Lab, daemon: Daemon):
+    with leases.acquire([0], "another lab"), leases.acquire([1], "another lab"):
+        run = lab.launch("on_cpu")
+        assert lab.report(run)["devices"] == ""
+        lab.let_go(run)
+        assert lab.ends(run) == "SUCCESS"
+    assert DEVICE_TAG not in lab.run(run).tags
+
+
+def test_a_terminated_run_stops_with_its_children(lab: Lab, daemon: Daemon):
+    run = lab.launch("on_gpu")
+    report = lab.report(run)
+    lab.terminate(run)
+    assert lab.ends(run) == "CANCELED"
+    lab.wait("the end of the worker", lambda: not lab.worker(run).is_alive())
+    lab.wait("the end of its child", lambda: not _runs(report["child"]))
+
+
+def test_a_run_that_does_not_listen_is_killed_and_still_ends_canceled(lab: Lab, daemon: Daemon):
+    run = lab.launch("on_gpu", deaf=True)
+    report = lab.report(run)
+    lab.terminate(run)
+    assert lab.ends(run) == "CANCELED"
+    assert "was killed, because it had not stopped after 3 s" in lab.messages(run)
+    assert not lab.worker(run).is_alive()
+    assert not _runs(report["child"])
+
+
+def test_a_run_that_waits_for_a_device_can_be_terminated(lab: Lab, daemon: Daemon):
+    with leases.acquire([0], "another lab"), leases.acquire([1], "another lab"):
+        run = lab.launch("on_gpu")
+        lab.says(run, "GPU 1 is held by another lab")
+        assert lab.run(run).status.value == "STARTED"
+        lab.terminate(run)
+        assert lab.ends(run) == "CANCELED"
+    assert not (lab.home / f"{run}.json").exists()
+
+
+def test_a_worker_that_dies_before_its_run_starts_fails_it(lab: Lab, daemon: Daemon):
+    (lab.home / "death-on-load").touch()
+    try:
+        run = lab.launch("on_cpu")
+        assert lab.ends(run) == "FAILURE"
+    finally:
+        (lab.home / "death-on-load").unlink()
+    assert "was killed by SIGKILL" in lab.messages(run)
+
+
+def test_a_restarted_daemon_knows_the_runs_of_the_one_before(lab: Lab, daemon: Daemon):
+    kept, killed = lab.launch("on_gpu"), lab.launch("on_gpu")
+    lab.report(kept)
+    lab.report(killed)
+    daemon.kill()
+    os.kill(lab.worker(killed).pid, signal.SIGKILL)
+    daemon.start()
+    assert lab.ends(killed) == "FAILURE"
+    assert "its exit code is not known" in lab.messages(killed)
+    lab.let_go(kept)
+    assert lab.ends(kept) == "SUCCESS"
+
+
+def test_without_a_gpu_one_run_computes_at_a_time_on_the_cpu(tmp_path: Path, environment: pytest.MonkeyPatch):
+    """Here the test's process launches, as a webserver does that queues nothing."""
+    coordinator = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
+    with (
+        environment.context() as patch,
+        _lab(tmp_path / "home", {"run_launcher": _launcher([]), "run_coordinator": coordinator}, patch) as lab,
+    ):
+        first = lab.launch("on_gpu")
+        assert lab.report(first)["devices"] == ""
+        assert lab.run(first).tags[DEVICE_TAG] == "the CPU"
+        second = lab.launch("on_gpu")
+        lab.says(second, f"the CPU is held by run {first}")
+        lab.let_go(first)
+        assert lab.report(second)["devices"] == ""
+        lab.let_go(second)
+        assert (lab.ends(first), lab.ends(second)) == ("SUCCESS", "SUCCESS")

@@ -1,0 +1,83 @@
+"""Real processes: named, recognised, killed."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+
+from dlc_platform.launchers.processes import WorkerProcess
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def _start_session() -> tuple[subprocess.Popen[str], int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout
+    return process, int(process.stdout.readline())
+
+
+def _runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_process_is_found_again_through_the_tags():
+    worker = WorkerProcess.current()
+    assert worker.is_alive() and worker.is_here()
+    assert WorkerProcess.from_tags({**worker.tags(), "other": "tag"}) == worker
+    assert WorkerProcess.from_tags({"other": "tag"}) is None
+
+
+def test_another_process_with_the_same_pid_is_not_the_worker():
+    process, child = _start_session()
+    boot, _, ticks = WorkerProcess.of(process.pid).started.partition(":")
+    earlier = dataclasses.replace(WorkerProcess.of(process.pid), started=f"{boot}:{int(ticks) - 1}")
+    assert not earlier.is_alive()
+    earlier.signal(signal.SIGKILL)
+    earlier.kill()
+    assert _runs(process.pid) and _runs(child)
+    WorkerProcess.of(process.pid).kill()
+    process.wait()
+
+
+def test_a_zombie_is_not_alive():
+    process, _ = _start_session()
+    worker = WorkerProcess.of(process.pid)
+    worker.kill()
+    assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+    assert not worker.is_alive()
+    process.wait()
+
+
+def test_kill_takes_the_children():
+    process, child = _start_session()
+    WorkerProcess.of(process.pid).kill()
+    process.wait()
+    assert not _runs(child)
+
+
+def test_kill_finds_the_orphans_of_a_dead_worker():
+    process, child = _start_session()
+    worker = WorkerProcess.of(process.pid)
+    process.kill()
+    process.wait()
+    assert _runs(child)
+    worker.kill()
+    assert not _runs(child)
+
+
+def test_kill_stays_within_the_worker():
+    """A process that leads no session, such as a command in a terminal, must not take its terminal with it."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    WorkerProcess.of(process.pid).kill()
+    assert process.wait() == -signal.SIGKILL
+    assert os.getsid(0)

@@ -102,7 +102,7 @@ def evaluate_model(
     return load_evaluation(path, cutoff)
 
 
-def load_evaluation(path: Path, cutoff: float) -> Evaluation:
+def load_evaluation(path: Path, cutoff: float = 0.6) -> Evaluation:
     """The evaluation whose product directory is `path`."""
     import pandas as pd
 
@@ -117,15 +117,14 @@ def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns side, bodypart, n (labelled keypoints), rmse_px, rmse_confident_px, mean_px, median_px,
+        Columns side, bodypart, keypoints (how many are labelled), rmse_px, rmse_confident_px, median_px,
         mean_likelihood, fraction_confident. Confident keypoints have a likelihood of `cutoff` or more; figures over no
         keypoint are NaN.
 
     Notes
     -----
     ``rmse_px`` is the root of the mean of the squared Euclidean distances between label and prediction. What
-    DeepLabCut calls RMSE is the mean of the distances, without squares: that is ``mean_px``, the one to compare with
-    published figures. It is never larger than ``rmse_px``.
+    DeepLabCut calls RMSE (``deeplabcut.core.metrics``) is the plain mean of the distances, which is never larger.
     """
     import numpy as np
     import pandas as pd
@@ -142,10 +141,9 @@ def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
                 {
                     "side": side,
                     "bodypart": bodypart,
-                    "n": len(mine),
+                    "keypoints": len(mine),
                     "rmse_px": float(np.sqrt((distances**2).mean())),
                     "rmse_confident_px": float(np.sqrt((confident**2).mean())),
-                    "mean_px": float(distances.mean()),
                     "median_px": float(distances.median()),
                     "mean_likelihood": float(likelihoods.mean()),
                     "fraction_confident": len(confident) / len(mine) if len(mine) else float("nan"),

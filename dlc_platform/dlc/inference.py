@@ -18,35 +18,26 @@ from dlc_platform.dlc.runner import load_runner
 from dlc_platform.dlc.training import CONFIG_FILE
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
-from dlc_platform.pose.table import read_parquet, tidy_from_dlc, write_parquet
+from dlc_platform.pose.table import tidy_from_dlc, write_parquet
 from dlc_platform.store import MANIFEST, Store
 from dlc_platform.video.probe import probe
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 POSE_TABLE = "poses.parquet"
 Progress = Callable[[int, int], None]
+_REENCODE = "Encode the video anew with `ffmpeg -i OLD -c:v libx264 -crf 17 NEW` and use that file instead"
 
 
 @dataclass(frozen=True)
 class PoseEstimate:
-    """Poses of the store.
-
-    Attributes
-    ----------
-    seconds
-        The wall time of the inference, without the loading of the model.
-    summary
-        Columns bodypart, n (frames with an estimate), mean_likelihood, fraction_confident (of all frames).
-    """
+    """Poses of the store; `seconds` is the wall time of the inference, without the loading of the model."""
 
     id: str
     path: Path
     frames: int
     seconds: float
-    summary: pd.DataFrame
 
 
 class PoseEstimator:
@@ -71,7 +62,6 @@ class PoseEstimator:
         video_path: Path,
         video_id: str,
         store: Store,
-        cutoff: float = 0.6,
         on_progress: Progress = lambda done, frames: None,
     ) -> PoseEstimate:
         """Estimate the poses of a video, or find them in the store.
@@ -80,33 +70,34 @@ class PoseEstimator:
         ----------
         video_id
             SHA-256 of the video's bytes.
-        cutoff
-            The likelihood from which the summary calls a keypoint confident.
         on_progress
             Called, from a thread of DeepLabCut, with the number of frames read and the number there are.
 
         Raises
         ------
         PlatformError
-            When the video cannot be read, or DeepLabCut reads another number of frames than the video holds.
+            When the video cannot be read or is another one, or DeepLabCut reads another number of frames than the video holds.
         """
         identity = pose_identity(video_id, self.model_id)
         if store.has("poses", identity):
-            return load_poses(store.path("poses", identity), cutoff)
+            return load_poses(store.path("poses", identity))
 
-        from deeplabcut.pose_estimation_pytorch.apis.videos import (
-            create_df_from_prediction,
-        )
+        from deeplabcut.pose_estimation_pytorch.apis.videos import create_df_from_prediction
         from deeplabcut.pose_estimation_pytorch.config import PoseConfig
 
         video = probe(video_path)
+        if video.sha256 != video_id:
+            raise PlatformError(
+                f"{video_path} is not the video that was registered: its content has changed",
+                "Register its session again, then estimate its poses",
+            )
         started = time.monotonic()
         predictions = self._runner.inference(_frames(video_path, video.frames, on_progress))
         seconds = time.monotonic() - started
         if len(predictions) != video.frames:
             raise PlatformError(
                 f"DeepLabCut (OpenCV) read {len(predictions)} frames of {video_path}, which holds {video.frames}",
-                "Encode the video anew with `ffmpeg -i VIDEO -c:v libx264 -crf 17 NEW_VIDEO`",
+                _REENCODE,
             )
         manifest = {
             "video": video_id,
@@ -117,7 +108,6 @@ class PoseEstimator:
             "device": self.device,
             "versions": versions(),
         }
-
         config = PoseConfig.from_yaml(self._model_path / CONFIG_FILE)
 
         def write(folder: Path) -> None:
@@ -131,7 +121,7 @@ class PoseEstimator:
             )
             write_parquet(tidy_from_dlc(poses, video.times_s), folder / POSE_TABLE)
 
-        return load_poses(store.put("poses", identity, manifest, write), cutoff)
+        return load_poses(store.put("poses", identity, manifest, write))
 
 
 def estimate_poses(
@@ -141,11 +131,10 @@ def estimate_poses(
     store: Store,
     batch_size: int = 8,
     device: str | None = None,
-    cutoff: float = 0.6,
     on_progress: Progress = lambda done, frames: None,
 ) -> PoseEstimate:
     """Estimate the poses of one video; for more than one, keep a `PoseEstimator`."""
-    return PoseEstimator(model_path, batch_size, device).estimate(video_path, video_id, store, cutoff, on_progress)
+    return PoseEstimator(model_path, batch_size, device).estimate(video_path, video_id, store, on_progress)
 
 
 def pose_identity(video_id: str, model_id: str) -> str:
@@ -153,44 +142,25 @@ def pose_identity(video_id: str, model_id: str) -> str:
     return sha256_json({"video": video_id, "model": model_id})
 
 
-def load_poses(path: Path, cutoff: float = 0.6) -> PoseEstimate:
+def load_poses(path: Path) -> PoseEstimate:
     """The poses whose product directory is `path`."""
     manifest = json.loads((path / MANIFEST).read_text())
-    return PoseEstimate(
-        id=path.name,
-        path=path,
-        frames=manifest["frames"],
-        seconds=manifest["seconds"],
-        summary=_summarise(read_parquet(path / POSE_TABLE), cutoff),
-    )
-
-
-def _summarise(poses: pd.DataFrame, cutoff: float) -> pd.DataFrame:
-    by_bodypart = poses.groupby("bodypart", sort=False, observed=True)
-    return by_bodypart.agg(
-        n=("x", "count"),
-        mean_likelihood=("likelihood", "mean"),
-        fraction_confident=(
-            "likelihood",
-            lambda likelihood: float((likelihood >= cutoff).mean()),
-        ),
-    ).reset_index()
+    return PoseEstimate(path.name, path, manifest["frames"], manifest["seconds"])
 
 
 def _frames(video_path: Path, count: int, on_progress: Progress) -> Iterator[np.ndarray]:
     """The frames as DeepLabCut decodes them, (height, width, 3), RGB."""
-    from deeplabcut.pose_estimation_pytorch.apis.videos import VideoIterator
+    from deeplabcut.utils.auxfun_videos import VideoReader
 
     try:
-        frames = VideoIterator(video_path)
-    except (OSError, ValueError) as error:
-        raise PlatformError(
-            f"DeepLabCut (OpenCV) cannot open {video_path}: {error}",
-            "Encode the video anew",
-        ) from error
+        reader = VideoReader(video_path)
+    except OSError as error:
+        raise PlatformError(f"DeepLabCut (OpenCV) cannot open {video_path}: {error}", _REENCODE) from error
     try:
-        for done, frame in enumerate(frames, 1):
-            yield frame
+        done = 0
+        while (frame := reader.read_frame()) is not None:
+            yield frame.copy()  # torch takes no negative strides
+            done += 1
             on_progress(done, count)
     finally:
-        frames.close()
+        reader.close()

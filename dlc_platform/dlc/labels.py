@@ -46,6 +46,10 @@ class LabelTable:
     unlabelled: int
     outside: int
 
+    def folders(self) -> list[str]:
+        """The folders of ``labeled-data`` that hold labelled images."""
+        return sorted(self.images["folder"].unique())
+
 
 def read_labels(project: Project) -> LabelTable:
     """Read ``labeled-data/*/CollectedData_*.csv`` of every folder, named in ``video_sets`` or not.

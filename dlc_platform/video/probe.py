@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _COPY_AGAIN = "Copy the file again from the recording machine"
 _REENCODE = "or keep what can be read of it with `ffmpeg -i OLD -c:v libx264 -crf 17 NEW` and use that file instead"
+
+#: FFmpeg's names of files that only name other files: their bytes are not those of a video.
+_LISTS = ("concat", "hls", "dash", "imf", "image2")
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,10 @@ def probe(path: Path) -> VideoInfo:
         frames = len(pts)
         frame_rate = stream.average_rate or stream.guessed_rate
         time_base = stream.time_base
-        # An index entry beyond the end of the file is the proof of a truncation: a shorter edit list is none.
-        cut = is_mp4 and any(entry.pos + entry.size > before.st_size for entry in stream.index_entries)
+        # Bytes promised beyond the end of the file prove a truncation; fewer frames alone do not (edit lists).
+        cut = _matroska_end(path) > before.st_size or (
+            is_mp4 and any(entry.pos + entry.size > before.st_size for entry in stream.index_entries)
+        )
         expected = sum(not entry.is_discard for entry in stream.index_entries) if is_mp4 else 0
         codec = stream.codec_context.name
 
@@ -182,11 +187,10 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     except (error_types.FFmpegError, ValueError) as error:
         raise _unopened(path, error) from error
     with container:
-        if container.format.name.endswith("_pipe") or container.format.name == "image2":
-            raise PlatformError(
-                f"{path} is not a video but a picture",
-                "Remove it, or put the video in its place",
-            )
+        if container.format.name.endswith("_pipe"):
+            raise PlatformError(f"{path} is not a video but a picture", "Remove it, or put the video in its place")
+        if container.format.name in _LISTS:
+            raise PlatformError(f"{path} is not a video but a list of files", "Put the videos themselves in its place")
         stream = next(
             (s for s in container.streams.video if not s.disposition & Disposition.attached_pic),
             None,
@@ -219,6 +223,30 @@ def _decode(container: "InputContainer", stream: "VideoStream") -> Iterator["Vid
             yield from packet.decode()
         except FFmpegError:
             yield None
+
+
+def _matroska_end(path: Path) -> int:
+    """Where the segment of a Matroska or WebM file says it ends, in bytes; 0 for other files and for open ends.
+
+    The layout is that of RFC 8794: an element's ID, its size as a number whose leading zeros tell its length, its data.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"\x1a\x45\xdf\xa3":
+            return 0
+        header = _vint(file)
+        file.seek(header, os.SEEK_CUR)
+        if file.read(4) != b"\x18\x53\x80\x67":
+            return 0
+        segment = _vint(file)
+        return file.tell() + segment if segment else 0
+
+
+def _vint(file: BinaryIO) -> int:
+    """A number of variable length; 0 where all its bits are set, which means unknown."""
+    first = file.read(1)
+    length = 9 - first[0].bit_length() if first else 0
+    value = int.from_bytes(first + file.read(length - 1)) & ((1 << 7 * length) - 1) if length in range(1, 9) else 0
+    return 0 if value == (1 << 7 * length) - 1 else value
 
 
 def _unopened(path: Path, error: Exception) -> PlatformError:

@@ -1,0 +1,55 @@
+"""Real video files, written for each test."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.stream import VideoStream
+
+
+def picture(number: int, width: int, height: int) -> np.ndarray:
+    """A frame that tells its number: the brightness of the left half, and noise that compresses badly."""
+    rgb = np.random.default_rng(number).integers(0, 60, (height, width, 3), dtype=np.uint8)
+    rgb[:, : width // 2] = number % 200 + 40
+    return rgb
+
+
+def write_video(
+    path: Path,
+    frames: int = 60,
+    size: tuple[int, int] = (128, 96),
+    rate: Fraction | int = 30,
+    codec: str = "libx264",
+    times_ms: Sequence[int] | None = None,
+    rotation: int = 0,
+    codec_options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    format: str | None = None,
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format=format, options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=rate, options=codec_options or {"g": "12", "bf": "2"})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if times_ms is not None:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
+            if times_ms is not None:
+                frame.time_base = Fraction(1, 1000)
+                frame.pts = times_ms[number]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def make_video(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a video into the test's folder: ``make_video(name, frames=60, ...)``."""
+    return lambda name, **options: write_video(tmp_path / name, **options)

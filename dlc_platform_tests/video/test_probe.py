@@ -1,0 +1,192 @@
+"""Every way in which a video file can lie, on files that are written here and on real ones."""
+
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
+from dlc_platform.video.probe import probe
+
+Make = Callable[..., Path]
+
+
+def cut(path: Path, fraction: float) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * fraction)])
+    return path
+
+
+def rot(path: Path, count: int) -> Path:
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + count] = np.random.default_rng(1).bytes(count)
+    path.write_bytes(content)
+    return path
+
+
+def test_says_what_a_video_holds(make_video: Make) -> None:
+    path = make_video("a.mp4", frames=61, rate=Fraction(30000, 1001))
+    info = probe(path)
+    assert info.sha256 == sha256_file(path)
+    assert info.size_bytes == path.stat().st_size
+    assert (info.width, info.height, info.rotation) == (128, 96, 0)
+    assert info.frame_rate == Fraction(30000, 1001)
+    assert info.frames == info.frames_declared == 61
+    assert (info.codec, info.pixel_format) == ("h264", "yuv420p")
+    assert info.times_s.dtype == np.float64
+    np.testing.assert_allclose(info.times_s, np.arange(61) * 1001 / 30000, atol=1e-4)
+    assert info.duration_s == pytest.approx(61 * 1001 / 30000, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+def test_keeps_the_times_of_a_variable_frame_rate(make_video: Make, name: str) -> None:
+    times_ms = np.cumsum([10 + (number % 7) * 9 for number in range(60)])
+    info = probe(make_video(name, times_ms=times_ms.tolist()))
+    np.testing.assert_allclose(info.times_s, (times_ms - times_ms[0]) / 1000, atol=1.1e-3)
+
+
+@pytest.mark.parametrize(("turn", "size"), [(90, (96, 128)), (180, (128, 96)), (270, (96, 128))])
+def test_measures_a_turned_video_as_it_is_shown(make_video: Make, turn: int, size: tuple[int, int]) -> None:
+    info = probe(make_video("turned.mp4", frames=5, rotation=turn))
+    assert (info.rotation, info.width, info.height) == (turn, *size)
+
+
+def test_a_raw_stream_declares_no_frames(make_video: Make) -> None:
+    info = probe(make_video("raw.h264", format="h264"))
+    assert (info.frames, info.frames_declared) == (60, None)
+    np.testing.assert_allclose(info.times_s, np.arange(60) / float(info.frame_rate))
+
+
+def test_an_avi_that_claims_twice_its_frames_is_whole(make_video: Make) -> None:
+    path = make_video("a.avi", codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    for chunk, offset in ((b"avih", 8 + 16), (b"strh", 8 + 32)):
+        at = content.index(chunk) + offset
+        assert int.from_bytes(content[at : at + 4], "little") == 60
+        content[at : at + 4] = (120).to_bytes(4, "little")
+    path.write_bytes(content)
+    info = probe(path)
+    assert (info.frames, info.frames_declared) == (60, 120)
+    assert info.duration_s == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("front.mp4", {"movflags": "faststart"}),
+        ("fragments.mp4", {"movflags": "frag_keyframe+empty_moov"}),
+        ("a.mkv", {}),
+    ],
+)
+def test_refuses_a_truncated_file(make_video: Make, name: str, options: dict[str, str]) -> None:
+    path = make_video(name, container_options=options)
+    assert probe(path).frames == 60
+    with pytest.raises(PlatformError, match=rf"{name} is truncated: 3\d (of 60 )?frames can be decoded"):
+        probe(cut(path, 0.6))
+
+
+def test_refuses_a_truncated_avi(make_video: Make) -> None:
+    with pytest.raises(PlatformError, match=r"a\.avi is damaged: \d+ of 60 frames"):
+        probe(cut(make_video("a.avi", codec="mpeg4"), 0.6))
+
+
+def test_refuses_a_file_whose_index_was_never_written(make_video: Make) -> None:
+    with pytest.raises(PlatformError, match="its index is missing.*Copy the file again"):
+        probe(cut(make_video("a.mp4"), 0.6))
+
+
+@pytest.mark.parametrize("count", [4, 400, 4000])
+def test_refuses_bit_rot_with_the_frame_counts(make_video: Make, count: int) -> None:
+    with pytest.raises(PlatformError, match=r"is damaged: \d\d of 60 frames can be decoded"):
+        probe(rot(make_video("a.mp4"), count))
+
+
+def test_an_edit_list_is_no_truncation(make_video: Make, tmp_path: Path) -> None:
+    # A copy without re-encoding from 5 frames after a key frame: those 5 stay in the file and are not shown.
+    whole, trimmed = (
+        make_video("a.mp4", codec_options={"g": "12", "bf": "0", "x264-params": "scenecut=0"}),
+        tmp_path / "b.mp4",
+    )
+    with av.open(str(whole)) as source, av.open(str(trimmed), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if number >= 12 and packet.pts is not None and packet.dts is not None:
+                packet.pts -= 17 * 512
+                packet.dts -= 17 * 512
+                packet.stream = stream
+                target.mux(packet)
+    info = probe(trimmed)
+    assert (info.frames, info.frames_declared) == (43, 48)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("a protocol, not a video\n" * 50)
+
+
+def write_picture(path: Path) -> None:
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path, "JPEG")
+
+
+def write_sound(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        for number in range(20):
+            frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+            frame.rate, frame.pts = 44100, number * 1024
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (Path.touch, r"is empty \(0 bytes\)"),
+        (write_text, "is not a video that FFmpeg knows"),
+        (write_picture, "is not a video but a picture"),
+        (write_sound, "holds no video stream"),
+        (lambda path: path.write_bytes(np.random.default_rng(0).bytes(50_000)), "is not a video"),
+        (Path.mkdir, "cannot be read: Is a directory"),
+        (lambda path: None, "does not exist"),
+        (lambda path: path.symlink_to("nowhere"), "does not exist"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+    ],
+)
+def test_refuses_what_is_no_video(tmp_path: Path, write: Callable[[Path], None], problem: str) -> None:
+    path = tmp_path / "session.mp4"
+    write(path)
+    with pytest.raises(PlatformError, match=problem) as caught:
+        probe(path)
+    assert str(path) in caught.value.problem
+    assert caught.value.remedy
+
+
+def test_a_list_of_files_is_not_followed(make_video: Make, tmp_path: Path) -> None:
+    make_video("a.mp4")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
+    with pytest.raises(PlatformError, match=r"list\.mp4 is not a video but a list of files"):
+        probe(tmp_path / "list.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "frames", "rate"),
+    [
+        ("sub-dog01/ses-01/dog_clip.avi", (350, 370), 296, Fraction(30)),
+        ("sub-vame01/ses-01/cropped_video.mp4", (1064, 1070), 749, Fraction(25)),
+        ("sub-df3d01/ses-01/camera_0.mp4", (960, 480), 15, Fraction(1, 5)),
+        ("sub-bsoid01/ses-02/locomote_hstacked.mp4", (1350, 360), 117, Fraction(15)),
+    ],
+)
+def test_real_videos(name: str, size: tuple[int, int], frames: int, rate: Fraction) -> None:
+    if "DLC_PLATFORM_TEST_DATA" not in os.environ:
+        pytest.skip("DLC_PLATFORM_TEST_DATA does not say where the shared data are")
+    info = probe(Path(os.environ["DLC_PLATFORM_TEST_DATA"]) / "sessions" / name)
+    assert ((info.width, info.height), info.frames, info.frame_rate) == (size, frames, rate)
+    assert info.duration_s == pytest.approx(frames / float(rate), abs=1e-3)
+    assert (np.diff(info.times_s) > 0).all()

@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -156,10 +156,8 @@ def _stoppable():
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    try:
+    with suppress(KeyboardInterrupt):
         yield
-    except KeyboardInterrupt:
-        pass
 
 
 def _wait() -> None:
@@ -176,7 +174,8 @@ def _absolute(path: Path) -> Path:
 
 def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(json.loads(frame.to_json(orient="records", date_format="iso")), indent=2))
+        frame.to_json(sys.stdout, orient="records", date_format="iso", indent=2)
+        print()
         return
     from rich.console import Console
     from rich.table import Table

@@ -83,11 +83,12 @@ class Platform:
         """
         import pandas as pd
 
+        from dlc_platform.dlc.inference import POSE_TABLE
         from dlc_platform.pose.table import read_parquet
 
         tables = []
-        for row in self._estimates_of(session).itertuples():
-            path = self._store.path("poses", str(row.pose_estimate)) / "poses.parquet"
+        for row in self._estimates_of(session).to_dict("records"):
+            path = self._store.path("poses", row["pose_estimate"]) / POSE_TABLE
             if not path.is_file():
                 raise PlatformError(
                     f"{path} is missing, but the catalogue names it",
@@ -95,7 +96,7 @@ class Platform:
                 )
             table = read_parquet(path, bodyparts)
             table.insert(0, "session", session)
-            table.insert(1, "recording", row.recording)
+            table.insert(1, "recording", row["recording"])
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 

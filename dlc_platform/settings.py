@@ -45,11 +45,11 @@ class Layout(_Section):
     """How sessions are found below the raw roots."""
 
     pattern: Pattern = Field(
-        NEUROBLUEPRINT,
+        default=NEUROBLUEPRINT,
         description="Regular expression that a video's path below its raw root must match as a whole, with the named "
         "groups `subject` and `session`, and `camera` where the path says it.",
     )
-    extensions: tuple[str, ...] = Field((".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"), min_length=1)
+    extensions: tuple[str, ...] = Field(default=(".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"), min_length=1)
 
     @field_validator("pattern")
     @classmethod
@@ -74,11 +74,13 @@ class ProjectEntry(_Section):
 class Transforms(_Section):
     """Random changes of the training images; each is drawn anew for every image and epoch."""
 
-    rotation: float = Field(30.0, ge=0, le=180, description="Largest rotation, in degrees.")
-    scale: tuple[float, float] = Field((0.7, 1.3), description="Range of the scaling factor.")
-    translation: int = Field(0, ge=0, description="Largest shift, in pixels.")
-    flip: bool = Field(False, description="Mirror left and right (only for bodies without sides).")
-    noise: float = Field(12.75, ge=0, description="Largest standard deviation of Gaussian noise, in grey levels.")
+    rotation: float = Field(default=30.0, ge=0, le=180, description="Largest rotation, in degrees.")
+    scale: tuple[float, float] = Field(default=(0.7, 1.3), description="Range of the scaling factor.")
+    translation: int = Field(default=0, ge=0, description="Largest shift, in pixels.")
+    flip: bool = Field(default=False, description="Mirror left and right (only for bodies without sides).")
+    noise: float = Field(
+        default=12.75, ge=0, description="Largest standard deviation of Gaussian noise, in grey levels."
+    )
     motion_blur: bool = True
 
     @field_validator("scale")
@@ -94,23 +96,24 @@ class Recipe(_Section):
 
     project: Name
     net_type: str = "resnet_50"
-    epochs: int = Field(200, ge=1)
-    batch_size: int = Field(8, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    epochs: int = Field(default=200, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
     transforms: Transforms = Transforms()
-    test_fraction: float = Field(0.05, gt=0, lt=1)
-    seed: int = Field(42, ge=0)
+    test_fraction: float = Field(default=0.05, gt=0, lt=1)
+    seed: int = Field(default=42, ge=0)
     weights: str = Field(
-        "imagenet", description="`imagenet` (downloaded), `random`, or a folder with config.json and model.safetensors."
+        default="imagenet",
+        description="`imagenet` (downloaded), `random`, or a folder with config.json and model.safetensors.",
     )
 
 
 class InferenceRule(_Section):
     """Which project's production model tracks which cameras; the first rule that matches a camera is used."""
 
-    camera: str = Field("*", description="A shell pattern that the camera's name must match, such as `top*`.")
+    camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
     project: Name
-    batch_size: int = Field(8, ge=1, description="Frames to a batch: speed only, never part of an identity.")
+    batch_size: int = Field(default=8, ge=1, description="Frames to a batch: speed only, never part of an identity.")
 
 
 class Lab(_Section):
@@ -124,14 +127,14 @@ class Lab(_Section):
     inference: tuple[InferenceRule, ...] = ()
     store: Path = Path("store")
     settle_seconds: float = Field(
-        30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."
+        default=30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."
     )
     scan_seconds: int = Field(30, ge=1, description="The time between two looks at the raw roots.")
     gpus: Literal["auto"] | tuple[int, ...] = Field(
-        "auto", description="The devices that runs may use: those NVML finds, or the listed ones."
+        default="auto", description="The devices that runs may use: those NVML finds, or the listed ones."
     )
     likelihood_cutoff: float = Field(
-        0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."
+        default=0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."
     )
 
     def rule_for(self, camera: str) -> InferenceRule | None:

@@ -243,7 +243,7 @@ def known_recordings(engine: Engine) -> list[tuple[str, str, str, int]]:
         .order_by(Recording.session_key, Recording.name)
     )
     with engine.connect() as connection:
-        return [row._tuple() for row in connection.execute(statement)]
+        return [(key, name, str(video), size) for key, name, video, size in connection.execute(statement)]
 
 
 def evaluations_of(engine: Engine, project: str) -> list[Evaluation]:
@@ -257,12 +257,12 @@ def evaluations_of(engine: Engine, project: str) -> list[Evaluation]:
     return _all(engine, statement)
 
 
-def _first(engine: Engine, statement: Select[tuple[Row]]) -> Row | None:
+def _first(engine: Engine, statement: Select[Row]) -> Row | None:
     with orm.Session(engine, expire_on_commit=False) as session:
         return session.scalars(statement).first()
 
 
-def _all(engine: Engine, statement: Select[tuple[Row]]) -> list[Row]:
+def _all(engine: Engine, statement: Select[Row]) -> list[Row]:
     with orm.Session(engine, expire_on_commit=False) as session:
         return list(session.scalars(statement))
 

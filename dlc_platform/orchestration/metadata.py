@@ -1,6 +1,6 @@
 """What computations say of themselves in the UI: tables, pictures and numbers as Dagster metadata."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def table(rows: "Iterable[Mapping[str, Any]] | pd.DataFrame") -> dg.TableMetadataValue:
+def table(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> dg.TableMetadataValue:
     """A table that the UI shows in place; numbers are rounded to four digits."""
-    if not isinstance(rows, list):
-        rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+    if not isinstance(rows, Sequence):
+        rows = rows.to_dict("records")
     records = [dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in rows]
-    if records:
-        return dg.MetadataValue.table(records)
-    return dg.MetadataValue.table([], schema=dg.TableSchema(columns=[]))
+    return dg.MetadataValue.table(records, schema=None if records else dg.TableSchema(columns=[]))
 
 
 def picture(image: bytes, caption: str) -> dg.MarkdownMetadataValue:

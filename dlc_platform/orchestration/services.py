@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import dagster as dg
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
@@ -69,6 +71,22 @@ class Services:
                 raise self._failure("webserver", f"did not answer within {_START_SECONDS} s")
             time.sleep(0.3)
 
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        """The Dagster instance that the services work on."""
+        return open_instance(self._environment)
+
+    def launch(self, job: str, partition: str) -> str:
+        """Ask the webserver for a run of a job, as a person does in the UI; returns the run's id."""
+        from dagster_graphql import DagsterGraphQLClient
+
+        client = DagsterGraphQLClient("127.0.0.1", port_number=int(self.url.rsplit(":", 1)[1]))
+        return client.submit_job_execution(job, tags={PARTITION_NAME_TAG: partition})
+
+    def run_url(self, run_id: str) -> str:
+        """The page of a run in the UI."""
+        return f"{self.url}/runs/{run_id}"
+
     def check(self) -> None:
         """
         Raises
@@ -116,13 +134,12 @@ class Services:
     def _stop_workers(self) -> int:
         active = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
         stopped = 0
-        with open_instance(self._environment) as instance:
-            for run in instance.get_runs(filters=dg.RunsFilter(statuses=active)):
-                worker = WorkerProcess.from_tags(run.tags)
-                if worker is not None and worker.is_here() and worker.is_alive():
-                    # Killed, not asked: a run that ends as cancelled is over, one whose worker died is retried.
-                    worker.kill()
-                    stopped += 1
+        for run in self.instance.get_runs(filters=dg.RunsFilter(statuses=active)):
+            worker = WorkerProcess.from_tags(run.tags)
+            if worker is not None and worker.is_here() and worker.is_alive():
+                # Killed, not asked: a run that ends as cancelled is over, one whose worker died is retried.
+                worker.kill()
+                stopped += 1
         return stopped
 
 

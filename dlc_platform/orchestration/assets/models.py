@@ -24,14 +24,15 @@ class ProductionChoice(dg.Config):
 
 def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     """The assets of the group; the recipes are those of the lab's settings."""
-    common: dict[str, Any] = {"group_name": "models", "owners": ["team:pose-estimation"]}
+    owners = ["team:pose-estimation"]
 
     @dg.asset(
         partitions_def=recipes,
         deps=[dg.AssetDep(labeled_frames, partition_mapping=dg.AllPartitionMapping())],
         kinds={"deeplabcut", "parquet"},
+        group_name="models",
+        owners=owners,
         code_version="1",
-        **common,
     )
     def training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """All labelled frames of a recipe's project, each for ever on one side of the train/test split."""
@@ -42,8 +43,9 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         deps=[training_dataset],
         pool=GPU_POOL,
         kinds={"deeplabcut", "pytorch"},
+        group_name="models",
+        owners=owners,
         code_version="1",
-        **common,
     )
     def trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """A network trained on a recipe's dataset: each materialisation is one immutable model version."""
@@ -54,14 +56,15 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         deps=[trained_model],
         pool=GPU_POOL,
         kinds={"deeplabcut", "parquet"},
+        group_name="models",
+        owners=owners,
         code_version="1",
-        **common,
     )
     def model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """The distance between labels and predictions on every image of the model's dataset, in pixels."""
         return _model_evaluation(context, lab)
 
-    @dg.asset(deps=[model_evaluation], kinds={"postgres"}, code_version="1", **common)
+    @dg.asset(deps=[model_evaluation], kinds={"postgres"}, group_name="models", owners=owners, code_version="1")
     def production_model(
         context: AssetExecutionContext, config: ProductionChoice, lab: LabResource
     ) -> dg.MaterializeResult:

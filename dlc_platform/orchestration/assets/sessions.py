@@ -12,15 +12,15 @@ from dlc_platform.orchestration.metadata import picture, table
 from dlc_platform.orchestration.partitions import for_each_session, sessions
 from dlc_platform.orchestration.resources import LabResource
 
-_COMMON: dict[str, Any] = {
-    "partitions_def": sessions,
-    "backfill_policy": dg.BackfillPolicy.single_run(),
-    "group_name": "sessions",
-    "owners": ["team:acquisition"],
-}
 
-
-@dg.asset(kinds={"video"}, code_version="1", **_COMMON)
+@dg.asset(
+    partitions_def=sessions,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name="sessions",
+    kinds={"video"},
+    owners=["team:acquisition"],
+    code_version="1",
+)
 def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
     """The video files of a recording session: read to the last frame, identified by content, and registered."""
     from dlc_platform.ingest import register
@@ -65,7 +65,15 @@ def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
     }
 
 
-@dg.asset(deps=[session_videos], kinds={"deeplabcut"}, code_version="1", **_COMMON)
+@dg.asset(
+    partitions_def=sessions,
+    deps=[session_videos],
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name="sessions",
+    kinds={"deeplabcut"},
+    owners=["team:acquisition"],
+    code_version="1",
+)
 def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
     """The labelled frames that came from a recording session, in every DeepLabCut project of the lab."""
     from dlc_platform.dlc.labels import read_labels

@@ -1,0 +1,165 @@
+"""The demo's story: a small lab does the whole main job, and the result is held against the truth.
+
+The demo does what a person would do, from outside: it writes lab.yaml, starts the lab, asks Dagster for a training, and
+puts videos into the raw folder. Its material comes from `lab` and `render`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import yaml
+
+from dlc_platform.demo import lab as material
+from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.services import Services, running
+from dlc_platform.platform import Platform
+from dlc_platform.settings import LAB_FILE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RECIPE = "arena-cspnext"
+_MEDIAN_LIMIT_PX = 5.0
+_DEADLINE_SECONDS = 1800
+
+
+def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Callable[[str], None]) -> bool:
+    """Run the demo.
+
+    Parameters
+    ----------
+    home
+        A folder that does not exist yet, or is empty.
+    stay
+        Called at the end, while everything still runs; None stops everything at once.
+    say
+        Called with one line for each step.
+
+    Returns
+    -------
+    bool
+        False when the median error of the automatic poses is over 5 px.
+
+    Raises
+    ------
+    PlatformError
+        When `home` is in use, or a run fails.
+    """
+    if home.exists() and any(home.iterdir()):
+        raise PlatformError(
+            f"{home} is not empty",
+            f"Look at that demo again with `dlc-platform up {home}`, remove it, or choose another --home",
+        )
+    stages: dict[str, float] = {}
+    with _stage("render the lab", stages, say):
+        lab = material.make_lab(home)
+        _write_settings(lab)
+    with running(home, port, say) as services:
+        say(f"The UI: {services.url}")
+        platform = Platform(home)
+        with _stage("register the labelled sessions", stages, say):
+            _wait_until(lambda: len(platform.sessions()) == len(material.LABELLED), services)
+        with _stage("train, evaluate, promote", stages, say):
+            _train(services, say)
+        _report_model(platform, say)
+        with _stage("record two new sessions", stages, say):
+            drops = material.drop_sessions(lab)
+        with _stage("find and track them, unasked", stages, say):
+            wanted = {drop.session for drop in drops}
+            _wait_until(lambda: wanted <= set(platform.estimates()["session"]), services)
+        errors = _errors(platform, drops)
+        median = float(errors["error"].median())
+        say(f"Automatic poses against the truth, {len(errors)} keypoints of {len(drops)} unseen sessions:")
+        say(f"  median error {median:.2f} px, 90 % below {errors['error'].quantile(0.9):.2f} px")
+        for bodypart, own in errors.groupby("bodypart", sort=False)["error"]:
+            say(f"  {bodypart}: median {own.median():.2f} px")
+        say("Time by stage:")
+        for name, seconds in stages.items():
+            say(f"  {name}: {seconds:.0f} s")
+        say(f"  together: {sum(stages.values()):.0f} s")
+        good = median <= _MEDIAN_LIMIT_PX
+        if not good:
+            say(f"The median error is over {_MEDIAN_LIMIT_PX:g} px")
+        if stay is not None:
+            say("Where to look:")
+            say(f"  pictures of the poses: {services.url}/assets/pose_estimates?partition={drops[0].session}")
+            say(f"  the worst test frames: {services.url}/assets/model_evaluation?partition={_RECIPE}")
+            say(f"  from Python: dlc_platform.platform.Platform({str(home)!r}).poses({drops[0].session!r})")
+            say("The UI stays up; Ctrl-C stops everything.")
+            stay()
+    say(f"Stopped. Start the lab again with: dlc-platform up {home}")
+    return good
+
+
+def _write_settings(lab: material.DemoLab) -> None:
+    settings = {
+        "name": "demo",
+        "raw_roots": [str(lab.raw)],
+        "projects": {material.PROJECT: {"path": str(lab.project)}},
+        "recipes": {_RECIPE: material.RECIPE.model_dump(mode="json")},
+        "inference": [{"camera": "top", "project": material.PROJECT}],
+        "settle_seconds": 4,
+        "scan_seconds": 4,
+    }
+    (lab.home / LAB_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def _train(services: Services, say: Callable[[str], None]) -> None:
+    run_id = services.launch("train_recipe", _RECIPE)
+    cursor = None
+    while True:
+        connection = services.instance.get_records_for_run(run_id, cursor=cursor)
+        cursor = connection.cursor
+        for record in connection.records:
+            if not record.event_log_entry.is_dagster_event:
+                say(f"  {record.event_log_entry.user_message}")
+        run = services.instance.get_run_by_id(run_id)
+        if run is not None and run.is_finished:
+            if run.status != dg.DagsterRunStatus.SUCCESS:
+                raise PlatformError(
+                    f"the run {run_id} ended as {run.status.value}", f"Look at {services.run_url(run_id)}"
+                )
+            return
+        services.check()
+        time.sleep(1)
+
+
+def _wait_until(done: Callable[[], bool], services: Services) -> None:
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    while not done():
+        services.check()
+        failed = services.instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
+        if failed:
+            raise PlatformError(f"the run {failed[0].run_id} failed", f"Look at {services.run_url(failed[0].run_id)}")
+        if time.monotonic() > deadline:
+            raise PlatformError(f"nothing came out within {_DEADLINE_SECONDS} s", f"Look at {services.url}/runs")
+        time.sleep(1)
+
+
+def _report_model(platform: Platform, say: Callable[[str], None]) -> None:
+    model = platform.models().iloc[-1]
+    say(
+        f"Model {model['model'][:12]}: {model['train_images']} training images, "
+        f"RMSE {model['test_rmse_px']:.2f} px on {model['test_images']} test images"
+    )
+
+
+def _errors(platform: Platform, drops: list[material.Drop]) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.concat(
+        [material.position_errors(platform.poses(drop.session), pd.read_parquet(drop.truth)) for drop in drops]
+    )
+
+
+@contextmanager
+def _stage(name: str, stages: dict[str, float], say: Callable[[str], None]) -> Iterator[None]:
+    say(f"{name[0].upper()}{name[1:]} ...")
+    started = time.monotonic()
+    yield
+    stages[name] = time.monotonic() - started
+    say(f"{name[0].upper()}{name[1:]}: {stages[name]:.0f} s")

@@ -270,11 +270,9 @@ def _session(videos: list[_Video]) -> Session | Skipped:
     folder = Path(place.folder)
     paths = [Path(video.path) for video in videos]
     names = _unique_names([path.relative_to(folder) for path in paths])
-    if len(set(names)) < len(names):
-        return Skipped(
-            folder,
-            f"two videos of the session {place.key} have the same name; rename one of them",
-        )
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        return Skipped(folder, f"two videos of {place.key} would both be called {twice}; rename one of them")
     recordings = tuple(
         Recording(
             name,

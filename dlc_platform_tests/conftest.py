@@ -1,0 +1,138 @@
+"""What more than one layer is tested with: a tiny labelled project, its dataset, and a network trained on it once."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import yaml
+
+from dlc_platform.settings import Recipe
+from dlc_platform.store import Store
+
+if TYPE_CHECKING:
+    from dlc_platform.dlc.dataset import Dataset
+    from dlc_platform.dlc.training import TrainedModel
+
+SIZE = 96
+TINY_RECIPE = Recipe(
+    project="tiny",
+    net_type="cspnext_s",
+    epochs=12,
+    batch_size=8,
+    learning_rate=1e-3,
+    test_fraction=0.25,
+    seed=1,
+    weights="random",
+)
+
+
+def draw_frame(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """An animal on a noisy floor, (height, width, 3) BGR, and its nose and tail as rows of x, y."""
+    import cv2
+
+    image = random.integers(90, 110, (SIZE, SIZE, 3), dtype=np.uint8)
+    centre, heading = random.uniform(30, SIZE - 30, 2), random.uniform(0, 2 * np.pi)
+    ahead = 16 * np.array([np.cos(heading), np.sin(heading)])
+    nose, tail = centre + ahead, centre - ahead
+    cv2.line(image, nose.astype(int).tolist(), tail.astype(int).tolist(), (40, 40, 40), 6)
+    cv2.circle(image, nose.astype(int).tolist(), 5, (255, 255, 255), -1)
+    cv2.circle(image, tail.astype(int).tolist(), 4, (0, 0, 220), -1)
+    return image, np.array([nose, tail])
+
+
+@pytest.fixture(scope="session")
+def make_project() -> Callable[..., Path]:
+    """A function that writes a single-animal DeepLabCut project: folder, number of frames, seed, folder of labels."""
+    import cv2
+
+    def make(path: Path, frames: int, seed: int = 0, folder: str = "video1") -> Path:
+        labelled = path / "labeled-data" / folder
+        labelled.mkdir(parents=True)
+        config = {
+            "Task": "tiny",
+            "scorer": "tester",
+            "date": "Jan1",
+            "multianimalproject": False,
+            "project_path": "WILL BE SET LATER",
+            "video_sets": {f"C:\\videos\\{folder}.mp4": {"crop": f"0, {SIZE}, 0, {SIZE}"}},
+            "bodyparts": ["nose", "tail"],
+            "skeleton": [["nose", "tail"], ["bodypart1", "objectA"]],
+        }
+        (path / "config.yaml").write_text(yaml.safe_dump(config))
+        random = np.random.default_rng(seed)
+        rows = [
+            ["scorer", *["tester"] * 4],
+            ["bodyparts", "nose", "nose", "tail", "tail"],
+            ["coords", "x", "y", "x", "y"],
+        ]
+        for number in range(frames):
+            image, points = draw_frame(random)
+            cv2.imwrite(str(labelled / f"img{number:03}.png"), image)
+            rows.append([f"labeled-data/{folder}/img{number:03}.png", *map(str, points.ravel().round(3))])
+        with open(labelled / "CollectedData_tester.csv", "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_project(tmp_path_factory: pytest.TempPathFactory, make_project: Callable[..., Path]) -> Path:
+    """A project of 24 labelled frames of 96 x 96 pixels with the body parts nose and tail."""
+    return make_project(tmp_path_factory.mktemp("project") / "tiny-tester-2026-01-01", 24)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of `tiny_dataset` and `tiny_model`."""
+    return Store(tmp_path_factory.mktemp("tiny_store"))
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_project: Path, tiny_store: Store) -> "Dataset":
+    """The dataset of `tiny_project`, split by `TINY_RECIPE`."""
+    from dlc_platform.dlc.dataset import make_dataset
+    from dlc_platform.dlc.labels import read_labels
+    from dlc_platform.dlc.project import read_project
+
+    project = read_project(tiny_project)
+    recipe = TINY_RECIPE
+    sessions = {"video1": "sub-1_ses-1"}
+    return make_dataset(project, read_labels(project), recipe.seed, recipe.test_fraction, sessions, tiny_store)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    """The recipe of `tiny_model`."""
+    return TINY_RECIPE
+
+
+@pytest.fixture(scope="session")
+def tiny_model(
+    tiny_dataset: "Dataset", tiny_recipe: Recipe, tiny_store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> "TrainedModel":
+    """A small network trained for a few epochs on `tiny_dataset`: it runs everywhere and finds the animal roughly."""
+    from dlc_platform.dlc.training import train_model
+
+    return train_model(tiny_dataset.path, tiny_recipe, tiny_store, tmp_path_factory.mktemp("workspace"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty frames of 96 x 96 pixels that `tiny_model` has not seen, at 25 frames per second."""
+    import av
+
+    path = tmp_path_factory.mktemp("video") / "unseen.mp4"
+    random = np.random.default_rng(99)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for _ in range(20):
+            image, _ = draw_frame(random)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode())
+    return path

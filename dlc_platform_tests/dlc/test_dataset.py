@@ -1,0 +1,119 @@
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dlc_platform.dlc.dataset import Dataset, load_dataset, make_dataset, side
+from dlc_platform.dlc.labels import read_labels
+from dlc_platform.dlc.project import read_project
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
+from dlc_platform.store import Store
+
+
+def make(path: Path, store: Path, seed: int = 1, fraction: float = 0.25, sessions: dict | None = None) -> Dataset:
+    project = read_project(path)
+    return make_dataset(project, read_labels(project), seed, fraction, sessions or {}, Store(store))
+
+
+def sides(dataset: Dataset) -> dict[str, str]:
+    images = dataset.labels().drop_duplicates("image")
+    return dict(zip(images["image"], images["side"], strict=True))
+
+
+def test_split_is_a_function_of_content_and_seed_with_the_fraction_asked_for():
+    images = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(2000)]
+    first = [side(image, 7, 0.2) for image in images]
+    assert first == [side(image, 7, 0.2) for image in images]
+    assert first != [side(image, 8, 0.2) for image in images]
+    assert first.count("test") / 2000 == pytest.approx(0.2, abs=0.03)
+    # A larger fraction only moves images to the test side.
+    larger = [side(image, 7, 0.4) for image in images]
+    assert all(b == "test" for a, b in zip(first, larger, strict=True) if a == "test")
+
+
+def test_an_image_never_changes_side_as_the_project_grows(tmp_path: Path, make_project: Callable[..., Path]):
+    small = make(make_project(tmp_path / "small", 12), tmp_path / "store")
+    # The same seed draws the same first frames.
+    large = make(make_project(tmp_path / "large", 20), tmp_path / "store")
+    assert len(sides(small)) == 12 and len(sides(large)) == 20
+    assert sides(small).items() <= sides(large).items()
+    assert small.id != large.id
+
+
+def test_identity_is_content_not_names(tmp_path: Path, make_project: Callable[..., Path]):
+    first = make(make_project(tmp_path / "first", 12), tmp_path / "store1")
+    second = make(
+        make_project(tmp_path / "second", 12, folder="renamed"), tmp_path / "store2", sessions={"renamed": "s"}
+    )
+    assert first.id == second.id
+    table = tmp_path / "first" / "labeled-data" / "video1" / "CollectedData_tester.csv"
+    lines = table.read_text().splitlines()
+    cells = lines[3].split(",")
+    table.write_text("\n".join([*lines[:3], ",".join([cells[0], "40.5", *cells[2:]]), *lines[4:]]))
+    assert make(tmp_path / "first", tmp_path / "store1").id != first.id  # one label moved
+    assert make(tmp_path / "second", tmp_path / "store2", seed=2).id != first.id  # another split
+
+
+def test_a_dataset_needs_nothing_of_its_project(tiny_dataset: Dataset, tiny_project: Path):
+    labels = tiny_dataset.labels()
+    assert list(labels.columns) == ["image", "folder", "file", "session", "side", "bodypart", "x", "y"]
+    assert tiny_dataset.n_train + tiny_dataset.n_test == 24 and len(labels) == 48
+    assert tiny_dataset.sessions == ("sub-1_ses-1",) and set(labels["session"]) == {"sub-1_ses-1"}
+    assert tiny_dataset.bodyparts == ("nose", "tail") and tiny_dataset.skeleton == (("nose", "tail"),)
+    for row in labels.drop_duplicates("image").itertuples():
+        assert sha256_file(tiny_dataset.image_path(str(row.image), str(row.file))) == row.image
+    assert load_dataset(tiny_dataset.path) == tiny_dataset
+    manifest = json.loads((tiny_dataset.path / "manifest.json").read_text())
+    assert (manifest["task"], manifest["scorer"], manifest["project"]) == ("tiny", "tester", tiny_project.name)
+    assert str(tiny_project) not in (tiny_dataset.path / "manifest.json").read_text()
+
+
+def test_a_folder_without_a_session_has_null(tmp_path: Path, make_project: Callable[..., Path]):
+    dataset = make(make_project(tmp_path / "p", 12), tmp_path / "store")
+    assert dataset.sessions == () and dataset.labels()["session"].isna().all()
+
+
+def test_the_same_image_twice(tmp_path: Path, make_project: Callable[..., Path]):
+    project = make_project(tmp_path / "p", 12)
+    shutil.copytree(project / "labeled-data" / "video1", project / "labeled-data" / "copy")
+    with pytest.raises(PlatformError, match="labelled twice"):
+        make(project, tmp_path / "store")
+
+
+@pytest.mark.parametrize(("fraction", "empty", "advice"), [(1e-9, "test", "Raise"), (1 - 1e-9, "train", "Lower")])
+def test_an_empty_side(tmp_path: Path, make_project: Callable[..., Path], fraction: float, empty: str, advice: str):
+    with pytest.raises(PlatformError, match=f"on the {empty} side") as error:
+        make(make_project(tmp_path / "p", 4), tmp_path / "store", fraction=fraction)
+    assert advice in error.value.remedy
+    assert not (tmp_path / "store").exists()
+
+
+def tree_hash(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_openfield(tmp_path: Path):
+    if not (data := os.environ.get("DLC_PLATFORM_TEST_DATA")):
+        pytest.skip("DLC_PLATFORM_TEST_DATA is not set: no shared data")
+    path = Path(data) / "projects" / "openfield-Pranav-2018-10-30"
+    before = tree_hash(path)
+    project = read_project(path)
+    labels = read_labels(project)
+    assert len(labels.images) == 116 and labels.unlabelled == 0
+    dataset = make_dataset(project, labels, 42, 0.1, {"m4s1": "sub-m4_ses-1"}, Store(tmp_path))
+    assert dataset.n_train + dataset.n_test == 116 and dataset.sessions == ("sub-m4_ses-1",)
+    first = dataset.labels().set_index(["file", "bodypart"]).loc[("img0000.png", "snout")]
+    assert (first["x"], first["y"]) == (21.521, 265.428)
+    fewer = labels.images["file"] < "img0050.png"
+    kept = labels.points["file"] < "img0050.png"
+    half = type(labels)(labels.images[fewer], labels.points[kept], 0, 0)
+    smaller = make_dataset(project, half, 42, 0.1, {}, Store(tmp_path))
+    assert sides(smaller).items() <= sides(dataset).items()
+    assert tree_hash(path) == before
+    assert pd.read_parquet(dataset.path / "labels.parquet").equals(dataset.labels())

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 PROJECT = "arena"
 SCORER = "demo"
 #: Sessions of the project, and those that no label comes from: (subject, session), rendered from the number beside it.
-LABELLED = {("001", "001"): 1, ("001", "002"): 2, ("002", "001"): 3, ("002", "002"): 4, ("003", "001"): 5, ("003", "002"): 6}
-UNSEEN = {("004", "001"): 101, ("004", "002"): 102}
-LABELLED_FRAMES = 16  # of each session
+LABELLED = {(f"00{subject}", f"00{session}"): 10 * subject + session for subject in range(1, 5) for session in (1, 2)}
+UNSEEN = {("005", "001"): 51, ("005", "002"): 52}
+LABELLED_FRAMES = 12  # of each session
 
 RECIPE = Recipe(
     project=PROJECT,
@@ -66,7 +66,7 @@ def make_lab(home: Path) -> DemoLab:
     lab.truth.mkdir(parents=True)
     videos = []
     for name, seed in LABELLED.items():
-        rendering = render.render(seed, 80)
+        rendering = render.render(seed, 60)
         video = _video_path(lab.raw, *name)
         video.parent.mkdir(parents=True)
         render.write_video(video, rendering.frames)

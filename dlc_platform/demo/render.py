@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 BODYPARTS = ("snout", "leftear", "rightear", "tailbase")
 SKELETON = (("snout", "leftear"), ("snout", "rightear"), ("leftear", "tailbase"), ("rightear", "tailbase"))
-SIZE = 192
+SIZE = 160
 FRAME_RATE = 25
 
 # The mouse, in pixels at size 1: distance behind the nose along the midline, and half the width there.
@@ -27,7 +27,7 @@ _SHOULDERS = 26.0
 _EARS = 13.0
 _EAR_OFFSET = 6.8
 _TAIL = 46.0
-_MARGIN = 44.0  # the shoulders stay so far from the edge of the picture that all body parts are always inside
+_MARGIN = 40.0  # the shoulders stay so far from the edge of the picture that all body parts are always inside
 _SUPERSAMPLING = 3
 _SHIFT = 4  # cv2 draws at 1/16 of a (supersampled) pixel
 
@@ -105,12 +105,12 @@ def _walk(rng: np.random.Generator, frames: int) -> _Motion:
     position, goal = rng.uniform(low, high, 2), rng.uniform(low, high, 2)
     heading = rump = tail = rng.uniform(-np.pi, np.pi)
     look = look_to = turn = speed = 0.0
-    cruise, pause = rng.uniform(50, 150), 0.0
+    cruise, pause = rng.uniform(40, 125), 0.0
     states = np.empty((frames, 6))
     for index in range(frames):
         way = goal - position
-        if np.hypot(*way) < 18:
-            goal, cruise = rng.uniform(low, high, 2), rng.uniform(50, 150)
+        if np.hypot(*way) < 15:
+            goal, cruise = rng.uniform(low, high, 2), rng.uniform(40, 125)
             pause = rng.uniform(0.3, 1.0) if rng.random() < 0.5 else 0.0
         if rng.random() < 1.5 * step:
             look_to = rng.normal(0, 0.45)
@@ -122,7 +122,7 @@ def _walk(rng: np.random.Generator, frames: int) -> _Motion:
         heading += turn * step
         position = np.clip(position + speed * step * np.array([np.cos(heading), np.sin(heading)]), low, high)
         # The rump is drawn after the shoulders, as a trailer is, and the spine gives only so far.
-        rump += (speed / 34 + 1.5) * np.sin(heading - rump) * step
+        rump += (speed / 30 + 1.5) * np.sin(heading - rump) * step
         rump = heading - np.clip(heading - rump, -0.8, 0.8)
         tail += 3.0 * np.sin(rump - tail) * step
         look += (np.clip(look_to + 0.12 * turn, -0.8, 0.8) - look) * step / 0.12
@@ -235,7 +235,7 @@ def _scene(rng: np.random.Generator) -> _Scene:
         (distance * np.cos(bearing), distance * np.sin(bearing), rng.uniform(0.15, 0.4)),
         coat,
         skin,
-        rng.uniform(0.84, 1.1),
+        rng.uniform(0.76, 0.96),
         rng.uniform(2, 6),
         rng.uniform(0.004, 0.015),
     )
@@ -260,7 +260,7 @@ def _arena(rng: np.random.Generator) -> NDArray[np.float32]:
     wall = floor * rng.uniform(0.35, 0.75)
     canvas = np.empty((SIZE, SIZE, 3), dtype=np.float32)
     canvas[:] = wall * rng.uniform(0.7, 1.0)
-    border = rng.uniform(6, 12)
+    border = rng.uniform(5, 10)
     edge, far = round(border), SIZE - 1 - round(border)
     if rng.random() < 0.5:
         centre = (SIZE // 2, SIZE // 2)
@@ -298,7 +298,7 @@ def _object(canvas: NDArray[np.float32], rng: np.random.Generator) -> None:
     """A block, a dish or a pole near the wall, with its own shadow."""
     import cv2
 
-    angle, radius = rng.uniform(-np.pi, np.pi), rng.uniform(5, 13)
+    angle, radius = rng.uniform(-np.pi, np.pi), rng.uniform(4, 11)
     distance = rng.uniform(0.36, 0.44) * SIZE
     centre = np.rint(SIZE / 2 + distance * np.array([np.cos(angle), np.sin(angle)])).astype(int)
     tone = rng.uniform(40, 235) * rng.uniform(0.7, 1.0, 3)

@@ -1,0 +1,104 @@
+"""The pose table keeps what DeepLabCut said, to the last bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.pose.table import COLUMNS, SINGLE_ANIMAL, read_parquet, summarize, tidy_from_dlc, write_parquet
+
+BODYPARTS = ["snout", "left ear", "tail/base"]
+
+
+def wide(frames: int = 1000) -> pd.DataFrame:
+    columns = pd.MultiIndex.from_product(
+        [["DLC_Resnet50"], BODYPARTS, ["x", "y", "likelihood"]], names=["scorer", "bodyparts", "coords"]
+    )
+    values = np.random.default_rng(0).random((frames, 9)).astype(np.float32)
+    return pd.DataFrame(values, columns=columns)
+
+
+def test_one_row_for_each_frame_and_bodypart() -> None:
+    frame = wide()
+    frame.iloc[7, 1] = np.nan
+    frame.iloc[8, 0] = np.inf
+    table = tidy_from_dlc(frame, np.arange(1000) / 30)
+    assert tuple(table.columns) == COLUMNS
+    assert list(table["bodypart"].cat.categories) == BODYPARTS
+    assert set(table["individual"]) == {SINGLE_ANIMAL}
+    assert table[["x", "y", "likelihood"]].dtypes.unique().tolist() == [np.float32]
+    ear = table[table["bodypart"] == "left ear"]
+    np.testing.assert_array_equal(ear["x"], frame["DLC_Resnet50", "left ear", "x"])
+    np.testing.assert_array_equal(ear["likelihood"], frame["DLC_Resnet50", "left ear", "likelihood"])
+    np.testing.assert_array_equal(ear["frame"], np.arange(1000))
+    np.testing.assert_array_equal(ear["time_s"], np.arange(1000) / 30)
+    snout = table[table["bodypart"] == "snout"]
+    # Half an estimate is none.
+    assert snout.loc[snout["frame"].isin([7, 8]), ["x", "y"]].isna().all(axis=None)
+    assert snout["x"].isna().sum() == 2
+
+
+def test_refuses_poses_of_another_length_than_the_video() -> None:
+    with pytest.raises(PlatformError, match="the poses have 18 frames, but the video has 40"):
+        tidy_from_dlc(wide(18), np.arange(40))
+
+
+def test_refuses_several_animals() -> None:
+    columns = pd.MultiIndex.from_product(
+        [["s"], ["a", "b"], ["snout"], ["x", "y", "likelihood"]],
+        names=["scorer", "individuals", "bodyparts", "coords"],
+    )
+    with pytest.raises(PlatformError, match="individuals.*single animal"):
+        tidy_from_dlc(pd.DataFrame(np.zeros((2, 6)), columns=columns), np.arange(2))
+
+
+def test_parquet_keeps_every_bit(tmp_path: Path) -> None:
+    frame = wide()
+    frame.iloc[3, 0] = np.nan
+    table = tidy_from_dlc(frame, np.arange(1000) / 29.97)
+    write_parquet(table, tmp_path / "poses.parquet")
+    pd.testing.assert_frame_equal(read_parquet(tmp_path / "poses.parquet"), table, check_exact=True)
+
+
+def test_one_bodypart_is_read_from_its_own_row_group(tmp_path: Path) -> None:
+    table = tidy_from_dlc(wide(), np.arange(1000) / 30)
+    path = tmp_path / "poses.parquet"
+    write_parquet(table, path)
+    read = read_parquet(path, ["tail/base"])
+    assert set(read["bodypart"]) == {"tail/base"}
+    np.testing.assert_array_equal(read["x"], table.loc[table["bodypart"] == "tail/base", "x"])
+    metadata = pq.ParquetFile(path).metadata
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    names = [group.column(3).statistics.min for group in groups]
+    assert names == [group.column(3).statistics.max for group in groups] == BODYPARTS
+    assert "BYTE_STREAM_SPLIT" in groups[0].column(4).encodings
+    assert groups[0].column(4).compression == "ZSTD"
+
+
+def test_names_the_bodyparts_that_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "poses.parquet"
+    write_parquet(tidy_from_dlc(wide(5), np.arange(5)), path)
+    with pytest.raises(PlatformError, match="no body part nose. Choose among snout, left ear, tail/base"):
+        read_parquet(path, ["snout", "nose"])
+
+
+def test_a_table_without_frames_is_kept(tmp_path: Path) -> None:
+    table = tidy_from_dlc(wide(0), np.zeros(0))
+    write_parquet(table, tmp_path / "poses.parquet")
+    assert len(read_parquet(tmp_path / "poses.parquet")) == 0
+
+
+def test_summary_by_bodypart() -> None:
+    frame = wide(4)
+    frame["DLC_Resnet50", "snout", "likelihood"] = np.array([0.9, 0.6, 0.5, 1.0], np.float32)
+    frame.loc[3, ("DLC_Resnet50", "snout", "x")] = np.nan
+    summary = summarize(tidy_from_dlc(frame, np.arange(4)), cutoff=0.6)
+    assert list(summary["bodypart"]) == BODYPARTS
+    snout = summary.iloc[0].to_dict()
+    assert snout["frames"] == 4
+    assert snout["mean_likelihood"] == pytest.approx(0.75)
+    assert snout["fraction_confident"] == 0.5
+    assert snout["fraction_missing"] == 0.25

@@ -64,8 +64,8 @@ def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
         {
             "frame": np.tile(np.arange(frames, dtype=np.int32), len(bodyparts)),
             "time_s": np.tile(np.asarray(times_s, np.float64), len(bodyparts)),
-            "individual": pd.Categorical.from_codes(np.zeros(len(x), np.int8), [SINGLE_ANIMAL]),
-            "bodypart": pd.Categorical.from_codes(np.repeat(np.arange(len(bodyparts)), frames), bodyparts),
+            "individual": pd.Categorical([SINGLE_ANIMAL] * len(x), categories=[SINGLE_ANIMAL]),
+            "bodypart": pd.Categorical(np.repeat(bodyparts, frames), categories=bodyparts),
             "x": np.where(known, x, np.float32(np.nan)),
             "y": np.where(known, y, np.float32(np.nan)),
             "likelihood": likelihood,

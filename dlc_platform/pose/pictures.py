@@ -1,0 +1,421 @@
+"""Pictures of labels, poses and training, small enough to lie in a page's metadata.
+
+Every function returns an encoded PNG or JPEG of at most `LIMIT_BYTES`, the same bytes for the same input. Coordinates
+are pixels of the full frame, origin at the top left, y downwards. A body part has one colour in all pictures of a
+project, by its place in the project's order. Tables are computed elsewhere; here they are only drawn.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LIMIT_BYTES = 100_000
+
+#: Okabe and Ito's colours, distinct for the colour-blind; the palest last.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
+_WIDTH = 9.0
+_DPI = 100
+_FONT = 9.0
+
+Points = Mapping[str, tuple[float, float]]
+Skeleton = Iterable[tuple[str, str]]
+
+
+def labelled_frames(images: Sequence[tuple[np.ndarray, Points]], columns: int = 3, skeleton: Skeleton = ()) -> bytes:
+    """Frames with their labels.
+
+    Parameters
+    ----------
+    images
+        For each frame its RGB picture (uint8, height x width x 3) and its labels: body part to (x, y), NaN where a
+        body part is not visible.
+    skeleton
+        Pairs of body parts to join by a line.
+    """
+    return _mosaic(
+        [(rgb, {name: (*point, 1.0) for name, point in points.items()}, "") for rgb, points in images],
+        cutoff=0.0,
+        columns=columns,
+        skeleton=skeleton,
+    )
+
+
+def frames_with_keypoints(
+    frames: Sequence[np.ndarray],
+    numbers: Sequence[int],
+    table: "pd.DataFrame",
+    cutoff: float,
+    columns: int = 3,
+    skeleton: Skeleton = (),
+) -> bytes:
+    """Frames with estimated keypoints; those below the cutoff are hollow.
+
+    Parameters
+    ----------
+    frames
+        RGB pictures (uint8, height x width x 3).
+    numbers
+        Their frame numbers.
+    table
+        The pose table (see `table.py`) of their recording.
+    """
+    rows = table[table["frame"].isin(numbers)]
+    images = []
+    for rgb, number in zip(frames, numbers, strict=True):
+        own = rows[rows["frame"] == number]
+        points = dict(zip(own["bodypart"], zip(own["x"], own["y"], own["likelihood"], strict=True), strict=True))
+        time_s = f" \u00b7 {own['time_s'].iloc[0]:.2f} s" if len(own) else ""
+        images.append((rgb, points, f"frame {number}{time_s}"))
+    return _mosaic(images, cutoff, columns, skeleton)
+
+
+def worst_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int = 3) -> bytes:
+    """Label (+) against prediction (o), cut out around the animal.
+
+    Parameters
+    ----------
+    images
+        For each frame its RGB picture, its labels, its predictions and its title, to which the largest distance of a
+        label from its prediction is added.
+    """
+    bodyparts = list(dict.fromkeys(name for _, labels, _, _ in images for name in labels))
+    colours = _colours(bodyparts)
+    figure, grid = _grid(len(images), columns, aspect=0.8, extra=0.55)
+    for axes, (rgb, labels, predictions, title) in zip(grid, images, strict=True):
+        distances = {
+            name: math.dist(labels[name], predictions[name])
+            for name in labels
+            if name in predictions and _known(labels[name]) and _known(predictions[name])
+        }
+        shown = [point for point in (*labels.values(), *predictions.values()) if _known(point)]
+        _show(axes, rgb, _around(shown, rgb.shape[1], rgb.shape[0], aspect=0.8))
+        for name in distances:
+            (x0, y0), (x1, y1) = labels[name], predictions[name]
+            axes.plot([x0, x1], [y0, y1], color="white", linewidth=2.6, alpha=0.7, zorder=2)
+            axes.plot([x0, x1], [y0, y1], color=colours[name], linewidth=1.3, zorder=3)
+        for name, point in labels.items():
+            axes.plot(*point, "+", color="white", markersize=12, markeredgewidth=3.6, zorder=4)
+            axes.plot(*point, "+", color=colours[name], markersize=11, markeredgewidth=2, zorder=5)
+        for name, point in predictions.items():
+            if name in colours:
+                axes.plot(*point, "o", mfc="none", mec="white", markersize=8, markeredgewidth=3.2, zorder=4)
+                axes.plot(*point, "o", mfc="none", mec=colours[name], markersize=8, markeredgewidth=1.7, zorder=5)
+        if distances:
+            worst = max(distances, key=lambda name: distances[name])
+            title = f"{title}\n{worst}: {distances[worst]:.1f} px"
+        _title(axes, title)
+    _legend(figure, colours, {"label": "+", "prediction": "o"})
+    return _jpeg(figure)
+
+
+def learning_curve(curve: "pd.DataFrame") -> bytes:
+    """Loss over epochs.
+
+    Parameters
+    ----------
+    curve
+        Column ``epoch`` and one column for each loss, such as ``train_loss`` and ``test_loss``; NaN where an epoch was
+        not evaluated.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(3.6)
+    axes = figure.subplots()
+    losses = [name for name in curve.columns if name != "epoch"]
+    positive = True
+    for number, name in enumerate(losses):
+        known = curve[["epoch", name]].dropna()
+        positive &= bool((known[name] > 0).all())
+        axes.plot(
+            known["epoch"],
+            known[name],
+            color=_COLOURS[number % len(_COLOURS)],
+            marker="o" if len(known) <= 60 else None,
+            markersize=3.5,
+            linewidth=1.6,
+            label=f" {_text(name.replace('_', ' '))}",
+        )
+    if positive and len(curve):
+        axes.set_yscale("log")
+    axes.set_xlabel("epoch", fontsize=_FONT)
+    axes.set_ylabel("loss", fontsize=_FONT)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _tidy(axes)
+    if losses:
+        figure.legend(loc="outside upper center", ncols=len(losses), frameon=False, fontsize=_FONT)
+    return _png(figure)
+
+
+def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
+    """The path of each body part in the plane of the picture, without the frames below the cutoff.
+
+    Parameters
+    ----------
+    table
+        A pose table (see `table.py`) of one recording.
+    """
+    bodyparts = _bodyparts(table)
+    colours = _colours(bodyparts)
+    shown = table[(table["likelihood"] >= cutoff) & table["x"].notna()]
+    left, top = (float(shown[axis].min()) if len(shown) else 0.0 for axis in ("x", "y"))
+    width, height = (max(1.0, float(np.ptp(shown[axis]))) if len(shown) else 1.0 for axis in ("x", "y"))
+    columns = min(4, max(1, math.ceil(math.sqrt(len(bodyparts)))))
+    figure, grid = _grid(len(bodyparts), columns, aspect=min(1.6, max(0.4, height / width)), extra=0.25)
+    for axes, name in zip(grid, bodyparts, strict=True):
+        rows = table[table["bodypart"] == name]
+        confident = (rows["likelihood"] >= cutoff).to_numpy()
+        x = np.where(confident, rows["x"], np.nan)
+        y = np.where(confident, rows["y"], np.nan)
+        axes.plot(x, y, color=colours[name], linewidth=0.7, alpha=0.75)
+        share = float(np.isfinite(x).mean()) if len(x) else 0.0
+        _title(axes, f"{name} ({share:.0%} confident)")
+        axes.set_aspect("equal")
+        axes.set_xlim(left - 0.03 * width, left + 1.03 * width)
+        axes.set_ylim(top + 1.03 * height, top - 0.03 * height)
+        axes.label_outer()
+        _tidy(axes)
+    figure.supxlabel("x (px)", fontsize=_FONT)
+    figure.supylabel("y (px, downwards)", fontsize=_FONT)
+    return _png(figure)
+
+
+def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
+    """How the likelihood of each body part is distributed; the line is the cutoff.
+
+    Parameters
+    ----------
+    table
+        A pose table (see `table.py`).
+    """
+    bodyparts = _bodyparts(table)
+    colours = _colours(bodyparts)
+    columns = 1 if len(bodyparts) <= 6 else 2
+    rows = max(1, math.ceil(len(bodyparts) / columns))
+    figure = _figure(0.8 + 0.62 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(bodyparts) :]:
+        axes.set_axis_off()
+    tallest = 0.01
+    for axes, name in zip(grid.flat, bodyparts, strict=False):
+        values = table.loc[table["bodypart"] == name, "likelihood"].dropna().to_numpy()
+        counts, edges = np.histogram(values, bins=40, range=(0, 1))
+        share = counts / max(1, len(values))
+        axes.bar(edges[:-1], share, width=np.diff(edges), align="edge", color=colours[name])
+        axes.axvline(cutoff, color="black", linewidth=1, linestyle=(0, (3, 2)))
+        above = float((values >= cutoff).mean()) if len(values) else 0.0
+        axes.set_ylabel(_text(name), rotation=0, ha="right", va="center", fontsize=_FONT)
+        axes.annotate(
+            f"{above:.1%}\n\u2265 {cutoff:g}", (1.015, 0.5), xycoords="axes fraction", va="center", fontsize=_FONT - 1
+        )
+        tallest = max(tallest, share.max())
+        axes.set_xlim(0, 1)
+        _tidy(axes)
+        axes.grid(False)
+    for axes in grid.flat[: len(bodyparts)]:
+        axes.set_ylim(0, tallest)
+        axes.set_yticks([0, tallest], ["0", f"{tallest:.0%}"])
+    figure.supxlabel("likelihood (bars: share of frames)", fontsize=_FONT)
+    return _png(figure)
+
+
+def as_markdown(picture: bytes, alt: str) -> str:
+    """A picture as a Markdown image that carries its own bytes."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"![{alt.replace(']', ' ')}](data:image/{kind};base64,{base64.b64encode(picture).decode()})"
+
+
+def _mosaic(
+    images: Sequence[tuple[np.ndarray, Mapping[str, tuple[float, float, float]], str]],
+    cutoff: float,
+    columns: int,
+    skeleton: Skeleton,
+) -> bytes:
+    skeleton = list(skeleton)
+    bodyparts = list(dict.fromkeys(name for _, points, _ in images for name in points))
+    colours = _colours(bodyparts)
+    aspect = max((rgb.shape[0] / rgb.shape[1] for rgb, _, _ in images), default=0.75)
+    figure, grid = _grid(len(images), columns, aspect, extra=0.3 if any(title for _, _, title in images) else 0.08)
+    hollow = False
+    for axes, (rgb, points, title) in zip(grid, images, strict=True):
+        _show(axes, rgb, (0, 0, rgb.shape[1], rgb.shape[0]))
+        size = 6.5 if len(points) <= 12 else 4.5
+        for one, other in skeleton:
+            if one in points and other in points and min(points[one][2], points[other][2]) >= cutoff:
+                x, y = zip(points[one][:2], points[other][:2], strict=True)
+                axes.plot(x, y, color="black", linewidth=2.2, alpha=0.5, zorder=2)
+                axes.plot(x, y, color="white", linewidth=1.1, alpha=0.9, zorder=3)
+        for name, (x, y, likelihood) in points.items():
+            if likelihood >= cutoff:
+                axes.plot(x, y, "o", color=colours[name], mec="white", mew=0.9, markersize=size, zorder=4)
+            elif _known((x, y)):
+                hollow = True
+                axes.plot(x, y, "o", mfc="none", mec="white", mew=2.4, markersize=size, zorder=4)
+                axes.plot(x, y, "o", mfc="none", mec=colours[name], mew=1.3, markersize=size, zorder=5)
+        _title(axes, title)
+    _legend(figure, colours, {f"below {cutoff:g}": "o"} if hollow else {})
+    return _jpeg(figure)
+
+
+def _figure(height: float, layout: Literal["constrained", "compressed"] = "constrained") -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH, height), dpi=_DPI, layout=layout, facecolor="white")
+
+
+def _grid(count: int, columns: int, aspect: float, extra: float) -> tuple["Figure", "list[Axes]"]:
+    """A figure with a cell for each of so many pictures; `extra` is the height of a cell's title in inches."""
+    columns = max(1, min(columns, count))
+    rows = max(1, math.ceil(count / columns))
+    # One or two pictures to a row would fill the page.
+    width = min(_WIDTH / columns, 4.5)
+    figure = _figure(0.5 + rows * (width * aspect + extra), "compressed")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    return figure, list(grid.flat[:count])
+
+
+def _show(axes: "Axes", rgb: np.ndarray, window: tuple[int, int, int, int]) -> None:
+    """A window (left, top, right, bottom) of a picture, with the axes in pixels of the full frame."""
+    from PIL import Image
+
+    left, top, right, bottom = window
+    picture = Image.fromarray(np.ascontiguousarray(rgb[top:bottom, left:right]))
+    # Few pixels to a cell: a picture far larger is averaged first, or it looks grainy.
+    picture.thumbnail((900, 900), Image.Resampling.LANCZOS)
+    axes.imshow(np.asarray(picture), extent=(left - 0.5, right - 0.5, bottom - 0.5, top - 0.5))
+    axes.set_xlim(left - 0.5, right - 0.5)
+    axes.set_ylim(bottom - 0.5, top - 0.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _around(points: Sequence[Sequence[float]], width: int, height: int, aspect: float) -> tuple[int, int, int, int]:
+    """A window of the picture that holds all points and some of what surrounds them."""
+    if not points:
+        return 0, 0, width, height
+    array = np.clip(np.asarray(points, float), 0, (width - 1, height - 1))
+    (left, top), (right, bottom) = array.min(axis=0), array.max(axis=0)
+    wide = max(right - left, (bottom - top) / aspect, 40) * 1.5
+    wide = min(wide, width, height / aspect)
+    # A body longer than such a window is shown whole, in a window of another shape.
+    wide, high = max(wide, min(right - left + 20, width)), max(wide * aspect, min(bottom - top + 20, height))
+    x = min(max((left + right - wide) / 2, 0), width - wide)
+    y = min(max((top + bottom - high) / 2, 0), height - high)
+    return int(x), int(y), min(width, math.ceil(x + wide)), min(height, math.ceil(y + high))
+
+
+def _title(axes: "Axes", title: str) -> None:
+    lines = [line if len(line) <= 46 else f"...{line[-43:]}" for line in title.splitlines()]
+    axes.set_title(_text("\n".join(lines)), fontsize=_FONT - 1, pad=3)
+
+
+def _legend(figure: "Figure", colours: Mapping[str, str], marks: Mapping[str, str]) -> None:
+    """The body parts' colours and what the marks mean, above everything."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], marker="o", linestyle="", color=colour, markersize=7) for colour in colours.values()]
+    handles += [
+        Line2D([], [], marker=mark, linestyle="", color="0.2", mfc="none", markersize=8, mew=1.6)
+        for mark in marks.values()
+    ]
+    names = [*colours, *marks]
+    if names:
+        longest = max(len(name) for name in names)
+        ncols = max(1, min(len(names), int(_WIDTH * _DPI * 0.95 / (longest * 7.2 + 34))))
+        # The space in front keeps matplotlib from hiding names that begin with an underscore.
+        labels = [f" {_text(name)}" for name in names]
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper center",
+            ncols=ncols,
+            frameon=False,
+            fontsize=_FONT,
+            handletextpad=0.1,
+            columnspacing=1.2,
+        )
+
+
+def _tidy(axes: "Axes") -> None:
+    axes.tick_params(labelsize=_FONT - 1, color="0.6")
+    axes.grid(True, color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("0.6")
+
+
+def _bodyparts(table: "pd.DataFrame") -> list[str]:
+    return list(dict.fromkeys(table["bodypart"]))
+
+
+def _colours(bodyparts: Sequence[str]) -> dict[str, str]:
+    if len(bodyparts) <= len(_COLOURS):
+        return dict(zip(bodyparts, _COLOURS, strict=False))
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    shades = colormaps["viridis"](np.linspace(0, 0.92, len(bodyparts)))
+    return {name: to_hex(shade) for name, shade in zip(bodyparts, shades, strict=True)}
+
+
+def _known(point: Sequence[float]) -> bool:
+    return all(math.isfinite(value) for value in point)
+
+
+def _text(text: str) -> str:
+    """Text as it is: matplotlib reads dollar signs as formulas."""
+    return text.replace("$", r"\$")
+
+
+def _pixels(figure: "Figure") -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image, ImageChops
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
+    # Pictures of a fixed shape never fill their figure: the white margin above and below is cut off.
+    drawn = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
+    if not drawn:
+        return image
+    return image.crop((0, max(0, drawn[1] - 8), image.width, min(image.height, drawn[3] + 8)))
+
+
+def _jpeg(figure: "Figure") -> bytes:
+    return _smallest_that_fits(_pixels(figure), "JPEG")
+
+
+def _png(figure: "Figure") -> bytes:
+    return _smallest_that_fits(_pixels(figure), "PNG")
+
+
+def _smallest_that_fits(image: Any, kind: str) -> bytes:
+    """Encode as well as the limit allows: quality goes first, then size."""
+    while True:
+        if kind == "PNG":
+            encoded = _encode(image.quantize(64, method=2), "PNG", optimize=True)
+            if len(encoded) <= LIMIT_BYTES:
+                return encoded
+        for quality in (88, 80, 70):
+            encoded = _encode(image, "JPEG", quality=quality, optimize=True)
+            if len(encoded) <= LIMIT_BYTES:
+                return encoded
+        image = image.resize((image.width * 4 // 5, image.height * 4 // 5))
+
+
+def _encode(image: Any, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

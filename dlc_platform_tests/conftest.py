@@ -1,14 +1,25 @@
-"""What more than one layer is tested with: a tiny labelled project, its dataset, and a network trained on it once."""
+"""What more than one layer is tested with.
+
+A tiny labelled project, its dataset, and a network trained on it once; a Postgres server with a catalogue for each test.
+"""
 
 import csv
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import sqlalchemy
 import yaml
+from sqlalchemy import URL, Engine
 
+from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.postgres import server
 from dlc_platform.settings import Recipe
 from dlc_platform.store import Store
 
@@ -136,3 +147,75 @@ def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
         container.mux(stream.encode())
     return path
+
+
+@contextmanager
+def _reachable() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="dlc-postgres-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        for lock in folder.rglob("lock"):
+            server.stop(lock.parent)
+            place = (lock.parent / "data").resolve().parent
+            if folder not in place.parents:
+                shutil.rmtree(place)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def make_reachable() -> Callable[[], AbstractContextManager[Path]]:
+    """Makes a temporary folder that every user can reach (pytest's own is private); servers in it are stopped at last."""
+    return _reachable
+
+
+@pytest.fixture(scope="session")
+def postgres_home() -> Iterator[Path]:
+    """A folder whose `postgres` is the server that all tests share which only need some server."""
+    with _reachable() as folder:
+        yield folder
+
+
+_NUMBERS = count()
+
+
+@contextmanager
+def _new_database(some: URL, template: str) -> Iterator[URL]:
+    """A database beside another one of the same server, dropped at the end."""
+    name = f"test_{next(_NUMBERS)}"
+    administration = sqlalchemy.create_engine(some, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+    with administration.connect() as connection:
+        connection.execute(sqlalchemy.text(f"create database {name} template {template}"))
+    try:
+        yield some.set(database=name)
+    finally:
+        with administration.connect() as connection:
+            connection.execute(sqlalchemy.text(f"drop database {name} with (force)"))
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres_home: Path) -> Iterator[URL]:
+    """The database that every test's own is copied from."""
+    with _new_database(server.ensure_running(postgres_home / "postgres"), "template1") as url:
+        engine = open_catalog(url)
+        migrate(engine)
+        engine.dispose()
+        yield url
+
+
+@pytest.fixture
+def empty_database(postgres_home: Path) -> Iterator[URL]:
+    """A database of the test's own, with nothing in it."""
+    with _new_database(server.ensure_running(postgres_home / "postgres"), "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def engine(postgres_home: Path, migrated_database: URL) -> Iterator[Engine]:
+    """A catalogue of the test's own; `engine.url`, with its password, is what DLC_PLATFORM_POSTGRES_URL would hold."""
+    some = server.ensure_running(postgres_home / "postgres")
+    with _new_database(some, str(migrated_database.database)) as url:
+        engine = open_catalog(url)
+        yield engine
+        engine.dispose()

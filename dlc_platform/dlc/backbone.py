@@ -5,6 +5,7 @@ it is given none.
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,8 @@ def check_weights(weights: str, net_type: str) -> None:
     if weights == IMAGENET:
         if not _is_cached(net_type) and not _hub_answers():
             raise PlatformError(
-                f"the ImageNet weights of {net_type} are not on this machine and the Hugging Face hub cannot be reached",
+                f"the ImageNet weights of {net_type} are not on this machine, and the Hugging Face hub cannot be "
+                "reached",
                 _WITHOUT,
             )
     elif weights != RANDOM:
@@ -70,7 +72,7 @@ def write_first_snapshot(config: "PoseConfig", weights: str, net_type: str, file
     import torch
     from deeplabcut.pose_estimation_pytorch.models import PoseModel
 
-    model_config = config.model.model_copy(deep=True)
+    model_config = config.model.to_dict()
     local = weights not in (IMAGENET, RANDOM)
     if local:
         model_config["backbone"]["model_name"] = f"local-dir:{weights}"
@@ -115,18 +117,18 @@ def _check_folder(folder: Path, net_type: str) -> None:
 
 
 def _is_cached(net_type: str) -> bool:
+    """Whether the weights lie where DeepLabCut or timm look for them; neither is imported, for that takes long."""
     architecture = NETWORKS[net_type]
     if architecture is None:
-        from importlib.util import find_spec
+        spec = find_spec("deeplabcut")
+        folder = Path(spec.origin).parent if spec and spec.origin else Path()
+        backbones = folder / "pose_estimation_pytorch" / "models" / "backbones"
+        return (backbones / "pretrained_weights" / f"{net_type}.pt").is_file()
+    from huggingface_hub import constants
 
-        spec = find_spec("deeplabcut.pose_estimation_pytorch.models.backbones")
-        folders = spec.submodule_search_locations if spec else None
-        return any((Path(f) / "pretrained_weights" / f"{net_type}.pt").is_file() for f in folders or ())
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    cfg = timm.get_pretrained_cfg(architecture)
-    return bool(cfg and cfg.hf_hub_id) and isinstance(try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors"), str)
+    # One network has weights of several trainings, named after a dot; a download that fails has its own message.
+    cached = Path(constants.HF_HUB_CACHE).glob(f"models--timm--{architecture}.*/snapshots/*/model.safetensors")
+    return any(cached)
 
 
 def _hub_answers() -> bool:

@@ -83,7 +83,8 @@ def evaluate_model(
     runner, used_device = load_runner(model_path, batch_size, device)
     poses = np.stack([prediction["bodyparts"][0, :, :3] for prediction in runner.inference(paths)])
     index = pd.MultiIndex.from_product([images["image"], dataset.bodyparts], names=["image", "bodypart"])
-    predicted = pd.DataFrame(poses.reshape(-1, 3), index, ["predicted_x", "predicted_y", "likelihood"])
+    columns = pd.Index(["predicted_x", "predicted_y", "likelihood"])
+    predicted = pd.DataFrame(poses.reshape(-1, 3), index, columns)
     table = labels.merge(predicted.reset_index(), on=["image", "bodypart"], validate="one_to_one")
     table["distance_px"] = np.hypot(table["predicted_x"] - table["x"], table["predicted_y"] - table["y"])
     manifest = {
@@ -135,7 +136,7 @@ def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
     for side in ("train", "test"):
         for bodypart in bodyparts:
             mine = labelled[(labelled["side"] == side) & ((labelled["bodypart"] == bodypart) | (bodypart == ALL))]
-            distances, likelihoods = mine["distance_px"], mine["likelihood"]
+            distances, likelihoods = pd.Series(mine["distance_px"]), pd.Series(mine["likelihood"])
             confident = distances[likelihoods >= cutoff]
             rows.append(
                 {

@@ -76,7 +76,7 @@ class PoseEstimator:
         Raises
         ------
         PlatformError
-            When the video cannot be read or is another one, or DeepLabCut reads another number of frames than the video holds.
+            When the video cannot be read, is another one, or DeepLabCut reads another number of frames than it holds.
         """
         identity = pose_identity(video_id, self.model_id)
         if store.has("poses", identity):
@@ -115,7 +115,7 @@ class PoseEstimator:
                 predictions,
                 self.scorer,
                 multi_animal=False,
-                model_cfg=config,
+                model_cfg=config,  # pyright: ignore[reportArgumentType] (a PoseConfig reads like a dictionary)
                 output_path=folder,
                 output_prefix=video_path.stem + self.scorer,
             )

@@ -81,8 +81,8 @@ def read_labels(project: Project) -> LabelTable:
             "Label frames with DeepLabCut (napari) and save them, then try again",
         )
     return LabelTable(
-        pd.DataFrame(images, columns=["folder", "file", "path", "sha256"]),
-        pd.DataFrame(points, columns=["folder", "file", "bodypart", "x", "y"]),
+        pd.DataFrame(images, columns=pd.Index(["folder", "file", "path", "sha256"])),
+        pd.DataFrame(points, columns=pd.Index(["folder", "file", "bodypart", "x", "y"])),
         unlabelled,
         outside,
     )

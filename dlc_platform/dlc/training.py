@@ -114,7 +114,7 @@ def load_model(path: Path) -> TrainedModel:
     import pandas as pd
 
     manifest = json.loads((path / MANIFEST).read_text())
-    stats = pd.read_csv(path / _STATS_FILE)
+    stats = pd.read_csv(path / _STATS_FILE, float_precision="round_trip")
     test_loss = stats.get("losses/eval.total_loss", pd.Series(math.nan, index=stats.index))
     return TrainedModel(
         id=path.name,
@@ -135,6 +135,7 @@ def load_model(path: Path) -> TrainedModel:
 
 def dataset_loader(dataset: Dataset, config: PoseConfig) -> Loader:
     """DeepLabCut's view of a dataset: its `Loader`, with the frozen split as modes ``train`` and ``test``."""
+    import pandas as pd
     from deeplabcut.pose_estimation_pytorch.data import DLCLoader, Loader
     from deeplabcut.pose_estimation_pytorch.data.dataset import PoseDatasetParameters
 
@@ -157,7 +158,7 @@ def dataset_loader(dataset: Dataset, config: PoseConfig) -> Loader:
             points = points.swaplevel(axis=1)[[(part, axis) for part in dataset.bodyparts for axis in ("x", "y")]]
             points.columns.names = ["bodyparts", "coords"]
             # Absolute paths win over the root that they are joined to.
-            data = DLCLoader.to_coco("/", points, self.get_dataset_parameters())
+            data = DLCLoader.to_coco("/", pd.DataFrame(points), self.get_dataset_parameters())
             data["annotations"] = self._compute_bboxes(data["images"], data["annotations"], method="keypoints")
             return data
 
@@ -197,7 +198,7 @@ def _train(
     fix_seeds(recipe.seed)
     train(
         loader=dataset_loader(dataset, config),
-        run_config=config,
+        run_config=config,  # pyright: ignore[reportArgumentType] (a PoseConfig reads like a dictionary)
         task=Task(config.method),
         device=device,
         logger_config={"type": Progress},

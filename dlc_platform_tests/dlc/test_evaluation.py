@@ -1,0 +1,105 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dlc_platform.dlc.dataset import Dataset, make_dataset
+from dlc_platform.dlc.evaluation import Evaluation, evaluate_model, load_evaluation, summarise_errors
+from dlc_platform.dlc.labels import read_labels
+from dlc_platform.dlc.project import read_project
+from dlc_platform.dlc.runner import load_runner
+from dlc_platform.dlc.training import TrainedModel, dataset_loader
+from dlc_platform.errors import PlatformError
+from dlc_platform.store import Store
+
+
+@pytest.fixture(scope="module")
+def evaluation(tiny_model: TrainedModel, tiny_dataset: Dataset, tiny_store: Store) -> Evaluation:
+    return evaluate_model(tiny_model.path, tiny_dataset.path, 0.3, tiny_store, device="cpu")
+
+
+def test_errors_by_hand():
+    predictions = pd.DataFrame(
+        {
+            "side": ["train", "train", "test", "test"],
+            "bodypart": ["nose", "tail", "nose", "tail"],
+            "distance_px": [3.0, 4.0, 6.0, np.nan],
+            "likelihood": [0.9, 0.2, 0.6, 1.0],
+        }
+    )
+    errors = summarise_errors(predictions, cutoff=0.6).set_index(["side", "bodypart"])
+    assert errors.loc[("train", "all")].to_dict() == {
+        "keypoints": 2,
+        "rmse_px": pytest.approx(np.sqrt(12.5)),
+        "rmse_confident_px": 3.0,
+        "median_px": 3.5,
+        "mean_likelihood": pytest.approx(0.55),
+        "fraction_confident": 0.5,
+    }
+    assert errors.loc[("test", "all"), "keypoints"] == 1 and errors.loc[("test", "nose"), "fraction_confident"] == 1
+    assert errors.loc[("test", "tail"), "keypoints"] == 0 and np.isnan(errors.loc[("test", "tail"), "rmse_px"])
+
+
+def test_predictions_of_every_image(evaluation: Evaluation, tiny_dataset: Dataset):
+    predictions = evaluation.predictions()
+    labels = tiny_dataset.labels()
+    pd.testing.assert_frame_equal(predictions[list(labels.columns)], labels)
+    expected = np.hypot(predictions["predicted_x"] - predictions["x"], predictions["predicted_y"] - predictions["y"])
+    np.testing.assert_allclose(predictions["distance_px"], expected)
+    assert predictions["likelihood"].between(0, 1).all()
+    assert (evaluation.errors["bodypart"] == "all").sum() == 2
+    # Half of the keypoints at least are found; chance would be tens of pixels.
+    assert evaluation.errors.set_index(["side", "bodypart"]).loc[("train", "all"), "median_px"] < 15
+
+
+def test_figures_relate_to_those_of_deeplabcut(evaluation: Evaluation, tiny_model: TrainedModel, tiny_dataset: Dataset):
+    """DeepLabCut's "rmse" is the mean of the distances, ours the root of the mean of their squares."""
+    from deeplabcut.pose_estimation_pytorch.apis.evaluation import evaluate
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+
+    config = PoseConfig.from_yaml(tiny_model.path / "pytorch_config.yaml")
+    config.metadata.pose_config_path = tiny_model.path / "pytorch_config.yaml"
+    runner, _ = load_runner(tiny_model.path, 8, "cpu")
+    ours = evaluation.predictions()
+    for side in ("train", "test"):
+        theirs, _ = evaluate(runner, dataset_loader(tiny_dataset, config), side, pcutoff=0.3)
+        distances = ours.loc[ours["side"] == side, "distance_px"]
+        confident = ours.loc[(ours["side"] == side) & (ours["likelihood"] >= 0.3), "distance_px"]
+        assert theirs["rmse"] == pytest.approx(distances.mean(), rel=1e-5)
+        assert theirs["rmse_pcutoff"] == pytest.approx(confident.mean(), rel=1e-5, nan_ok=True)
+        rmse = evaluation.errors.set_index(["side", "bodypart"]).loc[(side, "all"), "rmse_px"]
+        assert rmse == pytest.approx(np.sqrt((distances**2).mean())) and rmse >= theirs["rmse"]
+
+
+def test_an_evaluation_is_made_once_and_the_cutoff_is_only_a_view(
+    evaluation: Evaluation, tiny_model: TrainedModel, tiny_dataset: Dataset, tiny_store: Store
+):
+    written = (evaluation.path / "predictions.parquet").stat().st_mtime_ns
+    again = evaluate_model(tiny_model.path, tiny_dataset.path, 0.99, tiny_store, device="cpu", batch_size=1)
+    assert again.id == evaluation.id and (again.path / "predictions.parquet").stat().st_mtime_ns == written
+    assert list(again.errors["rmse_px"]) == list(evaluation.errors["rmse_px"])
+    assert again.errors["fraction_confident"].sum() < evaluation.errors["fraction_confident"].sum()
+    loaded = load_evaluation(evaluation.path, 0.3)
+    assert (loaded.model_id, loaded.dataset_id) == (tiny_model.id, tiny_dataset.id)
+    pd.testing.assert_frame_equal(loaded.errors, evaluation.errors)
+
+
+def test_model_and_dataset_of_different_projects(
+    tiny_model: TrainedModel, tmp_path: Path, make_project: Callable[..., Path], tiny_store: Store
+):
+    path = make_project(tmp_path / "p", 12)
+    for file in (path / "config.yaml", path / "labeled-data" / "video1" / "CollectedData_tester.csv"):
+        file.write_text(file.read_text().replace("tail", "paw"))
+    project = read_project(path)
+    other = make_dataset(project, read_labels(project), 1, 0.25, {}, Store(tmp_path / "store"))
+    with pytest.raises(PlatformError, match=r"predicts nose, tail, and the dataset .* labels nose, paw"):
+        evaluate_model(tiny_model.path, other.path, 0.6, tiny_store)
+
+
+def test_manifest(evaluation: Evaluation, tiny_model: TrainedModel, tiny_dataset: Dataset):
+    manifest = json.loads((evaluation.path / "manifest.json").read_text())
+    assert (manifest["model"], manifest["dataset"]) == (tiny_model.id, tiny_dataset.id)
+    assert manifest["device"] == "cpu" and manifest["seconds"] > 0

@@ -126,7 +126,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         if run is None or run.is_finished:
             return False
         worker = WorkerProcess.from_tags(run.tags)
-        if worker is None or not worker.is_here():
+        if worker is None or not (worker.is_alive() or worker.was_started_here()):
             where = "no worker is known" if worker is None else f"its worker is on {worker.host}"
             instance.report_engine_event(f"Cannot terminate this run from here: {where}", run, cls=type(self))
             return False
@@ -190,7 +190,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
     def _cause_of_death(self, run_id: str, worker: WorkerProcess) -> str:
         child = self._children.pop(run_id, None)
         if child is None:
-            return f"The worker ({worker}) is gone. Another process had started it, so its exit code is not known"
+            return f"The worker ({worker}) is gone; another process had started it, so its exit code is not known"
         code = child.wait()
         if code >= 0:
             return f"The worker ({worker}) ended with exit code {code} before its run did"

@@ -57,8 +57,8 @@ class WorkerProcess:
         """The tags that name this process as the worker of a run."""
         return {HOST_TAG: self.host, PID_TAG: str(self.pid), STARTED_TAG: self.started}
 
-    def is_here(self) -> bool:
-        """Whether it was started on this host."""
+    def was_started_here(self) -> bool:
+        """Whether it was started on a host of this name."""
         return self.host == socket.gethostname()
 
     def is_alive(self) -> bool:

@@ -33,7 +33,12 @@ def main() -> int:
             if event.event_type == DagsterEventType.RUN_START:
                 run = check.not_none(instance.get_run_by_id(arguments.run_id))
                 if needs_device(run):
-                    _take_device(instance, run)
+                    try:
+                        _take_device(instance, run)
+                    except Exception as error:
+                        # Dagster ends the process at an error raised here, but does not tell the run.
+                        instance.report_run_failed(run, f"No device for this run: {error}")
+                        raise
 
         return _execute_run_command_body(arguments.run_id, instance, on_event, set_exit_code_on_failure=True)
 

@@ -46,11 +46,38 @@ mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }
 """
 
 
+class Daemon:
+    """A `dagster-daemon` process that can be killed and started again."""
+
+    def __init__(self, home: Path):
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self._home / "daemon.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "dagster._daemon", "run", "-f", str(CODE), "-d", str(CODE.parent)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill(self) -> None:
+        """Kill the daemon and its code server, if it runs; the workers have sessions of their own and live on."""
+        if self._process:
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                if os.getsid(child.pid) == os.getsid(0):
+                    child.kill()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
 class Lab:
     """An instance, driven through GraphQL as the UI does."""
 
-    def __init__(self, instance: DagsterInstance, workspace: WorkspaceProcessContext, home: Path):
+    def __init__(self, instance: DagsterInstance, workspace: WorkspaceProcessContext, daemon: Daemon, home: Path):
         self.instance = instance
+        self.daemon = daemon
         self.home = home
         self._workspace = workspace
         self._schema = create_schema()
@@ -135,12 +162,16 @@ def _lab(home: Path, configuration: dict[str, Any], environment: pytest.MonkeyPa
     environment.setenv("DAGSTER_HOME", str(home))
     environment.setenv("TEST_DEATH_ON_LOAD", str(home / "death-on-load"))
     environment.setenv(leases.DIRECTORY_VARIABLE, str(home / "leases"))
+    daemon = Daemon(home)
     target = PythonFileTarget(str(CODE), attribute=None, working_directory=str(CODE.parent), location_name="gpu_runs")
-    with DagsterInstance.from_config(str(home)) as instance, WorkspaceProcessContext(instance, target) as workspace:
-        lab = Lab(instance, workspace, home)
+    with DagsterInstance.from_config(str(home)) as instance:
         try:
-            yield lab
+            if "run_coordinator" not in configuration:
+                daemon.start()  # Runs are queued unless it is said otherwise. It loads while this process does.
+            with WorkspaceProcessContext(instance, target) as workspace:
+                yield Lab(instance, workspace, daemon, home)
         finally:
+            daemon.kill()
             for run in instance.get_runs():
                 if worker := WorkerProcess.from_tags(run.tags):
                     worker.kill()
@@ -154,28 +185,6 @@ def _launcher(gpus: list[int]) -> dict[str, Any]:
     }
 
 
-class Daemon:
-    """A `dagster-daemon` process that can be killed and started again."""
-
-    def __init__(self, home: Path):
-        self._home = home
-        self.start()
-
-    def start(self) -> None:
-        with (self._home / "daemon.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dagster._daemon", "run", "-f", str(CODE), "-d", str(CODE.parent)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def kill(self) -> None:
-        for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
-            if isinstance(process, subprocess.Popen) or os.getsid(process.pid) == os.getsid(0):
-                process.kill()
-        self._process.wait()
-
-
 @pytest.fixture(scope="module")
 def environment() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
@@ -186,11 +195,7 @@ def environment() -> Iterator[pytest.MonkeyPatch]:
 def lab(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Iterator[Lab]:
     configuration = {
         "run_launcher": _launcher([0, 1]),
-        "run_coordinator": {
-            "module": "dagster",
-            "class": "QueuedRunCoordinator",
-            "config": {"dequeue_interval_seconds": 1},
-        },
+        "run_queue": {"dequeue_interval_seconds": 1},
         "concurrency": {"pools": {"granularity": "run"}},
         "run_monitoring": {"enabled": True, "poll_interval_seconds": 1},
     }
@@ -198,14 +203,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatc
         yield lab
 
 
-@pytest.fixture(scope="module")
-def daemon(lab: Lab) -> Iterator[Daemon]:
-    daemon = Daemon(lab.home)
-    yield daemon
-    daemon.kill()
-
-
-def test_two_runs_get_one_device_each_a_third_waits_and_inherits_from_a_killed_worker(lab: Lab, daemon: Daemon):
+def test_two_runs_get_one_device_each_a_third_waits_and_inherits_from_a_killed_worker(lab: Lab):
     first, second = lab.launch("on_gpu"), lab.launch("on_gpu")
     reports = {run: lab.report(run) for run in (first, second)}
     assert {report["devices"] for report in reports.values()} == {"0", "1"}
@@ -227,7 +225,7 @@ def test_two_runs_get_one_device_each_a_third_waits_and_inherits_from_a_killed_w
     assert (lab.ends(second), lab.ends(third)) == ("SUCCESS", "SUCCESS")
 
 
-def test_a_run_outside_the_pool_sees_no_device_and_waits_for_none(lab: Lab, daemon: Daemon):
+def test_a_run_outside_the_pool_sees_no_device_and_waits_for_none(lab: Lab):
     with leases.acquire([0], "another lab"), leases.acquire([1], "another lab"):
         run = lab.launch("on_cpu")
         assert lab.report(run)["devices"] == ""
@@ -236,7 +234,7 @@ def test_a_run_outside_the_pool_sees_no_device_and_waits_for_none(lab: Lab, daem
     assert DEVICE_TAG not in lab.run(run).tags
 
 
-def test_a_terminated_run_stops_with_its_children(lab: Lab, daemon: Daemon):
+def test_a_terminated_run_stops_with_its_children(lab: Lab):
     run = lab.launch("on_gpu")
     report = lab.report(run)
     lab.terminate(run)
@@ -245,7 +243,7 @@ def test_a_terminated_run_stops_with_its_children(lab: Lab, daemon: Daemon):
     lab.wait("the end of its child", lambda: not _runs(report["child"]))
 
 
-def test_a_run_that_does_not_listen_is_killed_and_still_ends_canceled(lab: Lab, daemon: Daemon):
+def test_a_run_that_does_not_listen_is_killed_and_still_ends_canceled(lab: Lab):
     run = lab.launch("on_gpu", deaf=True)
     report = lab.report(run)
     lab.terminate(run)
@@ -255,7 +253,7 @@ def test_a_run_that_does_not_listen_is_killed_and_still_ends_canceled(lab: Lab, 
     assert not _runs(report["child"])
 
 
-def test_a_run_that_waits_for_a_device_can_be_terminated(lab: Lab, daemon: Daemon):
+def test_a_run_that_waits_for_a_device_can_be_terminated(lab: Lab):
     with leases.acquire([0], "another lab"), leases.acquire([1], "another lab"):
         run = lab.launch("on_gpu")
         lab.says(run, "GPU 1 is held by another lab")
@@ -265,7 +263,7 @@ def test_a_run_that_waits_for_a_device_can_be_terminated(lab: Lab, daemon: Daemo
     assert not (lab.home / f"{run}.json").exists()
 
 
-def test_a_worker_that_dies_before_its_run_starts_fails_it(lab: Lab, daemon: Daemon):
+def test_a_worker_that_dies_before_its_run_starts_fails_it(lab: Lab):
     (lab.home / "death-on-load").touch()
     try:
         run = lab.launch("on_cpu")
@@ -275,32 +273,36 @@ def test_a_worker_that_dies_before_its_run_starts_fails_it(lab: Lab, daemon: Dae
     assert "was killed by SIGKILL" in lab.messages(run)
 
 
-def test_a_restarted_daemon_knows_the_runs_of_the_one_before(lab: Lab, daemon: Daemon):
+def test_a_restarted_daemon_knows_the_runs_of_the_one_before(lab: Lab):
     kept, killed = lab.launch("on_gpu"), lab.launch("on_gpu")
     lab.report(kept)
     lab.report(killed)
-    daemon.kill()
+    lab.daemon.kill()
     os.kill(lab.worker(killed).pid, signal.SIGKILL)
-    daemon.start()
+    lab.daemon.start()
     assert lab.ends(killed) == "FAILURE"
     assert "its exit code is not known" in lab.messages(killed)
     lab.let_go(kept)
     assert lab.ends(kept) == "SUCCESS"
 
 
-def test_without_a_gpu_one_run_computes_at_a_time_on_the_cpu(tmp_path: Path, environment: pytest.MonkeyPatch):
+def test_without_a_gpu_runs_compute_on_the_cpu_one_at_a_time(tmp_path: Path, environment: pytest.MonkeyPatch):
     """Here the test's process launches, as a webserver does that queues nothing."""
     coordinator = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
     with (
         environment.context() as patch,
         _lab(tmp_path / "home", {"run_launcher": _launcher([]), "run_coordinator": coordinator}, patch) as lab,
     ):
-        first = lab.launch("on_gpu")
-        assert lab.report(first)["devices"] == ""
-        assert lab.run(first).tags[DEVICE_TAG] == "the CPU"
-        second = lab.launch("on_gpu")
-        lab.says(second, f"the CPU is held by run {first}")
-        lab.let_go(first)
-        assert lab.report(second)["devices"] == ""
-        lab.let_go(second)
-        assert (lab.ends(first), lab.ends(second)) == ("SUCCESS", "SUCCESS")
+        with leases.acquire([], "another lab"):
+            run = lab.launch("on_gpu")
+            lab.says(run, "the CPU is held by another lab")
+        assert lab.report(run)["devices"] == ""
+        assert lab.run(run).tags[DEVICE_TAG] == "the CPU"
+        lab.let_go(run)
+        assert lab.ends(run) == "SUCCESS"
+
+        (lab.home / "leases" / "cpu").unlink()
+        (lab.home / "leases" / "cpu").symlink_to("elsewhere")
+        run = lab.launch("on_gpu")
+        assert lab.ends(run) == "FAILURE"
+        assert "No device for this run: the lease file" in lab.messages(run)

@@ -32,7 +32,7 @@ def _runs(pid: int) -> bool:
 
 def test_a_process_is_found_again_through_the_tags():
     worker = WorkerProcess.current()
-    assert worker.is_alive() and worker.is_here()
+    assert worker.is_alive() and worker.was_started_here()
     assert WorkerProcess.from_tags({**worker.tags(), "other": "tag"}) == worker
     assert WorkerProcess.from_tags({"other": "tag"}) is None
 

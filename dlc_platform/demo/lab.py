@@ -6,6 +6,7 @@ What is done with the lab (and `lab.yaml`, Postgres, Dagster) belongs to the sto
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def _key(subject: str, session: str) -> str:
 
 
 def _video_path(raw: Path, subject: str, session: str) -> Path:
-    return raw / f"sub-{subject}" / f"ses-{session}" / "behav" / f"{_key(subject, session)}_top.mp4"
+    return raw / f"sub-{subject}" / f"ses-{session}" / "behav" / f"{_key(subject, session)}_cam-top.mp4"
 
 
 def _write_truth(lab: DemoLab, name: tuple[str, str], rendering: render.Rendering) -> Path:
@@ -160,7 +161,7 @@ def _write_labels(project: Path, video: Path, rendering: render.Rendering, seed:
     # One frame from each stretch of the video, somewhere in it.
     edges = np.linspace(0, len(rendering.frames), LABELLED_FRAMES + 1).astype(int)
     rng = np.random.default_rng(seed)
-    chosen = {int(rng.integers(low, high)) for low, high in zip(edges[:-1], edges[1:], strict=True)}
+    chosen = {int(rng.integers(low, high)) for low, high in itertools.pairwise(edges)}
     names = {index: f"img{index:04d}.png" for index in sorted(chosen)}
     with av.open(str(video)) as container:
         # What a person labels is the decoded video, with the traces of its compression.

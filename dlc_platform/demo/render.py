@@ -191,34 +191,32 @@ def _paint(scene: _Scene, mouse: _Outline) -> tuple[NDArray[np.float32], NDArray
     colour = np.zeros((*large, 3), dtype=np.uint8)
     cover = np.zeros(large, dtype=np.uint8)
 
-    def place(point: NDArray[np.float64]) -> tuple[int, int]:
+    def places(points: NDArray[np.float64]) -> list[list[int]]:
         # The centre of a pixel is the centre of its block of supersampled pixels.
-        x, y = np.rint((_SUPERSAMPLING * point + (_SUPERSAMPLING - 1) / 2) * 2**_SHIFT).astype(int)
-        return int(x), int(y)
+        return np.rint((_SUPERSAMPLING * points + (_SUPERSAMPLING - 1) / 2) * 2**_SHIFT).astype(int).tolist()
 
-    def length(pixels: float) -> int:
-        return round(pixels * _SUPERSAMPLING * 2**_SHIFT)
+    def lengths(pixels: NDArray[np.float64]) -> list[int]:
+        return np.rint(pixels * _SUPERSAMPLING * 2**_SHIFT).astype(int).tolist()
 
-    def disc(point: NDArray[np.float64], radius: float, rgb: NDArray[np.float64]) -> None:
-        cv2.circle(cover, place(point), length(radius), 255, cv2.FILLED, shift=_SHIFT)
-        cv2.circle(colour, place(point), length(radius), rgb.tolist(), cv2.FILLED, shift=_SHIFT)
+    def sweep(canvas: NDArray[np.uint8], points: NDArray[np.float64], radii: NDArray[np.float64], rgb: Any) -> None:
+        for centre, radius in zip(places(points), lengths(radii), strict=True):
+            cv2.circle(canvas, centre, radius, rgb, cv2.FILLED, shift=_SHIFT)
 
-    def ear(point: NDArray[np.float64], scale: float, rgb: NDArray[np.float64]) -> None:
-        axes = length(3.5 * scale * mouse.size), length(4.3 * scale * mouse.size)
-        turned = float(np.degrees(mouse.head))
-        cv2.ellipse(cover, place(point), axes, turned, 0, 360, 255, cv2.FILLED, shift=_SHIFT)
-        cv2.ellipse(colour, place(point), axes, turned, 0, 360, rgb.tolist(), cv2.FILLED, shift=_SHIFT)
+    def ears(canvas: NDArray[np.uint8], scale: float, rgb: Any) -> None:
+        axes = lengths(np.array([3.5, 4.3]) * scale * mouse.size)
+        for centre in places(mouse.ears):
+            cv2.ellipse(canvas, centre, axes, np.degrees(mouse.head), 0, 360, rgb, cv2.FILLED, shift=_SHIFT)
 
-    for point, radius in zip(mouse.tail, mouse.tail_half_width, strict=True):
-        disc(point, radius, scene.skin * 0.75)
+    sweep(cover, mouse.tail, mouse.tail_half_width, 255)
+    sweep(cover, mouse.midline, mouse.half_width, 255)
+    ears(cover, 1.0, 255)
+    sweep(colour, mouse.tail, mouse.tail_half_width, scene.skin * 0.75)
     # From the flanks to the back: each smaller sweep is lighter, as on a rounded body under light from above.
     for scale, tone in ((1.0, 0.72), (0.86, 0.85), (0.7, 1.0), (0.5, 1.12), (0.28, 1.22)):
-        for point, radius in zip(mouse.midline, mouse.half_width, strict=True):
-            disc(point, scale * radius, scene.coat * tone)
-    for point in mouse.ears:
-        ear(point, 1.0, scene.coat * 0.6)
-        ear(point, 0.72, scene.skin)
-    disc(mouse.midline[0], 1.5 * mouse.size, scene.skin)
+        sweep(colour, mouse.midline, scale * mouse.half_width, scene.coat * tone)
+    ears(colour, 1.0, scene.coat * 0.6)
+    ears(colour, 0.72, scene.skin)
+    sweep(colour, mouse.midline[:1], np.array([1.5 * mouse.size]), scene.skin)
     shrunk = cv2.resize(colour, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
     return shrunk, cv2.resize(cover, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 

@@ -181,10 +181,10 @@ def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
         axes.set_aspect("equal")
         axes.set_xlim(left - 0.03 * width, left + 1.03 * width)
         axes.set_ylim(top + 1.03 * height, top - 0.03 * height)
+        axes.set_xlabel("x (px)", fontsize=_FONT)
+        axes.set_ylabel("y (px, downwards)", fontsize=_FONT)
         axes.label_outer()
         _tidy(axes)
-    figure.supxlabel("x (px)", fontsize=_FONT)
-    figure.supylabel("y (px, downwards)", fontsize=_FONT)
     return _png(figure)
 
 
@@ -230,7 +230,8 @@ def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
 def as_markdown(picture: bytes, alt: str) -> str:
     """A picture as a Markdown image that carries its own bytes."""
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"![{alt.replace(']', ' ')}](data:image/{kind};base64,{base64.b64encode(picture).decode()})"
+    alt = alt.replace("[", "(").replace("]", ")")
+    return f"![{alt}](data:image/{kind};base64,{base64.b64encode(picture).decode()})"
 
 
 def _mosaic(

@@ -98,7 +98,7 @@ def test_refuses_a_truncated_avi(make_video: Make) -> None:
 
 
 def test_refuses_a_file_whose_index_was_never_written(make_video: Make) -> None:
-    with pytest.raises(PlatformError, match="its index is missing.*Copy the file again"):
+    with pytest.raises(PlatformError, match=r"its index is missing.*Copy the file again"):
         probe(cut(make_video("a.mp4"), 0.6))
 
 

@@ -217,8 +217,8 @@ def _paint(scene: _Scene, mouse: _Outline) -> tuple[NDArray[np.float32], NDArray
     ears(colour, 1.0, scene.coat * 0.6)
     ears(colour, 0.72, scene.skin)
     sweep(colour, mouse.midline[:1], np.array([1.5 * mouse.size]), scene.skin)
-    shrunk = cv2.resize(colour, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    return shrunk, cv2.resize(cover, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    small = [cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for canvas in (colour, cover)]
+    return small[0].astype(np.float32), small[1].astype(np.float32) / np.float32(255)
 
 
 def _scene(rng: np.random.Generator) -> _Scene:

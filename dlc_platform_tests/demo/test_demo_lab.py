@@ -54,7 +54,9 @@ def test_labelled_images_are_frames_of_the_video(lab: demo.DemoLab) -> None:
 def test_both_label_tables_say_the_same(lab: demo.DemoLab) -> None:
     for table in lab.project.rglob("CollectedData_*.csv"):
         from_csv = pd.read_csv(table, header=[0, 1, 2], index_col=[0, 1, 2])
-        pd.testing.assert_frame_equal(from_csv, pd.read_hdf(table.with_suffix(".h5")), check_names=False)
+        from_h5 = pd.read_hdf(table.with_suffix(".h5"))
+        assert isinstance(from_h5, pd.DataFrame)
+        pd.testing.assert_frame_equal(from_csv, from_h5, check_names=False)
 
 
 def test_a_dropped_video_grows_and_is_whole_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,7 @@ def check_weights(weights: str, net_type: str) -> None:
     """
     if net_type not in NETWORKS:
         raise PlatformError(
-            f"there is no single-animal network `{net_type}`",
-            f"Use one of {', '.join(NETWORKS)} as `net_type`",
+            f"there is no single-animal network `{net_type}`", f"Use one of {', '.join(NETWORKS)} as `net_type`"
         )
     if weights == IMAGENET:
         if not _is_cached(net_type) and not _hub_answers():
@@ -88,10 +87,7 @@ def write_first_snapshot(config: "PoseConfig", weights: str, net_type: str, file
                 f"Use the weights of timm's {NETWORKS[net_type]}",
             ) from error
         raise PlatformError(f"the ImageNet weights of {net_type} could not be had: {reason}", _WITHOUT) from error
-    snapshot = {
-        "model": model.state_dict(),
-        "metadata": {"epoch": 0, "metrics": {}, "losses": {}},
-    }
+    snapshot = {"model": model.state_dict(), "metadata": {"epoch": 0, "metrics": {}, "losses": {}}}
     torch.save(snapshot, file)
 
 
@@ -99,8 +95,7 @@ def _check_folder(folder: Path, net_type: str) -> None:
     architecture = NETWORKS[net_type]
     if architecture is None:
         raise PlatformError(
-            f"{net_type} cannot start from a local folder",
-            "Set `weights: random`, or use a ResNet or an HRNet",
+            f"{net_type} cannot start from a local folder", "Set `weights: random`, or use a ResNet or an HRNet"
         )
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():

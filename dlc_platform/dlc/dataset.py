@@ -65,12 +65,7 @@ def side(image_sha256: str, seed: int, test_fraction: float) -> Side:
 
 
 def make_dataset(
-    project: Project,
-    labels: LabelTable,
-    seed: int,
-    test_fraction: float,
-    sessions: Mapping[str, str],
-    store: Store,
+    project: Project, labels: LabelTable, seed: int, test_fraction: float, sessions: Mapping[str, str], store: Store
 ) -> Dataset:
     """Freeze labels and images as a product of kind ``datasets``.
 
@@ -97,10 +92,7 @@ def make_dataset(
     images["side"] = [side(sha256, seed, test_fraction) for sha256 in images["sha256"]]
     images["session"] = [sessions.get(folder) for folder in images["folder"]]
     counts = images["side"].value_counts()
-    for empty, advice in (
-        ("test", "Raise `test_fraction`"),
-        ("train", "Lower `test_fraction`"),
-    ):
+    for empty, advice in (("test", "Raise `test_fraction`"), ("train", "Lower `test_fraction`")):
         if empty not in counts:
             raise PlatformError(
                 f"none of the {len(images)} labelled images of {project.path} is on the {empty} side of the split "
@@ -115,11 +107,7 @@ def make_dataset(
             "bodyparts": project.bodyparts,
             "skeleton": project.skeleton,
             "images": [
-                [
-                    image,
-                    rows["side"].iloc[0],
-                    [_point(x, y) for x, y in zip(rows["x"], rows["y"], strict=True)],
-                ]
+                [image, rows["side"].iloc[0], [_point(x, y) for x, y in zip(rows["x"], rows["y"], strict=True)]]
                 for image, rows in table.groupby("image", sort=True)
             ],
         }

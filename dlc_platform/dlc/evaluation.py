@@ -44,12 +44,7 @@ class Evaluation:
 
 
 def evaluate_model(
-    model_path: Path,
-    dataset_path: Path,
-    cutoff: float,
-    store: Store,
-    device: str | None = None,
-    batch_size: int = 8,
+    model_path: Path, dataset_path: Path, cutoff: float, store: Store, device: str | None = None, batch_size: int = 8
 ) -> Evaluation:
     """Run a model on every image of a dataset and store the predictions as a product of kind ``evaluations``.
 
@@ -95,10 +90,7 @@ def evaluate_model(
         "seconds": time.monotonic() - started,
     }
     path = store.put(
-        "evaluations",
-        identity,
-        manifest,
-        lambda folder: table.to_parquet(folder / _PREDICTIONS, index=False),
+        "evaluations", identity, manifest, lambda folder: table.to_parquet(folder / _PREDICTIONS, index=False)
     )
     return load_evaluation(path, cutoff)
 

@@ -58,11 +58,7 @@ class PoseEstimator:
         self._runner, self.device = load_runner(model_path, batch_size, device)
 
     def estimate(
-        self,
-        video_path: Path,
-        video_id: str,
-        store: Store,
-        on_progress: Progress = lambda done, frames: None,
+        self, video_path: Path, video_id: str, store: Store, on_progress: Progress = lambda done, frames: None
     ) -> PoseEstimate:
         """Estimate the poses of a video, or find them in the store.
 

@@ -90,7 +90,7 @@ def read_labels(project: Project) -> LabelTable:
 
 def _tables(project: Project) -> Iterator[Path]:
     for folder in sorted((project.path / "labeled-data").glob("*/")):
-        if folder.name.endswith("_labeled"):  # frames with the labels drawn in
+        if folder.name.endswith("_labeled") or folder.name.startswith("."):  # labels drawn in; copies of an editor
             continue
         tables = sorted(folder.glob("CollectedData_*.csv"))
         own = folder / f"CollectedData_{project.scorer}.csv"
@@ -122,10 +122,7 @@ def _read_table(table: Path, project: Project) -> dict[str, dict[str, Point]]:
         raise PlatformError(f"{table} cannot be read: {error}", "Save the labels again in napari") from error
     names = tuple(row[0] for row in rows[:4])
     if names[1:2] == ("individuals",):
-        raise PlatformError(
-            f"{table} holds labels of a multi-animal project",
-            "Use a single-animal project",
-        )
+        raise PlatformError(f"{table} holds labels of a multi-animal project", "Use a single-animal project")
     if names[:3] != _HEADER:
         raise PlatformError(
             f"{table} is not a label table: its first lines must begin with {', '.join(_HEADER)}",
@@ -152,10 +149,7 @@ def _read_table(table: Path, project: Project) -> dict[str, dict[str, Point]]:
             point = (values.get("x", math.nan), values.get("y", math.nan))
             image[bodypart] = _UNLABELLED if any(map(math.isnan, point)) else point
         if file in labels and repr(labels[file]) != repr(image):  # repr: NaN equals NaN
-            raise PlatformError(
-                f"{table} labels {file} twice and differently",
-                "Remove one of the two lines",
-            )
+            raise PlatformError(f"{table} labels {file} twice and differently", "Remove one of the two lines")
         labels[file] = image
     return labels
 
@@ -167,8 +161,7 @@ def _number(cell: str, table: Path, file: str) -> float:
         number = math.inf
     if math.isinf(number):
         raise PlatformError(
-            f"{table} holds {cell!r} for {file}, which is not a number",
-            "Correct that cell, or leave it empty",
+            f"{table} holds {cell!r} for {file}, which is not a number", "Correct that cell, or leave it empty"
         )
     return number
 

@@ -52,18 +52,14 @@ def read_project(path: Path) -> Project:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PlatformError(
-            f"{file} does not exist",
-            "Point `path` of this project in lab.yaml to the folder that holds config.yaml",
+            f"{file} does not exist", "Point `path` of this project in lab.yaml to the folder that holds config.yaml"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PlatformError(f"{file} cannot be read: {error}", "Check the file and its permissions") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date but is none
         raise PlatformError(f"{file} is not YAML: {' '.join(str(error).split())}", "Mend that line") from error
     if not isinstance(config, dict):
-        raise PlatformError(
-            f"{file} holds no keys",
-            "Make the project with deeplabcut.create_new_project",
-        )
+        raise PlatformError(f"{file} holds no keys", "Make the project with deeplabcut.create_new_project")
     if config.get("multianimalproject") or config.get("bodyparts") == "MULTI!":
         raise PlatformError(
             f"{file} is a multi-animal project, and only single-animal projects can be used",
@@ -74,20 +70,17 @@ def read_project(path: Path) -> Project:
             raise PlatformError(f"{file} has no value for `{key}`", f"Write `{key}`, as DeepLabCut does")
     bodyparts = config.get("bodyparts")
     if not isinstance(bodyparts, list) or not bodyparts:
-        raise PlatformError(
-            f"{file} names no body parts",
-            "List the labelled body parts under `bodyparts`",
-        )
+        raise PlatformError(f"{file} names no body parts", "List the labelled body parts under `bodyparts`")
     bodyparts = tuple(str(bodypart) for bodypart in bodyparts)
-    pairs = [tuple(map(str, pair)) for pair in config.get("skeleton") or [] if isinstance(pair, list)]
-    videos = config.get("video_sets") or {}
+    skeleton, videos = config.get("skeleton"), config.get("video_sets")
+    pairs = [tuple(map(str, pair)) for pair in skeleton if isinstance(pair, list)] if isinstance(skeleton, list) else []
     return Project(
         path=path,
         task=str(config["Task"]),
         scorer=str(config["scorer"]),
         bodyparts=bodyparts,
         skeleton=tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2 and set(pair) <= set(bodyparts)),
-        video_paths=tuple(Path(str(video).replace("\\", "/")) for video in videos),
+        video_paths=tuple(Path(str(v).replace("\\", "/")) for v in videos) if isinstance(videos, dict) else (),
         config=config,
     )
 

@@ -122,11 +122,7 @@ def load_model(path: Path) -> TrainedModel:
         scorer=manifest["scorer"],
         weights_sha256=manifest["weights_sha256"],
         learning_curve=pd.DataFrame(
-            {
-                "epoch": stats["step"],
-                "train_loss": stats["losses/train.total_loss"],
-                "test_loss": test_loss,
-            }
+            {"epoch": stats["step"], "train_loss": stats["losses/train.total_loss"], "test_loss": test_loss}
         ),
         seconds=manifest["seconds"],
         epochs=manifest["recipe"]["epochs"],
@@ -147,11 +143,7 @@ def dataset_loader(dataset: Dataset, config: PoseConfig) -> Loader:
     class DatasetLoader(Loader):
         def get_dataset_parameters(self) -> PoseDatasetParameters:
             metadata = self.model_cfg.metadata
-            return PoseDatasetParameters(
-                bodyparts=metadata.bodyparts,
-                unique_bpts=[],
-                individuals=metadata.individuals,
-            )
+            return PoseDatasetParameters(bodyparts=metadata.bodyparts, unique_bpts=[], individuals=metadata.individuals)
 
         def load_data(self, mode: str = "train") -> dict[str, Any]:
             points = labels[labels["side"] == mode].pivot(index="path", columns="bodypart", values=["x", "y"])
@@ -166,11 +158,7 @@ def dataset_loader(dataset: Dataset, config: PoseConfig) -> Loader:
 
 
 def _train(
-    dataset: Dataset,
-    recipe: Recipe,
-    folder: Path,
-    device: str | None,
-    on_progress: Callable[[int, int, float], None],
+    dataset: Dataset, recipe: Recipe, folder: Path, device: str | None, on_progress: Callable[[int, int, float], None]
 ) -> str:
     """Train in `folder`, which then holds the configuration, the last snapshot and the statistics; the device."""
     from deeplabcut.pose_estimation_pytorch.apis.training import train
@@ -211,11 +199,7 @@ def _pose_config(dataset: Dataset, recipe: Recipe, folder: Path) -> PoseConfig:
     """DeepLabCut's configuration of the network and its training."""
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
 
-    project = {
-        "Task": "dataset",
-        "bodyparts": list(dataset.bodyparts),
-        "project_path": str(folder),
-    }
+    project = {"Task": "dataset", "bodyparts": list(dataset.bodyparts), "project_path": str(folder)}
     config = PoseConfig.build(project, folder / CONFIG_FILE, top_down=False, net_type=recipe.net_type)
     transforms = recipe.transforms
     width, height = _crop_size(dataset)
@@ -226,12 +210,7 @@ def _pose_config(dataset: Dataset, recipe: Recipe, folder: Path) -> PoseConfig:
             "scaling": list(transforms.scale),
             "translation": transforms.translation,
         },
-        "crop_sampling": {
-            "width": width,
-            "height": height,
-            "max_shift": 0.1,
-            "method": "hybrid",
-        },
+        "crop_sampling": {"width": width, "height": height, "max_shift": 0.1, "method": "hybrid"},
         "hflip": transforms.flip,
         "gaussian_noise": transforms.noise or False,
         "motion_blur": transforms.motion_blur,
@@ -244,10 +223,7 @@ def _pose_config(dataset: Dataset, recipe: Recipe, folder: Path) -> PoseConfig:
         "train_settings.batch_size": recipe.batch_size,
         "train_settings.seed": recipe.seed,
         "runner.optimizer.params": {"lr": recipe.learning_rate},
-        "runner.scheduler.params": {
-            "milestones": [last_fifth],
-            "lr_list": [[recipe.learning_rate / 10]],
-        },
+        "runner.scheduler.params": {"milestones": [last_fifth], "lr_list": [[recipe.learning_rate / 10]]},
         "runner.eval_interval": max(1, recipe.epochs // _EVALUATIONS),
         "runner.key_metric": "none",  # so that DeepLabCut keeps no best snapshot
         "runner.snapshots.max_snapshots": 1,
@@ -272,24 +248,16 @@ def _crop_size(dataset: Dataset) -> tuple[int, int]:
 
 
 def _store_model(
-    dataset: Dataset,
-    recipe: Recipe,
-    folder: Path,
-    device: str,
-    seconds: float,
-    store: Store,
+    dataset: Dataset, recipe: Recipe, folder: Path, device: str, seconds: float, store: Store
 ) -> TrainedModel:
+    # Anew, because DeepLabCut changes the one that it trains with.
     config = _pose_config(dataset, recipe, folder).to_dict(normalize=True)
     config["metadata"] |= {"project_path": None, "pose_config_path": None}
     snapshot = folder / f"snapshot-{recipe.epochs:03}.pt"
     weights_sha256 = sha256_file(snapshot)
     identity = sha256_json({"weights": weights_sha256, "configuration": config})
     network = "".join(part.capitalize() for part in recipe.net_type.split("_"))
-    task = re.sub(
-        r"[^A-Za-z0-9.-]+",
-        "-",
-        json.loads((dataset.path / MANIFEST).read_text())["task"],
-    )
+    task = re.sub(r"[^A-Za-z0-9.-]+", "-", json.loads((dataset.path / MANIFEST).read_text())["task"])
     manifest = {
         "scorer": f"DLC_{network}_{task}_{short(identity)}",
         "dataset": dataset.id,

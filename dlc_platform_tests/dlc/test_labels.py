@@ -98,6 +98,7 @@ def test_labels_outside_the_image_are_no_labels(project: Path):
 def test_folders_that_video_sets_does_not_name_are_read_and_drawn_ones_are_not(project: Path):
     shutil.copytree(project / FOLDER, project / "labeled-data" / "another")
     shutil.copytree(project / FOLDER, project / "labeled-data" / "video1_labeled")
+    shutil.copytree(project / FOLDER, project / "labeled-data" / ".ipynb_checkpoints")
     (project / "labeled-data" / "not_labelled_yet").mkdir()
     assert read(project).folders() == ["another", "video1"]
 

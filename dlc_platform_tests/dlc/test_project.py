@@ -32,7 +32,10 @@ def test_projects_that_cannot_be_used(tmp_path: Path, make_project: Callable[...
     assert str(file) in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "says"), [("bodyparts: [nose", "is not YAML"), ("just words", "holds no keys")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("bodyparts: [nose", "is not YAML"), ("date: 2026-13-45", "is not YAML"), ("just words", "holds no keys")],
+)
 def test_config_that_is_no_config(tmp_path: Path, text: str, says: str):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(PlatformError, match=says):

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import yaml
 
-from dlc_platform.dlc.project import read_project
+from dlc_platform.dlc.project import Project, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.settings import LAB_FILE, load_lab
 
 _TEXT = """\
 # What this lab records, how it labels, and what it trains. Relative paths are taken from this file's folder.
 # Check it with `dlc-platform doctor {home}`.
-name: {name}
-
+{name}
 # Below these folders lie the recorded sessions; they are only read.
 raw_roots:
 {raw_roots}
@@ -54,57 +53,70 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
     PlatformError
         When there is a lab.yaml already, a folder is missing or unusable, or a project cannot be read.
     """
+    home = home.absolute()
     file = home / LAB_FILE
     if file.exists():
         raise PlatformError(f"{file} exists already", "Edit it, or choose another HOME")
+    if not raw_roots or not projects:
+        raise PlatformError("a lab needs raw data and labels", "Give at least one --raw and one --project")
+    raw_roots = [root.absolute() for root in raw_roots]
     for root in raw_roots:
         if not root.is_dir():
             raise PlatformError(f"the raw root {root} is not a folder", "Create it, or correct --raw")
-        if home.is_relative_to(root):
-            raise PlatformError(
-                f"HOME {home} lies inside the raw root {root}, where nothing may be written",
-                "Choose a HOME outside the raw data",
-            )
-    read = [read_project(path) for path in projects]
-    entries = {}
-    for project in read:
-        if home.is_relative_to(project.path):
-            raise PlatformError(
-                f"HOME {home} lies inside the project {project.path}, where nothing may be written",
-                "Choose a HOME outside the project",
-            )
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", project.task).strip("-._") or "project"
+        _require_outside(home, root, "raw root")
+    entries: dict[str, Project] = {}
+    for project in (read_project(path.absolute()) for path in dict.fromkeys(projects)):
+        _require_outside(home, project.path, "project")
+        first = _name(project.task, "project")
+        number, name = 1, first
         while name in entries:
-            name += "-2"
+            number += 1
+            name = f"{first}-{number}"
         entries[name] = project
-    net_types = {name: str(project.config.get("default_net_type") or "resnet_50") for name, project in entries.items()}
+    recipes = {}
+    for name, project in entries.items():
+        net_type = str(project.config.get("default_net_type") or "resnet_50")
+        recipes[f"{name}-{_name(net_type.replace('_', ''), 'network')}"] = {
+            "project": name,
+            "net_type": net_type,
+            "epochs": 200,
+            "batch_size": 8,
+            "test_fraction": 0.1,
+            "seed": 42,
+            "weights": "imagenet",
+        }
     text = _TEXT.format(
         home=home,
-        name=re.sub(r"[^A-Za-z0-9_.-]+", "-", home.name).strip("-._") or "lab",
+        name=_yaml({"name": _name(home.name, "lab")}, indent=""),
         raw_roots=_yaml([str(root) for root in raw_roots]),
         projects=_yaml({name: {"path": str(project.path)} for name, project in entries.items()}),
-        recipes=_yaml(
-            {
-                f"{name}-{net_types[name].replace('_', '')}": {
-                    "project": name,
-                    "net_type": net_types[name],
-                    "epochs": 200,
-                    "batch_size": 8,
-                    "test_fraction": 0.1,
-                    "seed": 42,
-                    "weights": "imagenet",
-                }
-                for name in entries
-            }
-        ),
+        recipes=_yaml(recipes),
         inference=_yaml([{"camera": "*", "project": next(iter(entries))}]),
     )
-    home.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PlatformError(
+            f"{file} cannot be written: {error.strerror}", "Choose a HOME in a folder of your own"
+        ) from error
     load_lab(home)
     return file
 
 
-def _yaml(value: object) -> str:
+def _require_outside(home: Path, folder: Path, what: str) -> None:
+    if home.resolve().is_relative_to(folder.resolve()):
+        raise PlatformError(
+            f"HOME {home} lies inside the {what} {folder}, where nothing may be written",
+            f"Choose a HOME outside the {what}",
+        )
+
+
+def _name(text: str, otherwise: str) -> str:
+    """A name that lab.yaml takes, with room for an ending."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:45].strip("-._") or otherwise
+
+
+def _yaml(value: object, indent: str = "  ") -> str:
     lines = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000).splitlines(keepends=True)
-    return "".join("  " + line for line in lines)
+    return "".join(indent + line for line in lines)

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from dlc_platform.errors import PlatformError
 
@@ -22,7 +32,7 @@ LAB_FILE = "lab.yaml"
 NEUROBLUEPRINT = (
     r"(?:.*/)?sub-(?P<subject>[A-Za-z0-9.+]+)[^/]*/ses-(?P<session>[A-Za-z0-9.+]+)[^/]*/(?:.*/)?(?P<file>[^/]+)"
 )
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def _regular_expression(text: str) -> str:
@@ -33,12 +43,21 @@ def _regular_expression(text: str) -> str:
     return text
 
 
+def _plain_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            "must be a name of at most 100 letters, digits, dots, hyphens and underscores, a letter or digit first"
+        )
+    return text
+
+
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
-Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
+Name = Annotated[str, AfterValidator(_plain_name)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Infinities and NaN have no canonical JSON, so they cannot be part of an identity.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Layout(_Section):
@@ -104,6 +123,7 @@ class Recipe(_Section):
     seed: int = Field(default=42, ge=0)
     weights: str = Field(
         default="imagenet",
+        min_length=1,
         description="`imagenet` (downloaded), `random`, or a folder with config.json and model.safetensors.",
     )
 
@@ -130,7 +150,7 @@ class Lab(_Section):
         default=30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."
     )
     scan_seconds: int = Field(30, ge=1, description="The time between two looks at the raw roots.")
-    gpus: Literal["auto"] | tuple[int, ...] = Field(
+    gpus: Literal["auto"] | tuple[NonNegativeInt, ...] = Field(
         default="auto", description="The devices that runs may use: those NVML finds, or the listed ones."
     )
     likelihood_cutoff: float = Field(
@@ -141,13 +161,25 @@ class Lab(_Section):
         """The first inference rule whose pattern the camera's name matches."""
         return next((rule for rule in self.inference if fnmatchcase(camera, rule.camera)), None)
 
+    @field_validator("gpus", mode="wrap")
+    @classmethod
+    def _auto_or_devices(cls, gpus: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(gpus)
+        except ValidationError:
+            raise ValueError("must be auto, or a list of device numbers such as [0, 1]") from None
+
     @model_validator(mode="after")
     def _names_resolve(self) -> "Lab":
-        rules = [(f"recipes.{name}", recipe.project) for name, recipe in self.recipes.items()]
-        rules += [(f"inference.{index}", rule.project) for index, rule in enumerate(self.inference)]
-        for key, project in rules:
-            if project not in self.projects:
-                raise ValueError(f"{key}.project is {project!r}, but the projects are {', '.join(self.projects)}")
+        users = [(f"recipes.{name}", recipe.project) for name, recipe in self.recipes.items()]
+        users += [(f"inference.{index}", rule.project) for index, rule in enumerate(self.inference)]
+        wrong = [
+            f"{key}.project is {project!r}, but the projects are {', '.join(self.projects)}"
+            for key, project in users
+            if project not in self.projects
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
 
@@ -161,7 +193,7 @@ def load_lab(home: Path) -> Lab:
     """
     file = home / LAB_FILE
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PlatformError(
             f"{file} does not exist",
@@ -169,17 +201,22 @@ def load_lab(home: Path) -> Lab:
         ) from None
     except OSError as error:
         raise PlatformError(f"{file} cannot be read: {error.strerror}", "Check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise PlatformError(f"{file} is not UTF-8: {error}", "Save it again as UTF-8 text") from error
     try:
+        twice = _written_twice(yaml.compose(text, Loader=yaml.SafeLoader))
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date but is none
         raise PlatformError(f"{file} is not YAML: {' '.join(str(error).split())}", "Mend that line") from error
+    if twice:
+        raise PlatformError(f"{file} is not valid: {'; '.join(twice)}", "Rename or remove one of the two")
     if not isinstance(content, dict):
         raise PlatformError(f"{file} holds no keys", "Write at least raw_roots and projects")
     try:
         lab = Lab.model_validate(content)
     except ValidationError as error:
         raise PlatformError(f"{file} is not valid: {_explain(error)}", "Mend these keys and try again") from None
-    return lab.model_copy(
+    lab = lab.model_copy(
         update={
             "raw_roots": tuple(_absolute(home, root) for root in lab.raw_roots),
             "store": _absolute(home, lab.store),
@@ -195,6 +232,13 @@ def load_lab(home: Path) -> Lab:
             },
         }
     )
+    for folder in (*lab.raw_roots, *(project.path for project in lab.projects.values())):
+        if lab.store.resolve().is_relative_to(folder.resolve()):
+            raise PlatformError(
+                f"{file} is not valid: store is {lab.store}, which lies inside {folder}, where nothing may be written",
+                "Choose a folder outside the raw roots and the projects",
+            )
+    return lab
 
 
 def home_from_environment() -> Path:
@@ -215,21 +259,49 @@ def home_from_environment() -> Path:
 
 
 def _absolute(home: Path, path: Path) -> Path:
-    return Path(os.path.normpath(home / path.expanduser()))
+    return Path(os.path.normpath(home / os.path.expanduser(path)))
+
+
+def _written_twice(root: yaml.Node | None) -> list[str]:
+    """The keys that a mapping has twice, with their lines: YAML's parser keeps the last one and says nothing."""
+    found: list[str] = []
+    seen: set[int] = set()
+
+    def visit(node: yaml.Node | None, place: tuple[str, ...]) -> None:
+        if node is None or id(node) in seen:
+            return
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                visit(item, (*place, str(index)))
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines:
+                    found.append(f"{'.'.join((*place, name))} is written twice, in lines {lines[name]} and {line}")
+                lines[name] = line
+                visit(value, (*place, name))
+
+    visit(root, ())
+    return found
 
 
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "the file"
+        # pydantic ends the place of a wrong key with "[key]".
+        key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
         value = problem["input"]
-        shown = "" if isinstance(value, dict) or problem["type"] == "missing" else f" is {_brief(value)}:"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key} is not a key of lab.yaml (value: {_brief(value)}); remove it or correct its name")
         elif problem["type"] == "missing":
             lines.append(f"{key} is missing; add it")
+        elif value is None:
+            lines.append(f"{key} has no value; give it one, or remove it")
         else:
-            lines.append(f"{key}{shown} {problem['msg'].removeprefix('Value error, ')}")
+            reason = problem["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
+            lines.append(f"{key} is {_brief(value)}: {reason}" if key else reason)
     return "; ".join(lines)
 
 

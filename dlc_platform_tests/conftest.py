@@ -1,6 +1,6 @@
 """What more than one layer is tested with.
 
-A tiny labelled project, its dataset, and a network trained on it once; a Postgres server with a catalogue for each test.
+A tiny labelled project, its dataset, and a network trained on it once; a Postgres server, a catalogue for each test.
 """
 
 import csv
@@ -166,7 +166,7 @@ def _reachable() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def make_reachable() -> Callable[[], AbstractContextManager[Path]]:
-    """Makes a temporary folder that every user can reach (pytest's own is private); servers in it are stopped at last."""
+    """Makes a folder that every user can reach (pytest's own is private); servers in it are stopped at the end."""
     return _reachable
 
 

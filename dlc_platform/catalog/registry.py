@@ -40,6 +40,7 @@ def register_session(engine: Engine, session: Session, recordings: Iterable[tupl
     A file that is unchanged keeps its row; a changed one gets a new row and the old row is marked as replaced, as is
     the row of a file that is gone.
     """
+    recordings = list(recordings)
     with engine.begin() as connection:
         _insert_new(connection, session)
         # One registration of a session at a time.
@@ -50,9 +51,10 @@ def register_session(engine: Engine, session: Session, recordings: Iterable[tupl
                 select(Recording.__table__).where(Recording.session_key == session.key, Recording.replaced_at.is_(None))
             )
         }
-        for recording, video in recordings:
-            if video is not None:
-                _insert_new(connection, video)
+        # In one order, or two sessions that hold the same videos could wait for each other for ever.
+        for video in sorted((video for _, video in recordings if video is not None), key=lambda video: video.id):
+            _insert_new(connection, video)
+        for recording, _ in recordings:
             old = current.pop(recording.name, None)
             if old is not None:
                 if _same_file(old, recording):

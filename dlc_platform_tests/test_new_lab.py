@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.new_lab import make_lab
+from dlc_platform.settings import load_lab
+
+
+def project(folder: Path, **config: object) -> Path:
+    folder.mkdir(parents=True)
+    content = {"Task": "openfield", "scorer": "me", "bodyparts": ["nose"], **config}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    return folder
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    (tmp_path / "raw").mkdir()
+    return tmp_path / "raw"
+
+
+def test_the_file_loads(tmp_path: Path, raw: Path) -> None:
+    home = tmp_path / "new" / "lab"
+    file = make_lab(home, [raw], [project(tmp_path / "project", default_net_type="hrnet_w32")])
+    assert file == home / "lab.yaml"
+    lab = load_lab(home)
+    assert (lab.name, lab.raw_roots, lab.store) == ("lab", (raw,), home / "store")
+    assert lab.projects["openfield"].path == tmp_path / "project"
+    assert list(lab.recipes) == ["openfield-hrnetw32"]
+    recipe = lab.recipes["openfield-hrnetw32"]
+    assert (recipe.project, recipe.net_type, recipe.weights) == ("openfield", "hrnet_w32", "imagenet")
+    rule = lab.rule_for("any camera")
+    assert rule is not None and rule.project == "openfield"
+    assert "dlc-platform doctor" in file.read_text() and "layout:" in file.read_text()
+
+
+def test_several_raw_roots_and_projects(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "more raw: #2").mkdir()
+    projects = [
+        project(tmp_path / "a", default_net_type="resnet_50"),
+        project(tmp_path / "b"),
+        project(tmp_path / "c", Task="rotarod test (été)", default_net_type="efficientnet-b0/x"),
+        project(tmp_path / "d", Task="日本"),
+        project(tmp_path / "e", Task="openfield"),
+        project(tmp_path / "f", Task="x" * 300),
+    ]
+    make_lab(tmp_path / "lab", [raw, tmp_path / "more raw: #2"], [*projects, projects[0]])
+    lab = load_lab(tmp_path / "lab")
+    assert lab.raw_roots == (raw, tmp_path / "more raw: #2")
+    assert {name: entry.path.name for name, entry in lab.projects.items()} == {
+        "openfield": "a",
+        "openfield-2": "b",
+        "rotarod-test-t": "c",
+        "project": "d",
+        "openfield-3": "e",
+        "x" * 45: "f",
+    }
+    assert [recipe.project for recipe in lab.recipes.values()] == list(lab.projects)
+    assert lab.recipes["rotarod-test-t-efficientnet-b0-x"].net_type == "efficientnet-b0/x"
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("2024", "2024"), ("true", "true"), ("2024-01-31", "2024-01-31"), ("mein Labor", "mein-Labor"), ("日本", "lab")],
+)
+def test_the_labs_name_is_its_folders(tmp_path: Path, raw: Path, folder: str, name: str) -> None:
+    make_lab(tmp_path / folder, [raw], [project(tmp_path / "project")])
+    assert load_lab(tmp_path / folder).name == name
+
+
+def test_relative_folders_are_those_of_the_caller(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project(tmp_path / "project")
+    monkeypatch.chdir(tmp_path)
+    make_lab(Path("lab"), [Path("raw")], [Path("project")])
+    lab = load_lab(tmp_path / "lab")
+    assert lab.raw_roots == (raw,)
+    assert lab.projects["openfield"].path == tmp_path / "project"
+
+
+def test_a_lab_is_never_overwritten(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "lab.yaml").write_text("mine")
+    with pytest.raises(PlatformError, match=r"lab\.yaml exists already"):
+        make_lab(tmp_path, [raw], [project(tmp_path / "project")])
+    assert (tmp_path / "lab.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("home", "what"), [("raw/lab", "raw root"), ("raw", "raw root"), ("project/lab", "project")])
+def test_nothing_is_written_among_raw_data_or_labels(tmp_path: Path, raw: Path, home: str, what: str) -> None:
+    made = project(tmp_path / "project")
+    (tmp_path / "link").mkdir()
+    for name in ("raw", "project"):
+        (tmp_path / "link" / name).symlink_to(tmp_path / name)
+    for place in (tmp_path, tmp_path / "link"):
+        with pytest.raises(PlatformError, match=f"HOME .* lies inside the {what}"):
+            make_lab(place / home, [raw], [made])
+    assert list(raw.iterdir()) == [] and [file.name for file in made.iterdir()] == ["config.yaml"]
+
+
+def test_what_is_missing_is_named(tmp_path: Path, raw: Path) -> None:
+    made = project(tmp_path / "project")
+    with pytest.raises(PlatformError, match=f"the raw root {tmp_path / 'gone'} is not a folder"):
+        make_lab(tmp_path / "lab", [raw, tmp_path / "gone"], [made])
+    with pytest.raises(PlatformError, match=r"gone/config\.yaml does not exist"):
+        make_lab(tmp_path / "lab", [raw], [made, tmp_path / "gone"])
+    for raw_roots, projects in (([], [made]), ([raw], [])):
+        with pytest.raises(PlatformError, match="needs raw data and labels"):
+            make_lab(tmp_path / "lab", raw_roots, projects)
+    assert not (tmp_path / "lab").exists()
+
+
+def test_a_home_that_cannot_be_made(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PlatformError, match=r"lab\.yaml cannot be written: Not a directory"):
+        make_lab(tmp_path / "file" / "lab", [raw], [project(tmp_path / "project")])

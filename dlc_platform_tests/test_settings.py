@@ -1,0 +1,216 @@
+"""lab.yaml as people write it, wrong in every way that has a remedy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.settings import HOME_VARIABLE, InferenceRule, home_from_environment, load_lab
+
+LAB = """\
+raw_roots: [/data/raw]
+projects:
+  openfield: {path: /data/openfield}
+recipes:
+  first: {project: openfield}
+"""
+
+
+def load(home: Path, text: str | bytes):
+    home.mkdir(exist_ok=True)
+    (home / "lab.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_lab(home)
+
+
+def refusal(home: Path, text: str | bytes) -> PlatformError:
+    with pytest.raises(PlatformError) as caught:
+        load(home, text)
+    assert str(home / "lab.yaml") in caught.value.problem
+    assert caught.value.remedy
+    return caught.value
+
+
+def changed(section: str, key: str, value: object) -> str:
+    lab = yaml.safe_load(LAB)
+    place = lab
+    for name in section.split(".") if section else ():
+        place = place.setdefault(name, {})
+    place[key] = value
+    return yaml.safe_dump(lab)
+
+
+def test_the_shortest_lab_has_defaults(tmp_path: Path) -> None:
+    lab = load(tmp_path, LAB)
+    assert lab.store == tmp_path / "store"
+    assert lab.raw_roots == (Path("/data/raw"),)
+    assert lab.recipes["first"].net_type == "resnet_50"
+    assert lab.gpus == "auto"
+    assert ".mp4" in lab.layout.extensions
+
+
+def test_relative_paths_are_taken_from_the_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    lab = load(
+        tmp_path / "lab",
+        """\
+raw_roots: [../raw, /data/raw, ~/raw]
+store: products/here
+projects: {a: {path: ../a}}
+recipes:
+  local: {project: a, weights: weights/resnet}
+  absolute: {project: a, weights: /data/weights}
+  named: {project: a, weights: imagenet}
+  none: {project: a, weights: random}
+""",
+    )
+    assert lab.raw_roots == (tmp_path / "raw", Path("/data/raw"), Path("/home/someone/raw"))
+    assert lab.store == tmp_path / "lab" / "products" / "here"
+    assert lab.projects["a"].path == tmp_path / "a"
+    assert {name: recipe.weights for name, recipe in lab.recipes.items()} == {
+        "local": str(tmp_path / "lab" / "weights" / "resnet"),
+        "absolute": "/data/weights",
+        "named": "imagenet",
+        "none": "random",
+    }
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("", "raw_root", "/data", "raw_root is not a key of lab.yaml (value: '/data'); remove it or correct its name"),
+        ("recipes.first", "epoch", 5, "recipes.first.epoch is not a key of lab.yaml (value: 5)"),
+        ("recipes.first.transforms", "rotate", 5, "recipes.first.transforms.rotate is not a key"),
+        ("recipes.first", "epochs", "many", "recipes.first.epochs is 'many': Input should be a valid integer"),
+        ("recipes.first", "epochs", -3, "recipes.first.epochs is -3: Input should be greater than or equal to 1"),
+        ("recipes.first", "epochs", 1.5, "recipes.first.epochs is 1.5: Input should be a valid integer"),
+        ("recipes.first", "epochs", None, "recipes.first.epochs has no value; give it one, or remove it"),
+        ("recipes.first", "learning_rate", float("inf"), "recipes.first.learning_rate is inf: Input should be a fin"),
+        ("recipes.first", "test_fraction", float("nan"), "recipes.first.test_fraction is nan: Input should be"),
+        ("recipes.first", "test_fraction", 1, "recipes.first.test_fraction is 1: Input should be less than 1"),
+        ("recipes.first", "weights", "", "recipes.first.weights is '': String should have at least 1 character"),
+        ("recipes.first", "project", "maze", "recipes.first.project is 'maze', but the projects are openfield"),
+        ("recipes.first.transforms", "scale", [1.3, 0.7], "transforms.scale is [1.3, 0.7]: must be two positive"),
+        ("recipes.first.transforms", "scale", 1.3, "recipes.first.transforms.scale is 1.3: Input should be a valid li"),
+        ("recipes", "my recipe", {"project": "openfield"}, "recipes.my recipe is 'my recipe': must be a name of at"),
+        ("recipes", "x" * 101, {"project": "openfield"}, "must be a name of at most 100 letters"),
+        ("recipes", "broken", 7, "recipes.broken is 7: Input should be a valid dictionary"),
+        ("", "raw_roots", "/data", "raw_roots is '/data': Input should be a valid list"),
+        ("", "raw_roots", [], "raw_roots is []: List should have at least 1 item"),
+        ("", "raw_roots", None, "raw_roots has no value"),
+        ("", "projects", {}, "projects is {}: Dictionary should have at least 1 item"),
+        ("", "name", 2024, "name is 2024: Input should be a valid string"),
+        ("projects.openfield", "scorer", "me", "projects.openfield.scorer is not a key"),
+        ("layout", "pattern", "(?P<subject>[", "layout.pattern is '(?P<subject>[': is not a regular expression: unter"),
+        ("layout", "pattern", "(?P<subject>.+)/.+", "lacks the named group(s) session, written (?P<subject>...)"),
+        ("layout", "extensions", [], "layout.extensions is []: List should have at least 1 item"),
+        ("", "inference", [{"project": "maze"}], "inference.0.project is 'maze', but the projects are openfield"),
+        ("", "inference", [{"camera": "top"}], "inference.0.project is missing; add it"),
+        ("", "gpus", "all", "gpus is 'all': must be auto, or a list of device numbers such as [0, 1]"),
+        ("", "gpus", [-1], "gpus is [-1]: must be auto, or a list"),
+        ("", "settle_seconds", -1, "settle_seconds is -1: Input should be greater than or equal to 0"),
+        ("", "scan_seconds", 0, "scan_seconds is 0: Input should be greater than or equal to 1"),
+        ("", "likelihood_cutoff", 60, "likelihood_cutoff is 60: Input should be less than or equal to 1"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_value(tmp_path: Path, section: str, key: str, value: object, said: str) -> None:
+    error = refusal(tmp_path, changed(section, key, value))
+    assert said in error.problem
+    assert error.remedy == "Mend these keys and try again"
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    error = refusal(tmp_path, "name: lab\n")
+    assert "raw_roots is missing; add it; projects is missing; add it" in error.problem
+
+
+def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:
+    error = refusal(tmp_path, LAB + "  second: {project: maze, epochs: 0}\nfoo: 1\n")
+    assert "recipes.second.epochs is 0" in error.problem and "foo is not a key" in error.problem
+    error = refusal(tmp_path, LAB + "  second: {project: maze}\ninference: [{project: arena}]\n")
+    assert "recipes.second.project is 'maze'" in error.problem and "inference.0.project is 'arena'" in error.problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no keys"),
+        ("# nothing yet\n", "holds no keys"),
+        ("- raw_roots\n", "holds no keys"),
+        ("just text", "holds no keys"),
+        ("name: lab\nraw_roots: [/data\nprojects: {}\n", "is not YAML: while parsing a flow sequence"),
+        ("name: lab\n\traw_roots: []\n", "line 2"),
+        ("name: 2024-13-45\n", "is not YAML: month must be in 1..12"),
+        (b"name: \xff\xfe\n", "is not UTF-8"),
+        ("name: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_lab(tmp_path: Path, text: str | bytes, said: str) -> None:
+    assert said in refusal(tmp_path, text).problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAB + "  first: {project: openfield, epochs: 3}\n", "recipes.first is written twice, in lines 5 and 6"),
+        (LAB + "raw_roots: [/other]\n", "raw_roots is written twice, in lines 1 and 6"),
+        (LAB + "inference:\n- {project: openfield, camera: a, camera: b}\n", "inference.0.camera is written twice"),
+    ],
+)
+def test_a_key_written_twice_is_an_error(tmp_path: Path, text: str, said: str) -> None:
+    error = refusal(tmp_path, text)
+    assert said in error.problem
+    assert error.remedy == "Rename or remove one of the two"
+
+
+def test_anchors_are_no_repetition(tmp_path: Path) -> None:
+    text = LAB.replace("first: {project: openfield}", "first: &base {project: openfield, epochs: 3}\n")
+    lab = load(tmp_path, text + "  second: {<<: *base, epochs: 4}\n  third: *base\n")
+    assert [recipe.epochs for recipe in lab.recipes.values()] == [3, 4, 3]
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match=r"lab\.yaml does not exist") as caught:
+        load_lab(tmp_path)
+    assert "dlc-platform init" in caught.value.remedy
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").mkdir()
+    with pytest.raises(PlatformError, match=r"lab\.yaml cannot be read: Is a directory"):
+        load_lab(tmp_path)
+
+
+@pytest.mark.parametrize("store", ["../raw/products", "../openfield", "../link/products"])
+def test_a_store_among_what_is_only_read_is_refused(tmp_path: Path, store: str) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "link").symlink_to("raw")
+    text = f"raw_roots: [../raw]\nprojects: {{openfield: {{path: ../openfield}}}}\nstore: {store}\n"
+    error = refusal(tmp_path / "lab", text)
+    assert "store is " in error.problem and "nothing may be written" in error.problem
+
+
+def test_the_first_rule_that_matches_is_used(tmp_path: Path) -> None:
+    rules = [("top_left", "openfield"), ("top*", "maze"), ("[ab]", "maze"), ("Side", "maze")]
+    content = yaml.safe_load(LAB)
+    content["projects"]["maze"] = {"path": "/data/maze"}
+    content["inference"] = [{"camera": camera, "project": project} for camera, project in rules]
+    lab = load(tmp_path, yaml.safe_dump(content))
+    assert lab.rule_for("top_left") == InferenceRule(camera="top_left", project="openfield")
+    assert lab.rule_for("top_right") == InferenceRule(camera="top*", project="maze")
+    assert lab.rule_for("b") == InferenceRule(camera="[ab]", project="maze")
+    assert lab.rule_for("side") is None
+    assert load(tmp_path, LAB).rule_for("top") is None
+    assert load(tmp_path, LAB + "inference: [{project: openfield}]\n").rule_for("anything") is not None
+
+
+def test_extensions_are_compared_in_lower_case(tmp_path: Path) -> None:
+    assert load(tmp_path, LAB + "layout: {extensions: [MP4, .Avi]}\n").layout.extensions == (".mp4", ".avi")
+
+
+def test_the_home_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, f"{tmp_path}/x/..")
+    assert home_from_environment() == tmp_path.resolve()
+    monkeypatch.setenv(HOME_VARIABLE, "")
+    with pytest.raises(PlatformError, match="DLC_PLATFORM_HOME is not set"):
+        home_from_environment()

@@ -1,0 +1,231 @@
+"""Products are whole or not there, whatever happens to the process or the disk."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.store import Store
+
+IDENTITY = "ab" * 32
+SLOW_PUT = """
+import sys, time
+from pathlib import Path
+from dlc_platform.store import Store
+
+def write(folder):
+    (folder / "half").write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+
+Store(Path(sys.argv[1])).put("poses", sys.argv[2], {}, write)
+"""
+PUT_WHEN_TOLD = """
+import sys
+from pathlib import Path
+from dlc_platform.store import Store
+
+def write(folder):
+    (folder / "content").write_text("the same" * 100_000)
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+print(Store(Path(sys.argv[1])).put("models", sys.argv[2], {"n": 1}, write))
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def everything(store: Store) -> list[str]:
+    return sorted(path.relative_to(store.root).as_posix() for path in store.root.rglob("*") if path.is_file())
+
+
+def content(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        assert list(folder.iterdir()) == []
+        (folder / "sub").mkdir()
+        (folder / "sub" / "content").write_text(text)
+
+    return write
+
+
+def test_a_product_and_its_manifest(store: Store) -> None:
+    assert not store.has("models", IDENTITY)
+    path = store.put("models", IDENTITY, {"seconds": 1.5, "name": "é"}, content("one"))
+    assert path == store.path("models", IDENTITY) == store.root / "models" / IDENTITY
+    assert store.has("models", IDENTITY) and not store.has("poses", IDENTITY)
+    assert store.manifest("models", IDENTITY) == {"seconds": 1.5, "name": "é"}
+    assert everything(store) == [f"models/{IDENTITY}/manifest.json", f"models/{IDENTITY}/sub/content"]
+
+
+def test_what_is_there_is_never_written_again(store: Store) -> None:
+    path = store.put("models", IDENTITY, {"n": 1}, content("one"))
+    assert store.put("models", IDENTITY, {"n": 2}, content("two")) == path
+    assert (path / "sub" / "content").read_text() == "one"
+    assert store.manifest("models", IDENTITY) == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bad"), KeyboardInterrupt(), OSError(errno.EIO, "disk"), PlatformError("no", "yes")]
+)
+def test_a_writer_that_raises_leaves_nothing(store: Store, error: BaseException) -> None:
+    def write(folder: Path) -> None:
+        content("half")(folder)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        store.put("models", IDENTITY, {}, write)
+    assert caught.value is error
+    assert not store.has("models", IDENTITY)
+    assert list((store.root / "models").iterdir()) == []
+    store.put("models", IDENTITY, {}, content("whole"))
+    assert store.has("models", IDENTITY)
+
+
+def test_a_manifest_that_cannot_be_written_leaves_nothing(store: Store) -> None:
+    with pytest.raises(TypeError):
+        store.put("models", IDENTITY, {"path": Path()}, content("one"))
+    assert everything(store) == []
+
+
+def test_a_killed_writer_leaves_nothing_visible(store: Store) -> None:
+    arguments = [sys.executable, "-c", SLOW_PUT, str(store.root), IDENTITY]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"writing\n"
+    finally:
+        process.kill()
+        process.communicate()
+    assert not store.has("poses", IDENTITY)
+    (partial,) = (store.root / "poses").iterdir()
+    assert partial.name.startswith(".partial-") and (partial / "half").exists()
+
+    path = store.put("poses", IDENTITY, {"n": 1}, content("whole"))
+    assert sorted(item.name for item in path.iterdir()) == ["manifest.json", "sub"]
+
+    assert store.remove_partials() == []  # as far as anybody can tell it is still being written
+    yesterday = time.time() - 25 * 3600
+    os.utime(partial, (yesterday, yesterday))
+    assert store.remove_partials() == []  # a file in it is younger
+    os.utime(partial / "half", (yesterday, yesterday))
+    assert store.remove_partials() == [partial]
+    assert store.remove_partials() == []
+    assert everything(store) == [f"poses/{IDENTITY}/manifest.json", f"poses/{IDENTITY}/sub/content"]
+
+
+def test_remove_partials_before_there_is_a_store(store: Store) -> None:
+    assert store.remove_partials() == []
+
+
+def test_two_processes_make_one_product(store: Store) -> None:
+    arguments = [sys.executable, "-c", PUT_WHEN_TOLD, str(store.root), IDENTITY]
+    processes = [subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    try:
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        assert len(list((store.root / "models").iterdir())) == 2
+        assert not store.has("models", IDENTITY)
+        with ThreadPoolExecutor() as pool:
+            said = list(pool.map(lambda process: process.communicate("go\n")[0], processes))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said == [f"{store.path('models', IDENTITY)}\n"] * 2
+    assert everything(store) == [f"models/{IDENTITY}/content", f"models/{IDENTITY}/manifest.json"]
+    assert (store.path("models", IDENTITY) / "content").read_text() == "the same" * 100_000
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    mount = shutil.which("mount")
+    if os.geteuid() != 0 or mount is None:
+        pytest.skip("only root can mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [mount, "-t", "tmpfs", "-o", "size=3m,nr_inodes=50", "tmpfs", str(disk)]
+    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def write_bytes(folder: Path) -> None:
+    (folder / "big").write_bytes(bytes(4 << 20))
+
+
+def write_parquet(folder: Path) -> None:
+    import numpy as np
+    import pandas as pd
+
+    pd.DataFrame({"x": np.random.default_rng(0).random(1 << 20)}).to_parquet(folder / "table.parquet")
+
+
+def write_hdf(folder: Path) -> None:
+    import numpy as np
+    import pandas as pd
+
+    frame = pd.DataFrame({"x": np.random.default_rng(0).random(1 << 20)})
+    frame.to_hdf(folder / "table.h5", key="df_with_missing", format="table", mode="w")
+
+
+def write_many_files(folder: Path) -> None:
+    for number in range(100):
+        (folder / str(number)).touch()
+
+
+def write_and_hide_the_reason(folder: Path) -> None:
+    try:
+        write_bytes(folder)
+    except OSError:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/5") from None
+
+
+@pytest.mark.parametrize("write", [write_bytes, write_parquet, write_hdf, write_many_files, write_and_hide_the_reason])
+def test_a_full_disk_is_named(small_disk: Path, write: Callable[[Path], None]) -> None:
+    store = Store(small_disk / "store")
+    with pytest.raises(PlatformError, match="no space left on the disk of the store") as caught:
+        store.put("poses", IDENTITY, {}, write)
+    assert str(store.root) in caught.value.problem and "Free some space" in caught.value.remedy
+    assert caught.value.__cause__ is not None
+    assert everything(store) == []
+    store.put("poses", IDENTITY, {}, content("fits again"))
+    assert store.has("poses", IDENTITY)
+
+
+def test_a_disk_that_is_full_before_the_first_byte(small_disk: Path) -> None:
+    write_many = small_disk / "others"
+    write_many.mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        write_many_files(write_many)
+    with pytest.raises(PlatformError, match="no space left on the disk"):
+        Store(small_disk / "store").put("poses", IDENTITY, {}, content("one"))
+
+
+def test_another_failure_is_not_called_a_full_disk(small_disk: Path) -> None:
+    def write(folder: Path) -> None:
+        content("one")(folder)
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        Store(small_disk / "store").put("poses", IDENTITY, {}, write)
+
+
+def test_a_store_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the folder should be")
+    with pytest.raises(PlatformError, match=r"nothing can be written to the store .*: Not a directory"):
+        Store(tmp_path / "store").put("poses", IDENTITY, {}, content("one"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,14 @@ SCORER = "demo"
 LABELLED = {(f"00{subject}", f"00{session}"): 10 * subject + session for subject in range(1, 5) for session in (1, 2)}
 UNSEEN = {("005", "001"): 51, ("005", "002"): 52}
 LABELLED_FRAMES = 12  # of each session
+LABELLED_LENGTH = 60  # frames of its video
 
 RECIPE = Recipe(
     project=PROJECT,
     net_type="cspnext_s",
-    epochs=40,
-    batch_size=8,
-    learning_rate=1e-3,
+    epochs=35,
+    batch_size=4,
+    learning_rate=7e-4,
     transforms=Transforms(rotation=180, scale=(0.85, 1.2), noise=8, motion_blur=False),
     test_fraction=0.15,
     seed=1,
@@ -67,7 +69,7 @@ def make_lab(home: Path) -> DemoLab:
     lab.truth.mkdir(parents=True)
     videos = []
     for name, seed in LABELLED.items():
-        rendering = render.render(seed, 60)
+        rendering = render.render(seed, LABELLED_LENGTH)
         video = _video_path(lab.raw, *name)
         video.parent.mkdir(parents=True)
         render.write_video(video, rendering.frames)
@@ -92,13 +94,13 @@ def drop_sessions(lab: DemoLab, frames: int = 150, steps: int = 12, pause: float
     for name, seed in UNSEEN.items():
         rendering = render.render(seed, frames)
         video = _video_path(lab.raw, *name)
-        camera = lab.home / "camera" / video.name
-        camera.parent.mkdir(parents=True, exist_ok=True)
-        render.write_video(camera, rendering.frames)
+        with tempfile.TemporaryDirectory() as folder:
+            recorded = Path(folder) / video.name
+            render.write_video(recorded, rendering.frames)
+            content = recorded.read_bytes()
         truth = _write_truth(lab, name, rendering)
         video.parent.mkdir(parents=True)
-        _grow(video, camera.read_bytes(), steps, pause)
-        camera.unlink()
+        _grow(video, content, steps, pause)
         drops.append(Drop(_key(*name), video, truth))
     return drops
 

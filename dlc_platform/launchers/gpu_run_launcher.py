@@ -105,8 +105,10 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
                 start_new_session=True,
             )
         worker = WorkerProcess.of(process.pid)
+        # A retried run brings the tags of its predecessor, device included.
+        tags = worker.tags() | ({DEVICE_TAG: "none yet"} if needs_device(run) else {})
         try:
-            instance.add_run_tags(run.run_id, worker.tags())
+            instance.add_run_tags(run.run_id, tags)
         except BaseException:
             process.kill()  # A run whose worker nobody can find again must not go on.
             process.wait()

@@ -258,6 +258,7 @@ def test_a_run_that_waits_for_a_device_can_be_terminated(lab: Lab):
         run = lab.launch("on_gpu")
         lab.says(run, "GPU 1 is held by another lab")
         assert lab.run(run).status.value == "STARTED"
+        assert lab.run(run).tags[DEVICE_TAG] == "none yet"
         lab.terminate(run)
         assert lab.ends(run) == "CANCELED"
     assert not (lab.home / f"{run}.json").exists()

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
 def table(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> dg.TableMetadataValue:
     """A table that the UI shows in place; numbers are rounded to four digits."""
-    if not isinstance(rows, Sequence):
-        rows = rows.to_dict("records")
-    records = [dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in rows]
+    plain = rows if isinstance(rows, Sequence) else rows.rename(columns=str).to_dict("records")
+    records = [dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in plain]
     return dg.MetadataValue.table(records, schema=None if records else dg.TableSchema(columns=[]))
 
 

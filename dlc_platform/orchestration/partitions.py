@@ -1,5 +1,6 @@
 """Partitions: the recording sessions and the recipes, and how one run works through many sessions."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
 sessions = dg.DynamicPartitionsDefinition(name="sessions")
+
+#: Many sessions travel in one run, so that the process starts and the model loads once.
+many_sessions = dg.BackfillPolicy.single_run()
+# Dagster says so at every load, to every command.
+warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:

@@ -136,7 +136,7 @@ class Services:
         stopped = 0
         for run in self.instance.get_runs(filters=dg.RunsFilter(statuses=active)):
             worker = WorkerProcess.from_tags(run.tags)
-            if worker is not None and worker.is_here() and worker.is_alive():
+            if worker is not None and worker.was_started_here() and worker.is_alive():
                 # Killed, not asked: a run that ends as cancelled is over, one whose worker died is retried.
                 worker.kill()
                 stopped += 1

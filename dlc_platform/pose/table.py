@@ -111,6 +111,15 @@ def read_parquet(path: Path, bodyparts: list[str] | None = None) -> "pd.DataFram
     return table
 
 
+def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, float, float]]:
+    """The keypoints of one frame: body part to (x, y, likelihood)."""
+    rows = table[table["frame"] == frame]
+    return {
+        str(bodypart): (float(x), float(y), float(likelihood))
+        for bodypart, x, y, likelihood in zip(rows["bodypart"], rows["x"], rows["y"], rows["likelihood"], strict=True)
+    }
+
+
 def summarize(table: "pd.DataFrame", cutoff: float) -> "pd.DataFrame":
     """How well each body part was tracked.
 

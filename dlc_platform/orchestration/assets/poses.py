@@ -12,14 +12,14 @@ from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import picture, table
-from dlc_platform.orchestration.partitions import for_each_session, sessions
+from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 
 
 @dg.asset(
     partitions_def=sessions,
     deps=[session_videos, dg.AssetKey("production_model")],
-    backfill_policy=dg.BackfillPolicy.single_run(),
+    backfill_policy=many_sessions,
     pool=GPU_POOL,
     group_name="poses",
     kinds={"deeplabcut", "parquet"},
@@ -131,7 +131,7 @@ def _progress(context: AssetExecutionContext, key: str, recording: str):
 def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.Recording]) -> Mapping[str, Any]:
     from dlc_platform.dlc.inference import POSE_TABLE
     from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
-    from dlc_platform.pose.table import read_parquet
+    from dlc_platform.pose.table import keypoints_at, read_parquet
     from dlc_platform.video.frames import read_frames
 
     cutoff = lab.settings.likelihood_cutoff
@@ -166,10 +166,11 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
     recording, estimate, _, _ = estimates[0]
     poses = read_parquet(estimate.path / POSE_TABLE)
     shown = sorted({estimate.frames * step // 6 for step in (1, 2, 3, 4, 5)})
-    frames = read_frames(recording.path, shown)
-    metadata["picture_keypoints"] = picture(
-        frames_with_keypoints(frames, shown, poses, cutoff), f"Keypoints of {recording.name}"
-    )
+    images = [
+        (frame, keypoints_at(poses, index), f"frame {index}")
+        for index, frame in zip(shown, read_frames(recording.path, shown), strict=True)
+    ]
+    metadata["picture_keypoints"] = picture(frames_with_keypoints(images, cutoff), f"Keypoints of {recording.name}")
     metadata["picture_trajectories"] = picture(trajectories(poses, cutoff), f"Trajectories of {recording.name}")
-    metadata["picture_likelihood"] = picture(likelihoods(poses), f"Likelihood of {recording.name}")
+    metadata["picture_likelihood"] = picture(likelihoods(poses, cutoff), f"Likelihood of {recording.name}")
     return metadata

@@ -9,13 +9,13 @@ from dagster import AssetExecutionContext
 from dlc_platform.catalog import registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.metadata import picture, table
-from dlc_platform.orchestration.partitions import for_each_session, sessions
+from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 
 
 @dg.asset(
     partitions_def=sessions,
-    backfill_policy=dg.BackfillPolicy.single_run(),
+    backfill_policy=many_sessions,
     group_name="sessions",
     kinds={"video"},
     owners=["team:acquisition"],
@@ -68,7 +68,7 @@ def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
 @dg.asset(
     partitions_def=sessions,
     deps=[session_videos],
-    backfill_policy=dg.BackfillPolicy.single_run(),
+    backfill_policy=many_sessions,
     group_name="sessions",
     kinds={"deeplabcut"},
     owners=["team:acquisition"],

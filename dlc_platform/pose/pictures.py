@@ -50,9 +50,7 @@ def labelled_frames(images: Sequence[tuple[np.ndarray, Points]], columns: int = 
 
 
 def frames_with_keypoints(
-    frames: Sequence[np.ndarray],
-    numbers: Sequence[int],
-    table: "pd.DataFrame",
+    images: Sequence[tuple[np.ndarray, Mapping[str, tuple[float, float, float]], str]],
     cutoff: float,
     columns: int = 3,
     skeleton: Skeleton = (),
@@ -61,20 +59,10 @@ def frames_with_keypoints(
 
     Parameters
     ----------
-    frames
-        RGB pictures (uint8, height x width x 3).
-    numbers
-        Their frame numbers.
-    table
-        The pose table (see `table.py`) of their recording.
+    images
+        For each frame its RGB picture, its keypoints (body part to (x, y, likelihood), see `table.keypoints_at`), and
+        its title.
     """
-    rows = table[table["frame"].isin(numbers)]
-    images = []
-    for rgb, number in zip(frames, numbers, strict=True):
-        own = rows[rows["frame"] == number]
-        points = dict(zip(own["bodypart"], zip(own["x"], own["y"], own["likelihood"], strict=True), strict=True))
-        time_s = f" \u00b7 {own['time_s'].iloc[0]:.2f} s" if len(own) else ""
-        images.append((rgb, points, f"frame {number}{time_s}"))
     return _mosaic(images, cutoff, columns, skeleton)
 
 

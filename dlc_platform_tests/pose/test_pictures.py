@@ -20,7 +20,7 @@ from dlc_platform.pose.pictures import (
     trajectories,
     worst_frames,
 )
-from dlc_platform.pose.table import tidy_from_dlc
+from dlc_platform.pose.table import keypoints_at, tidy_from_dlc
 
 BODYPARTS = ("snout", "left ear", "_hidden", "$tail$")
 
@@ -74,7 +74,11 @@ def test_labels_are_drawn_where_they_are() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_any_number_of_frames(count: int) -> None:
     opened(labelled_frames([(grey(), points(seed)) for seed in range(count)], skeleton=[("snout", "left ear")]))
-    opened(frames_with_keypoints([grey()] * count, list(range(count)), poses(20), cutoff=0.6))
+    opened(
+        frames_with_keypoints(
+            [(grey(), keypoints_at(poses(20), frame), f"frame {frame}") for frame in range(count)], 0.6
+        )
+    )
     opened(worst_frames([(grey(), points(seed), points(seed + 9), "a/b.png") for seed in range(count)]))
 
 
@@ -94,10 +98,8 @@ def test_small_and_upright_frames() -> None:
 
 
 def test_keypoints_below_the_cutoff_are_hollow() -> None:
-    table = pd.DataFrame(
-        {"frame": 0, "time_s": 0.0, "bodypart": ["snout"], "x": [300.0], "y": [200.0], "likelihood": [0.5]}
-    )
-    sure, unsure = (frames_with_keypoints([grey()], [0], table, cutoff) for cutoff in (0.4, 0.6))
+    images = [(grey(), {"snout": (300.0, 200.0, 0.5)}, "")]
+    sure, unsure = (frames_with_keypoints(images, cutoff) for cutoff in (0.4, 0.6))
 
     def blue_pixels(picture: bytes) -> int:
         # The legend's mark is filled in both.
@@ -121,7 +123,7 @@ def test_a_bodypart_has_one_colour_everywhere() -> None:
     for picture in (
         labelled_frames([(grey(), both)]),
         worst_frames([(grey(), both, both, "a")]),
-        frames_with_keypoints([grey()], [3], table, 0.0),
+        frames_with_keypoints([(grey(), keypoints_at(table, 3), "")], 0.0),
         likelihoods(table),
     ):
         assert has_colour(picture, BLUE) and has_colour(picture, ORANGE)

@@ -8,7 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.pose.table import COLUMNS, SINGLE_ANIMAL, read_parquet, summarize, tidy_from_dlc, write_parquet
+from dlc_platform.pose.table import (
+    COLUMNS,
+    SINGLE_ANIMAL,
+    keypoints_at,
+    read_parquet,
+    summarize,
+    tidy_from_dlc,
+    write_parquet,
+)
 
 BODYPARTS = ["snout", "left ear", "tail/base"]
 
@@ -102,3 +110,11 @@ def test_summary_by_bodypart() -> None:
     assert snout["mean_likelihood"] == pytest.approx(0.75)
     assert snout["fraction_confident"] == 0.5
     assert snout["fraction_missing"] == 0.25
+
+
+def test_the_keypoints_of_one_frame() -> None:
+    frame = wide(4)
+    found = keypoints_at(tidy_from_dlc(frame, np.arange(4)), 2)
+    assert list(found) == BODYPARTS
+    np.testing.assert_array_equal(np.array(list(found.values())).ravel(), frame.iloc[2])
+    assert keypoints_at(tidy_from_dlc(frame, np.arange(4)), 4) == {}

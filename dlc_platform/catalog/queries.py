@@ -24,9 +24,9 @@ order by s.key, r.name
 """
 
 _MODELS = """
-select m.project, t.recipe, m.id as model, m.scorer, d.train_images, d.test_images, t.epochs, t.seconds as train_seconds,
-       e.rmse_px as test_rmse_px, p.model_id is not null as production, t.trained_at, m.dataset_id as dataset,
-       m.parameter_set_id as parameter_set, t.run_id
+select m.project, t.recipe, m.id as model, m.scorer, d.train_images, d.test_images, t.epochs,
+       t.seconds as train_seconds, e.rmse_px as test_rmse_px, p.model_id is not null as production,
+       t.trained_at, m.dataset_id as dataset, m.parameter_set_id as parameter_set, t.run_id
 from dlc.training_run t
 join dlc.model_version m on m.id = t.model_id
 join dlc.dataset d on d.id = m.dataset_id

@@ -82,10 +82,12 @@ def record_dataset(engine: Engine, recipe: str, dataset: Dataset, images: Iterab
     with engine.begin() as connection:
         _insert_new(connection, dataset)
         statement = insert(DatasetImage).values([_values(image) for image in images])
-        # Which session an image came from can become known later; everything else is part of the identity.
+        # Which session an image came from can become known later, and stays known when its video is taken away;
+        # everything else is part of the identity.
+        session_key = func.coalesce(statement.excluded.session_key, DatasetImage.session_key)
         connection.execute(
             statement.on_conflict_do_update(
-                index_elements=["dataset_id", "image_id"], set_={"session_key": statement.excluded.session_key}
+                index_elements=["dataset_id", "image_id"], set_={"session_key": session_key}
             )
         )
         connection.execute(insert(DatasetBuild).values(recipe=recipe, dataset_id=dataset.id, run_id=dataset.run_id))

@@ -1,0 +1,44 @@
+import pytest
+from sqlalchemy import Engine
+
+from dlc_platform.catalog import registry
+from dlc_platform_tests.catalog.small_lab import (
+    dataset,
+    evaluate,
+    identity,
+    image,
+    promotion,
+    recording,
+    session,
+    track,
+    train,
+    video,
+)
+
+
+@pytest.fixture
+def lab(engine: Engine) -> Engine:
+    """Session 1: `top` tracked by model a, then b; `side` broken. Session 2: no poses. Model b is in production."""
+    one, two = "sub-1_ses-1", "sub-2_ses-1"
+    registry.register_session(
+        engine,
+        session(one),
+        [(recording(one, "top", "1"), video("1")), (recording(one, "side", problem="cut short"), None)],
+    )
+    registry.register_session(engine, session(two), [(recording(two, "top", "2"), video("2", frames=150))])
+    registry.record_dataset(
+        engine,
+        "first",
+        dataset("d"),
+        [image("d", "3", two), image("d", "4", one), image("d", "5", None, "test")],
+    )
+    train(engine, "a", "d")
+    evaluate(engine, "6", "a", "d", 4.0)
+    registry.promote(engine, promotion("a", evaluation="6"), expected=None)
+    _, top = registry.current_recordings(engine, one)
+    track(engine, "8", top, "a")
+    train(engine, "b", "d", recipe="second")
+    evaluate(engine, "7", "b", "d", 2.0)
+    registry.promote(engine, promotion("b", evaluation="7"), expected=identity("a"))
+    track(engine, "9", top, "b")
+    return engine

@@ -1,0 +1,125 @@
+"""The tables that a person sees, of the small lab in conftest.py."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from sqlalchemy import Engine
+
+from dlc_platform.catalog import queries, registry
+from dlc_platform_tests.catalog.small_lab import identity, recording, session, train
+
+ONE, TWO = "sub-1_ses-1", "sub-2_ses-1"
+
+
+def records(frame: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
+    """Rows of some columns, None for whatever is missing."""
+    wanted = frame[list(columns)].astype(object)
+    return list(wanted.where(wanted.notna(), None).itertuples(index=False, name=None))
+
+
+def test_sessions(lab: Engine) -> None:
+    found = queries.sessions(lab)
+    assert list(found) == [
+        "session", "subject", "recording", "camera", "path", "width", "height", "frame_rate", "frames", "duration_s",
+        "video", "model", "estimated_at", "problem",
+    ]  # fmt: skip
+    assert records(found, "session", "subject", "recording", "frame_rate", "frames", "video", "model", "problem") == [
+        (ONE, "1", "side", None, None, None, None, "cut short"),
+        (ONE, "1", "top", 29.97, 300, identity("1"), identity("b"), None),
+        (TWO, "2", "top", 29.97, 150, identity("2"), None, None),
+    ]
+    assert list(queries.sessions(lab, TWO)["session"]) == [TWO]
+    assert queries.sessions(lab, "sub-9_ses-9").empty
+
+
+def test_a_session_without_files_is_still_a_session(lab: Engine) -> None:
+    registry.register_session(lab, session(TWO), [])
+    assert records(queries.sessions(lab, TWO), "session", "recording", "video") == [(TWO, None, None)]
+
+
+def test_models(lab: Engine) -> None:
+    train(lab, "c", "d")
+    found = queries.models(lab)
+    assert list(found) == [
+        "project", "recipe", "model", "scorer", "train_images", "test_images", "epochs", "train_seconds",
+        "test_rmse_px", "production", "trained_at", "dataset", "parameter_set", "run_id",
+    ]  # fmt: skip
+    assert records(found, "project", "recipe", "model", "scorer", "test_rmse_px", "production", "run_id") == [
+        ("maze", "first", identity("a"), "DLC_a", 5.0, False, "train-a"),
+        ("maze", "second", identity("b"), "DLC_b", 3.0, True, "train-b"),
+        ("maze", "first", identity("c"), "DLC_c", None, False, "train-c"),
+    ]
+    assert records(found, "train_images", "test_images", "epochs", "train_seconds", "dataset")[0] == (
+        2, 1, 5, 12.5, identity("d"),
+    )  # fmt: skip
+
+
+def test_evaluations(lab: Engine) -> None:
+    found = queries.evaluations(lab)
+    assert list(found) == [
+        "project", "model", "dataset", "side", "bodypart", "keypoints", "rmse_px", "rmse_confident_px", "median_px",
+        "mean_likelihood", "fraction_confident", "likelihood_cutoff", "evaluated_at", "evaluation",
+    ]  # fmt: skip
+    sides = [(side, bodypart) for side in ("test", "train") for bodypart in ("nose", "tail", "all")]
+    assert records(found, "evaluation", "side", "bodypart") == [
+        (identity(letter), *side) for letter in "67" for side in sides
+    ]
+    last = found[(found["model"] == identity("b")) & (found["bodypart"] == "all")]
+    assert records(last, "side", "rmse_px", "rmse_confident_px", "likelihood_cutoff") == [
+        ("test", 3.0, None, 0.6),
+        ("train", 2.0, None, 0.6),
+    ]
+
+
+def test_poses(lab: Engine) -> None:
+    found = queries.poses(lab)
+    assert list(found) == [
+        "session", "recording", "camera", "frames", "model", "video", "pose_estimate", "mean_likelihood",
+        "fraction_confident", "seconds", "run_id", "materialized_at",
+    ]  # fmt: skip
+    columns = ("session", "recording", "frames", "model", "video", "pose_estimate", "mean_likelihood", "run_id")
+    assert records(found, *columns) == [
+        (ONE, "top", 300, identity("b"), identity("1"), identity("9"), 0.75, "materialise-9")
+    ]
+    assert queries.poses(lab, TWO).empty and len(queries.poses(lab, ONE)) == 1
+
+
+def test_poses_of_a_replaced_video_are_no_longer_shown(lab: Engine) -> None:
+    registry.register_session(lab, session(ONE), [(recording(ONE, "top", problem="cut short", mtime_ns=2), None)])
+    assert queries.poses(lab).empty and queries.lineage(lab, ONE).empty
+
+
+def test_lineage(lab: Engine) -> None:
+    (row,) = queries.lineage(lab, ONE).to_dict("records")
+    assert {key: value for key, value in row.items() if not key.endswith("_at")} == {
+        "session": ONE,
+        "recording": "top",
+        "path": f"/raw/{ONE}/top.mp4",
+        "video": identity("1"),
+        "pose_estimate": identity("9"),
+        "run_id": "materialise-9",
+        "estimated_by_run": "track-9",
+        "estimation_environment": {"host": "gpu1"},
+        "model": identity("b"),
+        "project": "maze",
+        "scorer": "DLC_b",
+        "weights_sha256": identity("f"),
+        "recipe": "second",
+        "training_run": "train-b",
+        "training_environment": {"deeplabcut": "3.0.2", "gpu": None},
+        "parameter_set": row["parameter_set"],
+        "parameters": {"epochs": 5, "net_type": "resnet_50"},
+        "dataset": identity("d"),
+        "train_images": 2,
+        "test_images": 1,
+        "labelled_sessions": [ONE, TWO],
+    }
+    assert row["trained_at"] <= row["estimated_at"] <= row["materialized_at"]
+    assert queries.lineage(lab, TWO).empty
+
+
+@pytest.mark.parametrize("query", [queries.sessions, queries.models, queries.evaluations, queries.poses])
+def test_a_new_lab_has_empty_tables(engine: Engine, query: Any) -> None:
+    found = query(engine)
+    assert found.empty and len(found.columns) > 10

@@ -1,0 +1,258 @@
+"""What is written down, once, again, and by two at the same moment."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from sqlalchemy import Engine, select
+
+from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog.database import open_catalog
+from dlc_platform_tests.catalog.small_lab import (
+    dataset,
+    evaluate,
+    identity,
+    image,
+    promotion,
+    recording,
+    session,
+    track,
+    train,
+    video,
+)
+
+KEY = "sub-1_ses-1"
+
+
+def rows(engine: Engine, table: type[tables.Base], *columns: str) -> list[tuple]:
+    """Given columns of a whole table, in the order of writing."""
+    with engine.connect() as connection:
+        wanted = [table.__table__.c[column] for column in columns]
+        order = next(iter(table.__table__.primary_key))
+        return [tuple(row) for row in connection.execute(select(*wanted).order_by(order))]
+
+
+def at_once(engine: Engine, *tasks: Callable[[Engine], object]) -> list[object]:
+    """What the tasks return, each run by a thread with a connection of its own at the same moment."""
+    barrier = Barrier(len(tasks))
+    engines = [open_catalog(engine.url) for _ in tasks]
+
+    def run(task: Callable[[Engine], object], own: Engine) -> object:
+        own.connect().close()
+        barrier.wait(60)
+        return task(own)
+
+    try:
+        with ThreadPoolExecutor(len(tasks)) as pool:
+            return list(pool.map(run, tasks, engines))
+    finally:
+        for own in engines:
+            own.dispose()
+
+
+def register(engine: Engine, *files: tuple[tables.Recording, tables.Video | None]) -> None:
+    registry.register_session(engine, session(KEY), files)
+
+
+def current(engine: Engine) -> list[tuple[int, str, str | None]]:
+    return [(row.id, row.name, row.video_id) for row in registry.current_recordings(engine, KEY)]
+
+
+def test_an_unchanged_file_keeps_its_row(engine: Engine) -> None:
+    register(engine, (recording(KEY, "b", "2"), video("2")), (recording(KEY, "a", "1"), video("1")))
+    before = current(engine)
+    assert [name for _, name, _ in before] == ["a", "b"]
+    register(engine, (recording(KEY, "a", "1"), None), (recording(KEY, "b", "2"), video("2")))
+    assert current(engine) == before
+    assert len(rows(engine, tables.Recording, "id")) == 2
+
+
+def test_a_replaced_file_is_a_new_row(engine: Engine) -> None:
+    register(engine, (recording(KEY, "a", "1"), video("1")))
+    ((old, _, _),) = current(engine)
+    register(engine, (recording(KEY, "a", "2", mtime_ns=2), video("2")))
+    ((new, _, content),) = current(engine)
+    assert new != old and content == identity("2")
+    (first, second) = rows(engine, tables.Recording, "id", "video_id", "replaced_at")
+    assert first[:2] == (old, identity("1")) and first[2] is not None
+    assert second == (new, identity("2"), None)
+    # The old content comes back: a third row, of the video that is known already.
+    register(engine, (recording(KEY, "a", "1", mtime_ns=3), video("1")))
+    assert len(rows(engine, tables.Recording, "id")) == 3 and len(rows(engine, tables.Video, "id")) == 2
+
+
+def test_a_removed_file_is_marked(engine: Engine) -> None:
+    register(engine, (recording(KEY, "a", "1"), video("1")), (recording(KEY, "b", "2"), video("2")))
+    register(engine, (recording(KEY, "a", "1"), None))
+    assert [name for _, name, _ in current(engine)] == ["a"]
+    register(engine)
+    assert current(engine) == []
+    assert registry.recordings_by_session(engine) == {}
+    assert len(rows(engine, tables.Recording, "id")) == 2
+
+
+def test_problems_come_and_go(engine: Engine) -> None:
+    register(engine, (recording(KEY, "a", problem="cut short"), None))
+    before = current(engine)
+    register(engine, (recording(KEY, "a", problem="cut short"), None))
+    assert current(engine) == before
+    assert registry.known_recordings(engine) == []
+    register(engine, (recording(KEY, "a", problem="not a video"), None))
+    register(engine, (recording(KEY, "a", "1"), video("1")))
+    assert registry.known_recordings(engine) == [(KEY, "a", identity("1"), 1000)]
+    problems = rows(engine, tables.Recording, "problem")
+    assert problems == [("cut short",), ("not a video",), (None,)]
+
+
+def test_one_video_in_two_sessions(engine: Engine) -> None:
+    for key in (KEY, "sub-2_ses-1"):
+        registry.register_session(engine, session(key), [(recording(key, "a", "1"), video("1"))])
+    assert registry.known_recordings(engine) == [
+        (KEY, "a", identity("1"), 1000),
+        ("sub-2_ses-1", "a", identity("1"), 1000),
+    ]
+    assert rows(engine, tables.Video, "id") == [(identity("1"),)]
+
+
+def test_one_session_registered_by_many_at_once(engine: Engine) -> None:
+    def task(own: Engine) -> None:
+        register(own, (recording(KEY, "a", "1"), video("1")), (recording(KEY, "b", problem="cut short"), None))
+
+    at_once(engine, *[task] * 5)
+    assert [row[1:] for row in current(engine)] == [("a", identity("1")), ("b", None)]
+    assert len(rows(engine, tables.Recording, "id")) == 2
+
+
+def test_two_sessions_with_the_same_videos_do_not_wait_for_each_other(engine: Engine) -> None:
+    letters = "123456789abc"
+    for attempt in range(5):
+
+        def task(key: str, order: str, attempt: int = attempt) -> Callable[[Engine], None]:
+            files = [
+                (recording(key, letter, None, problem="x"), video("0", id=f"{letter}{attempt}".ljust(64, "0")))
+                for letter in order
+            ]
+            return lambda own: registry.register_session(own, session(key), files)
+
+        at_once(engine, task(f"sub-1_ses-{attempt}", letters), task(f"sub-2_ses-{attempt}", letters[::-1]))
+    assert len(rows(engine, tables.Video, "id")) == 5 * len(letters)
+
+
+def test_labels_are_counted_again(lab: Engine) -> None:
+    registry.record_session_labels(lab, KEY, {"maze": 3, "arena": 0})
+    registry.record_session_labels(lab, KEY, {"maze": 5})
+    counted = rows(lab, tables.SessionLabels, "project", "images")
+    assert sorted(counted) == [("arena", 0), ("maze", 5)]
+    assert registry.labelled_sessions(lab) == {KEY}
+
+
+def test_a_dataset_whose_sessions_become_known(lab: Engine) -> None:
+    made = [image("e", "3", None), image("e", "4", None, "test")]
+    registry.record_dataset(lab, "first", dataset("e"), made)
+    known = [image("e", "3", KEY), image("e", "4", None, "test")]
+    registry.record_dataset(lab, "second", dataset("e"), known)
+    columns = ("image_id", "session_key", "side")
+    found = [row[1:] for row in rows(lab, tables.DatasetImage, "dataset_id", *columns) if row[0] == identity("e")]
+    assert sorted(found) == [(identity("3"), KEY, "train"), (identity("4"), None, "test")]
+    assert registry.current_dataset(lab, "first") == registry.current_dataset(lab, "second") == identity("e")
+    # A session whose video was removed is still the session that taught the model.
+    registry.record_dataset(lab, "first", dataset("e"), made)
+    found = [row for row in rows(lab, tables.DatasetImage, "dataset_id", "session_key") if row[0] == identity("e")]
+    assert (identity("e"), KEY) in found
+
+
+def test_the_newest_dataset_of_a_recipe_is_current(lab: Engine) -> None:
+    registry.record_dataset(lab, "first", dataset("e"), [image("e", "3", None)])
+    registry.record_dataset(lab, "first", dataset("d"), [image("d", "3", None)])
+    assert registry.current_dataset(lab, "first") == identity("d")
+    assert registry.current_dataset(lab, "unknown") is None
+    assert len(rows(lab, tables.Dataset, "id")) == 2 and len(rows(lab, tables.DatasetBuild, "id")) == 3
+
+
+def test_one_model_trained_twice(lab: Engine) -> None:
+    assert train(lab, "c", "d", recipe="third") is True
+    assert train(lab, "c", "d", recipe="fourth") is False
+    assert [row for row in rows(lab, tables.TrainingRun, "model_id", "recipe") if row[0] == identity("c")] == [
+        (identity("c"), "third"),
+        (identity("c"), "fourth"),
+    ]
+    model = registry.current_model(lab, "fourth")
+    assert model is not None and (model.id, model.scorer) == (identity("c"), "DLC_c")
+    found = registry.model_version(lab, identity("c"))
+    assert found is not None and found.parameter_set_id == model.parameter_set_id
+    assert registry.model_version(lab, identity("0")) is None and registry.current_model(lab, "unknown") is None
+    assert len(rows(lab, tables.ParameterSet, "id")) == 1
+    assert rows(lab, tables.ParameterSet, "parameters") == [({"epochs": 5, "net_type": "resnet_50"},)]
+
+
+def test_the_newest_model_of_a_recipe_is_current(lab: Engine) -> None:
+    train(lab, "c", "d", recipe="first")
+    train(lab, "a", "d", recipe="first")
+    model = registry.current_model(lab, "first")
+    assert model is not None and model.id == identity("a")
+
+
+def test_one_evaluation_twice(lab: Engine) -> None:
+    evaluate(lab, "6", "a", "d", 99.0)
+    errors = rows(lab, tables.EvaluationError, "evaluation_id", "rmse_px")
+    assert len(errors) == 12 and max(rmse for _, rmse in errors) == 5.0
+    assert [row.id for row in registry.evaluations_of(lab, "maze")] == [identity("6"), identity("7")]
+    assert registry.evaluations_of(lab, "arena") == []
+    assert registry.evaluated_models(lab) == {identity("a"), identity("b")}
+
+
+def test_a_promotion_against_what_is_no_longer_so(lab: Engine) -> None:
+    assert registry.production_model(lab, "maze") == identity("b")
+    assert registry.production_model(lab, "arena") is None
+    assert not registry.promote(lab, promotion("a"), expected=identity("a"))
+    assert not registry.promote(lab, promotion("a"), expected=None)
+    assert registry.promote(lab, promotion("a"), expected=identity("b"))
+    in_force = registry.promotion_in_force(lab, "maze")
+    assert in_force is not None and (in_force.model_id, in_force.reason) == (identity("a"), "a it is")
+    assert in_force.evaluation_id is None
+
+
+@pytest.mark.parametrize("expected", [None, "a"])
+def test_of_promotions_at_once_one_wins(lab: Engine, expected: str | None) -> None:
+    train(lab, "c", "d", project="arena")
+    if expected:
+        assert registry.promote(lab, promotion(expected, "arena"), expected=None)
+    against = identity(expected) if expected else None
+    tasks = [
+        lambda own, model=model: registry.promote(own, promotion(model, "arena"), expected=against)
+        for model in ("b", "c", "b", "c", "b", "c")
+    ]
+    won = at_once(lab, *tasks)
+    assert sorted(map(str, won)) == ["False"] * 5 + ["True"]
+    assert registry.production_model(lab, "arena") == identity("bcbcbc"[won.index(True)])
+    assert registry.production_model(lab, "maze") == identity("b")
+
+
+def test_promotions_of_two_projects_do_not_meet(lab: Engine) -> None:
+    won = at_once(
+        lab,
+        lambda own: registry.promote(own, promotion("a", "arena"), expected=None),
+        lambda own: registry.promote(own, promotion("a", "maze"), expected=identity("b")),
+    )
+    assert won == [True, True]
+
+
+def test_one_estimate_for_two_recordings_and_twice_for_one(lab: Engine) -> None:
+    other = "sub-3_ses-1"
+    registry.register_session(lab, session(other), [(recording(other, "copy", "1"), None)])
+    (copy,) = registry.current_recordings(lab, other)
+    track(lab, "9", copy, "b")
+    track(lab, "9", copy, "b")
+    assert rows(lab, tables.PoseEstimate, "id") == [(identity("8"),), (identity("9"),)]
+    assert len(rows(lab, tables.PoseSummary, "bodypart")) == 4
+    found = rows(lab, tables.RecordingPoses, "recording_id", "pose_estimate_id")
+    assert found[2:] == [(copy.id, identity("9"))] * 2
+    assert copy.id in registry.tracked_recordings(lab)
+
+
+def test_poses_recorded_by_many_at_once(lab: Engine) -> None:
+    (top,) = registry.current_recordings(lab, "sub-2_ses-1")
+    at_once(lab, *[lambda own: track(own, "0", top, "b")] * 4)
+    assert (identity("0"),) in rows(lab, tables.PoseEstimate, "id")
+    assert len(rows(lab, tables.RecordingPoses, "id")) == 6

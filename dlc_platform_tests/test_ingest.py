@@ -1,0 +1,178 @@
+"""Sessions of real, small videos: new, unchanged, replaced, broken, and still growing."""
+
+import os
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.stream import VideoStream
+from sqlalchemy import Engine
+
+from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
+from dlc_platform.ingest import Look, is_registered, register, require_unchanged
+from dlc_platform.sessions import Session, scan
+from dlc_platform.settings import Layout
+
+
+def write_video(path: Path, frames: int, shade: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(frames):
+            picture = np.full((48, 64, 3), shade + number, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    write_video(tmp_path / "raw/sub-1/ses-1/cam-top.mp4", 10)
+    write_video(tmp_path / "raw/sub-1/ses-1/cam-side.mp4", 12, shade=100)
+    return tmp_path / "raw"
+
+
+def session(raw: Path) -> Session:
+    (found,) = scan([raw], Layout()).sessions
+    return found
+
+
+def top(raw: Path) -> Path:
+    return raw / "sub-1/ses-1/cam-top.mp4"
+
+
+def rows(engine: Engine) -> dict[str, tables.Recording]:
+    return {row.camera: row for row in registry.current_recordings(engine, "sub-1_ses-1")}
+
+
+def by_camera(looks: list[Look]) -> dict[str, Look]:
+    return {look.recording.camera: look for look in looks}
+
+
+def test_a_new_session(engine: Engine, raw: Path) -> None:
+    looks = by_camera(register(engine, session(raw)))
+    video = looks["top"].video
+    assert video is not None and looks["top"].problem is None
+    assert (video.frames, video.width, video.height, video.sha256) == (10, 64, 48, sha256_file(top(raw)))
+    row = rows(engine)["top"]
+    status = top(raw).stat()
+    assert (row.video_id, row.size_bytes, row.mtime_ns) == (video.sha256, status.st_size, status.st_mtime_ns)
+    assert row.path == str(top(raw)) and row.problem is None
+    table = queries.sessions(engine).set_index("camera")
+    assert table.loc["side", "frames"] == 12 and table.loc["top", "frame_rate"] == 25
+    assert table.loc["top", "duration_s"] == pytest.approx(0.4)
+
+
+def test_an_unchanged_file_is_not_read_again(engine: Engine, raw: Path) -> None:
+    register(engine, session(raw))
+    before = {camera: row.id for camera, row in rows(engine).items()}
+    # Only reading it would show that it holds garbage now: its size and time are what they were.
+    status = top(raw).stat()
+    top(raw).write_bytes(os.urandom(status.st_size))
+    os.utime(top(raw), ns=(status.st_atime_ns, status.st_mtime_ns))
+    looks = register(engine, session(raw))
+    assert [(look.video, look.problem) for look in looks] == [(None, None)] * 2
+    assert {camera: row.id for camera, row in rows(engine).items()} == before
+    require_unchanged(rows(engine)["top"])
+
+
+def test_a_replaced_file_is_a_new_video(engine: Engine, raw: Path) -> None:
+    register(engine, session(raw))
+    before = rows(engine)
+    write_video(top(raw), 15, shade=50)
+    recording = next(recording for recording in session(raw).recordings if recording.camera == "top")
+    assert not is_registered(recording, before["top"])
+    looks = by_camera(register(engine, session(raw)))
+    after = rows(engine)
+    assert looks["side"].video is None and after["side"].id == before["side"].id
+    assert after["top"].id != before["top"].id and after["top"].video_id == sha256_file(top(raw))
+    assert after["top"].video_id != before["top"].video_id
+    assert is_registered(recording, after["top"])
+
+
+def test_a_touched_file_is_the_same_video(engine: Engine, raw: Path) -> None:
+    register(engine, session(raw))
+    before = rows(engine)["top"]
+    os.utime(top(raw), (1, 1))
+    register(engine, session(raw))
+    after = rows(engine)["top"]
+    assert after.id != before.id and after.video_id == before.video_id and after.mtime_ns == 10**9
+
+
+def test_a_broken_file_does_not_stop_the_others(engine: Engine, raw: Path) -> None:
+    whole = top(raw).read_bytes()
+    top(raw).write_bytes(whole[: len(whole) // 2])
+    (raw / "sub-1/ses-1/cam-empty.mp4").touch()
+    looks = by_camera(register(engine, session(raw)))
+    assert looks["side"].video is not None and looks["top"].video is None
+    problem = looks["top"].problem
+    assert problem is not None and str(top(raw)) in problem.problem and problem.remedy
+    found = rows(engine)
+    assert found["top"].video_id is None and found["top"].problem == str(problem)
+    assert "is empty (0 bytes)" in str(found["empty"].problem)
+    # It is looked at again each time, and its row stays until it is mended.
+    assert by_camera(register(engine, session(raw)))["top"].problem is not None
+    assert rows(engine)["top"].id == found["top"].id
+    top(raw).write_bytes(whole)
+    register(engine, session(raw))
+    assert rows(engine)["top"].video_id == sha256_file(top(raw)) and rows(engine)["top"].problem is None
+
+
+def test_a_file_that_vanished_after_it_was_found(engine: Engine, raw: Path) -> None:
+    found = session(raw)
+    top(raw).unlink()
+    looks = by_camera(register(engine, found))
+    assert looks["top"].problem is not None and looks["side"].video is not None
+    register(engine, session(raw))
+    assert list(rows(engine)) == ["side"]
+
+
+def test_a_file_that_changes_while_it_is_read(engine: Engine, raw: Path) -> None:
+    """Growing files: one before it is read, one from another thread all the time."""
+    found = session(raw)
+    write_video(top(raw), 20)  # found at its old size, written on before it is read
+    side = raw / "sub-1/ses-1/cam-side.mp4"
+    done = threading.Event()
+    grows = threading.Event()
+
+    def grow() -> None:
+        with open(side, "ab") as file:
+            while not done.is_set():
+                file.write(b"\0" * 16)
+                file.flush()
+                grows.set()
+                done.wait(0.001)
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        assert grows.wait(60)
+        looks = by_camera(register(engine, found))
+    finally:
+        done.set()
+        writer.join()
+    for camera in ("top", "side"):
+        problem = looks[camera].problem
+        assert looks[camera].video is None and problem is not None and "changed while" in problem.problem
+    assert all(row.video_id is None for row in rows(engine).values())
+    register(engine, session(raw))
+    assert rows(engine)["top"].video_id == sha256_file(top(raw))
+
+
+def test_a_registered_file_must_be_what_it_was(engine: Engine, raw: Path) -> None:
+    register(engine, session(raw))
+    row = rows(engine)["top"]
+    require_unchanged(row)
+    write_video(top(raw), 11)
+    with pytest.raises(PlatformError, match=r"cam-top\.mp4 was replaced since it was registered"):
+        require_unchanged(row)
+    top(raw).unlink()
+    with pytest.raises(PlatformError, match=r"cam-top\.mp4 cannot be read: No such file") as caught:
+        require_unchanged(row)
+    assert "Bring it back" in caught.value.remedy

@@ -6,7 +6,7 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import URL, Engine, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from dlc_platform.catalog import registry
 from dlc_platform.catalog.database import migrate, open_catalog
@@ -90,7 +90,7 @@ def test_a_migration_that_fails_leaves_nothing(empty_database: URL) -> None:
     with engine.begin() as connection:
         connection.execute(text("create schema dlc"))
         connection.execute(text("create table dlc.recording_poses (id int)"))
-    with pytest.raises(sqlalchemy.exc.ProgrammingError):
+    with pytest.raises(ProgrammingError):
         migrate(engine)
     assert tables_in(engine) == {"recording_poses"}
     with engine.begin() as connection:

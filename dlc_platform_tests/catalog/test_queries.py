@@ -92,7 +92,7 @@ def test_poses_of_a_replaced_video_are_no_longer_shown(lab: Engine) -> None:
 
 def test_lineage(lab: Engine) -> None:
     (row,) = queries.lineage(lab, ONE).to_dict("records")
-    assert {key: value for key, value in row.items() if not key.endswith("_at")} == {
+    assert {key: value for key, value in row.items() if not str(key).endswith("_at")} == {
         "session": ONE,
         "recording": "top",
         "path": f"/raw/{ONE}/top.mp4",

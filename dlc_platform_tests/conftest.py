@@ -126,8 +126,12 @@ def tiny_model(
     tiny_dataset: "Dataset", tiny_recipe: Recipe, tiny_store: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> "TrainedModel":
     """A small network trained for a few epochs on `tiny_dataset`: it runs everywhere and finds the animal roughly."""
+    import torch
+
     from dlc_platform.dlc.training import train_model
 
+    # Threads that wait for each other on a busy machine cost this network five times what they gain.
+    torch.set_num_threads(1)
     return train_model(tiny_dataset.path, tiny_recipe, tiny_store, tmp_path_factory.mktemp("workspace"), device="cpu")
 
 

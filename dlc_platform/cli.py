@@ -1,6 +1,5 @@
 """The command line. Each command is a thin door to a layer below; nothing is computed here."""
 
-import json
 import os
 import shlex
 import signal
@@ -46,9 +45,11 @@ def demo(
     """Make a small lab, train a model, and let the sensor track two new sessions: the main job, end to end."""
     from dlc_platform.demo.story import tell
 
+    good = False
     with _stoppable():
-        if not tell(_absolute(home), port, None if exit_ else _wait, _say):
-            sys.exit(1)
+        good = tell(_absolute(home), port, None if exit_ else _wait, _say)
+    if not good:
+        sys.exit(1)
 
 
 @app.command()
@@ -151,8 +152,9 @@ def _stoppable():
     """Let SIGTERM and SIGINT end the command the orderly way, wherever it is."""
 
     def interrupt(number: int, frame: object) -> None:
-        _stop.set()
-        raise KeyboardInterrupt
+        if not _stop.is_set():
+            _stop.set()
+            raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -161,7 +163,8 @@ def _stoppable():
 
 
 def _wait() -> None:
-    _stop.wait()
+    with suppress(KeyboardInterrupt):
+        _stop.wait()
 
 
 def _say(line: str) -> None:

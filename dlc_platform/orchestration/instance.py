@@ -1,7 +1,9 @@
 """The Dagster instance of a lab: its dagster.yaml, and the environment in which any `dagster` command works on it."""
 
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +17,7 @@ from dlc_platform.settings import HOME_VARIABLE, Lab, load_lab
 
 #: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
 _URL_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL"
+_LOCK = "run.lock"
 
 
 def prepare(home: Path) -> dict[str, str]:
@@ -50,6 +53,25 @@ def open_instance(environment: Mapping[str, str]) -> dg.DagsterInstance:
     """The instance of a lab that was prepared; sets the variables for this process and its children."""
     os.environ.update(environment)
     return dg.DagsterInstance.get()
+
+
+@contextmanager
+def used(home: Path) -> Iterator[None]:
+    """Say for how long this process needs the lab's Postgres, so that nobody stops it meanwhile."""
+    load_lab(home)
+    with open(home / _LOCK, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def is_used(home: Path) -> bool:
+    """Whether a process is within `used`."""
+    with open(home / _LOCK, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def _dagster_yaml(home: Path, lab: Lab) -> dict:

@@ -1,8 +1,9 @@
 """Materialising assets now, in this process, in dependency order: what `dlc-platform run` does."""
 
+import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +15,7 @@ from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.build import build_definitions
-from dlc_platform.orchestration.instance import open_instance, prepare
+from dlc_platform.orchestration.instance import open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import changed_sessions
@@ -42,8 +43,16 @@ def materialize(home: Path, selection: str, partitions: Sequence[str], say: Call
     PlatformError
         When the selection or a partition names nothing.
     """
-    environment = prepare(home)
-    definitions = build_definitions(home)
+    with used(home):
+        return _materialize(home, prepare(home), selection, partitions, say)
+
+
+def _materialize(
+    home: Path, environment: dict[str, str], selection: str, partitions: Sequence[str], say: Callable[[str], None]
+) -> bool:
+    definitions = dg.Definitions.merge(
+        build_definitions(home), dg.Definitions(loggers={"console": _progress_logger(say)})
+    )
     lab = LabResource(home=str(home))
     job = definitions.resolve_implicit_global_asset_job_def()
     selected = _selected(definitions, selection)
@@ -74,11 +83,50 @@ def materialize(home: Path, selection: str, partitions: Sequence[str], say: Call
                     partition_key=stretch[0] if len(stretch) == 1 else None,
                     tags={**WorkerProcess.current().tags(), **(range_tags(stretch) if len(stretch) > 1 else {})},
                     raise_on_error=False,
-                    run_config={"loggers": {"console": {"config": {"log_level": "INFO"}}}},
                 )
+                for reason in dict.fromkeys(_reasons(result)):
+                    say(f"  {reason}")
                 say(f"{title}: {'done' if result.success else 'FAILED'} (run {result.run_id})")
                 succeeded = succeeded and result.success
     return succeeded
+
+
+def _progress_logger(say: Callable[[str], None]) -> dg.LoggerDefinition:
+    """Tells what the assets say of their progress; Dagster's own events and stack traces stay in its event log."""
+
+    class Progress(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told = getattr(record, "dagster_meta", {})
+            if told.get("dagster_event") is None and record.levelno < logging.ERROR:
+                say(f"  {told.get('orig_message', record.getMessage())}")
+
+    def make(_: dg.InitLoggerContext) -> logging.Logger:
+        logger = logging.Logger("dlc_platform.progress", logging.INFO)
+        logger.addHandler(Progress())
+        return logger
+
+    return dg.LoggerDefinition(make, description="Progress, a line each, for the command line.")
+
+
+def _reasons(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+    """Why a run failed, in the words that were meant for a person."""
+    prefix = f"{PlatformError.__module__}.{PlatformError.__qualname__}: "
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data
+            if failure.user_failure_data is not None and failure.user_failure_data.description:
+                yield failure.user_failure_data.description
+                continue
+            error = failure.error
+        elif event.is_job_failure:
+            error = event.job_failure_data.error
+        else:
+            continue
+        # Dagster wraps what an asset raises.
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            yield error.message.strip().removeprefix(prefix)
 
 
 def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:

@@ -5,11 +5,14 @@ What they run on (Postgres, dagster.yaml) is prepared in `instance`.
 
 import contextlib
 import fcntl
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -18,16 +21,20 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import dagster as dg
-from dagster._core.storage.tags import PARTITION_NAME_TAG
+from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG
+from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
-from dlc_platform.orchestration.instance import open_instance, prepare
+from dlc_platform.orchestration.instance import is_used, open_instance, prepare
+from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.postgres import server
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
 
 _START_SECONDS = 180
 _STOP_SECONDS = 20
+#: Names the running services, so that they are found when the process that started them was killed.
+_RECORD = "services.json"
 
 
 class Services:
@@ -36,18 +43,21 @@ class Services:
     def __init__(self, home: Path, port: int, environment: dict[str, str]):
         self.home = home
         self.url = f"http://127.0.0.1:{port}"
+        self._port = port
         self._environment = environment
         self._logs = home / "logs"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Start the webserver and the daemon; what was started is stopped by `stop`, even if this is interrupted."""
         self._logs.mkdir(exist_ok=True)
         workspace = ["-m", "dlc_platform.definitions"]
-        self._processes = {
-            "webserver": self._start("webserver", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace),
-            "daemon": self._start("daemon", "dagster._daemon", "run", *workspace),
-        }
+        self._start("webserver", "dagster_webserver", "-h", "127.0.0.1", "-p", str(self._port), *workspace)
+        self._start("daemon", "dagster._daemon", "run", *workspace)
 
-    def _start(self, name: str, *module: str) -> subprocess.Popen[bytes]:
+    def _start(self, name: str, *module: str) -> None:
         with open(self._logs / f"{name}.log", "ab") as log:
-            return subprocess.Popen(
+            self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *module],
                 env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
@@ -55,6 +65,8 @@ class Services:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        running = {name: WorkerProcess.of(process.pid).tags() for name, process in self._processes.items()}
+        (self.home / _RECORD).write_text(json.dumps(running))
 
     def wait_until_ready(self) -> None:
         """Return when the UI answers and has loaded the lab's definitions.
@@ -88,12 +100,15 @@ class Services:
         return f"{self.url}/runs/{run_id}"
 
     def check(self) -> None:
-        """
+        """See that everything is still there; an embedded Postgres that died is started again.
+
         Raises
         ------
         PlatformError
-            When a service has ended by itself.
+            When a service has ended by itself, or Postgres does not start.
         """
+        if POSTGRES_VARIABLE not in os.environ:
+            server.ensure_running(self.home / "postgres")
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise self._failure(name, f"ended with exit code {process.returncode}")
@@ -129,18 +144,60 @@ class Services:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        return self._stop_workers()
+        (self.home / _RECORD).unlink(missing_ok=True)
+        try:
+            return self._stop_workers()
+        except OperationalError as error:
+            raise PlatformError(
+                f"Postgres does not answer, so the workers of runs under way were not found: {error.orig}",
+                "They fail by themselves; bring Postgres back before the lab is started again",
+            ) from error
 
     def _stop_workers(self) -> int:
         active = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
         stopped = 0
         for run in self.instance.get_runs(filters=dg.RunsFilter(statuses=active)):
             worker = WorkerProcess.from_tags(run.tags)
-            if worker is not None and worker.was_started_here() and worker.is_alive():
-                # Killed, not asked: a run that ends as cancelled is over, one whose worker died is retried.
-                worker.kill()
-                stopped += 1
+            # A run without this origin belongs to a `dlc-platform run`, which goes on.
+            if run.remote_job_origin is None or worker is None or not worker.was_started_here():
+                continue
+            worker.kill()
+            now = self.instance.get_run_by_id(run.run_id)
+            if now is None or now.is_finished:
+                continue
+            if now.status == dg.DagsterRunStatus.CANCELING:
+                self.instance.report_run_canceled(now, "The lab was stopped")
+                continue
+            # Failed, not cancelled, because only failed runs are retried; and being stopped is none of their retries.
+            group = self.instance.get_run_group(run.run_id)
+            self.instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(len(list(group[1])) if group else 1)})
+            self.instance.report_run_failed(now, "The lab was stopped; this run is retried when it is started again")
+            stopped += 1
         return stopped
+
+
+def _clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
+    """Remove what a crash left behind: products half-written, and the workspaces of runs that have ended."""
+    lab.store.remove_partials()
+    for workspace in (lab.workspaces / "training").glob("*"):
+        run = instance.get_run_by_id(workspace.name)
+        worker = WorkerProcess.from_tags(run.tags) if run is not None else None
+        if run is None or run.is_finished or (worker and worker.was_started_here() and not worker.is_alive()):
+            shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _end_left_over(home: Path) -> None:
+    """End the services of an `up` that was killed. The workers they started go on: the new services watch them."""
+    try:
+        record = json.loads((home / _RECORD).read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    for tags in record.values():
+        process = WorkerProcess.from_tags(tags)
+        if process is not None and process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            while process.is_alive():
+                time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -155,28 +212,46 @@ def running(home: Path, port: int | None, say: Callable[[str], None]) -> Iterato
     Raises
     ------
     PlatformError
-        When the lab is up already, the port is taken, or a service does not start.
+        When lab.yaml is not valid, the lab is up already, the port is taken, or a service does not start.
     """
+    load_lab(home)
     with _only_one(home):
+        _end_left_over(home)
         port = port or _free_port()
         _require_free(port)
         embedded = POSTGRES_VARIABLE not in os.environ
         say("Starting Postgres" if embedded else "Connecting to Postgres")
+        services = None
         try:
-            environment = prepare(home)
+            services = Services(home, port, prepare(home))
+            _clean(LabResource(home=str(home)), services.instance)
             say("Starting the Dagster webserver and daemon")
-            services = Services(home, port, environment)
-            try:
-                services.wait_until_ready()
-                yield services
-            finally:
-                say("Stopping")
-                stopped = services.stop()
-                if stopped:
-                    say(f"{stopped} run(s) were under way; they go on when the lab is started again")
+            services.start()
+            services.wait_until_ready()
+            yield services
         finally:
-            if embedded:
-                server.stop(home / "postgres")
+            with _undisturbed():
+                say("Stopping")
+                try:
+                    if services is not None and (stopped := services.stop()):
+                        say(f"{stopped} run(s) were under way; they go on when the lab is started again")
+                finally:
+                    if embedded and not is_used(home):
+                        server.stop(home / "postgres")
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let a second Ctrl-C not leave half of the lab running."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

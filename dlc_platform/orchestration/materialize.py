@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import dagster as dg
@@ -58,7 +59,7 @@ def _materialize(
     selected = _selected(definitions, selection)
     succeeded = True
     lease = None
-    with open_instance(environment) as instance:
+    with open_instance(environment) as instance, ExitStack() as held:
         keys = _keys(lab, instance)
         unknown = sorted(set(partitions) - set(keys["sessions"]) - set(keys["recipes"]))
         if unknown:
@@ -74,7 +75,8 @@ def _materialize(
             for stretch in stretches:
                 title = asset.to_user_string() + (f" [{', '.join(stretch)}]" if stretch else "")
                 if GPU_POOL in _pools(node) and lease is None:
-                    lease = leases.acquire(gpu_indices(lab.settings.gpus), f"dlc-platform run {selection}", say)
+                    gpus = gpu_indices(lab.settings.gpus)
+                    lease = held.enter_context(leases.acquire(gpus, f"dlc-platform run {selection}", say))
                     os.environ.update(lease.environment())
                 say(f"{title}: running")
                 result = job.execute_in_process(

@@ -46,8 +46,8 @@ order by t.id
 
 _EVALUATIONS = """
 select m.project, v.model_id as model, v.dataset_id as dataset, x.side, x.bodypart, x.keypoints, x.rmse_px,
-       x.rmse_confident_px, x.median_px, x.mean_likelihood, x.fraction_confident, v.likelihood_cutoff, v.evaluated_at,
-       v.id as evaluation
+       x.rmse_confident_px, x.mean_px, x.median_px, x.mean_likelihood, x.fraction_confident, v.likelihood_cutoff,
+       v.evaluated_at, v.id as evaluation
 from dlc.evaluation v
 join dlc.model_version m on m.id = v.model_id
 join dlc.evaluation_error x on x.evaluation_id = v.id

@@ -217,13 +217,17 @@ class EvaluationError(Base):
     keypoints: Mapped[int]
     rmse_px: Mapped[float | None]
     rmse_confident_px: Mapped[float | None]
+    mean_px: Mapped[float | None]
     median_px: Mapped[float | None]
     mean_likelihood: Mapped[float | None]
     fraction_confident: Mapped[float | None]
 
 
 class Promotion(Base):
-    """A project's production model from then on; the newest row of a project is in force."""
+    """A project's production model from then on; the newest row of a project is in force.
+
+    `weighed_until` is when the newest evaluation was made that the choice could know of.
+    """
 
     __tablename__ = "promotion"
 
@@ -232,6 +236,7 @@ class Promotion(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id))
     evaluation_id: Mapped[str | None] = mapped_column(ForeignKey(Evaluation.id))
     reason: Mapped[str]
+    weighed_until: Mapped[datetime | None]
     run_id: Mapped[str]
     promoted_at: Mapped[datetime] = _now()
 

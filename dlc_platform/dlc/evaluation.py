@@ -110,14 +110,15 @@ def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns side, bodypart, keypoints (how many are labelled), rmse_px, rmse_confident_px, median_px,
+        Columns side, bodypart, keypoints (how many are labelled), rmse_px, rmse_confident_px, mean_px, median_px,
         mean_likelihood, fraction_confident. Confident keypoints have a likelihood of `cutoff` or more; figures over no
         keypoint are NaN.
 
     Notes
     -----
     ``rmse_px`` is the root of the mean of the squared Euclidean distances between label and prediction. What
-    DeepLabCut calls RMSE (``deeplabcut.core.metrics``) is the plain mean of the distances, which is never larger.
+    DeepLabCut calls RMSE (``deeplabcut.core.metrics``) is ``mean_px``, the plain mean of the distances, which is never
+    larger.
     """
     import numpy as np
     import pandas as pd
@@ -137,6 +138,7 @@ def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
                     "keypoints": len(mine),
                     "rmse_px": float(np.sqrt((distances**2).mean())),
                     "rmse_confident_px": float(np.sqrt((confident**2).mean())),
+                    "mean_px": float(distances.mean()),
                     "median_px": float(distances.median()),
                     "mean_likelihood": float(likelihoods.mean()),
                     "fraction_confident": len(confident) / len(mine) if len(mine) else float("nan"),

@@ -33,7 +33,7 @@ def choose_best(evaluations: Sequence[Evaluation], in_force: Promotion | None, s
     evaluations
         The project's evaluations, oldest first; of several for one version the newest counts.
     in_force
-        The promotion of the version in use. Only what was evaluated after it may replace it: what was there before was
+        The promotion of the version in use. Only what was evaluated after what it weighed may replace it: the rest was
         passed over then, perhaps by a person. Without one, the oldest version starts as the best.
 
     Returns
@@ -49,7 +49,8 @@ def choose_best(evaluations: Sequence[Evaluation], in_force: Promotion | None, s
         reason = "the first evaluated version"
     else:
         best = in_force.model_id
-        rivals = [model for model, row in newest.items() if row.evaluated_at > in_force.promoted_at]
+        weighed = in_force.weighed_until
+        rivals = [model for model, row in newest.items() if weighed is None or row.evaluated_at > weighed]
         reason = "nothing evaluated since its promotion is better on the frozen test images"
         if best not in newest:
             return Choice(
@@ -68,7 +69,7 @@ def choose_best(evaluations: Sequence[Evaluation], in_force: Promotion | None, s
 
 
 def _shared_rmse(store: Store, one: str, other: str) -> tuple[float, float, int]:
-    """RMSE in pixels of two evaluations on the labels they share, and the number of images; NaN when they share none."""
+    """RMSE in pixels of two evaluations on the labels they share, and on how many images; NaN for none."""
     shared = _test_distances(store, one).join(_test_distances(store, other), lsuffix="_1", rsuffix="_2", how="inner")
     rmse = (shared**2).mean() ** 0.5
     return (

@@ -58,8 +58,8 @@ def test_models(lab: Engine) -> None:
 def test_evaluations(lab: Engine) -> None:
     found = queries.evaluations(lab)
     assert list(found) == [
-        "project", "model", "dataset", "side", "bodypart", "keypoints", "rmse_px", "rmse_confident_px", "median_px",
-        "mean_likelihood", "fraction_confident", "likelihood_cutoff", "evaluated_at", "evaluation",
+        "project", "model", "dataset", "side", "bodypart", "keypoints", "rmse_px", "rmse_confident_px", "mean_px",
+        "median_px", "mean_likelihood", "fraction_confident", "likelihood_cutoff", "evaluated_at", "evaluation",
     ]  # fmt: skip
     sides = [(side, bodypart) for side in ("test", "train") for bodypart in ("nose", "tail", "all")]
     assert records(found, "evaluation", "side", "bodypart") == [

@@ -35,6 +35,7 @@ def test_errors_by_hand():
         "keypoints": 2,
         "rmse_px": pytest.approx(np.sqrt(12.5)),
         "rmse_confident_px": 3.0,
+        "mean_px": 3.5,
         "median_px": 3.5,
         "mean_likelihood": pytest.approx(0.55),
         "fraction_confident": 0.5,

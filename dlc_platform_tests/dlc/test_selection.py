@@ -44,7 +44,7 @@ def evaluation(
 
 
 def promotion(model: str, hour: int) -> Promotion:
-    return Promotion(project="maze", model_id=model, promoted_at=START + timedelta(hours=hour))
+    return Promotion(project="maze", model_id=model, weighed_until=START + timedelta(hours=hour))
 
 
 def test_nothing_to_choose_from(store: Store) -> None:

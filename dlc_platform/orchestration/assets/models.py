@@ -1,5 +1,6 @@
 """The group `models`: from labels to the model that the lab uses."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -9,7 +10,7 @@ from dlc_platform.catalog import registry, tables
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.sessions import labeled_frames
-from dlc_platform.orchestration.metadata import picture, table
+from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.resources import LabResource
 
 GPU_POOL = "gpu"
@@ -101,29 +102,29 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             test_images=dataset.n_test,
             run_id=context.run_id,
         ),
-        _image_rows(dataset),
+        _image_rows(dataset, matches),
     )
     unmatched = sorted(folder for folder in folders if folder not in matches)
     return dg.MaterializeResult(
         metadata={
-            "dataset": dataset.id,
+            "picture": picture(
+                labelled_frames(labelled_samples(labels, most=9), skeleton=dataset.skeleton),
+                f"Labelled frames of {recipe.project}",
+            ),
             "project": recipe.project,
             "train_images": dataset.n_train,
             "test_images": dataset.n_test,
             "bodyparts": ", ".join(dataset.bodyparts),
             "sessions": table([{"session": s} for s in sorted(set(matches.values()))]),
             "folders_without_a_session": ", ".join(unmatched) or "none",
+            "dataset": dataset.id,
             "path": dg.MetadataValue.path(dataset.path),
-            "picture": picture(
-                labelled_frames(labelled_samples(labels, most=9), skeleton=dataset.skeleton),
-                f"Labelled frames of {recipe.project}",
-            ),
         },
         data_version=dg.DataVersion(dataset.id),
     )
 
 
-def _image_rows(dataset: Any) -> list[tables.DatasetImage]:
+def _image_rows(dataset: Any, sessions: Mapping[str, str]) -> list[tables.DatasetImage]:
     images = dataset.labels().drop_duplicates("image")
     return [
         tables.DatasetImage(
@@ -131,7 +132,7 @@ def _image_rows(dataset: Any) -> list[tables.DatasetImage]:
             image_id=row.image,
             folder=row.folder,
             file=row.file,
-            session_key=row.session if isinstance(row.session, str) else None,
+            session_key=sessions.get(row.folder),
             side=row.side,
         )
         for row in images.itertuples()
@@ -157,7 +158,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
         lab.store.path("datasets", dataset_id),
         recipe,
         lab.store,
-        lab.workspaces / "training" / context.run_id,
+        lab.workspaces,
         on_progress=on_progress,
     )
     environment = versions()
@@ -178,16 +179,16 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
     )
     return dg.MaterializeResult(
         metadata={
-            "model": model.id,
+            "loss_curve": picture(learning_curve(model.learning_curve), f"Loss of {name}"),
+            "epochs": model.epochs,
+            "train_seconds": number(model.seconds),
             "new_version": new,
+            "model": model.id,
             "dataset": dataset_id,
             "scorer": model.scorer,
-            "epochs": model.epochs,
-            "train_seconds": model.seconds,
             "parameters": dg.MetadataValue.json(recipe.model_dump(mode="json")),
             "software": dg.MetadataValue.json(environment),
             "path": dg.MetadataValue.path(model.path),
-            "loss_curve": picture(learning_curve(model.learning_curve), f"Loss of {name}"),
         },
         data_version=dg.DataVersion(model.id),
     )
@@ -227,17 +228,17 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     overall = errors[errors["bodypart"] == "all"].set_index("side")["rmse_px"]
     return dg.MaterializeResult(
         metadata={
-            "model": model.id,
-            "test_rmse_px": float(overall["test"]),
-            "train_rmse_px": float(overall["train"]),
-            "test": table(errors[errors["side"] == "test"].drop(columns="side")),
-            "train": table(errors[errors["side"] == "train"].drop(columns="side")),
-            "likelihood_cutoff": lab.settings.likelihood_cutoff,
-            "path": dg.MetadataValue.path(evaluation.path),
+            "test_rmse_px": number(overall["test"]),
+            "train_rmse_px": number(overall["train"]),
             "worst_test_frames": picture(
                 worst_frames(worst_test_frames(evaluation, lab.store, most=6)),
                 "The worst test frames: labels + and predictions o",
             ),
+            "test": table(errors[errors["side"] == "test"].drop(columns="side")),
+            "train": table(errors[errors["side"] == "train"].drop(columns="side")),
+            "likelihood_cutoff": lab.settings.likelihood_cutoff,
+            "model": model.id,
+            "path": dg.MetadataValue.path(evaluation.path),
         },
         data_version=dg.DataVersion(evaluation.id),
     )
@@ -259,20 +260,25 @@ def _production_model(
     for project in lab.settings.projects:
         in_force = registry.promotion_in_force(lab.engine, project)
         incumbent = in_force.model_id if in_force else None
+        evaluations = registry.evaluations_of(lab.engine, project)
         if chosen_by_person is not None:
             if chosen_by_person.project != project:
                 continue
-            evaluations = registry.evaluations_of(lab.engine, project)
             evaluated = [evaluation.id for evaluation in evaluations if evaluation.model_id == chosen_by_person.id]
             model, evaluation, reason = chosen_by_person.id, next(iter(evaluated[-1:]), None), config.reason
         else:
-            choice = choose_best(registry.evaluations_of(lab.engine, project), in_force, lab.store)
+            choice = choose_best(evaluations, in_force, lab.store)
             if choice is None:
                 continue
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
         if model != incumbent:
             promotion = tables.Promotion(
-                project=project, model_id=model, evaluation_id=evaluation, reason=reason, run_id=context.run_id
+                project=project,
+                model_id=model,
+                evaluation_id=evaluation,
+                reason=reason,
+                weighed_until=evaluations[-1].evaluated_at if evaluations else None,
+                run_id=context.run_id,
             )
             if not registry.promote(lab.engine, promotion, expected=incumbent):
                 raise PlatformError(

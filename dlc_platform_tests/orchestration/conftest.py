@@ -1,0 +1,46 @@
+"""A whole lab, made once: rendered sessions, a trained and promoted model, and poses.
+
+Tests share it. A test that needs a session adds its own to the raw root, and leaves those of the others alone.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlc_platform.demo import lab as material
+from dlc_platform.orchestration.materialize import materialize
+
+RECIPE = "quick"
+
+
+@pytest.fixture(scope="session")
+def lab_home(make_reachable: Callable[[], AbstractContextManager[Path]]) -> Iterator[Path]:
+    """The home of the demo's lab with a recipe of two epochs; nothing is materialised yet."""
+    with make_reachable() as folder:
+        home = folder / "lab"
+        lab = material.make_lab(home)
+        settings = {
+            "raw_roots": [str(lab.raw)],
+            "projects": {material.PROJECT: {"path": str(lab.project)}},
+            "recipes": {RECIPE: {**material.RECIPE.model_dump(mode="json"), "epochs": 2}},
+            "inference": [{"camera": "*", "project": material.PROJECT}],
+            "settle_seconds": 1,
+            "scan_seconds": 2,
+        }
+        (home / "lab.yaml").write_text(yaml.safe_dump(settings))
+        before = dict(os.environ)
+        yield home
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def tracked_lab(lab_home: Path) -> Path:
+    """The lab after `dlc-platform run --select '*'`: everything has been materialised once."""
+    said: list[str] = []
+    assert materialize(lab_home, "*", [], said.append), "\n".join(said)
+    return lab_home

@@ -1,0 +1,108 @@
+import os
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from dlc_platform.demo.lab import LABELLED
+from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.platform import Platform
+
+FIRST = "sub-001_ses-001"
+
+
+def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab: Path):
+    with dg.DagsterInstance.get() as instance:
+
+        def metadata(asset: str) -> dict:
+            event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+            assert event is not None, asset
+            return dict(event.asset_materialization.metadata)
+
+        seen = {
+            "session_videos": {"recordings", "frames", "picture"},
+            "labeled_frames": {"labelled_frames", "picture_arena"},
+            "training_dataset": {"dataset", "train_images", "test_images", "picture"},
+            "trained_model": {"model", "parameters", "loss_curve", "software"},
+            "model_evaluation": {"test", "train", "test_rmse_px", "worst_test_frames"},
+            "production_model": {"production"},
+            "pose_estimates": {"quality", "picture_keypoints", "picture_trajectories", "picture_likelihood"},
+        }
+        for asset, keys in seen.items():
+            found = metadata(asset)
+            assert keys <= found.keys(), asset
+            for value in found.values():
+                if isinstance(value, dg.MarkdownMetadataValue):
+                    assert "](data:image/" in value.md_str
+                    assert len(value.md_str) < 150_000
+
+
+def test_a_second_run_finds_nothing_missing(tracked_lab: Path):
+    said: list[str] = []
+    assert materialize(tracked_lab, "session_videos,labeled_frames,group:models,pose_estimates", [], said.append)
+    running = [line for line in said if line.endswith(": running")]
+    assert running == ["production_model: running"]
+
+
+def test_poses_are_tidy(tracked_lab: Path):
+    poses = Platform(tracked_lab).poses(FIRST)
+    columns = ["session", "recording", "frame", "time_s", "individual", "bodypart", "x", "y", "likelihood"]
+    assert list(poses.columns) == columns
+    (frames,) = Platform(tracked_lab).estimates().set_index("session").loc[[FIRST], "frames"]
+    assert len(poses) == frames * 4
+    assert set(poses["session"]) == {FIRST}
+    one = Platform(tracked_lab).poses(FIRST, ["snout"])
+    assert set(one["bodypart"]) == {"snout"}
+    assert len(one) == frames
+
+
+def test_lineage_says_what_made_the_poses(tracked_lab: Path):
+    platform = Platform(tracked_lab)
+    row = platform.lineage(FIRST).iloc[0]
+    model = platform.models().iloc[-1]
+    assert row["model"] == model["model"]
+    assert row["dataset"] == model["dataset"]
+    assert row["parameters"]["epochs"] == 2
+    assert row["labelled_sessions"] == [
+        f"sub-00{subject}_ses-00{session}" for subject in (1, 2, 3) for session in (1, 2)
+    ]
+    assert row["training_environment"]["deeplabcut"]
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_run_by_id(row["run_id"]) is not None
+        assert instance.get_run_by_id(row["training_run"]) is not None
+
+
+def test_the_h5_is_what_deeplabcut_tools_read(tracked_lab: Path):
+    platform = Platform(tracked_lab)
+    estimate = platform.estimates().set_index("session").loc[FIRST]
+    (h5,) = (platform.settings.store / "poses" / estimate["pose_estimate"]).glob("*.h5")
+    wide = pd.read_hdf(h5)
+    tidy = platform.poses(FIRST, ["tailbase"]).set_index("frame")
+    tailbase = wide.xs("tailbase", level="bodyparts", axis=1)
+    assert (tailbase.to_numpy() == tidy[["x", "y", "likelihood"]].to_numpy()).all()
+
+
+def test_the_store_holds_whole_products_only(tracked_lab: Path):
+    store = Platform(tracked_lab).settings.store
+    products = [product for kind in store.iterdir() for product in kind.iterdir()]
+    assert len(products) >= 3 + len(LABELLED)
+    assert all(len(product.name) == 64 and (product / "manifest.json").is_file() for product in products)
+
+
+def test_what_is_not_there_is_named(tracked_lab: Path):
+    with pytest.raises(PlatformError, match="sub-9_ses-9"):
+        materialize(tracked_lab, "pose_estimates", ["sub-9_ses-9"], print)
+    with pytest.raises(PlatformError, match="pose_estimates"):
+        materialize(tracked_lab, "poses_estimates", [], print)
+    with pytest.raises(PlatformError, match="has no poses"):
+        Platform(tracked_lab).poses("sub-9_ses-9")
+
+
+def test_no_secret_reaches_dagster(tracked_lab: Path):
+    password = (tracked_lab / "postgres" / "password").read_text().strip()
+    for file in (tracked_lab / "dagster").rglob("*"):
+        if file.is_file():
+            assert password.encode() not in file.read_bytes(), file
+    assert password in os.environ["DLC_PLATFORM_DAGSTER_POSTGRES_URL"]

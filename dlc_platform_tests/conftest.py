@@ -4,9 +4,10 @@ A tiny labelled project, its dataset, and a network trained on it once; a Postgr
 """
 
 import csv
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -223,3 +224,15 @@ def engine(postgres_home: Path, migrated_database: URL) -> Iterator[Engine]:
         engine = open_catalog(url)
         yield engine
         engine.dispose()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where nothing may be skipped (DLC_PLATFORM_TEST_NO_SKIP), a skipped test has failed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("DLC_PLATFORM_TEST_NO_SKIP"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
+    return report

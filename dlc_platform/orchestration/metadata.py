@@ -1,4 +1,7 @@
-"""What computations say of themselves in the UI: tables, pictures and numbers as Dagster metadata."""
+"""What computations say of themselves in the UI: tables, pictures and numbers as Dagster metadata.
+
+The UI keeps the order of an asset's metadata: first what a person looks at, then what a person looks up.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -17,6 +20,11 @@ def table(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> dg.TableMetadat
     return dg.MetadataValue.table(records, schema=None if records else dg.TableSchema(columns=[]))
 
 
+def number(value: float) -> float:
+    """A measurement as a person reads it, to four digits."""
+    return float(f"{value:.4g}")
+
+
 def picture(image: bytes, caption: str) -> dg.MarkdownMetadataValue:
     """A picture that the UI shows from the event itself, so that it needs no file server."""
     from dlc_platform.pose.pictures import as_markdown
@@ -28,7 +36,7 @@ def _cell(value: Any) -> str | int | float | bool | None:
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
-        return None if value != value else float(f"{value:.4g}")
+        return None if value != value else number(value)
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, datetime | date):

@@ -1,6 +1,7 @@
 """The group `poses`: what the production models see in the sessions."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -11,7 +12,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.assets.sessions import session_videos
-from dlc_platform.orchestration.metadata import picture, table
+from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 
@@ -72,7 +73,7 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
             continue
         require_unchanged(recording)
         estimate = network.estimate(
-            recording.path, recording.video_id, lab.store, on_progress=_progress(context, key, recording.name)
+            Path(recording.path), recording.video_id, lab.store, on_progress=_progress(context, key, recording.name)
         )
         summary = summarize(read_parquet(estimate.path / POSE_TABLE), lab.settings.likelihood_cutoff)
         registry.record_poses(
@@ -135,9 +136,25 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
     from dlc_platform.video.frames import read_frames
 
     cutoff = lab.settings.likelihood_cutoff
-    metadata: dict[str, Any] = {
-        "frames": sum(estimate.frames for _, estimate, _, _ in estimates),
-        "seconds": sum(estimate.seconds for _, estimate, _, _ in estimates),
+    # One recording's pictures tell the story; what the others need is in the store.
+    recording, estimate, _, _ = estimates[0]
+    poses = read_parquet(estimate.path / POSE_TABLE)
+    shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
+    images = [
+        (frame, keypoints_at(poses, index), f"frame {index}")
+        for index, frame in zip(shown, read_frames(Path(recording.path), shown), strict=True)
+    ]
+    return {
+        "picture_keypoints": picture(frames_with_keypoints(images, cutoff), f"Keypoints of {recording.name}"),
+        "picture_trajectories": picture(trajectories(poses, cutoff), f"Trajectories of {recording.name}"),
+        "picture_likelihood": picture(likelihoods(poses, cutoff), f"Likelihood of {recording.name}"),
+        "quality": table(
+            [
+                {**row, "recording": recording.name}
+                for recording, _, summary, _ in estimates
+                for row in summary.to_dict("records")
+            ]
+        ),
         "recordings": table(
             [
                 {
@@ -145,32 +162,15 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
                     "camera": recording.camera,
                     "frames": estimate.frames,
                     "model": short(model_id),
-                    "path": str(estimate.path),
                 }
                 for recording, estimate, _, model_id in estimates
             ]
             + [
-                {"recording": recording.name, "camera": recording.camera, "frames": 0, "model": "no rule", "path": ""}
+                {"recording": recording.name, "camera": recording.camera, "frames": 0, "model": "no rule"}
                 for recording in without_rule
             ]
         ),
-        "quality": table(
-            [
-                {"recording": recording.name, **row}
-                for recording, _, summary, _ in estimates
-                for row in summary.to_dict("records")
-            ]
-        ),
+        "frames": sum(estimate.frames for _, estimate, _, _ in estimates),
+        "seconds": number(sum(estimate.seconds for _, estimate, _, _ in estimates)),
+        "paths": dg.MetadataValue.json({recording.name: str(estimate.path) for recording, estimate, _, _ in estimates}),
     }
-    # One recording's pictures tell the story; the others are one click away in the store.
-    recording, estimate, _, _ = estimates[0]
-    poses = read_parquet(estimate.path / POSE_TABLE)
-    shown = sorted({estimate.frames * step // 6 for step in (1, 2, 3, 4, 5)})
-    images = [
-        (frame, keypoints_at(poses, index), f"frame {index}")
-        for index, frame in zip(shown, read_frames(recording.path, shown), strict=True)
-    ]
-    metadata["picture_keypoints"] = picture(frames_with_keypoints(images, cutoff), f"Keypoints of {recording.name}")
-    metadata["picture_trajectories"] = picture(trajectories(poses, cutoff), f"Trajectories of {recording.name}")
-    metadata["picture_likelihood"] = picture(likelihoods(poses, cutoff), f"Likelihood of {recording.name}")
-    return metadata

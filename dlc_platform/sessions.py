@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
+from typing import Literal
 
 from dlc_platform.settings import Layout
 
@@ -48,10 +49,15 @@ class Session:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something below a raw root that is not used, and why."""
+    """Something below a raw root that is not used, and why.
+
+    `expected` lies there in every lab (files under way, hidden ones, those of DeepLabCut); `lost` is a recording, or a
+    whole raw root, that cannot be used before a person mends it.
+    """
 
     path: Path
     reason: str
+    kind: Literal["expected", "odd", "lost"] = "odd"
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,16 @@ class Scan:
 
     sessions: tuple[Session, ...]
     skipped: tuple[Skipped, ...]
+
+    def left_out(self) -> list[str]:
+        """A line for each reason why something is not used, with the first path that has it."""
+        paths: dict[str, list[Path]] = defaultdict(list)
+        for item in self.skipped:
+            paths[item.reason].append(item.path)
+        return [
+            f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
+            for reason, found in sorted(paths.items(), key=lambda entry: len(entry[1]))
+        ]
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ def scan(raw_roots: Iterable[Path], layout: Layout) -> Scan:
         if len(folders) > 1:
             names = " and ".join(sorted(folders.values()))
             reason = f"the session key {key} is claimed by {names}; rename one of them, or move it out of the raw roots"
-            skipped += [Skipped(Path(folder), reason) for folder in folders.values()]
+            skipped += [Skipped(Path(folder), reason, "lost") for folder in folders.values()]
             continue
         (folder,) = folders.values()
         session = _session([video for video in videos[folder] if video.place.key == key])
@@ -139,6 +155,7 @@ def _walk(root: str, pattern: re.Pattern[str], extensions: tuple[str, ...]) -> I
         yield Skipped(
             Path(root),
             f"the raw root cannot be read: {error.strerror}; mount it, or correct raw_roots in lab.yaml",
+            "lost",
         )
         return
     # Folders still to be looked at: absolute path, path below the root, and the identities on the way to it.
@@ -172,7 +189,7 @@ def _walk(root: str, pattern: re.Pattern[str], extensions: tuple[str, ...]) -> I
                 if entry.is_dir():
                     reason, identity = _folder_reason(entry, is_video, ancestors)
                     if reason:
-                        yield Skipped(Path(entry.path), reason)
+                        yield Skipped(Path(entry.path), reason, "expected" if entry.name.startswith(".") else "odd")
                     else:
                         todo.append(
                             (
@@ -184,7 +201,7 @@ def _walk(root: str, pattern: re.Pattern[str], extensions: tuple[str, ...]) -> I
                     continue
                 reason = _name_reason(entry.name, extensions)
                 if reason:
-                    yield Skipped(Path(entry.path), reason)
+                    yield Skipped(Path(entry.path), reason, "expected")
                     continue
                 if not is_video:
                     continue
@@ -272,7 +289,7 @@ def _session(videos: list[_Video]) -> Session | Skipped:
     names = _unique_names([path.relative_to(folder) for path in paths])
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        return Skipped(folder, f"two videos of {place.key} would both be called {twice}; rename one of them")
+        return Skipped(folder, f"two videos of {place.key} would both be called {twice}; rename one of them", "lost")
     recordings = tuple(
         Recording(
             name,

@@ -3,7 +3,7 @@
 Each function is one transaction, safe to repeat and safe against another process that does the same.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, func, orm, select, text, update
@@ -221,10 +221,16 @@ def recordings_by_session(engine: Engine) -> dict[str, list[Recording]]:
     return found
 
 
-def labelled_sessions(engine: Engine) -> set[str]:
-    """The sessions whose labels have been counted."""
+def labelled_sessions(engine: Engine, projects: Collection[str]) -> set[str]:
+    """The sessions whose labels have been counted in all of these projects."""
+    statement = (
+        select(SessionLabels.session_key)
+        .where(SessionLabels.project.in_(projects))
+        .group_by(SessionLabels.session_key)
+        .having(func.count() == len(projects))
+    )
     with engine.connect() as connection:
-        return set(connection.scalars(select(SessionLabels.session_key)))
+        return set(connection.scalars(statement))
 
 
 def tracked_recordings(engine: Engine) -> set[int]:

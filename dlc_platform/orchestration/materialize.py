@@ -63,8 +63,9 @@ def _materialize(
         keys = _keys(lab, instance)
         unknown = sorted(set(partitions) - set(keys["sessions"]) - set(keys["recipes"]))
         if unknown:
+            reasons = [line for line in lab.scan().left_out() if any(key in line for key in unknown)]
             raise PlatformError(
-                f"{', '.join(unknown)} is neither a session nor a recipe of this lab",
+                "; ".join([f"{', '.join(unknown)} is neither a session nor a recipe of this lab", *reasons]),
                 "Choose a session of `dlc-platform sessions` or a recipe of lab.yaml",
             )
         for asset in selected:
@@ -72,6 +73,9 @@ def _materialize(
             stretches = _stretches(lab, node, keys, partitions)
             if not stretches:
                 say(f"{asset.to_user_string()}: nothing is missing")
+                if asset.to_user_string() == "session_videos":
+                    for line in lab.scan().left_out():
+                        say(f"  left out: {line}")
             for stretch in stretches:
                 title = asset.to_user_string() + (f" [{', '.join(stretch)}]" if stretch else "")
                 if GPU_POOL in _pools(node) and lease is None:
@@ -177,7 +181,8 @@ def missing(lab: LabResource, asset: str) -> list[str]:
         on_disk = {session.key for session in found.sessions}
         return sorted({*changed_sessions(lab, found), *unreadable} & on_disk)
     if asset == "labeled_frames":
-        return sorted(registry.recordings_by_session(lab.engine).keys() - registry.labelled_sessions(lab.engine))
+        labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)
+        return sorted(registry.recordings_by_session(lab.engine).keys() - labelled)
     if asset == "pose_estimates":
         tracked = registry.tracked_recordings(lab.engine)
         return sorted(

@@ -3,15 +3,20 @@
 What is done is read from the catalogue at every look, so the cursor holds only what is under way: files that may still
 be growing, and what was asked for and has not come out yet. A restart therefore neither loses nor repeats a session,
 and a lost cursor costs a second look, not a second result.
+
+A session is asked for once for each state of its files. A run whose worker died is retried by Dagster. A run that a
+person cancelled or deleted, or that failed by its own fault, waits for a person, who sees it in the UI: `dlc-platform
+run HOME --select pose_estimates` completes what is missing, and so does a file that is replaced.
 """
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog import registry, tables
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.ingest import is_registered
 from dlc_platform.orchestration.jobs import process_sessions
@@ -21,6 +26,8 @@ from dlc_platform.sessions import Scan, Session
 
 #: Sessions that travel in one run: few enough that a run soon shows its results, many enough to spare process starts.
 _SESSIONS_PER_RUN = 25
+#: What is left out of the raw roots has as many reasons; the log of a tick has all of them, its summary the first.
+_REASONS_SHOWN = 5
 
 #: For each asset, the sessions it is wanted for, each with the fingerprint of its files.
 Wanted = dict[str, dict[str, str]]
@@ -67,6 +74,17 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
             asset: [key for key, value in keys.items() if cursor.requested.get(asset, {}).get(key) != value]
             for asset, keys in wanted.items()
         }
+        # What was out of sight for a moment, as on a network disk, is still under way when it comes back.
+        on_disk = {session.key for session in found.sessions}
+        under_way = {
+            asset: keys
+            | {
+                key: value
+                for key, value in cursor.requested.get(asset, {}).items()
+                if key not in on_disk or settling.get(key) == value
+            }
+            for asset, keys in wanted.items()
+        }
         partitions = context.instance.get_dynamic_partitions("sessions")
         added = sorted({key for keys in new.values() for key in keys} - set(partitions))
         requests = [
@@ -78,18 +96,20 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
             for asset, keys in new.items()
             for stretch in neighbours(keys, [*partitions, *added], _SESSIONS_PER_RUN)
         ]
-        for skipped in found.skipped:
-            context.log.debug(f"{skipped.path}: {skipped.reason}")
-        summary = (
-            f"{len(found.sessions)} sessions on disk, {settling} new or changed ones still settling, "
-            f"{len(found.skipped)} paths skipped"
-        )
+        summary = f"{len(found.sessions)} sessions on disk, {len(settling)} new or changed ones still settling"
         context.log.info(summary)
+        left_out = found.left_out()
+        for line in left_out:
+            context.log.info(f"left out: {line}")
+        if left_out:
+            summary += f". Left out: {'; '.join(left_out[:_REASONS_SHOWN])}"
+            if len(left_out) > _REASONS_SHOWN:
+                summary += f"; and {len(left_out) - _REASONS_SHOWN} more, which the tick's log names"
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason(summary),
             dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
-            cursor=Cursor(cursor.seen, wanted).write(),
+            cursor=Cursor(cursor.seen, under_way).write(),
         )
 
     return new_session_videos
@@ -104,15 +124,15 @@ def changed_sessions(lab: LabResource, found: Scan) -> dict[str, str]:
         if rows.keys() != {recording.name for recording in session.recordings} or not all(
             is_registered(recording, rows[recording.name]) for recording in session.recordings
         ):
-            changed[session.key] = _fingerprint(session)
+            changed[session.key] = _fingerprint(session, known)
     return changed
 
 
-def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wanted, int]:
-    """What is wanted now, and how many sessions are still settling; updates `cursor.seen`."""
+def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wanted, dict[str, str]]:
+    """What is wanted now, and the sessions that are still settling; updates `cursor.seen`."""
     changed = changed_sessions(lab, found)
     known = registry.recordings_by_session(lab.engine)
-    registered = {session.key: _fingerprint(session) for session in found.sessions if session.key not in changed}
+    registered = {session.key: _fingerprint(session, known) for session in found.sessions if session.key not in changed}
     cursor.seen = {
         key: cursor.seen[key] if key in cursor.seen and cursor.seen[key][0] == fingerprint else (fingerprint, now)
         for key, fingerprint in changed.items()
@@ -121,7 +141,7 @@ def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wan
 
     # A file that could not be read waits for a person; it is looked at again when it changes.
     readable = {key: value for key, value in registered.items() if all(row.problem is None for row in known[key])}
-    labelled = registry.labelled_sessions(lab.engine)
+    labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)
     tracked = registry.tracked_recordings(lab.engine)
     in_production = {project for project in lab.settings.projects if registry.production_model(lab.engine, project)}
 
@@ -135,9 +155,14 @@ def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wan
         "labeled_frames": {key: value for key, value in readable.items() if key not in labelled},
         "pose_estimates": {key: value for key, value in readable.items() if trackable(key)},
     }
-    return wanted, len(changed) - len(settled)
+    return wanted, {key: value for key, value in changed.items() if key not in settled}
 
 
-def _fingerprint(session: Session) -> str:
-    """A hash of the places, sizes and times of a session's files."""
-    return short(sha256_json([[r.name, str(r.path), r.size, r.mtime_ns] for r in session.recordings]))
+def _fingerprint(session: Session, known: Mapping[str, list[tables.Recording]]) -> str:
+    """A hash of the places, sizes and times of a session's files, and of the rows they have in the catalogue.
+
+    The rows, because Dagster remembers for ever what it was asked for: a file that is put back after another one stood
+    in its place must be asked for again.
+    """
+    files = [[r.name, str(r.path), r.size, r.mtime_ns] for r in session.recordings]
+    return short(sha256_json([files, sorted(row.id for row in known.get(session.key, []))]))

@@ -144,7 +144,8 @@ def test_labels_are_counted_again(lab: Engine) -> None:
     registry.record_session_labels(lab, KEY, {"maze": 5})
     counted = rows(lab, tables.SessionLabels, "project", "images")
     assert sorted(counted) == [("arena", 0), ("maze", 5)]
-    assert registry.labelled_sessions(lab) == {KEY}
+    assert registry.labelled_sessions(lab, ["maze", "arena"]) == registry.labelled_sessions(lab, ["maze"]) == {KEY}
+    assert registry.labelled_sessions(lab, ["maze", "a new one"]) == set()
 
 
 def test_a_dataset_whose_sessions_become_known(lab: Engine) -> None:

@@ -1,6 +1,7 @@
 """The group `sessions`: what was recorded, and what of it was labelled."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -8,7 +9,7 @@ from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import registry
 from dlc_platform.errors import PlatformError
-from dlc_platform.orchestration.metadata import picture, table
+from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 
@@ -26,6 +27,8 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
     from dlc_platform.ingest import register
 
     found = lab.scan()
+    for line in found.left_out():
+        context.log.warning(f"left out: {line}")
     on_disk = {session.key: session for session in found.sessions}
 
     def work(key: str) -> Mapping[str, Any]:
@@ -54,14 +57,15 @@ def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
 
     recordings = queries.sessions(lab.engine, key)
     first = recordings.iloc[0]
-    frame = read_frames(first["path"], [int(first["frames"]) // 2])[0]
+    frame = read_frames(Path(first["path"]), [int(first["frames"]) // 2])[0]
     return {
+        "picture": picture(labelled_frames([(frame, {})]), f"{first['recording']}, the frame in the middle"),
         "recordings": table(
-            recordings[["recording", "camera", "width", "height", "frame_rate", "frames", "duration_s", "path"]]
+            recordings[["recording", "camera", "width", "height", "frame_rate", "frames", "duration_s"]]
         ),
         "frames": int(recordings["frames"].sum()),
-        "duration_s": float(recordings["duration_s"].sum()),
-        "picture": picture(labelled_frames([(frame, {})]), f"{first['recording']}, the frame in the middle"),
+        "duration_s": number(recordings["duration_s"].sum()),
+        "paths": dg.MetadataValue.json(dict(zip(recordings["recording"], recordings["path"], strict=True))),
     }
 
 
@@ -84,24 +88,38 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
 
     labels = {}
     matches = {}
+    problems = {}
     for name, entry in lab.settings.projects.items():
-        project = read_project(entry.path)
-        labels[name] = read_labels(project)
+        try:
+            project = read_project(entry.path)
+            labels[name] = read_labels(project)
+        except PlatformError as problem:
+            # The labels of the other projects are none the worse; this one's are counted when it is mended.
+            problems[f"problem_{name}"] = str(problem)
+            context.log.warning(f"the labels of the project {name} are left out: {problem}")
+            continue
         matches[name] = match_folders(project, labels[name].folders(), registry.known_recordings(lab.engine))
+    if not labels:
+        raise dg.Failure("; ".join(problems.values()), allow_retries=False)
 
     def work(key: str) -> Mapping[str, Any]:
         folders = {name: [f for f, session in own.items() if session == key] for name, own in matches.items()}
         counts = {name: int(labels[name].images["folder"].isin(own).sum()) for name, own in folders.items()}
         registry.record_session_labels(lab.engine, key, counts)
-        metadata: dict[str, Any] = {
+        pictures = {
+            f"picture_{name}": picture(
+                labelled_frames(labelled_samples(labels[name], 6, own)),
+                f"Labelled frames of {key} in the project {name}",
+            )
+            for name, own in folders.items()
+            if own
+        }
+        return {
+            **problems,
+            **pictures,
             "labelled_frames": sum(counts.values()),
             "projects": table([{"project": name, "images": count} for name, count in counts.items()]),
         }
-        for name, own in folders.items():
-            if own:
-                frames = labelled_frames(labelled_samples(labels[name], 6, own))
-                metadata[f"picture_{name}"] = picture(frames, f"Labelled frames of {key} in the project {name}")
-        return metadata
 
     for_each_session(context, work)
 

@@ -1,0 +1,137 @@
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.partitions import sessions
+
+EVERY_SESSION = "sessions (one run for many)"
+EVERY_RECIPE = "recipes big, small"
+
+ASSETS = {
+    "session_videos": {
+        "deps": [],
+        "partitions": EVERY_SESSION,
+        "group": "sessions",
+        "owners": ["team:acquisition"],
+        "kinds": ["video"],
+        "pool": None,
+    },
+    "labeled_frames": {
+        "deps": ["session_videos"],
+        "partitions": EVERY_SESSION,
+        "group": "sessions",
+        "owners": ["team:acquisition"],
+        "kinds": ["deeplabcut"],
+        "pool": None,
+    },
+    "training_dataset": {
+        "deps": ["labeled_frames"],
+        "partitions": EVERY_RECIPE,
+        "group": "models",
+        "owners": ["team:pose-estimation"],
+        "kinds": ["deeplabcut", "parquet"],
+        "pool": None,
+    },
+    "trained_model": {
+        "deps": ["training_dataset"],
+        "partitions": EVERY_RECIPE,
+        "group": "models",
+        "owners": ["team:pose-estimation"],
+        "kinds": ["deeplabcut", "pytorch"],
+        "pool": "gpu",
+    },
+    "model_evaluation": {
+        "deps": ["trained_model"],
+        "partitions": EVERY_RECIPE,
+        "group": "models",
+        "owners": ["team:pose-estimation"],
+        "kinds": ["deeplabcut", "parquet"],
+        "pool": "gpu",
+    },
+    "production_model": {
+        "deps": ["model_evaluation"],
+        "partitions": None,
+        "group": "models",
+        "owners": ["team:pose-estimation"],
+        "kinds": ["postgres"],
+        "pool": None,
+    },
+    "pose_estimates": {
+        "deps": ["production_model", "session_videos"],
+        "partitions": EVERY_SESSION,
+        "group": "poses",
+        "owners": ["team:pose-estimation"],
+        "kinds": ["deeplabcut", "parquet"],
+        "pool": "gpu",
+    },
+}
+
+JOBS = {
+    "process_sessions": ["labeled_frames", "pose_estimates", "session_videos"],
+    "train_recipe": ["model_evaluation", "production_model", "trained_model", "training_dataset"],
+}
+
+SENSORS = {"new_session_videos": {"job": "process_sessions", "seconds": 7, "status": "RUNNING"}}
+
+
+@pytest.fixture
+def definitions(tmp_path: Path) -> dg.Definitions:
+    recipe = {"project": "maze", "weights": "random"}
+    settings = {
+        "raw_roots": ["raw"],
+        "projects": {"maze": {"path": "maze"}},
+        "recipes": {"small": recipe, "big": recipe},
+        "scan_seconds": 7,
+    }
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(settings))
+    return build_definitions(tmp_path)
+
+
+def test_the_asset_graph(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+
+    def described(key: dg.AssetKey) -> dict[str, Any]:
+        node = graph.get(key)
+        return {
+            "deps": sorted(parent.to_user_string() for parent in node.parent_keys),
+            "partitions": partitions(node),
+            "group": node.group_name,
+            "owners": list(node.owners),
+            "kinds": sorted(node.kinds),
+            "pool": next(iter(node.pools or ()), None),
+        }
+
+    def partitions(node: Any) -> str | None:
+        if node.partitions_def is None:
+            return None
+        if node.partitions_def == sessions:
+            many = node.backfill_policy == dg.BackfillPolicy.single_run()
+            return EVERY_SESSION if many else "sessions"
+        return f"recipes {', '.join(node.partitions_def.get_partition_keys())}"
+
+    assert {key.to_user_string(): described(key) for key in graph.get_all_asset_keys()} == ASSETS
+    assert all(graph.get(key).description for key in graph.get_all_asset_keys())
+    assert all(graph.get(key).code_version for key in graph.get_all_asset_keys())
+
+
+def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    found = {
+        job.name: sorted(key.to_user_string() for key in job.asset_layer.executable_asset_keys)
+        for job in repository.get_all_jobs()
+        if not job.name.startswith("__")
+    }
+    assert found == JOBS
+    assert {
+        sensor.name: {
+            "job": sensor.job.name,
+            "seconds": sensor.minimum_interval_seconds,
+            "status": sensor.default_status.value,
+        }
+        for sensor in repository.sensor_defs
+    } == SENSORS
+    assert repository.schedule_defs == []

@@ -1,0 +1,374 @@
+"""The sensor on a real Dagster instance, a real catalogue and real, tiny videos.
+
+What the daemon does with a tick (add the partitions, launch the runs, keep the cursor) is done here by hand, so that a
+test can look at each step; the runs are executed in this process.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+import yaml
+from sqlalchemy import Engine
+
+from dlc_platform.catalog import registry
+from dlc_platform.demo.render import write_video
+from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration import sensors
+from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.instance import open_instance, prepare
+from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighbours
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform_tests.catalog import small_lab
+
+SETTLE = 30
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+class Watched:
+    """A lab with its sensor, and the daemon's part of the work."""
+
+    def __init__(self, home: Path, engine: Engine, instance: dg.DagsterInstance, clock: Clock):
+        self.home = home
+        self.raw = home / "raw"
+        self.engine = engine
+        self.instance = instance
+        self.clock = clock
+        self.cursor: str | None = None
+        self.summary = ""
+        self.run_keys: list[str] = []
+        self.definitions = build_definitions(home)
+
+    def video(self, session: str, name: str = "cam-top.mp4", shade: int = 0) -> Path:
+        subject, number = session.split("_")
+        path = self.raw / subject / number / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, np.full((25, 48, 64, 3), shade, dtype=np.uint8))
+        return path
+
+    def settle(self) -> dict[str, list[tuple[str, str]]]:
+        """Two ticks, with time enough between them for the files to have settled: what the second one asks for."""
+        self.look()
+        self.clock.now += SETTLE
+        return self.look()
+
+    def settle_and_run(self) -> dict[str, list[tuple[str, str]]]:
+        """Settle, and do what both ticks ask for, except for inference."""
+        asked = self.look()
+        self.clock.now += SETTLE
+        asked |= self.look()
+        for asset, asks in asked.items():
+            for first, last in asks:
+                if asset != "pose_estimates":
+                    self.run(asset, first, last)
+        return asked
+
+    def run(self, asset: str, first: str, last: str) -> bool:
+        job = self.definitions.resolve_job_def("process_sessions")
+        tags = {RANGE_START: first, RANGE_END: last}
+        selection = [dg.AssetKey(asset)]
+        return job.execute_in_process(
+            instance=self.instance, asset_selection=selection, tags=tags, raise_on_error=False
+        ).success
+
+    def look(self) -> dict[str, list[tuple[str, str]]]:
+        """One tick: the ranges of sessions that it asks for, by asset."""
+        with dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            definitions=self.definitions,
+            resources={"lab": LabResource(home=str(self.home))},
+        ) as context:
+            done = self.definitions.resolve_sensor_def("new_session_videos").evaluate_tick(context)
+        for request in done.dynamic_partitions_requests or []:
+            assert list(request.partition_keys) == sorted(request.partition_keys)
+            self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+        self.cursor, self.summary = done.cursor, done.skip_message or ""
+        asked: dict[str, list[tuple[str, str]]] = {}
+        for request in done.run_requests or []:
+            (asset,) = request.asset_selection or []
+            assert request.run_key
+            # The daemon launches a run key once, for ever.
+            assert request.run_key not in self.run_keys
+            self.run_keys.append(request.run_key)
+            stretch = (request.tags[RANGE_START], request.tags[RANGE_END])
+            asked.setdefault(asset.to_user_string(), []).append(stretch)
+        return asked
+
+    def registered(self) -> list[str]:
+        return sorted(registry.recordings_by_session(self.engine))
+
+    def promote(self) -> None:
+        """Give the project a production model, in the catalogue only."""
+        registry.record_dataset(self.engine, "r", small_lab.dataset("d", "tiny"), [small_lab.image("d", "3", None)])
+        small_lab.train(self.engine, "a", "d", "r", "tiny")
+        assert registry.promote(self.engine, small_lab.promotion("a", "tiny"), expected=None)
+
+    def change(self, **changes: object) -> None:
+        settings = yaml.safe_load((self.home / "lab.yaml").read_text()) | changes
+        (self.home / "lab.yaml").write_text(yaml.safe_dump(settings))
+
+
+@pytest.fixture
+def lab(
+    engine: Engine, tmp_path: Path, make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Watched]:
+    before = dict(os.environ)
+    os.environ[POSTGRES_VARIABLE] = engine.url.render_as_string(hide_password=False)
+    (tmp_path / "raw").mkdir()
+    settings = {
+        "raw_roots": ["raw"],
+        "projects": {"tiny": {"path": str(make_project(tmp_path / "project", 2))}},
+        "inference": [{"camera": "*", "project": "tiny"}],
+        "settle_seconds": SETTLE,
+    }
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(settings))
+    clock = Clock()
+    monkeypatch.setattr(sensors, "time", clock)
+    try:
+        with open_instance(prepare(tmp_path)) as instance:
+            yield Watched(tmp_path, engine, instance, clock)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def one(session: str) -> list[tuple[str, str]]:
+    return [(session, session)]
+
+
+def test_a_growing_file_waits_until_it_has_settled(lab: Watched) -> None:
+    whole = lab.video("sub-1_ses-1").read_bytes()
+    path = lab.raw / "sub-1/ses-1/cam-top.mp4"
+    for part in (1, 2, 3):
+        path.write_bytes(whole[: len(whole) * part // 3])
+        assert lab.look() == {}
+        assert "1 new or changed ones still settling" in lab.summary
+        lab.clock.now += SETTLE - 1
+    assert lab.look() == {}
+    lab.clock.now += 1
+    assert lab.look() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.instance.get_dynamic_partitions("sessions") == ["sub-1_ses-1"]
+
+
+def test_a_session_goes_its_way_once(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    for _ in range(3):
+        lab.clock.now += SETTLE
+        assert lab.look() == {}, "it is under way"
+    assert lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.look() == {"labeled_frames": one("sub-1_ses-1")}
+    assert lab.look() == {}
+    assert lab.run("labeled_frames", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.look() == {}
+    assert json.loads(lab.cursor or "") == {
+        "seen": {},
+        "requested": {"session_videos": {}, "labeled_frames": {}, "pose_estimates": {}},
+    }
+
+
+def test_a_lost_cursor_repeats_nothing_that_is_done(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    lab.settle_and_run()
+    lab.settle_and_run()
+    lab.cursor = None
+    assert lab.settle() == {}
+    assert lab.settle() == {}
+
+
+def test_neighbours_travel_together(lab: Watched) -> None:
+    first = lab.video("sub-01_ses-1")
+    for number in range(28, 1, -1):
+        copy = lab.raw / f"sub-{number:02}/ses-1/cam-top.mp4"
+        copy.parent.mkdir(parents=True)
+        shutil.copy(first, copy)
+    assert lab.settle() == {"session_videos": [("sub-01_ses-1", "sub-25_ses-1"), ("sub-26_ses-1", "sub-28_ses-1")]}
+    # What comes later lies behind, whatever its name: these two lie side by side.
+    lab.video("sub-0_ses-1")
+    lab.video("sub-99_ses-1")
+    assert lab.settle() == {"session_videos": [("sub-0_ses-1", "sub-99_ses-1")]}
+
+
+def test_sessions_that_lie_apart_travel_alone(lab: Watched) -> None:
+    for number in (1, 2, 3, 4):
+        lab.video(f"sub-{number}_ses-1", shade=10 * number)
+    assert lab.settle_and_run() == {"session_videos": [("sub-1_ses-1", "sub-4_ses-1")]}
+    assert lab.settle_and_run() == {"labeled_frames": [("sub-1_ses-1", "sub-4_ses-1")]}
+    for number in (1, 2, 4):
+        lab.video(f"sub-{number}_ses-1", shade=100 + number)
+    assert lab.settle()["session_videos"] == [("sub-1_ses-1", "sub-2_ses-1"), ("sub-4_ses-1", "sub-4_ses-1")]
+
+
+def test_neighbours_are_those_of_the_order() -> None:
+    assert neighbours(["c", "a", "b", "e"], ["a", "b", "c", "d", "e"], most=2) == [["a", "b"], ["c"], ["e"]]
+    assert neighbours([], ["a"], most=2) == []
+
+
+def test_a_replaced_file_is_asked_for_again_and_so_is_the_one_that_is_put_back(lab: Watched) -> None:
+    path = lab.video("sub-1_ses-1")
+    lab.promote()
+    shutil.copy2(path, lab.home / "first.mp4")
+    for number in range(3):
+        if number == 1:
+            lab.video("sub-1_ses-1", shade=200)
+        elif number == 2:
+            shutil.copy2(lab.home / "first.mp4", path)  # with its old time
+        assert lab.settle_and_run()["session_videos"] == one("sub-1_ses-1")
+        assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
+        (row,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+        small_lab.track(lab.engine, "78"[number % 2], row, "a")
+    videos = [row[0] for row in registry.known_recordings(lab.engine)]
+    assert videos == ["sub-1_ses-1"]
+    assert lab.settle() == {}
+
+
+def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None:
+    path = lab.video("sub-1_ses-1")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    lab.promote()
+    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert not lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
+    (row,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+    assert row.problem and str(path) in row.problem
+    assert lab.settle() == lab.settle() == {}
+    path.write_bytes(whole)
+    assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.look() == {"labeled_frames": one("sub-1_ses-1"), "pose_estimates": one("sub-1_ses-1")}
+
+
+def test_one_broken_file_of_two_keeps_the_session_back(lab: Watched) -> None:
+    lab.video("sub-1_ses-1", "cam-top.mp4")
+    side = lab.raw / "sub-1/ses-1/cam-side.mp4"
+    side.write_bytes(b"nothing that plays" * 50)
+    lab.promote()
+    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert not lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
+    rows = {row.camera: row for row in registry.current_recordings(lab.engine, "sub-1_ses-1")}
+    assert rows["top"].video_id and not rows["top"].problem
+    assert rows["side"].problem and str(side) in rows["side"].problem
+    assert lab.settle() == {}
+    # Taken away, it does not keep the other one back any more.
+    side.unlink()
+    assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
+
+
+def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    lab.video("sub-2_ses-1", "cam-side.mp4", shade=9)
+    lab.change(inference=[{"camera": "top", "project": "tiny"}])
+    lab.settle_and_run()
+    assert lab.settle_and_run() == {"labeled_frames": [("sub-1_ses-1", "sub-2_ses-1")]}
+    lab.promote()
+    assert lab.look()["pose_estimates"] == one("sub-1_ses-1"), "no rule names the camera of the other"
+    assert lab.look() == {}
+    (row,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+    small_lab.track(lab.engine, "7", row, "a")
+    lab.cursor = None
+    assert lab.settle().get("pose_estimates") is None
+    # Another production model makes poses stale; it does not start anything by itself.
+    small_lab.train(lab.engine, "b", "d", "r", "tiny")
+    assert registry.promote(lab.engine, small_lab.promotion("b", "tiny"), expected=small_lab.identity("a"))
+    assert lab.settle().get("pose_estimates") is None
+
+
+def test_a_run_that_was_cancelled_waits_for_a_person_or_another_file(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    # The run never comes to anything.
+    assert lab.settle() == lab.settle() == {}
+    lab.video("sub-1_ses-1", shade=7)
+    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+
+
+def test_a_missing_raw_root_stops_nothing_and_is_said(lab: Watched) -> None:
+    lab.change(raw_roots=["raw", "disk"])
+    path = lab.video("sub-1_ses-1")
+    other = lab.home / "disk/sub-2/ses-1/cam-top.mp4"
+    other.parent.mkdir(parents=True)
+    shutil.copy(path, other)
+    assert lab.settle() == {"session_videos": [("sub-1_ses-1", "sub-2_ses-1")]}
+    (lab.home / "disk").rename(lab.home / "away")
+    lab.video("sub-3_ses-1")
+    assert lab.settle() == {"session_videos": one("sub-3_ses-1")}
+    assert lab.look() == {}
+    assert f"{lab.home}/disk: the raw root cannot be read: No such file or directory; mount it" in lab.summary
+    (lab.home / "away").rename(lab.home / "disk")
+    assert lab.settle() == lab.settle() == {}, "what is out of sight for a moment is still under way"
+
+
+def test_two_sessions_with_one_key_are_said_and_the_others_go_on(lab: Watched) -> None:
+    path = lab.video("sub-1_ses-1")
+    twin = lab.raw / "copy/sub-1/ses-1/cam-top.mp4"
+    twin.parent.mkdir(parents=True)
+    shutil.copy(path, twin)
+    (lab.raw / "sub-3/ses-1").mkdir(parents=True)
+    for number in range(9):
+        (lab.raw / f".hidden{number}.mp4").touch()
+    lab.video("sub-2_ses-1")
+    assert lab.settle() == {"session_videos": one("sub-2_ses-1")}
+    assert lab.look() == {}
+    assert f"sub-1_ses-1 is claimed by {twin.parent} and {path.parent}" in lab.summary
+    assert "the session folder of sub-3_ses-1 holds no video" in lab.summary
+    assert "and 8 more: it is hidden" in lab.summary
+    shutil.rmtree(lab.raw / "copy")
+    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+
+
+def test_many_reasons_do_not_flood_the_summary(lab: Watched) -> None:
+    for number in range(50):
+        (lab.raw / f"sub-{number}/ses-1").mkdir(parents=True)
+    assert lab.look() == {}
+    assert lab.summary.endswith("; and 45 more, which the tick's log names")
+    assert len(lab.summary) < 2000
+
+
+def test_a_renamed_folder(lab: Watched) -> None:
+    path = lab.video("sub-1_ses-1")
+    lab.promote()
+    lab.settle_and_run()
+    assert lab.settle_and_run()["pose_estimates"] == one("sub-1_ses-1")
+    (row,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+    small_lab.track(lab.engine, "7", row, "a")
+    # Only what the key leaves out: the session moves, and its poses are looked up anew.
+    (lab.raw / "sub-1").rename(lab.raw / "sub-1_id-mouse7")
+    assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
+    (moved,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+    assert moved.video_id == row.video_id and moved.path == str(lab.raw / "sub-1_id-mouse7/ses-1" / path.name)
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    # The name itself: a new session; the catalogue keeps the old one.
+    (lab.raw / "sub-1_id-mouse7").rename(lab.raw / "sub-2")
+    assert lab.settle_and_run() == {"session_videos": one("sub-2_ses-1")}
+    assert lab.registered() == ["sub-1_ses-1", "sub-2_ses-1"]
+
+
+def test_a_removed_session_is_left_in_peace(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    lab.video("sub-2_ses-1")
+    lab.settle_and_run()
+    lab.settle_and_run()
+    shutil.rmtree(lab.raw / "sub-1")
+    assert lab.settle() == lab.settle() == {}
+    assert lab.summary == "1 sessions on disk, 0 new or changed ones still settling"
+    assert lab.registered() == ["sub-1_ses-1", "sub-2_ses-1"]
+
+
+def test_an_invalid_lab_yaml_is_named(lab: Watched) -> None:
+    lab.change(settle_secs=3)
+    with pytest.raises(PlatformError, match=r"lab\.yaml is not valid: settle_secs is not a key of lab\.yaml"):
+        lab.look()

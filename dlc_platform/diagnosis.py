@@ -95,4 +95,11 @@ def _sessions(lab: Lab) -> Iterator[Finding]:
     found = scan(lab.raw_roots, lab.layout)
     yield Finding("sessions", f"{len(found.sessions)} on disk")
     for skipped in found.skipped:
-        yield Finding("sessions", f"{skipped.path} is left out: {skipped.reason}", "See the reason", warning=True)
+        if skipped.kind != "expected":
+            reason, _, remedy = skipped.reason.partition("; ")
+            lost = skipped.kind == "lost"
+            yield Finding("sessions", f"{skipped.path} is left out: {reason}", _sentence(remedy), warning=not lost)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] or "Rename or remove it"

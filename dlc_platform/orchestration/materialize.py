@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def _materialize(
                     tags={**WorkerProcess.current().tags(), **(range_tags(stretch) if len(stretch) > 1 else {})},
                     raise_on_error=False,
                 )
-                for reason in dict.fromkeys(_reasons(result)):
+                for reason in _reasons(result):
                     say(f"  {reason}")
                 say(f"{title}: {'done' if result.success else 'FAILED'} (run {result.run_id})")
                 succeeded = succeeded and result.success
@@ -114,25 +114,22 @@ def _progress_logger(say: Callable[[str], None]) -> dg.LoggerDefinition:
     return dg.LoggerDefinition(make, description="Progress, a line each, for the command line.")
 
 
-def _reasons(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
     """Why a run failed, in the words that were meant for a person."""
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    told = [failure.user_failure_data for failure in failures]
+    errors = [failure.error for failure in failures] or [
+        event.job_failure_data.error for event in result.all_events if event.is_job_failure
+    ]
     prefix = f"{PlatformError.__module__}.{PlatformError.__qualname__}: "
-    for event in result.all_events:
-        if event.is_step_failure:
-            failure = event.step_failure_data
-            if failure.user_failure_data is not None and failure.user_failure_data.description:
-                yield failure.user_failure_data.description
-                continue
-            error = failure.error
-        elif event.is_job_failure:
-            error = event.job_failure_data.error
-        else:
-            continue
+    reasons = [failure.description for failure in told if failure is not None and failure.description]
+    for error in errors if not reasons else []:
         # Dagster wraps what an asset raises.
         while error is not None and error.cause is not None:
             error = error.cause
         if error is not None:
-            yield error.message.strip().removeprefix(prefix)
+            reasons.append(error.message.strip().removeprefix(prefix))
+    return reasons
 
 
 def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:

@@ -1,0 +1,216 @@
+"""A lab that is up: what arrives is tracked, whatever is stopped, killed or broken meanwhile."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.request import urlopen
+from uuid import uuid4
+
+import dagster as dg
+import psutil
+import pytest
+
+from dlc_platform.demo import render
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.orchestration.services import running
+from dlc_platform.postgres import server
+from dlc_platform_tests.orchestration.up import COMMAND, Up, plain_environment, wait_for
+
+FRAMES = 12
+DONE = dg.DagsterRunStatus.SUCCESS
+FAILED = dg.DagsterRunStatus.FAILURE
+STARTED = dg.DagsterRunStatus.STARTED
+
+
+@pytest.fixture(scope="module")
+def lab(tracked_lab: Path) -> Iterator[Up]:
+    up = Up(tracked_lab)
+    yield up
+    up.ensure_down()
+    server.ensure_running(tracked_lab / "postgres")
+
+
+@pytest.fixture
+def subject() -> str:
+    """A subject that no other test has."""
+    return uuid4().hex[:8]
+
+
+def video_of(lab: Up, subject: str, session: int = 1) -> tuple[str, Path]:
+    folder = lab.home / "raw" / f"sub-{subject}" / f"ses-{session}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sub-{subject}_ses-{session}", folder / "recorded_cam-top.mp4"
+
+
+def record(path: Path, seed: int, frames: int = FRAMES) -> None:
+    """A video that is there at once, as one that is moved into the raw root."""
+    with TemporaryDirectory(dir=path.parents[3]) as folder:
+        video = Path(folder) / path.name
+        render.write_video(video, render.render(seed, frames).frames)
+        video.replace(path)
+
+
+def worker_at_work(lab: Up, session: str) -> tuple[dg.DagsterRun, WorkerProcess]:
+    """A run that estimates poses, and its process, once it computes."""
+
+    def look() -> tuple[dg.DagsterRun, WorkerProcess] | None:
+        for run in lab.runs("pose_estimates", session, STARTED):
+            worker = WorkerProcess.from_tags(run.tags)
+            if worker is not None and worker.is_alive():
+                return run, worker
+        return None
+
+    return wait_for(look)
+
+
+def test_a_lab_goes_up_once(lab: Up):
+    lab.ensure()
+    assert lab.url in lab.said()
+    with urlopen(f"{lab.url}/server_info") as response:
+        assert response.status == 200
+    second = subprocess.run(
+        [COMMAND, "up", str(lab.home)], env=plain_environment(), capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert f"the lab {lab.home} is up already" in second.stderr
+    assert lab.process is not None and str(lab.process.pid) in second.stderr
+
+
+def test_a_port_that_is_taken_is_named(lab_home: Path, tmp_path: Path):
+    (tmp_path / "lab.yaml").write_text((lab_home / "lab.yaml").read_text())
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PlatformError, match=rf"port {port} is taken.*--port"), running(tmp_path, port, print):
+            pass
+    assert not (tmp_path / "postgres").exists()
+
+
+def test_a_lab_that_is_none_is_named(tmp_path: Path):
+    with pytest.raises(PlatformError, match=r"lab.yaml does not exist.*init"), running(tmp_path / "no", None, print):
+        pass
+
+
+def test_a_session_is_tracked_once_it_is_whole_and_anew_when_it_is_replaced(lab: Up, subject: str):
+    lab.ensure()
+    session, path = video_of(lab, subject, 1)
+    broken, broken_path = video_of(lab, subject, 2)
+    record(path, seed=1)
+    content = path.read_bytes()
+    path.unlink()
+    with open(path, "wb") as file:
+        for start in range(0, len(content), len(content) // 24):
+            file.write(content[start : start + len(content) // 24])
+            file.flush()
+            time.sleep(0.2)
+    broken_path.write_bytes(content[: len(content) // 3])
+
+    wait_for(lambda: lab.poses(session))
+    (poses,) = lab.poses(session)
+    assert (poses["size_bytes"], poses["frames"]) == (len(content), FRAMES)
+    assert len(lab.rows("select 1 from dlc.recording where session_key = :key", key=session)) == 1
+
+    # The broken one arrived beside it: its run names it, and it has held up nobody.
+    (failed,) = wait_for(lambda: lab.runs("session_videos", broken, FAILED))
+    assert str(broken_path) in lab.reasons(failed.run_id)
+    assert str(path) not in lab.reasons(failed.run_id)
+    assert not lab.poses(broken)
+
+    record(path, seed=4, frames=FRAMES + 3)
+    wait_for(lambda: len(lab.poses(session)) > 1)
+    old, new = lab.poses(session)
+    assert (old["frames"], new["frames"]) == (FRAMES, FRAMES + 3)
+    assert old["pose_estimate_id"] != new["pose_estimate_id"]
+    assert old["replaced_at"] is not None
+    assert new["replaced_at"] is None
+    for poses in (old, new):
+        assert (lab.home / "store" / "poses" / poses["pose_estimate_id"] / "manifest.json").is_file()
+
+
+def test_a_killed_worker_fails_its_run_with_a_reason_and_is_started_again(lab: Up, subject: str):
+    lab.ensure()
+    session, path = video_of(lab, subject)
+    record(path, seed=5)
+    run, worker = worker_at_work(lab, session)
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: lab.runs("pose_estimates", session, FAILED))
+    assert "was killed by SIGKILL" in lab.reasons(run.run_id)
+    wait_for(lambda: lab.runs("pose_estimates", session, DONE))
+    (poses,) = lab.poses(session)
+    assert poses["run_id"] != run.run_id
+    first, second = lab.runs("pose_estimates", session)
+    assert second.parent_run_id == first.run_id
+
+
+def test_postgres_that_dies_is_started_again(lab: Up, subject: str):
+    lab.ensure()
+    (server_process,) = lab.processes("postgres", "-D")
+    server_process.kill()
+    wait_for(lambda: server.is_running(lab.home / "postgres"))
+    session, path = video_of(lab, subject)
+    path.write_bytes(b"no video")
+    wait_for(lambda: lab.runs("session_videos", session, FAILED))
+    assert lab.process is not None
+    assert lab.process.poll() is None
+
+
+def test_what_a_stop_interrupts_goes_on_at_the_next_start(lab: Up, subject: str):
+    lab.ensure()
+    session, path = video_of(lab, subject)
+    record(path, seed=7)
+    run, _ = worker_at_work(lab, session)
+    workspaces = lab.home / "work" / "training"
+    (workspaces / run.run_id).mkdir(parents=True)
+    assert lab.end(signal.SIGTERM) == 0
+    assert "1 run(s) were under way" in lab.said()
+    assert lab.processes() == []
+    assert "The lab was stopped" in lab.reasons(wait_for(lambda: lab.runs("pose_estimates", session, FAILED))[0].run_id)
+
+    lab.ensure()
+    assert not (workspaces / run.run_id).exists()
+    wait_for(lambda: lab.runs("pose_estimates", session, DONE))
+    assert len(lab.poses(session)) == 1
+
+
+def test_a_killed_daemon_ends_the_lab_and_neither_loses_nor_repeats(lab: Up, subject: str):
+    lab.ensure()
+    session, path = video_of(lab, subject)
+    record(path, seed=8)
+    worker_at_work(lab, session)
+    assert lab.process is not None
+    daemons = [process for process in lab.processes("dagster._daemon") if process.ppid() == lab.process.pid]
+    daemons[0].kill()
+    assert lab.process.wait(120) == 1
+    assert "Dagster's daemon ended with exit code -9" in lab.said()
+    assert lab.processes() == []
+
+    lab.ensure()
+    wait_for(lambda: lab.poses(session))
+    assert len(lab.poses(session)) == 1
+
+
+def test_after_up_itself_was_killed_the_next_one_takes_over(lab: Up, subject: str):
+    lab.ensure()
+    session, path = video_of(lab, subject)
+    record(path, seed=9)
+    run, worker = worker_at_work(lab, session)
+    left = {process for process in lab.processes("dagster") if os.getsid(process.pid) != worker.pid}
+    assert lab.end(signal.SIGKILL) == -signal.SIGKILL
+
+    lab.ensure()
+    services = [process for process in left if {"dagster_webserver", "dagster._daemon"} & set(process.cmdline())]
+    assert not [process for process in services if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    wait_for(lambda: lab.poses(session))
+    (poses,) = lab.poses(session)
+    assert poses["run_id"] == run.run_id  # its worker went on, unharmed
+
+    assert lab.end(signal.SIGINT) == 0
+    assert lab.processes() == []

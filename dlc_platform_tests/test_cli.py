@@ -1,0 +1,222 @@
+"""The commands, as a person or a script runs them."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import yaml
+from sqlalchemy import Engine
+
+from dlc_platform import cli
+from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
+
+DAGSTER = str(Path(sys.executable).with_name("dagster"))
+WORKSPACE = Path(cli.__file__).parents[1] / "workspace.yaml"
+SESSION = "sub-1_ses-1"
+
+
+def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(argument) for argument in arguments],
+        env={**plain_environment(), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def home(
+    make_reachable: Callable[[], AbstractContextManager[Path]],
+    make_project: Callable[..., Path],
+    tiny_video: Path,
+) -> Iterator[Path]:
+    """A lab that `dlc-platform init` made: one session, one project."""
+    with make_reachable() as folder:
+        video = folder / "raw" / "sub-1" / "ses-1" / "seen_cam-top.mp4"
+        video.parent.mkdir(parents=True)
+        shutil.copy(tiny_video, video)
+        project = make_project(folder / "tiny-tester-2026-01-01", 4)
+        done = call(COMMAND, "init", folder / "lab", "--raw", folder / "raw", "--project", project)
+        assert done.returncode == 0, done.stderr
+        assert "dlc-platform doctor" in done.stdout
+        yield folder / "lab"
+
+
+@pytest.fixture(scope="module")
+def variables(home: Path) -> dict[str, str]:
+    """What `dlc-platform env` prints, as a shell understands it."""
+    done = call(COMMAND, "env", home)
+    assert done.returncode == 0, done.stderr
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert all(words[0] == "export" for words in lines)
+    return dict(words[1].split("=", 1) for words in lines)
+
+
+@pytest.fixture
+def broken_lab(tmp_path: Path, home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A function that makes a lab with other settings, and a Postgres of its own: its home."""
+    monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", engine.url.render_as_string(hide_password=False))
+
+    def make(**settings: object) -> Path:
+        text = (home / "lab.yaml").read_text()
+        (tmp_path / "lab").mkdir()
+        (tmp_path / "lab" / "lab.yaml").write_text(yaml.safe_dump({**yaml.safe_load(text), **settings}))
+        return tmp_path / "lab"
+
+    return make
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str]]:
+    """Runs a command in this process: its exit code, or what it ends with on stderr, and what it printed."""
+
+    def run(*arguments: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["dlc-platform", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, capsys.readouterr().out
+
+    return run
+
+
+def test_a_new_lab_is_healthy(home: Path):
+    done = call(COMMAND, "doctor", home)
+    assert done.returncode == 0, done.stdout
+    assert "WRONG" not in done.stdout
+    assert "4 labelled frames" in done.stdout
+    assert "sessions: 1 on disk" in done.stdout
+
+
+def test_any_dagster_command_works_with_the_variables(home: Path, variables: dict[str, str]):
+    done = call(DAGSTER, "asset", "list", "-m", "dlc_platform.definitions", **variables)
+    assert {"session_videos", "pose_estimates", "production_model"} <= set(done.stdout.split()), done.stderr
+    assert call(DAGSTER, "definitions", "validate", "-w", WORKSPACE, **variables).returncode == 0
+
+
+def test_without_a_lab_the_definitions_say_so():
+    done = call(DAGSTER, "asset", "list", "-m", "dlc_platform.definitions")
+    assert done.returncode != 0
+    assert "the environment variable DLC_PLATFORM_HOME is not set" in done.stderr
+    assert "dlc-platform env HOME" in done.stderr
+
+
+def test_run_materialises_and_the_tables_show_it(home: Path, command: Callable[..., tuple[object, str]]):
+    done = call(COMMAND, "run", home, "--select", "session_videos,labeled_frames")
+    assert done.returncode == 0, done.stderr
+    assert f"session_videos [{SESSION}]: done" in done.stdout
+    assert "Traceback" not in done.stderr
+
+    code, out = command("sessions", home, "--json")
+    assert code == 0
+    (row,) = json.loads(out)
+    assert (row["session"], row["camera"], row["frames"], row["width"]) == (SESSION, "top", 20, 96)
+    for table in ("models", "poses"):
+        assert json.loads(command(table, home, "--json")[1]) == []
+        assert command(table, home)[1] == "none yet\n"
+    assert SESSION in command("sessions", home)[1]
+
+
+def test_a_run_that_fails_says_why_in_a_line(home: Path):
+    broken = home.parent / "raw" / "sub-2" / "ses-1" / "broken.mp4"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"not a video")
+    try:
+        done = call(COMMAND, "run", home, "--select", "session_videos")
+        assert done.returncode == 1
+        told = [line for line in done.stdout.splitlines() if str(broken) in line]
+        assert len(told) == 1
+        assert "Traceback" not in done.stdout + done.stderr
+        assert "STEP_FAILURE" not in done.stdout + done.stderr
+    finally:
+        shutil.rmtree(broken.parents[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("sessions", "HOME/nowhere"), "lab.yaml does not exist"),
+        (("up", "HOME/nowhere"), "lab.yaml does not exist"),
+        (("run", "HOME/nowhere", "--select", "*"), "lab.yaml does not exist"),
+        (("env", "HOME/nowhere"), "lab.yaml does not exist"),
+        (("init", "HOME", "--raw", "HOME", "--project", "HOME"), "exists already"),
+        (("run", "HOME", "--select", "poses_estimates"), "poses_estimates"),
+        (("run", "HOME", "--select", "pose_estimates", "--partition", "sub-9"), "sub-9 is neither a session nor"),
+    ],
+)
+def test_an_error_is_one_sentence(
+    home: Path, arguments: tuple[str, ...], problem: str, command: Callable[..., tuple[object, str]]
+):
+    ended, _ = command(*(argument.replace("HOME", str(home)) for argument in arguments))
+    assert isinstance(ended, str)  # what Python writes to stderr, to end with 1
+    assert ended.startswith("dlc-platform: ")
+    assert problem in ended
+    assert "\n" not in ended
+
+
+def test_an_error_goes_to_stderr(tmp_path: Path):
+    done = call(COMMAND, "models", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert f"{tmp_path}/lab.yaml does not exist" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"recipes": {"r": {"project": "tiny", "epoch": 3}}}, "recipes.r.epoch is not a key"),
+        ({"raw_roots": ["gone"]}, "the raw root cannot be read"),
+        ({"raw_roots": ["{raw}", "{twice}"]}, "the session key sub-1_ses-1 is claimed by"),
+        ({"projects": {"tiny": {"path": "no-project"}}}, "no-project"),
+        ({"store": "/proc/store"}, "/proc"),
+    ],
+)
+def test_doctor_finds_what_is_wrong(
+    settings: dict,
+    found: str,
+    tmp_path: Path,
+    home: Path,
+    broken_lab: Callable[..., Path],
+    command: Callable[..., tuple[object, str]],
+):
+    twice = tmp_path / "twice"
+    shutil.copytree(home.parent / "raw", twice)
+    filled = json.loads(json.dumps(settings).replace("{raw}", str(home.parent / "raw")).replace("{twice}", str(twice)))
+    code, out = command("doctor", broken_lab(**filled))
+    assert code == 1
+    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert wrong
+    assert any(found in line for line in wrong), out
+
+
+def test_doctor_finds_a_postgres_that_does_not_answer(
+    broken_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab()
+    monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", "postgresql://me:secret@127.0.0.1:1/nothing")
+    code, out = command("doctor", home)
+    assert code == 1
+    (line,) = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert "127.0.0.1:1" in line
+    assert "secret" not in out
+
+
+def test_doctor_lets_pass_what_lies_in_every_lab(
+    tmp_path: Path, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    folder = tmp_path / "raw" / "sub-1" / "ses-1"
+    folder.mkdir(parents=True)
+    for name in (".hidden.mp4", "growing.mp4.part", "aDLC_Resnet50_x_labeled.mp4"):
+        (folder / name).touch()
+    (tmp_path / "raw" / "stray.mp4").touch()
+    code, out = command("doctor", broken_lab(raw_roots=[str(tmp_path / "raw")]))
+    assert code == 0, out
+    assert "stray.mp4 is left out" in out
+    assert "DLC_" not in out
+    assert ".hidden" not in out

@@ -32,6 +32,25 @@ def main() -> None:
         # The reader of a table, such as `head`, had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if (lost := _lost_connection(error)) is None:
+            raise
+        problem = PlatformError(
+            f"Postgres failed: {lost}",
+            "See that it runs (an embedded one is started by the next command) and run again: what was done is kept",
+        )
+        sys.exit(f"dlc-platform: {problem}")
+
+
+def _lost_connection(error: BaseException | None) -> str | None:
+    """What the database driver said, when an error comes from a server that went away."""
+    from sqlalchemy.exc import OperationalError
+
+    while error is not None:
+        if isinstance(error, OperationalError):
+            return " ".join(str(error.orig).split()).rstrip(".")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @app.command()

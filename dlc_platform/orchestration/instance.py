@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ import yaml
 
 from dlc_platform.catalog.database import migrate, open_catalog
 from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
+from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.postgres.connection import dagster_url, postgres_url
 from dlc_platform.settings import HOME_VARIABLE, Lab, load_lab
 
@@ -72,6 +75,16 @@ def is_used(home: Path) -> bool:
         except BlockingIOError:
             return True
         return False
+
+
+def clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
+    """Remove what a crash left behind: products half-written, and the workspaces of runs that have ended."""
+    lab.store.remove_partials()
+    for workspace in (lab.workspaces / "training").glob("*"):
+        run = instance.get_run_by_id(workspace.name)
+        worker = WorkerProcess.from_tags(run.tags) if run is not None else None
+        if run is None or run.is_finished or (worker and worker.was_started_here() and not worker.is_alive()):
+            shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _dagster_yaml(home: Path, lab: Lab) -> dict:

@@ -16,7 +16,7 @@ from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.build import build_definitions
-from dlc_platform.orchestration.instance import open_instance, prepare, used
+from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import changed_sessions
@@ -60,6 +60,7 @@ def _materialize(
     succeeded = True
     lease = None
     with open_instance(environment) as instance, ExitStack() as held:
+        clean(lab, instance)
         keys = _keys(lab, instance)
         unknown = sorted(set(partitions) - set(keys["sessions"]) - set(keys["recipes"]))
         if unknown:
@@ -182,10 +183,11 @@ def missing(lab: LabResource, asset: str) -> list[str]:
         return sorted(registry.recordings_by_session(lab.engine).keys() - labelled)
     if asset == "pose_estimates":
         tracked = registry.tracked_recordings(lab.engine)
+        on_disk = {session.key for session in lab.scan().sessions}
         return sorted(
             key
             for key, files in registry.recordings_by_session(lab.engine).items()
-            if any(file.id not in tracked and lab.settings.rule_for(file.camera) for file in files)
+            if key in on_disk and any(file.id not in tracked and lab.settings.rule_for(file.camera) for file in files)
         )
     recipes = sorted(lab.settings.recipes)
     if asset == "training_dataset":

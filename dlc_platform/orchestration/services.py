@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +25,7 @@ from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
-from dlc_platform.orchestration.instance import is_used, open_instance, prepare
+from dlc_platform.orchestration.instance import clean, is_used, open_instance, prepare
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.postgres import server
 from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
@@ -176,16 +175,6 @@ class Services:
         return stopped
 
 
-def _clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
-    """Remove what a crash left behind: products half-written, and the workspaces of runs that have ended."""
-    lab.store.remove_partials()
-    for workspace in (lab.workspaces / "training").glob("*"):
-        run = instance.get_run_by_id(workspace.name)
-        worker = WorkerProcess.from_tags(run.tags) if run is not None else None
-        if run is None or run.is_finished or (worker and worker.was_started_here() and not worker.is_alive()):
-            shutil.rmtree(workspace, ignore_errors=True)
-
-
 def _end_left_over(home: Path) -> None:
     """End the services of an `up` that was killed. The workers they started go on: the new services watch them."""
     try:
@@ -224,7 +213,7 @@ def running(home: Path, port: int | None, say: Callable[[str], None]) -> Iterato
         services = None
         try:
             services = Services(home, port, prepare(home))
-            _clean(LabResource(home=str(home)), services.instance)
+            clean(LabResource(home=str(home)), services.instance)
             say("Starting the Dagster webserver and daemon")
             services.start()
             services.wait_until_ready()

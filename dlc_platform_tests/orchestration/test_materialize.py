@@ -17,9 +17,11 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
     with dg.DagsterInstance.get() as instance:
 
         def metadata(asset: str) -> dict:
-            event = instance.get_latest_materialization_event(dg.AssetKey(asset))
-            assert event is not None, asset
-            return dict(event.asset_materialization.metadata)
+            partitions = [FIRST] if asset in ("session_videos", "labeled_frames", "pose_estimates") else None
+            wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=partitions)
+            (record,) = instance.fetch_materializations(wanted, limit=1).records
+            assert record.asset_materialization is not None
+            return dict(record.asset_materialization.metadata)
 
         seen = {
             "session_videos": {"recordings", "frames", "picture"},

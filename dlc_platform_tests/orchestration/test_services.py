@@ -201,12 +201,16 @@ def test_after_up_itself_was_killed_the_next_one_takes_over(lab: Up, subject: st
     lab.ensure()
     session, path = video_of(lab, subject)
     record(path, seed=9)
-    run, worker = worker_at_work(lab, session)
-    left = {process for process in lab.processes("dagster") if os.getsid(process.pid) != worker.pid}
+    run, _ = worker_at_work(lab, session)
+    services = [
+        process
+        for process in lab.processes("dagster")
+        if {"dagster_webserver", "dagster._daemon"} & set(process.cmdline()) and process.pid == os.getsid(process.pid)
+    ]
+    assert len(services) == 2
     assert lab.end(signal.SIGKILL) == -signal.SIGKILL
 
     lab.ensure()
-    services = [process for process in left if {"dagster_webserver", "dagster._daemon"} & set(process.cmdline())]
     assert not [process for process in services if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     wait_for(lambda: lab.poses(session))
     (poses,) = lab.poses(session)

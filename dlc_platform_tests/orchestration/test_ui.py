@@ -65,7 +65,8 @@ def test_a_person_materialises_poses_and_sees_them(page: Page, lab: Up):
     page.goto(events)
     page.get_by_text(run[:8]).first.wait_for()
     for body_part in ("snout", "leftear", "rightear", "tailbase"):
-        row = page.locator("tr", has=page.get_by_role("cell", name=body_part, exact=True)).first
+        # The row of the inner table: the whole table is a cell of the metadata's own row.
+        row = page.get_by_role("cell", name=body_part, exact=True).first.locator("xpath=..")
         likelihood = float(row.get_by_role("cell").nth(2).inner_text())
         assert 0 <= likelihood <= 1
 

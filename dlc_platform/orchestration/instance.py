@@ -80,7 +80,7 @@ def is_used(home: Path) -> bool:
 def clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
     """Remove what a crash left behind: products half-written, and the workspaces of runs that have ended."""
     lab.store.remove_partials()
-    for workspace in (lab.workspaces / "training").glob("*"):
+    for workspace in lab.workspaces.glob("*"):
         run = instance.get_run_by_id(workspace.name)
         worker = WorkerProcess.from_tags(run.tags) if run is not None else None
         if run is None or run.is_finished or (worker and worker.was_started_here() and not worker.is_alive()):

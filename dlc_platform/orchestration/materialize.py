@@ -89,6 +89,8 @@ def _materialize(
                     asset_selection=[asset],
                     partition_key=stretch[0] if len(stretch) == 1 else None,
                     tags={**WorkerProcess.current().tags(), **(range_tags(stretch) if len(stretch) > 1 else {})},
+                    # A logger that is not named here gives way to Dagster's own, which tells everything.
+                    run_config={"loggers": {"console": {}}},
                     raise_on_error=False,
                 )
                 for reason in _reasons(result):

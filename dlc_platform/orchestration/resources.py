@@ -33,7 +33,7 @@ class LabResource(dg.ConfigurableResource):
 
     @property
     def workspaces(self) -> Path:
-        """Where trainings run; what lies there is of no use once they ended."""
+        """Where trainings run, each below the id of its run; what lies there is of no use once that has ended."""
         return Path(self.home) / "work"
 
     def scan(self) -> Scan:

@@ -167,7 +167,7 @@ def test_what_a_stop_interrupts_goes_on_at_the_next_start(lab: Up, subject: str)
     session, path = video_of(lab, subject)
     record(path, seed=7)
     run, _ = worker_at_work(lab, session)
-    workspaces = lab.home / "work" / "training"
+    workspaces = lab.home / "work"
     (workspaces / run.run_id).mkdir(parents=True)
     assert lab.end(signal.SIGTERM) == 0
     assert "1 run(s) were under way" in lab.said()

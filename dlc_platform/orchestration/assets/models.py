@@ -158,7 +158,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
         lab.store.path("datasets", dataset_id),
         recipe,
         lab.store,
-        lab.workspaces,
+        lab.workspaces / context.run_id,
         on_progress=on_progress,
     )
     environment = versions()

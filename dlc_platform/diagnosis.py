@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import read_project
 from dlc_platform.errors import PlatformError
@@ -31,7 +32,7 @@ class Finding:
 
 
 def examine(home: Path) -> Iterator[Finding]:
-    """Look at a lab: settings, disks, Postgres, projects, sessions and devices, in this order."""
+    """Look at a lab: settings, disks, Postgres, projects, recipes, sessions and devices, in this order."""
     try:
         lab = load_lab(home)
     except PlatformError as error:
@@ -85,10 +86,25 @@ def _project(name: str, path: Path) -> Iterator[Finding]:
 
 
 def _recipes(lab: Lab) -> Iterator[Finding]:
+    for (net_type, weights), names in _networks(lab).items():
+        try:
+            check_weights(weights, net_type)
+        except PlatformError as error:
+            # A network connection may come back before somebody trains.
+            passing = weights == IMAGENET and net_type in NETWORKS
+            yield Finding(f"recipe {', '.join(names)}", error.problem, error.remedy, warning=passing)
     if not lab.recipes:
         yield Finding("recipes", "none", "Add a recipe to lab.yaml to train a model", warning=True)
     if not lab.inference:
         yield Finding("inference", "no rules", "Add a rule under `inference` to have sessions tracked", warning=True)
+
+
+def _networks(lab: Lab) -> dict[tuple[str, str], list[str]]:
+    """The networks and first weights that the recipes ask for, each with the recipes that do."""
+    asked: dict[tuple[str, str], list[str]] = {}
+    for name, recipe in lab.recipes.items():
+        asked.setdefault((recipe.net_type, recipe.weights), []).append(name)
+    return asked
 
 
 def _sessions(lab: Lab) -> Iterator[Finding]:

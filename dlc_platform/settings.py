@@ -44,9 +44,10 @@ def _regular_expression(text: str) -> str:
 
 
 def _plain_name(text: str) -> str:
-    if not _NAME.fullmatch(text):
+    if not _NAME.fullmatch(text) or "..." in text:
         raise ValueError(
-            "must be a name of at most 100 letters, digits, dots, hyphens and underscores, a letter or digit first"
+            "must be a name of at most 100 letters, digits, dots (not three in a row), hyphens and underscores, a letter "
+            "or digit first"
         )
     return text
 
@@ -120,7 +121,7 @@ class Recipe(_Section):
     learning_rate: float = Field(default=1e-4, gt=0)
     transforms: Transforms = Transforms()
     test_fraction: float = Field(default=0.05, gt=0, lt=1)
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
     weights: str = Field(
         default="imagenet",
         min_length=1,
@@ -233,6 +234,11 @@ def load_lab(home: Path) -> Lab:
         }
     )
     for folder in (*lab.raw_roots, *(project.path for project in lab.projects.values())):
+        if home.resolve().is_relative_to(folder.resolve()):
+            raise PlatformError(
+                f"{file} is not valid: its own folder lies inside {folder}, where nothing may be written",
+                "Move the lab's home out of the raw roots and the projects, or correct them",
+            )
         if lab.store.resolve().is_relative_to(folder.resolve()):
             raise PlatformError(
                 f"{file} is not valid: store is {lab.store}, which lies inside {folder}, where nothing may be written",

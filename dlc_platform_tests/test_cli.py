@@ -175,6 +175,8 @@ def test_an_error_goes_to_stderr(tmp_path: Path):
         ({"raw_roots": ["{raw}", "{twice}"]}, "the session key sub-1_ses-1 is claimed by"),
         ({"projects": {"tiny": {"path": "no-project"}}}, "no-project"),
         ({"store": "/proc/store"}, "/proc"),
+        ({"recipes": {"r": {"project": "tiny", "net_type": "resnet50"}}}, "no single-animal network `resnet50`"),
+        ({"recipes": {"r": {"project": "tiny", "weights": "no-weights"}}}, "no-weights holds no config.json"),
     ],
 )
 def test_doctor_finds_what_is_wrong(

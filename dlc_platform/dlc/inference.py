@@ -72,7 +72,7 @@ class PoseEstimator:
         Raises
         ------
         PlatformError
-            When the video cannot be read, is another one, or DeepLabCut reads another number of frames than it holds.
+            When the video cannot be read, is another one, changes meanwhile, or DeepLabCut reads another number of frames than it holds.
         """
         identity = pose_identity(video_id, self.model_id)
         if store.has("poses", identity):
@@ -81,6 +81,7 @@ class PoseEstimator:
         from deeplabcut.pose_estimation_pytorch.apis.videos import create_df_from_prediction
         from deeplabcut.pose_estimation_pytorch.config import PoseConfig
 
+        before = _state(video_path)
         video = probe(video_path)
         if video.sha256 != video_id:
             raise PlatformError(
@@ -90,6 +91,11 @@ class PoseEstimator:
         started = time.monotonic()
         predictions = self._runner.inference(_frames(video_path, video.frames, on_progress))
         seconds = time.monotonic() - started
+        if _state(video_path) != before:
+            raise PlatformError(
+                f"{video_path} changed while it was tracked",
+                "Register its session again when it is written completely, then estimate its poses",
+            )
         if len(predictions) != video.frames:
             raise PlatformError(
                 f"DeepLabCut (OpenCV) read {len(predictions)} frames of {video_path}, which holds {video.frames}",
@@ -142,6 +148,15 @@ def load_poses(path: Path) -> PoseEstimate:
     """The poses whose product directory is `path`."""
     manifest = json.loads((path / MANIFEST).read_text())
     return PoseEstimate(path.name, path, manifest["frames"], manifest["seconds"])
+
+
+def _state(video_path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None where there is none."""
+    try:
+        status = video_path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _frames(video_path: Path, count: int, on_progress: Progress) -> Iterator[np.ndarray]:

@@ -30,7 +30,7 @@ def match_folders(
     """
     matches = {}
     for folder in folders:
-        videos = [path for path in project.video_paths if path.stem == folder and path.is_file()]
+        videos = [path for path in project.video_paths if path.stem == folder]
         sessions = {session for video in videos for session in _same_content(video, recordings)}
         if not sessions:
             sessions = {session for session, name, _, _ in recordings if name == folder}
@@ -40,9 +40,13 @@ def match_folders(
 
 
 def _same_content(video: Path, recordings: Sequence[tuple[str, str, str, int]]) -> set[str]:
-    size = video.stat().st_size
-    same_size = [(session, identity) for session, _, identity, bytes_ in recordings if bytes_ == size]
-    if not same_size:
+    try:
+        size = video.stat().st_size
+        same_size = [(session, identity) for session, _, identity, bytes_ in recordings if bytes_ == size]
+        if not same_size:
+            return set()
+        identity = sha256_file(video)
+    except OSError:
+        # It lies on another machine, or in a folder that only the person who labelled may enter.
         return set()
-    identity = sha256_file(video)
     return {session for session, other in same_size if other == identity}

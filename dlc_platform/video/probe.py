@@ -29,6 +29,10 @@ _REENCODE = "or keep what can be read of it with `ffmpeg -i OLD -c:v libx264 -cr
 _LISTS = ("concat", "hls", "dash", "imf", "image2")
 
 
+#: What a header says beyond that is a placeholder, and no integer column holds it.
+_MOST_FRAMES = 2**31 - 1
+
+
 @dataclass(frozen=True)
 class VideoInfo:
     """A whole, readable video.
@@ -88,7 +92,7 @@ def probe(path: Path) -> VideoInfo:
 
     with open_video(path) as (container, stream):
         is_mp4 = "mp4" in container.format.name
-        promised = stream.frames or None
+        promised = stream.frames if 0 < stream.frames <= _MOST_FRAMES else None
         pts = array("q")
         lacks_pts = False
         failed = damaged = 0

@@ -148,6 +148,23 @@ def test_a_video_that_changed_is_not_tracked(estimator: PoseEstimator, tiny_vide
     assert not store.root.exists()
 
 
+def test_a_video_that_changes_while_it_is_tracked_gets_no_poses(
+    estimator: PoseEstimator, tiny_video: Path, tmp_path: Path
+):
+    store = Store(tmp_path / "store")
+    video = tmp_path / "video.mp4"
+    shutil.copy(tiny_video, video)
+    identity = sha256_file(video)
+
+    def replace(done: int, frames: int) -> None:
+        if done == 5:
+            shutil.copyfile(tiny_video, video)
+
+    with pytest.raises(PlatformError, match="changed while it was tracked"):
+        estimator.estimate(video, identity, store, on_progress=replace)
+    assert not store.root.exists()
+
+
 def test_a_run_that_stops_in_the_middle_leaves_nothing_and_the_next_completes(
     estimator: PoseEstimator, poses: PoseEstimate, tiny_video: Path, tmp_path: Path
 ):

@@ -46,8 +46,8 @@ def _regular_expression(text: str) -> str:
 def _plain_name(text: str) -> str:
     if not _NAME.fullmatch(text) or "..." in text:
         raise ValueError(
-            "must be a name of at most 100 letters, digits, dots (not three in a row), hyphens and underscores, a letter "
-            "or digit first"
+            "must be a name of at most 100 letters, digits, dots (not three in a row), hyphens and underscores, a "
+            "letter or digit first"
         )
     return text
 

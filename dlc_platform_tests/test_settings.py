@@ -94,6 +94,8 @@ recipes:
         ("recipes.first.transforms", "scale", 1.3, "recipes.first.transforms.scale is 1.3: Input should be a valid li"),
         ("recipes", "my recipe", {"project": "openfield"}, "recipes.my recipe is 'my recipe': must be a name of at"),
         ("recipes", "x" * 101, {"project": "openfield"}, "must be a name of at most 100 letters"),
+        ("recipes", "a...b", {"project": "openfield"}, "recipes.a...b is 'a...b': must be a name of at most"),
+        ("recipes.first", "seed", 2**32, "recipes.first.seed is 4294967296: Input should be less than 4294967296"),
         ("recipes", "broken", 7, "recipes.broken is 7: Input should be a valid dictionary"),
         ("", "raw_roots", "/data", "raw_roots is '/data': Input should be a valid list"),
         ("", "raw_roots", [], "raw_roots is []: List should have at least 1 item"),
@@ -188,6 +190,14 @@ def test_a_store_among_what_is_only_read_is_refused(tmp_path: Path, store: str) 
     text = f"raw_roots: [../raw]\nprojects: {{openfield: {{path: ../openfield}}}}\nstore: {store}\n"
     error = refusal(tmp_path / "lab", text)
     assert "store is " in error.problem and "nothing may be written" in error.problem
+
+
+@pytest.mark.parametrize("roots", ["[..]", "[.]", "[../link]"])
+def test_a_home_among_what_is_only_read_is_refused(tmp_path: Path, roots: str) -> None:
+    (tmp_path / "link").symlink_to(".")
+    text = f"raw_roots: {roots}\nprojects: {{openfield: {{path: /data/openfield}}}}\nstore: /data/store\n"
+    error = refusal(tmp_path / "lab", text)
+    assert "its own folder lies inside" in error.problem and "nothing may be written" in error.problem
 
 
 def test_the_first_rule_that_matches_is_used(tmp_path: Path) -> None:

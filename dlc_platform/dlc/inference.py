@@ -72,7 +72,8 @@ class PoseEstimator:
         Raises
         ------
         PlatformError
-            When the video cannot be read, is another one, changes meanwhile, or DeepLabCut reads another number of frames than it holds.
+            When the video cannot be read, is another one, changes meanwhile, or DeepLabCut reads another number of
+            frames than it holds.
         """
         identity = pose_identity(video_id, self.model_id)
         if store.has("poses", identity):

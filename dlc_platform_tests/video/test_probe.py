@@ -77,6 +77,17 @@ def test_an_avi_that_claims_twice_its_frames_is_whole(make_video: Make) -> None:
     assert info.duration_s == pytest.approx(2)
 
 
+def test_a_placeholder_in_the_header_is_no_number_of_frames(make_video: Make) -> None:
+    path = make_video("a.avi", codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    for chunk, offset in ((b"avih", 8 + 16), (b"strh", 8 + 32)):
+        at = content.index(chunk) + offset
+        content[at : at + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    info = probe(path)
+    assert (info.frames, info.frames_declared) == (60, None)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

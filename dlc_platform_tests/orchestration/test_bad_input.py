@@ -1,0 +1,343 @@
+"""What goes wrong in a lab's life: a failure names the file and the remedy, the rest goes on, the next run completes.
+
+All of it on one lab whose model is trained; every test brings its own sessions and takes them away again.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import psutil
+import pytest
+import sqlalchemy
+import yaml
+
+from dlc_platform.demo.lab import PROJECT
+from dlc_platform.demo.render import render, write_video
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers import leases
+from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.platform import Platform
+from dlc_platform.postgres import server
+from dlc_platform_tests.orchestration.conftest import RECIPE
+from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
+
+SESSIONS = "session_videos,pose_estimates"
+
+
+class Lab:
+    """The tracked lab, and the sessions that a test adds to it."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.said: list[str] = []
+        self._folders: list[Path] = []
+
+    def folder(self, session: str) -> Path:
+        subject, number = session.split("_")
+        folder = self.home / "raw" / subject / number
+        folder.mkdir(parents=True)
+        self._folders.append(folder.parent)
+        return folder
+
+    def video(self, session: str, seed: int = 1, frames: int = 20) -> Path:
+        path = self.folder(session) / "cam-top.mp4"
+        write_video(path, render(seed, frames).frames)
+        return path
+
+    def run(self, selection: str, *partitions: str) -> bool:
+        self.said = []
+        return materialize(self.home, selection, list(partitions), self.said.append)
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.said)
+
+    def products(self) -> set[Path]:
+        """Everything below the store's kinds, half-written products too."""
+        return {product for kind in (self.home / "store").iterdir() for product in kind.iterdir()}
+
+    def estimate(self, session: str) -> str:
+        return str(Platform(self.home).estimates().set_index("session").loc[session, "pose_estimate"])
+
+    def count(self, query: str, **parameters: str) -> int:
+        engine = sqlalchemy.create_engine(server.ensure_running(self.home / "postgres"))
+        with engine.connect() as connection:
+            number = connection.scalar(sqlalchemy.text(f"select count(*) from {query}"), parameters)
+        engine.dispose()
+        assert number is not None
+        return number
+
+    def remove_sessions(self) -> None:
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def lab(tracked_lab: Path) -> Iterator[Lab]:
+    lab = Lab(tracked_lab)
+    yield lab
+    lab.remove_sessions()
+
+
+def last_failure() -> str:
+    """What the UI shows of the last run that failed."""
+    with dg.DagsterInstance.get() as instance:
+        run, *_ = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
+        (record, *_) = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+        event = record.event_log_entry.dagster_event
+        assert event is not None and event.step_failure_data.user_failure_data is not None
+        return event.step_failure_data.user_failure_data.description or ""
+
+
+def test_bad_files_do_not_stop_good_ones(lab: Lab) -> None:
+    good = lab.video("sub-a1_ses-1", seed=1)
+    empty = lab.folder("sub-a2_ses-1") / "cam-top.mp4"
+    empty.touch()
+    cut = lab.video("sub-a3_ses-1", seed=2)
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) * 2 // 3])
+    text = lab.folder("sub-a4_ses-1") / "cam-top.mp4"
+    text.write_text("not a film " * 100)
+    lab.video("sub-a5_ses-1", seed=3)
+    before = lab.products()
+
+    assert not lab.run("session_videos")
+    for file, reason, remedy in (
+        (empty, "is empty (0 bytes)", "Copy the file again"),
+        (cut, "", "Copy the file again"),
+        (text, "is not a video", "Remove it, or put the video in its place"),
+    ):
+        for told in (last_failure(), lab.output):
+            assert f"{file} {reason}".strip() in told
+            assert remedy in told
+    assert not lab.run("pose_estimates")
+    assert str(cut) in last_failure()
+
+    platform = Platform(lab.home)
+    problems = platform.sessions().set_index("session")["problem"]
+    assert problems[["sub-a1_ses-1", "sub-a5_ses-1"]].isna().all()
+    for session, file in (("sub-a2_ses-1", empty), ("sub-a3_ses-1", cut), ("sub-a4_ses-1", text)):
+        assert str(file) in problems[session]
+    for session in ("sub-a1_ses-1", "sub-a5_ses-1"):
+        assert len(platform.poses(session, ["snout"])) == 20
+    with pytest.raises(PlatformError, match="no poses"):
+        platform.poses("sub-a3_ses-1")
+    assert len(lab.products() - before) == 2
+
+    for seed, file in enumerate((empty, text), 4):
+        write_video(file, render(seed, 20).frames)
+    cut.write_bytes(whole)
+    assert lab.run(SESSIONS), lab.output
+    assert len(Platform(lab.home).poses("sub-a3_ses-1", ["snout"])) == 20
+    assert len(lab.products() - before) == 5
+    assert good.is_file()
+
+
+def test_a_replaced_video_has_poses_of_its_own(lab: Lab) -> None:
+    path = lab.video("sub-b1_ses-1", seed=11)
+    assert lab.run(SESSIONS), lab.output
+    before, poses = lab.estimate("sub-b1_ses-1"), Platform(lab.home).poses("sub-b1_ses-1")
+    write_video(path, np.ascontiguousarray(render(11, 20).frames[:, :, ::-1]))
+
+    # Asked for by name, before the new file is registered: never the new file under the old one's identity.
+    assert not lab.run("pose_estimates", "sub-b1_ses-1")
+    assert f"{path} was replaced since it was registered" in last_failure()
+    assert "Materialise session_videos" in lab.output
+    assert lab.estimate("sub-b1_ses-1") == before
+
+    assert lab.run(SESSIONS), lab.output
+    after = lab.estimate("sub-b1_ses-1")
+    assert after != before
+    now = Platform(lab.home).poses("sub-b1_ses-1")
+    assert not np.allclose(poses[["x", "y"]], now[["x", "y"]])
+    assert lab.count("dlc.pose_estimate where id = :id", id=before) == 1
+    assert {before, after} <= {product.name for product in lab.products()}
+
+
+def test_a_video_that_changes_after_it_was_registered_is_refused(lab: Lab) -> None:
+    path = lab.video("sub-b2_ses-1", seed=12)
+    assert lab.run("session_videos"), lab.output
+    products = lab.products()
+    write_video(path, render(13, 20).frames)
+    assert not lab.run("pose_estimates")
+    assert f"{path} was replaced since it was registered" in last_failure()
+    assert lab.products() == products
+    assert lab.run(SESSIONS), lab.output
+    assert lab.estimate("sub-b2_ses-1")
+
+
+def test_sessions_that_cannot_be_used_are_said(lab: Lab) -> None:
+    path = lab.video("sub-f1_ses-1", seed=21)
+    twin = lab.home / "raw" / "sub-f1_copy" / "ses-1" / path.name
+    shutil.copytree(path.parents[1], twin.parents[1])
+    empty = lab.folder("sub-f2_ses-1")
+    claimed = f"the session key sub-f1_ses-1 is claimed by {path.parent} and {twin.parent}"
+    nothing = f"{empty}: the session folder of sub-f2_ses-1 holds no video"
+    try:
+        lab.video("sub-f3_ses-1", seed=22)
+        assert lab.run(SESSIONS), lab.output
+        assert lab.estimate("sub-f3_ses-1")
+        assert claimed in lab.output and nothing in lab.output
+        assert lab.run("session_videos"), "with nothing to do"
+        assert claimed in lab.output and nothing in lab.output
+        with pytest.raises(PlatformError, match="neither a session nor a recipe") as caught:
+            lab.run("session_videos", "sub-f1_ses-1")
+        assert claimed in caught.value.problem
+    finally:
+        shutil.rmtree(twin.parents[1])
+    assert lab.run(SESSIONS), lab.output
+    assert lab.estimate("sub-f1_ses-1")
+
+
+@pytest.fixture
+def second_project(lab: Lab, tmp_path: Path, make_project: Callable[..., Path]) -> Iterator[Path]:
+    """A project `other` beside the lab's own, with the recipe `other-quick`."""
+    project = make_project(tmp_path / "other", 6)
+    before = (lab.home / "lab.yaml").read_text()
+    settings = yaml.safe_load(before)
+    settings["projects"]["other"] = {"path": str(project)}
+    settings["recipes"]["other-quick"] = {**settings["recipes"][RECIPE], "project": "other", "test_fraction": 0.4}
+    (lab.home / "lab.yaml").write_text(yaml.safe_dump(settings))
+    yield project
+    (lab.home / "lab.yaml").write_text(before)
+
+
+def test_a_broken_project_stops_no_other(lab: Lab, second_project: Path) -> None:
+    image = second_project / "labeled-data/video1/img003.png"
+    image.rename(image.with_suffix(".away"))
+    lab.video("sub-e1_ses-1", seed=31)
+    assert lab.run("session_videos,labeled_frames", "sub-e1_ses-1"), lab.output
+    assert f"the labels of the project other are left out: {image} is missing" in lab.output
+    labels = "dlc.session_labels where session_key = 'sub-e1_ses-1' and project = :project"
+    assert lab.count(labels, project=PROJECT) == 1
+    assert lab.count(labels, project="other") == 0
+    assert not lab.run("training_dataset", "other-quick", RECIPE)
+    assert f"{image} is missing, but CollectedData_tester.csv holds labels for it" in lab.output
+    assert "Put the image back" in lab.output
+    assert f"training_dataset [{RECIPE}]: done" in lab.output
+
+    # Mended, what was left out is what is missing.
+    image.with_suffix(".away").rename(image)
+    assert lab.run("labeled_frames"), lab.output
+    assert lab.count(labels, project="other") == 1
+    assert lab.run("training_dataset", "other-quick"), lab.output
+
+
+def test_a_configuration_that_deeplabcut_rejects(lab: Lab, second_project: Path) -> None:
+    config = second_project / "config.yaml"
+    good = config.read_text()
+    config.write_text(good + "video_sets_original: {}\n")
+    assert not lab.run("training_dataset", "other-quick")
+    assert f"DeepLabCut rejects {config}: `video_sets_original` is not a key that DeepLabCut knows" in lab.output
+    assert "Remove unknown keys" in lab.output
+    config.write_text("bodyparts: [nose\n")
+    lab.video("sub-e2_ses-1", seed=32)
+    assert lab.run("session_videos,labeled_frames,pose_estimates", "sub-e2_ses-1"), lab.output
+    assert f"{config} is not YAML" in lab.output
+    config.write_text(good)
+
+
+def test_a_full_disk_is_named_and_the_next_run_completes(lab: Lab) -> None:
+    mount = shutil.which("mount")
+    if os.geteuid() != 0 or mount is None:
+        pytest.skip("only root can mount a small disk")
+    lab.video("sub-d1_ses-1", seed=41)
+    assert lab.run("session_videos"), lab.output
+    poses = lab.home / "store" / "poses"
+    command = [mount, "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(poses)]
+    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        assert not lab.run("pose_estimates")
+        assert f"no space left on the disk of the store {lab.home}/store" in last_failure()
+        assert "Free some space" in lab.output
+        assert list(poses.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(poses)], check=True)
+    assert lab.run("pose_estimates"), lab.output
+    assert lab.estimate("sub-d1_ses-1")
+
+
+class Command:
+    """`dlc-platform run` in a process of its own."""
+
+    def __init__(self, home: Path, *arguments: str):
+        self._process = subprocess.Popen(
+            [COMMAND, "run", str(home), *arguments],
+            env=plain_environment()
+            | {key: value for key, value in os.environ.items() if key == leases.DIRECTORY_VARIABLE},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output: list[str] = []
+        self._seen = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._seen:
+                self.output.append(line)
+                self._seen.notify_all()
+
+    def wait_for_line(self, text: str) -> None:
+        with self._seen:
+            assert self._seen.wait_for(lambda: any(text in line for line in self.output), 300), "".join(self.output)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> int:
+        code = self._process.wait(300)
+        self._reader.join()
+        return code
+
+
+def test_postgres_gone_in_the_middle_of_a_run(lab: Lab) -> None:
+    path = lab.folder("sub-c1_ses-1") / "cam-top.mp4"
+    write_video(path, np.concatenate([render(51, 60).frames] * 20))
+    assert lab.run("session_videos"), lab.output
+    command = Command(lab.home, "--select", "pose_estimates")
+    command.wait_for_line("frame ")
+    pid = int((lab.home / "postgres/data/postmaster.pid").read_text().split()[0])
+    postmaster = psutil.Process(pid)
+    for process in [postmaster, *postmaster.children()]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert command.end() == 1
+    output = "".join(command.output)
+    assert "Traceback" not in output, output
+    assert command.output[-1].startswith("dlc-platform: Postgres"), output
+    assert "run again" in command.output[-1]
+
+    assert lab.run("pose_estimates"), lab.output
+    estimate = lab.estimate("sub-c1_ses-1")
+    assert len(Platform(lab.home).poses("sub-c1_ses-1", ["snout"])) == 1200
+    assert lab.count("dlc.pose_estimate where id = :id", id=estimate) == 1
+    assert lab.count("dlc.recording_poses where pose_estimate_id = :id", id=estimate) == 1
+    assert not any(product.name.startswith(".") for product in lab.products())
+
+
+def test_a_training_that_was_killed(lab: Lab) -> None:
+    before = lab.products()
+    command = Command(lab.home, "--select", "trained_model", "--partition", RECIPE)
+    command.wait_for_line("epoch 1 of 2")
+    command.kill()
+    assert command.end() == -signal.SIGKILL
+    assert list((lab.home / "work").rglob("*.pt")) != []
+    assert lab.products() == before
+    assert lab.run("trained_model", RECIPE), lab.output
+    assert list((lab.home / "work").rglob("*.pt")) == []
+    # The same labels and the same recipe on the same machine: the same model version.
+    assert lab.products() == before

@@ -28,9 +28,11 @@ HOME_VARIABLE = "DLC_PLATFORM_HOME"
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
 LAB_FILE = "lab.yaml"
 
-#: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out.
+#: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out. A name ends at an underscore, never at
+#: a hyphen: `sub-mouse-1` and `sub-mouse-2` are two subjects, and `ses-2024-01-31` is a day.
 NEUROBLUEPRINT = (
-    r"(?:.*/)?sub-(?P<subject>[A-Za-z0-9.+]+)[^/]*/ses-(?P<session>[A-Za-z0-9.+]+)[^/]*/(?:.*/)?(?P<file>[^/]+)"
+    r"(?:.*/)?sub-(?P<subject>[A-Za-z0-9.+-]+)(?:_[^/]*)?/ses-(?P<session>[A-Za-z0-9.+-]+)(?:_[^/]*)?/(?:.*/)?"
+    r"(?P<file>[^/]+)"
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 

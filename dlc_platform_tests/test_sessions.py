@@ -46,6 +46,13 @@ def test_neuroblueprint(tmp_path: Path) -> None:
     assert (session.recordings[0].size, session.recordings[0].mtime_ns) == (5, stat.st_mtime_ns)
 
 
+def test_a_name_is_never_cut_short(tmp_path: Path) -> None:
+    place(tmp_path, "sub-mouse-1/ses-2024-01-31/a.mp4", "sub-mouse-2/ses-2024-02-01_id-x/a.mp4", "sub-a b/ses-1/a.mp4")
+    found = scan([tmp_path], Layout())
+    assert [(s.subject, s.name) for s in found.sessions] == [("mouse-1", "2024-01-31"), ("mouse-2", "2024-02-01")]
+    assert "does not match layout.pattern" in reasons(found, tmp_path)["sub-a b/ses-1/a.mp4"]
+
+
 @pytest.mark.parametrize(
     ("file", "camera"),
     [

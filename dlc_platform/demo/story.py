@@ -86,8 +86,11 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
             say(f"The median error is over {_MEDIAN_LIMIT_PX:g} px")
         if stay is not None:
             say("Where to look:")
-            say(f"  pictures of the poses: {services.url}/assets/pose_estimates?partition={drops[0].session}")
-            say(f"  the worst test frames: {services.url}/assets/model_evaluation?partition={_RECIPE}")
+            for what, asset, key in (
+                ("pictures of the poses", "pose_estimates", drops[0].session),
+                ("the worst test frames", "model_evaluation", _RECIPE),
+            ):
+                say(f"  {what}: {services.url}/assets/{asset}?view=partitions&partition={key}")
             say(f"  from Python: dlc_platform.platform.Platform({str(home)!r}).poses({drops[0].session!r})")
             say("The UI stays up; Ctrl-C stops everything.")
             stay()

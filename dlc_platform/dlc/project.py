@@ -72,6 +72,8 @@ def read_project(path: Path) -> Project:
     if not isinstance(bodyparts, list) or not bodyparts:
         raise PlatformError(f"{file} names no body parts", "List the labelled body parts under `bodyparts`")
     bodyparts = tuple(str(bodypart) for bodypart in bodyparts)
+    if twice := [part for part in dict.fromkeys(bodyparts) if bodyparts.count(part) > 1]:
+        raise PlatformError(f"{file} names {', '.join(twice)} twice under `bodyparts`", "Remove or rename one of them")
     skeleton, videos = config.get("skeleton"), config.get("video_sets")
     pairs = [tuple(map(str, pair)) for pair in skeleton if isinstance(pair, list)] if isinstance(skeleton, list) else []
     return Project(

@@ -21,6 +21,7 @@ def test_reads_what_the_platform_needs(tiny_project: Path):
     [
         ({"multianimalproject": True, "bodyparts": "MULTI!"}, "multi-animal"),
         ({"bodyparts": []}, "names no body parts"),
+        ({"bodyparts": ["nose", "tail", "nose"]}, "names nose twice"),
         ({"scorer": None}, "no value for `scorer`"),
     ],
 )

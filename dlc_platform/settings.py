@@ -28,8 +28,8 @@ HOME_VARIABLE = "DLC_PLATFORM_HOME"
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
 LAB_FILE = "lab.yaml"
 
-#: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out. A name ends at an underscore, never at
-#: a hyphen: `sub-mouse-1` and `sub-mouse-2` are two subjects, and `ses-2024-01-31` is a day.
+#: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out. A name ends at an underscore, not
+#: at a hyphen: `sub-mouse-1` and `sub-mouse-2` are two subjects, and `ses-2024-01-31` is a day.
 NEUROBLUEPRINT = (
     r"(?:.*/)?sub-(?P<subject>[A-Za-z0-9.+-]+)(?:_[^/]*)?/ses-(?P<session>[A-Za-z0-9.+-]+)(?:_[^/]*)?/(?:.*/)?"
     r"(?P<file>[^/]+)"

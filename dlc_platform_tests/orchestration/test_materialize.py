@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -6,6 +7,7 @@ import pandas as pd
 import pytest
 
 from dlc_platform.demo.lab import LABELLED
+from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.materialize import materialize
 from dlc_platform.platform import Platform
@@ -82,6 +84,24 @@ def test_the_h5_is_what_deeplabcut_tools_read(tracked_lab: Path):
     tidy = platform.poses(FIRST, ["tailbase"]).set_index("frame")
     tailbase = wide.xs("tailbase", level="bodyparts", axis=1)
     assert (tailbase.to_numpy() == tidy[["x", "y", "likelihood"]].to_numpy()).all()
+
+
+def test_a_camera_that_cannot_be_tracked_does_not_stop_the_others(tracked_lab: Path):
+    session = tracked_lab / "raw" / "sub-cameras" / "ses-1"
+    session.mkdir(parents=True)
+    replaced = session / "cam-a.mp4"
+    write_video(replaced, render(71, 12).frames)
+    write_video(session / "cam-b.mp4", render(72, 12).frames)
+    said: list[str] = []
+    try:
+        assert materialize(tracked_lab, "session_videos", ["sub-cameras_ses-1"], said.append), said
+        write_video(replaced, render(73, 12).frames)
+        assert not materialize(tracked_lab, "pose_estimates", ["sub-cameras_ses-1"], said.append)
+        assert "1 of 2 recordings cannot be tracked" in "".join(said)
+        assert f"{replaced} was replaced since it was registered" in "".join(said)
+        assert set(Platform(tracked_lab).poses("sub-cameras_ses-1", ["snout"])["recording"]) == {"cam-b"}
+    finally:
+        shutil.rmtree(session.parent)
 
 
 def test_the_store_holds_whole_products_only(tracked_lab: Path):

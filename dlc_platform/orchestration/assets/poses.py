@@ -65,16 +65,21 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
     without_rule = []
     for recording in recordings:
         if recording.problem is not None or recording.video_id is None:
-            problems.append(f"{recording.path}: {recording.problem}")
+            problems.append(str(recording.problem))
             continue
         network = estimator(recording.camera)
         if network is None:
             without_rule.append(recording)
             continue
-        require_unchanged(recording)
-        estimate = network.estimate(
-            Path(recording.path), recording.video_id, lab.store, on_progress=_progress(context, key, recording.name)
-        )
+        try:
+            require_unchanged(recording)
+            estimate = network.estimate(
+                Path(recording.path), recording.video_id, lab.store, on_progress=_progress(context, key, recording.name)
+            )
+        except PlatformError as problem:
+            # The other cameras of the session are none the worse.
+            problems.append(str(problem))
+            continue
         summary = summarize(read_parquet(estimate.path / POSE_TABLE), lab.settings.likelihood_cutoff)
         registry.record_poses(
             lab.engine,
@@ -104,8 +109,9 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
         estimates.append((recording, estimate, summary, network.model_id))
     if problems:
         raise PlatformError(
-            f"{len(problems)} of {len(recordings)} recordings cannot be tracked: " + "; ".join(problems),
-            "Replace or remove these files and materialise the session again",
+            f"{len(problems)} of {len(recordings)} recordings cannot be tracked: "
+            + "; ".join(problem.rstrip(".") for problem in problems),
+            "Then materialise the session again",
         )
     if not estimates:
         cameras = ", ".join(sorted({recording.camera for recording in without_rule}))

@@ -1,6 +1,7 @@
 """What is wrong with a lab and what to do about it: the checks of `dlc-platform doctor`.
 
-Nothing is changed here, and nothing expensive is done: no video is decoded, no network is loaded.
+Nothing is changed here, but that an embedded Postgres is started and left running; and nothing expensive is done: no
+video is decoded, no network is loaded.
 """
 
 import os

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import dagster as dg
 
@@ -69,11 +70,18 @@ def _materialize(
                 "; ".join([f"{', '.join(unknown)} is neither a session nor a recipe of this lab", *reasons]),
                 "Choose a session of `dlc-platform sessions` or a recipe of lab.yaml",
             )
+        kinds = {_kind(definitions.get_assets_def(asset)) for asset in selected}
+        foreign = [key for key in partitions if not any(kind is not None and key in keys[kind] for kind in kinds)]
+        if foreign:
+            raise PlatformError(
+                f"{', '.join(foreign)} is no partition of {selection}",
+                "Name sessions for session_videos, labeled_frames and pose_estimates, and recipes for the others",
+            )
         for asset in selected:
             node = definitions.get_assets_def(asset)
             stretches = _stretches(lab, node, keys, partitions)
             if not stretches:
-                say(f"{asset.to_user_string()}: nothing is missing")
+                say(f"{asset.to_user_string()}: {'not asked for' if partitions else 'nothing is missing'}")
                 if asset.to_user_string() == "session_videos":
                     for line in lab.scan().left_out():
                         say(f"  left out: {line}")
@@ -165,11 +173,18 @@ def _stretches(
     lab: LabResource, node: dg.AssetsDefinition, keys: dict[str, list[str]], partitions: Sequence[str]
 ) -> list[list[str]]:
     """The partitions to materialise, those of one run together; an empty one for an asset without partitions."""
-    if node.partitions_def is None:
+    kind = _kind(node)
+    if kind is None:
         return [[]]
-    kind = "sessions" if node.partitions_def == sessions else "recipes"
     wanted = [key for key in partitions if key in keys[kind]] if partitions else missing(lab, node.key.to_user_string())
     return neighbours(wanted, keys[kind], most=len(keys[kind]) if kind == "sessions" else 1)
+
+
+def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes"] | None:
+    """What the partitions of an asset are; None for an asset without partitions."""
+    if node.partitions_def is None:
+        return None
+    return "sessions" if node.partitions_def == sessions else "recipes"
 
 
 def missing(lab: LabResource, asset: str) -> list[str]:

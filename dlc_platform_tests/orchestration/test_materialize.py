@@ -114,6 +114,8 @@ def test_the_store_holds_whole_products_only(tracked_lab: Path):
 def test_what_is_not_there_is_named(tracked_lab: Path):
     with pytest.raises(PlatformError, match="sub-9_ses-9"):
         materialize(tracked_lab, "pose_estimates", ["sub-9_ses-9"], print)
+    with pytest.raises(PlatformError, match="quick is no partition of session_videos"):
+        materialize(tracked_lab, "session_videos", ["quick"], print)
     with pytest.raises(PlatformError, match="pose_estimates"):
         materialize(tracked_lab, "poses_estimates", [], print)
     with pytest.raises(PlatformError, match="has no poses"):

@@ -32,6 +32,8 @@ from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
 
 _START_SECONDS = 180
 _STOP_SECONDS = 20
+#: A log that is larger is begun anew at the next start: every look of the sensor writes to it.
+_LOG_BYTES = 10_000_000
 #: Names the running services, so that they are found when the process that started them was killed.
 _RECORD = "services.json"
 
@@ -56,6 +58,8 @@ class Services:
 
     def _start(self, name: str, *module: str) -> None:
         with open(self._logs / f"{name}.log", "ab") as log:
+            if log.tell() > _LOG_BYTES:
+                log.truncate(0)
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *module],
                 env={**os.environ, **self._environment},

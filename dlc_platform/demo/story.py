@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dagster as dg
 import yaml
 
 from dlc_platform.demo import lab as material
@@ -64,7 +63,7 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
         with _stage("register the labelled sessions", stages, say):
             _wait_until(lambda: len(platform.sessions()) == len(material.LABELLED), services)
         with _stage("train, evaluate, promote", stages, say):
-            _train(services, say)
+            services.follow(services.launch("train_recipe", _RECIPE), lambda message: say(f"  {message}"))
         _report_model(platform, say)
         with _stage("record two new sessions", stages, say):
             drops = material.drop_sessions(lab)
@@ -111,33 +110,11 @@ def _write_settings(lab: material.DemoLab) -> None:
     (lab.home / LAB_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _train(services: Services, say: Callable[[str], None]) -> None:
-    run_id = services.launch("train_recipe", _RECIPE)
-    cursor = None
-    while True:
-        connection = services.instance.get_records_for_run(run_id, cursor=cursor)
-        cursor = connection.cursor
-        for record in connection.records:
-            if not record.event_log_entry.is_dagster_event:
-                say(f"  {record.event_log_entry.user_message}")
-        run = services.instance.get_run_by_id(run_id)
-        if run is not None and run.is_finished:
-            if run.status != dg.DagsterRunStatus.SUCCESS:
-                raise PlatformError(
-                    f"the run {run_id} ended as {run.status.value}", f"Look at {services.run_url(run_id)}"
-                )
-            return
-        services.check()
-        time.sleep(1)
-
-
 def _wait_until(done: Callable[[], bool], services: Services) -> None:
     deadline = time.monotonic() + _DEADLINE_SECONDS
     while not done():
         services.check()
-        failed = services.instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
-        if failed:
-            raise PlatformError(f"the run {failed[0].run_id} failed", f"Look at {services.run_url(failed[0].run_id)}")
+        services.check_runs()
         if time.monotonic() > deadline:
             raise PlatformError(f"nothing came out within {_DEADLINE_SECONDS} s", f"Look at {services.url}/runs")
         time.sleep(1)

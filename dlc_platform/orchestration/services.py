@@ -98,8 +98,42 @@ class Services:
         client = DagsterGraphQLClient("127.0.0.1", port_number=int(self.url.rsplit(":", 1)[1]))
         return client.submit_job_execution(job, tags={PARTITION_NAME_TAG: partition})
 
-    def run_url(self, run_id: str) -> str:
-        """The page of a run in the UI."""
+    def follow(self, run_id: str, say: Callable[[str], None]) -> None:
+        """Return when a run has ended; until then, say what its computations log.
+
+        Raises
+        ------
+        PlatformError
+            When it does not end well, or a service has ended by itself.
+        """
+        cursor = None
+        while True:
+            records = self.instance.get_records_for_run(run_id, cursor=cursor)
+            cursor = records.cursor
+            for record in records.records:
+                if not record.event_log_entry.is_dagster_event:
+                    say(record.event_log_entry.user_message)
+            run = self.instance.get_run_by_id(run_id)
+            if run is not None and run.is_finished:
+                if not run.is_success:
+                    raise PlatformError(
+                        f"the run {run_id} ended as {run.status.value}", f"Look at {self._page(run_id)}"
+                    )
+                return
+            self.check()
+            time.sleep(1)
+
+    def check_runs(self) -> None:
+        """
+        Raises
+        ------
+        PlatformError
+            When any run of the lab has failed.
+        """
+        for run in self.instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1):
+            raise PlatformError(f"the run {run.run_id} failed", f"Look at {self._page(run.run_id)}")
+
+    def _page(self, run_id: str) -> str:
         return f"{self.url}/runs/{run_id}"
 
     def check(self) -> None:

@@ -74,6 +74,8 @@ def read_project(path: Path) -> Project:
     bodyparts = tuple(str(bodypart) for bodypart in bodyparts)
     if twice := [part for part in dict.fromkeys(bodyparts) if bodyparts.count(part) > 1]:
         raise PlatformError(f"{file} names {', '.join(twice)} twice under `bodyparts`", "Remove or rename one of them")
+    if "all" in bodyparts:
+        raise PlatformError(f"{file} names a body part `all`, which stands for their total in tables", "Rename it")
     skeleton, videos = config.get("skeleton"), config.get("video_sets")
     pairs = [tuple(map(str, pair)) for pair in skeleton if isinstance(pair, list)] if isinstance(skeleton, list) else []
     return Project(

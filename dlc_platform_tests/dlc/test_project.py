@@ -22,6 +22,7 @@ def test_reads_what_the_platform_needs(tiny_project: Path):
         ({"multianimalproject": True, "bodyparts": "MULTI!"}, "multi-animal"),
         ({"bodyparts": []}, "names no body parts"),
         ({"bodyparts": ["nose", "tail", "nose"]}, "names nose twice"),
+        ({"bodyparts": ["nose", "all"]}, "stands for their total"),
         ({"scorer": None}, "no value for `scorer`"),
     ],
 )

@@ -12,7 +12,6 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 import dagster as dg
-import psutil
 import pytest
 
 from dlc_platform.demo import render
@@ -195,26 +194,3 @@ def test_a_killed_daemon_ends_the_lab_and_neither_loses_nor_repeats(lab: Up, sub
     lab.ensure()
     wait_for(lambda: lab.poses(session))
     assert len(lab.poses(session)) == 1
-
-
-def test_after_up_itself_was_killed_the_next_one_takes_over(lab: Up, subject: str):
-    lab.ensure()
-    session, path = video_of(lab, subject)
-    record(path, seed=9)
-    run, _ = worker_at_work(lab, session)
-    services = [
-        process
-        for process in lab.processes("dagster")
-        if {"dagster_webserver", "dagster._daemon"} & set(process.cmdline()) and process.pid == os.getsid(process.pid)
-    ]
-    assert len(services) == 2
-    assert lab.end(signal.SIGKILL) == -signal.SIGKILL
-
-    lab.ensure()
-    assert not [process for process in services if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    wait_for(lambda: lab.poses(session))
-    (poses,) = lab.poses(session)
-    assert poses["run_id"] == run.run_id  # its worker went on, unharmed
-
-    assert lab.end(signal.SIGINT) == 0
-    assert lab.processes() == []

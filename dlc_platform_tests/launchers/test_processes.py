@@ -77,7 +77,11 @@ def test_kill_finds_the_orphans_of_a_dead_worker():
 
 def test_kill_stays_within_the_worker():
     """A process that leads no session, such as a command in a terminal, must not take its terminal with it."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    process, neighbour = subprocess.Popen(command), subprocess.Popen(command)
+    assert os.getsid(process.pid) == os.getsid(neighbour.pid)
     WorkerProcess.of(process.pid).kill()
     assert process.wait() == -signal.SIGKILL
-    assert os.getsid(0)
+    assert neighbour.poll() is None
+    neighbour.kill()
+    neighbour.wait()

@@ -1,11 +1,14 @@
 """The command line. Each command is a thin door to a layer below; nothing is computed here."""
 
+import getpass
+import json
 import os
 import shlex
 import signal
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Home = Annotated[Path, typer.Argument(metavar="HOME", help="The folder that holds lab.yaml.")]
+Session = Annotated[str, typer.Argument(metavar="SESSION", help="A session's key, such as sub-001_ses-01.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model version's identity, or as much as `models` shows.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON records instead of a table.")]
 
 
@@ -163,6 +170,133 @@ def poses(home: Home, as_json: AsJson = False) -> None:
     _table(Platform(_absolute(home)).estimates(), columns, as_json)
 
 
+@app.command()
+def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
+    """Say which model, labels, parameters and machine made the poses of a session."""
+    from dlc_platform.platform import Platform
+
+    columns = ["recording", "path", "origin", "model", "recipe", "dataset", "parameter_set", "host", "gpu", "run_id"]
+    _table(Platform(_absolute(home)).lineage(session), columns, as_json)
+
+
+@app.command()
+def touched(home: Home, model: Model, as_json: AsJson = False) -> None:
+    """List the sessions that a model version touched: those that taught it, tested it, or were tracked by it."""
+    from dlc_platform.platform import Platform
+
+    _table(Platform(_absolute(home)).model_sessions(model), ["session", "role", "images", "frames"], as_json)
+
+
+@app.command()
+def stale(home: Home, as_json: AsJson = False) -> None:
+    """List the sessions whose poses the production model did not make, the newest first."""
+    from dlc_platform.platform import Platform
+
+    columns = ["session", "project", "production_model", "models", "imported", "files", "frames", "recorded_at"]
+    _table(Platform(_absolute(home)).stale_sessions(), columns, as_json)
+
+
+@app.command()
+def best(home: Home, as_json: AsJson = False) -> None:
+    """List which model version is best on the frozen test images, by body part."""
+    from dlc_platform.platform import Platform
+
+    columns = ["project", "bodypart", "rank", "model", "rmse_px", "rmse_low_px", "rmse_high_px", "production"]
+    _table(Platform(_absolute(home)).best_models(), columns, as_json)
+
+
+@app.command()
+def parameters(home: Home, as_json: AsJson = False) -> None:
+    """List the parameters that each recipe had, and the recipes that had the very same ones under another name."""
+    from dlc_platform.platform import Platform
+
+    columns = ["recipe", "version", "project", "parameter_set", "also_called", "first_used_at", "parameters"]
+    _table(Platform(_absolute(home)).parameters(), columns, as_json)
+
+
+@app.command()
+def promotions(home: Home, as_json: AsJson = False) -> None:
+    """List who promoted which model version, when and why, oldest first."""
+    from dlc_platform.platform import Platform
+
+    columns = ["project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "promoted_at"]
+    _table(Platform(_absolute(home)).promotions(), columns, as_json)
+
+
+@app.command()
+def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
+    """Say which sessions would become stale if a model version were promoted, and what that would cost."""
+    from dlc_platform.platform import Platform
+
+    found = Platform(_absolute(home)).impact(model)
+    _table(found.sessions, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
+    if not as_json:
+        _say(str(found))
+
+
+@app.command()
+def promote(
+    home: Home,
+    reason: Annotated[str, typer.Option(help="Why; the promotion keeps it.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The version to use, as `models` shows it.")
+    ] = None,
+    back: Annotated[str | None, typer.Option(metavar="PROJECT", help="Go back to the version before, instead.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who promotes; you, by default.")] = None,
+) -> None:
+    """Make a model version the production model of its project, or go back to the one before.
+
+    Nothing is estimated again by itself: see `stale` and `backfill`.
+    """
+    from dlc_platform.orchestration.materialize import promote as promote_version
+    from dlc_platform.platform import Platform
+
+    platform = Platform(_absolute(home))
+    if (model is None) == (back is None):
+        raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")
+    version = platform.model_id(model) if model is not None else platform.earlier_model(str(back))
+    if not promote_version(_absolute(home), version, reason, by or getpass.getuser(), _say):
+        sys.exit(1)
+
+
+@app.command()
+def backfill(
+    home: Home,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="The sessions whose poses the production model did not make.")
+    ] = False,
+    session: Annotated[list[str] | None, typer.Option(help="Only this session of them; may be given again.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only sessions of this project.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Only so many, the newest.")] = None,
+    imported: Annotated[bool, typer.Option("--imported", help="Also sessions whose poses were imported.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be estimated.")] = False,
+) -> None:
+    """Estimate stale sessions again, the newest first and many to a run; the poses of before are kept."""
+    from dlc_platform.orchestration.materialize import backfill as estimate_again
+    from dlc_platform.platform import Platform
+
+    if not stale:
+        raise PlatformError("what to estimate again was not said", "Write --stale")
+    found = Platform(_absolute(home)).stale_sessions()
+    if not imported:
+        found = found[~found["imported"]]
+    if project is not None:
+        found = found[found["project"] == project]
+    if session and (current := sorted(set(session) - set(found["session"]))):
+        raise PlatformError(f"{', '.join(current)} is not stale", "Choose among `dlc-platform stale`")
+    if session:
+        found = found[found["session"].isin(session)]
+    found = found.head(most) if most else found
+    if found.empty:
+        _say("no session is stale")
+        return
+    if dry_run:
+        _table(found, ["session", "project", "models", "production_model", "frames", "recorded_at"], as_json=False)
+        return
+    if not estimate_again(_absolute(home), list(dict.fromkeys(found["session"])), _say):
+        sys.exit(1)
+
+
 _stop = threading.Event()
 
 
@@ -194,6 +328,10 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().resolve()
 
 
+#: Columns whose values are cut to as much as a person needs; `--json` has them whole.
+_IDENTITIES = ("model", "models", "production_model", "dataset", "parameter_set")
+
+
 def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
     if as_json:
         frame.to_json(sys.stdout, orient="records", date_format="iso", indent=2)
@@ -215,10 +353,17 @@ def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
 
 
 def _cell(column: str, value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_cell(column, item) for item in value)
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
     if value is None or value != value:
         return ""
-    if column == "model":
+    if column in _IDENTITIES:
         return str(value)[:12]
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() and column in ("frames", "width", "height") else f"{value:.3f}"
+        whole = value.is_integer() and column in ("frames", "width", "height", "images", "rank")
+        return f"{value:.0f}" if whole else f"{value:.3f}"
     return str(value)

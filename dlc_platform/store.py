@@ -162,8 +162,11 @@ class Store:
         folder = self.root / kind
         if folder.is_symlink() or not folder.is_dir():
             return []
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if wanted(entry))
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(Path(entry.path) for entry in entries if wanted(entry))
+        except OSError as error:
+            raise PlatformError(f"{folder} cannot be read: {error.strerror}", "Check its permissions") from error
 
     def remove_partials(self) -> list[Path]:
         """Remove what a crash left behind, as far as that can be done."""
@@ -189,10 +192,10 @@ def is_left_alone(folder: Path) -> bool:
 
 
 def last_written(folder: Path) -> float:
-    """When anything in a folder was written last, in seconds since the epoch; now, if it is being changed."""
+    """When anything in a folder was written last, in seconds since the epoch; now, if that cannot be seen."""
     try:
         return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:  # somebody is at work in it
+    except OSError:  # somebody is at work in it, for example
         return time.time()
 
 

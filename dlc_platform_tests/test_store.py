@@ -15,12 +15,14 @@ import pytest
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.store import Store
+from dlc_platform_tests.keeping import make_old
 
 IDENTITY = "ab" * 32
 SLOW_PUT = """
 import sys, time
 from pathlib import Path
 from dlc_platform.store import Store
+from dlc_platform_tests.keeping import make_old
 
 def write(folder):
     (folder / "half").write_text("half")
@@ -33,6 +35,7 @@ PUT_WHEN_TOLD = """
 import sys
 from pathlib import Path
 from dlc_platform.store import Store
+from dlc_platform_tests.keeping import make_old
 
 def write(folder):
     (folder / "content").write_text("the same" * 100_000)
@@ -50,13 +53,6 @@ def store(tmp_path: Path) -> Store:
 
 def everything(store: Store) -> list[str]:
     return sorted(path.relative_to(store.root).as_posix() for path in store.root.rglob("*") if path.is_file())
-
-
-def make_old(folder: Path) -> None:
-    """Let everything in a folder be written more than a day ago."""
-    yesterday = time.time() - 25 * 3600
-    for path in (folder, *folder.rglob("*")):
-        os.utime(path, (yesterday, yesterday), follow_symlinks=False)
 
 
 def content(text: str) -> Callable[[Path], None]:

@@ -18,6 +18,9 @@ from dlc_platform.errors import PlatformError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sqlalchemy import Engine
+
+    from dlc_platform.store import Store
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -295,6 +298,130 @@ def backfill(
         return
     if not estimate_again(_absolute(home), list(dict.fromkeys(found["session"])), _say):
         sys.exit(1)
+
+
+@app.command()
+def verify(home: Home) -> None:
+    """Read the whole store again and report every difference to the catalogue; the exit code is 1 when one is found."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from dlc_platform import retention
+
+    wrong = 0
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("products")
+        for difference in retention.verify(
+            *_catalog_and_store(home), lambda done, products: progress.update(task, completed=done, total=products)
+        ):
+            mark = "warning" if difference.warning else "WRONG  "
+            wrong += not difference.warning
+            _say(f"{mark} {difference.path}: {difference.problem}. {difference.remedy}.")
+    _say(f"{wrong} difference(s)" if wrong else "The store is as the catalogue knows it")
+    if wrong:
+        sys.exit(1)
+
+
+@app.command()
+def gc(
+    home: Home,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it, instead of only listing it.")] = False,
+) -> None:
+    """List what of the store nothing refers to and nobody has written for a day."""
+    import pandas as pd
+
+    from dlc_platform import retention
+
+    engine, store = _catalog_and_store(home)
+    found = list(retention.garbage(engine, store))
+    if not found:
+        _say("Nothing to remove")
+        return
+    removed, failed = 0, 0
+    rows = []
+    for item in found:
+        outcome = "could go"
+        if delete:
+            try:
+                outcome = "removed" if retention.remove(engine, store, item) else "kept: it is of use again"
+            except PlatformError as error:
+                failed += 1
+                outcome = f"NOT removed: {error.problem}"
+        removed += item.size_bytes if outcome == "removed" else 0
+        rows.append(
+            {
+                "path": str(item.path.relative_to(store.root)),
+                "why": "nothing refers to it" if item.product else "left by a crash",
+                "size": f"{item.size_bytes / 1e6:.1f} MB",
+                "last_written": f"{item.last_written:%Y-%m-%d %H:%M}",
+                "outcome": outcome,
+            }
+        )
+    _table(pd.DataFrame(rows), ["path", "why", "size", "last_written", "outcome"], as_json=False)
+    if delete:
+        _say(f"{removed / 1e6:.1f} MB removed from {store.root}")
+    else:
+        _say(f"{sum(item.size_bytes for item in found) / 1e6:.1f} MB of {store.root}; --delete removes it")
+    if failed:
+        sys.exit(1)
+
+
+@app.command()
+def backup(
+    home: Home, file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to make; it must not exist.")]
+) -> None:
+    """Write the database, the index of the store and lab.yaml into one file. The products are copied otherwise."""
+    from dlc_platform.backup import backup as make
+    from dlc_platform.orchestration.instance import used
+
+    with used(_absolute(home)):
+        made = make(_absolute(home), _absolute(file))
+    _say(f"{made.file} is written: {made.size_bytes / 1e6:.1f} MB, which know of {made.products} products")
+    if made.missing:
+        _say(
+            f"warning: the store lacks {len(made.missing)} products that the catalogue names, such as "
+            f"{made.missing[0]}. Run `dlc-platform verify {shlex.quote(str(home))}`."
+        )
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `dlc-platform backup` made.")],
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="A new or empty folder to make the lab in.")],
+) -> None:
+    """Make a lab out of a backup, and say which products its store lacks."""
+    from dlc_platform.backup import restore as make
+
+    made = make(_absolute(file), _absolute(home))
+    _say(f"{_absolute(home)} is the lab of {made.manifest.made_at:%Y-%m-%d %H:%M} UTC again")
+    if made.unusable is not None:
+        _say(f"warning: {made.unusable}")
+    else:
+        _say(f"lab.yaml expects the store in {made.store}; it was in {made.manifest.store}")
+    for products, what, remedy in (
+        (made.missing, "are missing from the store", "Copy the store there, or point `store` in lab.yaml to it"),
+        (made.changed, "are not those of the backup", "Bring them back from a copy of the store"),
+        (
+            made.unknown,
+            "are not known to the backup",
+            "What made them after it finds them again when it is repeated; until then, do not let `gc` remove them",
+        ),
+    ):
+        if products:
+            _say(f"warning: {len(products)} products {what}, such as {products[0]}. {remedy}.")
+    _say(f"Then check it with: dlc-platform verify {shlex.quote(str(home))}")
+
+
+def _catalog_and_store(home: Path) -> "tuple[Engine, Store]":
+    from dlc_platform.catalog.database import migrate, open_catalog
+    from dlc_platform.postgres.connection import postgres_url
+    from dlc_platform.settings import load_lab
+    from dlc_platform.store import Store
+
+    lab = load_lab(_absolute(home))
+    engine = open_catalog(postgres_url(_absolute(home)))
+    migrate(engine)
+    return engine, Store(lab.store)
 
 
 _stop = threading.Event()

@@ -40,8 +40,16 @@ from dlc_platform.catalog.tables import (
     Video,
 )
 from dlc_platform.identity import sha256_json
+from dlc_platform.store import Kind, Product
 
 Row = TypeVar("Row", bound=Base)
+
+_PRODUCTS: dict[Kind, Any] = {
+    "datasets": Dataset,
+    "models": ModelVersion,
+    "evaluations": Evaluation,
+    "poses": PoseEstimate,
+}
 
 
 @dataclass(frozen=True)
@@ -346,6 +354,23 @@ def known_files(engine: Engine) -> list[tuple[str, str, str, int]]:
         for file in _all(engine, _current().where(RecordingFile.video_id.is_not(None)))
         if file.video_id is not None
     ]
+
+
+def products(engine: Engine) -> dict[Product, str | None]:
+    """Every product of the store that a row names, with the SHA-256 of its manifest where the row knows it."""
+    found: dict[Product, str | None] = {}
+    with engine.connect() as connection:
+        for kind, table in _PRODUCTS.items():
+            for identity, manifest_sha256 in connection.execute(select(table.id, table.manifest_sha256)):
+                found[kind, identity] = manifest_sha256
+    return found
+
+
+def is_recorded(engine: Engine, kind: Kind, identity: str) -> bool:
+    """True when a row names this product of the store."""
+    table = _PRODUCTS[kind]
+    with engine.connect() as connection:
+        return connection.scalar(select(table.id).where(table.id == identity)) is not None
 
 
 def evaluations_of(engine: Engine, project: str) -> list[Evaluation]:

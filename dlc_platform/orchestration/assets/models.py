@@ -104,6 +104,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             test_images=dataset.n_test,
             seed=recipe.seed,
             test_fraction=recipe.test_fraction,
+            manifest_sha256=lab.store.claim("datasets", dataset.id),
             run_id=context.run_id,
         ),
         registry.BodyParts(dataset.bodyparts, dataset.skeleton),
@@ -182,6 +183,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
             net_type=recipe.net_type,
             weights_sha256=model.weights_sha256,
             scorer=model.scorer,
+            manifest_sha256=lab.store.claim("models", model.id),
         ),
         registry.BodyParts(model.bodyparts, model.skeleton),
         tables.TrainingRun(
@@ -234,6 +236,7 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             model_id=model.id,
             dataset_id=model.dataset_id,
             likelihood_cutoff=lab.settings.likelihood_cutoff,
+            manifest_sha256=lab.store.claim("evaluations", evaluation.id),
             run_id=context.run_id,
         ),
         [tables.EvaluationError(evaluation_id=evaluation.id, **row) for row in _without_nan(errors)],

@@ -94,6 +94,7 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
                 scorer=network.scorer,
                 frames=estimate.frames,
                 seconds=estimate.seconds,
+                manifest_sha256=lab.store.claim("poses", estimate.id),
                 run_id=context.run_id,
             ),
             [

@@ -53,9 +53,8 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
 
 def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str, estimator: Any) -> Mapping[str, Any]:
     from dlc_platform.dlc.environment import versions
-    from dlc_platform.dlc.inference import POSE_TABLE
     from dlc_platform.ingest import require_unchanged
-    from dlc_platform.pose.table import read_parquet, summarize
+    from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 
     recordings = registry.current_recordings(lab.engine, key)
     if not recordings:
@@ -136,9 +135,8 @@ def _progress(context: AssetExecutionContext, key: str, recording: str):
 
 
 def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.Recording]) -> Mapping[str, Any]:
-    from dlc_platform.dlc.inference import POSE_TABLE
     from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
-    from dlc_platform.pose.table import keypoints_at, read_parquet
+    from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
     from dlc_platform.video.frames import read_frames
 
     cutoff = lab.settings.likelihood_cutoff

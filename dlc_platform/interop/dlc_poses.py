@@ -23,7 +23,6 @@ from dlc_platform.store import MANIFEST, Store
 from dlc_platform.video.probe import VideoInfo
 
 if TYPE_CHECKING:
-    import h5py
     import pandas as pd
 
 _LEVELS = {
@@ -348,7 +347,7 @@ def _read_hdf(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
     return columns, numbers.astype(np.int64), values
 
 
-def _table_format(file: Path, group: h5py.Group) -> tuple[Columns, np.ndarray, np.ndarray]:
+def _table_format(file: Path, group: Any) -> tuple[Columns, np.ndarray, np.ndarray]:
     """pandas' table format: rows of an index and of blocks of columns; the labels lie in attributes, pickled."""
 
     def labels(attribute: Any, where: str) -> Columns:
@@ -365,7 +364,7 @@ def _table_format(file: Path, group: h5py.Group) -> tuple[Columns, np.ndarray, n
 
     table = group["table"]
     columns = labels(group.attrs["non_index_axes"], "non_index_axes")
-    rows = table[:]  # pyright: ignore[reportIndexIssue] (h5py does not say what a name leads to)
+    rows = table[:]
     blocks: dict[tuple[str, ...], np.ndarray] = {}
     for name in rows.dtype.names:
         if name == "index":
@@ -377,7 +376,7 @@ def _table_format(file: Path, group: h5py.Group) -> tuple[Columns, np.ndarray, n
     return columns, rows["index"], values
 
 
-def _fixed_format(file: Path, group: h5py.Group) -> tuple[Columns, np.ndarray, np.ndarray]:
+def _fixed_format(file: Path, group: Any) -> tuple[Columns, np.ndarray, np.ndarray]:
     """pandas' fixed format: one array for each part. Arrays of objects, which are pickles, are refused."""
 
     def array(name: str) -> np.ndarray:

@@ -74,14 +74,16 @@ def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
     )
     known = np.isfinite(x) & np.isfinite(y)
     frames = len(frame)
-    individual_codes = np.repeat([individuals.index(individual) for individual, _ in keypoints], frames)
-    bodypart_codes = np.repeat([bodyparts.index(bodypart) for _, bodypart in keypoints], frames)
     return pd.DataFrame(
         {
             "frame": np.tile(np.arange(frames, dtype=np.int32), len(keypoints)),
             "time_s": np.tile(np.asarray(times_s, np.float64), len(keypoints)),
-            "individual": pd.Categorical.from_codes(individual_codes, categories=individuals),
-            "bodypart": pd.Categorical.from_codes(bodypart_codes, categories=bodyparts),
+            "individual": pd.Categorical(
+                np.repeat([individual for individual, _ in keypoints], frames), categories=individuals
+            ),
+            "bodypart": pd.Categorical(
+                np.repeat([bodypart for _, bodypart in keypoints], frames), categories=bodyparts
+            ),
             "x": np.where(known, x, np.float32(np.nan)),
             "y": np.where(known, y, np.float32(np.nan)),
             "likelihood": likelihood,

@@ -110,6 +110,11 @@ def import_model(
     parts = {"weights": hashes[SNAPSHOT_FILE], "configuration": normalised}
     identity = sha256_json(parts | ({"detector": detector_sha256} if detector else {}))
     bodyparts = [*config.metadata.bodyparts, *config.metadata.unique_bodyparts]
+    if "all" in bodyparts:
+        raise PlatformError(
+            f"{folder / CONFIG_FILE} names a body part `all`, which stands for their total in tables",
+            "Rename it there",
+        )
     net_type = normalised["net_type"]
     manifest = {
         "scorer": scorer_name(net_type, place.name or folder.absolute().name, identity),

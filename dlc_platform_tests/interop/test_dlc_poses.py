@@ -55,6 +55,7 @@ def video(frames: int = 20, width: int = 96, height: int = 96) -> VideoInfo:
         codec="h264",
         pixel_format="yuv420p",
         rotation=0,
+        start_time=None,
         times_s=np.arange(frames) / 25,
     )
 

@@ -96,18 +96,7 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
                 seconds=estimate.seconds,
                 run_id=context.run_id,
             ),
-            [
-                tables.PoseSummary(
-                    pose_estimate_id=estimate.id,
-                    bodypart=row["bodypart"],
-                    mean_likelihood=row["mean_likelihood"]
-                    if row["mean_likelihood"] == row["mean_likelihood"]
-                    else None,
-                    fraction_confident=row["fraction_confident"],
-                    fraction_missing=row["fraction_missing"],
-                )
-                for row in summary.to_dict("records")
-            ],
+            registry.pose_summaries(estimate.id, summary.to_dict("records")),
             tables.RecordingPoses(recording_file_id=file.id, pose_estimate_id=estimate.id, run_id=context.run_id),
             versions(),
         )

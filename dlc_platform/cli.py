@@ -10,9 +10,10 @@ import threading
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dlc_platform.errors import PlatformError
 
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from sqlalchemy import Engine
 
+    from dlc_platform.settings import Lab
     from dlc_platform.store import Store
+
+
+class _ListGroup(TyperGroup):
+    """Commands on one kind of thing, of which the one that lists them needs no name: ``models HOME``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -155,22 +167,109 @@ def sessions(home: Home, as_json: AsJson = False) -> None:
     _table(Platform(_absolute(home)).sessions(), columns, as_json)
 
 
-@app.command()
-def models(home: Home, as_json: AsJson = False) -> None:
+models = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models, name="models", help="List the model versions (`models HOME`), or import one.")
+
+
+@models.command("list")
+def list_models(home: Home, as_json: AsJson = False) -> None:
     """List the model versions with their test errors, oldest first."""
     from dlc_platform.platform import Platform
 
-    columns = ["project", "recipe", "model", "train_images", "test_images", "epochs", "test_rmse_px", "production"]
+    columns = [
+        "project",
+        "recipe",
+        "origin",
+        "model",
+        "train_images",
+        "test_images",
+        "epochs",
+        "test_rmse_px",
+        "production",
+    ]
     _table(Platform(_absolute(home)).models(), columns, as_json)
 
 
-@app.command()
-def poses(home: Home, as_json: AsJson = False) -> None:
+@models.command("import")
+def import_model(
+    home: Home,
+    project: Annotated[str, typer.Option(help="The project in lab.yaml that the model belongs to.")],
+    folder: Annotated[Path | None, typer.Option(help="DeepLabCut's `train` folder of the model.")] = None,
+    from_project: Annotated[Path | None, typer.Option(help="Or the DeepLabCut project that it was trained in.")] = None,
+    iteration: Annotated[int | None, typer.Option(help="That of config.yaml by default.")] = None,
+    shuffle: Annotated[int, typer.Option()] = 1,
+    trainset: Annotated[int | None, typer.Option(help="Percentage of the images that were trained on.")] = None,
+    model_prefix: Annotated[str, typer.Option(help="DeepLabCut's modelprefix.")] = "",
+    snapshot: Annotated[str | None, typer.Option(help="A file name; the best one, or the last, by default.")] = None,
+    detector_snapshot: Annotated[str | None, typer.Option(help="The same of a top-down model's detector.")] = None,
+) -> None:
+    """Register a model that DeepLabCut trained elsewhere; its files are copied and checked."""
+    from dlc_platform.dlc.snapshots import find_train_folder
+    from dlc_platform.imports import register_model
+
+    if from_project is not None and folder is None:
+        folder = find_train_folder(_absolute(from_project), iteration, shuffle, trainset, model_prefix).path
+    elif folder is None or from_project is not None:
+        raise typer.BadParameter("give either --folder or --from-project")
+    lab, engine = _lab(home)
+    model, new = register_model(engine, lab, project, _absolute(folder), snapshot, detector_snapshot)
+    _say(
+        f"{model.id[:12]}: {model.source['snapshot']} of {model.source['path']} "
+        f"{'is now' if new else 'was already'} a model version of {project}"
+    )
+    if model.unusable:
+        _say(f"It is kept, but cannot be used: {model.unusable}")
+
+
+poses = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(poses, name="poses", help="List the recordings that have poses (`poses HOME`), or import some.")
+
+
+@poses.command("list")
+def list_poses(home: Home, as_json: AsJson = False) -> None:
     """List the recordings that have poses, with their quality."""
     from dlc_platform.platform import Platform
 
-    columns = ["session", "recording", "frames", "model", "mean_likelihood", "fraction_confident"]
+    columns = [
+        "session",
+        "recording",
+        "frames",
+        "origin",
+        "model",
+        "scorer",
+        "mean_likelihood",
+        "fraction_confident",
+    ]
     _table(Platform(_absolute(home)).estimates(), columns, as_json)
+
+
+@poses.command("import")
+def import_poses(
+    home: Home,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .h5 or .csv that DeepLabCut wrote for a video.")],
+    session: Annotated[str, typer.Option(metavar="KEY", help="The session of that video.")],
+    recording: Annotated[str | None, typer.Option(help="Its recording, where the session has several.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="ID", help="The model version that made them.")] = None,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Take a file that has more or fewer rows than the video frames.")
+    ] = False,
+    use: Annotated[bool, typer.Option("--use", help="Put them in force where the video has poses already.")] = False,
+) -> None:
+    """Register poses that DeepLabCut computed elsewhere as those of a registered video; the file is copied."""
+    from dlc_platform.imports import register_poses
+    from dlc_platform.platform import Platform
+
+    model_id = None if model is None else Platform(_absolute(home)).model_id(model)
+    lab, engine = _lab(home)
+    done = register_poses(engine, lab, _absolute(file), session, recording, model_id, allow_mismatch, use)
+    _say(f"{done.poses.id[:12]}: {file.name} is kept as poses of {done.video}, {done.poses.frames} frames")
+    if done.poses.note:
+        _say(f"Mind that {done.poses.note}")
+    _say(
+        "They are in force"
+        if done.in_force
+        else "They are not in force, because this video has poses already; `--use` puts them in force"
+    )
 
 
 @app.command()
@@ -413,15 +512,22 @@ def restore(
 
 
 def _catalog_and_store(home: Path) -> "tuple[Engine, Store]":
+    from dlc_platform.store import Store
+
+    lab, engine = _lab(home)
+    return engine, Store(lab.store)
+
+
+def _lab(home: Path) -> "tuple[Lab, Engine]":
+    """A lab's settings and its catalogue, to write to."""
     from dlc_platform.catalog.database import migrate, open_catalog
     from dlc_platform.postgres.connection import postgres_url
     from dlc_platform.settings import load_lab
-    from dlc_platform.store import Store
 
     lab = load_lab(_absolute(home))
     engine = open_catalog(postgres_url(_absolute(home)))
     migrate(engine)
-    return engine, Store(lab.store)
+    return lab, engine
 
 
 _stop = threading.Event()

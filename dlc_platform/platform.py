@@ -161,8 +161,7 @@ class Platform:
         """
         import pandas as pd
 
-        from dlc_platform.dlc.inference import POSE_TABLE
-        from dlc_platform.pose.table import read_parquet
+        from dlc_platform.pose.table import POSE_TABLE, read_parquet
 
         tables = []
         frames: dict[tuple[str, str], int] = {}

@@ -276,6 +276,11 @@ def _production_model(
             "a model was named without a reason, or without a name",
             "Say why in `reason` and who you are in `by`: the promotion keeps both",
         )
+    if chosen_by_person is not None and (unusable := (chosen_by_person.source or {}).get("unusable")):
+        raise PlatformError(
+            f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {unusable}",
+            "Promote another version",
+        )
     rows = []
     stale: dict[str, Impact] = {}
     for project in lab.settings.projects:

@@ -152,7 +152,8 @@ class Platform:
         DataFrame
             Columns session, recording, frame (from 0), time_s (seconds from the recording's first frame), individual,
             bodypart, x, y (pixels, origin at the top left of the full frame; NaN where there is no estimate) and
-            likelihood (0 to 1). Where a recording has several files, frames and times go on from one to the next.
+            likelihood (0 to 1); names are categories. Where a recording has several files, frames and times go on from
+            one to the next.
 
         Raises
         ------
@@ -161,28 +162,26 @@ class Platform:
         """
         import pandas as pd
 
-        from dlc_platform.pose.table import POSE_TABLE, read_parquet
+        from dlc_platform.pose.table import POSE_TABLE, read_parquets
 
-        tables = []
-        frames: dict[tuple[str, str], int] = {}
-        seconds: dict[tuple[str, str], float] = {}
-        for row in self._estimates_of(session, model).to_dict("records"):
-            path = self._store.path("poses", row["pose_estimate"]) / POSE_TABLE
+        estimates = self._estimates_of(session, model)
+        paths = [self._store.path("poses", identity) / POSE_TABLE for identity in estimates["pose_estimate"]]
+        for path in paths:
             if not path.is_file():
                 raise PlatformError(
                     f"{path} is missing, but the catalogue names it",
                     "Bring the store back, or estimate the session again",
                 )
-            table = read_parquet(path, None if bodyparts is None else list(bodyparts))
-            recording = row["session"], row["recording"]
-            table["frame"] += frames.get(recording, 0)
-            table["time_s"] += seconds.get(recording, 0.0)
-            frames[recording] = frames.get(recording, 0) + row["frames"]
-            seconds[recording] = seconds.get(recording, 0.0) + row["duration_s"]
-            table.insert(0, "session", row["session"])
-            table.insert(1, "recording", row["recording"])
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True)
+        table = read_parquets(paths, bodyparts)
+        part = table.pop("part").to_numpy()
+        for name, lengths in (("frame", estimates["frames"]), ("time_s", estimates["duration_s"])):
+            # Where a recording goes on in another file, so do its frames and times.
+            before = (lengths.groupby([estimates["session"], estimates["recording"]]).cumsum() - lengths).to_numpy()
+            if before.any():
+                table[name] += before[part].astype(table[name].dtype)
+        for place, name in enumerate(("session", "recording")):
+            table.insert(place, name, pd.Categorical(estimates[name])[part])
+        return table
 
     def lineage(self, session: str) -> "pd.DataFrame":
         """What made the poses of a session: model version, labels, parameters, software versions and run, a row each.

@@ -9,6 +9,10 @@ individual that has a body part has it in every frame; not every individual has 
 The table's format and its summary belong here; drawing it is `pictures.py`.
 """
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,7 +114,7 @@ def write_parquet(table: "pd.DataFrame", path: Path) -> None:
             writer.write_table(pa.Table.from_pandas(rows, schema=schema, preserve_index=False))
 
 
-def read_parquet(path: Path, bodyparts: list[str] | None = None) -> "pd.DataFrame":
+def read_parquet(path: Path, bodyparts: Sequence[str] | None = None) -> "pd.DataFrame":
     """Read a pose table, or some of its body parts; of the others nothing is read.
 
     Raises
@@ -118,15 +122,103 @@ def read_parquet(path: Path, bodyparts: list[str] | None = None) -> "pd.DataFram
     PlatformError
         When a body part is not in the table, naming those that are.
     """
+    return read_parquets([path], bodyparts).drop(columns="part")
+
+
+def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None) -> "pd.DataFrame":
+    """Read many pose tables, or some of their body parts, one after the other.
+
+    Returns
+    -------
+    DataFrame
+        The columns of a pose table, and `part`: the place in `paths` of the table that a row is from.
+
+    Raises
+    ------
+    PlatformError
+        When a body part is not in one of the tables, naming those that are.
+    """
+
+    import pandas as pd
+
+    if isinstance(bodyparts, str):
+        bodyparts = [bodyparts]
+    # Most of the time goes to unpacking, which lets other threads run.
+    with ThreadPoolExecutor(max(1, min(len(paths), os.cpu_count() or 1))) as pool:
+        read = list(pool.map(lambda path: _read_stretches(path, bodyparts), paths))
+    stretches = [(part, stretch) for part, own in enumerate(read) for stretch in own]
+    lengths = [len(stretch.columns["frame"]) for _, stretch in stretches]
+    bodypart_code: dict[str, int] = {}
+    individual_code: dict[str, int] = {}
+    for _, stretch in stretches:
+        bodypart_code.setdefault(stretch.bodypart, len(bodypart_code))
+        for individual in stretch.individuals:
+            individual_code.setdefault(individual, len(individual_code))
+    individuals = [
+        np.array([individual_code[name] for name in stretch.individuals])[stretch.individual]
+        for _, stretch in stretches
+    ]
+
+    def column(name: str, kind: type) -> np.ndarray:
+        return np.concatenate([np.empty(0, kind), *(stretch.columns[name] for _, stretch in stretches)], dtype=kind)
+
+    def labels(codes: np.ndarray, code: dict[str, int]) -> pd.Categorical:
+        return pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(code)))  # pyright: ignore
+
+    return pd.DataFrame(
+        {
+            "part": np.repeat(np.array([part for part, _ in stretches], int), lengths),
+            "frame": column("frame", np.int32),
+            "time_s": column("time_s", np.float64),
+            "individual": labels(np.concatenate([np.empty(0, int), *individuals]), individual_code),
+            "bodypart": labels(
+                np.repeat(np.array([bodypart_code[stretch.bodypart] for _, stretch in stretches], int), lengths),
+                bodypart_code,
+            ),
+            **{name: column(name, np.float32) for name in ("x", "y", "likelihood")},
+        },
+        copy=False,
+    )
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The rows of one body part of a table; `individual` is the place of each row's in `individuals`."""
+
+    bodypart: str
+    individuals: list[str]
+    individual: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretch]:
+    """The stretches of a pose table, in its order; a row group holds one body part, which its statistics name."""
     import pyarrow.parquet as pq
 
-    filters = None if bodyparts is None else [("bodypart", "in", list(bodyparts))]
-    table = pq.read_table(path, filters=filters).to_pandas()
-    missing = set(bodyparts or ()) - set(table["bodypart"].unique())
-    if missing:
-        known = pq.read_table(path, columns=["bodypart"])["bodypart"].unique().to_pylist()
-        raise PlatformError(f"{path} has no body part {', '.join(sorted(missing))}", f"Choose among {', '.join(known)}")
-    return table
+    with pq.ParquetFile(path) as file:
+        place = {name: index for index, name in enumerate(file.schema_arrow.names)}
+        groups = {}
+        for index in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(index)
+            groups[group.column(place["bodypart"]).statistics.min] = index
+        missing = [bodypart for bodypart in bodyparts or () if bodypart not in groups]
+        if missing:
+            raise PlatformError(f"{path} has no body part {', '.join(missing)}", f"Choose among {', '.join(groups)}")
+        stretches = []
+        for bodypart, index in groups.items():
+            if bodyparts is not None and bodypart not in bodyparts:
+                continue
+            individuals = file.metadata.row_group(index).column(place["individual"]).statistics
+            columns = ["frame", "time_s", "x", "y", "likelihood"]
+            if individuals.min == individuals.max:
+                table = file.read_row_group(index, columns=columns, use_threads=False)
+                names, codes = [individuals.min], np.zeros(len(table), int)
+            else:
+                table = file.read_row_group(index, columns=[*columns, "individual"], use_threads=False)
+                own = table["individual"].combine_chunks()
+                names, codes = own.dictionary.to_pylist(), own.indices.to_numpy()
+            stretches.append(_Stretch(bodypart, names, codes, {name: table[name].to_numpy() for name in columns}))
+        return stretches
 
 
 def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, float, float]]:

@@ -2,7 +2,8 @@
 
 Run as ``python -m dlc_platform_tests.benchmarks.catalogue``. It makes 10,000 sessions, 20 model versions and 50,000
 pose estimates in a Postgres of its own, and poses of 50 sessions of 10,000 frames as files and as blobs; all of it is
-removed at the end. Times of queries are those of ``EXPLAIN ANALYZE``, the median of several; what is compared takes turns.
+removed at the end. Times of queries are those of ``EXPLAIN ANALYZE``, the median of several; what is compared takes
+turns.
 """
 
 import json

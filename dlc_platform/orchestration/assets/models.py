@@ -69,7 +69,7 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     def production_model(
         context: AssetExecutionContext, config: ProductionChoice, lab: LabResource
     ) -> dg.MaterializeResult:
-        """The model version that inference uses, for each project: the best on the frozen test images."""
+        """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice."""
         return _production_model(context, config, lab)
 
     return [training_dataset, trained_model, model_evaluation, production_model]
@@ -90,7 +90,9 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     labels = read_labels(project)
     folders = labels.folders()
     matches = match_folders(project, folders, registry.known_recordings(lab.engine))
-    dataset = make_dataset(project, labels, recipe.seed, recipe.test_fraction, matches, lab.store)
+    dataset = make_dataset(
+        project, labels, recipe.seed, recipe.test_fraction, matches, lab.store, apart_frames=recipe.apart_frames
+    )
     registry.record_dataset(
         lab.engine,
         name,
@@ -114,6 +116,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             "project": recipe.project,
             "train_images": dataset.n_train,
             "test_images": dataset.n_test,
+            "left_out_images": dataset.n_left_out,
             "bodyparts": ", ".join(dataset.bodyparts),
             "sessions": table([{"session": s} for s in sorted(set(matches.values()))]),
             "folders_without_a_session": ", ".join(unmatched) or "none",
@@ -267,7 +270,7 @@ def _production_model(
             evaluated = [evaluation.id for evaluation in evaluations if evaluation.model_id == chosen_by_person.id]
             model, evaluation, reason = chosen_by_person.id, next(iter(evaluated[-1:]), None), config.reason
         else:
-            choice = choose_best(evaluations, in_force, lab.store)
+            choice = choose_best(evaluations, in_force, lab.store, lab.settings.promotion)
             if choice is None:
                 continue
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason

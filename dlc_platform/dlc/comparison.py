@@ -16,6 +16,7 @@ draws, so that an image that is hard for all of them does not blur their differe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _DRAWS = 4000
 _SEED = 0
 _CONFIDENCE = 0.95
+_ENOUGH_IMAGES = 20
 _FIGURES = ("keypoints", "rmse_px", "rmse_low_px", "rmse_high_px", "rmse_confident_px", "fraction_confident")
 _SAME_SEED = "Give the recipes of one project the same `seed` and `test_fraction`, and train them anew"
 
@@ -101,7 +103,9 @@ class Comparison:
         )
 
 
-def compare(evaluations: Sequence[Evaluation], store: Store, cutoff: float) -> Comparison:
+def compare(
+    evaluations: Sequence[Evaluation], store: Store, cutoff: float, sessions: Mapping[str, str] | None = None
+) -> Comparison:
     """Compare model versions on the keypoints that are fair to all of them.
 
     Those are the keypoints of the images that are on the test side in every evaluation and that no version was trained
@@ -112,6 +116,9 @@ def compare(evaluations: Sequence[Evaluation], store: Store, cutoff: float) -> C
     ----------
     evaluations
         One for each version, on whatever datasets.
+    sessions
+        From an image's SHA-256 to the session that it came from; by default what the datasets say, which is what was
+        known when they were made.
 
     Raises
     ------
@@ -123,6 +130,8 @@ def compare(evaluations: Sequence[Evaluation], store: Store, cutoff: float) -> C
 
     tables = {evaluation.model_id: evaluation.predictions() for evaluation in evaluations}
     images = _untaught_test_images(tables, store)
+    if sessions is not None:
+        tables = {model: table.assign(session=table["image"].map(sessions)) for model, table in tables.items()}
     rows = pd.concat([table.assign(model=model) for model, table in tables.items()], ignore_index=True)
     bodyparts = tuple(rows["bodypart"].drop_duplicates())
     known = rows[rows["predicted_x"].notna()].groupby("bodypart")["model"].nunique()
@@ -158,10 +167,10 @@ def compare(evaluations: Sequence[Evaluation], store: Store, cutoff: float) -> C
         )
         if figures["keypoints"]
     ]
-    sessions = rows.dropna(subset="session").drop_duplicates("image").set_index("image")["session"].reindex(images)
+    origins = rows.dropna(subset="session").drop_duplicates("image").set_index("image")["session"].reindex(images)
     by_session = []
-    for session in sorted(sessions.dropna().unique()):
-        own = sessions.isin([session]).to_numpy()
+    for session in sorted(origins.dropna().unique()):
+        own = origins.isin([session]).to_numpy()
         figures = _figures(
             distances[:, own][:, :, overall], likelihoods[:, own][:, :, overall], weights[:, own], cutoff
         )
@@ -179,6 +188,48 @@ def compare(evaluations: Sequence[Evaluation], store: Store, cutoff: float) -> C
         _bodyparts=bodyparts,
         _distances=distances,
     )
+
+
+def comparable(evaluations: Sequence[Evaluation], store: Store) -> tuple[list[Evaluation], dict[str, str]]:
+    """Which versions can be compared with one another, without one of them spoiling it for the others.
+
+    A version is left out when it was trained on so many of the test images that too few would be left: fewer than 20
+    and fewer than half of them; or when it knows none of the body parts that the others have in common.
+
+    Parameters
+    ----------
+    evaluations
+        One for each version on the same dataset, the most wanted ones first.
+
+    Returns
+    -------
+    list of Evaluation
+        Those to compare, in the same order.
+    dict
+        From the identity of each version that is left out to the reason, without its full stop.
+    """
+    kept: list[Evaluation] = []
+    left_out: dict[str, str] = {}
+    images: set[str] | None = None
+    bodyparts: set[str] | None = None
+    for evaluation in evaluations:
+        table = evaluation.predictions()
+        test = set(table.loc[table["side"] == "test", "image"])
+        images = test if images is None else images
+        left = (images & test) - _training_images(evaluation.model_id, store)
+        known = set(table.loc[table["predicted_x"].notna(), "bodypart"])
+        shared = known if bodyparts is None else bodyparts & known
+        if len(left) < min(_ENOUGH_IMAGES, math.ceil(len(images) / 2)) or not left:
+            left_out[evaluation.model_id] = (
+                f"it was trained on {len(images) - len(left)} of the {len(images)} test images, as one of another "
+                "`seed` or `test_fraction` is"
+            )
+        elif not shared:
+            left_out[evaluation.model_id] = f"it knows none of the body parts {', '.join(sorted(bodyparts or ()))}"
+        else:
+            kept.append(evaluation)
+            images, bodyparts = left, shared
+    return kept, left_out
 
 
 def _untaught_test_images(tables: Mapping[str, pd.DataFrame], store: Store) -> set[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlc_platform.dlc.comparison import NotComparable, compare
+from dlc_platform.dlc.comparison import NotComparable, comparable, compare
 from dlc_platform.store import Store
 from dlc_platform_tests.dlc.evaluations import write_evaluation
 
@@ -145,3 +145,22 @@ def test_by_session(store: Store) -> None:
     assert tuple(rows.loc[("m1", "s2"), ["images", "keypoints", "rmse_px", "rmse_high_px"]]) == (1, 1, 6, 6)
     unknown = write_evaluation(store, "e3", "c", {"nose": [1, 2]})
     assert compare([unknown], store, 0.6).by_session.empty
+    # What became known later counts as well.
+    later = compare([unknown], store, 0.6, sessions={"image 1": "s9"}).by_session
+    assert later[["session", "images", "rmse_px"]].to_numpy().tolist() == [["s9", 1, 2.0]]
+
+
+def test_a_version_of_another_split_does_not_spoil_the_comparison(store: Store) -> None:
+    """The most wanted comes first, and whoever was trained on most of the test images is left out by name."""
+    images = [f"image {number}" for number in range(60)]
+    wanted = write_evaluation(store, "e1", "wanted", {"nose": [1] * 60})
+    wider = write_evaluation(store, "e2", "wider", {"nose": [1] * 60}, trained_on=images[:35])
+    other = write_evaluation(store, "e3", "other", {"nose": [1] * 60}, trained_on=images[20:])
+    strange = write_evaluation(store, "e4", "strange", {"paw": [1] * 60}, unknown=["nose"])
+    imported = write_evaluation(store, "e5", "imported", {"nose": [1] * 60}, trained_on=[])
+    kept, left_out = comparable([wanted, wider, other, strange, imported], store)
+    assert kept == [wanted, wider, imported]
+    assert left_out["other"].startswith("it was trained on 25 of the 25 test images")
+    assert left_out["strange"] == "it knows none of the body parts nose"
+    assert len(compare(kept, store, 0.6).images) == 25
+    assert comparable([], store) == ([], {})

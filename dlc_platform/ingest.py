@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import registry, tables
 from dlc_platform.errors import PlatformError
-from dlc_platform.sessions import Recording, Session
+from dlc_platform.sessions import Recording, Session, VideoFile
 from dlc_platform.video.probe import VideoInfo, probe
 
 
@@ -19,6 +19,7 @@ class Look:
     """What a recording's file holds: a video, or a problem; `video` is None too when the file is known already."""
 
     recording: Recording
+    file: VideoFile
     video: VideoInfo | None
     problem: PlatformError | None
 
@@ -28,17 +29,20 @@ def register(engine: Engine, session: Session) -> list[Look]:
 
     A file whose path, size and time are those of its registered row is not read again, unless it could not be read.
     """
-    known = {row.name: row for row in registry.current_recordings(engine, session.key)}
+    known = {(row.recording.name, row.position): row for row in registry.current_files(engine, session.key)}
     looks, rows = [], []
     for recording in session.recordings:
-        row = known.get(recording.name)
-        if row is not None and row.problem is None and is_registered(recording, row):
-            looks.append(Look(recording, None, None))
-            rows.append((row, None))
-            continue
-        look = _look(recording)
-        looks.append(look)
-        rows.append((_recording_row(session.key, look), _video_row(look.video) if look.video else None))
+        for position, file in enumerate(recording.files):
+            row = known.get((recording.name, position))
+            if row is not None and row.problem is None and is_registered(file, row):
+                looks.append(Look(recording, file, None, None))
+                # The camera may be called otherwise now.
+                row.recording.camera = recording.camera
+                rows.append((row, None))
+                continue
+            look = _look(recording, file)
+            looks.append(look)
+            rows.append((_file_row(position, look), _video_row(look.video) if look.video else None))
     registry.register_session(
         engine,
         tables.Session(key=session.key, subject=session.subject, name=session.name, folder=str(session.folder)),
@@ -47,12 +51,12 @@ def register(engine: Engine, session: Session) -> list[Look]:
     return looks
 
 
-def is_registered(recording: Recording, row: tables.Recording) -> bool:
+def is_registered(file: VideoFile, row: tables.RecordingFile) -> bool:
     """True when a registered row speaks of this very file, as far as its place, size and time can tell."""
-    return (row.path, row.size_bytes, row.mtime_ns) == (str(recording.path), recording.size, recording.mtime_ns)
+    return (row.path, row.size_bytes, row.mtime_ns) == (str(file.path), file.size, file.mtime_ns)
 
 
-def require_unchanged(row: tables.Recording) -> None:
+def require_unchanged(row: tables.RecordingFile) -> None:
     """Make sure that a registered file is still what it was.
 
     Raises
@@ -72,31 +76,30 @@ def require_unchanged(row: tables.Recording) -> None:
         )
 
 
-def _look(recording: Recording) -> Look:
+def _look(recording: Recording, file: VideoFile) -> Look:
     try:
-        video = probe(recording.path)
-        status = recording.path.stat()
+        video = probe(file.path)
+        status = file.path.stat()
     except PlatformError as problem:
-        return Look(recording, None, problem)
+        return Look(recording, file, None, problem)
     except OSError as error:
-        problem = PlatformError(f"{recording.path} cannot be read: {error.strerror}", "Check the file and its disk")
-        return Look(recording, None, problem)
-    if (status.st_size, status.st_mtime_ns) != (recording.size, recording.mtime_ns):
+        problem = PlatformError(f"{file.path} cannot be read: {error.strerror}", "Check the file and its disk")
+        return Look(recording, file, None, problem)
+    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
         problem = PlatformError(
-            f"{recording.path} changed while it was being read", "Wait until it is written completely and run again"
+            f"{file.path} changed while it was being read", "Wait until it is written completely and run again"
         )
-        return Look(recording, None, problem)
-    return Look(recording, video, None)
+        return Look(recording, file, None, problem)
+    return Look(recording, file, video, None)
 
 
-def _recording_row(session_key: str, look: Look) -> tables.Recording:
-    return tables.Recording(
-        session_key=session_key,
-        name=look.recording.name,
-        camera=look.recording.camera,
-        path=str(look.recording.path),
-        size_bytes=look.recording.size,
-        mtime_ns=look.recording.mtime_ns,
+def _file_row(position: int, look: Look) -> tables.RecordingFile:
+    return tables.RecordingFile(
+        recording=tables.Recording(name=look.recording.name, camera=look.recording.camera),
+        position=position,
+        path=str(look.file.path),
+        size_bytes=look.file.size,
+        mtime_ns=look.file.mtime_ns,
         video_id=look.video.sha256 if look.video else None,
         problem=str(look.problem) if look.problem else None,
     )
@@ -116,4 +119,5 @@ def _video_row(video: VideoInfo) -> tables.Video:
         codec=video.codec,
         pixel_format=video.pixel_format,
         rotation=video.rotation,
+        start_time=video.start_time,
     )

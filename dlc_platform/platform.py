@@ -3,13 +3,14 @@
 Reading only; what computes is started through Dagster or `dlc-platform run`.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries
+from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import migrate, open_catalog
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.connection import postgres_url
@@ -66,20 +67,69 @@ class Platform:
         """One row for each recording that has poses, with the estimate in force and its quality."""
         return queries.poses(self._engine)
 
-    def poses(self, session: str, bodyparts: list[str] | None = None) -> "pd.DataFrame":
-        """The poses of a session.
+    def promotions(self) -> "pd.DataFrame":
+        """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on."""
+        return queries.promotions(self._engine)
+
+    def parameters(self) -> "pd.DataFrame":
+        """One row for each version of each recipe; `also_called` names recipes that had the very same parameters."""
+        return queries.parameters(self._engine)
+
+    def model_sessions(self, model: str) -> "pd.DataFrame":
+        """The sessions that a model version touched: those that taught it, tested it, or were tracked by it.
+
+        Raises
+        ------
+        PlatformError
+            When there is no such version.
+        """
+        return queries.model_sessions(self._engine, self.model_id(model))
+
+    def stale_sessions(self) -> "pd.DataFrame":
+        """The sessions with poses in force that their production model did not make, the newest recording first."""
+        return queries.stale_sessions(self._engine)
+
+    def best_models(self) -> "pd.DataFrame":
+        """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
+        return queries.best_models(self._engine)
+
+    def model_id(self, start: str) -> str:
+        """The identity of the model version whose identity begins with `start`, as tables show it.
+
+        Raises
+        ------
+        PlatformError
+            When no version begins so, or several do.
+        """
+        found = registry.models_beginning_with(self._engine, start)
+        if len(found) != 1:
+            raise PlatformError(
+                f"{len(found) or 'no'} model version{'s begin' if len(found) > 1 else ' begins'} with {start!r}",
+                "Copy more of its identity from `dlc-platform models`",
+            )
+        return found[0]
+
+    def poses(
+        self, session: str | Sequence[str], bodyparts: Sequence[str] | None = None, model: str | None = None
+    ) -> "pd.DataFrame":
+        """The poses of one session, or of several.
+
+        Parameters
+        ----------
+        model
+            Take those that this version made, in force or not (its identity, or as much of it as tables show).
 
         Returns
         -------
         DataFrame
             Columns session, recording, frame (from 0), time_s (seconds from the recording's first frame), individual,
             bodypart, x, y (pixels, origin at the top left of the full frame; NaN where there is no estimate) and
-            likelihood (0 to 1).
+            likelihood (0 to 1). Where a recording has several files, frames and times go on from one to the next.
 
         Raises
         ------
         PlatformError
-            When the session has no poses, or a body part is unknown.
+            When a session has no poses, or a body part is unknown.
         """
         import pandas as pd
 
@@ -87,15 +137,22 @@ class Platform:
         from dlc_platform.pose.table import read_parquet
 
         tables = []
-        for row in self._estimates_of(session).to_dict("records"):
+        frames: dict[tuple[str, str], int] = {}
+        seconds: dict[tuple[str, str], float] = {}
+        for row in self._estimates_of(session, model).to_dict("records"):
             path = self._store.path("poses", row["pose_estimate"]) / POSE_TABLE
             if not path.is_file():
                 raise PlatformError(
                     f"{path} is missing, but the catalogue names it",
                     "Bring the store back, or estimate the session again",
                 )
-            table = read_parquet(path, bodyparts)
-            table.insert(0, "session", session)
+            table = read_parquet(path, None if bodyparts is None else list(bodyparts))
+            recording = row["session"], row["recording"]
+            table["frame"] += frames.get(recording, 0)
+            table["time_s"] += seconds.get(recording, 0.0)
+            frames[recording] = frames.get(recording, 0) + row["frames"]
+            seconds[recording] = seconds.get(recording, 0.0) + row["duration_s"]
+            table.insert(0, "session", row["session"])
             table.insert(1, "recording", row["recording"])
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
@@ -108,14 +165,16 @@ class Platform:
         PlatformError
             When the session has no poses.
         """
-        self._estimates_of(session)
+        self._estimates_of(session, None)
         return queries.lineage(self._engine, session)
 
-    def _estimates_of(self, session: str) -> "pd.DataFrame":
-        estimates = queries.poses(self._engine, session)
-        if estimates.empty:
+    def _estimates_of(self, session: str | Sequence[str], model: str | None) -> "pd.DataFrame":
+        wanted = [session] if isinstance(session, str) else list(session)
+        estimates = queries.estimates(self._engine, wanted, None if model is None else self.model_id(model))
+        without = sorted(set(wanted) - set(estimates["session"]))
+        if without or not wanted:
             raise PlatformError(
-                f"session {session!r} has no poses",
+                f"session {', '.join(map(repr, without))} has no poses" + (f" by the model {model}" if model else ""),
                 "Look for it in sessions(), and materialise pose_estimates for it if it is there",
             )
         return estimates

@@ -4,6 +4,7 @@ Only names, sizes and times are looked at; what is inside a video is the busines
 written here, and nothing on a disk makes a scan fail: what cannot be used is returned with the reason.
 """
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -19,6 +20,8 @@ from dlc_platform.settings import Layout
 _INVALID_IN_KEY = re.compile(r"\.\.\.|[\x00-\x1f\x7f|,/]")
 _UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
 _MADE_BY_DLC = re.compile(r"DLC_|_labeled\.[^.]+$")
+#: How cameras number the files of one recording, where layout.pattern has no group `part`.
+_PART = re.compile(r"[-_. ]*(?<![A-Za-z])part[-_. ]?(?P<part>\d+)(?![A-Za-z0-9])", re.I)
 _CAMERA = re.compile(
     r"(?<![A-Za-z])cam(?:era)?(?:[-_ ]?(?P<number>\d+)(?![A-Za-z])|[-_ ](?P<name>[A-Za-z0-9]+))",
     re.I,
@@ -26,14 +29,21 @@ _CAMERA = re.compile(
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One video file of a session. `name` is unique within the session."""
+class VideoFile:
+    """A video file as it lies on the disk; `size` in bytes."""
 
-    name: str
-    camera: str
     path: Path
     size: int
     mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one camera recorded in a session, in files that follow each other. `name` is unique within the session."""
+
+    name: str
+    camera: str
+    files: tuple[VideoFile, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,10 @@ class Scan:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the layout puts a video: its session, the session's folder, and the camera where the path says it."""
+    """Where the layout puts a video: its session, the session's folder, and the camera where the path says it.
+
+    `whole` is its path without what says which part of a recording it is, and `part` what that says, where it does.
+    """
 
     key: str
     subject: str
@@ -88,6 +101,8 @@ class _Place:
     folder: str
     in_folder_names: bool
     camera: str | None
+    whole: str
+    part: str | None
 
 
 @dataclass(frozen=True)
@@ -278,29 +293,63 @@ def _place(pattern: re.Pattern[str], root: str, relative: str) -> _Place | str:
     if not in_folder_names:
         end = max(relative.rfind("/"), 0)
     camera = found["camera"] if "camera" in pattern.groupindex else None
-    return _Place(key, subject, name, os.path.join(root, relative[:end]), in_folder_names, camera)
+    whole, part = _without_part(found, relative)
+    return _Place(
+        key, subject, name, os.path.join(root, relative[:end]), in_folder_names, camera, os.path.join(root, whole), part
+    )
+
+
+def _without_part(found: re.Match[str], relative: str) -> tuple[str, str | None]:
+    """A path without what numbers the files of a recording, and that number."""
+    if "part" in found.re.groupindex:
+        if not found["part"]:
+            return relative, None
+        before, after = relative[: found.start("part")], relative[found.end("part") :]
+        return before.rstrip("-_. ") + after, found["part"]
+    folder, name = os.path.split(relative)
+    stem, suffix = os.path.splitext(name)
+    numbered = list(_PART.finditer(stem))
+    if not numbered:
+        return relative, None
+    last = numbered[-1]
+    rest = (stem[: last.start()] + stem[last.end() :]).strip("-_. ")
+    return os.path.join(folder, (rest or stem) + suffix), last["part"]
 
 
 def _session(videos: list[_Video]) -> Session | Skipped:
-    videos = sorted(videos, key=lambda video: video.path)
     place = videos[0].place
     folder = Path(place.folder)
-    paths = [Path(video.path) for video in videos]
-    names = _unique_names([path.relative_to(folder) for path in paths])
+    parts: dict[str, list[_Video]] = defaultdict(list)
+    for video in videos:
+        # What is not numbered is a recording by itself, even beside numbered files of its name.
+        whole = video.path if video.place.part is None else os.path.splitext(video.place.whole)[0]
+        parts[whole].append(video)
+    recorded = [sorted(files, key=_recorded) for _, files in sorted(parts.items())]
+    for files in recorded:
+        for one, next_ in itertools.pairwise(files):
+            if _recorded(one)[0] == _recorded(next_)[0]:
+                reason = f"{one.path} and {next_.path} are the same part of one recording; rename or remove one of them"
+                return Skipped(folder, reason, "lost")
+    wholes = [Path(files[0].place.whole) for files in recorded]
+    names = _unique_names([path.relative_to(folder) for path in wholes])
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         return Skipped(folder, f"two videos of {place.key} would both be called {twice}; rename one of them", "lost")
     recordings = tuple(
         Recording(
             name,
-            video.place.camera or _camera(path.stem),
-            path,
-            video.size,
-            video.mtime_ns,
+            files[0].place.camera or _camera(whole.stem),
+            tuple(VideoFile(Path(file.path), file.size, file.mtime_ns) for file in files),
         )
-        for name, path, video in zip(names, paths, videos, strict=True)
+        for name, whole, files in sorted(zip(names, wholes, recorded, strict=True))
     )
     return Session(place.key, place.subject, place.name, folder, recordings)
+
+
+def _recorded(video: _Video) -> tuple[list[tuple[int, str]], str]:
+    """Sorts the files of a recording as they were recorded: part 10 comes after part 9, whatever their names."""
+    digits = re.split(r"(\d+)", video.place.part or "")
+    return [(int(text), "") if text.isdigit() else (-1, text) for text in digits], video.path
 
 
 def _unique_names(relative: list[Path]) -> list[str]:

@@ -69,7 +69,8 @@ class Layout(_Section):
     pattern: Pattern = Field(
         default=NEUROBLUEPRINT,
         description="Regular expression that a video's path below its raw root must match as a whole, with the named "
-        "groups `subject` and `session`, and `camera` where the path says it.",
+        "groups `subject` and `session`, and `camera` and `part` where the path says them: files that differ in their "
+        "part alone are one recording, in the order of its numbers.",
     )
     extensions: tuple[str, ...] = Field(default=(".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"), min_length=1)
 
@@ -181,6 +182,11 @@ class Lab(_Section):
     def rule_for(self, camera: str) -> InferenceRule | None:
         """The first inference rule whose pattern the camera's name matches."""
         return next((rule for rule in self.inference if fnmatchcase(camera, rule.camera)), None)
+
+    def project_of(self, camera: str) -> str | None:
+        """The project whose production model tracks a camera, by the inference rules."""
+        rule = self.rule_for(camera)
+        return rule.project if rule else None
 
     @field_validator("gpus", mode="wrap")
     @classmethod

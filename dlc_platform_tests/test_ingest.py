@@ -47,8 +47,8 @@ def top(raw: Path) -> Path:
     return raw / "sub-1/ses-1/cam-top.mp4"
 
 
-def rows(engine: Engine) -> dict[str, tables.Recording]:
-    return {row.camera: row for row in registry.current_recordings(engine, "sub-1_ses-1")}
+def rows(engine: Engine) -> dict[str, tables.RecordingFile]:
+    return {row.recording.camera: row for row in registry.current_files(engine, "sub-1_ses-1")}
 
 
 def by_camera(looks: list[Look]) -> dict[str, Look]:
@@ -87,13 +87,13 @@ def test_a_replaced_file_is_a_new_video(engine: Engine, raw: Path) -> None:
     before = rows(engine)
     write_video(top(raw), 15, shade=50)
     recording = next(recording for recording in session(raw).recordings if recording.camera == "top")
-    assert not is_registered(recording, before["top"])
+    assert not is_registered(recording.files[0], before["top"])
     looks = by_camera(register(engine, session(raw)))
     after = rows(engine)
     assert looks["side"].video is None and after["side"].id == before["side"].id
     assert after["top"].id != before["top"].id and after["top"].video_id == sha256_file(top(raw))
     assert after["top"].video_id != before["top"].video_id
-    assert is_registered(recording, after["top"])
+    assert is_registered(recording.files[0], after["top"])
 
 
 def test_a_touched_file_is_the_same_video(engine: Engine, raw: Path) -> None:

@@ -42,8 +42,8 @@ def test_neuroblueprint(tmp_path: Path) -> None:
     session = found.sessions[1]
     assert (session.subject, session.name) == ("002", "01")
     assert session.folder == tmp_path / "rawdata/sub-002_id-b/ses-01_date-20240101"
-    stat = session.recordings[0].path.stat()
-    assert (session.recordings[0].size, session.recordings[0].mtime_ns) == (5, stat.st_mtime_ns)
+    stat = session.recordings[0].files[0].path.stat()
+    assert (session.recordings[0].files[0].size, session.recordings[0].files[0].mtime_ns) == (5, stat.st_mtime_ns)
 
 
 def test_a_name_is_never_cut_short(tmp_path: Path) -> None:

@@ -1,5 +1,10 @@
-"""The catalogue read as tables: what `Platform` and the command line show."""
+"""The catalogue read as tables: what `Platform` and the command line show.
 
+The questions that a lab asks for years are views of the database (``dlc.pose_lineage``, ``model_sessions``,
+``stale_sessions``, ``best_models``), so that any tool answers them with one query.
+"""
+
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, text
@@ -8,40 +13,40 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SESSIONS = """
-select s.key as session, s.subject, r.name as recording, r.camera, r.path, v.width, v.height,
+select s.key as session, s.subject, r.name as recording, r.camera, f.position, f.path, v.width, v.height,
        round(v.frame_rate_numerator::numeric / v.frame_rate_denominator, 3)::float as frame_rate, v.frames,
-       v.duration_s, r.video_id as video, p.model_id as model, p.materialized_at as estimated_at, r.problem
+       v.duration_s, v.start_time, f.video_id as video, p.model_id as model, p.materialized_at as estimated_at,
+       f.problem
 from dlc.session s
-left join dlc.recording r on r.session_key = s.key and r.replaced_at is null
-left join dlc.video v on v.id = r.video_id
+left join (dlc.recording r join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null)
+    on r.session_key = s.key
+left join dlc.video v on v.id = f.video_id
 left join lateral (
     select e.model_id, m.materialized_at
     from dlc.recording_poses m join dlc.pose_estimate e on e.id = m.pose_estimate_id
-    where m.recording_id = r.id order by m.id desc limit 1
+    where m.recording_file_id = f.id order by m.id desc limit 1
 ) p on true
 where cast(:session as text) is null or s.key = :session
-order by s.key, r.name
+order by s.key, r.name, f.position
 """
 
 _MODELS = """
-select m.project, t.recipe, m.id as model, m.scorer, d.train_images, d.test_images, t.epochs,
-       t.seconds as train_seconds, e.rmse_px as test_rmse_px, p.model_id is not null as production,
-       t.trained_at, m.dataset_id as dataset, m.parameter_set_id as parameter_set, t.run_id
-from dlc.training_run t
-join dlc.model_version m on m.id = t.model_id
-join dlc.dataset d on d.id = m.dataset_id
+select m.project, m.origin, t.recipe, m.id as model, m.net_type, m.scorer, d.train_images, d.test_images, t.epochs,
+       t.seconds as train_seconds, e.rmse_px as test_rmse_px, p.model is not null as production,
+       coalesce(t.trained_at, m.registered_at) as made_at, m.dataset_id as dataset,
+       m.parameter_set_id as parameter_set, t.run_id, m.source
+from dlc.model_version m
+left join dlc.training_run t on t.model_id = m.id
+left join dlc.dataset d on d.id = m.dataset_id
 left join lateral (
     select x.rmse_px
     from dlc.evaluation v
     join dlc.evaluation_error x on x.evaluation_id = v.id and x.side = 'test' and x.bodypart = 'all'
-    where v.model_id = m.id and v.dataset_id = m.dataset_id order by v.evaluated_at desc limit 1
+    where v.model_id = m.id and (m.dataset_id is null or v.dataset_id = m.dataset_id)
+    order by v.evaluated_at desc limit 1
 ) e on true
-left join lateral (
-    select q.model_id from (
-        select model_id from dlc.promotion where project = m.project order by id desc limit 1
-    ) q where q.model_id = m.id
-) p on true
-order by t.id
+left join dlc.production_models p on p.project = m.project and p.model = m.id
+order by made_at, t.id
 """
 
 _EVALUATIONS = """
@@ -55,44 +60,55 @@ order by v.evaluated_at, v.id, x.side, x.bodypart = 'all', x.bodypart
 """
 
 _POSES = """
-select r.session_key as session, r.name as recording, r.camera, e.frames, e.model_id as model, e.video_id as video,
-       e.id as pose_estimate, q.mean_likelihood, q.fraction_confident, e.seconds, m.run_id, m.materialized_at
-from dlc.recording r
-join lateral (
-    select * from dlc.recording_poses x where x.recording_id = r.id order by x.id desc limit 1
-) m on true
-join dlc.pose_estimate e on e.id = m.pose_estimate_id
+select p.session, p.recording, p.camera, p.position, p.frames, p.model, p.origin, p.scorer, p.video,
+       p.pose_estimate, q.mean_likelihood, q.fraction_confident, p.seconds, p.run_id, p.materialized_at
+from dlc.poses_in_force p
 left join lateral (
     select avg(mean_likelihood) as mean_likelihood, avg(fraction_confident) as fraction_confident
-    from dlc.pose_summary where pose_estimate_id = e.id
+    from dlc.pose_summary where pose_estimate_id = p.pose_estimate
 ) q on true
-where r.replaced_at is null and (cast(:session as text) is null or r.session_key = :session)
-order by r.session_key, r.name
+where cast(:session as text) is null or p.session = :session
+order by p.session, p.recording, p.position
 """
 
-_LINEAGE = """
-select r.session_key as session, r.name as recording, r.path, e.video_id as video, e.id as pose_estimate,
-       m.run_id, m.materialized_at, e.run_id as estimated_by_run, e.estimated_at, pe.details as estimation_environment,
-       v.id as model, v.project, v.scorer, v.weights_sha256, t.recipe, t.run_id as training_run, t.trained_at,
-       te.details as training_environment, v.parameter_set_id as parameter_set, s.parameters, v.dataset_id as dataset,
-       d.train_images, d.test_images,
-       (select array_agg(distinct i.session_key order by i.session_key) from dlc.dataset_image i
-        where i.dataset_id = d.id and i.session_key is not null) as labelled_sessions
+#: The estimates to read for sessions; with a model, the newest that it made of each file, in force or not.
+_ESTIMATES = """
+select r.session_key as session, r.name as recording, f.position, e.id as pose_estimate, v.frames, v.duration_s
 from dlc.recording r
+join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null
+join dlc.video v on v.id = f.video_id
 join lateral (
-    select * from dlc.recording_poses x where x.recording_id = r.id order by x.id desc limit 1
-) m on true
-join dlc.pose_estimate e on e.id = m.pose_estimate_id
-join dlc.environment pe on pe.id = e.environment_id
-join dlc.model_version v on v.id = e.model_id
+    select e.id
+    from dlc.recording_poses m join dlc.pose_estimate e on e.id = m.pose_estimate_id
+    where m.recording_file_id = f.id and (cast(:model as text) is null or e.model_id = :model)
+    order by m.id desc limit 1
+) e on true
+where r.session_key = any(:sessions)
+order by r.session_key, r.name, f.position
+"""
+
+_PROMOTIONS = """
+select p.project, p.model_id as model, p.kind, p.promoted_by, p.reason, x.rmse_px as test_rmse_px, p.promoted_at,
+       p.evaluation_id as evaluation, p.run_id, p.id as promotion
+from dlc.promotion p
+left join dlc.evaluation_error x on x.evaluation_id = p.evaluation_id and x.side = 'test' and x.bodypart = 'all'
+order by p.id
+"""
+
+_PARAMETERS = """
+select v.recipe, v.version, v.project, v.first_used_at, v.parameter_set_id as parameter_set, s.parameters,
+       (select array_agg(distinct o.recipe order by o.recipe) from dlc.recipe_version o
+        where o.parameter_set_id = v.parameter_set_id and o.recipe <> v.recipe) as also_called
+from dlc.recipe_version v
 join dlc.parameter_set s on s.id = v.parameter_set_id
-join dlc.dataset d on d.id = v.dataset_id
-join lateral (
-    select * from dlc.training_run y where y.model_id = v.id order by y.id limit 1
-) t on true
-join dlc.environment te on te.id = t.environment_id
-where r.replaced_at is null and r.session_key = :session
-order by r.name
+order by v.recipe, v.version
+"""
+
+_SPEED = """
+select m.id as model, m.project, m.net_type, sum(e.frames) / nullif(sum(e.seconds), 0) as frames_per_second
+from dlc.model_version m
+join dlc.pose_estimate e on e.model_id = m.id and e.origin = 'computed'
+group by m.id
 """
 
 
@@ -102,7 +118,10 @@ def sessions(engine: Engine, session: str | None = None) -> "pd.DataFrame":
 
 
 def models(engine: Engine) -> "pd.DataFrame":
-    """One row for each training, oldest first; `test_rmse_px` is on the model's own frozen test images."""
+    """One row for each training and each imported version, oldest first.
+
+    `test_rmse_px` is on the model's own frozen test images; for an imported one, on those it was evaluated on last.
+    """
     return _frame(engine, _MODELS)
 
 
@@ -112,13 +131,56 @@ def evaluations(engine: Engine) -> "pd.DataFrame":
 
 
 def poses(engine: Engine, session: str | None = None) -> "pd.DataFrame":
-    """One row for each recording that has poses, with the estimate that is in force."""
+    """One row for each file of a recording that has poses, with the estimate that is in force."""
     return _frame(engine, _POSES, session=session)
 
 
+def estimates(engine: Engine, sessions: Sequence[str], model: str | None = None) -> "pd.DataFrame":
+    """The estimates that hold the poses of sessions, a row for each file, in the order of recording.
+
+    Parameters
+    ----------
+    model
+        Take what this version made, in force or not; the poses in force by default.
+    """
+    return _frame(engine, _ESTIMATES, sessions=list(sessions), model=model)
+
+
+def promotions(engine: Engine) -> "pd.DataFrame":
+    """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on."""
+    return _frame(engine, _PROMOTIONS)
+
+
+def parameters(engine: Engine) -> "pd.DataFrame":
+    """One row for each version of each recipe; `also_called` names the recipes that had the very same parameters."""
+    return _frame(engine, _PARAMETERS)
+
+
+def speeds(engine: Engine) -> "pd.DataFrame":
+    """How fast each model version that has tracked anything did so, in frames per second."""
+    return _frame(engine, _SPEED)
+
+
 def lineage(engine: Engine, session: str) -> "pd.DataFrame":
-    """What made the poses in force of a session, one row for each recording."""
-    return _frame(engine, _LINEAGE, session=session)
+    """What made the poses in force of a session, one row for each file."""
+    return _frame(
+        engine, "select * from dlc.pose_lineage where session = :session order by recording, position", session=session
+    )
+
+
+def model_sessions(engine: Engine, model: str) -> "pd.DataFrame":
+    """The sessions that a model version touched: `role` is taught, tested or tracked."""
+    return _frame(engine, "select * from dlc.model_sessions where model = :model order by role, session", model=model)
+
+
+def stale_sessions(engine: Engine) -> "pd.DataFrame":
+    """The sessions with poses in force that their production model did not make, the newest recording first."""
+    return _frame(engine, "select * from dlc.stale_sessions order by recorded_at desc, session desc, project")
+
+
+def best_models(engine: Engine) -> "pd.DataFrame":
+    """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
+    return _frame(engine, "select * from dlc.best_models order by project, bodypart <> 'all', bodypart, rank, model")
 
 
 def _frame(engine: Engine, query: str, **parameters: Any) -> "pd.DataFrame":

@@ -3,7 +3,10 @@
 Each function is one transaction, safe to repeat and safe against another process that does the same.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, func, orm, select, text, update
@@ -11,6 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.tables import (
     Base,
+    Bodypart,
+    Camera,
     Dataset,
     DatasetBuild,
     DatasetImage,
@@ -22,10 +27,15 @@ from dlc_platform.catalog.tables import (
     PoseEstimate,
     PoseSummary,
     Promotion,
+    RecipeVersion,
     Recording,
+    RecordingFile,
     RecordingPoses,
     Session,
     SessionLabels,
+    Skeleton,
+    SkeletonEdge,
+    Subject,
     TrainingRun,
     Video,
 )
@@ -34,35 +44,68 @@ from dlc_platform.identity import sha256_json
 Row = TypeVar("Row", bound=Base)
 
 
-def register_session(engine: Engine, session: Session, recordings: Iterable[tuple[Recording, Video | None]]) -> None:
+@dataclass(frozen=True)
+class BodyParts:
+    """What a network predicts: body parts in their order, and the lines between them."""
+
+    names: Sequence[str]
+    skeleton: Sequence[tuple[str, str]] = ()
+
+    @property
+    def id(self) -> str:
+        """A hash of the names in their order and of the lines."""
+        return sha256_json({"bodyparts": list(self.names), "skeleton": [list(edge) for edge in self.skeleton]})
+
+
+def register_session(engine: Engine, session: Session, files: Iterable[tuple[RecordingFile, Video | None]]) -> None:
     """Write down a session and what each of its files holds now.
 
     A file that is unchanged keeps its row; a changed one gets a new row and the old row is marked as replaced, as is
     the row of a file that is gone.
+
+    Parameters
+    ----------
+    files
+        Each with its `recording`, of which name and camera are taken, and its video where that is not known yet.
     """
-    recordings = list(recordings)
+    files = list(files)
     with engine.begin() as connection:
+        _insert_new(connection, Subject(key=session.subject))
         _insert_new(connection, session)
         # One registration of a session at a time.
         connection.execute(select(Session.key).where(Session.key == session.key).with_for_update())
+        # In one order, or two sessions that hold the same videos could wait for each other for ever.
+        for camera in sorted({file.recording.camera for file, _ in files}):
+            _insert_new(connection, Camera(name=camera))
+        for video in sorted((video for _, video in files if video is not None), key=lambda video: video.id):
+            _insert_new(connection, video)
+        recordings = {file.recording.name: _recording(connection, session.key, file.recording) for file, _ in files}
         current = {
-            row.name: row
+            (row.recording_id, row.position): row
             for row in connection.execute(
-                select(Recording.__table__).where(Recording.session_key == session.key, Recording.replaced_at.is_(None))
+                select(RecordingFile.__table__)
+                .join(Recording.__table__)
+                .where(Recording.session_key == session.key, RecordingFile.replaced_at.is_(None))
             )
         }
-        # In one order, or two sessions that hold the same videos could wait for each other for ever.
-        for video in sorted((video for _, video in recordings if video is not None), key=lambda video: video.id):
-            _insert_new(connection, video)
-        for recording, _ in recordings:
-            old = current.pop(recording.name, None)
+        for file, _ in files:
+            file.recording_id = recordings[file.recording.name]
+            old = current.pop((file.recording_id, file.position), None)
             if old is not None:
-                if _same_file(old, recording):
+                if _same_file(old, file):
                     continue
                 _replace(connection, old.id)
-            connection.execute(insert(Recording).values(**_values(recording)))
+            connection.execute(insert(RecordingFile).values(**_values(file)))
         for old in current.values():
             _replace(connection, old.id)
+
+
+def assign_cameras(engine: Engine, project_of: Callable[[str], str | None]) -> None:
+    """Write down which project tracks each known camera, by the inference rules as they are now."""
+    with engine.begin() as connection:
+        for name, project in connection.execute(select(Camera.name, Camera.project).order_by(Camera.name)).all():
+            if project_of(name) != project:
+                connection.execute(update(Camera).where(Camera.name == name).values(project=project_of(name)))
 
 
 def record_session_labels(engine: Engine, session_key: str, images_by_project: Mapping[str, int]) -> None:
@@ -77,9 +120,18 @@ def record_session_labels(engine: Engine, session_key: str, images_by_project: M
             )
 
 
-def record_dataset(engine: Engine, recipe: str, dataset: Dataset, images: Iterable[DatasetImage]) -> None:
+def record_dataset(
+    engine: Engine,
+    recipe: str,
+    dataset: Dataset,
+    bodyparts: BodyParts,
+    images: Iterable[DatasetImage],
+    environment: Mapping[str, Any],
+) -> None:
     """Write down a training dataset and that it is the recipe's current one."""
     with engine.begin() as connection:
+        dataset.skeleton_id = _skeleton(connection, bodyparts)
+        dataset.environment_id = _environment(connection, environment)
         _insert_new(connection, dataset)
         statement = insert(DatasetImage).values([_values(image) for image in images])
         # Which session an image came from can become known later, and stays known when its video is taken away;
@@ -93,9 +145,34 @@ def record_dataset(engine: Engine, recipe: str, dataset: Dataset, images: Iterab
         connection.execute(insert(DatasetBuild).values(recipe=recipe, dataset_id=dataset.id, run_id=dataset.run_id))
 
 
+def record_recipe(engine: Engine, recipe: str, project: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Write down the parameters that a recipe has now; another set than before is a new version of the recipe.
+
+    Returns
+    -------
+    list of str
+        The other recipes, of whatever project, that had the very same parameters before.
+    """
+    with engine.begin() as connection:
+        parameter_set = _parameter_set(connection, parameters)
+        connection.execute(
+            text("select pg_advisory_xact_lock(hashtextextended(:recipe, 0))"), {"recipe": f"version of {recipe}"}
+        )
+        newest = connection.scalar(select(func.max(RecipeVersion.version)).where(RecipeVersion.recipe == recipe))
+        version = RecipeVersion(
+            recipe=recipe, version=(newest or 0) + 1, project=project, parameter_set_id=parameter_set
+        )
+        _insert_new(connection, version)
+        same = select(RecipeVersion.recipe).where(
+            RecipeVersion.parameter_set_id == parameter_set, RecipeVersion.recipe != recipe
+        )
+        return sorted(set(connection.scalars(same)))
+
+
 def record_training(
     engine: Engine,
     model: ModelVersion,
+    bodyparts: BodyParts,
     run: TrainingRun,
     parameters: Mapping[str, Any],
     environment: Mapping[str, Any],
@@ -108,8 +185,9 @@ def record_training(
         False when the same version was known already.
     """
     with engine.begin() as connection:
-        model.parameter_set_id = sha256_json(parameters)
-        _insert_new(connection, ParameterSet(id=model.parameter_set_id, parameters=dict(parameters)))
+        model.origin = "trained"
+        model.skeleton_id = _skeleton(connection, bodyparts)
+        model.parameter_set_id = _parameter_set(connection, parameters)
         run.environment_id = _environment(connection, environment)
         new = _insert_new(connection, model)
         connection.execute(insert(TrainingRun).values(**_values(run)))
@@ -139,16 +217,14 @@ def promote(engine: Engine, promotion: Promotion, expected: str | None) -> bool:
     bool
         False when another promotion came in between, and nothing was written.
     """
+    in_force = select(Promotion.id, Promotion.model_id).where(Promotion.project == promotion.project)
     with engine.begin() as connection:
-        connection.execute(
-            text("select pg_advisory_xact_lock(hashtextextended(:project, 0))"),
-            {"project": f"promotion of {promotion.project}"},
-        )
-        in_force = select(Promotion.model_id).where(Promotion.project == promotion.project)
-        if connection.scalar(in_force.order_by(Promotion.id.desc()).limit(1)) != expected:
+        previous = connection.execute(in_force.order_by(Promotion.id.desc()).limit(1)).first()
+        if (previous.model_id if previous else None) != expected:
             return False
-        connection.execute(insert(Promotion).values(**_values(promotion)))
-    return True
+        promotion.previous_id = previous.id if previous else None
+        # Of two that follow the same promotion the database takes one.
+        return _insert_new(connection, promotion)
 
 
 def record_poses(
@@ -158,12 +234,28 @@ def record_poses(
     materialization: RecordingPoses,
     environment: Mapping[str, Any],
 ) -> None:
-    """Write down an estimate (once) and that it holds the poses of a recording from now on."""
+    """Write down an estimate (once) and that it holds the poses of a recording's file from now on."""
     with engine.begin() as connection:
         estimate.environment_id = _environment(connection, environment)
         if _insert_new(connection, estimate):
             connection.execute(insert(PoseSummary), [_values(summary) for summary in summaries])
         connection.execute(insert(RecordingPoses).values(**_values(materialization)))
+
+
+@contextmanager
+def alone(engine: Engine, identity: str) -> Iterator[None]:
+    """Hold the right to make a product: another process that wants to make it, on any host, waits until this ends.
+
+    The lock is the database's and belongs to a connection, so a process that dies gives it up.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("select pg_advisory_lock(hashtextextended(:identity, 1))"), {"identity": identity})
+        try:
+            yield
+        finally:
+            connection.execute(
+                text("select pg_advisory_unlock(hashtextextended(:identity, 1))"), {"identity": identity}
+            )
 
 
 def promotion_in_force(engine: Engine, project: str) -> Promotion | None:
@@ -203,21 +295,23 @@ def model_version(engine: Engine, model_id: str) -> ModelVersion | None:
     return _first(engine, select(ModelVersion).where(ModelVersion.id == model_id))
 
 
-def current_recordings(engine: Engine, session_key: str) -> list[Recording]:
-    """The files of a session as they were last registered, by name."""
-    statement = (
-        select(Recording)
-        .where(Recording.session_key == session_key, Recording.replaced_at.is_(None))
-        .order_by(Recording.name)
-    )
-    return _all(engine, statement)
+def models_beginning_with(engine: Engine, start: str) -> list[str]:
+    """The identities of the model versions that begin so."""
+    statement = select(ModelVersion.id).where(ModelVersion.id.startswith(start, autoescape=True))
+    with engine.connect() as connection:
+        return list(connection.scalars(statement.order_by(ModelVersion.id)))
 
 
-def recordings_by_session(engine: Engine) -> dict[str, list[Recording]]:
-    """The current files of every session."""
-    found: dict[str, list[Recording]] = {}
-    for recording in _all(engine, select(Recording).where(Recording.replaced_at.is_(None))):
-        found.setdefault(recording.session_key, []).append(recording)
+def current_files(engine: Engine, session_key: str) -> list[RecordingFile]:
+    """The files of a session as they were last registered, by recording, in the order of recording."""
+    return _all(engine, _current().where(Recording.session_key == session_key))
+
+
+def files_by_session(engine: Engine) -> dict[str, list[RecordingFile]]:
+    """The current files of every session, by recording, in the order of recording."""
+    found: dict[str, list[RecordingFile]] = {}
+    for file in _all(engine, _current()):
+        found.setdefault(file.recording.session_key, []).append(file)
     return found
 
 
@@ -233,10 +327,10 @@ def labelled_sessions(engine: Engine, projects: Collection[str]) -> set[str]:
         return set(connection.scalars(statement))
 
 
-def tracked_recordings(engine: Engine) -> set[int]:
-    """The recordings that have poses, of whatever model."""
+def tracked_files(engine: Engine) -> set[int]:
+    """The files of recordings that have poses, of whatever model."""
     with engine.connect() as connection:
-        return set(connection.scalars(select(RecordingPoses.recording_id)))
+        return set(connection.scalars(select(RecordingPoses.recording_file_id).distinct()))
 
 
 def evaluated_models(engine: Engine) -> set[str]:
@@ -245,15 +339,13 @@ def evaluated_models(engine: Engine) -> set[str]:
         return set(connection.scalars(select(Evaluation.model_id)))
 
 
-def known_recordings(engine: Engine) -> list[tuple[str, str, str, int]]:
-    """Every readable file of every session: session key, recording name, video identity, size in bytes."""
-    statement = (
-        select(Recording.session_key, Recording.name, Recording.video_id, Recording.size_bytes)
-        .where(Recording.replaced_at.is_(None), Recording.video_id.is_not(None))
-        .order_by(Recording.session_key, Recording.name)
-    )
-    with engine.connect() as connection:
-        return [(key, name, str(video), size) for key, name, video, size in connection.execute(statement)]
+def known_files(engine: Engine) -> list[tuple[str, str, str, int]]:
+    """Every readable file of every session: session key, name without suffix, video identity, size in bytes."""
+    return [
+        (file.recording.session_key, PurePath(file.path).stem, file.video_id, file.size_bytes)
+        for file in _all(engine, _current().where(RecordingFile.video_id.is_not(None)))
+        if file.video_id is not None
+    ]
 
 
 def evaluations_of(engine: Engine, project: str) -> list[Evaluation]:
@@ -277,22 +369,56 @@ def _all(engine: Engine, statement: Select[Row]) -> list[Row]:
         return list(session.scalars(statement))
 
 
+def _current() -> Select[RecordingFile]:
+    return (
+        select(RecordingFile)
+        .join(RecordingFile.recording)
+        .where(RecordingFile.replaced_at.is_(None))
+        .options(orm.contains_eager(RecordingFile.recording))
+        .order_by(Recording.session_key, Recording.name, RecordingFile.position)
+    )
+
+
+def _recording(connection: Connection, session_key: str, recording: Recording) -> int:
+    statement = insert(Recording).values(session_key=session_key, name=recording.name, camera=recording.camera)
+    return connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["session_key", "name"], set_={"camera": statement.excluded.camera}
+        ).returning(Recording.id)
+    ).scalar_one()
+
+
+def _skeleton(connection: Connection, bodyparts: BodyParts) -> str:
+    if _insert_new(connection, Skeleton(id=bodyparts.id)):
+        for position, name in enumerate(bodyparts.names):
+            _insert_new(connection, Bodypart(skeleton_id=bodyparts.id, name=name, position=position))
+        for a, b in bodyparts.skeleton:
+            _insert_new(connection, SkeletonEdge(skeleton_id=bodyparts.id, bodypart_a=a, bodypart_b=b))
+    return bodyparts.id
+
+
+def _parameter_set(connection: Connection, parameters: Mapping[str, Any]) -> str:
+    identity = sha256_json(parameters)
+    _insert_new(connection, ParameterSet(id=identity, parameters=dict(parameters)))
+    return identity
+
+
 def _environment(connection: Connection, details: Mapping[str, Any]) -> str:
     identity = sha256_json(details)
     _insert_new(connection, Environment(id=identity, details=dict(details)))
     return identity
 
 
-def _same_file(old: Any, new: Recording) -> bool:
+def _same_file(old: Any, new: RecordingFile) -> bool:
     # A path that moved within its session is still the same file, but what the row says of it must be true.
     return all(
         getattr(old, field) == getattr(new, field)
-        for field in ("size_bytes", "mtime_ns", "path", "camera", "video_id", "problem")
+        for field in ("size_bytes", "mtime_ns", "path", "video_id", "problem")
     )
 
 
-def _replace(connection: Connection, recording_id: int) -> None:
-    connection.execute(update(Recording).where(Recording.id == recording_id).values(replaced_at=func.now()))
+def _replace(connection: Connection, file_id: int) -> None:
+    connection.execute(update(RecordingFile).where(RecordingFile.id == file_id).values(replaced_at=func.now()))
 
 
 def _values(row: Base) -> dict[str, Any]:

@@ -1,15 +1,31 @@
 """The catalogue's tables.
 
 Rows hold identities, lineage and summaries; arrays stay in the store, whose paths follow from the identities. Rows of
-products are written once and never changed. A change here needs a migration in ``migrations/versions``.
+products are written once and never changed. A change here needs a migration in ``migrations/versions``, which also
+makes the views that `queries` reads.
+
+`manifest_sha256` is the SHA-256 of a product's manifest in the store, which names the SHA-256 of its other files; it is
+null for products of before there was one.
 """
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, MetaData, String, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    String,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 SCHEMA = "dlc"
 
@@ -34,23 +50,57 @@ def _now() -> Mapped[datetime]:
     return mapped_column(server_default=func.now())
 
 
+class Environment(Base):
+    """Software and hardware that computed something."""
+
+    __tablename__ = "environment"
+
+    id: Mapped[str] = mapped_column(_Identity, primary_key=True)
+    details: Mapped[dict[str, Any]]
+
+
+class Subject(Base):
+    """An animal, or whoever else is recorded."""
+
+    __tablename__ = "subject"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    registered_at: Mapped[datetime] = _now()
+
+
 class Session(Base):
     """A recording session of one subject."""
 
     __tablename__ = "session"
 
     key: Mapped[str] = mapped_column(primary_key=True)
-    subject: Mapped[str]
+    subject: Mapped[str] = mapped_column(ForeignKey(Subject.key), index=True)
     name: Mapped[str]
     folder: Mapped[str]
     registered_at: Mapped[datetime] = _now()
+
+
+class Camera(Base):
+    """A camera; `project` is the one whose production model tracks it, by the inference rules as they were last read.
+
+    Kept here so that the database can say by itself which poses are stale.
+    """
+
+    __tablename__ = "camera"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str | None]
 
 
 class Video(Base):
     """The content of a video file; its identity is the SHA-256 of the file's bytes."""
 
     __tablename__ = "video"
-    __table_args__ = (CheckConstraint("frames > 0 and width > 0 and height > 0", name="has_frames"),)
+    __table_args__ = (
+        CheckConstraint("frames > 0 and width > 0 and height > 0", name="has_frames"),
+        CheckConstraint("frame_rate_numerator > 0 and frame_rate_denominator > 0 and duration_s > 0", name="has_time"),
+        CheckConstraint("rotation in (0, 90, 180, 270)", name="rotation"),
+    )
 
     id: Mapped[str] = mapped_column(_Identity, primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -64,25 +114,47 @@ class Video(Base):
     codec: Mapped[str]
     pixel_format: Mapped[str]
     rotation: Mapped[int]
+    start_time: Mapped[datetime | None]
+    environment_id: Mapped[str | None] = mapped_column(ForeignKey(Environment.id))
     registered_at: Mapped[datetime] = _now()
 
 
 class Recording(Base):
-    """A file of a session as it was when it was looked at; a file that changed is a new row.
-
-    Either `video_id` says what it holds, or `problem` says why it could not be read.
-    """
+    """What one camera recorded in a session, in one file or in several that follow each other."""
 
     __tablename__ = "recording"
-    __table_args__ = (
-        CheckConstraint("(video_id is null) <> (problem is null)", name="video_or_problem"),
-        Index("uq_recording_current", "session_key", "name", unique=True, postgresql_where=text("replaced_at is null")),
-    )
+    __table_args__ = (UniqueConstraint("session_key", "name"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     session_key: Mapped[str] = mapped_column(ForeignKey(Session.key))
     name: Mapped[str]
-    camera: Mapped[str]
+    camera: Mapped[str] = mapped_column(ForeignKey(Camera.name), index=True)
+    registered_at: Mapped[datetime] = _now()
+
+
+class RecordingFile(Base):
+    """A file of a recording as it was when it was looked at; a file that changed is a new row.
+
+    `position` counts the recording's files from 0 in the order of recording. Either `video_id` says what the file
+    holds, or `problem` says why it could not be read.
+    """
+
+    __tablename__ = "recording_file"
+    __table_args__ = (
+        CheckConstraint("(video_id is null) <> (problem is null)", name="video_or_problem"),
+        CheckConstraint("position >= 0", name="position"),
+        Index(
+            "uq_recording_file_current",
+            "recording_id",
+            "position",
+            unique=True,
+            postgresql_where=text("replaced_at is null"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    recording_id: Mapped[int] = mapped_column(ForeignKey(Recording.id), index=True)
+    position: Mapped[int]
     path: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
@@ -90,6 +162,8 @@ class Recording(Base):
     problem: Mapped[str | None]
     registered_at: Mapped[datetime] = _now()
     replaced_at: Mapped[datetime | None]
+
+    recording: Mapped[Recording] = relationship(lazy="joined", innerjoin=True)
 
 
 class SessionLabels(Base):
@@ -103,17 +177,45 @@ class SessionLabels(Base):
     counted_at: Mapped[datetime] = _now()
 
 
-class Environment(Base):
-    """Software and hardware that computed something."""
+class Skeleton(Base):
+    """The body parts of a project in their order, and the lines between them; the identity is a hash of both."""
 
-    __tablename__ = "environment"
+    __tablename__ = "skeleton"
 
     id: Mapped[str] = mapped_column(_Identity, primary_key=True)
-    details: Mapped[dict[str, Any]]
+
+
+class Bodypart(Base):
+    """A body part of a skeleton; `position` counts from 0 in the project's order."""
+
+    __tablename__ = "bodypart"
+    __table_args__ = (
+        UniqueConstraint("skeleton_id", "position"),
+        CheckConstraint("position >= 0", name="position"),
+        CheckConstraint("name <> 'all'", name="name"),
+    )
+
+    skeleton_id: Mapped[str] = mapped_column(ForeignKey(Skeleton.id), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+
+
+class SkeletonEdge(Base):
+    """A line of a skeleton between two of its body parts."""
+
+    __tablename__ = "skeleton_edge"
+    __table_args__ = (
+        ForeignKeyConstraint(["skeleton_id", "bodypart_a"], [Bodypart.skeleton_id, Bodypart.name]),
+        ForeignKeyConstraint(["skeleton_id", "bodypart_b"], [Bodypart.skeleton_id, Bodypart.name]),
+    )
+
+    skeleton_id: Mapped[str] = mapped_column(_Identity, primary_key=True)
+    bodypart_a: Mapped[str] = mapped_column(primary_key=True)
+    bodypart_b: Mapped[str] = mapped_column(primary_key=True)
 
 
 class ParameterSet(Base):
-    """The validated parameters of a recipe, whatever the recipe is called."""
+    """Validated training parameters, whatever recipe, project or device they are used with."""
 
     __tablename__ = "parameter_set"
 
@@ -122,16 +224,40 @@ class ParameterSet(Base):
     registered_at: Mapped[datetime] = _now()
 
 
+class RecipeVersion(Base):
+    """The parameters that a recipe had when it was first used with them; versions of a recipe count from 1."""
+
+    __tablename__ = "recipe_version"
+    __table_args__ = (
+        UniqueConstraint("recipe", "project", "parameter_set_id"),
+        CheckConstraint("version > 0", name="version"),
+    )
+
+    recipe: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    parameter_set_id: Mapped[str] = mapped_column(ForeignKey(ParameterSet.id), index=True)
+    first_used_at: Mapped[datetime] = _now()
+
+
 class Dataset(Base):
     """A training dataset: labelled images, each on its side of the frozen split."""
 
     __tablename__ = "dataset"
+    __table_args__ = (
+        CheckConstraint("train_images > 0 and test_images > 0", name="has_images"),
+        CheckConstraint("test_fraction > 0 and test_fraction < 1", name="test_fraction"),
+    )
 
     id: Mapped[str] = mapped_column(_Identity, primary_key=True)
     project: Mapped[str]
-    bodyparts: Mapped[list[str]]
+    skeleton_id: Mapped[str] = mapped_column(ForeignKey(Skeleton.id))
     train_images: Mapped[int]
     test_images: Mapped[int]
+    seed: Mapped[int | None] = mapped_column(BigInteger)
+    test_fraction: Mapped[float | None]
+    environment_id: Mapped[str | None] = mapped_column(ForeignKey(Environment.id))
+    manifest_sha256: Mapped[str | None] = mapped_column(_Identity)
     run_id: Mapped[str]
     made_at: Mapped[datetime] = _now()
 
@@ -163,16 +289,32 @@ class DatasetBuild(Base):
 
 
 class ModelVersion(Base):
-    """An immutable trained network: the identity covers the weights and the configuration."""
+    """An immutable trained network: the identity covers the weights and the configuration.
+
+    Of an imported one neither the labels nor the parameters are known; `source` says where it came from.
+    """
 
     __tablename__ = "model_version"
+    __table_args__ = (
+        CheckConstraint(
+            "origin = 'imported' and source is not null or origin = 'trained' and dataset_id is not null and "
+            "parameter_set_id is not null",
+            name="origin",
+        ),
+    )
 
     id: Mapped[str] = mapped_column(_Identity, primary_key=True)
-    project: Mapped[str]
-    dataset_id: Mapped[str] = mapped_column(ForeignKey(Dataset.id))
-    parameter_set_id: Mapped[str] = mapped_column(ForeignKey(ParameterSet.id))
+    project: Mapped[str] = mapped_column(index=True)
+    origin: Mapped[str]
+    skeleton_id: Mapped[str] = mapped_column(ForeignKey(Skeleton.id))
+    net_type: Mapped[str | None]
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey(Dataset.id), index=True)
+    parameter_set_id: Mapped[str | None] = mapped_column(ForeignKey(ParameterSet.id), index=True)
     weights_sha256: Mapped[str] = mapped_column(_Identity)
+    detector_sha256: Mapped[str | None] = mapped_column(_Identity)
     scorer: Mapped[str]
+    source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    manifest_sha256: Mapped[str | None] = mapped_column(_Identity)
     registered_at: Mapped[datetime] = _now()
 
 
@@ -180,10 +322,11 @@ class TrainingRun(Base):
     """A training that ended with a model version; the newest one of a recipe is the recipe's current model."""
 
     __tablename__ = "training_run"
+    __table_args__ = (CheckConstraint("epochs > 0 and seconds >= 0", name="took_time"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     recipe: Mapped[str] = mapped_column(index=True)
-    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id))
+    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id), index=True)
     epochs: Mapped[int]
     seconds: Mapped[float]
     environment_id: Mapped[str] = mapped_column(ForeignKey(Environment.id))
@@ -195,11 +338,17 @@ class Evaluation(Base):
     """A model version run on every image of a training dataset."""
 
     __tablename__ = "evaluation"
+    __table_args__ = (
+        UniqueConstraint("model_id", "dataset_id"),
+        CheckConstraint("likelihood_cutoff between 0 and 1", name="likelihood_cutoff"),
+    )
 
     id: Mapped[str] = mapped_column(_Identity, primary_key=True)
-    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id), index=True)
-    dataset_id: Mapped[str] = mapped_column(ForeignKey(Dataset.id))
+    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey(Dataset.id), index=True)
     likelihood_cutoff: Mapped[float]
+    seconds: Mapped[float | None]
+    manifest_sha256: Mapped[str | None] = mapped_column(_Identity)
     environment_id: Mapped[str] = mapped_column(ForeignKey(Environment.id))
     run_id: Mapped[str]
     evaluated_at: Mapped[datetime] = _now()
@@ -223,37 +372,118 @@ class EvaluationError(Base):
     fraction_confident: Mapped[float | None]
 
 
-class Promotion(Base):
-    """A project's production model from then on; the newest row of a project is in force.
+class EvaluationSessionError(Base):
+    """The same distances over all body parts, by the session that the images came from."""
 
-    `weighed_until` is when the newest evaluation was made that the choice could know of.
+    __tablename__ = "evaluation_session_error"
+    __table_args__ = (CheckConstraint("side in ('train', 'test')", name="side"),)
+
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey(Evaluation.id), primary_key=True)
+    side: Mapped[str] = mapped_column(primary_key=True)
+    session_key: Mapped[str] = mapped_column(ForeignKey(Session.key), primary_key=True, index=True)
+    keypoints: Mapped[int]
+    rmse_px: Mapped[float | None]
+    rmse_confident_px: Mapped[float | None]
+    mean_px: Mapped[float | None]
+    median_px: Mapped[float | None]
+    mean_likelihood: Mapped[float | None]
+    fraction_confident: Mapped[float | None]
+
+
+class Comparison(Base):
+    """Model versions of a project side by side on the same test images; the newest one of a project is in force."""
+
+    __tablename__ = "comparison"
+    __table_args__ = (
+        CheckConstraint("test_images > 0", name="has_images"),
+        CheckConstraint("likelihood_cutoff between 0 and 1", name="likelihood_cutoff"),
+        Index("ix_comparison_project_made_at", "project", "made_at"),
+    )
+
+    id: Mapped[str] = mapped_column(_Identity, primary_key=True)
+    project: Mapped[str]
+    dataset_id: Mapped[str] = mapped_column(ForeignKey(Dataset.id))
+    test_images: Mapped[int]
+    likelihood_cutoff: Mapped[float]
+    run_id: Mapped[str]
+    made_at: Mapped[datetime] = _now()
+
+
+class ComparisonError(Base):
+    """The test error of one version in a comparison, in pixels; body part `all` stands for those that all know.
+
+    The interval is that of the bootstrap over images, at 95 %.
+    """
+
+    __tablename__ = "comparison_error"
+    __table_args__ = (CheckConstraint("rmse_low_px <= rmse_high_px", name="interval"),)
+
+    comparison_id: Mapped[str] = mapped_column(ForeignKey(Comparison.id), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id), primary_key=True)
+    bodypart: Mapped[str] = mapped_column(primary_key=True)
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey(Evaluation.id))
+    keypoints: Mapped[int]
+    rmse_px: Mapped[float | None]
+    rmse_low_px: Mapped[float | None]
+    rmse_high_px: Mapped[float | None]
+    rmse_confident_px: Mapped[float | None]
+    fraction_confident: Mapped[float | None]
+
+
+class Promotion(Base):
+    """A project's production model from then on: who decided, why, and on what evaluation.
+
+    Each promotion names the one that it follows, and only one can follow: of two at the same time the database takes
+    one. `weighed_until` is when the newest evaluation was made that the choice could know of.
     """
 
     __tablename__ = "promotion"
+    __table_args__ = (
+        UniqueConstraint("project", "previous_id", postgresql_nulls_not_distinct=True),
+        CheckConstraint("kind in ('first', 'rule', 'person')", name="kind"),
+        CheckConstraint("reason <> '' and promoted_by <> ''", name="says_why"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    project: Mapped[str] = mapped_column(index=True)
-    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id))
+    project: Mapped[str]
+    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id), index=True)
     evaluation_id: Mapped[str | None] = mapped_column(ForeignKey(Evaluation.id))
+    kind: Mapped[str]
+    promoted_by: Mapped[str]
     reason: Mapped[str]
+    previous_id: Mapped[int | None] = mapped_column(ForeignKey(f"{SCHEMA}.promotion.id"))
     weighed_until: Mapped[datetime | None]
-    run_id: Mapped[str]
+    run_id: Mapped[str | None]
     promoted_at: Mapped[datetime] = _now()
 
 
 class PoseEstimate(Base):
-    """The poses that a model version gives for a video; the arrays are in the store."""
+    """The poses that a model version gives for a video; the arrays are in the store.
+
+    Of imported poses the model may be unknown; `source` says where they came from.
+    """
 
     __tablename__ = "pose_estimate"
-    __table_args__ = (CheckConstraint("frames > 0", name="has_frames"),)
+    __table_args__ = (
+        CheckConstraint("frames > 0", name="has_frames"),
+        CheckConstraint(
+            "origin = 'imported' and source is not null or origin = 'computed' and model_id is not null and "
+            "seconds is not null and run_id is not null",
+            name="origin",
+        ),
+    )
 
     id: Mapped[str] = mapped_column(_Identity, primary_key=True)
     video_id: Mapped[str] = mapped_column(ForeignKey(Video.id), index=True)
-    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id), index=True)
+    model_id: Mapped[str | None] = mapped_column(ForeignKey(ModelVersion.id), index=True)
+    origin: Mapped[str]
+    scorer: Mapped[str]
     frames: Mapped[int]
-    seconds: Mapped[float]
+    seconds: Mapped[float | None]
+    source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     environment_id: Mapped[str] = mapped_column(ForeignKey(Environment.id))
-    run_id: Mapped[str]
+    manifest_sha256: Mapped[str | None] = mapped_column(_Identity)
+    run_id: Mapped[str | None]
     estimated_at: Mapped[datetime] = _now()
 
 
@@ -261,6 +491,9 @@ class PoseSummary(Base):
     """The quality of an estimate, by body part."""
 
     __tablename__ = "pose_summary"
+    __table_args__ = (
+        CheckConstraint("fraction_confident between 0 and 1 and fraction_missing between 0 and 1", name="fractions"),
+    )
 
     pose_estimate_id: Mapped[str] = mapped_column(ForeignKey(PoseEstimate.id), primary_key=True)
     bodypart: Mapped[str] = mapped_column(primary_key=True)
@@ -270,12 +503,13 @@ class PoseSummary(Base):
 
 
 class RecordingPoses(Base):
-    """A materialisation of a recording's poses; the newest one of a recording is in force."""
+    """A materialisation of the poses of a recording's file; the newest one of a file is in force."""
 
     __tablename__ = "recording_poses"
+    __table_args__ = (Index("ix_recording_poses_recording_file_id_id", "recording_file_id", "id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    recording_id: Mapped[int] = mapped_column(ForeignKey(Recording.id), index=True)
+    recording_file_id: Mapped[int] = mapped_column(ForeignKey(RecordingFile.id))
     pose_estimate_id: Mapped[str] = mapped_column(ForeignKey(PoseEstimate.id), index=True)
-    run_id: Mapped[str]
+    run_id: Mapped[str | None]
     materialized_at: Mapped[datetime] = _now()

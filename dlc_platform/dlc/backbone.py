@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 IMAGENET = "imagenet"
 RANDOM = "random"
+#: The file of a local folder that holds the weights.
+LOCAL_WEIGHTS = "model.safetensors"
 
 #: The single-animal networks of DeepLabCut, and the name of each in timm; None where timm does not have it.
 NETWORKS: dict[str, str | None] = {
@@ -97,7 +99,7 @@ def _check_folder(folder: Path, net_type: str) -> None:
         raise PlatformError(
             f"{net_type} cannot start from a local folder", "Set `weights: random`, or use a ResNet or an HRNet"
         )
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", LOCAL_WEIGHTS):
         if not (folder / name).is_file():
             raise PlatformError(f"the folder of weights {folder} holds no {name}", _WITHOUT)
     try:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dlc_platform.dlc.backbone import check_weights, write_first_snapshot
+from dlc_platform.dlc.backbone import IMAGENET, LOCAL_WEIGHTS, RANDOM, check_weights, write_first_snapshot
 from dlc_platform.dlc.dataset import Dataset, load_dataset
 from dlc_platform.dlc.environment import versions
 from dlc_platform.identity import sha256_file, sha256_json, short
@@ -59,6 +59,8 @@ class TrainedModel:
     path: Path
     scorer: str
     weights_sha256: str
+    bodyparts: tuple[str, ...]
+    skeleton: tuple[tuple[str, str], ...]
     learning_curve: pd.DataFrame
     seconds: float
     epochs: int
@@ -109,6 +111,18 @@ def train_model(
         shutil.rmtree(private, ignore_errors=True)
 
 
+def parameters_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says of training, as it enters the identity of a parameter set.
+
+    The project does not belong to it, so that one set can be used in many; weights in a folder count by their content.
+    """
+    parameters = recipe.model_dump(mode="json", exclude={"project"})
+    if recipe.weights not in (IMAGENET, RANDOM):
+        check_weights(recipe.weights, recipe.net_type)
+        parameters["weights"] = f"sha256:{sha256_file(Path(recipe.weights) / LOCAL_WEIGHTS)}"
+    return parameters
+
+
 def load_model(path: Path) -> TrainedModel:
     """The model whose product directory is `path`."""
     import pandas as pd
@@ -121,6 +135,8 @@ def load_model(path: Path) -> TrainedModel:
         path=path,
         scorer=manifest["scorer"],
         weights_sha256=manifest["weights_sha256"],
+        bodyparts=tuple(manifest["bodyparts"]),
+        skeleton=tuple((a, b) for a, b in manifest["skeleton"]),
         learning_curve=pd.DataFrame(
             {"epoch": stats["step"], "train_loss": stats["losses/train.total_loss"], "test_loss": test_loss}
         ),

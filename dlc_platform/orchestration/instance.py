@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
+from dlc_platform.catalog import registry
 from dlc_platform.catalog.database import migrate, open_catalog
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
@@ -38,7 +39,10 @@ def prepare(home: Path) -> dict[str, str]:
     """
     lab = load_lab(home)
     url = postgres_url(home)
-    migrate(open_catalog(url))
+    catalog = open_catalog(url)
+    migrate(catalog)
+    registry.assign_cameras(catalog, lab.project_of)
+    catalog.dispose()
     environment = {
         HOME_VARIABLE: str(home),
         "DAGSTER_HOME": str(home / "dagster"),

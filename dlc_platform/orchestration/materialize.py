@@ -190,21 +190,22 @@ def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes"] | None:
 def missing(lab: LabResource, asset: str) -> list[str]:
     """The partitions of an asset that were never made, or whose files changed since; read from the catalogue."""
     if asset == "session_videos":
-        rows = registry.recordings_by_session(lab.engine)
+        rows = registry.files_by_session(lab.engine)
         unreadable = [key for key, files in rows.items() if any(file.problem for file in files)]
         found = lab.scan()
         on_disk = {session.key for session in found.sessions}
         return sorted({*changed_sessions(lab, found), *unreadable} & on_disk)
     if asset == "labeled_frames":
         labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)
-        return sorted(registry.recordings_by_session(lab.engine).keys() - labelled)
+        return sorted(registry.files_by_session(lab.engine).keys() - labelled)
     if asset == "pose_estimates":
-        tracked = registry.tracked_recordings(lab.engine)
+        tracked = registry.tracked_files(lab.engine)
         on_disk = {session.key for session in lab.scan().sessions}
         return sorted(
             key
-            for key, files in registry.recordings_by_session(lab.engine).items()
-            if key in on_disk and any(file.id not in tracked and lab.settings.rule_for(file.camera) for file in files)
+            for key, files in registry.files_by_session(lab.engine).items()
+            if key in on_disk
+            and any(file.id not in tracked and lab.settings.rule_for(file.recording.camera) for file in files)
         )
     recipes = sorted(lab.settings.recipes)
     if asset == "training_dataset":

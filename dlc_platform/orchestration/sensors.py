@@ -117,13 +117,16 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
 
 def changed_sessions(lab: LabResource, found: Scan) -> dict[str, str]:
     """The sessions on disk whose files are not those that are registered, with the fingerprint of their files."""
-    known = registry.recordings_by_session(lab.engine)
+    known = registry.files_by_session(lab.engine)
     changed = {}
     for session in found.sessions:
-        rows = {row.name: row for row in known.get(session.key, [])}
-        if rows.keys() != {recording.name for recording in session.recordings} or not all(
-            is_registered(recording, rows[recording.name]) for recording in session.recordings
-        ):
+        rows = {(row.recording.name, row.position): row for row in known.get(session.key, [])}
+        files = {
+            (recording.name, position): file
+            for recording in session.recordings
+            for position, file in enumerate(recording.files)
+        }
+        if rows.keys() != files.keys() or not all(is_registered(file, rows[place]) for place, file in files.items()):
             changed[session.key] = _fingerprint(session, known)
     return changed
 
@@ -131,7 +134,7 @@ def changed_sessions(lab: LabResource, found: Scan) -> dict[str, str]:
 def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wanted, dict[str, str]]:
     """What is wanted now, and the sessions that are still settling; updates `cursor.seen`."""
     changed = changed_sessions(lab, found)
-    known = registry.recordings_by_session(lab.engine)
+    known = registry.files_by_session(lab.engine)
     registered = {session.key: _fingerprint(session, known) for session in found.sessions if session.key not in changed}
     cursor.seen = {
         key: cursor.seen[key] if key in cursor.seen and cursor.seen[key][0] == fingerprint else (fingerprint, now)
@@ -142,11 +145,11 @@ def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wan
     # A file that could not be read waits for a person; it is looked at again when it changes.
     readable = {key: value for key, value in registered.items() if all(row.problem is None for row in known[key])}
     labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)
-    tracked = registry.tracked_recordings(lab.engine)
+    tracked = registry.tracked_files(lab.engine)
     in_production = {project for project in lab.settings.projects if registry.production_model(lab.engine, project)}
 
     def trackable(key: str) -> bool:
-        rules = [lab.settings.rule_for(row.camera) for row in known[key] if row.id not in tracked]
+        rules = [lab.settings.rule_for(row.recording.camera) for row in known[key] if row.id not in tracked]
         projects = {rule.project for rule in rules if rule is not None}
         return bool(projects) and projects <= in_production
 
@@ -158,11 +161,11 @@ def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wan
     return wanted, {key: value for key, value in changed.items() if key not in settled}
 
 
-def _fingerprint(session: Session, known: Mapping[str, list[tables.Recording]]) -> str:
+def _fingerprint(session: Session, known: Mapping[str, list[tables.RecordingFile]]) -> str:
     """A hash of the places, sizes and times of a session's files, and of the rows they have in the catalogue.
 
     The rows, because Dagster remembers for ever what it was asked for: a file that is put back after another one stood
     in its place must be asked for again.
     """
-    files = [[r.name, str(r.path), r.size, r.mtime_ns] for r in session.recordings]
+    files = [[r.name, str(f.path), f.size, f.mtime_ns] for r in session.recordings for f in r.files]
     return short(sha256_json([files, sorted(row.id for row in known.get(session.key, []))]))

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -28,6 +29,8 @@ _REENCODE = "or keep what can be read of it with `ffmpeg -i OLD -c:v libx264 -cr
 #: FFmpeg's names of files that only name other files: their bytes are not those of a video.
 _LISTS = ("concat", "hls", "dash", "imf", "image2")
 
+
+_CLOCK_WAS_SET = datetime(1990, 1, 1, tzinfo=UTC)
 
 #: What a header says beyond that is a placeholder, and no integer column holds it.
 _MOST_FRAMES = 2**31 - 1
@@ -53,6 +56,8 @@ class VideoInfo:
         From the first frame to the end of the last one.
     rotation
         Degrees, counter-clockwise, by which a player turns the stored picture: 0, 90, 180 or 270.
+    start_time
+        When the recording began, as the container's ``creation_time`` says; None where it says nothing that can be.
     times_s
         Presentation time of each frame in seconds from the first, shape (frames,).
     """
@@ -68,6 +73,7 @@ class VideoInfo:
     codec: str
     pixel_format: str
     rotation: int
+    start_time: datetime | None
     times_s: np.ndarray
 
 
@@ -114,6 +120,7 @@ def probe(path: Path) -> VideoInfo:
         )
         expected = sum(not entry.is_discard for entry in stream.index_entries) if is_mp4 else 0
         codec = stream.codec_context.name
+        start_time = _start_time(stream.metadata.get("creation_time") or container.metadata.get("creation_time"))
 
     of_promised = f"{frames} of {promised}" if promised else str(frames)
     if cut:
@@ -166,6 +173,7 @@ def probe(path: Path) -> VideoInfo:
         codec=codec,
         pixel_format=last.format.name,
         rotation=rotation,
+        start_time=start_time,
         times_s=times_s,
     )
 
@@ -227,6 +235,16 @@ def _decode(container: "InputContainer", stream: "VideoStream") -> Iterator["Vid
             yield from packet.decode()
         except FFmpegError:
             yield None
+
+
+def _start_time(text: str | None) -> datetime | None:
+    """A container's time, which is in UTC unless it says otherwise; None for one that was never set (1904 and 1970)."""
+    try:
+        time = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return time if time > _CLOCK_WAS_SET else None
 
 
 def _matroska_end(path: Path) -> int:

@@ -8,6 +8,7 @@ from dlc_platform_tests.catalog.small_lab import (
     identity,
     image,
     promotion,
+    record_dataset,
     recording,
     session,
     track,
@@ -26,7 +27,7 @@ def lab(engine: Engine) -> Engine:
         [(recording(one, "top", "1"), video("1")), (recording(one, "side", problem="cut short"), None)],
     )
     registry.register_session(engine, session(two), [(recording(two, "top", "2"), video("2", frames=150))])
-    registry.record_dataset(
+    record_dataset(
         engine,
         "first",
         dataset("d"),
@@ -35,10 +36,11 @@ def lab(engine: Engine) -> Engine:
     train(engine, "a", "d")
     evaluate(engine, "6", "a", "d", 4.0)
     registry.promote(engine, promotion("a", evaluation="6"), expected=None)
-    _, top = registry.current_recordings(engine, one)
+    _, top = registry.current_files(engine, one)
     track(engine, "8", top, "a")
     train(engine, "b", "d", recipe="second")
     evaluate(engine, "7", "b", "d", 2.0)
     registry.promote(engine, promotion("b", evaluation="7"), expected=identity("a"))
     track(engine, "9", top, "b")
+    registry.assign_cameras(engine, {"top": "maze"}.get)
     return engine

@@ -34,12 +34,20 @@ def video(letter: str, **changes: Any) -> tables.Video:
     return tables.Video(**values | changes)
 
 
-def recording(key: str, name: str, video: str | None = None, problem: str | None = None, mtime_ns: int = 1):
-    return tables.Recording(
-        session_key=key,
-        name=name,
-        camera="top",
-        path=f"/raw/{key}/{name}.mp4",
+def recording(
+    key: str,
+    name: str,
+    video: str | None = None,
+    problem: str | None = None,
+    mtime_ns: int = 1,
+    position: int = 0,
+    camera: str = "top",
+) -> tables.RecordingFile:
+    """A file of a recording."""
+    return tables.RecordingFile(
+        recording=tables.Recording(session_key=key, name=name, camera=camera),
+        position=position,
+        path=f"/raw/{key}/{name}{position or ''}.mp4",
         size_bytes=1000,
         mtime_ns=mtime_ns,
         video_id=identity(video) if video else None,
@@ -49,8 +57,16 @@ def recording(key: str, name: str, video: str | None = None, problem: str | None
 
 def dataset(letter: str, project: str = "maze") -> tables.Dataset:
     return tables.Dataset(
-        id=identity(letter), project=project, bodyparts=["nose", "tail"], train_images=2, test_images=1, run_id="run-d"
+        id=identity(letter), project=project, train_images=2, test_images=1, seed=42, test_fraction=0.1, run_id="run-d"
     )
+
+
+BODYPARTS = registry.BodyParts(("nose", "tail"), (("nose", "tail"),))
+ENVIRONMENT = {"deeplabcut": "3.0.2", "gpu": None, "host": "gpu1"}
+
+
+def record_dataset(engine: Engine, recipe: str, made: tables.Dataset, images: list[tables.DatasetImage]) -> None:
+    registry.record_dataset(engine, recipe, made, BODYPARTS, images, ENVIRONMENT)
 
 
 def image(letter: str, number: str, session_key: str | None, side: str = "train") -> tables.DatasetImage:
@@ -74,9 +90,10 @@ def train(engine: Engine, letter: str, dataset: str, recipe: str = "first", proj
             weights_sha256=identity("f"),
             scorer=f"DLC_{letter}",
         ),
+        BODYPARTS,
         tables.TrainingRun(recipe=recipe, model_id=identity(letter), epochs=5, seconds=12.5, run_id=f"train-{letter}"),
         {"epochs": 5, "net_type": "resnet_50"},
-        {"deeplabcut": "3.0.2", "gpu": None},
+        ENVIRONMENT,
     )
 
 
@@ -103,7 +120,7 @@ def evaluate(engine: Engine, letter: str, model: str, dataset: str, rmse_px: flo
         likelihood_cutoff=0.6,
         run_id=f"evaluate-{letter}",
     )
-    registry.record_evaluation(engine, evaluation, errors, {"deeplabcut": "3.0.2", "gpu": None})
+    registry.record_evaluation(engine, evaluation, errors, ENVIRONMENT)
 
 
 def promotion(model: str, project: str = "maze", evaluation: str | None = None) -> tables.Promotion:
@@ -111,16 +128,20 @@ def promotion(model: str, project: str = "maze", evaluation: str | None = None) 
         project=project,
         model_id=identity(model),
         evaluation_id=identity(evaluation) if evaluation else None,
+        kind="person",
+        promoted_by="a person",
         reason=f"{model} it is",
         run_id="promote",
     )
 
 
-def track(engine: Engine, letter: str, recording: tables.Recording, model: str) -> None:
+def track(engine: Engine, letter: str, file: tables.RecordingFile, model: str) -> None:
     estimate = tables.PoseEstimate(
         id=identity(letter),
-        video_id=recording.video_id,
+        video_id=file.video_id,
         model_id=identity(model),
+        origin="computed",
+        scorer=f"DLC_{model}",
         frames=300,
         seconds=4.5,
         run_id=f"track-{letter}",
@@ -136,6 +157,6 @@ def track(engine: Engine, letter: str, recording: tables.Recording, model: str) 
         for bodypart, likelihood in (("nose", 0.5), ("tail", 1.0))
     ]
     poses = tables.RecordingPoses(
-        recording_id=recording.id, pose_estimate_id=identity(letter), run_id=f"materialise-{letter}"
+        recording_file_id=file.id, pose_estimate_id=identity(letter), run_id=f"materialise-{letter}"
     )
-    registry.record_poses(engine, estimate, summaries, poses, {"host": "gpu1"})
+    registry.record_poses(engine, estimate, summaries, poses, ENVIRONMENT)

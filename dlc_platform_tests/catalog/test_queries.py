@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries, registry
-from dlc_platform_tests.catalog.small_lab import identity, recording, session, train
+from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, recording, session, train
 
 ONE, TWO = "sub-1_ses-1", "sub-2_ses-1"
 
@@ -21,8 +21,8 @@ def records(frame: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
 def test_sessions(lab: Engine) -> None:
     found = queries.sessions(lab)
     assert list(found) == [
-        "session", "subject", "recording", "camera", "path", "width", "height", "frame_rate", "frames", "duration_s",
-        "video", "model", "estimated_at", "problem",
+        "session", "subject", "recording", "camera", "position", "path", "width", "height", "frame_rate", "frames",
+        "duration_s", "start_time", "video", "model", "estimated_at", "problem",
     ]  # fmt: skip
     assert records(found, "session", "subject", "recording", "frame_rate", "frames", "video", "model", "problem") == [
         (ONE, "1", "side", None, None, None, None, "cut short"),
@@ -42,8 +42,8 @@ def test_models(lab: Engine) -> None:
     train(lab, "c", "d")
     found = queries.models(lab)
     assert list(found) == [
-        "project", "recipe", "model", "scorer", "train_images", "test_images", "epochs", "train_seconds",
-        "test_rmse_px", "production", "trained_at", "dataset", "parameter_set", "run_id",
+        "project", "origin", "recipe", "model", "net_type", "scorer", "train_images", "test_images", "epochs",
+        "train_seconds", "test_rmse_px", "production", "made_at", "dataset", "parameter_set", "run_id", "source",
     ]  # fmt: skip
     assert records(found, "project", "recipe", "model", "scorer", "test_rmse_px", "production", "run_id") == [
         ("maze", "first", identity("a"), "DLC_a", 5.0, False, "train-a"),
@@ -75,8 +75,8 @@ def test_evaluations(lab: Engine) -> None:
 def test_poses(lab: Engine) -> None:
     found = queries.poses(lab)
     assert list(found) == [
-        "session", "recording", "camera", "frames", "model", "video", "pose_estimate", "mean_likelihood",
-        "fraction_confident", "seconds", "run_id", "materialized_at",
+        "session", "recording", "camera", "position", "frames", "model", "origin", "scorer", "video", "pose_estimate",
+        "mean_likelihood", "fraction_confident", "seconds", "run_id", "materialized_at",
     ]  # fmt: skip
     columns = ("session", "recording", "frames", "model", "video", "pose_estimate", "mean_likelihood", "run_id")
     assert records(found, *columns) == [
@@ -95,19 +95,28 @@ def test_lineage(lab: Engine) -> None:
     assert {key: value for key, value in row.items() if not str(key).endswith("_at")} == {
         "session": ONE,
         "recording": "top",
+        "camera": "top",
+        "position": 0,
         "path": f"/raw/{ONE}/top.mp4",
+        "origin": "computed",
+        "source": None,
+        "host": "gpu1",
+        "gpu": None,
+        "model_origin": "trained",
+        "model_source": None,
+        "detector_sha256": None,
         "video": identity("1"),
         "pose_estimate": identity("9"),
         "run_id": "materialise-9",
         "estimated_by_run": "track-9",
-        "estimation_environment": {"host": "gpu1"},
+        "estimation_environment": ENVIRONMENT,
         "model": identity("b"),
         "project": "maze",
         "scorer": "DLC_b",
         "weights_sha256": identity("f"),
         "recipe": "second",
         "training_run": "train-b",
-        "training_environment": {"deeplabcut": "3.0.2", "gpu": None},
+        "training_environment": ENVIRONMENT,
         "parameter_set": row["parameter_set"],
         "parameters": {"epochs": 5, "net_type": "resnet_50"},
         "dataset": identity("d"),

@@ -15,6 +15,7 @@ from dlc_platform_tests.catalog.small_lab import (
     identity,
     image,
     promotion,
+    record_dataset,
     recording,
     session,
     track,
@@ -51,12 +52,12 @@ def at_once(engine: Engine, *tasks: Callable[[Engine], object]) -> list[object]:
             own.dispose()
 
 
-def register(engine: Engine, *files: tuple[tables.Recording, tables.Video | None]) -> None:
+def register(engine: Engine, *files: tuple[tables.RecordingFile, tables.Video | None]) -> None:
     registry.register_session(engine, session(KEY), files)
 
 
 def current(engine: Engine) -> list[tuple[int, str, str | None]]:
-    return [(row.id, row.name, row.video_id) for row in registry.current_recordings(engine, KEY)]
+    return [(row.id, row.recording.name, row.video_id) for row in registry.current_files(engine, KEY)]
 
 
 def test_an_unchanged_file_keeps_its_row(engine: Engine) -> None:
@@ -65,7 +66,7 @@ def test_an_unchanged_file_keeps_its_row(engine: Engine) -> None:
     assert [name for _, name, _ in before] == ["a", "b"]
     register(engine, (recording(KEY, "a", "1"), None), (recording(KEY, "b", "2"), video("2")))
     assert current(engine) == before
-    assert len(rows(engine, tables.Recording, "id")) == 2
+    assert len(rows(engine, tables.RecordingFile, "id")) == 2
 
 
 def test_a_replaced_file_is_a_new_row(engine: Engine) -> None:
@@ -74,12 +75,12 @@ def test_a_replaced_file_is_a_new_row(engine: Engine) -> None:
     register(engine, (recording(KEY, "a", "2", mtime_ns=2), video("2")))
     ((new, _, content),) = current(engine)
     assert new != old and content == identity("2")
-    (first, second) = rows(engine, tables.Recording, "id", "video_id", "replaced_at")
+    (first, second) = rows(engine, tables.RecordingFile, "id", "video_id", "replaced_at")
     assert first[:2] == (old, identity("1")) and first[2] is not None
     assert second == (new, identity("2"), None)
     # The old content comes back: a third row, of the video that is known already.
     register(engine, (recording(KEY, "a", "1", mtime_ns=3), video("1")))
-    assert len(rows(engine, tables.Recording, "id")) == 3 and len(rows(engine, tables.Video, "id")) == 2
+    assert len(rows(engine, tables.RecordingFile, "id")) == 3 and len(rows(engine, tables.Video, "id")) == 2
 
 
 def test_a_removed_file_is_marked(engine: Engine) -> None:
@@ -88,8 +89,8 @@ def test_a_removed_file_is_marked(engine: Engine) -> None:
     assert [name for _, name, _ in current(engine)] == ["a"]
     register(engine)
     assert current(engine) == []
-    assert registry.recordings_by_session(engine) == {}
-    assert len(rows(engine, tables.Recording, "id")) == 2
+    assert registry.files_by_session(engine) == {}
+    assert len(rows(engine, tables.RecordingFile, "id")) == 2
 
 
 def test_problems_come_and_go(engine: Engine) -> None:
@@ -97,18 +98,18 @@ def test_problems_come_and_go(engine: Engine) -> None:
     before = current(engine)
     register(engine, (recording(KEY, "a", problem="cut short"), None))
     assert current(engine) == before
-    assert registry.known_recordings(engine) == []
+    assert registry.known_files(engine) == []
     register(engine, (recording(KEY, "a", problem="not a video"), None))
     register(engine, (recording(KEY, "a", "1"), video("1")))
-    assert registry.known_recordings(engine) == [(KEY, "a", identity("1"), 1000)]
-    problems = rows(engine, tables.Recording, "problem")
+    assert registry.known_files(engine) == [(KEY, "a", identity("1"), 1000)]
+    problems = rows(engine, tables.RecordingFile, "problem")
     assert problems == [("cut short",), ("not a video",), (None,)]
 
 
 def test_one_video_in_two_sessions(engine: Engine) -> None:
     for key in (KEY, "sub-2_ses-1"):
         registry.register_session(engine, session(key), [(recording(key, "a", "1"), video("1"))])
-    assert registry.known_recordings(engine) == [
+    assert registry.known_files(engine) == [
         (KEY, "a", identity("1"), 1000),
         ("sub-2_ses-1", "a", identity("1"), 1000),
     ]
@@ -121,7 +122,7 @@ def test_one_session_registered_by_many_at_once(engine: Engine) -> None:
 
     at_once(engine, *[task] * 5)
     assert [row[1:] for row in current(engine)] == [("a", identity("1")), ("b", None)]
-    assert len(rows(engine, tables.Recording, "id")) == 2
+    assert len(rows(engine, tables.RecordingFile, "id")) == 2
 
 
 def test_two_sessions_with_the_same_videos_do_not_wait_for_each_other(engine: Engine) -> None:
@@ -150,22 +151,22 @@ def test_labels_are_counted_again(lab: Engine) -> None:
 
 def test_a_dataset_whose_sessions_become_known(lab: Engine) -> None:
     made = [image("e", "3", None), image("e", "4", None, "test")]
-    registry.record_dataset(lab, "first", dataset("e"), made)
+    record_dataset(lab, "first", dataset("e"), made)
     known = [image("e", "3", KEY), image("e", "4", None, "test")]
-    registry.record_dataset(lab, "second", dataset("e"), known)
+    record_dataset(lab, "second", dataset("e"), known)
     columns = ("image_id", "session_key", "side")
     found = [row[1:] for row in rows(lab, tables.DatasetImage, "dataset_id", *columns) if row[0] == identity("e")]
     assert sorted(found) == [(identity("3"), KEY, "train"), (identity("4"), None, "test")]
     assert registry.current_dataset(lab, "first") == registry.current_dataset(lab, "second") == identity("e")
     # A session whose video was removed is still the session that taught the model.
-    registry.record_dataset(lab, "first", dataset("e"), made)
+    record_dataset(lab, "first", dataset("e"), made)
     found = [row for row in rows(lab, tables.DatasetImage, "dataset_id", "session_key") if row[0] == identity("e")]
     assert (identity("e"), KEY) in found
 
 
 def test_the_newest_dataset_of_a_recipe_is_current(lab: Engine) -> None:
-    registry.record_dataset(lab, "first", dataset("e"), [image("e", "3", None)])
-    registry.record_dataset(lab, "first", dataset("d"), [image("d", "3", None)])
+    record_dataset(lab, "first", dataset("e"), [image("e", "3", None)])
+    record_dataset(lab, "first", dataset("d"), [image("d", "3", None)])
     assert registry.current_dataset(lab, "first") == identity("d")
     assert registry.current_dataset(lab, "unknown") is None
     assert len(rows(lab, tables.Dataset, "id")) == 2 and len(rows(lab, tables.DatasetBuild, "id")) == 3
@@ -242,18 +243,18 @@ def test_promotions_of_two_projects_do_not_meet(lab: Engine) -> None:
 def test_one_estimate_for_two_recordings_and_twice_for_one(lab: Engine) -> None:
     other = "sub-3_ses-1"
     registry.register_session(lab, session(other), [(recording(other, "copy", "1"), None)])
-    (copy,) = registry.current_recordings(lab, other)
+    (copy,) = registry.current_files(lab, other)
     track(lab, "9", copy, "b")
     track(lab, "9", copy, "b")
     assert rows(lab, tables.PoseEstimate, "id") == [(identity("8"),), (identity("9"),)]
     assert len(rows(lab, tables.PoseSummary, "bodypart")) == 4
-    found = rows(lab, tables.RecordingPoses, "recording_id", "pose_estimate_id")
+    found = rows(lab, tables.RecordingPoses, "recording_file_id", "pose_estimate_id")
     assert found[2:] == [(copy.id, identity("9"))] * 2
-    assert copy.id in registry.tracked_recordings(lab)
+    assert copy.id in registry.tracked_files(lab)
 
 
 def test_poses_recorded_by_many_at_once(lab: Engine) -> None:
-    (top,) = registry.current_recordings(lab, "sub-2_ses-1")
+    (top,) = registry.current_files(lab, "sub-2_ses-1")
     at_once(lab, *[lambda own: track(own, "0", top, "b")] * 4)
     assert (identity("0"),) in rows(lab, tables.PoseEstimate, "id")
     assert len(rows(lab, tables.RecordingPoses, "id")) == 6

@@ -109,11 +109,11 @@ class Watched:
         return asked
 
     def registered(self) -> list[str]:
-        return sorted(registry.recordings_by_session(self.engine))
+        return sorted(registry.files_by_session(self.engine))
 
     def promote(self) -> None:
         """Give the project a production model, in the catalogue only."""
-        registry.record_dataset(self.engine, "r", small_lab.dataset("d", "tiny"), [small_lab.image("d", "3", None)])
+        small_lab.record_dataset(self.engine, "r", small_lab.dataset("d", "tiny"), [small_lab.image("d", "3", None)])
         small_lab.train(self.engine, "a", "d", "r", "tiny")
         assert registry.promote(self.engine, small_lab.promotion("a", "tiny"), expected=None)
 
@@ -229,9 +229,9 @@ def test_a_replaced_file_is_asked_for_again_and_so_is_the_one_that_is_put_back(l
             shutil.copy2(lab.home / "first.mp4", path)  # with its old time
         assert lab.settle_and_run()["session_videos"] == one("sub-1_ses-1")
         assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
-        (row,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+        (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
         small_lab.track(lab.engine, "78"[number % 2], row, "a")
-    videos = [row[0] for row in registry.known_recordings(lab.engine)]
+    videos = [row[0] for row in registry.known_files(lab.engine)]
     assert videos == ["sub-1_ses-1"]
     assert lab.settle() == {}
 
@@ -243,7 +243,7 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
     lab.promote()
     assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
     assert not lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
-    (row,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+    (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     assert row.problem and str(path) in row.problem
     assert lab.settle() == lab.settle() == {}
     path.write_bytes(whole)
@@ -258,7 +258,7 @@ def test_one_broken_file_of_two_keeps_the_session_back(lab: Watched) -> None:
     lab.promote()
     assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
     assert not lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
-    rows = {row.camera: row for row in registry.current_recordings(lab.engine, "sub-1_ses-1")}
+    rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
     assert rows["top"].video_id and not rows["top"].problem
     assert rows["side"].problem and str(side) in rows["side"].problem
     assert lab.settle() == {}
@@ -277,7 +277,7 @@ def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> N
     lab.promote()
     assert lab.look()["pose_estimates"] == one("sub-1_ses-1"), "no rule names the camera of the other"
     assert lab.look() == {}
-    (row,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+    (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     small_lab.track(lab.engine, "7", row, "a")
     lab.cursor = None
     assert lab.settle().get("pose_estimates") is None
@@ -343,12 +343,12 @@ def test_a_renamed_folder(lab: Watched) -> None:
     lab.promote()
     lab.settle_and_run()
     assert lab.settle_and_run()["pose_estimates"] == one("sub-1_ses-1")
-    (row,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+    (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     small_lab.track(lab.engine, "7", row, "a")
     # Only what the key leaves out: the session moves, and its poses are looked up anew.
     (lab.raw / "sub-1").rename(lab.raw / "sub-1_id-mouse7")
     assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
-    (moved,) = registry.current_recordings(lab.engine, "sub-1_ses-1")
+    (moved,) = registry.current_files(lab.engine, "sub-1_ses-1")
     assert moved.video_id == row.video_id and moved.path == str(lab.raw / "sub-1_id-mouse7/ses-1" / path.name)
     assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
     # The name itself: a new session; the catalogue keeps the old one.

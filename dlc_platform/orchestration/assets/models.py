@@ -8,7 +8,7 @@ from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import registry, tables
 from dlc_platform.errors import PlatformError
-from dlc_platform.identity import short
+from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.assets.sessions import labeled_frames
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.resources import LabResource
@@ -21,6 +21,7 @@ class ProductionChoice(dg.Config):
 
     model: str = ""
     reason: str = ""
+    by: str = ""
 
 
 def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
@@ -77,6 +78,7 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
 
 def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.dlc.dataset import make_dataset
+    from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.labels import read_labels
     from dlc_platform.dlc.matching import match_folders
     from dlc_platform.dlc.project import check_with_deeplabcut, read_project
@@ -89,7 +91,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     check_with_deeplabcut(project)
     labels = read_labels(project)
     folders = labels.folders()
-    matches = match_folders(project, folders, registry.known_recordings(lab.engine))
+    matches = match_folders(project, folders, registry.known_files(lab.engine))
     dataset = make_dataset(
         project, labels, recipe.seed, recipe.test_fraction, matches, lab.store, apart_frames=recipe.apart_frames
     )
@@ -99,12 +101,15 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         tables.Dataset(
             id=dataset.id,
             project=recipe.project,
-            bodyparts=list(dataset.bodyparts),
             train_images=dataset.n_train,
             test_images=dataset.n_test,
+            seed=recipe.seed,
+            test_fraction=recipe.test_fraction,
             run_id=context.run_id,
         ),
+        registry.BodyParts(dataset.bodyparts, dataset.skeleton),
         _image_rows(dataset, matches),
+        versions(),
     )
     unmatched = sorted(folder for folder in folders if folder not in matches)
     return dg.MaterializeResult(
@@ -144,7 +149,7 @@ def _image_rows(dataset: Any, sessions: Mapping[str, str]) -> list[tables.Datase
 
 def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.dlc.environment import versions
-    from dlc_platform.dlc.training import train_model
+    from dlc_platform.dlc.training import parameters_of, train_model
     from dlc_platform.pose.pictures import learning_curve
 
     name = context.partition_key
@@ -152,6 +157,11 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
     dataset_id = registry.current_dataset(lab.engine, name)
     if dataset_id is None:
         raise PlatformError(f"the recipe {name} has no training dataset yet", "Materialise training_dataset first")
+
+    parameters = parameters_of(recipe)
+    same = registry.record_recipe(lab.engine, name, recipe.project, parameters)
+    if same:
+        context.log.warning(f"the recipe {name} has the very same parameters as {', '.join(same)}")
 
     def on_progress(epoch: int, epochs: int, loss: float) -> None:
         if epoch in (1, epochs) or epoch % max(1, epochs // 20) == 0:
@@ -171,13 +181,15 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
             id=model.id,
             project=recipe.project,
             dataset_id=dataset_id,
+            net_type=recipe.net_type,
             weights_sha256=model.weights_sha256,
             scorer=model.scorer,
         ),
+        registry.BodyParts(model.bodyparts, model.skeleton),
         tables.TrainingRun(
             recipe=name, model_id=model.id, epochs=model.epochs, seconds=model.seconds, run_id=context.run_id
         ),
-        recipe.model_dump(mode="json"),
+        parameters,
         environment,
     )
     return dg.MaterializeResult(
@@ -189,7 +201,8 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
             "model": model.id,
             "dataset": dataset_id,
             "scorer": model.scorer,
-            "parameters": dg.MetadataValue.json(recipe.model_dump(mode="json")),
+            "parameters": dg.MetadataValue.json(parameters),
+            "same_parameters_as": ", ".join(same) or "none",
             "software": dg.MetadataValue.json(environment),
             "path": dg.MetadataValue.path(model.path),
         },
@@ -206,7 +219,7 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     name = context.partition_key
     recipe = lab.recipe(name)
     model = registry.current_model(lab.engine, name)
-    if model is None:
+    if model is None or model.dataset_id is None:
         raise PlatformError(f"the recipe {name} has no trained model yet", "Materialise trained_model first")
     evaluation = evaluate_model(
         lab.store.path("models", model.id),
@@ -257,8 +270,11 @@ def _production_model(
         raise PlatformError(
             f"there is no model version {config.model!r}", "Copy its identity from `dlc-platform models`"
         )
-    if chosen_by_person is not None and not config.reason:
-        raise PlatformError("a model was named without a reason", "Say why in `reason`: the promotion keeps it")
+    if chosen_by_person is not None and not (config.reason and config.by):
+        raise PlatformError(
+            "a model was named without a reason, or without a name",
+            "Say why in `reason` and who you are in `by`: the promotion keeps both",
+        )
     rows = []
     for project in lab.settings.projects:
         in_force = registry.promotion_in_force(lab.engine, project)
@@ -279,6 +295,8 @@ def _production_model(
                 project=project,
                 model_id=model,
                 evaluation_id=evaluation,
+                kind="person" if chosen_by_person is not None else "rule" if incumbent else "first",
+                promoted_by=config.by if chosen_by_person is not None else "the rule of lab.yaml",
                 reason=reason,
                 weighed_until=evaluations[-1].evaluated_at if evaluations else None,
                 run_id=context.run_id,
@@ -300,7 +318,12 @@ def _production_model(
         )
     if not rows:
         raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
-    return dg.MaterializeResult(metadata={"production": table(rows)})
+    in_production = {
+        project: registry.production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)
+    }
+    return dg.MaterializeResult(
+        metadata={"production": table(rows)}, data_version=dg.DataVersion(sha256_json(in_production))
+    )
 
 
 def _without_nan(frame: Any) -> list[dict[str, Any]]:

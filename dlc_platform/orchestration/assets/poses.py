@@ -53,29 +53,32 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
 
 def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str, estimator: Any) -> Mapping[str, Any]:
     from dlc_platform.dlc.environment import versions
-    from dlc_platform.dlc.inference import POSE_TABLE
+    from dlc_platform.dlc.inference import POSE_TABLE, pose_identity
     from dlc_platform.ingest import require_unchanged
     from dlc_platform.pose.table import read_parquet, summarize
 
-    recordings = registry.current_recordings(lab.engine, key)
-    if not recordings:
+    files = registry.current_files(lab.engine, key)
+    if not files:
         raise PlatformError(f"session {key} is not registered", "Materialise session_videos for it first")
     estimates = []
     problems = []
     without_rule = []
-    for recording in recordings:
-        if recording.problem is not None or recording.video_id is None:
-            problems.append(str(recording.problem))
+    for file in files:
+        if file.problem is not None or file.video_id is None:
+            problems.append(str(file.problem))
             continue
-        network = estimator(recording.camera)
+        network = estimator(file.recording.camera)
         if network is None:
-            without_rule.append(recording)
+            without_rule.append(file)
             continue
+        path = Path(file.path)
         try:
-            require_unchanged(recording)
-            estimate = network.estimate(
-                Path(recording.path), recording.video_id, lab.store, on_progress=_progress(context, key, recording.name)
-            )
+            require_unchanged(file)
+            # Of two runs that want the same poses, the second one waits and then finds them.
+            with registry.alone(lab.engine, pose_identity(file.video_id, network.model_id)):
+                estimate = network.estimate(
+                    path, file.video_id, lab.store, on_progress=_progress(context, key, path.stem)
+                )
         except PlatformError as problem:
             # The other cameras of the session are none the worse.
             problems.append(str(problem))
@@ -85,8 +88,10 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
             lab.engine,
             tables.PoseEstimate(
                 id=estimate.id,
-                video_id=recording.video_id,
+                video_id=file.video_id,
                 model_id=network.model_id,
+                origin="computed",
+                scorer=network.scorer,
                 frames=estimate.frames,
                 seconds=estimate.seconds,
                 run_id=context.run_id,
@@ -103,18 +108,18 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
                 )
                 for row in summary.to_dict("records")
             ],
-            tables.RecordingPoses(recording_id=recording.id, pose_estimate_id=estimate.id, run_id=context.run_id),
+            tables.RecordingPoses(recording_file_id=file.id, pose_estimate_id=estimate.id, run_id=context.run_id),
             versions(),
         )
-        estimates.append((recording, estimate, summary, network.model_id))
+        estimates.append((file, estimate, summary, network.model_id))
     if problems:
         raise PlatformError(
-            f"{len(problems)} of {len(recordings)} recordings cannot be tracked: "
+            f"{len(problems)} of {len(files)} recordings cannot be tracked: "
             + "; ".join(problem.rstrip(".") for problem in problems),
             "Then materialise the session again",
         )
     if not estimates:
-        cameras = ", ".join(sorted({recording.camera for recording in without_rule}))
+        cameras = ", ".join(sorted({file.recording.camera for file in without_rule}))
         raise PlatformError(
             f"no inference rule names the camera(s) {cameras} of session {key}",
             "Add a rule under `inference` in lab.yaml",
@@ -135,48 +140,50 @@ def _progress(context: AssetExecutionContext, key: str, recording: str):
     return report
 
 
-def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.Recording]) -> Mapping[str, Any]:
+def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.RecordingFile]) -> Mapping[str, Any]:
     from dlc_platform.dlc.inference import POSE_TABLE
     from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
     from dlc_platform.pose.table import keypoints_at, read_parquet
     from dlc_platform.video.frames import read_frames
 
     cutoff = lab.settings.likelihood_cutoff
-    # One recording's pictures tell the story; what the others need is in the store.
-    recording, estimate, _, _ = estimates[0]
+    # One file's pictures tell the story; what the others need is in the store.
+    file, estimate, _, _ = estimates[0]
+    name = Path(file.path).stem
     poses = read_parquet(estimate.path / POSE_TABLE)
     shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
     images = [
         (frame, keypoints_at(poses, index), f"frame {index}")
-        for index, frame in zip(shown, read_frames(Path(recording.path), shown), strict=True)
+        for index, frame in zip(shown, read_frames(Path(file.path), shown), strict=True)
     ]
     return {
-        "picture_keypoints": picture(frames_with_keypoints(images, cutoff), f"Keypoints of {recording.name}"),
-        "picture_trajectories": picture(trajectories(poses, cutoff), f"Trajectories of {recording.name}"),
-        "picture_likelihood": picture(likelihoods(poses, cutoff), f"Likelihood of {recording.name}"),
+        "picture_keypoints": picture(frames_with_keypoints(images, cutoff), f"Keypoints of {name}"),
+        "picture_trajectories": picture(trajectories(poses, cutoff), f"Trajectories of {name}"),
+        "picture_likelihood": picture(likelihoods(poses, cutoff), f"Likelihood of {name}"),
         "quality": table(
             [
-                {**row, "recording": recording.name}
-                for recording, _, summary, _ in estimates
+                {**row, "file": Path(file.path).name}
+                for file, _, summary, _ in estimates
                 for row in summary.to_dict("records")
             ]
         ),
         "recordings": table(
-            [
-                {
-                    "recording": recording.name,
-                    "camera": recording.camera,
-                    "frames": estimate.frames,
-                    "model": short(model_id),
-                }
-                for recording, estimate, _, model_id in estimates
-            ]
-            + [
-                {"recording": recording.name, "camera": recording.camera, "frames": 0, "model": "no rule"}
-                for recording in without_rule
-            ]
+            [_row(file, frames=estimate.frames, model=short(model_id)) for file, estimate, _, model_id in estimates]
+            + [_row(file, frames=0, model="no rule") for file in without_rule]
         ),
         "frames": sum(estimate.frames for _, estimate, _, _ in estimates),
         "seconds": number(sum(estimate.seconds for _, estimate, _, _ in estimates)),
-        "paths": dg.MetadataValue.json({recording.name: str(estimate.path) for recording, estimate, _, _ in estimates}),
+        "paths": dg.MetadataValue.json(
+            {Path(file.path).name: str(estimate.path) for file, estimate, _, _ in estimates}
+        ),
+    }
+
+
+def _row(file: tables.RecordingFile, frames: int, model: str) -> Mapping[str, Any]:
+    return {
+        "recording": file.recording.name,
+        "file": Path(file.path).name,
+        "camera": file.recording.camera,
+        "frames": frames,
+        "model": model,
     }

@@ -40,6 +40,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
             )
         session = on_disk[key]
         looks = register(lab.engine, session)
+        registry.assign_cameras(lab.engine, lab.settings.project_of)
         problems = [look.problem for look in looks if look.problem is not None]
         if problems:
             raise PlatformError(
@@ -61,11 +62,11 @@ def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
     return {
         "picture": picture(labelled_frames([(frame, {})]), f"{first['recording']}, the frame in the middle"),
         "recordings": table(
-            recordings[["recording", "camera", "width", "height", "frame_rate", "frames", "duration_s"]]
+            recordings[["recording", "position", "camera", "width", "height", "frame_rate", "frames", "duration_s"]]
         ),
         "frames": int(recordings["frames"].sum()),
         "duration_s": number(recordings["duration_s"].sum()),
-        "paths": dg.MetadataValue.json(dict(zip(recordings["recording"], recordings["path"], strict=True))),
+        "paths": dg.MetadataValue.json({str(name): list(own) for name, own in recordings.groupby("recording")["path"]}),
     }
 
 
@@ -98,7 +99,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
             problems[f"problem_{name}"] = str(problem)
             context.log.warning(f"the labels of the project {name} are left out: {problem}")
             continue
-        matches[name] = match_folders(project, labels[name].folders(), registry.known_recordings(lab.engine))
+        matches[name] = match_folders(project, labels[name].folders(), registry.known_files(lab.engine))
     if not labels:
         raise dg.Failure("; ".join(problems.values()), allow_retries=False)
 

@@ -222,7 +222,7 @@ def comparable(evaluations: Sequence[Evaluation], store: Store) -> tuple[list[Ev
         if len(left) < min(_ENOUGH_IMAGES, math.ceil(len(images) / 2)) or not left:
             left_out[evaluation.model_id] = (
                 f"it was trained on {len(images) - len(left)} of the {len(images)} test images, as one of another "
-                "`seed` or `test_fraction` is"
+                "`seed` or `test_fraction` is; train its recipe anew with those of the others"
             )
         elif not shared:
             left_out[evaluation.model_id] = f"it knows none of the body parts {', '.join(sorted(bodyparts or ()))}"

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.connection import postgres_url
 from dlc_platform.settings import load_lab
@@ -91,6 +92,16 @@ class Platform:
         """The sessions with poses in force that their production model did not make, the newest recording first."""
         return queries.stale_sessions(self._engine)
 
+    def impact(self, model: str) -> Impact:
+        """What becomes stale when a model version is promoted, and what that costs.
+
+        Raises
+        ------
+        PlatformError
+            When there is no such version.
+        """
+        return impact_of(self._engine, self.model_id(model))
+
     def best_models(self) -> "pd.DataFrame":
         """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
         return queries.best_models(self._engine)
@@ -129,6 +140,23 @@ class Platform:
             )
         return found[0]
 
+    def earlier_model(self, project: str) -> str:
+        """The version that was in production before the one that is, of a project.
+
+        Raises
+        ------
+        PlatformError
+            When no other version was in production before.
+        """
+        promotions = self.promotions()
+        models = list(promotions[promotions["project"] == project]["model"])
+        earlier = [model for model in models if model != models[-1]]
+        if not earlier:
+            raise PlatformError(
+                f"no other version of {project!r} was in production before", "Look at `dlc-platform promotions`"
+            )
+        return earlier[-1]
+
     def poses(
         self, session: str | Sequence[str], bodyparts: Sequence[str] | None = None, model: str | None = None
     ) -> "pd.DataFrame":
@@ -153,8 +181,7 @@ class Platform:
         """
         import pandas as pd
 
-        from dlc_platform.dlc.inference import POSE_TABLE
-        from dlc_platform.pose.table import read_parquet
+        from dlc_platform.pose.table import POSE_TABLE, read_parquet
 
         tables = []
         frames: dict[tuple[str, str], int] = {}

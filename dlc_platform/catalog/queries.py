@@ -125,11 +125,16 @@ join dlc.parameter_set s on s.id = v.parameter_set_id
 order by v.recipe, v.version
 """
 
-_SPEED = """
-select m.id as model, m.project, m.net_type, sum(e.frames) / nullif(sum(e.seconds), 0) as frames_per_second
-from dlc.model_version m
-join dlc.pose_estimate e on e.model_id = m.id and e.origin = 'computed'
-group by m.id
+_STALE_UNDER = """
+select p.session, c.project, array_agg(distinct p.model) as models, bool_and(p.origin = 'imported') as imported,
+       count(*) as files, sum(p.frames) as frames, coalesce(min(v.start_time), min(s.registered_at)) as recorded_at
+from dlc.poses_in_force p
+join dlc.camera c on c.name = p.camera
+join dlc.session s on s.key = p.session
+join dlc.video v on v.id = p.video
+where c.project = (select project from dlc.model_version where id = :model) and p.model is distinct from :model
+group by p.session, c.project
+order by recorded_at desc, p.session desc
 """
 
 
@@ -182,9 +187,9 @@ def parameters(engine: Engine) -> "pd.DataFrame":
     return _frame(engine, _PARAMETERS)
 
 
-def speeds(engine: Engine) -> "pd.DataFrame":
-    """How fast each model version that has tracked anything did so, in frames per second."""
-    return _frame(engine, _SPEED)
+def stale_under(engine: Engine, model: str) -> "pd.DataFrame":
+    """The sessions with poses in force that this version did not make although it may track their cameras."""
+    return _frame(engine, _STALE_UNDER, model=model)
 
 
 def lineage(engine: Engine, session: str) -> "pd.DataFrame":

@@ -43,8 +43,16 @@ from dlc_platform.catalog.tables import (
     Video,
 )
 from dlc_platform.identity import sha256_json
+from dlc_platform.store import Kind, Product
 
 Row = TypeVar("Row", bound=Base)
+
+_PRODUCTS: dict[Kind, Any] = {
+    "datasets": Dataset,
+    "models": ModelVersion,
+    "evaluations": Evaluation,
+    "poses": PoseEstimate,
+}
 
 
 @dataclass(frozen=True)
@@ -261,6 +269,77 @@ def record_poses(
         connection.execute(insert(RecordingPoses).values(**_values(materialization)))
 
 
+def pose_summaries(pose_estimate_id: str, rows: Iterable[Mapping[Any, Any]]) -> list[PoseSummary]:
+    """What `pose.table.summarize` says of an estimate, as the catalogue keeps it: NaN is null."""
+    return [
+        PoseSummary(
+            pose_estimate_id=pose_estimate_id,
+            bodypart=row["bodypart"],
+            mean_likelihood=row["mean_likelihood"] if row["mean_likelihood"] == row["mean_likelihood"] else None,
+            fraction_confident=row["fraction_confident"],
+            fraction_missing=row["fraction_missing"],
+        )
+        for row in rows
+    ]
+
+
+def record_imported_model(engine: Engine, model: ModelVersion, bodyparts: BodyParts) -> bool:
+    """Write down a model version that was trained elsewhere; `source` says where.
+
+    Returns
+    -------
+    bool
+        False when it was known already.
+    """
+    with engine.begin() as connection:
+        model.origin = "imported"
+        model.skeleton_id = _skeleton(connection, bodyparts)
+        return _insert_new(connection, model)
+
+
+def record_imported_poses(
+    engine: Engine,
+    estimate: PoseEstimate,
+    summaries: Iterable[PoseSummary],
+    file_id: int,
+    environment: Mapping[str, Any],
+    use: bool,
+) -> bool:
+    """Write down an estimate that was made elsewhere, once; `source` says where.
+
+    It is in force from now on if the recording's file has no poses yet.
+
+    Parameters
+    ----------
+    environment
+        That of the import.
+    use
+        Put it in force even if the file has other poses.
+
+    Returns
+    -------
+    bool
+        Whether it is in force now.
+    """
+    with engine.begin() as connection:
+        estimate.origin = "imported"
+        estimate.environment_id = _environment(connection, environment)
+        if _insert_new(connection, estimate):
+            connection.execute(insert(PoseSummary), [_values(summary) for summary in summaries])
+        # One import for a file at a time.
+        connection.execute(select(RecordingFile.id).where(RecordingFile.id == file_id).with_for_update())
+        in_force = connection.scalar(
+            select(RecordingPoses.pose_estimate_id)
+            .where(RecordingPoses.recording_file_id == file_id)
+            .order_by(RecordingPoses.id.desc())
+            .limit(1)
+        )
+        if in_force is not None and (in_force == estimate.id or not use):
+            return in_force == estimate.id
+        connection.execute(insert(RecordingPoses).values(recording_file_id=file_id, pose_estimate_id=estimate.id))
+    return True
+
+
 @contextmanager
 def alone(engine: Engine, identity: str) -> Iterator[None]:
     """Hold the right to make a product: another process that wants to make it, on any host, waits until this ends.
@@ -345,6 +424,18 @@ def models_of(engine: Engine, project: str) -> list[ModelVersion]:
     return _all(engine, statement.order_by(ModelVersion.registered_at, ModelVersion.id))
 
 
+def bodyparts_of(engine: Engine, model_id: str) -> list[str]:
+    """The body parts that a model version predicts, in its order."""
+    statement = (
+        select(Bodypart.name)
+        .join(ModelVersion, ModelVersion.skeleton_id == Bodypart.skeleton_id)
+        .where(ModelVersion.id == model_id)
+        .order_by(Bodypart.position)
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(statement))
+
+
 def models_beginning_with(engine: Engine, start: str) -> list[str]:
     """The identities of the model versions that begin so."""
     statement = select(ModelVersion.id).where(ModelVersion.id.startswith(start, autoescape=True))
@@ -396,6 +487,23 @@ def known_files(engine: Engine) -> list[tuple[str, str, str, int]]:
         for file in _all(engine, _current().where(RecordingFile.video_id.is_not(None)))
         if file.video_id is not None
     ]
+
+
+def products(engine: Engine) -> dict[Product, str | None]:
+    """Every product of the store that a row names, with the SHA-256 of its manifest where the row knows it."""
+    found: dict[Product, str | None] = {}
+    with engine.connect() as connection:
+        for kind, table in _PRODUCTS.items():
+            for identity, manifest_sha256 in connection.execute(select(table.id, table.manifest_sha256)):
+                found[kind, identity] = manifest_sha256
+    return found
+
+
+def is_recorded(engine: Engine, kind: Kind, identity: str) -> bool:
+    """True when a row names this product of the store."""
+    table = _PRODUCTS[kind]
+    with engine.connect() as connection:
+        return connection.scalar(select(table.id).where(table.id == identity)) is not None
 
 
 def evaluations_of(engine: Engine, project: str) -> list[Evaluation]:

@@ -3,7 +3,8 @@
 Columns: ``frame`` (int32, from 0), ``time_s`` (float64, seconds from the first frame), ``individual`` and ``bodypart``
 (categories, in the project's order), ``x``, ``y`` (float32, pixels, origin at the top left of the full frame, y
 downwards) and ``likelihood`` (float32, 0 to 1). Where there is no estimate x and y are NaN, never zero. Rows are
-sorted by body part, then by frame, so that one body part is one stretch of the file.
+sorted by body part, then by individual, then by frame, so that one body part is one stretch of the file. Every
+individual that has a body part has it in every frame; not every individual has all of them.
 
 The table's format and its summary belong here; drawing it is `pictures.py`.
 """
@@ -21,16 +22,21 @@ if TYPE_CHECKING:
 #: The one individual of a project that does not tell animals apart.
 SINGLE_ANIMAL = "animal0"
 
+#: The pose table of a product of kind ``poses``.
+POSE_TABLE = "poses.parquet"
+
 COLUMNS = ("frame", "time_s", "individual", "bodypart", "x", "y", "likelihood")
 
 
 def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
-    """The pose table of DeepLabCut's wide table of one animal.
+    """The pose table of DeepLabCut's wide table, of one animal or of several.
 
     Parameters
     ----------
     frame
-        One row for each video frame; columns (scorer, bodyparts, coords) with coords x, y and likelihood.
+        One row for each video frame; columns (scorer, bodyparts, coords), or (scorer, individuals, bodyparts, coords)
+        in any order of the columns, with coords x, y and likelihood. Categories keep the order in which the file first
+        names them.
     times_s
         Seconds from the first frame, shape (frames,).
 
@@ -41,31 +47,43 @@ def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    if list(frame.columns.names) != ["scorer", "bodyparts", "coords"]:
+    levels = list(frame.columns.names)
+    if levels not in (["scorer", "bodyparts", "coords"], ["scorer", "individuals", "bodyparts", "coords"]):
         raise PlatformError(
-            f"the pose table has the column levels {', '.join(map(str, frame.columns.names))}, "
-            "not scorer, bodyparts, coords",
-            "Use a project of a single animal",
+            f"the pose table has the column levels {', '.join(map(str, levels))}, "
+            "not scorer, bodyparts, coords, with or without individuals",
+            "Use the files that DeepLabCut writes for a video",
         )
     if len(frame) != len(times_s):
         raise PlatformError(
             f"the poses have {len(frame)} frames, but the video has {len(times_s)}",
             "Track the video again; if it happens again, re-encode the video with `ffmpeg -i OLD -c:v libx264 NEW`",
         )
-    wide = frame.droplevel("scorer", axis=1)
-    bodyparts = list(dict.fromkeys(wide.columns.get_level_values("bodyparts")))
+    # Without the scorer: (bodypart, coordinate) or (individual, bodypart, coordinate).
+    columns = {tuple(map(str, column[1:])): index for index, column in enumerate(frame.columns)}
+    keypoints = list(dict.fromkeys(column[:-1] for column in columns))
+    if len(levels) == 3:
+        columns = {(SINGLE_ANIMAL, *column): index for column, index in columns.items()}
+        keypoints = [(SINGLE_ANIMAL, *keypoint) for keypoint in keypoints]
+    individuals = list(dict.fromkeys(individual for individual, _ in keypoints))
+    bodyparts = list(dict.fromkeys(bodypart for _, bodypart in keypoints))
+    keypoints.sort(key=lambda keypoint: (bodyparts.index(keypoint[1]), individuals.index(keypoint[0])))
     x, y, likelihood = (
-        np.concatenate([wide[bodypart, coordinate].to_numpy(np.float32) for bodypart in bodyparts])
+        np.concatenate([frame.iloc[:, columns[(*keypoint, coordinate)]].to_numpy(np.float32) for keypoint in keypoints])
         for coordinate in ("x", "y", "likelihood")
     )
     known = np.isfinite(x) & np.isfinite(y)
     frames = len(frame)
     return pd.DataFrame(
         {
-            "frame": np.tile(np.arange(frames, dtype=np.int32), len(bodyparts)),
-            "time_s": np.tile(np.asarray(times_s, np.float64), len(bodyparts)),
-            "individual": pd.Categorical([SINGLE_ANIMAL] * len(x), categories=[SINGLE_ANIMAL]),
-            "bodypart": pd.Categorical(np.repeat(bodyparts, frames), categories=bodyparts),
+            "frame": np.tile(np.arange(frames, dtype=np.int32), len(keypoints)),
+            "time_s": np.tile(np.asarray(times_s, np.float64), len(keypoints)),
+            "individual": pd.Categorical(
+                np.repeat([individual for individual, _ in keypoints], frames), categories=individuals
+            ),
+            "bodypart": pd.Categorical(
+                np.repeat([bodypart for _, bodypart in keypoints], frames), categories=bodyparts
+            ),
             "x": np.where(known, x, np.float32(np.nan)),
             "y": np.where(known, y, np.float32(np.nan)),
             "likelihood": likelihood,
@@ -112,7 +130,7 @@ def read_parquet(path: Path, bodyparts: list[str] | None = None) -> "pd.DataFram
 
 
 def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, float, float]]:
-    """The keypoints of one frame: body part to (x, y, likelihood)."""
+    """The keypoints of one frame of a single animal's table: body part to (x, y, likelihood)."""
     rows = table[table["frame"] == frame]
     return {
         str(bodypart): (float(x), float(y), float(likelihood))
@@ -131,20 +149,22 @@ def summarize(table: "pd.DataFrame", cutoff: float) -> "pd.DataFrame":
     Returns
     -------
     DataFrame
-        One row for each body part: ``bodypart, frames, mean_likelihood, fraction_confident, fraction_missing``.
+        One row for each body part: ``bodypart, frames, mean_likelihood, fraction_confident, fraction_missing``. Of
+        several individuals it is the mean over all of them.
     """
     import pandas as pd
 
     grouped = pd.DataFrame(
         {
             "bodypart": table["bodypart"],
+            "frame": table["frame"],
             "likelihood": table["likelihood"],
             "missing": table["x"].isna(),
             "confident": (table["likelihood"] >= cutoff) & table["x"].notna(),
         }
     ).groupby("bodypart", observed=True, sort=False)
     return grouped.agg(
-        frames=("missing", "size"),
+        frames=("frame", "nunique"),
         mean_likelihood=("likelihood", "mean"),
         fraction_confident=("confident", "mean"),
         fraction_missing=("missing", "mean"),

@@ -7,10 +7,11 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.assets.sessions import labeled_frames
-from dlc_platform.orchestration.metadata import number, picture, table
+from dlc_platform.orchestration.metadata import number, picture, stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
 
 GPU_POOL = "gpu"
@@ -117,6 +118,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             test_images=dataset.n_test,
             seed=recipe.seed,
             test_fraction=recipe.test_fraction,
+            manifest_sha256=lab.store.claim("datasets", dataset.id),
             run_id=context.run_id,
         ),
         registry.BodyParts(dataset.bodyparts, dataset.skeleton),
@@ -196,6 +198,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
             net_type=recipe.net_type,
             weights_sha256=model.weights_sha256,
             scorer=model.scorer,
+            manifest_sha256=lab.store.claim("models", model.id),
         ),
         registry.BodyParts(model.bodyparts, model.skeleton),
         tables.TrainingRun(
@@ -279,6 +282,7 @@ def _record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluat
             dataset_id=evaluation.dataset_id,
             likelihood_cutoff=cutoff,
             seconds=evaluation.seconds,
+            manifest_sha256=lab.store.claim("evaluations", evaluation.id),
             run_id=context.run_id,
         ),
         [tables.EvaluationError(evaluation_id=evaluation.id, **row) for row in _without_nan(evaluation.errors)],
@@ -420,7 +424,13 @@ def _production_model(
             "a model was named without a reason, or without a name",
             "Say why in `reason` and who you are in `by`: the promotion keeps both",
         )
+    if chosen_by_person is not None and (unusable := (chosen_by_person.source or {}).get("unusable")):
+        raise PlatformError(
+            f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {unusable}",
+            "Promote another version",
+        )
     rows = []
+    stale: dict[str, Impact] = {}
     for project in lab.settings.projects:
         in_force = registry.promotion_in_force(lab.engine, project)
         incumbent = in_force.model_id if in_force else None
@@ -435,7 +445,8 @@ def _production_model(
             if choice is None:
                 continue
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
-        if model != incumbent:
+        # A person who keeps the model has decided too: what was weighed then is not weighed again.
+        if model != incumbent or chosen_by_person is not None:
             promotion = tables.Promotion(
                 project=project,
                 model_id=model,
@@ -452,6 +463,8 @@ def _production_model(
                     "Look at production_model and try again if it is still what you want",
                 )
             context.log.info(f"{project}: {short(model)} is the production model now: {reason}")
+            stale[project] = impact_of(lab.engine, model)
+            context.log.info(f"{project}: {stale[project]}")
         rows.append(
             {
                 "project": project,
@@ -467,8 +480,18 @@ def _production_model(
         project: registry.production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)
     }
     return dg.MaterializeResult(
-        metadata={"production": table(rows)}, data_version=dg.DataVersion(sha256_json(in_production))
+        metadata={"production": table(rows), **_impact_metadata(stale)},
+        data_version=dg.DataVersion(sha256_json(in_production)),
     )
+
+
+def _impact_metadata(stale: Mapping[str, Impact]) -> dict[str, Any]:
+    shown = {}
+    for project, impact in stale.items():
+        shown[f"impact_{project}"] = str(impact)
+        if not impact.sessions.empty:
+            shown[f"stale_sessions_{project}"] = table(stale_rows(impact.sessions))
+    return shown
 
 
 def _without_nan(frame: Any) -> list[dict[str, Any]]:

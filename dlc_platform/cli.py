@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,6 +189,55 @@ def list_models(home: Home, as_json: AsJson = False) -> None:
         "production",
     ]
     _table(Platform(_absolute(home)).models(), columns, as_json)
+
+
+@app.command()
+def compare(
+    home: Home,
+    project: Annotated[str | None, typer.Option(help="A project of lab.yaml; every one by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the model versions of a project on the same test images, from what is evaluated already.
+
+    The exit code is 1 when a project has nothing to compare.
+    """
+    from dlc_platform.platform import Platform
+
+    platform = Platform(_absolute(home))
+    problems = []
+    records = []
+    for name in [project] if project else platform.settings.projects:
+        try:
+            compared = platform.compare(name)
+        except PlatformError as error:
+            problems.append(str(error))
+            continue
+        frames = {key: getattr(compared, key) for key in ("versions", "bodyparts", "sessions", "left_out")}
+        images = len(compared.comparison.images)
+        if as_json:
+            rows = {
+                key: json.loads(frame.to_json(orient="records", date_format="iso")) for key, frame in frames.items()
+            }
+            records.append({"project": name, "dataset": compared.dataset_id, "test_images": images, **rows})
+            continue
+        _say(f"{name}: {images} test images of the dataset {short(compared.dataset_id)}; 95 % intervals")
+        errors = ["test_rmse_px", "rmse_low_px", "rmse_high_px", "fraction_confident"]
+        columns = ["model", "recipe", "train_images", *errors, "frames_per_second", "production"]
+        _table(frames["versions"], columns, as_json=False)
+        errors[0] = "rmse_px"
+        for title, key, columns in (
+            ("By body part", "bodyparts", ["bodypart", "model", "keypoints", *errors]),
+            ("By session", "sessions", ["session", "model", "images", *errors]),
+        ):
+            _say(f"\n{title}:")
+            _table(frames[key], columns, as_json=False)
+        for row in frames["left_out"].itertuples():
+            _say(f"\nNot compared: {short(row.model)}, because {row.reason}")
+        _say("")
+    if as_json:
+        print(json.dumps(records, indent=2))
+    if problems:
+        sys.exit("\n".join(f"dlc-platform: {problem}" for problem in problems))
 
 
 @models.command("import")
@@ -585,6 +635,10 @@ def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
     console.print(table, markup=False, highlight=False)
 
 
+#: Numbers that a missing one among them has made floats.
+_COUNTS = ("frames", "width", "height", "images", "rank", "train_images", "test_images", "epochs")
+
+
 def _cell(column: str, value: object) -> str:
     if isinstance(value, list):
         return ", ".join(_cell(column, item) for item in value)
@@ -597,6 +651,5 @@ def _cell(column: str, value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
-        whole = value.is_integer() and column in ("frames", "width", "height", "images", "rank")
-        return f"{value:.0f}" if whole else f"{value:.3f}"
+        return f"{value:.0f}" if value.is_integer() and column in _COUNTS else f"{value:.3f}"
     return str(value)

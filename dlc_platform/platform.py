@@ -21,6 +21,8 @@ from dlc_platform.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dlc_platform.comparisons import ProjectComparison
+
 
 class Platform:
     """A lab, read.
@@ -103,6 +105,24 @@ class Platform:
     def best_models(self) -> "pd.DataFrame":
         """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
         return queries.best_models(self._engine)
+
+    def compare(self, project: str) -> "ProjectComparison":
+        """The versions of a project side by side on the same test images, from what is evaluated already.
+
+        Its `versions`, `bodyparts`, `sessions` and `left_out` are DataFrames; errors in pixels.
+
+        Raises
+        ------
+        PlatformError
+            When there is no such project, or nothing to compare.
+        """
+        from dlc_platform.comparisons import compare_project
+
+        if project not in self.settings.projects:
+            raise PlatformError(
+                f"{project!r} is no project of this lab", f"Choose among {', '.join(self.settings.projects)}"
+            )
+        return compare_project(self._engine, self._store, project, self.settings.likelihood_cutoff)
 
     def model_id(self, start: str) -> str:
         """The identity of the model version whose identity begins with `start`, as tables show it.

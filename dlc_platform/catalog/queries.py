@@ -87,6 +87,27 @@ where r.session_key = any(:sessions)
 order by r.session_key, r.name, f.position
 """
 
+#: Files that both models tracked, of sessions that no label of the project came from.
+_TRACKED_BY_BOTH = """
+select r.session_key as session, r.name as recording, f.position, f.id as recording_file, o.id as old, n.id as new
+from dlc.recording_file f
+join dlc.recording r on r.id = f.recording_id
+join dlc.session s on s.key = r.session_key
+join dlc.video v on v.id = f.video_id
+join dlc.pose_estimate o on o.video_id = v.id and o.model_id = :old
+join dlc.pose_estimate n on n.video_id = v.id and n.model_id = :new
+where f.replaced_at is null
+and not exists (
+    select from dlc.dataset_image i join dlc.dataset d on d.id = i.dataset_id
+    where d.project = :project and i.session_key = r.session_key
+)
+and not exists (
+    select from dlc.session_labels l where l.project = :project and l.session_key = r.session_key and l.images > 0
+)
+order by coalesce(v.start_time, s.registered_at) desc, r.session_key, r.name, f.position
+limit :most
+"""
+
 _PROMOTIONS = """
 select p.project, p.model_id as model, p.kind, p.promoted_by, p.reason, x.rmse_px as test_rmse_px, p.promoted_at,
        p.evaluation_id as evaluation, p.run_id, p.id as promotion
@@ -149,6 +170,11 @@ def estimates(engine: Engine, sessions: Sequence[str], model: str | None = None)
         Take what this version made, in force or not; the poses in force by default.
     """
     return _frame(engine, _ESTIMATES, sessions=list(sessions), model=model)
+
+
+def tracked_by_both(engine: Engine, project: str, old: str, new: str, most: int) -> "pd.DataFrame":
+    """Files that two models tracked, of sessions that no label of the project came from; the newest recordings."""
+    return _frame(engine, _TRACKED_BY_BOTH, project=project, old=old, new=new, most=most)
 
 
 def promotions(engine: Engine) -> "pd.DataFrame":

@@ -16,12 +16,15 @@ from dlc_platform.catalog.tables import (
     Base,
     Bodypart,
     Camera,
+    Comparison,
+    ComparisonError,
     Dataset,
     DatasetBuild,
     DatasetImage,
     Environment,
     Evaluation,
     EvaluationError,
+    EvaluationSessionError,
     ModelVersion,
     ParameterSet,
     PoseEstimate,
@@ -203,13 +206,29 @@ def record_training(
 
 
 def record_evaluation(
-    engine: Engine, evaluation: Evaluation, errors: Iterable[EvaluationError], environment: Mapping[str, Any]
+    engine: Engine,
+    evaluation: Evaluation,
+    errors: Iterable[EvaluationError],
+    environment: Mapping[str, Any],
+    session_errors: Sequence[EvaluationSessionError] = (),
 ) -> None:
-    """Write down an evaluation and its errors by side and body part."""
+    """Write down an evaluation and its errors, by side and body part and by side and session."""
     with engine.begin() as connection:
         evaluation.environment_id = _environment(connection, environment)
         if _insert_new(connection, evaluation):
             connection.execute(insert(EvaluationError), [_values(error) for error in errors])
+            if session_errors:
+                connection.execute(insert(EvaluationSessionError), [_values(error) for error in session_errors])
+
+
+def record_comparison(engine: Engine, comparison: Comparison, errors: Iterable[ComparisonError]) -> None:
+    """Write down a comparison, which is its project's newest one from now on, made before or not."""
+    with engine.begin() as connection:
+        if _insert_new(connection, comparison):
+            connection.execute(insert(ComparisonError), [_values(error) for error in errors])
+        else:
+            again = {"made_at": func.now(), "run_id": comparison.run_id}
+            connection.execute(update(Comparison).where(Comparison.id == comparison.id).values(**again))
 
 
 def promote(engine: Engine, promotion: Promotion, expected: str | None) -> bool:
@@ -342,6 +361,11 @@ def promotion_in_force(engine: Engine, project: str) -> Promotion | None:
     return _first(engine, select(Promotion).where(Promotion.project == project).order_by(Promotion.id.desc()).limit(1))
 
 
+def promotions_of(engine: Engine, project: str) -> list[Promotion]:
+    """Every promotion of a project, oldest first."""
+    return _all(engine, select(Promotion).where(Promotion.project == project).order_by(Promotion.id))
+
+
 def production_model(engine: Engine, project: str) -> str | None:
     """The identity of a project's production model; None before the first promotion."""
     promotion = promotion_in_force(engine, project)
@@ -355,6 +379,26 @@ def current_dataset(engine: Engine, recipe: str) -> str | None:
     )
     with engine.connect() as connection:
         return connection.scalar(statement)
+
+
+def newest_dataset(engine: Engine, project: str) -> str | None:
+    """The identity of the training dataset that was last made for any recipe of a project."""
+    statement = (
+        select(DatasetBuild.dataset_id)
+        .join(Dataset, Dataset.id == DatasetBuild.dataset_id)
+        .where(Dataset.project == project)
+        .order_by(DatasetBuild.id.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        return connection.scalar(statement)
+
+
+def image_sessions(engine: Engine, dataset_id: str) -> dict[str, str]:
+    """The session that each image of a dataset came from, where it is known."""
+    statement = select(DatasetImage.image_id, DatasetImage.session_key).where(DatasetImage.dataset_id == dataset_id)
+    with engine.connect() as connection:
+        return {image: session for image, session in connection.execute(statement) if session is not None}
 
 
 def current_model(engine: Engine, recipe: str) -> ModelVersion | None:
@@ -372,6 +416,12 @@ def current_model(engine: Engine, recipe: str) -> ModelVersion | None:
 def model_version(engine: Engine, model_id: str) -> ModelVersion | None:
     """A model version by its identity."""
     return _first(engine, select(ModelVersion).where(ModelVersion.id == model_id))
+
+
+def models_of(engine: Engine, project: str) -> list[ModelVersion]:
+    """The model versions of a project, trained and imported, oldest first."""
+    statement = select(ModelVersion).where(ModelVersion.project == project)
+    return _all(engine, statement.order_by(ModelVersion.registered_at, ModelVersion.id))
 
 
 def bodyparts_of(engine: Engine, model_id: str) -> list[str]:

@@ -13,9 +13,9 @@ process_sessions = dg.define_asset_job(
 
 train_recipe = dg.define_asset_job(
     "train_recipe",
-    selection=["training_dataset", "trained_model", "model_evaluation", "production_model"],
+    selection=["training_dataset", "trained_model", "model_evaluation", "model_comparison", "production_model"],
     executor_def=dg.in_process_executor,
-    description="Build a recipe's dataset, train and evaluate a model, and let it compete for production.",
+    description="Build a recipe's dataset, train and evaluate a model, compare all versions, and let it compete.",
 )
 
 promote_model = dg.define_asset_job(

@@ -15,7 +15,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
-from dlc_platform.orchestration.assets.models import GPU_POOL
+from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, range_tags, sessions
@@ -188,7 +188,7 @@ def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes"] | None:
 
 
 def missing(lab: LabResource, asset: str) -> list[str]:
-    """The partitions of an asset that were never made, or whose files changed since; read from the catalogue."""
+    """The partitions of an asset that were never made, or whose files or dataset's recipe changed since."""
     if asset == "session_videos":
         rows = registry.files_by_session(lab.engine)
         unreadable = [key for key, files in rows.items() if any(file.problem for file in files)]
@@ -209,7 +209,7 @@ def missing(lab: LabResource, asset: str) -> list[str]:
         )
     recipes = sorted(lab.settings.recipes)
     if asset == "training_dataset":
-        return [name for name in recipes if registry.current_dataset(lab.engine, name) is None]
+        return [name for name in recipes if dataset_problem(lab, name)]
     models = {name: registry.current_model(lab.engine, name) for name in recipes}
     if asset == "trained_model":
         return [name for name, model in models.items() if model is None]

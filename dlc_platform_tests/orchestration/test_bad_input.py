@@ -23,7 +23,8 @@ from dlc_platform.demo.lab import PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
-from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.orchestration.materialize import materialize, missing
+from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
 from dlc_platform.postgres import server
 from dlc_platform_tests.orchestration.conftest import RECIPE
@@ -229,6 +230,43 @@ def test_a_broken_project_stops_no_other(lab: Lab, second_project: Path) -> None
     assert lab.run("labeled_frames"), lab.output
     assert lab.count(labels, project="other") == 1
     assert lab.run("training_dataset", "other-quick"), lab.output
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"project": "other"}, f"its training dataset is of the project {PROJECT}, and lab.yaml says other now"),
+        ({"seed": 2}, "its training dataset was not split by the seed and test_fraction that lab.yaml says now (2, "),
+        ({"test_fraction": 0.4}, "that lab.yaml says now (1, 0.4)"),
+    ],
+)
+def test_a_recipe_is_not_trained_on_a_dataset_that_is_not_its_own(
+    lab: Lab, second_project: Path, change: dict, reason: str
+) -> None:
+    def missing_datasets() -> list[str]:
+        return missing(LabResource(home=str(lab.home)), "training_dataset")
+
+    file = lab.home / "lab.yaml"
+    before = file.read_text()
+    settings = yaml.safe_load(before)
+    del settings["recipes"]["other-quick"]
+    settings["recipes"][RECIPE] |= change
+    file.write_text(yaml.safe_dump(settings))
+    products = lab.products()
+    assert not lab.run("trained_model", RECIPE)
+    assert f"the recipe {RECIPE} cannot be trained: " in lab.output and reason in lab.output
+    assert "Materialise training_dataset first" in lab.output
+    assert lab.products() == products
+    assert missing_datasets() == [RECIPE]
+    settings["recipes"][RECIPE]["test_fraction"] = 0.4  # of six images, too
+    file.write_text(yaml.safe_dump(settings))
+    assert lab.run("training_dataset"), lab.output
+    assert missing_datasets() == []
+
+    file.write_text(before)
+    assert RECIPE in missing_datasets()
+    assert lab.run("training_dataset", RECIPE), lab.output
+    assert RECIPE not in missing_datasets()
 
 
 def test_a_configuration_that_deeplabcut_rejects(lab: Lab, second_project: Path) -> None:

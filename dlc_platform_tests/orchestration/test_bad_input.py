@@ -336,6 +336,9 @@ class Command:
     def kill(self) -> None:
         self._process.kill()
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def end(self) -> int:
         code = self._process.wait(300)
         self._reader.join()
@@ -365,6 +368,42 @@ def test_postgres_gone_in_the_middle_of_a_run(lab: Lab) -> None:
     assert lab.count("dlc.pose_estimate where id = :id", id=estimate) == 1
     assert lab.count("dlc.recording_poses where pose_estimate_id = :id", id=estimate) == 1
     assert not any(product.name.startswith(".") for product in lab.products())
+
+
+@pytest.mark.parametrize(
+    ("number", "selection", "moment"),
+    [
+        (signal.SIGINT, ("trained_model", "pose_estimates"), "epoch 1 of 2"),
+        (signal.SIGTERM, ("pose_estimates",), "frame "),
+    ],
+)
+def test_an_interrupted_run_stops_at_once_and_the_next_one_completes(
+    lab: Lab, number: signal.Signals, selection: tuple[str, ...], moment: str
+) -> None:
+    session = f"sub-i{number.value}_ses-1"
+    path = lab.folder(session) / "cam-top.mp4"
+    write_video(path, np.concatenate([render(60 + number.value, 60).frames] * 20))
+    assert lab.run("session_videos"), lab.output
+    before = lab.products()
+    keys = {"trained_model": RECIPE, "pose_estimates": session}
+    partitions = [word for asset in selection for word in ("--partition", keys[asset])]
+    command = Command(lab.home, "--select", ",".join(selection), *partitions)
+    command.wait_for_line(moment)
+    command.signal(number)
+    assert command.end() == 1
+    output = "".join(command.output)
+    running, cancelled = [line for line in command.output if ": running" in line or "cancelled (run " in line]
+    assert running.split(" [")[0] == cancelled.split(" [")[0] == selection[0]
+    assert command.output[-1].startswith("dlc-platform: interrupted. What was done is kept"), output
+    assert "Traceback" not in output, output
+    assert {product for product in lab.products() if not product.name.startswith(".")} == before
+    with dg.DagsterInstance.get() as instance:
+        run = instance.get_run_by_id(cancelled.split("(run ")[1].split(")")[0])
+        assert run is not None and run.status == dg.DagsterRunStatus.CANCELED
+        assert run.tags.get("dagster/will_retry") != "true"
+
+    assert lab.run("pose_estimates"), lab.output
+    assert len(Platform(lab.home).poses(session, ["snout"])) == 1200
 
 
 def test_a_training_that_was_killed(lab: Lab) -> None:

@@ -1,24 +1,48 @@
 """The command line. Each command is a thin door to a layer below; nothing is computed here."""
 
+import getpass
+import json
 import os
 import shlex
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import short
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sqlalchemy import Engine
+
+    from dlc_platform.settings import Lab
+    from dlc_platform.store import Store
+
+
+class _ListGroup(TyperGroup):
+    """Commands on one kind of thing, of which the one that lists them needs no name: ``models HOME``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Home = Annotated[Path, typer.Argument(metavar="HOME", help="The folder that holds lab.yaml.")]
+Session = Annotated[str, typer.Argument(metavar="SESSION", help="A session's key, such as sub-001_ses-01.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model version's identity, or as much as `models` shows.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON records instead of a table.")]
 
 
@@ -132,13 +156,7 @@ def run(
     """Materialise assets now, in dependency order; the exit code is 1 when something failed or was interrupted."""
     from dlc_platform.orchestration.materialize import materialize
 
-    succeeded = None
-    with _stoppable():
-        succeeded = materialize(_absolute(home), select, partition or [], _say)
-    if succeeded is None:
-        sys.exit("dlc-platform: interrupted. What was done is kept; run the same again to complete the rest")
-    if not succeeded:
-        sys.exit(1)
+    _end_with(lambda: materialize(_absolute(home), select, partition or [], _say))
 
 
 @app.command()
@@ -150,22 +168,414 @@ def sessions(home: Home, as_json: AsJson = False) -> None:
     _table(Platform(_absolute(home)).sessions(), columns, as_json)
 
 
-@app.command()
-def models(home: Home, as_json: AsJson = False) -> None:
+models = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models, name="models", help="List the model versions (`models HOME`), or import one.")
+
+
+@models.command("list")
+def list_models(home: Home, as_json: AsJson = False) -> None:
     """List the model versions with their test errors, oldest first."""
     from dlc_platform.platform import Platform
 
-    columns = ["project", "recipe", "model", "train_images", "test_images", "epochs", "test_rmse_px", "production"]
+    columns = [
+        "project",
+        "recipe",
+        "origin",
+        "model",
+        "train_images",
+        "test_images",
+        "epochs",
+        "test_rmse_px",
+        "production",
+    ]
     _table(Platform(_absolute(home)).models(), columns, as_json)
 
 
 @app.command()
-def poses(home: Home, as_json: AsJson = False) -> None:
+def compare(
+    home: Home,
+    project: Annotated[str | None, typer.Option(help="A project of lab.yaml; every one by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the model versions of a project on the same test images, from what is evaluated already.
+
+    The exit code is 1 when a project has nothing to compare.
+    """
+    from dlc_platform.platform import Platform
+
+    platform = Platform(_absolute(home))
+    problems = []
+    records = []
+    for name in [project] if project else platform.settings.projects:
+        try:
+            compared = platform.compare(name)
+        except PlatformError as error:
+            problems.append(str(error))
+            continue
+        frames = {key: getattr(compared, key) for key in ("versions", "bodyparts", "sessions", "left_out")}
+        images = len(compared.comparison.images)
+        if as_json:
+            rows = {
+                key: json.loads(frame.to_json(orient="records", date_format="iso")) for key, frame in frames.items()
+            }
+            records.append({"project": name, "dataset": compared.dataset_id, "test_images": images, **rows})
+            continue
+        _say(f"{name}: {images} test images of the dataset {short(compared.dataset_id)}; 95 % intervals")
+        errors = ["test_rmse_px", "rmse_low_px", "rmse_high_px", "fraction_confident"]
+        columns = ["model", "recipe", "train_images", *errors, "frames_per_second", "production"]
+        _table(frames["versions"], columns, as_json=False)
+        errors[0] = "rmse_px"
+        for title, key, columns in (
+            ("By body part", "bodyparts", ["bodypart", "model", "keypoints", *errors]),
+            ("By session", "sessions", ["session", "model", "images", *errors]),
+        ):
+            _say(f"\n{title}:")
+            _table(frames[key], columns, as_json=False)
+        for row in frames["left_out"].itertuples():
+            _say(f"\nNot compared: {short(row.model)}, because {row.reason}")
+        _say("")
+    if as_json:
+        print(json.dumps(records, indent=2))
+    if problems:
+        sys.exit("\n".join(f"dlc-platform: {problem}" for problem in problems))
+
+
+@models.command("import")
+def import_model(
+    home: Home,
+    project: Annotated[str, typer.Option(help="The project in lab.yaml that the model belongs to.")],
+    folder: Annotated[Path | None, typer.Option(help="DeepLabCut's `train` folder of the model.")] = None,
+    from_project: Annotated[Path | None, typer.Option(help="Or the DeepLabCut project that it was trained in.")] = None,
+    iteration: Annotated[int | None, typer.Option(help="That of config.yaml by default.")] = None,
+    shuffle: Annotated[int, typer.Option()] = 1,
+    trainset: Annotated[int | None, typer.Option(help="Percentage of the images that were trained on.")] = None,
+    model_prefix: Annotated[str, typer.Option(help="DeepLabCut's modelprefix.")] = "",
+    snapshot: Annotated[str | None, typer.Option(help="A file name; the best one, or the last, by default.")] = None,
+    detector_snapshot: Annotated[str | None, typer.Option(help="The same of a top-down model's detector.")] = None,
+) -> None:
+    """Register a model that DeepLabCut trained elsewhere; its files are copied and checked."""
+    from dlc_platform.dlc.snapshots import find_train_folder
+    from dlc_platform.imports import register_model
+
+    if from_project is not None and folder is None:
+        folder = find_train_folder(_absolute(from_project), iteration, shuffle, trainset, model_prefix).path
+    elif folder is None or from_project is not None:
+        raise typer.BadParameter("give either --folder or --from-project")
+    lab, engine = _lab(home)
+    model, new = register_model(engine, lab, project, _absolute(folder), snapshot, detector_snapshot)
+    _say(
+        f"{model.id[:12]}: {model.source['snapshot']} of {model.source['path']} "
+        f"{'is now' if new else 'was already'} a model version of {project}"
+    )
+    if model.unusable:
+        _say(f"It is kept, but cannot be used: {model.unusable}")
+
+
+poses = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(poses, name="poses", help="List the recordings that have poses (`poses HOME`), or import some.")
+
+
+@poses.command("list")
+def list_poses(home: Home, as_json: AsJson = False) -> None:
     """List the recordings that have poses, with their quality."""
     from dlc_platform.platform import Platform
 
-    columns = ["session", "recording", "frames", "model", "mean_likelihood", "fraction_confident"]
+    columns = [
+        "session",
+        "recording",
+        "frames",
+        "origin",
+        "model",
+        "scorer",
+        "mean_likelihood",
+        "fraction_confident",
+    ]
     _table(Platform(_absolute(home)).estimates(), columns, as_json)
+
+
+@poses.command("import")
+def import_poses(
+    home: Home,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .h5 or .csv that DeepLabCut wrote for a video.")],
+    session: Annotated[str, typer.Option(metavar="KEY", help="The session of that video.")],
+    recording: Annotated[str | None, typer.Option(help="Its recording, where the session has several.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="ID", help="The model version that made them.")] = None,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Take a file that has more or fewer rows than the video frames.")
+    ] = False,
+    use: Annotated[bool, typer.Option("--use", help="Put them in force where the video has poses already.")] = False,
+) -> None:
+    """Register poses that DeepLabCut computed elsewhere as those of a registered video; the file is copied."""
+    from dlc_platform.imports import register_poses
+    from dlc_platform.platform import Platform
+
+    model_id = None if model is None else Platform(_absolute(home)).model_id(model)
+    lab, engine = _lab(home)
+    done = register_poses(engine, lab, _absolute(file), session, recording, model_id, allow_mismatch, use)
+    _say(f"{done.poses.id[:12]}: {file.name} is kept as poses of {done.video}, {done.poses.frames} frames")
+    if done.poses.note:
+        _say(f"Mind that {done.poses.note}")
+    _say(
+        "They are in force"
+        if done.in_force
+        else "They are not in force, because this video has poses already; `--use` puts them in force"
+    )
+
+
+@app.command()
+def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
+    """Say which model, labels, parameters and machine made the poses of a session."""
+    from dlc_platform.platform import Platform
+
+    columns = ["recording", "path", "origin", "model", "recipe", "dataset", "parameter_set", "host", "gpu", "run_id"]
+    _table(Platform(_absolute(home)).lineage(session), columns, as_json)
+
+
+@app.command()
+def touched(home: Home, model: Model, as_json: AsJson = False) -> None:
+    """List the sessions that a model version touched: those that taught it, tested it, or were tracked by it."""
+    from dlc_platform.platform import Platform
+
+    _table(Platform(_absolute(home)).model_sessions(model), ["session", "role", "images", "frames"], as_json)
+
+
+@app.command()
+def stale(home: Home, as_json: AsJson = False) -> None:
+    """List the sessions whose poses the production model did not make, the newest first."""
+    from dlc_platform.platform import Platform
+
+    columns = ["session", "project", "production_model", "models", "imported", "files", "frames", "recorded_at"]
+    _table(Platform(_absolute(home)).stale_sessions(), columns, as_json)
+
+
+@app.command()
+def best(home: Home, as_json: AsJson = False) -> None:
+    """List which model version is best on the frozen test images, by body part."""
+    from dlc_platform.platform import Platform
+
+    columns = ["project", "bodypart", "rank", "model", "rmse_px", "rmse_low_px", "rmse_high_px", "production"]
+    _table(Platform(_absolute(home)).best_models(), columns, as_json)
+
+
+@app.command()
+def parameters(home: Home, as_json: AsJson = False) -> None:
+    """List the parameters that each recipe had, and the recipes that had the very same ones under another name."""
+    from dlc_platform.platform import Platform
+
+    columns = ["recipe", "version", "project", "parameter_set", "also_called", "first_used_at", "parameters"]
+    _table(Platform(_absolute(home)).parameters(), columns, as_json)
+
+
+@app.command()
+def promotions(home: Home, as_json: AsJson = False) -> None:
+    """List who promoted which model version, when and why, oldest first."""
+    from dlc_platform.platform import Platform
+
+    columns = ["project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "promoted_at"]
+    _table(Platform(_absolute(home)).promotions(), columns, as_json)
+
+
+@app.command()
+def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
+    """Say which sessions would become stale if a model version were promoted, and what that would cost."""
+    from dlc_platform.platform import Platform
+
+    found = Platform(_absolute(home)).impact(model)
+    _table(found.sessions, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
+    if not as_json:
+        _say(str(found))
+
+
+@app.command()
+def promote(
+    home: Home,
+    reason: Annotated[str, typer.Option(help="Why; the promotion keeps it.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The version to use, as `models` shows it.")
+    ] = None,
+    back: Annotated[str | None, typer.Option(metavar="PROJECT", help="Go back to the version before, instead.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who promotes; you, by default.")] = None,
+) -> None:
+    """Make a model version the production model of its project, or go back to the one before.
+
+    Nothing is estimated again by itself: see `stale` and `backfill`.
+    """
+    from dlc_platform.orchestration.materialize import promote as promote_version
+    from dlc_platform.platform import Platform
+
+    platform = Platform(_absolute(home))
+    if (model is None) == (back is None):
+        raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")
+    version = platform.model_id(model) if model is not None else platform.earlier_model(str(back))
+    _end_with(lambda: promote_version(_absolute(home), version, reason, by or getpass.getuser(), _say))
+
+
+@app.command()
+def backfill(
+    home: Home,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="The sessions whose poses the production model did not make.")
+    ] = False,
+    session: Annotated[list[str] | None, typer.Option(help="Only this session of them; may be given again.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only sessions of this project.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Only so many, the newest.")] = None,
+    imported: Annotated[bool, typer.Option("--imported", help="Also sessions whose poses were imported.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be estimated.")] = False,
+) -> None:
+    """Estimate stale sessions again, the newest first and many to a run; the poses of before are kept."""
+    from dlc_platform.orchestration.materialize import backfill as estimate_again
+    from dlc_platform.platform import Platform
+
+    if not stale:
+        raise PlatformError("what to estimate again was not said", "Write --stale")
+    found = Platform(_absolute(home)).stale_sessions()
+    if not imported:
+        found = found[~found["imported"]]
+    if project is not None:
+        found = found[found["project"] == project]
+    if session and (current := sorted(set(session) - set(found["session"]))):
+        raise PlatformError(f"{', '.join(current)} is not stale", "Choose among `dlc-platform stale`")
+    if session:
+        found = found[found["session"].isin(session)]
+    found = found.head(most) if most else found
+    if found.empty:
+        _say("no session is stale")
+        return
+    if dry_run:
+        _table(found, ["session", "project", "models", "production_model", "frames", "recorded_at"], as_json=False)
+        return
+    _end_with(lambda: estimate_again(_absolute(home), list(dict.fromkeys(found["session"])), _say))
+
+
+@app.command()
+def verify(home: Home) -> None:
+    """Read the whole store again and report every difference to the catalogue; the exit code is 1 when one is found."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from dlc_platform import retention
+
+    wrong = 0
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("products")
+        for difference in retention.verify(
+            *_catalog_and_store(home), lambda done, products: progress.update(task, completed=done, total=products)
+        ):
+            mark = "warning" if difference.warning else "WRONG  "
+            wrong += not difference.warning
+            _say(f"{mark} {difference.path}: {difference.problem}. {difference.remedy}.")
+    _say(f"{wrong} difference(s)" if wrong else "The store is as the catalogue knows it")
+    if wrong:
+        sys.exit(1)
+
+
+@app.command()
+def gc(
+    home: Home,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it, instead of only listing it.")] = False,
+) -> None:
+    """List what of the store nothing refers to and nobody has written for a day."""
+    import pandas as pd
+
+    from dlc_platform import retention
+
+    engine, store = _catalog_and_store(home)
+    found = list(retention.garbage(engine, store))
+    if not found:
+        _say("Nothing to remove")
+        return
+    removed, failed = 0, 0
+    rows = []
+    for item in found:
+        outcome = "could go"
+        if delete:
+            try:
+                outcome = "removed" if retention.remove(engine, store, item) else "kept: it is of use again"
+            except PlatformError as error:
+                failed += 1
+                outcome = f"NOT removed: {error.problem}"
+        removed += item.size_bytes if outcome == "removed" else 0
+        rows.append(
+            {
+                "path": str(item.path.relative_to(store.root)),
+                "why": "nothing refers to it" if item.product else "left by a crash",
+                "size": f"{item.size_bytes / 1e6:.1f} MB",
+                "last_written": f"{item.last_written:%Y-%m-%d %H:%M}",
+                "outcome": outcome,
+            }
+        )
+    _table(pd.DataFrame(rows), ["path", "why", "size", "last_written", "outcome"], as_json=False)
+    if delete:
+        _say(f"{removed / 1e6:.1f} MB removed from {store.root}")
+    else:
+        _say(f"{sum(item.size_bytes for item in found) / 1e6:.1f} MB of {store.root}; --delete removes it")
+    if failed:
+        sys.exit(1)
+
+
+@app.command()
+def backup(
+    home: Home, file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to make; it must not exist.")]
+) -> None:
+    """Write the database, the index of the store and lab.yaml into one file. The products are copied otherwise."""
+    from dlc_platform.backup import backup as make
+    from dlc_platform.orchestration.instance import used
+
+    with used(_absolute(home)):
+        made = make(_absolute(home), _absolute(file))
+    _say(f"{made.file} is written: {made.size_bytes / 1e6:.1f} MB, which know of {made.products} products")
+    if made.missing:
+        _say(
+            f"warning: the store lacks {len(made.missing)} products that the catalogue names, such as "
+            f"{made.missing[0]}. Run `dlc-platform verify {shlex.quote(str(home))}`."
+        )
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `dlc-platform backup` made.")],
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="A new or empty folder to make the lab in.")],
+) -> None:
+    """Make a lab out of a backup, and say which products its store lacks."""
+    from dlc_platform.backup import restore as make
+
+    made = make(_absolute(file), _absolute(home))
+    _say(f"{_absolute(home)} is the lab of {made.manifest.made_at:%Y-%m-%d %H:%M} UTC again")
+    if made.unusable is not None:
+        _say(f"warning: {made.unusable}")
+    else:
+        _say(f"lab.yaml expects the store in {made.store}; it was in {made.manifest.store}")
+    for products, what, remedy in (
+        (made.missing, "are missing from the store", "Copy the store there, or point `store` in lab.yaml to it"),
+        (made.changed, "are not those of the backup", "Bring them back from a copy of the store"),
+        (
+            made.unknown,
+            "are not known to the backup",
+            "What made them after it finds them again when it is repeated; until then, do not let `gc` remove them",
+        ),
+    ):
+        if products:
+            _say(f"warning: {len(products)} products {what}, such as {products[0]}. {remedy}.")
+    _say(f"Then check it with: dlc-platform verify {shlex.quote(str(home))}")
+
+
+def _catalog_and_store(home: Path) -> "tuple[Engine, Store]":
+    from dlc_platform.store import Store
+
+    lab, engine = _lab(home)
+    return engine, Store(lab.store)
+
+
+def _lab(home: Path) -> "tuple[Lab, Engine]":
+    """A lab's settings and its catalogue, to write to."""
+    from dlc_platform.catalog.database import migrate, open_catalog
+    from dlc_platform.postgres.connection import postgres_url
+    from dlc_platform.settings import load_lab
+
+    lab = load_lab(_absolute(home))
+    engine = open_catalog(postgres_url(_absolute(home)))
+    migrate(engine)
+    return lab, engine
 
 
 _stop = threading.Event()
@@ -188,6 +598,17 @@ def _stoppable():
         yield
 
 
+def _end_with(runs: Callable[[], bool]) -> None:
+    """Materialise in this process; the exit code is 1 when a run failed or was interrupted."""
+    succeeded = None
+    with _stoppable():
+        succeeded = runs()
+    if succeeded is None:
+        sys.exit("dlc-platform: interrupted. What was done is kept; run the same again to complete the rest")
+    if not succeeded:
+        sys.exit(1)
+
+
 def _wait() -> None:
     with suppress(KeyboardInterrupt):
         _stop.wait()
@@ -203,6 +624,10 @@ def _say(line: str) -> None:
 
 def _absolute(path: Path) -> Path:
     return path.expanduser().resolve()
+
+
+#: Columns whose values are cut to as much as a person needs; `--json` has them whole.
+_IDENTITIES = ("model", "models", "production_model", "dataset", "parameter_set")
 
 
 def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
@@ -225,11 +650,21 @@ def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
     console.print(table, markup=False, highlight=False)
 
 
+#: Numbers that a missing one among them has made floats.
+_COUNTS = ("frames", "width", "height", "images", "rank", "train_images", "test_images", "epochs")
+
+
 def _cell(column: str, value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_cell(column, item) for item in value)
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
     if value is None or value != value:
         return ""
-    if column == "model":
+    if column in _IDENTITIES:
         return str(value)[:12]
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() and column in ("frames", "width", "height") else f"{value:.3f}"
+        return f"{value:.0f}" if value.is_integer() and column in _COUNTS else f"{value:.3f}"
     return str(value)

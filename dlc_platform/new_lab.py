@@ -30,6 +30,12 @@ recipes:
 # Which project's production model tracks which cameras: the first rule that matches the camera's name.
 inference:
 {inference}
+# When a model version becomes the production model: clearly_better (its test error is lower beyond chance and no body
+# part got worse; the first version at once), or person (only when somebody promotes it).
+promotion:
+  rule: clearly_better
+  confidence: 0.95
+
 # Where datasets, models, evaluations and poses are kept.
 store: store
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.connection import postgres_url
 from dlc_platform.settings import load_lab
@@ -19,6 +20,8 @@ from dlc_platform.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from dlc_platform.comparisons import ProjectComparison
 
 
 class Platform:
@@ -89,9 +92,37 @@ class Platform:
         """The sessions with poses in force that their production model did not make, the newest recording first."""
         return queries.stale_sessions(self._engine)
 
+    def impact(self, model: str) -> Impact:
+        """What becomes stale when a model version is promoted, and what that costs.
+
+        Raises
+        ------
+        PlatformError
+            When there is no such version.
+        """
+        return impact_of(self._engine, self.model_id(model))
+
     def best_models(self) -> "pd.DataFrame":
         """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
         return queries.best_models(self._engine)
+
+    def compare(self, project: str) -> "ProjectComparison":
+        """The versions of a project side by side on the same test images, from what is evaluated already.
+
+        Its `versions`, `bodyparts`, `sessions` and `left_out` are DataFrames; errors in pixels.
+
+        Raises
+        ------
+        PlatformError
+            When there is no such project, or nothing to compare.
+        """
+        from dlc_platform.comparisons import compare_project
+
+        if project not in self.settings.projects:
+            raise PlatformError(
+                f"{project!r} is no project of this lab", f"Choose among {', '.join(self.settings.projects)}"
+            )
+        return compare_project(self._engine, self._store, project, self.settings.likelihood_cutoff)
 
     def model_id(self, start: str) -> str:
         """The identity of the model version whose identity begins with `start`, as tables show it.
@@ -109,6 +140,23 @@ class Platform:
             )
         return found[0]
 
+    def earlier_model(self, project: str) -> str:
+        """The version that was in production before the one that is, of a project.
+
+        Raises
+        ------
+        PlatformError
+            When no other version was in production before.
+        """
+        promotions = self.promotions()
+        models = list(promotions[promotions["project"] == project]["model"])
+        earlier = [model for model in models if model != models[-1]]
+        if not earlier:
+            raise PlatformError(
+                f"no other version of {project!r} was in production before", "Look at `dlc-platform promotions`"
+            )
+        return earlier[-1]
+
     def poses(
         self, session: str | Sequence[str], bodyparts: Sequence[str] | None = None, model: str | None = None
     ) -> "pd.DataFrame":
@@ -124,7 +172,8 @@ class Platform:
         DataFrame
             Columns session, recording, frame (from 0), time_s (seconds from the recording's first frame), individual,
             bodypart, x, y (pixels, origin at the top left of the full frame; NaN where there is no estimate) and
-            likelihood (0 to 1). Where a recording has several files, frames and times go on from one to the next.
+            likelihood (0 to 1); names are categories. Where a recording has several files, frames and times go on from
+            one to the next.
 
         Raises
         ------
@@ -133,29 +182,26 @@ class Platform:
         """
         import pandas as pd
 
-        from dlc_platform.dlc.inference import POSE_TABLE
-        from dlc_platform.pose.table import read_parquet
+        from dlc_platform.pose.table import POSE_TABLE, read_parquets
 
-        tables = []
-        frames: dict[tuple[str, str], int] = {}
-        seconds: dict[tuple[str, str], float] = {}
-        for row in self._estimates_of(session, model).to_dict("records"):
-            path = self._store.path("poses", row["pose_estimate"]) / POSE_TABLE
+        estimates = self._estimates_of(session, model)
+        paths = [self._store.path("poses", identity) / POSE_TABLE for identity in estimates["pose_estimate"]]
+        for path in paths:
             if not path.is_file():
                 raise PlatformError(
                     f"{path} is missing, but the catalogue names it",
                     "Bring the store back, or estimate the session again",
                 )
-            table = read_parquet(path, None if bodyparts is None else list(bodyparts))
-            recording = row["session"], row["recording"]
-            table["frame"] += frames.get(recording, 0)
-            table["time_s"] += seconds.get(recording, 0.0)
-            frames[recording] = frames.get(recording, 0) + row["frames"]
-            seconds[recording] = seconds.get(recording, 0.0) + row["duration_s"]
-            table.insert(0, "session", row["session"])
-            table.insert(1, "recording", row["recording"])
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True)
+        table = read_parquets(paths, bodyparts)
+        part = table.pop("part").to_numpy()
+        for name, lengths in (("frame", estimates["frames"]), ("time_s", estimates["duration_s"])):
+            # Where a recording goes on in another file, so do its frames and times.
+            before = (lengths.groupby([estimates["session"], estimates["recording"]]).cumsum() - lengths).to_numpy()
+            if before.any():
+                table[name] += before[part].astype(table[name].dtype)
+        for place, name in enumerate(("session", "recording")):
+            table.insert(place, name, pd.Categorical(estimates[name])[part])
+        return table
 
     def lineage(self, session: str) -> "pd.DataFrame":
         """What made the poses of a session: model version, labels, parameters, software versions and run, a row each.

@@ -125,6 +125,12 @@ class Recipe(_Section):
     transforms: Transforms = Transforms()
     test_fraction: float = Field(default=0.05, gt=0, lt=1)
     seed: int = Field(default=42, ge=0, lt=2**32)
+    apart_frames: int = Field(
+        default=0,
+        ge=0,
+        description="Training images within so many frames of a test image of the same video are left out of training, "
+        "so that near-duplicates never lie on both sides of the split.",
+    )
     weights: str = Field(
         default="imagenet",
         min_length=1,
@@ -140,6 +146,17 @@ class InferenceRule(_Section):
     batch_size: int = Field(default=8, ge=1, description="Frames to a batch: speed only, never part of an identity.")
 
 
+class PromotionRule(_Section):
+    """When a model version becomes the production model of its project by itself."""
+
+    rule: Literal["clearly_better", "person"] = Field(
+        default="clearly_better",
+        description="`clearly_better`: the first evaluated version, and later one that is better than the version in "
+        "force beyond the confidence interval, while no body part got worse. `person`: only when a person says so.",
+    )
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="Of the interval of the difference in test RMSE.")
+
+
 class Lab(_Section):
     """``lab.yaml``, validated; paths are absolute."""
 
@@ -149,6 +166,7 @@ class Lab(_Section):
     projects: dict[Name, ProjectEntry] = Field(min_length=1)
     recipes: dict[Name, Recipe] = {}
     inference: tuple[InferenceRule, ...] = ()
+    promotion: PromotionRule = PromotionRule()
     store: Path = Path("store")
     settle_seconds: float = Field(
         default=30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."

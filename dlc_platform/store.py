@@ -1,28 +1,36 @@
 """The store: one immutable directory for each product, named by its identity.
 
 A product is written in a hidden directory beside its final place, fsynced and renamed, so a directory that exists is
-complete. What a product contains is decided by the module that makes it; nothing here knows about DeepLabCut.
+complete; it is removed the other way round. Its manifest lists the SHA-256 of its other files. What a product contains
+is decided by the module that makes it; nothing here knows about DeepLabCut. Which products are still of use is decided
+in `retention`.
 """
 
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import uuid4
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
 
 Kind = Literal["datasets", "models", "evaluations", "poses"]
+#: A product's kind and identity.
+Product = tuple[Kind, str]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SPARE_BYTES = 1 << 20
 _LEFT_OVER_SECONDS = 24 * 3600
+_IDENTITY = re.compile("[0-9a-f]{64}")
 
 
 class Store:
@@ -49,7 +57,8 @@ class Store:
         Parameters
         ----------
         manifest
-            Written as ``manifest.json`` of the product.
+            Written as ``manifest.json`` of the product, with the key `files` added: path, size in bytes and SHA-256 of
+            every other file.
         write
             Called with an empty directory, which it fills. Whatever it raises leaves nothing visible behind.
 
@@ -63,21 +72,27 @@ class Store:
             return final
         with self._beside(final) as partial:
             write(partial)
-            (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
+            text = json.dumps({**manifest, "files": _files(partial)}, indent=2, sort_keys=True)
+            (partial / MANIFEST).write_text(text)
             _sync_tree(partial)
-            try:
-                os.rename(partial, final)
-            except OSError as error:
-                # Somebody else was quicker with the same content.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
+            _rename_unless_there(partial, final)
             _sync(final.parent)
             _sync(self.root)
         return final
 
+    def claim(self, kind: Kind, identity: str) -> str:
+        """The SHA-256 of a product's manifest, for the row that is about to name it.
+
+        The product counts as written now, so that it is not removed as useless while its row is on the way.
+        """
+        path = self.path(kind, identity)
+        with suppress(PermissionError):  # of a product that is another user's, and not ours to remove either
+            os.utime(path)
+        return sha256_file(path / MANIFEST)
+
     @contextmanager
     def _beside(self, final: Path) -> Iterator[Path]:
-        partial = final.parent / f"{_PARTIAL}{final.name[:12]}-{uuid4().hex[:8]}"
+        partial = _hidden(final)
         try:
             partial.mkdir(parents=True)
         except OSError as error:
@@ -105,20 +120,107 @@ class Store:
             "Free some space, or point `store` in lab.yaml to a larger disk, and run again",
         )
 
+    def products(self) -> list[Product]:
+        """The products that are there; what a link points to is none."""
+        return [(kind, path.name) for kind in KINDS for path in self._listed(kind, is_product)]
+
+    def remove(self, kind: Kind, identity: str) -> bool:
+        """Remove a product that nobody has written or claimed for a day, first out of sight, then file by file.
+
+        Returns
+        -------
+        bool
+            False when it is kept, because it is younger or a link, or when it is not there.
+        """
+        final = self.path(kind, identity)
+        if final.is_symlink() or not final.is_dir() or not is_left_alone(final):
+            return False
+        hidden = _hidden(final)
+        try:
+            os.rename(final, hidden)
+        except FileNotFoundError:  # somebody else removes it
+            return False
+        if not is_left_alone(hidden):  # claimed between our look and the renaming
+            _rename_unless_there(hidden, final)
+            return False
+        _sync(final.parent)
+        shutil.rmtree(hidden)
+        return True
+
+    def left_overs(self) -> list[Path]:
+        """What a crash left half-written or half-removed: what nobody has written to for a day."""
+        return [path for kind in KINDS for path in self._listed(kind, is_partial) if is_left_alone(path)]
+
+    def remove_left_over(self, path: Path) -> bool:
+        """Remove one of `left_overs`; False when somebody is at work in it again, or it is gone."""
+        if not path.is_dir() or not is_left_alone(path):
+            return False
+        shutil.rmtree(path)
+        return True
+
+    def _listed(self, kind: Kind, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
+        folder = self.root / kind
+        if folder.is_symlink() or not folder.is_dir():
+            return []
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(Path(entry.path) for entry in entries if wanted(entry))
+        except OSError as error:
+            raise PlatformError(f"{folder} cannot be read: {error.strerror}", "Check its permissions") from error
+
     def remove_partials(self) -> list[Path]:
-        """Remove what a crash left half-written: what nobody has written to for a day, which no product takes."""
-        limit = time.time() - _LEFT_OVER_SECONDS
-        partials = [path for path in sorted(self.root.glob(f"*/{_PARTIAL}*")) if _last_written(path) < limit]
+        """Remove what a crash left behind, as far as that can be done."""
+        partials = self.left_overs()
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)
         return partials
 
 
-def _last_written(folder: Path) -> float:
+def is_product(entry: os.DirEntry[str]) -> bool:
+    """True for a directory that is named as a product is."""
+    return entry.is_dir(follow_symlinks=False) and _IDENTITY.fullmatch(entry.name) is not None
+
+
+def is_partial(entry: os.DirEntry[str]) -> bool:
+    """True for a directory in which a product is written, or was when it crashed."""
+    return entry.is_dir(follow_symlinks=False) and entry.name.startswith(_PARTIAL)
+
+
+def is_left_alone(folder: Path) -> bool:
+    """True when nothing in a folder was written for a day, which no product takes, nor the way to its row."""
+    return last_written(folder) < time.time() - _LEFT_OVER_SECONDS
+
+
+def last_written(folder: Path) -> float:
+    """When anything in a folder was written last, in seconds since the epoch; now, if that cannot be seen."""
     try:
         return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:  # somebody is at work in it
+    except OSError:  # somebody is at work in it, for example
         return time.time()
+
+
+def _hidden(final: Path) -> Path:
+    return final.parent / f"{_PARTIAL}{final.name[:12]}-{uuid4().hex[:8]}"
+
+
+def _rename_unless_there(hidden: Path, final: Path) -> None:
+    try:
+        os.rename(hidden, final)
+    except OSError as error:
+        # Somebody else was quicker with the same content.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _files(folder: Path) -> list[dict[str, Any]]:
+    files = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise ValueError(f"a product holds files of its own, but {path} is a link")
+        if not path.is_dir():
+            name = path.relative_to(folder).as_posix()
+            files.append({"path": name, "size_bytes": path.stat().st_size, "sha256": sha256_file(path)})
+    return files
 
 
 def _disk_is_full(folder: Path) -> bool:

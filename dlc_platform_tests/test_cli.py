@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 
 from dlc_platform import cli
+from dlc_platform.store import Store
+from dlc_platform_tests.catalog.conftest import lab as lab
+from dlc_platform_tests.catalog.small_lab import identity
+from dlc_platform_tests.keeping import fill, make_old
 from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
 
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
@@ -214,6 +218,67 @@ def test_doctor_finds_a_postgres_that_does_not_answer(
     (line,) = [line for line in out.splitlines() if line.startswith("WRONG")]
     assert "127.0.0.1:1" in line
     assert "secret" not in out
+
+
+def test_verify_says_what_differs(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab()
+    store = Store(home / "store")
+    fill(lab, store)
+    code, out = command("verify", home)
+    assert (code, out) == (0, "The store is as the catalogue knows it\n")
+    young = store.put("models", identity("c"), {}, lambda folder: None)
+    assert command("verify", home)[0] == 0
+    lost = store.path("poses", identity("8")) / "sub" / "file"
+    lost.unlink()
+    code, out = command("verify", home)
+    assert code == 1
+    assert f"WRONG   {lost}: the file is missing. Bring the product back" in out
+    assert f"warning {young}: no row of the catalogue names this product yet. Wait" in out
+    assert out.endswith("\n1 difference(s)\n")
+
+
+def test_gc_lists_and_with_delete_removes(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab()
+    store = Store(home / "store")
+    fill(lab, store)
+    assert command("gc", home) == (0, "Nothing to remove\n")
+    useless = store.put("models", identity("c"), {}, lambda folder: (folder / "file").write_bytes(bytes(3_000_000)))
+    make_old(useless)
+    code, out = command("gc", home)
+    assert code == 0 and useless.exists()
+    assert f"models/{identity('c')}" in out and "3.0 MB" in out and "could go" in out
+    code, out = command("gc", home, "--delete")
+    assert code == 0 and not useless.exists()
+    assert "removed" in out and f"3.0 MB removed from {store.root}" in out
+    assert command("verify", home)[0] == 0
+
+
+def test_backup_and_restore_say_where_the_store_is_expected(
+    lab: Engine,
+    broken_lab: Callable[..., Path],
+    command: Callable[..., tuple[object, str]],
+    tmp_path: Path,
+    empty_database: URL,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    home = broken_lab()
+    fill(lab, Store(home / "store"))
+    shutil.rmtree(home / "store" / "models" / identity("a"))
+    code, out = command("backup", home, tmp_path / "file")
+    assert code == 0 and (tmp_path / "file").is_file()
+    assert "6 products" in out and "the store lacks 1 products that the catalogue names" in out
+    assert "exists already" in str(command("backup", home, tmp_path / "file")[0])
+    monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", empty_database.render_as_string(hide_password=False))
+    code, out = command("restore", tmp_path / "file", tmp_path / "second")
+    assert code == 0
+    assert f"lab.yaml expects the store in {tmp_path}/second/store; it was in {home}/store" in out
+    assert "warning: 6 products are missing from the store" in out
+    assert f"dlc-platform verify {tmp_path}/second" in out
+    assert "is not empty" in str(command("restore", tmp_path / "file", tmp_path / "second")[0])
 
 
 def test_doctor_lets_pass_what_lies_in_every_lab(

@@ -33,6 +33,7 @@ def test_the_file_loads(tmp_path: Path, raw: Path) -> None:
     assert (recipe.project, recipe.net_type, recipe.weights) == ("openfield", "hrnet_w32", "imagenet")
     rule = lab.rule_for("any camera")
     assert rule is not None and rule.project == "openfield"
+    assert (lab.promotion.rule, lab.promotion.confidence) == ("clearly_better", 0.95)
     assert "dlc-platform doctor" in file.read_text() and "layout:" in file.read_text()
 
 

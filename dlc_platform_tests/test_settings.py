@@ -46,6 +46,8 @@ def test_the_shortest_lab_has_defaults(tmp_path: Path) -> None:
     assert lab.raw_roots == (Path("/data/raw"),)
     assert lab.recipes["first"].net_type == "resnet_50"
     assert lab.gpus == "auto"
+    assert (lab.promotion.rule, lab.promotion.confidence) == ("clearly_better", 0.95)
+    assert lab.recipes["first"].apart_frames == 0
     assert ".mp4" in lab.layout.extensions
 
 
@@ -96,6 +98,9 @@ recipes:
         ("recipes", "x" * 101, {"project": "openfield"}, "must be a name of at most 100 letters"),
         ("recipes", "a...b", {"project": "openfield"}, "recipes.a...b is 'a...b': must be a name of at most"),
         ("recipes.first", "seed", 2**32, "recipes.first.seed is 4294967296: Input should be less than 4294967296"),
+        ("recipes.first", "apart_frames", -1, "recipes.first.apart_frames is -1: Input should be greater than or equ"),
+        ("promotion", "rule", "best", "promotion.rule is 'best': Input should be 'clearly_better' or 'person'"),
+        ("promotion", "confidence", 95, "promotion.confidence is 95: Input should be less than 1"),
         ("recipes", "broken", 7, "recipes.broken is 7: Input should be a valid dictionary"),
         ("", "raw_roots", "/data", "raw_roots is '/data': Input should be a valid list"),
         ("", "raw_roots", [], "raw_roots is []: List should have at least 1 item"),

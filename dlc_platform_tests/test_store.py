@@ -1,6 +1,7 @@
 """Products are whole or not there, whatever happens to the process or the disk."""
 
 import errno
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,12 +15,14 @@ import pytest
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.store import Store
+from dlc_platform_tests.keeping import make_old
 
 IDENTITY = "ab" * 32
 SLOW_PUT = """
 import sys, time
 from pathlib import Path
 from dlc_platform.store import Store
+from dlc_platform_tests.keeping import make_old
 
 def write(folder):
     (folder / "half").write_text("half")
@@ -32,6 +35,7 @@ PUT_WHEN_TOLD = """
 import sys
 from pathlib import Path
 from dlc_platform.store import Store
+from dlc_platform_tests.keeping import make_old
 
 def write(folder):
     (folder / "content").write_text("the same" * 100_000)
@@ -65,7 +69,8 @@ def test_a_product_and_its_manifest(store: Store) -> None:
     path = store.put("models", IDENTITY, {"seconds": 1.5, "name": "é"}, content("one"))
     assert path == store.path("models", IDENTITY) == store.root / "models" / IDENTITY
     assert store.has("models", IDENTITY) and not store.has("poses", IDENTITY)
-    assert store.manifest("models", IDENTITY) == {"seconds": 1.5, "name": "é"}
+    manifest = store.manifest("models", IDENTITY)
+    assert {key: manifest[key] for key in ("seconds", "name")} == {"seconds": 1.5, "name": "é"}
     assert everything(store) == [f"models/{IDENTITY}/manifest.json", f"models/{IDENTITY}/sub/content"]
 
 
@@ -73,7 +78,59 @@ def test_what_is_there_is_never_written_again(store: Store) -> None:
     path = store.put("models", IDENTITY, {"n": 1}, content("one"))
     assert store.put("models", IDENTITY, {"n": 2}, content("two")) == path
     assert (path / "sub" / "content").read_text() == "one"
-    assert store.manifest("models", IDENTITY) == {"n": 1}
+    assert store.manifest("models", IDENTITY)["n"] == 1
+
+
+def test_a_manifest_lists_the_other_files(store: Store) -> None:
+    def write(folder: Path) -> None:
+        content("é")(folder)
+        (folder / "empty").touch()
+
+    path = store.put("models", IDENTITY, {}, write)
+    assert store.manifest("models", IDENTITY)["files"] == [
+        {"path": "empty", "size_bytes": 0, "sha256": hashlib.sha256().hexdigest()},
+        {"path": "sub/content", "size_bytes": 2, "sha256": hashlib.sha256("é".encode()).hexdigest()},
+    ]
+    assert store.claim("models", IDENTITY) == hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+
+
+def test_a_product_holds_no_links(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").touch()
+    with pytest.raises(ValueError, match="is a link"):
+        store.put("models", IDENTITY, {}, lambda folder: (folder / "link").symlink_to(tmp_path / "elsewhere"))
+    assert not store.has("models", IDENTITY)
+
+
+def test_only_what_was_left_alone_for_a_day_is_removed(store: Store) -> None:
+    path = store.put("models", IDENTITY, {}, content("one"))
+    assert not store.remove("models", IDENTITY)
+    make_old(path)
+    store.claim("models", IDENTITY)
+    assert not store.remove("models", IDENTITY)
+    make_old(path)
+    (path / "sub" / "content").touch()
+    assert not store.remove("models", IDENTITY)
+    assert store.products() == [("models", IDENTITY)]
+    make_old(path)
+    assert store.remove("models", IDENTITY)
+    assert store.products() == []
+    assert list((store.root / "models").iterdir()) == []
+    assert not store.remove("models", IDENTITY)
+
+
+def test_a_product_that_is_claimed_while_it_is_removed_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.put("models", IDENTITY, {}, content("one"))
+    make_old(path)
+    rename = os.rename
+
+    def rename_after_a_claim(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        store.claim("models", IDENTITY)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_after_a_claim)
+    assert not store.remove("models", IDENTITY)
+    assert everything(store) == [f"models/{IDENTITY}/manifest.json", f"models/{IDENTITY}/sub/content"]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,19 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
+def catalog_revision(connection: Connection) -> str:
+    """The migration that the catalogue's tables are at."""
+    return connection.execute(text(f"select version_num from {SCHEMA}.alembic_version")).scalar_one()
+
+
+def knows_revision(connection: Connection, revision: str) -> bool:
+    """True when `migrate` can go on from this migration; false for one of a newer platform."""
+    from alembic.script import ScriptDirectory
+
+    steps = ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()
+    return any(step.revision == revision for step in steps)
+
+
 def alembic_config(connection: Connection):
     """Alembic's configuration for this connection; what it runs belongs to the connection's transaction."""
     from alembic.config import Config

@@ -87,6 +87,27 @@ where r.session_key = any(:sessions)
 order by r.session_key, r.name, f.position
 """
 
+#: Files that both models tracked, of sessions that no label of the project came from.
+_TRACKED_BY_BOTH = """
+select r.session_key as session, r.name as recording, f.position, f.id as recording_file, o.id as old, n.id as new
+from dlc.recording_file f
+join dlc.recording r on r.id = f.recording_id
+join dlc.session s on s.key = r.session_key
+join dlc.video v on v.id = f.video_id
+join dlc.pose_estimate o on o.video_id = v.id and o.model_id = :old
+join dlc.pose_estimate n on n.video_id = v.id and n.model_id = :new
+where f.replaced_at is null
+and not exists (
+    select from dlc.dataset_image i join dlc.dataset d on d.id = i.dataset_id
+    where d.project = :project and i.session_key = r.session_key
+)
+and not exists (
+    select from dlc.session_labels l where l.project = :project and l.session_key = r.session_key and l.images > 0
+)
+order by coalesce(v.start_time, s.registered_at) desc, r.session_key, r.name, f.position
+limit :most
+"""
+
 _PROMOTIONS = """
 select p.project, p.model_id as model, p.kind, p.promoted_by, p.reason, x.rmse_px as test_rmse_px, p.promoted_at,
        p.evaluation_id as evaluation, p.run_id, p.id as promotion
@@ -104,11 +125,16 @@ join dlc.parameter_set s on s.id = v.parameter_set_id
 order by v.recipe, v.version
 """
 
-_SPEED = """
-select m.id as model, m.project, m.net_type, sum(e.frames) / nullif(sum(e.seconds), 0) as frames_per_second
-from dlc.model_version m
-join dlc.pose_estimate e on e.model_id = m.id and e.origin = 'computed'
-group by m.id
+_STALE_UNDER = """
+select p.session, c.project, array_agg(distinct p.model) as models, bool_and(p.origin = 'imported') as imported,
+       count(*) as files, sum(p.frames) as frames, coalesce(min(v.start_time), min(s.registered_at)) as recorded_at
+from dlc.poses_in_force p
+join dlc.camera c on c.name = p.camera
+join dlc.session s on s.key = p.session
+join dlc.video v on v.id = p.video
+where c.project = (select project from dlc.model_version where id = :model) and p.model is distinct from :model
+group by p.session, c.project
+order by recorded_at desc, p.session desc
 """
 
 
@@ -146,6 +172,11 @@ def estimates(engine: Engine, sessions: Sequence[str], model: str | None = None)
     return _frame(engine, _ESTIMATES, sessions=list(sessions), model=model)
 
 
+def tracked_by_both(engine: Engine, project: str, old: str, new: str, most: int) -> "pd.DataFrame":
+    """Files that two models tracked, of sessions that no label of the project came from; the newest recordings."""
+    return _frame(engine, _TRACKED_BY_BOTH, project=project, old=old, new=new, most=most)
+
+
 def promotions(engine: Engine) -> "pd.DataFrame":
     """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on."""
     return _frame(engine, _PROMOTIONS)
@@ -156,9 +187,9 @@ def parameters(engine: Engine) -> "pd.DataFrame":
     return _frame(engine, _PARAMETERS)
 
 
-def speeds(engine: Engine) -> "pd.DataFrame":
-    """How fast each model version that has tracked anything did so, in frames per second."""
-    return _frame(engine, _SPEED)
+def stale_under(engine: Engine, model: str) -> "pd.DataFrame":
+    """The sessions with poses in force that this version did not make although it may track their cameras."""
+    return _frame(engine, _STALE_UNDER, model=model)
 
 
 def lineage(engine: Engine, session: str) -> "pd.DataFrame":

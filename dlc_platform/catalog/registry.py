@@ -16,12 +16,15 @@ from dlc_platform.catalog.tables import (
     Base,
     Bodypart,
     Camera,
+    Comparison,
+    ComparisonError,
     Dataset,
     DatasetBuild,
     DatasetImage,
     Environment,
     Evaluation,
     EvaluationError,
+    EvaluationSessionError,
     ModelVersion,
     ParameterSet,
     PoseEstimate,
@@ -40,8 +43,16 @@ from dlc_platform.catalog.tables import (
     Video,
 )
 from dlc_platform.identity import sha256_json
+from dlc_platform.store import Kind, Product
 
 Row = TypeVar("Row", bound=Base)
+
+_PRODUCTS: dict[Kind, Any] = {
+    "datasets": Dataset,
+    "models": ModelVersion,
+    "evaluations": Evaluation,
+    "poses": PoseEstimate,
+}
 
 
 @dataclass(frozen=True)
@@ -197,13 +208,29 @@ def record_training(
 
 
 def record_evaluation(
-    engine: Engine, evaluation: Evaluation, errors: Iterable[EvaluationError], environment: Mapping[str, Any]
+    engine: Engine,
+    evaluation: Evaluation,
+    errors: Iterable[EvaluationError],
+    environment: Mapping[str, Any],
+    session_errors: Sequence[EvaluationSessionError] = (),
 ) -> None:
-    """Write down an evaluation and its errors by side and body part."""
+    """Write down an evaluation and its errors, by side and body part and by side and session."""
     with engine.begin() as connection:
         evaluation.environment_id = _environment(connection, environment)
         if _insert_new(connection, evaluation):
             connection.execute(insert(EvaluationError), [_values(error) for error in errors])
+            if session_errors:
+                connection.execute(insert(EvaluationSessionError), [_values(error) for error in session_errors])
+
+
+def record_comparison(engine: Engine, comparison: Comparison, errors: Iterable[ComparisonError]) -> None:
+    """Write down a comparison, which is its project's newest one from now on, made before or not."""
+    with engine.begin() as connection:
+        if _insert_new(connection, comparison):
+            connection.execute(insert(ComparisonError), [_values(error) for error in errors])
+        else:
+            again = {"made_at": func.now(), "run_id": comparison.run_id}
+            connection.execute(update(Comparison).where(Comparison.id == comparison.id).values(**again))
 
 
 def promote(engine: Engine, promotion: Promotion, expected: str | None) -> bool:
@@ -244,6 +271,77 @@ def record_poses(
         connection.execute(insert(RecordingPoses).values(**_values(materialization)))
 
 
+def pose_summaries(pose_estimate_id: str, rows: Iterable[Mapping[Any, Any]]) -> list[PoseSummary]:
+    """What `pose.table.summarize` says of an estimate, as the catalogue keeps it: NaN is null."""
+    return [
+        PoseSummary(
+            pose_estimate_id=pose_estimate_id,
+            bodypart=row["bodypart"],
+            mean_likelihood=row["mean_likelihood"] if row["mean_likelihood"] == row["mean_likelihood"] else None,
+            fraction_confident=row["fraction_confident"],
+            fraction_missing=row["fraction_missing"],
+        )
+        for row in rows
+    ]
+
+
+def record_imported_model(engine: Engine, model: ModelVersion, bodyparts: BodyParts) -> bool:
+    """Write down a model version that was trained elsewhere; `source` says where.
+
+    Returns
+    -------
+    bool
+        False when it was known already.
+    """
+    with engine.begin() as connection:
+        model.origin = "imported"
+        model.skeleton_id = _skeleton(connection, bodyparts)
+        return _insert_new(connection, model)
+
+
+def record_imported_poses(
+    engine: Engine,
+    estimate: PoseEstimate,
+    summaries: Iterable[PoseSummary],
+    file_id: int,
+    environment: Mapping[str, Any],
+    use: bool,
+) -> bool:
+    """Write down an estimate that was made elsewhere, once; `source` says where.
+
+    It is in force from now on if the recording's file has no poses yet.
+
+    Parameters
+    ----------
+    environment
+        That of the import.
+    use
+        Put it in force even if the file has other poses.
+
+    Returns
+    -------
+    bool
+        Whether it is in force now.
+    """
+    with engine.begin() as connection:
+        estimate.origin = "imported"
+        estimate.environment_id = _environment(connection, environment)
+        if _insert_new(connection, estimate):
+            connection.execute(insert(PoseSummary), [_values(summary) for summary in summaries])
+        # One import for a file at a time.
+        connection.execute(select(RecordingFile.id).where(RecordingFile.id == file_id).with_for_update())
+        in_force = connection.scalar(
+            select(RecordingPoses.pose_estimate_id)
+            .where(RecordingPoses.recording_file_id == file_id)
+            .order_by(RecordingPoses.id.desc())
+            .limit(1)
+        )
+        if in_force is not None and (in_force == estimate.id or not use):
+            return in_force == estimate.id
+        connection.execute(insert(RecordingPoses).values(recording_file_id=file_id, pose_estimate_id=estimate.id))
+    return True
+
+
 @contextmanager
 def alone(engine: Engine, identity: str) -> Iterator[None]:
     """Hold the right to make a product: another process that wants to make it, on any host, waits until this ends.
@@ -263,6 +361,11 @@ def alone(engine: Engine, identity: str) -> Iterator[None]:
 def promotion_in_force(engine: Engine, project: str) -> Promotion | None:
     """The promotion that says which model version a project uses; None before the first one."""
     return _first(engine, select(Promotion).where(Promotion.project == project).order_by(Promotion.id.desc()).limit(1))
+
+
+def promotions_of(engine: Engine, project: str) -> list[Promotion]:
+    """Every promotion of a project, oldest first."""
+    return _all(engine, select(Promotion).where(Promotion.project == project).order_by(Promotion.id))
 
 
 def production_model(engine: Engine, project: str) -> str | None:
@@ -292,6 +395,26 @@ def image_sides(engine: Engine, dataset_id: str) -> dict[str, str]:
         return {image: side for image, side in connection.execute(statement)}
 
 
+def newest_dataset(engine: Engine, project: str) -> str | None:
+    """The identity of the training dataset that was last made for any recipe of a project."""
+    statement = (
+        select(DatasetBuild.dataset_id)
+        .join(Dataset, Dataset.id == DatasetBuild.dataset_id)
+        .where(Dataset.project == project)
+        .order_by(DatasetBuild.id.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        return connection.scalar(statement)
+
+
+def image_sessions(engine: Engine, dataset_id: str) -> dict[str, str]:
+    """The session that each image of a dataset came from, where it is known."""
+    statement = select(DatasetImage.image_id, DatasetImage.session_key).where(DatasetImage.dataset_id == dataset_id)
+    with engine.connect() as connection:
+        return {image: session for image, session in connection.execute(statement) if session is not None}
+
+
 def current_model(engine: Engine, recipe: str) -> ModelVersion | None:
     """The model version that was last trained for a recipe."""
     statement = (
@@ -307,6 +430,24 @@ def current_model(engine: Engine, recipe: str) -> ModelVersion | None:
 def model_version(engine: Engine, model_id: str) -> ModelVersion | None:
     """A model version by its identity."""
     return _first(engine, select(ModelVersion).where(ModelVersion.id == model_id))
+
+
+def models_of(engine: Engine, project: str) -> list[ModelVersion]:
+    """The model versions of a project, trained and imported, oldest first."""
+    statement = select(ModelVersion).where(ModelVersion.project == project)
+    return _all(engine, statement.order_by(ModelVersion.registered_at, ModelVersion.id))
+
+
+def bodyparts_of(engine: Engine, model_id: str) -> list[str]:
+    """The body parts that a model version predicts, in its order."""
+    statement = (
+        select(Bodypart.name)
+        .join(ModelVersion, ModelVersion.skeleton_id == Bodypart.skeleton_id)
+        .where(ModelVersion.id == model_id)
+        .order_by(Bodypart.position)
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(statement))
 
 
 def models_beginning_with(engine: Engine, start: str) -> list[str]:
@@ -360,6 +501,23 @@ def known_files(engine: Engine) -> list[tuple[str, str, str, int]]:
         for file in _all(engine, _current().where(RecordingFile.video_id.is_not(None)))
         if file.video_id is not None
     ]
+
+
+def products(engine: Engine) -> dict[Product, str | None]:
+    """Every product of the store that a row names, with the SHA-256 of its manifest where the row knows it."""
+    found: dict[Product, str | None] = {}
+    with engine.connect() as connection:
+        for kind, table in _PRODUCTS.items():
+            for identity, manifest_sha256 in connection.execute(select(table.id, table.manifest_sha256)):
+                found[kind, identity] = manifest_sha256
+    return found
+
+
+def is_recorded(engine: Engine, kind: Kind, identity: str) -> bool:
+    """True when a row names this product of the store."""
+    table = _PRODUCTS[kind]
+    with engine.connect() as connection:
+        return connection.scalar(select(table.id).where(table.id == identity)) is not None
 
 
 def evaluations_of(engine: Engine, project: str) -> list[Evaluation]:

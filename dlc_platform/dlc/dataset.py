@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,16 +27,27 @@ if TYPE_CHECKING:
 
 Side = Literal["train", "test"]
 _LABELS = "labels.parquet"
+#: DeepLabCut names an image of a video by its frame: img0123.png.
+_FRAME = re.compile(r"^[A-Za-z_-]*([0-9]+)\.[A-Za-z]+$")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of the store; `sessions` are the keys of the sessions that its images are known to come from."""
+    """A dataset of the store.
+
+    Attributes
+    ----------
+    n_left_out
+        How many labelled images are not in it, because they are too close to a test image.
+    sessions
+        The keys of the sessions that its images are known to come from.
+    """
 
     id: str
     path: Path
     n_train: int
     n_test: int
+    n_left_out: int
     bodyparts: tuple[str, ...]
     skeleton: tuple[tuple[str, str], ...]
     sessions: tuple[str, ...]
@@ -65,7 +77,13 @@ def side(image_sha256: str, seed: int, test_fraction: float) -> Side:
 
 
 def make_dataset(
-    project: Project, labels: LabelTable, seed: int, test_fraction: float, sessions: Mapping[str, str], store: Store
+    project: Project,
+    labels: LabelTable,
+    seed: int,
+    test_fraction: float,
+    sessions: Mapping[str, str],
+    store: Store,
+    apart_frames: int = 0,
 ) -> Dataset:
     """Freeze labels and images as a product of kind ``datasets``.
 
@@ -76,6 +94,9 @@ def make_dataset(
     ----------
     sessions
         From a folder of ``labeled-data`` to the key of the session that its frames were taken from.
+    apart_frames
+        Training images that are at most so many frames from a test image of the same folder are left out, so that
+        near-duplicates never lie on both sides. No image changes sides for that.
 
     Raises
     ------
@@ -90,13 +111,16 @@ def make_dataset(
             "Remove one of them from labeled-data and from its table",
         )
     images["side"] = [side(sha256, seed, test_fraction) for sha256 in images["sha256"]]
+    close = _close_to_test(images, apart_frames)
+    n_left_out = int(close.sum())
+    images = images[~close].reset_index(drop=True)
     images["session"] = [sessions.get(folder) for folder in images["folder"]]
     counts = images["side"].value_counts()
-    for empty, advice in (("test", "Raise `test_fraction`"), ("train", "Lower `test_fraction`")):
+    for empty, advice in (("test", "Raise `test_fraction`"), ("train", "Lower `test_fraction` or `apart_frames`")):
         if empty not in counts:
             raise PlatformError(
-                f"none of the {len(images)} labelled images of {project.path} is on the {empty} side of the split "
-                f"(seed {seed}, test_fraction {test_fraction:g})",
+                f"none of the {len(labels.images)} labelled images of {project.path} is on the {empty} side of the "
+                f"split (seed {seed}, test_fraction {test_fraction:g}, apart_frames {apart_frames})",
                 f"{advice} of the recipe, choose another seed, or label more frames",
             )
     table = images.merge(labels.points, on=["folder", "file"], validate="one_to_many")
@@ -120,8 +144,10 @@ def make_dataset(
         "project": project.path.name,
         "seed": seed,
         "test_fraction": test_fraction,
+        "apart_frames": apart_frames,
         "n_train": int(counts["train"]),
         "n_test": int(counts["test"]),
+        "n_left_out": n_left_out,
         "sessions": sorted(set(images["session"].dropna())),
     }
 
@@ -133,7 +159,8 @@ def make_dataset(
         columns = ["image", "folder", "file", "session", "side", "bodypart", "x", "y"]
         table[columns].to_parquet(folder / _LABELS, index=False)
 
-    return load_dataset(store.put("datasets", identity, manifest, write))
+    # The same images may have been frozen before, when others were left out or none.
+    return replace(load_dataset(store.put("datasets", identity, manifest, write)), n_left_out=n_left_out)
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -144,10 +171,29 @@ def load_dataset(path: Path) -> Dataset:
         path=path,
         n_train=manifest["n_train"],
         n_test=manifest["n_test"],
+        n_left_out=manifest.get("n_left_out", 0),  # datasets that were made before images could be left out
         bodyparts=tuple(manifest["bodyparts"]),
         skeleton=tuple((a, b) for a, b in manifest["skeleton"]),
         sessions=tuple(manifest["sessions"]),
     )
+
+
+def _close_to_test(images: pd.DataFrame, apart_frames: int) -> pd.Series:
+    """True for the training images that are at most so many frames from a test image of their folder.
+
+    Images whose names do not tell their frame are close to none.
+    """
+    import numpy as np
+    import pandas as pd
+
+    close = pd.Series(False, index=images.index)
+    if apart_frames:
+        frames = pd.to_numeric(images["file"].str.extract(_FRAME, expand=False))
+        for _, own in images.assign(frame=frames).dropna(subset="frame").groupby("folder"):
+            train, test = own[own["side"] == "train"], own[own["side"] == "test"]
+            distances = np.abs(train["frame"].to_numpy()[:, None] - test["frame"].to_numpy())
+            close[train.index] = (distances <= apart_frames).any(axis=1)
+    return close
 
 
 def _point(x: float, y: float) -> list[float] | None:

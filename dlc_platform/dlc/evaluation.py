@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +21,45 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _PREDICTIONS = "predictions.parquet"
+_FIGURES = (
+    "keypoints",
+    "rmse_px",
+    "rmse_confident_px",
+    "mean_px",
+    "median_px",
+    "mean_likelihood",
+    "fraction_confident",
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation of the store; `errors` is what `summarise_errors` gives for the cutoff that was asked for."""
+    """An evaluation of the store.
+
+    Attributes
+    ----------
+    errors
+        What `summarise_errors` gives for the cutoff that was asked for.
+    images
+        How many images the model ran on, on both sides of the split.
+    seconds
+        The wall time of that, without the loading of the model.
+    """
 
     id: str
     path: Path
     model_id: str
     dataset_id: str
     errors: pd.DataFrame
+    images: int
+    seconds: float
 
     def predictions(self) -> pd.DataFrame:
         """One row for each image and body part.
 
         Columns image (SHA-256), folder, file, session, side, bodypart, x, y (the label; NaN where there is none),
-        predicted_x, predicted_y, likelihood, distance_px (NaN without a label). Pixels of the full image.
+        predicted_x, predicted_y, likelihood (NaN where the model does not know the body part), distance_px (NaN
+        without a label or a prediction). Pixels of the full image.
         """
         import pandas as pd
 
@@ -48,17 +71,18 @@ def evaluate_model(
 ) -> Evaluation:
     """Run a model on every image of a dataset and store the predictions as a product of kind ``evaluations``.
 
-    The identity is that of the model and the dataset. The cutoff only decides what `errors` counts as confident, so it
-    belongs to neither the identity nor the product.
+    Where the two differ in their body parts, the model is evaluated on those that they share. The identity is that of
+    the model and the dataset. The cutoff only decides what `errors` counts as confident, so it belongs to neither the
+    identity nor the product.
 
     Raises
     ------
     PlatformError
-        When the model and the dataset differ in their body parts.
+        When the model and the dataset have no body part in common.
     """
     dataset = load_dataset(dataset_path)
     bodyparts = json.loads((model_path / MANIFEST).read_text())["bodyparts"]
-    if tuple(bodyparts) != dataset.bodyparts:
+    if not set(bodyparts) & set(dataset.bodyparts):
         raise PlatformError(
             f"the model {model_path.name} predicts {', '.join(bodyparts)}, and the dataset {dataset.id} labels "
             f"{', '.join(dataset.bodyparts)}",
@@ -71,23 +95,24 @@ def evaluate_model(
     import numpy as np
     import pandas as pd
 
-    started = time.monotonic()
     labels = dataset.labels()
     images = labels.drop_duplicates("image")
     paths = [str(dataset.image_path(i, f)) for i, f in zip(images["image"], images["file"], strict=True)]
     runner, used_device = load_runner(model_path, batch_size, device)
+    started = time.monotonic()
     poses = np.stack([prediction["bodyparts"][0, :, :3] for prediction in runner.inference(paths)])
-    index = pd.MultiIndex.from_product([images["image"], dataset.bodyparts], names=["image", "bodypart"])
+    seconds = time.monotonic() - started
+    index = pd.MultiIndex.from_product([images["image"], bodyparts], names=["image", "bodypart"])
     columns = pd.Index(["predicted_x", "predicted_y", "likelihood"])
     predicted = pd.DataFrame(poses.reshape(-1, 3), index, columns)
-    table = labels.merge(predicted.reset_index(), on=["image", "bodypart"], validate="one_to_one")
+    table = labels.merge(predicted.reset_index(), "left", on=["image", "bodypart"], validate="one_to_one")
     table["distance_px"] = np.hypot(table["predicted_x"] - table["x"], table["predicted_y"] - table["y"])
     manifest = {
         "model": model_path.name,
         "dataset": dataset.id,
         "versions": versions(),
         "device": used_device,
-        "seconds": time.monotonic() - started,
+        "seconds": seconds,
     }
     path = store.put(
         "evaluations", identity, manifest, lambda folder: table.to_parquet(folder / _PREDICTIONS, index=False)
@@ -100,8 +125,16 @@ def load_evaluation(path: Path, cutoff: float = 0.6) -> Evaluation:
     import pandas as pd
 
     manifest = json.loads((path / MANIFEST).read_text())
-    errors = summarise_errors(pd.read_parquet(path / _PREDICTIONS), cutoff)
-    return Evaluation(path.name, path, manifest["model"], manifest["dataset"], errors)
+    predictions = pd.read_parquet(path / _PREDICTIONS)
+    return Evaluation(
+        id=path.name,
+        path=path,
+        model_id=manifest["model"],
+        dataset_id=manifest["dataset"],
+        errors=summarise_errors(predictions, cutoff),
+        images=predictions["image"].nunique(),
+        seconds=manifest["seconds"],
+    )
 
 
 def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
@@ -120,28 +153,48 @@ def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
     DeepLabCut calls RMSE (``deeplabcut.core.metrics``) is ``mean_px``, the plain mean of the distances, which is never
     larger.
     """
-    import numpy as np
     import pandas as pd
 
-    labelled = predictions[predictions["distance_px"].notna()]
-    bodyparts = [ALL, *predictions["bodypart"].drop_duplicates()]
     rows = []
     for side in ("train", "test"):
-        for bodypart in bodyparts:
-            mine = labelled[(labelled["side"] == side) & ((labelled["bodypart"] == bodypart) | (bodypart == ALL))]
-            distances, likelihoods = pd.Series(mine["distance_px"]), pd.Series(mine["likelihood"])
-            confident = distances[likelihoods >= cutoff]
-            rows.append(
-                {
-                    "side": side,
-                    "bodypart": bodypart,
-                    "keypoints": len(mine),
-                    "rmse_px": float(np.sqrt((distances**2).mean())),
-                    "rmse_confident_px": float(np.sqrt((confident**2).mean())),
-                    "mean_px": float(distances.mean()),
-                    "median_px": float(distances.median()),
-                    "mean_likelihood": float(likelihoods.mean()),
-                    "fraction_confident": len(confident) / len(mine) if len(mine) else float("nan"),
-                }
-            )
+        mine = predictions[predictions["side"] == side]
+        rows.append({"side": side, "bodypart": ALL, **_figures(mine, cutoff)})
+        for bodypart in predictions["bodypart"].drop_duplicates():
+            own = mine[mine["bodypart"] == bodypart]
+            rows.append({"side": side, "bodypart": bodypart, **_figures(own, cutoff)})
     return pd.DataFrame(rows)
+
+
+def summarise_by_session(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
+    """Errors by side and session, over all body parts; images whose session is not known are left out.
+
+    Returns
+    -------
+    DataFrame
+        Columns side and session, and those of `summarise_errors` from keypoints on.
+    """
+    import pandas as pd
+
+    known = predictions[predictions["session"].notna()]
+    rows = [
+        {"side": side, "session": session, **_figures(own, cutoff)}
+        for side in ("train", "test")
+        for session, own in known[known["side"] == side].groupby("session", sort=True)
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(["side", "session", *_FIGURES]))
+
+
+def _figures(predictions: pd.DataFrame, cutoff: float) -> dict[str, float]:
+    labelled = predictions[predictions["distance_px"].notna()]
+    distances, likelihoods = labelled["distance_px"], labelled["likelihood"]
+    confident = distances[likelihoods >= cutoff]
+    figures = (
+        len(labelled),
+        float((distances**2).mean() ** 0.5),
+        float((confident**2).mean() ** 0.5),
+        float(distances.mean()),
+        float(distances.median()),
+        float(likelihoods.mean()),
+        len(confident) / len(labelled) if len(labelled) else math.nan,
+    )
+    return dict(zip(_FIGURES, figures, strict=True))

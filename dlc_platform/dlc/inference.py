@@ -18,14 +18,13 @@ from dlc_platform.dlc.runner import load_runner
 from dlc_platform.dlc.training import CONFIG_FILE
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
-from dlc_platform.pose.table import tidy_from_dlc, write_parquet
+from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_parquet
 from dlc_platform.store import MANIFEST, Store
 from dlc_platform.video.probe import probe
 
 if TYPE_CHECKING:
     import numpy as np
 
-POSE_TABLE = "poses.parquet"
 Progress = Callable[[int, int], None]
 _REENCODE = "Encode the video anew with `ffmpeg -i OLD -c:v libx264 -crf 17 NEW` and use that file instead"
 

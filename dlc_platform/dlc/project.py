@@ -3,6 +3,7 @@
 Projects are only read; nothing here writes. Label tables are read in `labels`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,14 @@ class Project:
     config: dict[str, Any]
 
 
-def read_project(path: Path) -> Project:
-    """Read a project's config.yaml without importing deeplabcut.
+def read_config(file: Path) -> dict[str, Any]:
+    """All of a project's config.yaml, of any kind of project, without importing deeplabcut.
 
     Raises
     ------
     PlatformError
-        When config.yaml is missing or not YAML, names no scorer or no body parts, or belongs to a multi-animal project.
+        When it is missing, not YAML, or holds no keys.
     """
-    file = path / CONFIG_FILE
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -60,6 +60,26 @@ def read_project(path: Path) -> Project:
         raise PlatformError(f"{file} is not YAML: {' '.join(str(error).split())}", "Mend that line") from error
     if not isinstance(config, dict):
         raise PlatformError(f"{file} holds no keys", "Make the project with deeplabcut.create_new_project")
+    return config
+
+
+def read_skeleton(config: dict[str, Any], bodyparts: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs of ``skeleton`` in a config.yaml; pairs that name other things (DeepLabCut's template does) are not."""
+    skeleton = config.get("skeleton")
+    pairs = [tuple(map(str, pair)) for pair in skeleton if isinstance(pair, list)] if isinstance(skeleton, list) else []
+    return tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2 and set(pair) <= set(bodyparts))
+
+
+def read_project(path: Path) -> Project:
+    """Read a project's config.yaml without importing deeplabcut.
+
+    Raises
+    ------
+    PlatformError
+        When config.yaml is missing or not YAML, names no scorer or no body parts, or belongs to a multi-animal project.
+    """
+    file = path / CONFIG_FILE
+    config = read_config(file)
     if config.get("multianimalproject") or config.get("bodyparts") == "MULTI!":
         raise PlatformError(
             f"{file} is a multi-animal project, and only single-animal projects can be used",
@@ -76,14 +96,13 @@ def read_project(path: Path) -> Project:
         raise PlatformError(f"{file} names {', '.join(twice)} twice under `bodyparts`", "Remove or rename one of them")
     if "all" in bodyparts:
         raise PlatformError(f"{file} names a body part `all`, which stands for their total in tables", "Rename it")
-    skeleton, videos = config.get("skeleton"), config.get("video_sets")
-    pairs = [tuple(map(str, pair)) for pair in skeleton if isinstance(pair, list)] if isinstance(skeleton, list) else []
+    videos = config.get("video_sets")
     return Project(
         path=path,
         task=str(config["Task"]),
         scorer=str(config["scorer"]),
         bodyparts=bodyparts,
-        skeleton=tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2 and set(pair) <= set(bodyparts)),
+        skeleton=read_skeleton(config, bodyparts),
         video_paths=tuple(Path(str(v).replace("\\", "/")) for v in videos) if isinstance(videos, dict) else (),
         config=config,
     )

@@ -1,19 +1,20 @@
-"""Which evaluated model version of a project is the best one.
+"""Which evaluated model version of a project becomes its production model: the rule of promotion.
 
-Two versions are compared on the test images that both evaluations share and where their labels agree, so that a
-version is not called worse because the test side grew harder after it was trained.
+Two versions are compared on the test images that both share (see `comparison`), so that a version is not called worse
+because the test side grew harder after it was trained. What a person decides is not decided here.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from dlc_platform.catalog.tables import Evaluation, Promotion
-from dlc_platform.dlc.evaluation import load_evaluation
+from dlc_platform.dlc.comparison import NotComparable, compare
+from dlc_platform.dlc.evaluation import ALL, load_evaluation
+from dlc_platform.identity import short
+from dlc_platform.settings import PromotionRule
 from dlc_platform.store import Store
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -25,62 +26,95 @@ class Choice:
     reason: str
 
 
-def choose_best(evaluations: Sequence[Evaluation], in_force: Promotion | None, store: Store) -> Choice | None:
-    """The version with the lowest test RMSE; it replaces the one in use only when it is strictly better.
+def choose_best(
+    evaluations: Sequence[Evaluation], in_force: Promotion | None, store: Store, rule: PromotionRule
+) -> Choice | None:
+    """The version in use, or the one that is to replace it by the rule.
+
+    A version replaces another one when it is clearly better: the interval of the difference of their test RMSE over all
+    body parts lies wholly below zero, and of no body part wholly above it. Of several, the one with the largest gain is
+    taken.
 
     Parameters
     ----------
     evaluations
         The project's evaluations, oldest first; of several for one version the newest counts.
     in_force
-        The promotion of the version in use. Only what was evaluated after what it weighed may replace it: the rest was
-        passed over then, perhaps by a person. Without one, the oldest version starts as the best.
+        The promotion of the version in use. Only versions that were first evaluated after what it weighed may replace
+        it: the others were passed over then, perhaps by a person. Without one, the oldest version starts as the best.
 
     Returns
     -------
     Choice or None
-        None when there is neither an evaluation nor a version in use.
+        None when there is neither a version in use nor one that may be promoted.
     """
     newest = {evaluation.model_id: evaluation for evaluation in evaluations}
     if in_force is None:
-        if not newest:
+        if not newest or rule.rule == "person":
             return None
         best, rivals = evaluations[0].model_id, list(newest)
         reason = "the first evaluated version"
     else:
         best = in_force.model_id
+        evaluation_id = newest[best].id if best in newest else None
+        if rule.rule == "person":
+            return Choice(best, evaluation_id, "lab.yaml leaves promotions to a person")
+        if evaluation_id is None:
+            return Choice(best, None, "it was never evaluated, so nothing can be said to be better")
+        first = {evaluation.model_id: evaluation.evaluated_at for evaluation in reversed(evaluations)}
         weighed = in_force.weighed_until
-        rivals = [model for model, row in newest.items() if weighed is None or row.evaluated_at > weighed]
-        reason = "nothing evaluated since its promotion is better on the frozen test images"
-        if best not in newest:
-            return Choice(
-                best,
-                None,
-                "it was never evaluated, so nothing can be said to be better",
-            )
-    for model in rivals:
-        if model == best:
-            continue
-        before, after, images = _shared_rmse(store, newest[best].id, newest[model].id)
-        if after < before:
-            best = model
-            reason = f"test RMSE {after:.2f} px, against {before:.2f} px before, on the {images} test images they share"
+        rivals = [model for model in newest if weighed is None or first[model] > weighed]
+        reason = "nothing was evaluated since its promotion"
+    verdicts = [_weigh(newest[best], newest[model], store, rule.confidence) for model in rivals if model != best]
+    better = [verdict for verdict in verdicts if verdict.clearly_better]
+    if better:
+        winner = min(better, key=lambda verdict: verdict.difference_px)
+        return Choice(winner.model_id, newest[winner.model_id].id, winner.reason)
+    if in_force is not None and verdicts:
+        reason = min(verdicts, key=lambda verdict: verdict.difference_px).reason
     return Choice(best, newest[best].id, reason)
 
 
-def _shared_rmse(store: Store, one: str, other: str) -> tuple[float, float, int]:
-    """RMSE in pixels of two evaluations on the labels they share, and on how many images; NaN for none."""
-    shared = _test_distances(store, one).join(_test_distances(store, other), lsuffix="_1", rsuffix="_2", how="inner")
-    rmse = (shared**2).mean() ** 0.5
-    return (
-        rmse["distance_px_1"],
-        rmse["distance_px_2"],
-        shared.index.get_level_values("image").nunique(),
+@dataclass(frozen=True)
+class _Verdict:
+    """What is to be said of a version against the one in use; infinitely worse where they cannot be compared."""
+
+    model_id: str
+    clearly_better: bool
+    difference_px: float
+    reason: str
+
+
+def _weigh(before: Evaluation, after: Evaluation, store: Store, confidence: float) -> _Verdict:
+    model = after.model_id
+    products = [load_evaluation(store.path("evaluations", evaluation.id)) for evaluation in (before, after)]
+    try:
+        comparison = compare(products, store, cutoff=0)  # what counts as confident is not asked here
+    except NotComparable as error:
+        return _Verdict(model, False, math.inf, f"version {short(model)} cannot be compared: {error.problem}")
+    rmse = comparison.errors.set_index(["bodypart", "model"])["rmse_px"]
+    overall, *bodyparts = comparison.paired(before.model_id, model, confidence).to_dict("records")
+    # However good it is: that chance alone favours one side on each of n images has the probability 2^-n, and below
+    # this number of images that is more than the interval leaves to chance.
+    enough = math.ceil(math.log2(2 / (1 - confidence)))
+    worse = [row for row in bodyparts if row["low_px"] > 0 and row["images"] >= enough]
+    figures = (
+        f"test RMSE {rmse[ALL, model]:.2f} px, against {rmse[ALL, before.model_id]:.2f} px before, on the "
+        f"{overall['images']} test images they share (difference {_interval(overall, confidence)})"
     )
+    clearly_better = False
+    if overall["images"] < enough:
+        reason = f"version {short(model)} was tested on fewer than {enough} images that they share: {figures}"
+    elif not overall["high_px"] < 0:
+        reason = f"version {short(model)} is not clearly better: {figures}"
+    elif worse:
+        parts = ", ".join(f"{row['bodypart']} {_interval(row, confidence)}" for row in worse)
+        reason = f"version {short(model)} is better over all but not for every body part: {figures}, {parts}"
+    else:
+        clearly_better, reason = True, f"{figures}, and no body part got worse"
+    return _Verdict(model, clearly_better, overall["difference_px"], reason)
 
 
-def _test_distances(store: Store, evaluation_id: str) -> "pd.DataFrame":
-    # The label is part of the key: a corrected label is another question.
-    predictions = load_evaluation(store.path("evaluations", evaluation_id)).predictions()
-    test = predictions[predictions["side"] == "test"]
-    return test.set_index(["image", "bodypart", "x", "y"])[["distance_px"]].dropna()
+def _interval(difference: Mapping[Hashable, Any], confidence: float) -> str:
+    low, high = difference["low_px"], difference["high_px"]
+    return f"{difference['difference_px']:+.2f} px, {100 * confidence:g} % interval {low:+.2f} to {high:+.2f} px"

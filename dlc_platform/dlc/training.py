@@ -145,6 +145,12 @@ def load_model(path: Path) -> TrainedModel:
     )
 
 
+def scorer_name(net_type: str, task: str, identity: str) -> str:
+    """The name of a model in DeepLabCut's files, made in DeepLabCut's manner; it ends in the first digits of its id."""
+    network = "".join(part.capitalize() for part in net_type.split("_"))
+    return f"DLC_{network}_{re.sub(r'[^A-Za-z0-9.-]+', '-', task)}_{short(identity)}"
+
+
 def dataset_loader(dataset: Dataset, config: PoseConfig) -> Loader:
     """DeepLabCut's view of a dataset: its `Loader`, with the frozen split as modes ``train`` and ``test``."""
     import pandas as pd
@@ -272,10 +278,8 @@ def _store_model(
     snapshot = folder / f"snapshot-{recipe.epochs:03}.pt"
     weights_sha256 = sha256_file(snapshot)
     identity = sha256_json({"weights": weights_sha256, "configuration": config})
-    network = "".join(part.capitalize() for part in recipe.net_type.split("_"))
-    task = re.sub(r"[^A-Za-z0-9.-]+", "-", json.loads((dataset.path / MANIFEST).read_text())["task"])
     manifest = {
-        "scorer": f"DLC_{network}_{task}_{short(identity)}",
+        "scorer": scorer_name(recipe.net_type, json.loads((dataset.path / MANIFEST).read_text())["task"], identity),
         "dataset": dataset.id,
         "bodyparts": dataset.bodyparts,
         "skeleton": dataset.skeleton,

@@ -8,9 +8,10 @@ import dagster as dg
 from dlc_platform.orchestration.assets.models import model_assets
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.sessions import session_assets
+from dlc_platform.orchestration.checks import default_checks
 from dlc_platform.orchestration.jobs import default_jobs
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.sensors import session_sensor
+from dlc_platform.orchestration.sensors import reestimate_stale_sessions, session_sensor
 from dlc_platform.settings import load_lab
 
 
@@ -31,8 +32,9 @@ def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg
     recipes = dg.StaticPartitionsDefinition(sorted(lab.recipes))
     return dg.Definitions(
         assets=[*session_assets, *model_assets(recipes), pose_estimates],
+        asset_checks=default_checks,
         jobs=default_jobs,
-        sensors=[session_sensor(lab.scan_seconds)],
+        sensors=[session_sensor(lab.scan_seconds), reestimate_stale_sessions],
         resources={"lab": LabResource(home=str(home)), **(resources or {})},
         executor=dg.in_process_executor,
     )

@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from dlc_platform.orchestration.checks import made_by_production_models
+
 process_sessions = dg.define_asset_job(
     "process_sessions",
     selection=["session_videos", "labeled_frames", "pose_estimates"],
@@ -11,9 +13,24 @@ process_sessions = dg.define_asset_job(
 
 train_recipe = dg.define_asset_job(
     "train_recipe",
-    selection=["training_dataset", "trained_model", "model_evaluation", "production_model"],
+    selection=["training_dataset", "trained_model", "model_evaluation", "model_comparison", "production_model"],
     executor_def=dg.in_process_executor,
-    description="Build a recipe's dataset, train and evaluate a model, and let it compete for production.",
+    description="Build a recipe's dataset, train and evaluate a model, compare all versions, and let it compete.",
 )
 
-default_jobs = [process_sessions, train_recipe]
+promote_model = dg.define_asset_job(
+    "promote_model",
+    selection=dg.AssetSelection.assets("production_model") | dg.AssetSelection.checks(made_by_production_models),
+    executor_def=dg.in_process_executor,
+    description="Promote a model version, or roll back to an earlier one: name it in the config of production_model, "
+    "with the reason and who you are. Without a config the rule of lab.yaml decides.",
+)
+
+estimate_poses = dg.define_asset_job(
+    "estimate_poses",
+    selection=["pose_estimates"],
+    executor_def=dg.in_process_executor,
+    description="Estimate the poses of sessions with the production models, again where they were estimated before.",
+)
+
+default_jobs = [process_sessions, train_recipe, promote_model, estimate_poses]

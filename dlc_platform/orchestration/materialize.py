@@ -7,10 +7,10 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import dagster as dg
@@ -24,9 +24,34 @@ from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
-from dlc_platform.orchestration.partitions import neighbours, range_tags, sessions
+from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.sensors import changed_sessions
+from dlc_platform.orchestration.sensors import SESSIONS_PER_RUN, changed_sessions
+
+
+def promote(home: Path, model_id: str, reason: str, by: str, say: Callable[[str], None]) -> bool:
+    """Make a model version the production model of its project, as the job `promote_model` does.
+
+    Returns
+    -------
+    bool
+        False when it was not promoted, as when somebody else promoted another one at the same moment.
+    """
+    choice = {"model": model_id, "reason": reason, "by": by}
+    with used(home):
+        return _materialize(home, prepare(home), "production_model", [], say, {"production_model": {"config": choice}})
+
+
+def backfill(home: Path, sessions: Sequence[str], say: Callable[[str], None]) -> bool:
+    """Estimate the poses of sessions again, in the given order as far as many can travel in one run.
+
+    Returns
+    -------
+    bool
+        False when some failed; the others were done all the same.
+    """
+    with used(home):
+        return _materialize(home, prepare(home), "pose_estimates", sessions, say)
 
 
 def materialize(home: Path, selection: str, partitions: Sequence[str], say: Callable[[str], None]) -> bool:
@@ -58,7 +83,12 @@ def materialize(home: Path, selection: str, partitions: Sequence[str], say: Call
 
 
 def _materialize(
-    home: Path, environment: dict[str, str], selection: str, partitions: Sequence[str], say: Callable[[str], None]
+    home: Path,
+    environment: dict[str, str],
+    selection: str,
+    partitions: Sequence[str],
+    say: Callable[[str], None],
+    ops: Mapping[str, Any] | None = None,
 ) -> bool:
     definitions = dg.Definitions.merge(
         build_definitions(home), dg.Definitions(loggers={"console": _progress_logger(say)})
@@ -110,7 +140,7 @@ def _materialize(
                         # A person sees what became of the run; the daemon starts it no second time.
                         tags={**tags, MAX_RETRIES_TAG: "0"},
                         # A logger that is not named here gives way to Dagster's own, which tells everything.
-                        run_config={"loggers": {"console": {}}},
+                        run_config={"loggers": {"console": {}}, "ops": dict(ops or {})},
                         run_id=run_id,
                         raise_on_error=False,
                     )
@@ -120,7 +150,7 @@ def _materialize(
                     run = instance.get_run_by_id(run_id)
                     if run is not None and not run.is_success:
                         # Dagster takes an interrupted run for a failed one.
-                        instance.report_run_canceled(run, "`dlc-platform run` was interrupted")
+                        instance.report_run_canceled(run, "The command that made this run was interrupted")
                         say(f"{title}: cancelled (run {run_id})")
                     raise
                 for reason in _reasons(result):
@@ -217,6 +247,8 @@ def _stretches(
     kind = _kind(node)
     if kind is None:
         return [[]]
+    if partitions and kind == "sessions":
+        return newest_first(partitions, keys[kind], SESSIONS_PER_RUN)
     wanted = [key for key in partitions if key in keys[kind]] if partitions else missing(lab, node.key.to_user_string())
     return neighbours(wanted, keys[kind], most=len(keys[kind]) if kind == "sessions" else 1)
 

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dlc_platform.identity import short
+
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: Event rows stay small.
+_MOST_ROWS = 100
 
 
 def table(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> dg.TableMetadataValue:
@@ -18,6 +24,12 @@ def table(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> dg.TableMetadat
     plain = rows if isinstance(rows, Sequence) else rows.rename(columns=str).to_dict("records")
     records = [dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in plain]
     return dg.MetadataValue.table(records, schema=None if records else dg.TableSchema(columns=[]))
+
+
+def stale_rows(sessions: "pd.DataFrame") -> "pd.DataFrame":
+    """Stale sessions as a table of the UI shows them, the newest ones of many."""
+    shown = sessions.head(_MOST_ROWS)
+    return shown.assign(models=[", ".join(short(m) if m else "imported" for m in own) for own in shown["models"]])
 
 
 def number(value: float) -> float:

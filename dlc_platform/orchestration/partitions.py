@@ -39,6 +39,21 @@ def neighbours(keys: Iterable[str], order: Sequence[str], most: int) -> list[lis
     return stretches
 
 
+def newest_first(keys: Sequence[str], order: Sequence[str], most: int) -> list[list[str]]:
+    """Split sessions into runs that begin with the newest: stretches of neighbours, each of at most `most` keys.
+
+    Parameters
+    ----------
+    keys
+        The newest session first.
+    order
+        All partitions as Dagster keeps them; a run can only hold neighbours.
+    """
+    age = {key: index for index, key in enumerate(keys)}
+    known = [key for key in keys if key in set(order)]
+    return sorted(neighbours(known, order, most), key=lambda stretch: min(age[key] for key in stretch))
+
+
 def for_each_session(context: AssetExecutionContext, work: Callable[[str], Mapping[str, Any]]) -> None:
     """Materialise each session of this run by itself: one that fails does not stop the others.
 

@@ -15,17 +15,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.ingest import is_registered
-from dlc_platform.orchestration.jobs import process_sessions
-from dlc_platform.orchestration.partitions import neighbours, range_tags, sessions
+from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
+from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.sessions import Scan, Session
 
 #: Sessions that travel in one run: few enough that a run soon shows its results, many enough to spare process starts.
-_SESSIONS_PER_RUN = 25
+SESSIONS_PER_RUN = 25
+#: Runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
+_STALE_RUNS = 4
 #: What is left out of the raw roots has as many reasons; the log of a tick has all of them, its summary the first.
 _REASONS_SHOWN = 5
 
@@ -94,7 +97,7 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
                 tags=range_tags(stretch),
             )
             for asset, keys in new.items()
-            for stretch in neighbours(keys, [*partitions, *added], _SESSIONS_PER_RUN)
+            for stretch in neighbours(keys, [*partitions, *added], SESSIONS_PER_RUN)
         ]
         summary = f"{len(found.sessions)} sessions on disk, {len(settling)} new or changed ones still settling"
         context.log.info(summary)
@@ -113,6 +116,41 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
         )
 
     return new_session_videos
+
+
+@dg.sensor(job=estimate_poses, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.STOPPED)
+def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
+    """While a person leaves it switched on: estimates stale sessions again, the newest first, some runs at a time.
+
+    A session is asked for once for each production model: one that failed waits for a person. Imported poses are left
+    as they are.
+    """
+    asked: dict[str, str] = json.loads(context.cursor or "{}")
+    stale = queries.stale_sessions(lab.engine)
+    stale = stale[~stale["imported"]]
+    wanted = dict(zip(stale["session"], stale["production_model"], strict=True))
+    asked = {key: model for key, model in asked.items() if wanted.get(key) == model}
+    new = [key for key in wanted if key not in asked]
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    under_way = context.instance.get_runs_count(
+        dg.RunsFilter(tags={"dagster/sensor_name": "reestimate_stale_sessions"}, statuses=unfinished)
+    )
+    runs = newest_first(new, context.instance.get_dynamic_partitions("sessions"), SESSIONS_PER_RUN)
+    runs = runs[: max(0, _STALE_RUNS - under_way)]
+    asked |= {key: wanted[key] for stretch in runs for key in stretch}
+    requests = [
+        dg.RunRequest(
+            run_key=short(sha256_json([(key, wanted[key]) for key in stretch])),
+            asset_selection=[dg.AssetKey("pose_estimates")],
+            tags=range_tags(stretch),
+        )
+        for stretch in runs
+    ]
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else dg.SkipReason(f"{len(wanted)} stale sessions, {under_way} runs under way"),
+        cursor=json.dumps(asked, sort_keys=True),
+    )
 
 
 def changed_sessions(lab: LabResource, found: Scan) -> dict[str, str]:

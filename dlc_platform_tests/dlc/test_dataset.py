@@ -16,9 +16,11 @@ from dlc_platform.identity import sha256_file
 from dlc_platform.store import Store
 
 
-def make(path: Path, store: Path, seed: int = 1, fraction: float = 0.25, sessions: dict | None = None) -> Dataset:
+def make(
+    path: Path, store: Path, seed: int = 1, fraction: float = 0.25, sessions: dict | None = None, apart: int = 0
+) -> Dataset:
     project = read_project(path)
-    return make_dataset(project, read_labels(project), seed, fraction, sessions or {}, Store(store))
+    return make_dataset(project, read_labels(project), seed, fraction, sessions or {}, Store(store), apart)
 
 
 def sides(dataset: Dataset) -> dict[str, str]:
@@ -46,6 +48,73 @@ def test_an_image_never_changes_side_as_the_project_grows(tmp_path: Path, make_p
     assert small.id != large.id
 
 
+def frames(dataset: Dataset) -> dict[int, str]:
+    """The side of each image by the number in its name."""
+    images = dataset.labels().drop_duplicates("image")
+    return {int(file[3:6]): side for file, side in zip(images["file"], images["side"], strict=True)}
+
+
+def test_frames_beside_a_test_frame_are_not_trained_on(tmp_path: Path, make_project: Callable[..., Path]):
+    project = make_project(tmp_path / "p", 30)
+    everything = frames(make(project, tmp_path / "store"))
+    test = {number for number, side in everything.items() if side == "test"}
+    apart = make(project, tmp_path / "store", apart=2)
+    kept = frames(apart)
+    close = {
+        number for number, side in everything.items() if side == "train" and min(abs(number - t) for t in test) <= 2
+    }
+    assert close and set(kept) == set(everything) - close
+    assert kept.items() <= everything.items()
+    assert apart.n_left_out == len(close) and apart.n_train + apart.n_test == 30 - len(close)
+    assert load_dataset(apart.path) == apart
+    assert json.loads((apart.path / "manifest.json").read_text())["apart_frames"] == 2
+    assert {path.stem for path in (apart.path / "images").iterdir()} == set(sides(apart))
+
+
+def test_labels_that_are_added_move_no_image_when_neighbours_are_left_out(
+    tmp_path: Path, make_project: Callable[..., Path]
+):
+    """A training image may be left out when a neighbour is labelled that is a test image; it never becomes one."""
+    small = sides(make(make_project(tmp_path / "small", 20), tmp_path / "store", apart=1))
+    large = sides(make(make_project(tmp_path / "large", 40), tmp_path / "store", apart=1))
+    assert all(large.get(image, "train") == side for image, side in small.items())
+    assert {image for image, side in small.items() if side == "test"} <= set(large)
+
+
+def test_only_frames_of_one_video_are_neighbours(tmp_path: Path, make_project: Callable[..., Path]):
+    project = make_project(tmp_path / "p", 20)
+    make_project(tmp_path / "other", 20, seed=5, folder="video2")
+    (tmp_path / "other" / "labeled-data" / "video2").rename(project / "labeled-data" / "video2")
+    images = make(project, tmp_path / "store").labels().drop_duplicates("image")
+    close = 0
+    for _, own in images.groupby("folder"):
+        numbers = own["file"].str[3:6].astype(int)
+        test = set(numbers[own["side"] == "test"])
+        close += sum(bool({number - 1, number + 1} & test) for number in numbers[own["side"] == "train"])
+    assert make(project, tmp_path / "store", apart=1).n_left_out == close > 0
+
+
+def test_images_whose_names_do_not_tell_their_frame_are_never_left_out(
+    tmp_path: Path, make_project: Callable[..., Path]
+):
+    project = make_project(tmp_path / "p", 12)
+    folder = project / "labeled-data" / "video1"
+    table = (folder / "CollectedData_tester.csv").read_text()
+    for image in sorted(folder.glob("*.png")):
+        name = f"frame-{image.stem[3:]}-cropped.png"
+        table = table.replace(image.name, name)
+        image.rename(folder / name)
+    (folder / "CollectedData_tester.csv").write_text(table)
+    dataset = make(project, tmp_path / "store", apart=1000)
+    assert dataset.n_left_out == 0 and dataset.n_train + dataset.n_test == 12
+
+
+def test_nothing_to_train_on_is_left(tmp_path: Path, make_project: Callable[..., Path]):
+    with pytest.raises(PlatformError, match=r"on the train side .* apart_frames 1000") as error:
+        make(make_project(tmp_path / "p", 12), tmp_path / "store", apart=1000)
+    assert "Lower `test_fraction` or `apart_frames`" in error.value.remedy
+
+
 def test_identity_is_content_not_names(tmp_path: Path, make_project: Callable[..., Path]):
     first = make(make_project(tmp_path / "first", 12), tmp_path / "store1")
     second = make(
@@ -63,7 +132,7 @@ def test_identity_is_content_not_names(tmp_path: Path, make_project: Callable[..
 def test_a_dataset_needs_nothing_of_its_project(tiny_dataset: Dataset, tiny_project: Path):
     labels = tiny_dataset.labels()
     assert list(labels.columns) == ["image", "folder", "file", "session", "side", "bodypart", "x", "y"]
-    assert tiny_dataset.n_train + tiny_dataset.n_test == 24 and len(labels) == 48
+    assert tiny_dataset.n_train + tiny_dataset.n_test == 24 and len(labels) == 48 and tiny_dataset.n_left_out == 0
     assert tiny_dataset.sessions == ("sub-1_ses-1",) and set(labels["session"]) == {"sub-1_ses-1"}
     assert tiny_dataset.bodyparts == ("nose", "tail") and tiny_dataset.skeleton == (("nose", "tail"),)
     for row in labels.drop_duplicates("image").itertuples():

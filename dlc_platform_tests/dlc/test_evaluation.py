@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 
 from dlc_platform.dlc.dataset import Dataset, make_dataset
-from dlc_platform.dlc.evaluation import Evaluation, evaluate_model, load_evaluation, summarise_errors
+from dlc_platform.dlc.evaluation import (
+    Evaluation,
+    evaluate_model,
+    load_evaluation,
+    summarise_by_session,
+    summarise_errors,
+)
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import read_project
 from dlc_platform.dlc.runner import load_runner
@@ -88,19 +94,58 @@ def test_an_evaluation_is_made_once_and_the_cutoff_is_only_a_view(
     pd.testing.assert_frame_equal(loaded.errors, evaluation.errors)
 
 
-def test_model_and_dataset_of_different_projects(
+def test_a_model_is_evaluated_on_the_body_parts_that_it_shares(
     tiny_model: TrainedModel, tmp_path: Path, make_project: Callable[..., Path], tiny_store: Store
 ):
-    path = make_project(tmp_path / "p", 12)
-    for file in (path / "config.yaml", path / "labeled-data" / "video1" / "CollectedData_tester.csv"):
-        file.write_text(file.read_text().replace("tail", "paw"))
-    project = read_project(path)
-    other = make_dataset(project, read_labels(project), 1, 0.25, {}, Store(tmp_path / "store"))
-    with pytest.raises(PlatformError, match=r"predicts nose, tail, and the dataset .* labels nose, paw"):
-        evaluate_model(tiny_model.path, other.path, 0.6, tiny_store)
+    def renamed(folder: Path, **names: str) -> Dataset:
+        path = make_project(folder, 12)
+        for file in (path / "config.yaml", path / "labeled-data" / "video1" / "CollectedData_tester.csv"):
+            for name, other in names.items():
+                file.write_text(file.read_text().replace(name, other))
+        project = read_project(path)
+        return make_dataset(project, read_labels(project), 1, 0.25, {}, Store(tmp_path / "store"))
+
+    other = renamed(tmp_path / "p", nose="paw")  # so that what is shared stands at another place
+    evaluation = evaluate_model(tiny_model.path, other.path, 0.3, tiny_store, device="cpu")
+    predictions = evaluation.predictions()
+    pd.testing.assert_frame_equal(predictions[list(other.labels().columns)], other.labels())
+    columns = ["predicted_x", "predicted_y", "likelihood", "distance_px"]
+    assert predictions.loc[predictions["bodypart"] == "paw", columns].isna().all(axis=None)
+    errors = evaluation.errors.set_index(["side", "bodypart"])
+    assert errors.loc[("train", "paw"), "keypoints"] == 0
+    assert errors.loc[("train", "all"), "keypoints"] == errors.loc[("train", "tail"), "keypoints"] > 0
+    assert errors.loc[("train", "tail"), "median_px"] < 15  # the images are those that the model was trained on
+    strange = renamed(tmp_path / "q", nose="paw", tail="ear")
+    with pytest.raises(PlatformError, match=r"predicts nose, tail, and the dataset .* labels paw, ear"):
+        evaluate_model(tiny_model.path, strange.path, 0.6, tiny_store)
+
+
+def test_errors_by_session():
+    predictions = pd.DataFrame(
+        {
+            "side": ["train", "train", "test", "test", "test"],
+            "session": ["a", "a", "b", "a", None],
+            "bodypart": ["nose", "tail", "nose", "nose", "nose"],
+            "distance_px": [3.0, 4.0, np.nan, 2.0, 90.0],
+            "likelihood": [0.9, 0.2, 0.6, 1.0, 0.9],
+        }
+    )
+    by_session = summarise_by_session(predictions, cutoff=0.6).set_index(["side", "session"])
+    assert by_session.index.tolist() == [("train", "a"), ("test", "a"), ("test", "b")]
+    assert by_session.loc[("train", "a"), "rmse_px"] == pytest.approx(np.sqrt(12.5))
+    assert by_session.loc[("train", "a"), ["keypoints", "rmse_confident_px", "fraction_confident"]].tolist() == [
+        2,
+        3.0,
+        0.5,
+    ]
+    assert by_session.loc[("test", "a"), "mean_px"] == 2 and by_session.loc[("test", "b"), "keypoints"] == 0
+    overall = summarise_errors(predictions, 0.6)
+    assert list(by_session.columns) == list(overall.columns[2:])
+    assert summarise_by_session(predictions.assign(session=None), 0.6).empty
 
 
 def test_manifest(evaluation: Evaluation, tiny_model: TrainedModel, tiny_dataset: Dataset):
     manifest = json.loads((evaluation.path / "manifest.json").read_text())
     assert (manifest["model"], manifest["dataset"]) == (tiny_model.id, tiny_dataset.id)
     assert manifest["device"] == "cpu" and manifest["seconds"] > 0
+    assert (evaluation.images, evaluation.seconds) == (24, manifest["seconds"])

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from dlc_platform.dlc.inference import POSE_TABLE, PoseEstimate, PoseEstimator, estimate_poses, pose_identity
+from dlc_platform.dlc.inference import PoseEstimate, PoseEstimator, estimate_poses, pose_identity
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
-from dlc_platform.pose.table import read_parquet
+from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.store import Store
 from dlc_platform.video.probe import probe
 

@@ -1,17 +1,23 @@
 """Which version is chosen, on evaluations written by hand."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pytest
 
 from dlc_platform.catalog.tables import Evaluation, Promotion
-from dlc_platform.dlc.selection import choose_best
+from dlc_platform.dlc.selection import Choice, choose_best
+from dlc_platform.settings import PromotionRule
 from dlc_platform.store import Store
+from dlc_platform_tests.dlc.evaluations import write_evaluation
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+CLEARLY_BETTER = PromotionRule()
+#: How far off a mediocre version is on 20 test images.
+OFF = np.random.default_rng(0).exponential(4, 20) + 1
 
 
 @pytest.fixture
@@ -24,22 +30,14 @@ def evaluation(
     name: str,
     model: str,
     hour: int,
-    test: Sequence[float],
-    images: Sequence[str] = ("1", "2"),
+    test: Sequence[float] | np.ndarray,
+    images: Sequence[str] | None = None,
     x: float = 10.0,
-    train: float = 1.0,
+    **more: Sequence[float] | np.ndarray,
 ) -> Evaluation:
-    """An evaluation with one labelled nose on each test image, `test` pixels off, and one training image."""
-    rows = [("0", "train", x, train), *((image, "test", x, off) for image, off in zip(images, test, strict=True))]
-    table = pd.DataFrame(rows, columns=["image", "side", "x", "distance_px"])
-    table = table.assign(bodypart="nose", y=20.0, predicted_x=x, predicted_y=20.0, likelihood=0.9)
-    unlabelled = table.assign(bodypart="tail", x=float("nan"), y=float("nan"), distance_px=float("nan"))
-    predictions = pd.concat([table, unlabelled])
-
-    def write(folder: Path) -> None:
-        predictions.to_parquet(folder / "predictions.parquet", index=False)
-
-    store.put("evaluations", name, {"model": model, "dataset": f"data-{name}"}, write)
+    """An evaluation with one labelled nose on each test image, `test` pixels off, and `more` body parts."""
+    distances = {part: np.asarray(off).tolist() for part, off in {"nose": test, **more}.items()}
+    write_evaluation(store, name, model, distances, images, x)
     return Evaluation(id=name, model_id=model, evaluated_at=START + timedelta(hours=hour))
 
 
@@ -47,91 +45,158 @@ def promotion(model: str, hour: int) -> Promotion:
     return Promotion(project="maze", model_id=model, weighed_until=START + timedelta(hours=hour))
 
 
-def test_nothing_to_choose_from(store: Store) -> None:
-    assert choose_best([], None, store) is None
-
-
-def test_the_first_one_wins(store: Store) -> None:
-    choice = choose_best([evaluation(store, "e1", "a", 1, [3, 3])], None, store)
+def choose(rows: Sequence[Evaluation], in_force: Promotion | None, store: Store) -> Choice:
+    choice = choose_best(rows, in_force, store, CLEARLY_BETTER)
     assert choice is not None
+    return choice
+
+
+def test_nothing_to_choose_from(store: Store) -> None:
+    assert choose_best([], None, store, CLEARLY_BETTER) is None
+
+
+def test_the_first_one_is_promoted(store: Store) -> None:
+    choice = choose([evaluation(store, "e1", "a", 1, OFF)], None, store)
     assert (choice.model_id, choice.evaluation_id, choice.reason) == ("a", "e1", "the first evaluated version")
 
 
-def test_a_better_one_replaces_it(store: Store) -> None:
-    rows = [evaluation(store, "e1", "a", 1, [3, 5]), evaluation(store, "e2", "b", 3, [1, 2])]
-    choice = choose_best(rows, promotion("a", 2), store)
-    assert choice is not None and (choice.model_id, choice.evaluation_id) == ("b", "e2")
-    assert choice.reason == "test RMSE 1.58 px, against 4.12 px before, on the 2 test images they share"
+def test_a_clearly_better_one_replaces_it(store: Store) -> None:
+    rows = [evaluation(store, "e1", "a", 1, OFF), evaluation(store, "e2", "b", 3, OFF / 2)]
+    choice = choose(rows, promotion("a", 2), store)
+    assert (choice.model_id, choice.evaluation_id) == ("b", "e2")
+    number = r"[+-]?\d+\.\d\d"
+    assert re.fullmatch(
+        rf"test RMSE {number} px, against {number} px before, on the 20 test images they share "
+        rf"\(difference -{number} px, 95 % interval -{number} to -{number} px\), and no body part got worse",
+        choice.reason,
+    )
 
 
-@pytest.mark.parametrize("test", [[3, 5.1], [3, 5], [5, 3], [4.2, 4.2]])
-def test_a_worse_or_equal_one_never_does(store: Store, test: list[float]) -> None:
-    """The root of the mean square counts: 4.2 and 4.2 are worse than 3 and 5."""
-    rows = [evaluation(store, "e1", "a", 1, [3, 5]), evaluation(store, "e2", "b", 3, test, train=0.1)]
-    for in_force in (promotion("a", 2), None):
-        choice = choose_best(rows, in_force, store)
-        assert choice is not None and (choice.model_id, choice.evaluation_id) == ("a", "e1")
+def test_a_worse_or_equal_one_never_does(store: Store) -> None:
+    for number, test in enumerate([OFF, OFF + 1, OFF[::-1], OFF * 3]):
+        rows = [evaluation(store, "e1", "a", 1, OFF), evaluation(store, f"w{number}", f"w{number}", 3, test)]
+        for in_force in (promotion("a", 2), None):
+            assert choose(rows, in_force, store).model_id == "a"
+
+
+def test_one_that_is_better_by_chance_is_not_promoted(store: Store) -> None:
+    """Of versions that are as good as the one in use, half have a lower RMSE, and next to none is promoted."""
+    random = np.random.default_rng(5)
+    lower = promoted = 0
+    for number in range(40):
+        ours, theirs = random.exponential(3, (2, 40))
+        rows = [
+            evaluation(store, f"ours {number}", f"a{number}", 1, ours),
+            evaluation(store, f"theirs {number}", f"b{number}", 3, theirs),
+        ]
+        lower += (theirs**2).mean() < (ours**2).mean()
+        choice = choose(rows, promotion(f"a{number}", 2), store)
+        promoted += choice.model_id != f"a{number}"
+        assert choice.model_id != f"a{number}" or "is not clearly better: test RMSE" in choice.reason
+    assert lower > 12 and promoted <= 3
+
+
+def test_a_few_images_are_never_clear(store: Store) -> None:
+    """On five images a version is better on all of them by chance once in 32 times."""
+    rows = [evaluation(store, "e1", "a", 1, [9] * 5), evaluation(store, "e2", "b", 3, [1] * 5)]
+    choice = choose(rows, promotion("a", 2), store)
+    assert choice.model_id == "a" and "version b was tested on fewer than 6 images" in choice.reason
+    rows = [evaluation(store, "e3", "a", 1, [9] * 6), evaluation(store, "e4", "b", 3, [1] * 6)]
+    assert choose(rows, promotion("a", 2), store).model_id == "b"
+    stricter = PromotionRule(confidence=0.99)
+    choice = choose_best(rows, promotion("a", 2), store, stricter)
+    assert choice is not None and choice.model_id == "a"
+
+
+def test_a_body_part_that_got_worse_stops_it(store: Store) -> None:
+    rows = [
+        evaluation(store, "e1", "a", 1, OFF, tail=OFF),
+        evaluation(store, "e2", "b", 3, OFF / 4, tail=OFF + 0.5),
+    ]
+    choice = choose(rows, promotion("a", 2), store)
+    assert choice.model_id == "a"
+    assert "version b is better over all but not for every body part: test RMSE" in choice.reason
+    assert re.search(r", tail \+0\.\d\d px, 95 % interval \+0\.\d\d to \+0\.\d\d px$", choice.reason)
+    # On so few images of the tail nothing can be said of it.
+    rare = [np.where(np.arange(20) < 3, off, np.nan) for off in (OFF, OFF + 0.5)]
+    rows = [
+        evaluation(store, "e3", "a", 1, OFF, tail=rare[0]),
+        evaluation(store, "e4", "b", 3, OFF / 4, tail=rare[1]),
+    ]
+    assert choose(rows, promotion("a", 2), store).model_id == "b"
 
 
 def test_the_best_of_several_whatever_their_order(store: Store) -> None:
-    rows = [evaluation(store, f"e{n}", f"m{n}", n, [off, off]) for n, off in enumerate([5.0, 2.0, 3.0, 2.0, 4.0])]
-    choice = choose_best(rows, None, store)
-    assert choice is not None and choice.model_id == "m1"
-    choice = choose_best(rows, promotion("m0", 0), store)
-    assert choice is not None and choice.model_id == "m1" and "2.00 px, against 5.00 px" in choice.reason
+    factors = [5.0, 2.0, 3.0, 2.0, 4.0]
+    rows = [evaluation(store, f"e{n}", f"m{n}", n, factor * OFF) for n, factor in enumerate(factors)]
+    assert choose(rows, None, store).model_id == "m1"
+    choice = choose(rows, promotion("m0", 0), store)
+    assert choice.model_id == "m1"
+    # The lowest RMSE does not qualify: a body part got worse.
+    rows.append(evaluation(store, "e5", "m5", 5, OFF / 10, tail=OFF))
+    rows[0] = evaluation(store, "e6", "m0", 0, 5 * OFF, tail=OFF / 10)
+    assert choose(rows, promotion("m0", 0), store).model_id == "m1"
 
 
 def test_only_shared_test_images_count(store: Store) -> None:
     """The newer version is better on what both were tested on, and met a hard image besides."""
+    shared = [f"shared {number}" for number in range(20)]
     rows = [
-        evaluation(store, "e1", "a", 1, [3, 3, 0], ["1", "2", "old"]),
-        evaluation(store, "e2", "b", 3, [2, 2, 90], ["1", "2", "hard"]),
+        evaluation(store, "e1", "a", 1, [*OFF, 0], [*shared, "old"]),
+        evaluation(store, "e2", "b", 3, [*OFF / 2, 90], [*shared, "hard"]),
     ]
-    choice = choose_best(rows, promotion("a", 2), store)
-    assert choice is not None and choice.model_id == "b" and "on the 2 test images they share" in choice.reason
+    choice = choose(rows, promotion("a", 2), store)
+    assert choice.model_id == "b" and "on the 20 test images they share" in choice.reason
 
 
 def test_without_shared_images_nothing_is_better(store: Store) -> None:
     rows = [evaluation(store, "e1", "a", 1, [9], ["1"]), evaluation(store, "e2", "b", 3, [1], ["2"])]
-    choice = choose_best(rows, promotion("a", 2), store)
-    assert choice is not None and choice.model_id == "a"
+    choice = choose(rows, promotion("a", 2), store)
+    assert choice.model_id == "a"
+    assert choice.reason.startswith("version b cannot be compared: the versions a, b were not tested on any image")
 
 
 def test_a_corrected_label_is_another_question(store: Store) -> None:
-    rows = [
-        evaluation(store, "e1", "a", 1, [9, 9], x=10.0),
-        evaluation(store, "e2", "b", 3, [1, 1], x=10.5),
-    ]
-    choice = choose_best(rows, promotion("a", 2), store)
-    assert choice is not None and choice.model_id == "a"
+    rows = [evaluation(store, "e1", "a", 1, OFF, x=10.0), evaluation(store, "e2", "b", 3, OFF / 4, x=10.5)]
+    assert choose(rows, promotion("a", 2), store).model_id == "a"
 
 
 def test_what_a_person_promoted_holds_until_something_newer_is_better(store: Store) -> None:
-    rows = [evaluation(store, "e1", "good", 1, [2, 2]), evaluation(store, "e2", "worse", 2, [5, 5])]
+    rows = [evaluation(store, "e1", "good", 1, OFF), evaluation(store, "e2", "worse", 2, 3 * OFF)]
     by_person = promotion("worse", 3)
-    choice = choose_best(rows, by_person, store)
-    assert choice is not None and (choice.model_id, choice.evaluation_id) == ("worse", "e2")
-    rows.append(evaluation(store, "e3", "no better", 4, [5, 5]))
-    choice = choose_best(rows, by_person, store)
-    assert choice is not None and choice.model_id == "worse"
-    rows.append(evaluation(store, "e4", "better", 5, [4, 4]))
-    choice = choose_best(rows, by_person, store)
-    assert choice is not None and choice.model_id == "better"
+    choice = choose(rows, by_person, store)
+    assert (choice.model_id, choice.evaluation_id) == ("worse", "e2")
+    assert choice.reason == "nothing was evaluated since its promotion"
+    # To evaluate the one that was passed over on other images makes nothing new of it.
+    rows.append(evaluation(store, "e3", "good", 4, OFF / 2))
+    assert choose(rows, by_person, store).model_id == "worse"
+    rows.append(evaluation(store, "e4", "no better", 5, 3 * OFF))
+    assert choose(rows, by_person, store).model_id == "worse"
+    rows.append(evaluation(store, "e5", "better", 6, 2 * OFF))
+    assert choose(rows, by_person, store).model_id == "better"
 
 
 def test_of_several_evaluations_of_one_version_the_newest_counts(store: Store) -> None:
     rows = [
-        evaluation(store, "e1", "a", 1, [9, 9]),
-        evaluation(store, "e2", "a", 2, [1, 1]),
-        evaluation(store, "e3", "b", 4, [5, 5]),
+        evaluation(store, "e1", "a", 1, 9 * OFF),
+        evaluation(store, "e2", "a", 2, OFF),
+        evaluation(store, "e3", "b", 4, 5 * OFF),
     ]
-    choice = choose_best(rows, promotion("a", 3), store)
-    assert choice is not None and (choice.model_id, choice.evaluation_id) == ("a", "e2")
+    choice = choose(rows, promotion("a", 3), store)
+    assert (choice.model_id, choice.evaluation_id) == ("a", "e2")
 
 
 def test_a_version_in_use_that_was_never_evaluated_is_kept(store: Store) -> None:
-    choice = choose_best([evaluation(store, "e1", "a", 2, [1, 1])], promotion("unknown", 1), store)
-    assert choice is not None and (choice.model_id, choice.evaluation_id) == ("unknown", None)
+    choice = choose([evaluation(store, "e1", "a", 2, OFF)], promotion("unknown", 1), store)
+    assert (choice.model_id, choice.evaluation_id) == ("unknown", None)
     assert "never evaluated" in choice.reason
-    choice = choose_best([], promotion("unknown", 1), store)
-    assert choice is not None and choice.model_id == "unknown"
+    assert choose([], promotion("unknown", 1), store).model_id == "unknown"
+
+
+def test_a_lab_can_leave_promotions_to_a_person(store: Store) -> None:
+    person = PromotionRule(rule="person")
+    rows = [evaluation(store, "e1", "a", 1, OFF)]
+    assert choose_best(rows, None, store, person) is None
+    rows.append(evaluation(store, "e2", "b", 3, OFF / 4))
+    choice = choose_best(rows, promotion("a", 2), store, person)
+    assert choice == Choice("a", "e1", "lab.yaml leaves promotions to a person")

@@ -52,8 +52,16 @@ ASSETS = {
         "kinds": ["deeplabcut", "parquet"],
         "pool": "gpu",
     },
-    "production_model": {
+    "model_comparison": {
         "deps": ["model_evaluation"],
+        "partitions": None,
+        "group": "models",
+        "owners": ["team:pose-estimation"],
+        "kinds": ["deeplabcut", "postgres"],
+        "pool": "gpu",
+    },
+    "production_model": {
+        "deps": ["model_comparison"],
         "partitions": None,
         "group": "models",
         "owners": ["team:pose-estimation"],
@@ -72,7 +80,7 @@ ASSETS = {
 
 JOBS = {
     "process_sessions": ["labeled_frames", "pose_estimates", "session_videos"],
-    "train_recipe": ["model_evaluation", "production_model", "trained_model", "training_dataset"],
+    "train_recipe": ["model_comparison", "model_evaluation", "production_model", "trained_model", "training_dataset"],
 }
 
 SENSORS = {"new_session_videos": {"job": "process_sessions", "seconds": 7, "status": "RUNNING"}}

@@ -6,7 +6,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from dlc_platform.demo.lab import LABELLED
+from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.materialize import materialize
@@ -31,7 +31,8 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
             "labeled_frames": {"labelled_frames", "picture_arena"},
             "training_dataset": {"dataset", "train_images", "test_images", "picture"},
             "trained_model": {"model", "parameters", "loss_curve", "software"},
-            "model_evaluation": {"test", "train", "test_rmse_px", "worst_test_frames"},
+            "model_evaluation": {"test", "train", "test_rmse_px", "worst_test_frames", "sessions"},
+            "model_comparison": {f"{what}_{PROJECT}" for what in ("picture", "versions", "bodyparts", "sessions")},
             "production_model": {"production"},
             "pose_estimates": {"quality", "picture_keypoints", "picture_trajectories", "picture_likelihood"},
         }

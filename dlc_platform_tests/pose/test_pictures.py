@@ -13,6 +13,8 @@ from PIL import Image
 from dlc_platform.pose.pictures import (
     LIMIT_BYTES,
     as_markdown,
+    comparison_plot,
+    disagreement_frames,
     frames_with_keypoints,
     labelled_frames,
     learning_curve,
@@ -151,6 +153,45 @@ def test_learning_curves() -> None:
     assert has_colour(picture, BLUE) and has_colour(picture, ORANGE)
     opened(learning_curve(pd.DataFrame({"epoch": [1], "train_loss": [0.0], "test_loss": [np.nan]})))
     opened(learning_curve(pd.DataFrame({"epoch": [], "train_loss": []})))
+
+
+def errors(models: list[str], bodyparts: tuple[str, ...]) -> pd.DataFrame:
+    rows = [
+        (model, bodypart, 5.0 + place, 4.0 + place, 7.0 + place)
+        for bodypart in ("all", *bodyparts)
+        for place, model in enumerate(models)
+    ]
+    return pd.DataFrame(rows, columns=["model", "bodypart", "rmse_px", "rmse_low_px", "rmse_high_px"])
+
+
+def test_versions_side_by_side() -> None:
+    names = {"a": "first $v1$", "b": "_second v2"}
+    table = errors(["a", "b"], BODYPARTS)
+    picture = comparison_plot(table, names, "b")
+    assert has_colour(picture, BLUE) and has_colour(picture, ORANGE)
+    # The one in production looks different.
+    assert len({picture, comparison_plot(table, names, "a"), comparison_plot(table, names, None)}) == 3
+
+
+@pytest.mark.parametrize("versions", [1, 12, 60])
+def test_any_number_of_versions(versions: int) -> None:
+    models = [f"m{number}" for number in range(versions)]
+    table = errors(models, tuple(f"a body part {number}" for number in range(24)))
+    opened(comparison_plot(table, {model: f"a recipe with a long name {model}" for model in models}, "m0"))
+
+
+def test_versions_with_figures_missing_or_far_apart() -> None:
+    table = errors(["a", "b"], BODYPARTS)
+    table.loc[3, ["rmse_px", "rmse_low_px", "rmse_high_px"]] = np.nan
+    table.loc[4, ["rmse_px", "rmse_low_px", "rmse_high_px"]] = (0.0, 0.0, 0.0)
+    table.loc[5, ["rmse_px", "rmse_low_px", "rmse_high_px"]] = (700.0, np.nan, np.nan)
+    opened(comparison_plot(table.drop(index=7), {"a": "a", "b": "b"}, None))
+
+
+def test_two_models_on_one_frame() -> None:
+    images = [(grey(), points(seed), points(seed + 9), "s1\n1.0 s") for seed in range(3)]
+    assert has_colour(disagreement_frames(images), BLUE)
+    opened(disagreement_frames([(grey(), {"snout": (np.nan, np.nan)}, {"tail": (3.0, 4.0)}, "a")]))
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:

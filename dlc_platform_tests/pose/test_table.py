@@ -54,13 +54,51 @@ def test_refuses_poses_of_another_length_than_the_video() -> None:
         tidy_from_dlc(wide(18), np.arange(40))
 
 
-def test_refuses_several_animals() -> None:
-    columns = pd.MultiIndex.from_product(
-        [["s"], ["a", "b"], ["snout"], ["x", "y", "likelihood"]],
+def several(frames: int = 50) -> pd.DataFrame:
+    """Two animals with two body parts each, and one body part of none, in another order than the table's."""
+    keypoints = [("b", "tail"), ("a", "snout"), ("a", "tail"), ("b", "snout"), ("single", "feeder")]
+    columns = pd.MultiIndex.from_tuples(
+        [("s", *keypoint, coordinate) for keypoint in keypoints for coordinate in ("likelihood", "x", "y")],
         names=["scorer", "individuals", "bodyparts", "coords"],
     )
-    with pytest.raises(PlatformError, match=r"individuals.*single animal"):
-        tidy_from_dlc(pd.DataFrame(np.zeros((2, 6)), columns=columns), np.arange(2))
+    return pd.DataFrame(np.random.default_rng(1).random((frames, 15)).astype(np.float32), columns=columns)
+
+
+def test_several_animals_are_sorted_by_bodypart_then_individual() -> None:
+    frame = several()
+    table = tidy_from_dlc(frame, np.arange(50) / 25)
+    assert list(table["individual"].cat.categories) == ["b", "a", "single"]
+    assert list(table["bodypart"].cat.categories) == ["tail", "snout", "feeder"]
+    keypoints = table[["bodypart", "individual"]].drop_duplicates().astype(str).to_numpy().tolist()
+    assert keypoints == [["tail", "b"], ["tail", "a"], ["snout", "b"], ["snout", "a"], ["feeder", "single"]]
+    for (bodypart, individual), rows in table.groupby(["bodypart", "individual"], observed=True):
+        np.testing.assert_array_equal(rows["frame"], np.arange(50))
+        for coordinate in ("x", "y", "likelihood"):
+            np.testing.assert_array_equal(rows[coordinate], frame["s", individual, bodypart, coordinate])
+
+
+def test_several_animals_keep_one_row_group_for_each_bodypart(tmp_path: Path) -> None:
+    table = tidy_from_dlc(several(), np.arange(50) / 25)
+    path = tmp_path / "poses.parquet"
+    write_parquet(table, path)
+    assert pq.ParquetFile(path).metadata.num_row_groups == 3
+    pd.testing.assert_frame_equal(read_parquet(path), table, check_exact=True)
+    assert len(read_parquet(path, ["feeder"])) == 50
+
+
+def test_the_summary_is_over_all_individuals() -> None:
+    frame = several(4)
+    for individual, likelihood in (("a", 0.9), ("b", 0.5)):
+        frame["s", individual, "tail", "likelihood"] = np.float32(likelihood)
+    tail = summarize(tidy_from_dlc(frame, np.arange(4)), cutoff=0.6).set_index("bodypart").loc["tail"]
+    assert tail["frames"] == 4
+    assert tail["mean_likelihood"] == pytest.approx(0.7)
+    assert tail["fraction_confident"] == 0.5
+
+
+def test_refuses_other_columns() -> None:
+    with pytest.raises(PlatformError, match="column levels bodyparts, coords"):
+        tidy_from_dlc(wide().droplevel("scorer", axis=1), np.arange(1000))
 
 
 def test_parquet_keeps_every_bit(tmp_path: Path) -> None:

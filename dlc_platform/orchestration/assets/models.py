@@ -7,10 +7,11 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.assets.sessions import labeled_frames
-from dlc_platform.orchestration.metadata import number, picture, table
+from dlc_platform.orchestration.metadata import number, picture, stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
 
 GPU_POOL = "gpu"
@@ -66,14 +67,26 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         """The distance between labels and predictions on every image of the model's dataset, in pixels."""
         return _model_evaluation(context, lab)
 
-    @dg.asset(deps=[model_evaluation], kinds={"postgres"}, group_name="models", owners=owners, code_version="1")
+    @dg.asset(
+        deps=[model_evaluation],
+        pool=GPU_POOL,
+        kinds={"deeplabcut", "postgres"},
+        group_name="models",
+        owners=owners,
+        code_version="1",
+    )
+    def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+        """Every version of each project side by side on the same test images, and old against new without labels."""
+        return _model_comparison(context, lab)
+
+    @dg.asset(deps=[model_comparison], kinds={"postgres"}, group_name="models", owners=owners, code_version="1")
     def production_model(
         context: AssetExecutionContext, config: ProductionChoice, lab: LabResource
     ) -> dg.MaterializeResult:
-        """The model version that inference uses, for each project: the best on the frozen test images."""
+        """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice."""
         return _production_model(context, config, lab)
 
-    return [training_dataset, trained_model, model_evaluation, production_model]
+    return [training_dataset, trained_model, model_evaluation, model_comparison, production_model]
 
 
 def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
@@ -92,7 +105,9 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     labels = read_labels(project)
     folders = labels.folders()
     matches = match_folders(project, folders, registry.known_files(lab.engine))
-    dataset = make_dataset(project, labels, recipe.seed, recipe.test_fraction, matches, lab.store)
+    dataset = make_dataset(
+        project, labels, recipe.seed, recipe.test_fraction, matches, lab.store, apart_frames=recipe.apart_frames
+    )
     registry.record_dataset(
         lab.engine,
         name,
@@ -103,6 +118,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             test_images=dataset.n_test,
             seed=recipe.seed,
             test_fraction=recipe.test_fraction,
+            manifest_sha256=lab.store.claim("datasets", dataset.id),
             run_id=context.run_id,
         ),
         registry.BodyParts(dataset.bodyparts, dataset.skeleton),
@@ -119,6 +135,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             "project": recipe.project,
             "train_images": dataset.n_train,
             "test_images": dataset.n_test,
+            "left_out_images": dataset.n_left_out,
             "bodyparts": ", ".join(dataset.bodyparts),
             "sessions": table([{"session": s} for s in sorted(set(matches.values()))]),
             "folders_without_a_session": ", ".join(unmatched) or "none",
@@ -203,6 +220,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
             net_type=recipe.net_type,
             weights_sha256=model.weights_sha256,
             scorer=model.scorer,
+            manifest_sha256=lab.store.claim("models", model.id),
         ),
         registry.BodyParts(model.bodyparts, model.skeleton),
         tables.TrainingRun(
@@ -230,7 +248,6 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
 
 
 def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-    from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.evaluation import evaluate_model
     from dlc_platform.dlc.samples import worst_test_frames
     from dlc_platform.pose.pictures import worst_frames
@@ -247,19 +264,8 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         lab.store,
         batch_size=recipe.batch_size,
     )
+    by_session = _record_evaluation(context, lab, evaluation)
     errors = evaluation.errors
-    registry.record_evaluation(
-        lab.engine,
-        tables.Evaluation(
-            id=evaluation.id,
-            model_id=model.id,
-            dataset_id=model.dataset_id,
-            likelihood_cutoff=lab.settings.likelihood_cutoff,
-            run_id=context.run_id,
-        ),
-        [tables.EvaluationError(evaluation_id=evaluation.id, **row) for row in _without_nan(errors)],
-        versions(),
-    )
     overall = errors[errors["bodypart"] == "all"].set_index("side")["rmse_px"]
     return dg.MaterializeResult(
         metadata={
@@ -271,12 +277,158 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             ),
             "test": table(errors[errors["side"] == "test"].drop(columns="side")),
             "train": table(errors[errors["side"] == "train"].drop(columns="side")),
+            "sessions": table(by_session),
             "likelihood_cutoff": lab.settings.likelihood_cutoff,
             "model": model.id,
             "path": dg.MetadataValue.path(evaluation.path),
         },
         data_version=dg.DataVersion(evaluation.id),
     )
+
+
+def _record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluation: Any) -> Any:
+    """Write an evaluation down; its errors by side and session."""
+    from dlc_platform.dlc.environment import versions
+    from dlc_platform.dlc.evaluation import summarise_by_session
+
+    cutoff = lab.settings.likelihood_cutoff
+    predictions = evaluation.predictions()
+    # The catalogue knows of sessions that were registered after the dataset was made.
+    predictions["session"] = predictions["image"].map(registry.image_sessions(lab.engine, evaluation.dataset_id))
+    by_session = summarise_by_session(predictions, cutoff)
+    registry.record_evaluation(
+        lab.engine,
+        tables.Evaluation(
+            id=evaluation.id,
+            model_id=evaluation.model_id,
+            dataset_id=evaluation.dataset_id,
+            likelihood_cutoff=cutoff,
+            seconds=evaluation.seconds,
+            manifest_sha256=lab.store.claim("evaluations", evaluation.id),
+            run_id=context.run_id,
+        ),
+        [tables.EvaluationError(evaluation_id=evaluation.id, **row) for row in _without_nan(evaluation.errors)],
+        versions(),
+        [
+            tables.EvaluationSessionError(evaluation_id=evaluation.id, **row)
+            for row in _without_nan(by_session.rename(columns={"session": "session_key"}))
+        ],
+    )
+    return by_session
+
+
+def _model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+    from dlc_platform.comparisons import compare_project
+
+    metadata: dict[str, Any] = {}
+    compared = {}
+    for project in lab.settings.projects:
+        _evaluate_all(context, lab, project)
+        try:
+            comparison = compare_project(lab.engine, lab.store, project, lab.settings.likelihood_cutoff)
+        except PlatformError as problem:
+            # The other projects are none the worse.
+            metadata[f"problem_{project}"] = str(problem)
+            context.log.warning(str(problem))
+            continue
+        _record_comparison(context, lab, comparison)
+        compared[project] = comparison.comparison.id
+        metadata |= _comparison_metadata(lab, comparison) | _disagreement_metadata(context, lab, comparison)
+    if not compared:
+        raise PlatformError(
+            "; ".join(problem.rstrip(".") for problem in metadata.values()),
+            "Materialise model_comparison again when that is done",
+        )
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(sha256_json(compared)))
+
+
+def _evaluate_all(context: AssetExecutionContext, lab: LabResource, project: str) -> None:
+    """Evaluate every version of a project on its newest dataset, where that can be done and has not been."""
+    from dlc_platform.dlc.evaluation import evaluate_model
+
+    dataset_id = registry.newest_dataset(lab.engine, project)
+    if dataset_id is None:
+        return
+    done = {row.model_id for row in registry.evaluations_of(lab.engine, project) if row.dataset_id == dataset_id}
+    for model in registry.models_of(lab.engine, project):
+        if model.id in done or not lab.store.has("models", model.id):
+            continue
+        context.log.info(f"evaluating {short(model.id)} on the newest dataset of {project}")
+        try:
+            evaluation = evaluate_model(
+                lab.store.path("models", model.id),
+                lab.store.path("datasets", dataset_id),
+                lab.settings.likelihood_cutoff,
+                lab.store,
+            )
+        except PlatformError as problem:
+            context.log.warning(f"{short(model.id)} cannot be evaluated: {problem}")
+            continue
+        _record_evaluation(context, lab, evaluation)
+
+
+def _record_comparison(context: AssetExecutionContext, lab: LabResource, compared: Any) -> None:
+    comparison = compared.comparison
+    registry.record_comparison(
+        lab.engine,
+        tables.Comparison(
+            id=comparison.id,
+            project=compared.project,
+            dataset_id=compared.dataset_id,
+            test_images=len(comparison.images),
+            likelihood_cutoff=lab.settings.likelihood_cutoff,
+            run_id=context.run_id,
+        ),
+        [
+            tables.ComparisonError(
+                comparison_id=comparison.id, evaluation_id=comparison.evaluations[row["model_id"]], **row
+            )
+            for row in _without_nan(comparison.errors.rename(columns={"model": "model_id"}))
+        ],
+    )
+
+
+def _comparison_metadata(lab: LabResource, compared: Any) -> dict[str, Any]:
+    from dlc_platform.pose.pictures import comparison_plot
+
+    project, names = compared.project, compared.names
+    plot = comparison_plot(compared.bodyparts, names, registry.production_model(lab.engine, project))
+    return {
+        f"picture_{project}": picture(plot, f"Test RMSE of the versions of {project}, with 95 % intervals"),
+        f"test_images_{project}": len(compared.comparison.images),
+        f"versions_{project}": table(_named(compared.versions.drop(columns="recipe"), names)),
+        f"left_out_{project}": table(_named(compared.left_out, names)),
+        f"bodyparts_{project}": table(_named(compared.bodyparts, names)),
+        f"sessions_{project}": table(_named(compared.sessions, names)),
+    }
+
+
+def _disagreement_metadata(context: AssetExecutionContext, lab: LabResource, compared: Any) -> dict[str, Any]:
+    from dlc_platform.comparisons import find_disagreement, old_and_new
+    from dlc_platform.pose.pictures import disagreement_frames
+
+    project = compared.project
+    pair = old_and_new(lab.engine, project)
+    if pair is None:
+        return {}
+    old, new = pair
+    found = find_disagreement(
+        lab.engine, lab.store, project, old, new, compared.limit_px, lab.settings.likelihood_cutoff
+    )
+    title = f"{short(old)} (old) against {short(new)} (new)"
+    if found.table.empty:
+        return {f"disagreement_{project}": f"{title}: no session without labels has poses by both"}
+    for problem in found.problems:
+        context.log.warning(problem)
+    shown = (
+        {f"picture_disagreement_{project}": picture(disagreement_frames(found.frames), title)} if found.frames else {}
+    )
+    return {**shown, f"disagreement_{project}": table(found.table)}
+
+
+def _named(frame: Any, names: Mapping[str, str]) -> Any:
+    """A table of models as a person reads it."""
+    return frame.assign(model=[names.get(model) or short(model) for model in frame["model"]])
 
 
 def _production_model(
@@ -294,7 +446,13 @@ def _production_model(
             "a model was named without a reason, or without a name",
             "Say why in `reason` and who you are in `by`: the promotion keeps both",
         )
+    if chosen_by_person is not None and (unusable := (chosen_by_person.source or {}).get("unusable")):
+        raise PlatformError(
+            f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {unusable}",
+            "Promote another version",
+        )
     rows = []
+    stale: dict[str, Impact] = {}
     for project in lab.settings.projects:
         in_force = registry.promotion_in_force(lab.engine, project)
         incumbent = in_force.model_id if in_force else None
@@ -305,11 +463,12 @@ def _production_model(
             evaluated = [evaluation.id for evaluation in evaluations if evaluation.model_id == chosen_by_person.id]
             model, evaluation, reason = chosen_by_person.id, next(iter(evaluated[-1:]), None), config.reason
         else:
-            choice = choose_best(evaluations, in_force, lab.store)
+            choice = choose_best(evaluations, in_force, lab.store, lab.settings.promotion)
             if choice is None:
                 continue
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
-        if model != incumbent:
+        # A person who keeps the model has decided too: what was weighed then is not weighed again.
+        if model != incumbent or chosen_by_person is not None:
             promotion = tables.Promotion(
                 project=project,
                 model_id=model,
@@ -326,6 +485,8 @@ def _production_model(
                     "Look at production_model and try again if it is still what you want",
                 )
             context.log.info(f"{project}: {short(model)} is the production model now: {reason}")
+            stale[project] = impact_of(lab.engine, model)
+            context.log.info(f"{project}: {stale[project]}")
         rows.append(
             {
                 "project": project,
@@ -335,14 +496,24 @@ def _production_model(
                 "reason": reason,
             }
         )
-    if not rows:
+    if not rows and lab.settings.promotion.rule != "person":
         raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
     in_production = {
         project: registry.production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)
     }
     return dg.MaterializeResult(
-        metadata={"production": table(rows)}, data_version=dg.DataVersion(sha256_json(in_production))
+        metadata={"production": table(rows), **_impact_metadata(stale)},
+        data_version=dg.DataVersion(sha256_json(in_production)),
     )
+
+
+def _impact_metadata(stale: Mapping[str, Impact]) -> dict[str, Any]:
+    shown = {}
+    for project, impact in stale.items():
+        shown[f"impact_{project}"] = str(impact)
+        if not impact.sessions.empty:
+            shown[f"stale_sessions_{project}"] = table(stale_rows(impact.sessions))
+    return shown
 
 
 def _without_nan(frame: Any) -> list[dict[str, Any]]:

@@ -53,9 +53,9 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
 
 def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str, estimator: Any) -> Mapping[str, Any]:
     from dlc_platform.dlc.environment import versions
-    from dlc_platform.dlc.inference import POSE_TABLE, pose_identity
+    from dlc_platform.dlc.inference import pose_identity
     from dlc_platform.ingest import require_unchanged
-    from dlc_platform.pose.table import read_parquet, summarize
+    from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 
     files = registry.current_files(lab.engine, key)
     if not files:
@@ -94,20 +94,10 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
                 scorer=network.scorer,
                 frames=estimate.frames,
                 seconds=estimate.seconds,
+                manifest_sha256=lab.store.claim("poses", estimate.id),
                 run_id=context.run_id,
             ),
-            [
-                tables.PoseSummary(
-                    pose_estimate_id=estimate.id,
-                    bodypart=row["bodypart"],
-                    mean_likelihood=row["mean_likelihood"]
-                    if row["mean_likelihood"] == row["mean_likelihood"]
-                    else None,
-                    fraction_confident=row["fraction_confident"],
-                    fraction_missing=row["fraction_missing"],
-                )
-                for row in summary.to_dict("records")
-            ],
+            registry.pose_summaries(estimate.id, summary.to_dict("records")),
             tables.RecordingPoses(recording_file_id=file.id, pose_estimate_id=estimate.id, run_id=context.run_id),
             versions(),
         )
@@ -141,9 +131,8 @@ def _progress(context: AssetExecutionContext, key: str, recording: str):
 
 
 def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.RecordingFile]) -> Mapping[str, Any]:
-    from dlc_platform.dlc.inference import POSE_TABLE
     from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
-    from dlc_platform.pose.table import keypoints_at, read_parquet
+    from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
     from dlc_platform.video.frames import read_frames
 
     cutoff = lab.settings.likelihood_cutoff

@@ -1,0 +1,347 @@
+"""A lab in one file, and a lab out of it: the database, the index of the store, and lab.yaml.
+
+The file is a plain tar that any tool opens, for years:
+
+==================  ==================================================================================
+``SHA256SUMS``      The checksums of the others, as `sha256sum --check` reads them.
+``manifest.json``   What made the file, and when: `BackupManifest`.
+``lab.yaml``        As it was.
+``store.json.gz``   Every product of the store: kind, identity, SHA-256 of its manifest.
+``database.dump``   Both schemas of the database, for `pg_restore`.
+==================  ==================================================================================
+
+The products themselves, raw data and DeepLabCut projects are not in it: they never change, so copying their folders is
+enough. The database is taken out first and the index after it: a product is there before its row, so whatever the
+database names is in the index.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+from sqlalchemy import Engine, text
+
+from dlc_platform.catalog import registry
+from dlc_platform.catalog.database import catalog_revision, knows_revision, migrate, open_catalog
+from dlc_platform.catalog.tables import SCHEMA
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
+from dlc_platform.postgres import server
+from dlc_platform.postgres.connection import DAGSTER_SCHEMA, postgres_url
+from dlc_platform.postgres.dump import dump_schemas, require_restorable, restore_schemas, server_version
+from dlc_platform.settings import LAB_FILE, POSTGRES_VARIABLE, load_lab
+from dlc_platform.store import MANIFEST, Product, Store
+
+_SUMS = "SHA256SUMS"
+_ABOUT = "manifest.json"
+_INDEX = "store.json.gz"
+_DATABASE = "database.dump"
+_PARTS = (_ABOUT, LAB_FILE, _INDEX, _DATABASE)
+_SCHEMAS = (SCHEMA, DAGSTER_SCHEMA)
+_BLOCK_BYTES = 1 << 20
+#: A restored lab's products may be brought before it.
+_STORE = "store"
+
+Index = dict[Product, str]
+
+
+class BackupManifest(BaseModel):
+    """What a backup says of itself.
+
+    `revision` is the catalogue's migration, `postgres` the server's major version, `store` the folder that the products
+    lay in.
+    """
+
+    format: Literal[1] = 1
+    made_at: datetime
+    platform: str
+    revision: str
+    postgres: int
+    products: int
+    store: Path
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup that was made; `missing` are products that the catalogue names and the store did not have even then."""
+
+    file: Path
+    size_bytes: int
+    products: int
+    missing: list[Path]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A lab that was restored, and what its store lacks of the backup's products.
+
+    `store` is where lab.yaml expects the products, and `unusable` says why lab.yaml cannot be used, if so. `changed`
+    are products whose manifest is another one, and `unknown` those that the backup does not know.
+    """
+
+    manifest: BackupManifest
+    store: Path | None
+    unusable: PlatformError | None
+    missing: list[Path]
+    changed: list[Path]
+    unknown: list[Path]
+
+
+def backup(home: Path, file: Path) -> Backup:
+    """Write the lab into a new file; it may be at work meanwhile. No password gets into the file.
+
+    Raises
+    ------
+    PlatformError
+        When the file exists or cannot be written, or the database cannot be taken out.
+    """
+    lab = load_lab(home)
+    store = Store(lab.store)
+    _require_new(file)
+    with _explained(file), tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as private:
+        folder = Path(private)
+        engine = open_catalog(postgres_url(home))
+        try:
+            migrate(engine)
+            recorded = registry.products(engine)
+            with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+                made_at = datetime.now(UTC)
+                dump_schemas(connection, _SCHEMAS, folder / _DATABASE)
+                migration, postgres = catalog_revision(connection), server_version(connection)
+        finally:
+            engine.dispose()
+        index = _index(store)
+        manifest = BackupManifest(
+            made_at=made_at,
+            platform=version("dlc-platform"),
+            revision=migration,
+            postgres=postgres,
+            products=len(index),
+            store=lab.store,
+        )
+        (folder / _ABOUT).write_text(manifest.model_dump_json(indent=2))
+        with gzip.open(folder / _INDEX, "wt") as compressed:
+            json.dump([[kind, identity, sha256] for (kind, identity), sha256 in index.items()], compressed)
+        shutil.copyfile(home / LAB_FILE, folder / LAB_FILE)
+        sums = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in _PARTS)
+        (folder / _SUMS).write_text(sums)
+        _pack(folder, file)
+    missing = sorted(store.path(*product) for product in recorded.keys() - index.keys())
+    return Backup(file, file.stat().st_size, len(index), missing)
+
+
+def restore(file: Path, home: Path) -> Restored:
+    """Make a lab out of a backup, in an empty or new folder, which may hold the products in ``store`` already.
+
+    Its database is that of ``DLC_PLATFORM_POSTGRES_URL``, which must not hold a lab, else a new embedded one. When this
+    fails or is killed there is no lab: lab.yaml is written last.
+
+    Raises
+    ------
+    PlatformError
+        When the file is no whole backup, or of a newer platform; the folder or the database is not empty; or the
+        database cannot be restored.
+    """
+    made_home = not home.exists()
+    try:
+        with _explained(home):
+            home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".restore-", dir=home) as private:
+                # Our own folder is there before the look, so of two that restore at once not both find it empty.
+                _require_empty(home, Path(private))
+                manifest, index = _unpack(file, Path(private))
+                _restore_database(home, Path(private) / _DATABASE, manifest)
+                _put_in_place(Path(private) / LAB_FILE, home)
+    except BaseException:
+        if made_home:
+            with suppress(OSError):
+                home.rmdir()
+        raise
+    try:
+        store = Store(load_lab(home).store)
+    except PlatformError as error:
+        return Restored(manifest, None, error, [], [], [])
+    now = _index(store)
+    return Restored(
+        manifest,
+        store.root,
+        None,
+        missing=sorted(store.path(*product) for product in index.keys() - now.keys()),
+        changed=sorted(store.path(*product) for product, sha256 in index.items() if now.get(product, sha256) != sha256),
+        unknown=sorted(store.path(*product) for product in now.keys() - index.keys()),
+    )
+
+
+def _index(store: Store) -> Index:
+    """The products that are there with the SHA-256 of their manifests; empty for a manifest that cannot be read."""
+    index: Index = {}
+    for product in store.products():
+        index[product] = ""
+        with suppress(OSError):
+            index[product] = sha256_file(store.path(*product) / MANIFEST)
+    return index
+
+
+def _pack(folder: Path, file: Path) -> None:
+    """Make the tar of the parts beside its place, for nobody else to read, and put it there when it is on the disk."""
+    packed = folder / "packed"
+    with open(packed, "xb", opener=_private) as output:
+        with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name in (_SUMS, *_PARTS):
+                member = tarfile.TarInfo(name)
+                member.size = (folder / name).stat().st_size
+                member.mode = 0o600
+                member.mtime = int((folder / name).stat().st_mtime)
+                with open(folder / name, "rb") as part:
+                    tar.addfile(member, part)
+        output.flush()
+        os.fsync(output.fileno())
+    try:
+        os.link(packed, file)  # which, unlike a renaming, never replaces
+    except FileExistsError:
+        _require_new(file)
+    except OSError:  # a disk without hard links
+        _require_new(file)
+        os.rename(packed, file)
+    _sync(file.parent)
+
+
+def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
+    """Check a backup and take its parts out into a folder; only parts of known names are ever written."""
+    try:
+        with open(file, "rb") as given, tarfile.open(fileobj=given, mode="r:") as tar:
+            sums = dict(_take_out(tar, folder))
+        if lacking := {_SUMS, *_PARTS} - sums.keys():
+            raise _damaged(file, f"{', '.join(sorted(lacking))} is missing")
+        listed = (folder / _SUMS).read_text().splitlines()
+        if changed := [name for name in _PARTS if f"{sums[name]}  {name}" not in listed]:
+            raise _damaged(file, f"{', '.join(changed)} is not as it was when it was made")
+        about = json.loads((folder / _ABOUT).read_text())
+        if about["format"] != 1:
+            raise PlatformError(
+                f"{file} was made by a newer platform, {about['platform']}", "Install that version, or a newer one"
+            )
+        manifest = BackupManifest.model_validate(about)
+        with gzip.open(folder / _INDEX, "rt") as compressed:
+            index: Index = {(kind, identity): sha256 for kind, identity, sha256 in json.load(compressed)}
+    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, " ".join(str(error).split()).rstrip(".")) from error
+    return manifest, index
+
+
+def _take_out(tar: tarfile.TarFile, folder: Path) -> Iterator[tuple[str, str]]:
+    """Write the members into the folder; their names and the SHA-256 of what was written."""
+    for member in tar:
+        if member.name not in (_SUMS, *_PARTS) or not member.isreg() or (folder / member.name).exists():
+            raise ValueError(f"{member.name!r} does not belong in it")
+        part = tar.extractfile(member)
+        assert part is not None
+        digest = hashlib.sha256()
+        with open(folder / member.name, "xb", opener=_private) as output:
+            while block := part.read(_BLOCK_BYTES):
+                digest.update(block)
+                output.write(block)
+        yield member.name, digest.hexdigest()
+
+
+def _restore_database(home: Path, dump: Path, manifest: BackupManifest) -> None:
+    """Fill the lab's empty database and bring it up to date; when that fails it is as empty as it was."""
+    embedded = not os.environ.get(POSTGRES_VARIABLE)
+    restored = False
+    engine = None
+    try:
+        engine = open_catalog(postgres_url(home))
+        _require_suitable(engine, manifest)
+        restore_schemas(engine, dump)
+        restored = True
+        migrate(engine)
+    except BaseException:
+        if embedded and (home / "postgres").exists():
+            server.discard(home / "postgres")
+        elif restored and engine is not None:
+            # They were not there before, or nothing had been restored.
+            with engine.begin() as connection:
+                for schema in _SCHEMAS:
+                    connection.execute(text(f"drop schema if exists {schema} cascade"))
+        raise
+    finally:
+        if engine is not None:
+            engine.dispose()
+
+
+def _require_suitable(engine: Engine, manifest: BackupManifest) -> None:
+    with engine.connect() as connection:
+        if not knows_revision(connection, manifest.revision):
+            raise PlatformError(
+                f"the backup was made by a newer platform, {manifest.platform}, whose tables this one does not know",
+                "Install that version, or a newer one, and restore again",
+            )
+        require_restorable(connection, manifest.postgres)
+        for schema in _SCHEMAS:
+            if connection.scalar(text("select to_regnamespace(:name)"), {"name": schema}) is not None:
+                raise PlatformError(
+                    f"the database of {POSTGRES_VARIABLE} has a schema {schema} already",
+                    "Make an empty database for the restored lab, or unset the variable to use an embedded one",
+                )
+
+
+def _put_in_place(lab_file: Path, home: Path) -> None:
+    beside = lab_file.with_name("placed")
+    with open(beside, "wb") as file:  # anew, for whoever may read other files of the lab
+        file.write(lab_file.read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(beside, home / LAB_FILE)
+    _sync(home)
+
+
+def _require_new(file: Path) -> None:
+    if file.exists() or file.is_symlink():
+        raise PlatformError(f"{file} exists already", "Choose another name: a backup never replaces a file")
+
+
+def _require_empty(home: Path, private: Path) -> None:
+    if {path.name for path in home.iterdir()} - {_STORE, private.name}:
+        raise PlatformError(
+            f"{home} is not empty",
+            f"Restore into a new folder; only the products may be there already, in {home / _STORE}",
+        )
+
+
+@contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PlatformError(
+            f"{error.filename or place} cannot be used: {error.strerror}",
+            "See that it is there, can be read and written, and that its disk has free space",
+        ) from error
+
+
+def _damaged(file: Path, problem: str) -> PlatformError:
+    return PlatformError(f"{file} is no whole backup: {problem}", "Use another copy of it, or an older backup")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

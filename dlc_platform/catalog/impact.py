@@ -1,0 +1,82 @@
+"""What it would mean to use another model: the sessions whose poses it makes stale, and what they cost to estimate.
+
+Nothing is decided or promoted here; what is stale under the models in production is `queries.stale_sessions`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine, text
+
+from dlc_platform.catalog import queries
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Frames per second as measured, from what says most of this model to what says least; each with its name.
+_SPEEDS = (
+    (
+        "measured on its own estimates",
+        "select sum(frames) / nullif(sum(seconds), 0) from dlc.pose_estimate "
+        "where model_id = :model and origin = 'computed'",
+    ),
+    (
+        "measured on other versions of the same network",
+        "select sum(e.frames) / nullif(sum(e.seconds), 0) from dlc.model_version m "
+        "join dlc.model_version o on o.net_type = m.net_type join dlc.pose_estimate e on e.model_id = o.id "
+        "where m.id = :model and e.origin = 'computed'",
+    ),
+    (
+        "measured on its evaluation",
+        "select sum(d.train_images + d.test_images) / nullif(sum(e.seconds), 0) from dlc.evaluation e "
+        "join dlc.dataset d on d.id = e.dataset_id where e.model_id = :model and e.seconds is not null",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Impact:
+    """What becomes stale when a model version is used for its project.
+
+    Attributes
+    ----------
+    sessions
+        One row for each session, the newest recording first: session, project, models (that made its poses),
+        imported (all of them were), files, frames, recorded_at.
+    frames_per_second
+        How fast the version is expected to be, None where nothing was measured yet; `basis` says how it is known.
+    """
+
+    sessions: "pd.DataFrame"
+    frames_per_second: float | None
+    basis: str
+
+    @property
+    def frames(self) -> int:
+        """How many frames would have to be estimated."""
+        return int(self.sessions["frames"].sum())
+
+    @property
+    def hours(self) -> float | None:
+        """How long one device would take, in hours."""
+        return self.frames / self.frames_per_second / 3600 if self.frames_per_second else None
+
+    def __str__(self) -> str:
+        if self.sessions.empty:
+            return "no session becomes stale"
+        cost = (
+            f"about {self.hours:.2g} hours of one device at {self.frames_per_second:.3g} frames/s, {self.basis}"
+            if self.hours is not None
+            else "for how long cannot be said, as nothing was measured"
+        )
+        return f"{len(self.sessions)} sessions become stale, {self.frames} frames: {cost}"
+
+
+def impact_of(engine: Engine, model_id: str) -> Impact:
+    """What becomes stale when this model version is promoted."""
+    sessions = queries.stale_under(engine, model_id)
+    with engine.connect() as connection:
+        for basis, query in _SPEEDS:
+            if measured := connection.scalar(text(query), {"model": model_id}):
+                return Impact(sessions, float(measured), basis)
+    return Impact(sessions, None, "")

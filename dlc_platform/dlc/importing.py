@@ -1,0 +1,276 @@
+"""A model that was trained elsewhere becomes a product of kind ``models``, used like those that `training` makes.
+
+It is checked before it is kept: that it is a network of DeepLabCut's PyTorch engine, that the weights fit its
+configuration, and that its snapshot holds nothing but weights. What the configuration says of the machine that it
+comes from (its paths and device) is not kept in it.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dlc_platform.dlc.environment import versions
+from dlc_platform.dlc.project import CONFIG_FILE as PROJECT_FILE
+from dlc_platform.dlc.project import read_config, read_skeleton
+from dlc_platform.dlc.snapshots import (
+    Snapshot,
+    TrainFolder,
+    choose_snapshot,
+    list_snapshots,
+    read_train_folder,
+    reported_errors,
+)
+from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE, scorer_name
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file, sha256_json
+from dlc_platform.store import MANIFEST, Store
+
+if TYPE_CHECKING:
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+    from torch.nn import Module
+
+DETECTOR_FILE = "snapshot-detector.pt"
+_CONFIG_TENSORFLOW = "pose_cfg.yaml"
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """An imported model of the store.
+
+    Attributes
+    ----------
+    scorer
+        The name that DeepLabCut's files carry for poses of this model here; it holds the first digits of its id.
+    skeleton
+        That of the project, where the train folder lies in one; else empty.
+    unusable
+        Why it cannot estimate poses here, None where it can.
+    source
+        Where it came from: path, model_prefix, iteration, shuffle, trainset (null outside a project), snapshot,
+        detector_snapshot, and evaluation, which is what DeepLabCut itself reported of it (see `ReportedErrors`).
+    """
+
+    id: str
+    path: Path
+    scorer: str
+    net_type: str
+    bodyparts: tuple[str, ...]
+    skeleton: tuple[tuple[str, str], ...]
+    weights_sha256: str
+    detector_sha256: str | None
+    unusable: str | None
+    source: dict[str, Any]
+
+
+def import_model(
+    folder: Path, store: Store, snapshot: str | None = None, detector_snapshot: str | None = None
+) -> ImportedModel:
+    """Put one snapshot of a train folder into the store.
+
+    The identity is that of the weights, the detector's weights, and the configuration without paths and device.
+
+    Parameters
+    ----------
+    folder
+        Holds pytorch_config.yaml and the snapshots; in a project or out of it.
+    snapshot, detector_snapshot
+        File names; see `choose_snapshot` for what is taken without. A detector is only looked for where the
+        configuration is of a top-down model.
+
+    Raises
+    ------
+    PlatformError
+        When it is not a model of DeepLabCut's PyTorch engine, the snapshot holds more than weights or does not fit the
+        configuration, or the model was trained here.
+    """
+    place = read_train_folder(folder)
+    config = _read_configuration(folder)
+    pose = choose_snapshot(folder, snapshot)
+    detector = None
+    if config.detector is not None and (detector_snapshot or list_snapshots(folder, detector=True)):
+        detector = choose_snapshot(folder, detector_snapshot, detector=True)
+    elif detector_snapshot:
+        raise PlatformError(f"{folder / CONFIG_FILE} is of a model without a detector", "Leave out its snapshot")
+
+    files = {SNAPSHOT_FILE: pose.path} | ({DETECTOR_FILE: detector.path} if detector else {})
+    hashes = {name: sha256_file(path) for name, path in files.items()}
+    _check_weights(pose.path, _build(folder, config))
+    if detector:
+        _check_weights(detector.path, _build_detector(folder, config))
+
+    normalised = config.to_dict(normalize=True)
+    detector_sha256 = hashes.get(DETECTOR_FILE)
+    parts = {"weights": hashes[SNAPSHOT_FILE], "configuration": normalised}
+    identity = sha256_json(parts | ({"detector": detector_sha256} if detector else {}))
+    bodyparts = [*config.metadata.bodyparts, *config.metadata.unique_bodyparts]
+    if "all" in bodyparts:
+        raise PlatformError(
+            f"{folder / CONFIG_FILE} names a body part `all`, which stands for their total in tables",
+            "Rename it there",
+        )
+    net_type = normalised["net_type"]
+    manifest = {
+        "scorer": scorer_name(net_type, place.name or folder.absolute().name, identity),
+        "net_type": net_type,
+        "bodyparts": bodyparts,
+        "skeleton": _skeleton(place, bodyparts),
+        "weights_sha256": hashes[SNAPSHOT_FILE],
+        "detector_sha256": detector_sha256,
+        "origin": "imported",
+        "unusable": _unusable(config),
+        "source": _source(place, pose, detector),
+        "versions": versions(),
+    }
+
+    def write(product: Path) -> None:
+        (product / CONFIG_FILE).write_text(yaml.safe_dump(normalised, sort_keys=True))
+        for name, path in files.items():
+            shutil.copyfile(path, product / name)
+            if sha256_file(product / name) != hashes[name]:
+                raise PlatformError(f"{path} changed while it was imported", "Import it when its training is over")
+
+    return load_imported_model(store.put("models", identity, manifest, write))
+
+
+def load_imported_model(path: Path) -> ImportedModel:
+    """The imported model whose product directory is `path`.
+
+    Raises
+    ------
+    PlatformError
+        When the model was trained here.
+    """
+    manifest = json.loads((path / MANIFEST).read_text())
+    if manifest.get("origin") != "imported":
+        raise PlatformError(f"the model {path.name} was trained here", "Use it as it is: it needs no import")
+    return ImportedModel(
+        id=path.name,
+        path=path,
+        scorer=manifest["scorer"],
+        net_type=manifest["net_type"],
+        bodyparts=tuple(manifest["bodyparts"]),
+        skeleton=tuple((first, second) for first, second in manifest["skeleton"]),
+        weights_sha256=manifest["weights_sha256"],
+        detector_sha256=manifest["detector_sha256"],
+        unusable=manifest["unusable"],
+        source=manifest["source"],
+    )
+
+
+def _read_configuration(folder: Path) -> PoseConfig:
+    """The configuration of a train folder, without what belongs to a machine or opts out of safe loading."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        if (folder / _CONFIG_TENSORFLOW).is_file():
+            raise PlatformError(
+                f"{folder} holds a TensorFlow model, which cannot be used here",
+                "Train it anew with DeepLabCut's PyTorch engine",
+            )
+        raise PlatformError(f"{folder} holds no {CONFIG_FILE}", "Give the `train` folder of a DeepLabCut model")
+
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+    from pydantic import ValidationError
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        config = PoseConfig.from_yaml(file)
+    except (OSError, YAMLError, ValidationError, ValueError, KeyError, TypeError) as error:
+        raise PlatformError(
+            f"DeepLabCut cannot read {file}: {' '.join(str(error).split())[:300]}",
+            "See that it is the file that DeepLabCut wrote when it trained the model",
+        ) from error
+    config.metadata.project_path = None
+    config.metadata.pose_config_path = None
+    for network in filter(None, (config, config.detector)):
+        network.device = "auto"
+        network.resume_training_from = None
+        if network.runner is not None:
+            network.runner.load_weights_only = True
+    return config
+
+
+def _build(folder: Path, config: PoseConfig) -> Module:
+    from deeplabcut.pose_estimation_pytorch.models import PoseModel
+
+    try:
+        return PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
+    except Exception as error:  # any part of DeepLabCut and timm, each with errors of its own
+        raise _does_not_build(folder, error) from error
+
+
+def _build_detector(folder: Path, config: PoseConfig) -> Module:
+    from deeplabcut.pose_estimation_pytorch.models import DETECTORS
+
+    assert config.detector is not None
+    try:
+        return DETECTORS.build(config.detector.to_dict()["model"], pretrained=False)
+    except Exception as error:  # as above
+        raise _does_not_build(folder, error) from error
+
+
+def _does_not_build(folder: Path, error: Exception) -> PlatformError:
+    return PlatformError(
+        f"DeepLabCut cannot build the network of {folder / CONFIG_FILE}: {' '.join(str(error).split())[:300]}",
+        "See that it is the file that DeepLabCut wrote when it trained the model",
+    )
+
+
+def _check_weights(file: Path, network: Module) -> None:
+    import torch
+
+    try:
+        snapshot = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise PlatformError(
+            f"{file} holds more than weights, and loading that could run code: it was not loaded "
+            f"({str(error).strip().splitlines()[0]})",
+            "If you trust where it came from, save its weights alone: `torch.save({'model': torch.load(FILE, "
+            "weights_only=False)['model']}, FILE)`",
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise PlatformError(
+            f"{file} is not a snapshot that can be read: {' '.join(str(error).split())[:300]}", "Copy the file again"
+        ) from error
+    if not isinstance(snapshot, dict) or "model" not in snapshot:
+        raise PlatformError(f"{file} is not a snapshot of DeepLabCut: it has no `model`", "Choose another snapshot")
+    try:
+        network.load_state_dict(snapshot["model"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise PlatformError(
+            f"the weights in {file} do not fit the network of {CONFIG_FILE} beside it: "
+            f"{' '.join(str(error).split())[:300]}",
+            "Import the snapshot with the configuration that it was trained with",
+        ) from error
+
+
+def _unusable(config: PoseConfig) -> str | None:
+    if config.method.lower() != "bu":
+        return "it is a top-down model, and those are not run here yet"
+    if len(config.metadata.individuals) > 1 or config.metadata.unique_bodyparts:
+        return "it is a model of several animals, and those are not run here yet"
+    return None
+
+
+def _skeleton(place: TrainFolder, bodyparts: list[str]) -> tuple[tuple[str, str], ...]:
+    return read_skeleton(read_config(place.project / PROJECT_FILE), bodyparts) if place.project else ()
+
+
+def _source(place: TrainFolder, pose: Snapshot, detector: Snapshot | None) -> dict[str, Any]:
+    reported = reported_errors(place, pose.epoch, detector.epoch if detector else None)
+    return {
+        "path": str(place.path),
+        "model_prefix": place.model_prefix,
+        "iteration": place.iteration,
+        "shuffle": place.shuffle,
+        "trainset": place.trainset,
+        "snapshot": pose.path.name,
+        "detector_snapshot": detector.path.name if detector else None,
+        "evaluation": [asdict(errors) for errors in reported],
+    }

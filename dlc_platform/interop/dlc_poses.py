@@ -1,0 +1,410 @@
+"""The pose files that DeepLabCut writes for a video, ``.h5`` and ``.csv``, of one animal or of several.
+
+They are read without trusting them: nothing in them is unpickled. Poses that were computed elsewhere become a product
+of kind ``poses`` here, like those of `dlc.inference`, but marked as imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file, sha256_json
+from dlc_platform.interop.pickled_labels import read_pickled_labels
+from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, tidy_from_dlc, write_parquet
+from dlc_platform.store import MANIFEST, Store
+from dlc_platform.video.probe import VideoInfo
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LEVELS = {
+    3: ("scorer", "bodyparts", "coords"),
+    4: ("scorer", "individuals", "bodyparts", "coords"),
+}
+_COORDINATES = {"x", "y", "likelihood"}
+_ANEW = "Analyze the video again with DeepLabCut, and import the file that it writes"
+
+#: Networks place keypoints slightly outside the picture now and then; further out than this part of it they do not.
+_MARGIN = 0.1
+
+Columns = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class PoseFile:
+    """What a pose file of DeepLabCut holds.
+
+    Attributes
+    ----------
+    scorer
+        The name that DeepLabCut gave to the model.
+    individuals
+        In the file's order; body parts that belong to no individual have one called ``single``. A file of a single
+        animal has one individual, `pose.table.SINGLE_ANIMAL`.
+    poses
+        One row for each row of the file; the index is the frame number, from 0, and increases. Columns (scorer,
+        bodyparts, coords) or (scorer, individuals, bodyparts, coords), in the file's order.
+    """
+
+    scorer: str
+    individuals: tuple[str, ...]
+    bodyparts: tuple[str, ...]
+    poses: pd.DataFrame
+
+    @property
+    def rows(self) -> int:
+        """How many frames the file has."""
+        return len(self.poses)
+
+
+@dataclass(frozen=True)
+class ImportedPoses:
+    """Imported poses of the store.
+
+    Attributes
+    ----------
+    model_id
+        The model that the person who imported them named, None where none was.
+    note
+        How the file differs from its video, and what speaks against their belonging together; empty where nothing is.
+    """
+
+    id: str
+    path: Path
+    video_id: str
+    model_id: str | None
+    scorer: str
+    frames: int
+    rows_in_file: int
+    file: str
+    file_sha256: str
+    note: str
+
+
+def import_poses(
+    file: Path, video: VideoInfo, store: Store, model_id: str | None = None, allow_mismatch: bool = False
+) -> ImportedPoses:
+    """Put a pose file of DeepLabCut into the store as the poses of a video, beside a copy of the file itself.
+
+    The identity is that of the video, of the file's bytes, and of the model where one is named.
+
+    Parameters
+    ----------
+    model_id
+        The model that made them, where it is known to the platform.
+    allow_mismatch
+        Leave out rows beyond the video, and let frames without a row have no estimate, instead of refusing.
+
+    Raises
+    ------
+    PlatformError
+        When the file cannot be read, changes meanwhile, or has another number of rows than the video has frames.
+    """
+    sha256 = sha256_file(_readable(file))
+    found = read_poses(file)
+    difference = _difference(file, found, video)
+    if difference and not allow_mismatch:
+        raise PlatformError(
+            difference,
+            "Import it for the video that it was made from; or let rows beyond the video be left out, and frames "
+            "without a row have no estimate (`--allow-mismatch`)",
+        )
+    table = tidy_from_dlc(found.poses.reindex(range(video.frames)), video.times_s)
+    note = "; ".join(filter(None, (difference, _outside(table, video))))
+    manifest = {
+        "video": video.sha256,
+        "model": model_id,
+        "scorer": found.scorer,
+        "individuals": found.individuals,
+        "bodyparts": found.bodyparts,
+        "frames": video.frames,
+        "rows_in_file": found.rows,
+        "origin": "imported",
+        "file": file.name,
+        "file_sha256": sha256,
+        "file_path": str(file.absolute()),
+        "note": note,
+    }
+
+    def write(folder: Path) -> None:
+        shutil.copyfile(file, folder / file.name)
+        if sha256_file(folder / file.name) != sha256:
+            raise PlatformError(f"{file} changed while it was imported", "Import it when it is written completely")
+        write_parquet(table, folder / POSE_TABLE)
+
+    model = {} if model_id is None else {"model": model_id}
+    identity = sha256_json({"video": video.sha256, "file": sha256} | model)
+    return load_imported_poses(store.put("poses", identity, manifest, write))
+
+
+def load_imported_poses(path: Path) -> ImportedPoses:
+    """The imported poses whose product directory is `path`."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    return ImportedPoses(
+        id=path.name,
+        path=path,
+        video_id=manifest["video"],
+        model_id=manifest["model"],
+        scorer=manifest["scorer"],
+        frames=manifest["frames"],
+        rows_in_file=manifest["rows_in_file"],
+        file=manifest["file_path"],
+        file_sha256=manifest["file_sha256"],
+        note=manifest["note"],
+    )
+
+
+def read_poses(file: Path) -> PoseFile:
+    """Read a pose file without unpickling anything in it.
+
+    Understood are ``.h5`` files in pandas' table and fixed formats, under any key, and ``.csv`` files with three or
+    four lines of header.
+
+    Raises
+    ------
+    PlatformError
+        When the file is of another kind, is damaged, holds more than poses, or its rows are not numbered by frame.
+    """
+    import pandas as pd
+
+    match _readable(file).suffix.lower():
+        case ".h5" | ".hdf5":
+            columns, frames, values = _read_hdf(file)
+        case ".csv":
+            columns, frames, values = _read_csv(file)
+        case suffix:
+            raise PlatformError(
+                f"{file} is not a pose file that can be imported: `{suffix}` is neither .h5 nor .csv",
+                "Import the .h5 or .csv that DeepLabCut wrote beside it",
+            )
+    levels = _check_columns(file, columns)
+    scorer = columns[0][0]
+    if frames.size and frames.min() < 0:
+        raise PlatformError(f"{file} has the frame number {frames.min()}", _ANEW)
+    numbers, counts = np.unique(frames, return_counts=True)
+    if (counts > 1).any():
+        raise PlatformError(f"{file} has frame {numbers[counts > 1][0]} more than once", _ANEW)
+    poses = pd.DataFrame(values, index=frames, columns=pd.MultiIndex.from_tuples(columns, names=levels)).sort_index()
+    individuals = [column[1] for column in columns] if len(levels) == 4 else [SINGLE_ANIMAL]
+    return PoseFile(
+        scorer=scorer,
+        individuals=tuple(dict.fromkeys(individuals)),
+        bodyparts=tuple(dict.fromkeys(column[-2] for column in columns)),
+        poses=poses,
+    )
+
+
+def _readable(file: Path) -> Path:
+    if not file.is_file():
+        raise PlatformError(f"{file} does not exist, or is not a file", "Give the path of a .h5 or .csv of DeepLabCut")
+    return file
+
+
+def _difference(file: Path, found: PoseFile, video: VideoInfo) -> str:
+    """How the rows of a file differ from the frames of its video, in words; empty where they do not."""
+    beyond = int((found.poses.index >= video.frames).sum())
+    missing = video.frames - (found.rows - beyond)
+    parts = []
+    if beyond:
+        parts.append("1 row lies beyond the video" if beyond == 1 else f"{beyond} rows lie beyond the video")
+    if missing:
+        parts.append("1 frame has no row" if missing == 1 else f"{missing} frames have no row")
+    if not parts:
+        return ""
+    return f"{file.name} has {found.rows} rows and the video has {video.frames} frames: {', and '.join(parts)}"
+
+
+def _outside(table: pd.DataFrame, video: VideoInfo) -> str:
+    """How many keypoints lie where the video has no picture, in words; empty where none does."""
+    estimates = table[table["x"].notna()]
+    distance = np.maximum.reduce(
+        [
+            -estimates["x"].to_numpy(),
+            estimates["x"].to_numpy() - video.width,
+            -estimates["y"].to_numpy(),
+            estimates["y"].to_numpy() - video.height,
+        ]
+    )
+    margin = _MARGIN * max(video.width, video.height)
+    outside = int((distance > margin).sum())
+    if not outside:
+        return ""
+    return (
+        f"{outside} of {len(estimates)} keypoints lie more than {margin:.0f} px outside the picture of {video.width} x "
+        f"{video.height} px, up to {distance.max():.0f} px: the poses may be those of another video, or of one of "
+        "another size"
+    )
+
+
+def _check_columns(file: Path, columns: Columns) -> tuple[str, ...]:
+    """The names of the column levels.
+
+    Raises
+    ------
+    PlatformError
+        Unless every keypoint has x, y and likelihood once, of one scorer.
+    """
+    levels = _LEVELS.get(len(columns[0]) if columns else 0)
+    if levels is None or any(len(column) != len(levels) for column in columns):
+        raise PlatformError(
+            f"{file} is not a pose file of DeepLabCut: its columns are not labelled with scorer, (individuals,) "
+            "bodyparts and coords",
+            _ANEW,
+        )
+    scorers = {column[0] for column in columns}
+    if len(scorers) > 1:
+        raise PlatformError(f"{file} holds poses of several scorers: {', '.join(sorted(scorers))}", _ANEW)
+    if len(set(columns)) < len(columns):
+        raise PlatformError(f"{file} has the same column twice", _ANEW)
+    coordinates: dict[tuple[str, ...], set[str]] = {}
+    for column in columns:
+        coordinates.setdefault(column[1:-1], set()).add(column[-1])
+    for keypoint, found in coordinates.items():
+        if found != _COORDINATES:
+            raise PlatformError(
+                f"{file} has {', '.join(sorted(found))} for {' '.join(keypoint)}, not x, y and likelihood",
+                "Import the poses of one video; labels and 3D poses are other things",
+            )
+    return levels
+
+
+def _read_csv(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
+    """Column labels, frame numbers, and values (rows, columns) of a .csv."""
+    import pandas as pd
+
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            rows = [row for row, _ in zip(csv.reader(lines), range(4), strict=False)]
+        names = tuple(row[0] if row else "" for row in rows)
+        levels = next((levels for levels in _LEVELS.values() if names[: len(levels)] == levels), None)
+        if levels is None or len({len(row) for row in rows[: len(levels)]}) > 1:
+            raise PlatformError(
+                f"{file} is not a pose file of DeepLabCut: its first lines must begin with scorer, (individuals,) "
+                "bodyparts and coords, and be of the same length",
+                _ANEW,
+            )
+        header = [row[1:] for row in rows[: len(levels)]]
+        table = pd.read_csv(
+            file,
+            header=None,
+            names=range(len(header[0]) + 1),
+            skiprows=len(levels),
+            index_col=0,
+            dtype={0: np.int64} | dict.fromkeys(range(1, len(header[0]) + 1), np.float64),
+            float_precision="round_trip",
+            encoding="utf-8-sig",
+        )
+    except (OSError, ValueError, csv.Error) as error:
+        raise PlatformError(
+            f"{file} cannot be read: {' '.join(str(error).split())}",
+            "Every row must hold a frame number and then only numbers, as DeepLabCut writes them for a video",
+        ) from error
+    scorer = header[0][0] if header[0] else ""
+    # A table that was read and written with pandas numbers the cells of its first line: SCORER, SCORER.1, SCORER.2...
+    header[0] = [scorer if name == f"{scorer}.{position}" else name for position, name in enumerate(header[0])]
+    return list(zip(*header, strict=True)), table.index.to_numpy(), table.to_numpy(np.float64)
+
+
+def _read_hdf(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
+    """Column labels, frame numbers, and values (rows, columns) of a .h5."""
+    import h5py
+
+    try:
+        with h5py.File(file, "r") as hdf:
+            frames = {
+                name: group
+                for name, group in hdf.items()
+                if isinstance(group, h5py.Group) and _text(group.attrs.get("pandas_type")).startswith("frame")
+            }
+            if len(frames) != 1:
+                raise PlatformError(
+                    f"{file} holds {len(frames)} tables of pandas ({', '.join(frames) or 'none'}), and a pose file of "
+                    "DeepLabCut holds one",
+                    _ANEW,
+                )
+            (group,) = frames.values()
+            is_table = _text(group.attrs["pandas_type"]) == "frame_table"
+            columns, numbers, values = (_table_format if is_table else _fixed_format)(file, group)
+    except (OSError, KeyError, IndexError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise PlatformError(f"{file} cannot be read as a table of pandas: {error}", _ANEW) from error
+    if numbers.dtype.kind not in "iu" or values.dtype.kind not in "fiu":
+        raise PlatformError(
+            f"{file} holds more than numbers, or its rows are not numbered by frame",
+            "Import the poses of a video; those of images are another thing",
+        )
+    if values.shape != (len(numbers), len(columns)):
+        raise PlatformError(
+            f"{file} is damaged: {values.shape} values, {len(numbers)} rows and {len(columns)} columns", _ANEW
+        )
+    return columns, numbers.astype(np.int64), values
+
+
+def _table_format(file: Path, group: Any) -> tuple[Columns, np.ndarray, np.ndarray]:
+    """pandas' table format: rows of an index and of blocks of columns; the labels lie in attributes, pickled."""
+
+    def labels(attribute: Any, where: str) -> Columns:
+        if not isinstance(attribute, bytes):
+            raise PlatformError(f"{file} does not hold the labels of a pose file in {where}", _ANEW)
+        found = read_pickled_labels(attribute, f"{file}, {where}")
+        if where == "non_index_axes":  # [(axis, labels)]
+            ((_, found),) = found
+        if not isinstance(found, list) or not all(
+            isinstance(label, tuple) and all(isinstance(part, str) for part in label) for label in found
+        ):
+            raise PlatformError(f"{file} does not hold the labels of a pose file in {where}", _ANEW)
+        return found
+
+    table = group["table"]
+    columns = labels(group.attrs["non_index_axes"], "non_index_axes")
+    rows = table[:]
+    blocks: dict[tuple[str, ...], np.ndarray] = {}
+    for name in rows.dtype.names:
+        if name == "index":
+            continue
+        own = labels(table.attrs[f"{name}_kind"], f"{name}_kind")
+        values = rows[name].reshape(len(rows), -1)
+        blocks |= {label: values[:, position] for position, label in enumerate(own)}
+    values = np.column_stack([blocks[column] for column in columns]) if columns else np.empty((len(rows), 0))
+    return columns, rows["index"], values
+
+
+def _fixed_format(file: Path, group: Any) -> tuple[Columns, np.ndarray, np.ndarray]:
+    """pandas' fixed format: one array for each part. Arrays of objects, which are pickles, are refused."""
+
+    def array(name: str) -> np.ndarray:
+        node: Any = group[name]
+        if node.dtype.kind == "O" or "PSEUDOATOM" in node.attrs:
+            raise PlatformError(f"{file} holds pickled objects in {name}, which are not read", _ANEW)
+        return node[()]
+
+    def labels(prefix: str) -> Columns:
+        count = int(group.attrs[f"{prefix}_nlevels"])
+        levels = []
+        for level in range(count):
+            names = [_text(name) for name in array(f"{prefix}_level{level}")]
+            levels.append([names[code] for code in array(f"{prefix}_label{level}")])
+        return list(zip(*levels, strict=True))
+
+    columns = labels("axis0")
+    frames = array("axis1")
+    blocks: dict[tuple[str, ...], np.ndarray] = {}
+    for number in range(int(group.attrs["nblocks"])):
+        values = array(f"block{number}_values")
+        if not group[f"block{number}_values"].attrs.get("transposed", False):
+            values = values.T
+        blocks |= {label: values[:, position] for position, label in enumerate(labels(f"block{number}_items"))}
+    values = np.column_stack([blocks[column] for column in columns]) if columns else np.empty((len(frames), 0))
+    return columns, frames, values
+
+
+def _text(value: Any) -> str:
+    """An attribute or a label of PyTables as text; empty where there is none."""
+    return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else ""

@@ -1,0 +1,252 @@
+"""A model trained elsewhere is used like one of our own, and cannot do what it must not."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dlc_platform.dlc.dataset import Dataset
+from dlc_platform.dlc.evaluation import evaluate_model
+from dlc_platform.dlc.importing import DETECTOR_FILE, import_model, load_imported_model
+from dlc_platform.dlc.inference import estimate_poses
+from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE, TrainedModel
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
+from dlc_platform.pose.table import POSE_TABLE, read_parquet
+from dlc_platform.store import Store
+from dlc_platform_tests.dlc.train_folders import lay_out, make_project, write_evaluation
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return make_project(tmp_path / "elsewhere" / "tiny-tester-2026-01-01")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_an_imported_model_gives_the_same_poses_to_the_last_bit(
+    tiny_model: TrainedModel, tiny_store: Store, tiny_video: Path, project: Path, store: Store
+):
+    write_evaluation(project, "", ["0.95,1,12,-1,0.6,3.1,2.3,,,4.2,3.2,,"])
+    imported = import_model(lay_out(tiny_model, project, "snapshot-012.pt"), store)
+    assert imported.unusable is None
+    assert imported.bodyparts == ("nose", "tail") and imported.skeleton == (("nose", "tail"),)
+    assert imported.weights_sha256 == tiny_model.weights_sha256 and imported.detector_sha256 is None
+    assert imported.scorer == f"DLC_CspnextS_tinyJan1_{imported.id[:12]}"
+    assert imported.source["evaluation"][0]["test_rmse_px"] == 4.2
+    video_id = sha256_file(tiny_video)
+    theirs = estimate_poses(tiny_model.path, tiny_video, video_id, tiny_store, device="cpu")
+    mine = estimate_poses(imported.path, tiny_video, video_id, store, device="cpu")
+    pd.testing.assert_frame_equal(
+        read_parquet(mine.path / POSE_TABLE), read_parquet(theirs.path / POSE_TABLE), check_exact=True
+    )
+
+
+def test_an_imported_model_is_evaluated_like_another(
+    tiny_model: TrainedModel, tiny_dataset: Dataset, tiny_store: Store, project: Path, store: Store
+):
+    imported = import_model(lay_out(tiny_model, project, "snapshot-012.pt"), store)
+    mine = evaluate_model(imported.path, tiny_dataset.path, 0.6, store, device="cpu")
+    theirs = evaluate_model(tiny_model.path, tiny_dataset.path, 0.6, tiny_store, device="cpu")
+    assert mine.model_id == imported.id
+    pd.testing.assert_frame_equal(mine.errors, theirs.errors)
+
+
+def test_nothing_of_the_machine_it_comes_from_enters_the_identity(
+    tiny_model: TrainedModel, tmp_path: Path, store: Store
+):
+    one = lay_out(tiny_model, make_project(tmp_path / "one"), "snapshot-012.pt")
+    change = {"device": "cuda:1", "runner.load_weights_only": False, "metadata.project_path": "/elsewhere"}
+    other = lay_out(tiny_model, make_project(tmp_path / "other"), "snapshot-best-010.pt", change=change, shuffle=3)
+    first = import_model(one, store)
+    assert import_model(other, store) == first == load_imported_model(first.path)
+    config = yaml.safe_load((first.path / CONFIG_FILE).read_text())
+    assert config["runner"]["load_weights_only"] is True and config["device"] == "auto"
+    assert "/home/somebody" not in (first.path / CONFIG_FILE).read_text()
+
+
+def test_what_was_trained_here_is_known(tiny_model: TrainedModel, tiny_store: Store, project: Path):
+    with pytest.raises(PlatformError, match=f"the model {tiny_model.id} was trained here"):
+        import_model(lay_out(tiny_model, project, "snapshot-012.pt"), tiny_store)
+
+
+def test_where_it_came_from_is_kept_with_the_model_prefix(tiny_model: TrainedModel, project: Path, store: Store):
+    folder = lay_out(tiny_model, project, "snapshot-012.pt", prefix="cspnext", shuffle=7)
+    write_evaluation(project, "", ["0.95,7,12,-1,0.6,1,1,,,1,1,,"])
+    write_evaluation(project, "cspnext", ["0.95,7,12,-1,0.6,2,2,,,2,2,,"])
+    imported = import_model(folder, store)
+    assert imported.source == {
+        "path": str(folder),
+        "model_prefix": "cspnext",
+        "iteration": 2,
+        "shuffle": 7,
+        "trainset": 95,
+        "snapshot": "snapshot-012.pt",
+        "detector_snapshot": None,
+        "evaluation": [
+            {
+                "pcutoff": 0.6,
+                "train_rmse_px": 2.0,
+                "train_rmse_confident_px": 2.0,
+                "test_rmse_px": 2.0,
+                "test_rmse_confident_px": 2.0,
+            }
+        ],
+    }
+    assert json.loads((imported.path / "manifest.json").read_text())["origin"] == "imported"
+
+
+def change_weights(file: Path, by: float) -> None:
+    import torch
+
+    snapshot = torch.load(file, weights_only=True)
+    name = next(name for name, tensor in snapshot["model"].items() if tensor.is_floating_point())
+    snapshot["model"][name] += by
+    torch.save(snapshot, file)
+
+
+def test_a_snapshot_is_chosen_by_name_or_best_or_number(tiny_model: TrainedModel, project: Path, store: Store):
+    names = ("snapshot-050.pt", "snapshot-200.pt", "snapshot-best-190.pt")
+    folder = lay_out(tiny_model, project, *names)
+    for number, name in enumerate(names):
+        change_weights(folder / name, float(number + 1))
+    hashes = {name: sha256_file(folder / name) for name in names}
+    assert len(set(hashes.values())) == 3
+    assert import_model(folder, store).weights_sha256 == hashes["snapshot-best-190.pt"]
+    (folder / "snapshot-best-190.pt").unlink()
+    last = import_model(folder, store)
+    assert (last.weights_sha256, last.source["snapshot"]) == (hashes["snapshot-200.pt"], "snapshot-200.pt")
+    named = import_model(folder, store, snapshot="snapshot-050.pt")
+    assert named.weights_sha256 == hashes["snapshot-050.pt"] and named.id != last.id
+    assert sha256_file(named.path / SNAPSHOT_FILE) == hashes["snapshot-050.pt"]
+
+
+def test_a_folder_out_of_a_project_can_be_imported(tiny_model: TrainedModel, tmp_path: Path, store: Store):
+    folder = tmp_path / "sent by mail"
+    folder.mkdir()
+    shutil.copy(tiny_model.path / CONFIG_FILE, folder)
+    shutil.copy(tiny_model.path / SNAPSHOT_FILE, folder / "snapshot-012.pt")
+    imported = import_model(folder, store)
+    assert imported.scorer == f"DLC_CspnextS_sent-by-mail_{imported.id[:12]}"
+    assert imported.skeleton == () and imported.source["model_prefix"] is None
+
+
+def test_a_snapshot_that_would_run_code_is_refused(tiny_model: TrainedModel, project: Path, store: Store):
+    harmed = project / "harmed"
+
+    class Harm:
+        def __reduce__(self):
+            return (open, (str(harmed), "w"))
+
+    def as_pickle(file: Path) -> None:
+        file.write_bytes(pickle.dumps({"model": Harm()}))
+
+    def as_torch_saves(file: Path) -> None:
+        import torch
+
+        torch.save({"model": {}, "metadata": Harm()}, file)
+
+    folder = lay_out(tiny_model, project, change={"runner.load_weights_only": False})
+    writers: list[Callable[[Path], None]] = [as_pickle, as_torch_saves]
+    for write in writers:
+        write(folder / "snapshot-012.pt")
+        with pytest.raises(PlatformError, match=r"snapshot-012\.pt holds more than weights.*was not loaded"):
+            import_model(folder, store)
+        assert not harmed.exists() and not store.root.exists()
+
+
+def refused(folder: Path, store: Store, match: str) -> None:
+    with pytest.raises(PlatformError, match=match) as error:
+        import_model(folder, store)
+    assert str(folder) in str(error.value)
+    assert not store.root.exists()
+
+
+def test_what_does_not_fit_is_refused(tiny_model: TrainedModel, project: Path, store: Store):
+    import torch
+
+    folder = lay_out(tiny_model, project, "snapshot-012.pt")
+    snapshot = torch.load(folder / "snapshot-012.pt", weights_only=True)
+    snapshot["model"].pop(next(iter(snapshot["model"])))
+    torch.save(snapshot, folder / "snapshot-012.pt")
+    refused(folder, store, "do not fit the network of pytorch_config.yaml")
+    torch.save({"weights": {}}, folder / "snapshot-012.pt")
+    refused(folder, store, "has no `model`")
+    (folder / "snapshot-012.pt").write_bytes((tiny_model.path / SNAPSHOT_FILE).read_bytes()[:5000])
+    refused(folder, store, "is not a snapshot that can be read|holds more than weights")
+    config = yaml.safe_load((folder / CONFIG_FILE).read_text())
+    config["model"]["backbone"]["type"] = "NoSuchBackbone"
+    (folder / CONFIG_FILE).write_text(yaml.safe_dump(config))
+    refused(folder, store, "cannot (build|read)")
+    (folder / CONFIG_FILE).write_text("net_type: [")
+    refused(folder, store, "DeepLabCut cannot read")
+    (folder / CONFIG_FILE).unlink()
+    refused(folder, store, "holds no pytorch_config.yaml")
+    (folder / "pose_cfg.yaml").touch()
+    refused(folder, store, "holds a TensorFlow model")
+
+
+def network(folder: Path, top_down: bool, **project: object) -> None:
+    """A network of random weights in a train folder, with its detector where it has one."""
+    import torch
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+    from deeplabcut.pose_estimation_pytorch.models import DETECTORS, PoseModel
+
+    folder.mkdir()
+    base = {"Task": "tiny", "scorer": "tester", "date": "Jan1", "project_path": str(folder)}
+    config = PoseConfig.build(
+        base | project,  # pyright: ignore
+        folder / CONFIG_FILE,
+        top_down=top_down,
+        net_type="cspnext_s" if top_down else "resnet_50",
+        save=True,
+    )
+    model = PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
+    torch.save({"model": model.state_dict()}, folder / "snapshot-050.pt")
+    if top_down:
+        assert config.detector is not None
+        detector = DETECTORS.build(config.detector.to_dict()["model"], pretrained=False)
+        torch.save({"model": detector.state_dict()}, folder / "snapshot-detector-040.pt")
+
+
+def test_a_top_down_model_is_kept_with_its_detector_and_said_to_be_unusable(
+    tiny_video: Path, tmp_path: Path, store: Store
+):
+    folder = tmp_path / "train"
+    network(folder, True, bodyparts=["nose", "tail"])
+    imported = import_model(folder, store)
+    detector = sha256_file(folder / "snapshot-detector-040.pt")
+    assert imported.detector_sha256 == detector == sha256_file(imported.path / DETECTOR_FILE)
+    assert imported.source["detector_snapshot"] == "snapshot-detector-040.pt"
+    assert imported.unusable is not None
+    with pytest.raises(PlatformError, match=f"{imported.id} cannot be used: it is a top-down model"):
+        estimate_poses(imported.path, tiny_video, sha256_file(tiny_video), store, device="cpu")
+    (folder / "snapshot-detector-040.pt").unlink()
+    assert import_model(folder, store).id != imported.id
+    with pytest.raises(PlatformError, match=r"holds no snapshot-detector-\*\.pt"):
+        import_model(folder, store, detector_snapshot="snapshot-detector-040.pt")
+
+
+def test_a_model_of_several_animals_is_kept_and_said_to_be_unusable(tmp_path: Path, store: Store):
+    folder = tmp_path / "train"
+    network(
+        folder,
+        False,
+        multianimalproject=True,
+        bodyparts="MULTI!",
+        individuals=["a", "b"],
+        multianimalbodyparts=["nose", "tail"],
+        uniquebodyparts=["feeder"],
+        skeleton=[["nose", "tail"]],
+    )
+    imported = import_model(folder, store)
+    assert imported.bodyparts == ("nose", "tail", "feeder")
+    assert imported.unusable is not None and "several animals" in imported.unusable

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -82,7 +83,7 @@ def demo(
     exit_: Annotated[
         bool, typer.Option("--exit", help="Stop everything at the end instead of leaving the UI up.")
     ] = False,
-    port: Annotated[int | None, typer.Option(help="Port of the UI; a free one by default.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the UI; a free one by default.")] = None,
 ) -> None:
     """Make a small lab, train a model, and let the sensor track two new sessions: the main job, end to end."""
     from dlc_platform.demo.story import tell
@@ -110,7 +111,7 @@ def init(
 @app.command()
 def up(
     home: Home,
-    port: Annotated[int, typer.Option(help="Port of the UI on 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI on 127.0.0.1.")] = 3000,
 ) -> None:
     """Start Postgres, the Dagster daemon and the webserver; Ctrl-C stops all of it."""
     from dlc_platform.orchestration.services import running
@@ -152,11 +153,10 @@ def run(
         list[str] | None, typer.Option(help="A session or recipe; may be given again. Without it: whatever is missing.")
     ] = None,
 ) -> None:
-    """Materialise assets now, in dependency order; the exit code is 1 when something failed."""
+    """Materialise assets now, in dependency order; the exit code is 1 when something failed or was interrupted."""
     from dlc_platform.orchestration.materialize import materialize
 
-    if not materialize(_absolute(home), select, partition or [], _say):
-        sys.exit(1)
+    _end_with(lambda: materialize(_absolute(home), select, partition or [], _say))
 
 
 @app.command()
@@ -407,8 +407,7 @@ def promote(
     if (model is None) == (back is None):
         raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")
     version = platform.model_id(model) if model is not None else platform.earlier_model(str(back))
-    if not promote_version(_absolute(home), version, reason, by or getpass.getuser(), _say):
-        sys.exit(1)
+    _end_with(lambda: promote_version(_absolute(home), version, reason, by or getpass.getuser(), _say))
 
 
 @app.command()
@@ -445,8 +444,7 @@ def backfill(
     if dry_run:
         _table(found, ["session", "project", "models", "production_model", "frames", "recorded_at"], as_json=False)
         return
-    if not estimate_again(_absolute(home), list(dict.fromkeys(found["session"])), _say):
-        sys.exit(1)
+    _end_with(lambda: estimate_again(_absolute(home), list(dict.fromkeys(found["session"])), _say))
 
 
 @app.command()
@@ -585,17 +583,30 @@ _stop = threading.Event()
 
 @contextmanager
 def _stoppable():
-    """Let SIGTERM and SIGINT end the command the orderly way, wherever it is."""
+    """Let SIGTERM, SIGINT and a closed terminal (SIGHUP) end the command the orderly way, wherever it is."""
 
     def interrupt(number: int, frame: object) -> None:
         if not _stop.is_set():
             _stop.set()
             raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What `nohup` started outlives its terminal.
+        if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
+            signal.signal(number, interrupt)
     with suppress(KeyboardInterrupt):
         yield
+
+
+def _end_with(runs: Callable[[], bool]) -> None:
+    """Materialise in this process; the exit code is 1 when a run failed or was interrupted."""
+    succeeded = None
+    with _stoppable():
+        succeeded = runs()
+    if succeeded is None:
+        sys.exit("dlc-platform: interrupted. What was done is kept; run the same again to complete the rest")
+    if not succeeded:
+        sys.exit(1)
 
 
 def _wait() -> None:
@@ -604,7 +615,11 @@ def _wait() -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except OSError:
+        # Nobody reads any more, as when the terminal was closed; what is at work must still end in order.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _absolute(path: Path) -> Path:

@@ -65,7 +65,7 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
         raise PlatformError(f"{file} exists already", "Edit it, or choose another HOME")
     if not raw_roots or not projects:
         raise PlatformError("a lab needs raw data and labels", "Give at least one --raw and one --project")
-    raw_roots = [root.absolute() for root in raw_roots]
+    raw_roots = list(dict.fromkeys(root.absolute() for root in raw_roots))
     for root in raw_roots:
         if not root.is_dir():
             raise PlatformError(f"the raw root {root} is not a folder", "Create it, or correct --raw")

@@ -117,22 +117,27 @@ def scan(raw_roots: Iterable[Path], layout: Layout) -> Scan:
     """Find all sessions below the raw roots.
 
     Links to files are followed; links to folders too, unless they lead back to where they came from. A session key
-    that two folders claim is used for neither.
+    that two folders claim is used for neither. A root may be listed twice or lie in another one: each
+    video counts once, as the first root that can place it says.
     """
     pattern = re.compile(layout.pattern)
     skipped: list[Skipped] = []
     videos: dict[str, list[_Video]] = defaultdict(list)
+    taken: set[str] = set()
     possible: dict[str, _Place] = {}
     for root in raw_roots:
         for item in _walk(str(root), pattern, layout.extensions):
             match item:
                 case Skipped():
                     skipped.append(item)
-                case _Video():
+                case _Video() if item.path not in taken:
+                    taken.add(item.path)
                     videos[item.place.folder].append(item)
                 case _Place():
                     possible.setdefault(item.folder, item)
 
+    # What one root leaves out may be a recording of another root that lies in it.
+    skipped = [item for item in skipped if str(item.path) not in taken]
     claims: dict[str, dict[str, str]] = defaultdict(dict)
     for folder, found in sorted(videos.items()):
         for video in found:

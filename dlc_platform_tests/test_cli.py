@@ -104,6 +104,13 @@ def test_any_dagster_command_works_with_the_variables(home: Path, variables: dic
     assert call(DAGSTER, "definitions", "validate", "-w", WORKSPACE, **variables).returncode == 0
 
 
+def test_the_variables_name_an_external_postgres_too(home: Path, engine: Engine, variables: dict[str, str]):
+    url = engine.url.render_as_string(hide_password=False)
+    done = call(COMMAND, "env", home, DLC_PLATFORM_POSTGRES_URL=url)
+    assert f"export DLC_PLATFORM_POSTGRES_URL={shlex.quote(url)}" in done.stdout.splitlines()
+    assert "DLC_PLATFORM_POSTGRES_URL" not in variables
+
+
 def test_without_a_lab_the_definitions_say_so():
     done = call(DAGSTER, "asset", "list", "-m", "dlc_platform.definitions")
     assert done.returncode != 0

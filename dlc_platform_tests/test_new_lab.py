@@ -47,7 +47,7 @@ def test_several_raw_roots_and_projects(tmp_path: Path, raw: Path) -> None:
         project(tmp_path / "e", Task="openfield"),
         project(tmp_path / "f", Task="x" * 300),
     ]
-    make_lab(tmp_path / "lab", [raw, tmp_path / "more raw: #2"], [*projects, projects[0]])
+    make_lab(tmp_path / "lab", [raw, tmp_path / "more raw: #2", raw], [*projects, projects[0]])
     lab = load_lab(tmp_path / "lab")
     assert lab.raw_roots == (raw, tmp_path / "more raw: #2")
     assert {name: entry.path.name for name, entry in lab.projects.items()} == {

@@ -150,6 +150,32 @@ def test_one_folder_reached_by_two_ways_is_one_session(tmp_path: Path) -> None:
     assert recordings(found) == {"sub-1_ses-1": [("a", "a")]}
 
 
+@pytest.mark.parametrize(
+    "roots",
+    [("", ""), ("", "data"), ("data", ""), ("", "data/sub-1"), ("", "link"), ("link", "data"), ("link", "link")],
+)
+def test_a_root_that_is_listed_twice_or_lies_in_another_one_changes_nothing(
+    tmp_path: Path, roots: tuple[str, ...]
+) -> None:
+    place(tmp_path / "raw/data", "sub-1/ses-1/cam-a.mp4", "sub-1/ses-1/cam-b.mp4", "sub-2/ses-1/cam-a.mp4", "x.mp4")
+    (tmp_path / "raw/link").symlink_to("data")
+    found = scan([tmp_path / "raw" / root for root in roots], Layout())
+    assert recordings(found) == {
+        "sub-1_ses-1": [("cam-a", "a"), ("cam-b", "b")],
+        "sub-2_ses-1": [("cam-a", "a")],
+    }
+    assert {item.path.name for item in found.skipped} == {"x.mp4"}
+
+
+def test_each_root_places_what_the_one_around_it_cannot(tmp_path: Path) -> None:
+    place(tmp_path, "m1/d1/a.mp4", "lab2/m2/d1/a.mp4")
+    layout = Layout(pattern=r"(?P<subject>[^/]+)/(?P<session>[^/]+)/[^/]+")
+    for roots in ([tmp_path, tmp_path / "lab2"], [tmp_path / "lab2", tmp_path]):
+        found = scan(roots, layout)
+        assert [session.key for session in found.sessions] == ["sub-m1_ses-d1", "sub-m2_ses-d1"]
+        assert [item.path.suffix for item in found.skipped] == [""]
+
+
 def test_a_session_folder_without_videos_is_named(tmp_path: Path) -> None:
     place(tmp_path, "sub-1/ses-1/behav/a.mp4", "sub-1/ses-2/behav/notes.txt", "sub-1/ses-3/a.mp4.part")
     (tmp_path / "sub-1/ses-1/ephys").mkdir()

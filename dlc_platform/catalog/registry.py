@@ -143,7 +143,9 @@ def record_dataset(
     with engine.begin() as connection:
         dataset.skeleton_id = _skeleton(connection, bodyparts)
         dataset.environment_id = _environment(connection, environment)
-        _insert_new(connection, dataset)
+        if not _insert_new(connection, dataset):
+            # The same labels, of a project that lab.yaml may call otherwise now.
+            connection.execute(update(Dataset).where(Dataset.id == dataset.id).values(project=dataset.project))
         statement = insert(DatasetImage).values([_values(image) for image in images])
         # Which session an image came from can become known later, and stays known when its video is taken away;
         # everything else is part of the identity.
@@ -379,6 +381,18 @@ def current_dataset(engine: Engine, recipe: str) -> str | None:
     )
     with engine.connect() as connection:
         return connection.scalar(statement)
+
+
+def dataset(engine: Engine, dataset_id: str) -> Dataset | None:
+    """A training dataset by its identity."""
+    return _first(engine, select(Dataset).where(Dataset.id == dataset_id))
+
+
+def image_sides(engine: Engine, dataset_id: str) -> dict[str, str]:
+    """The side of the split that each image of a dataset is on."""
+    statement = select(DatasetImage.image_id, DatasetImage.side).where(DatasetImage.dataset_id == dataset_id)
+    with engine.connect() as connection:
+        return {image: side for image, side in connection.execute(statement)}
 
 
 def newest_dataset(engine: Engine, project: str) -> str | None:

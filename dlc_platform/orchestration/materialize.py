@@ -3,19 +3,25 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from dlc_platform.catalog import registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
-from dlc_platform.orchestration.assets.models import GPU_POOL
+from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
@@ -69,6 +75,8 @@ def materialize(home: Path, selection: str, partitions: Sequence[str], say: Call
     ------
     PlatformError
         When the selection or a partition names nothing.
+    KeyboardInterrupt
+        At SIGINT, and at SIGTERM where the caller handles it so; the run under way is cancelled.
     """
     with used(home):
         return _materialize(home, prepare(home), selection, partitions, say)
@@ -90,7 +98,7 @@ def _materialize(
     selected = _selected(definitions, selection)
     succeeded = True
     lease = None
-    with open_instance(environment) as instance, ExitStack() as held:
+    with open_instance(environment) as instance, _signals() as interrupted, ExitStack() as held:
         clean(lab, instance)
         keys = _keys(lab, instance)
         unknown = sorted(set(partitions) - set(keys["sessions"]) - set(keys["recipes"]))
@@ -122,20 +130,53 @@ def _materialize(
                     lease = held.enter_context(leases.acquire(gpus, f"dlc-platform run {selection}", say))
                     os.environ.update(lease.environment())
                 say(f"{title}: running")
-                result = job.execute_in_process(
-                    instance=instance,
-                    asset_selection=[asset],
-                    partition_key=stretch[0] if len(stretch) == 1 else None,
-                    tags={**WorkerProcess.current().tags(), **(range_tags(stretch) if len(stretch) > 1 else {})},
-                    # A logger that is not named here gives way to Dagster's own, which tells everything.
-                    run_config={"loggers": {"console": {}}, "ops": dict(ops or {})},
-                    raise_on_error=False,
-                )
+                run_id = str(uuid4())
+                tags = {**WorkerProcess.current().tags(), **(range_tags(stretch) if len(stretch) > 1 else {})}
+                try:
+                    result = job.execute_in_process(
+                        instance=instance,
+                        asset_selection=[asset],
+                        partition_key=stretch[0] if len(stretch) == 1 else None,
+                        # A person sees what became of the run; the daemon starts it no second time.
+                        tags={**tags, MAX_RETRIES_TAG: "0"},
+                        # A logger that is not named here gives way to Dagster's own, which tells everything.
+                        run_config={"loggers": {"console": {}}, "ops": dict(ops or {})},
+                        run_id=run_id,
+                        raise_on_error=False,
+                    )
+                    if interrupted():
+                        raise KeyboardInterrupt
+                except KeyboardInterrupt:
+                    run = instance.get_run_by_id(run_id)
+                    if run is not None and not run.is_success:
+                        # Dagster takes an interrupted run for a failed one.
+                        instance.report_run_canceled(run, "The command that made this run was interrupted")
+                        say(f"{title}: cancelled (run {run_id})")
+                    raise
                 for reason in _reasons(result):
                     say(f"  {reason}")
                 say(f"{title}: {'done' if result.success else 'FAILED'} (run {result.run_id})")
                 succeeded = succeeded and result.success
     return succeeded
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Tells whether a signal has come since.
+
+    Dagster's handlers take the place of ours while it executes: they end a step, and forget a signal after it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield lambda: bool(select.select([reader], [], [], 0)[0])
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def _progress_logger(say: Callable[[str], None]) -> dg.LoggerDefinition:
@@ -220,7 +261,7 @@ def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes"] | None:
 
 
 def missing(lab: LabResource, asset: str) -> list[str]:
-    """The partitions of an asset that were never made, or whose files changed since; read from the catalogue."""
+    """The partitions of an asset that were never made, or whose files or dataset's recipe changed since."""
     if asset == "session_videos":
         rows = registry.files_by_session(lab.engine)
         unreadable = [key for key, files in rows.items() if any(file.problem for file in files)]
@@ -241,7 +282,7 @@ def missing(lab: LabResource, asset: str) -> list[str]:
         )
     recipes = sorted(lab.settings.recipes)
     if asset == "training_dataset":
-        return [name for name in recipes if registry.current_dataset(lab.engine, name) is None]
+        return [name for name in recipes if dataset_problem(lab, name)]
     models = {name: registry.current_model(lab.engine, name) for name in recipes}
     if asset == "trained_model":
         return [name for name, model in models.items() if model is None]

@@ -32,6 +32,7 @@ from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
 
 _START_SECONDS = 180
 _STOP_SECONDS = 20
+_PORT_SECONDS = 10
 #: A log that is larger is begun anew at the next start: every look of the sensor writes to it.
 _LOG_BYTES = 10_000_000
 #: Names the running services, so that they are found when the process that started them was killed.
@@ -213,18 +214,27 @@ class Services:
         return stopped
 
 
-def _end_left_over(home: Path) -> None:
-    """End the services of an `up` that was killed. The workers they started go on: the new services watch them."""
+def _end_left_over(home: Path) -> bool:
+    """End the services of an `up` that was killed. The workers they started go on: the new services watch them.
+
+    Returns
+    -------
+    bool
+        Whether there were any.
+    """
+    ended = False
     try:
         record = json.loads((home / _RECORD).read_text())
     except (FileNotFoundError, ValueError):
-        return
+        return ended
     for tags in record.values():
         process = WorkerProcess.from_tags(tags)
         if process is not None and process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
             while process.is_alive():
                 time.sleep(0.05)
+            ended = True
+    return ended
 
 
 @contextlib.contextmanager
@@ -243,9 +253,10 @@ def running(home: Path, port: int | None, say: Callable[[str], None]) -> Iterato
     """
     load_lab(home)
     with _only_one(home):
-        _end_left_over(home)
+        # What was killed may hold its port for a moment longer.
+        patience = _PORT_SECONDS if _end_left_over(home) else 0
         port = port or _free_port()
-        _require_free(port)
+        _require_free(port, patience)
         embedded = POSTGRES_VARIABLE not in os.environ
         say("Starting Postgres" if embedded else "Connecting to Postgres")
         services = None
@@ -269,11 +280,12 @@ def running(home: Path, port: int | None, say: Callable[[str], None]) -> Iterato
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let a second Ctrl-C not leave half of the lab running."""
+    """Let a second Ctrl-C, or a terminal that is closed after it, not leave half of the lab running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:
@@ -304,10 +316,17 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise PlatformError(f"port {port} is taken: {error.strerror}", "Choose another one with --port") from None
+def _require_free(port: int, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise PlatformError(
+                        f"port {port} is taken: {error.strerror}", "Choose another one with --port"
+                    ) from None
+        time.sleep(0.1)

@@ -97,6 +97,9 @@ def probe(path: Path) -> VideoInfo:
         ) from error
 
     with open_video(path) as (container, stream):
+        # One thread for the frames: others would still find errors in a frame that is handed out as a good one. On two
+        # cores this takes 0.9 to 1.2 times as long as with threads.
+        stream.thread_type = "NONE"
         is_mp4 = "mp4" in container.format.name
         promised = stream.frames if 0 < stream.frames <= _MOST_FRAMES else None
         pts = array("q")

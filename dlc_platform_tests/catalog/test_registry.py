@@ -173,6 +173,16 @@ def test_the_newest_dataset_of_a_recipe_is_current(lab: Engine) -> None:
     assert len(rows(lab, tables.Dataset, "id")) == 2 and len(rows(lab, tables.DatasetBuild, "id")) == 3
 
 
+def test_a_dataset_is_of_the_project_that_it_was_last_made_for(lab: Engine) -> None:
+    images = [image("e", "3", None), image("e", "4", None, "test")]
+    record_dataset(lab, "first", dataset("e", "maze"), images)
+    record_dataset(lab, "first", dataset("e", "labyrinth"), images)
+    made = registry.dataset(lab, identity("e"))
+    assert made is not None and (made.project, made.seed) == ("labyrinth", 42)
+    assert registry.image_sides(lab, identity("e")) == {identity("3"): "train", identity("4"): "test"}
+    assert registry.dataset(lab, identity("0")) is None
+
+
 def test_one_model_trained_twice(lab: Engine) -> None:
     assert train(lab, "c", "d", recipe="third") is True
     assert train(lab, "c", "d", recipe="fourth") is False

@@ -23,7 +23,8 @@ from dlc_platform.demo.lab import PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
-from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.orchestration.materialize import materialize, missing
+from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
 from dlc_platform.postgres import server
 from dlc_platform_tests.orchestration.conftest import RECIPE
@@ -231,6 +232,43 @@ def test_a_broken_project_stops_no_other(lab: Lab, second_project: Path) -> None
     assert lab.run("training_dataset", "other-quick"), lab.output
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"project": "other"}, f"its training dataset is of the project {PROJECT}, and lab.yaml says other now"),
+        ({"seed": 2}, "its training dataset was not split by the seed and test_fraction that lab.yaml says now (2, "),
+        ({"test_fraction": 0.4}, "that lab.yaml says now (1, 0.4)"),
+    ],
+)
+def test_a_recipe_is_not_trained_on_a_dataset_that_is_not_its_own(
+    lab: Lab, second_project: Path, change: dict, reason: str
+) -> None:
+    def missing_datasets() -> list[str]:
+        return missing(LabResource(home=str(lab.home)), "training_dataset")
+
+    file = lab.home / "lab.yaml"
+    before = file.read_text()
+    settings = yaml.safe_load(before)
+    del settings["recipes"]["other-quick"]
+    settings["recipes"][RECIPE] |= change
+    file.write_text(yaml.safe_dump(settings))
+    products = lab.products()
+    assert not lab.run("trained_model", RECIPE)
+    assert f"the recipe {RECIPE} cannot be trained: " in lab.output and reason in lab.output
+    assert "Materialise training_dataset first" in lab.output
+    assert lab.products() == products
+    assert missing_datasets() == [RECIPE]
+    settings["recipes"][RECIPE]["test_fraction"] = 0.4  # of six images, too
+    file.write_text(yaml.safe_dump(settings))
+    assert lab.run("training_dataset"), lab.output
+    assert missing_datasets() == []
+
+    file.write_text(before)
+    assert RECIPE in missing_datasets()
+    assert lab.run("training_dataset", RECIPE), lab.output
+    assert RECIPE not in missing_datasets()
+
+
 def test_a_configuration_that_deeplabcut_rejects(lab: Lab, second_project: Path) -> None:
     config = second_project / "config.yaml"
     good = config.read_text()
@@ -298,6 +336,9 @@ class Command:
     def kill(self) -> None:
         self._process.kill()
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def end(self) -> int:
         code = self._process.wait(300)
         self._reader.join()
@@ -327,6 +368,42 @@ def test_postgres_gone_in_the_middle_of_a_run(lab: Lab) -> None:
     assert lab.count("dlc.pose_estimate where id = :id", id=estimate) == 1
     assert lab.count("dlc.recording_poses where pose_estimate_id = :id", id=estimate) == 1
     assert not any(product.name.startswith(".") for product in lab.products())
+
+
+@pytest.mark.parametrize(
+    ("number", "selection", "moment"),
+    [
+        (signal.SIGINT, ("trained_model", "pose_estimates"), "epoch 1 of 2"),
+        (signal.SIGTERM, ("pose_estimates",), "frame "),
+    ],
+)
+def test_an_interrupted_run_stops_at_once_and_the_next_one_completes(
+    lab: Lab, number: signal.Signals, selection: tuple[str, ...], moment: str
+) -> None:
+    session = f"sub-i{number.value}_ses-1"
+    path = lab.folder(session) / "cam-top.mp4"
+    write_video(path, np.concatenate([render(60 + number.value, 60).frames] * 20))
+    assert lab.run("session_videos"), lab.output
+    before = lab.products()
+    keys = {"trained_model": RECIPE, "pose_estimates": session}
+    partitions = [word for asset in selection for word in ("--partition", keys[asset])]
+    command = Command(lab.home, "--select", ",".join(selection), *partitions)
+    command.wait_for_line(moment)
+    command.signal(number)
+    assert command.end() == 1
+    output = "".join(command.output)
+    running, cancelled = [line for line in command.output if ": running" in line or "cancelled (run " in line]
+    assert running.split(" [")[0] == cancelled.split(" [")[0] == selection[0]
+    assert command.output[-1].startswith("dlc-platform: interrupted. What was done is kept"), output
+    assert "Traceback" not in output, output
+    assert {product for product in lab.products() if not product.name.startswith(".")} == before
+    with dg.DagsterInstance.get() as instance:
+        run = instance.get_run_by_id(cancelled.split("(run ")[1].split(")")[0])
+        assert run is not None and run.status == dg.DagsterRunStatus.CANCELED
+        assert run.tags.get("dagster/will_retry") != "true"
+
+    assert lab.run("pose_estimates"), lab.output
+    assert len(Platform(lab.home).poses(session, ["snout"])) == 1200
 
 
 def test_a_training_that_was_killed(lab: Lab) -> None:

@@ -1,9 +1,13 @@
 """A lab that is up: what arrives is tracked, whatever is stopped, killed or broken meanwhile."""
 
+import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
+import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +23,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.services import running
 from dlc_platform.postgres import server
+from dlc_platform.settings import POSTGRES_VARIABLE
 from dlc_platform_tests.orchestration.up import COMMAND, Up, plain_environment, wait_for
 
 FRAMES = 12
@@ -91,6 +96,31 @@ def test_a_port_that_is_taken_is_named(lab_home: Path, tmp_path: Path):
         with pytest.raises(PlatformError, match=rf"port {port} is taken.*--port"), running(tmp_path, port, print):
             pass
     assert not (tmp_path / "postgres").exists()
+
+
+def test_a_port_that_a_killed_up_still_holds_is_waited_for(
+    lab_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "lab.yaml").write_text((lab_home / "lab.yaml").read_text())
+    # What comes after the port fails at once.
+    monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://me:secret@127.0.0.1:1/nothing")
+    with (
+        socket.socket() as held,
+        subprocess.Popen(["sleep", "1000"], start_new_session=True) as left_over,
+    ):
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        record = {"webserver": WorkerProcess.of(left_over.pid).tags()}
+        (tmp_path / "services.json").write_text(json.dumps(record))
+        release = threading.Timer(2, held.close)
+        release.start()
+        try:
+            with pytest.raises(PlatformError, match=r"127\.0\.0\.1:1"), running(tmp_path, held.getsockname()[1], print):
+                pass
+        finally:
+            left_over.kill()
+            release.join()
+        assert left_over.wait() == -signal.SIGKILL
 
 
 def test_a_lab_that_is_none_is_named(tmp_path: Path):
@@ -177,6 +207,28 @@ def test_what_a_stop_interrupts_goes_on_at_the_next_start(lab: Up, subject: str)
     assert not (workspaces / run.run_id).exists()
     wait_for(lambda: lab.runs("pose_estimates", session, DONE))
     assert len(lab.poses(session)) == 1
+
+
+def test_a_closed_terminal_stops_everything(lab: Up):
+    if lab.process is not None and lab.process.poll() is None:
+        lab.end(signal.SIGTERM)
+    terminal, inner = os.openpty()
+    with subprocess.Popen(
+        [COMMAND, "up", str(lab.home), "--port", str(lab.port)],
+        env=plain_environment(),
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as command:
+        os.close(inner)
+        said = b""
+        while b"The lab is up" not in said:
+            said += os.read(terminal, 1000)
+        os.close(terminal)
+        assert command.wait(120) == 0
+    assert lab.processes() == []
 
 
 def test_a_killed_daemon_ends_the_lab_and_neither_loses_nor_repeats(lab: Up, subject: str):

@@ -114,8 +114,9 @@ class Up:
     def poses(self, session: str) -> list[dict[str, Any]]:
         """Each materialisation of poses for each file that the session ever had, oldest first."""
         return self.rows(
-            "select recording.size_bytes, replaced_at, pose_estimate_id, frames, recording_poses.run_id "
-            "from dlc.recording_poses join dlc.recording on recording_id = recording.id "
+            "select recording_file.size_bytes, replaced_at, pose_estimate_id, frames, recording_poses.run_id "
+            "from dlc.recording_poses join dlc.recording_file on recording_file_id = recording_file.id "
+            "join dlc.recording on recording_id = recording.id "
             "join dlc.pose_estimate on pose_estimate_id = pose_estimate.id "
             "where session_key = :session order by recording_poses.id",
             session=session,

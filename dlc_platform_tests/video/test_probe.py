@@ -119,6 +119,21 @@ def test_refuses_bit_rot_with_the_frame_counts(make_video: Make, count: int) -> 
         probe(rot(make_video("a.mp4"), count))
 
 
+def test_a_damaged_file_has_the_same_answer_every_time(make_video: Make) -> None:
+    path = make_video("a.avi", codec="mpeg4")
+    whole = path.read_bytes()
+
+    def answer() -> int | str:
+        try:
+            return probe(path).frames
+        except PlatformError as problem:
+            return problem.problem
+
+    for place in range(len(whole) // 5, len(whole) // 2, len(whole) // 60):
+        path.write_bytes(whole[:place] + np.random.default_rng(1).bytes(30) + whole[place + 30 :])
+        assert len({answer() for _ in range(20)}) == 1
+
+
 def test_an_edit_list_is_no_truncation(make_video: Make, tmp_path: Path) -> None:
     # A copy without re-encoding from 5 frames after a key frame: those 5 stay in the file and are not shown.
     whole, trimmed = (

@@ -146,6 +146,27 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     )
 
 
+def dataset_problem(lab: LabResource, name: str) -> str | None:
+    """Why the current dataset of a recipe is not one to train it on; None when it is."""
+    from dlc_platform.dlc.dataset import side
+
+    recipe = lab.recipe(name)
+    dataset_id = registry.current_dataset(lab.engine, name)
+    dataset = registry.dataset(lab.engine, dataset_id) if dataset_id else None
+    if dataset is None:
+        return "it has no training dataset yet"
+    if dataset.project != recipe.project:
+        return f"its training dataset is of the project {dataset.project}, and lab.yaml says {recipe.project} now"
+    # The sides themselves, because two seeds may split a few images alike, which makes one dataset of both.
+    sides = registry.image_sides(lab.engine, dataset.id)
+    if any(side(image, recipe.seed, recipe.test_fraction) != given for image, given in sides.items()):
+        return (
+            "its training dataset was not split by the seed and test_fraction that lab.yaml says now "
+            f"({recipe.seed}, {recipe.test_fraction:g})"
+        )
+    return None
+
+
 def _image_rows(dataset: Any, sessions: Mapping[str, str]) -> list[tables.DatasetImage]:
     images = dataset.labels().drop_duplicates("image")
     return [
@@ -168,9 +189,10 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
 
     name = context.partition_key
     recipe = lab.recipe(name)
+    problem = dataset_problem(lab, name)
     dataset_id = registry.current_dataset(lab.engine, name)
-    if dataset_id is None:
-        raise PlatformError(f"the recipe {name} has no training dataset yet", "Materialise training_dataset first")
+    if problem is not None or dataset_id is None:
+        raise PlatformError(f"the recipe {name} cannot be trained: {problem}", "Materialise training_dataset first")
 
     parameters = parameters_of(recipe)
     same = registry.record_recipe(lab.engine, name, recipe.project, parameters)

@@ -16,6 +16,7 @@ from dlc_platform_tests.catalog.small_lab import (
     dataset,
     evaluate,
     image,
+    promotion,
     record_dataset,
     recording,
     session,

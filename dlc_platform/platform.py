@@ -200,10 +200,11 @@ class Platform:
                 )
         table = read_parquets(paths, bodyparts)
         part = table.pop("part").to_numpy()
-        for name, lengths in (("frame", estimates["frames"]), ("time_s", estimates["duration_s"])):
+        recording = [estimates["session"], estimates["recording"]]
+        if estimates.duplicated(["session", "recording"]).any():
             # Where a recording goes on in another file, so do its frames and times.
-            before = (lengths.groupby([estimates["session"], estimates["recording"]]).cumsum() - lengths).to_numpy()
-            if before.any():
+            for name, lengths in (("frame", estimates["frames"]), ("time_s", estimates["duration_s"])):
+                before = (lengths.groupby(recording).cumsum() - lengths).to_numpy()
                 table[name] += before[part].astype(table[name].dtype)
         for place, name in enumerate(("session", "recording")):
             table.insert(place, name, pd.Categorical(estimates[name])[part])

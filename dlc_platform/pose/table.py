@@ -167,7 +167,7 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
 
     return pd.DataFrame(
         {
-            "part": np.repeat(np.array([part for part, _ in stretches], int), lengths),
+            "part": np.repeat(np.array([part for part, _ in stretches], np.int32), lengths),
             "frame": column("frame", np.int32),
             "time_s": column("time_s", np.float64),
             "individual": labels(np.concatenate([np.empty(0, int), *individuals]), individual_code),
@@ -195,30 +195,30 @@ def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretc
     """The stretches of a pose table, in its order; a row group holds one body part, which its statistics name."""
     import pyarrow.parquet as pq
 
+    columns = ["frame", "time_s", "x", "y", "likelihood"]
+    stretches, seen = [], []
     with pq.ParquetFile(path) as file:
-        place = {name: index for index, name in enumerate(file.schema_arrow.names)}
-        groups = {}
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
-            groups[group.column(place["bodypart"]).statistics.min] = index
-        missing = [bodypart for bodypart in bodyparts or () if bodypart not in groups]
-        if missing:
-            raise PlatformError(f"{path} has no body part {', '.join(missing)}", f"Choose among {', '.join(groups)}")
-        stretches = []
-        for bodypart, index in groups.items():
+            bodypart = group.column(COLUMNS.index("bodypart")).statistics.min
+            seen.append(bodypart)
             if bodyparts is not None and bodypart not in bodyparts:
                 continue
-            individuals = file.metadata.row_group(index).column(place["individual"]).statistics
-            columns = ["frame", "time_s", "x", "y", "likelihood"]
+            individuals = group.column(COLUMNS.index("individual")).statistics
             if individuals.min == individuals.max:
                 table = file.read_row_group(index, columns=columns, use_threads=False)
-                names, codes = [individuals.min], np.zeros(len(table), int)
+                names, codes = [individuals.min], np.zeros(len(table), np.int8)
             else:
                 table = file.read_row_group(index, columns=[*columns, "individual"], use_threads=False)
                 own = table["individual"].combine_chunks()
                 names, codes = own.dictionary.to_pylist(), own.indices.to_numpy()
             stretches.append(_Stretch(bodypart, names, codes, {name: table[name].to_numpy() for name in columns}))
-        return stretches
+            if bodyparts is not None and len(stretches) == len(set(bodyparts)):
+                break
+    missing = [bodypart for bodypart in bodyparts or () if bodypart not in seen]
+    if missing:
+        raise PlatformError(f"{path} has no body part {', '.join(missing)}", f"Choose among {', '.join(seen)}")
+    return stretches
 
 
 def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, float, float]]:

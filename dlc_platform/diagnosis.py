@@ -55,8 +55,19 @@ def examine(home: Path) -> Iterator[Finding]:
 
 def _store(lab: Lab) -> Iterator[Finding]:
     place = lab.store
-    while not place.exists():
-        place = place.parent
+    try:
+        while not place.exists():
+            place = place.parent
+    except OSError as error:
+        yield Finding(
+            "store",
+            f"{place} cannot be reached: {error.strerror}",
+            "Mend the permissions of the folders above, or point `store` elsewhere",
+        )
+        return
+    if not place.is_dir():
+        yield Finding("store", f"{place} is not a folder", "Remove it, or point `store` elsewhere")
+        return
     if not os.access(place, os.W_OK):
         yield Finding("store", f"{place} is not writable", "Make it writable, or point `store` elsewhere")
         return

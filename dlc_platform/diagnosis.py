@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
-from dlc_platform.dlc.project import read_project
+from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.postgres.connection import postgres_url
@@ -90,7 +90,9 @@ def _postgres(home: Path) -> Iterator[Finding]:
 
 def _project(name: str, path: Path) -> Iterator[Finding]:
     try:
-        labels = read_labels(read_project(path))
+        project = read_project(path)
+        check_with_deeplabcut(project)
+        labels = read_labels(project)
     except PlatformError as error:
         yield Finding(f"project {name}", error.problem, error.remedy)
         return

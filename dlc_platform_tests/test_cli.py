@@ -230,6 +230,19 @@ def test_doctor_finds_what_is_wrong(
     assert any(found in line for line in wrong), out
 
 
+def test_doctor_finds_a_configuration_that_deeplabcut_rejects(
+    tmp_path: Path,
+    make_project: Callable[..., Path],
+    broken_lab: Callable[..., Path],
+    command: Callable[..., tuple[object, str]],
+):
+    config = make_project(tmp_path / "project", 1) / "config.yaml"
+    config.write_text(config.read_text() + "video_sets_original: {}\n")
+    code, out = command("doctor", broken_lab(projects={"tiny": {"path": str(config.parent)}}))
+    assert code == 1
+    assert f"WRONG   project tiny: DeepLabCut rejects {config}: `video_sets_original` is not a key" in out
+
+
 def test_doctor_finds_a_postgres_that_does_not_answer(
     broken_lab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[object, str]]
 ):

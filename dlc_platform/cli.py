@@ -428,9 +428,7 @@ def backfill(
 
     if not stale:
         raise PlatformError("what to estimate again was not said", "Write --stale")
-    found = Platform(_absolute(home)).stale_sessions()
-    if not imported:
-        found = found[~found["imported"]]
+    found = Platform(_absolute(home)).stale_sessions(imported)
     if project is not None:
         found = found[found["project"] == project]
     if session and (current := sorted(set(session) - set(found["session"]))):

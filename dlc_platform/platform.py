@@ -88,9 +88,15 @@ class Platform:
         """
         return queries.model_sessions(self._engine, self.model_id(model))
 
-    def stale_sessions(self) -> "pd.DataFrame":
-        """The sessions with poses in force that their production model did not make, the newest recording first."""
-        return queries.stale_sessions(self._engine)
+    def stale_sessions(self, imported: bool = True) -> "pd.DataFrame":
+        """The sessions with poses in force that their production model did not make, the newest recording first.
+
+        Parameters
+        ----------
+        imported
+            Whether sessions all of whose poses were imported are among them.
+        """
+        return queries.stale_sessions(self._engine, imported)
 
     def impact(self, model: str) -> Impact:
         """What becomes stale when a model version is promoted, and what that costs.

@@ -204,9 +204,20 @@ def model_sessions(engine: Engine, model: str) -> "pd.DataFrame":
     return _frame(engine, "select * from dlc.model_sessions where model = :model order by role, session", model=model)
 
 
-def stale_sessions(engine: Engine) -> "pd.DataFrame":
-    """The sessions with poses in force that their production model did not make, the newest recording first."""
-    return _frame(engine, "select * from dlc.stale_sessions order by recorded_at desc, session desc, project")
+def stale_sessions(engine: Engine, imported: bool = True) -> "pd.DataFrame":
+    """The sessions with poses in force that their production model did not make, the newest recording first.
+
+    Parameters
+    ----------
+    imported
+        Whether sessions all of whose poses were imported are among them.
+    """
+    return _frame(
+        engine,
+        "select * from dlc.stale_sessions where :imported or not imported "
+        "order by recorded_at desc, session desc, project",
+        imported=imported,
+    )
 
 
 def best_models(engine: Engine) -> "pd.DataFrame":

@@ -128,8 +128,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     as they are.
     """
     asked: dict[str, str] = json.loads(context.cursor or "{}")
-    stale = queries.stale_sessions(lab.engine)
-    stale = stale[~stale["imported"]]
+    stale = queries.stale_sessions(lab.engine, imported=False)
     wanted = dict(zip(stale["session"], stale["production_model"], strict=True))
     asked = {key: model for key, model in asked.items() if wanted.get(key) == model}
     new = [key for key in wanted if key not in asked]

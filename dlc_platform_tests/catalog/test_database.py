@@ -3,18 +3,20 @@ import sys
 
 import pytest
 import sqlalchemy
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from dlc_platform.catalog import registry
-from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog.database import alembic_config, migrate, open_catalog
 from dlc_platform.catalog.tables import SCHEMA, Base
 from dlc_platform_tests.catalog.small_lab import (
     dataset,
     evaluate,
     image,
+    promotion,
     record_dataset,
     recording,
     session,
@@ -31,6 +33,36 @@ engine = open_catalog(make_url(os.environ["CATALOGUE"]))
 print("ready", flush=True)
 sys.stdin.readline()
 migrate(engine)
+"""
+
+
+#: Rows of the first catalogue; letters stand for identities.
+FIRST_CATALOGUE = """
+insert into dlc.session (key, subject, name, folder) values ('sub-1_ses-1', '1', '1', '/raw/1');
+insert into dlc.video (id, size_bytes, width, height, frame_rate_numerator, frame_rate_denominator, frames, duration_s,
+                       codec, pixel_format, rotation)
+select repeat(v, 64), 10, 64, 48, 25, 1, 10, 0.4, 'h264', 'yuv420p', 0 from unnest(array['a', 'b']) v;
+insert into dlc.recording (id, session_key, name, camera, path, size_bytes, mtime_ns, video_id, problem, replaced_at)
+values (1, 'sub-1_ses-1', 'top', 'top', '/raw/1/top.mp4', 10, 1, repeat('a', 64), null, now()),
+       (2, 'sub-1_ses-1', 'top', 'overhead', '/raw/1/top.mp4', 10, 2, repeat('b', 64), null, null),
+       (3, 'sub-1_ses-1', 'side', 'side', '/raw/1/side.mp4', 10, 1, null, 'cut short', null);
+insert into dlc.environment values (repeat('0', 64), '{"host" : "old"}');
+insert into dlc.parameter_set (id, parameters) values (repeat('0', 64), '{"epochs" : 5}');
+insert into dlc.dataset (id, project, bodyparts, train_images, test_images, run_id)
+values (repeat('c', 64), 'maze', '["nose", "tail"]', 2, 1, 'run');
+insert into dlc.model_version (id, project, dataset_id, parameter_set_id, weights_sha256, scorer)
+select repeat(m, 64), 'maze', repeat('c', 64), repeat('0', 64), repeat('f', 64), 'DLC_' || m
+from unnest(array['d', 'e']) m;
+insert into dlc.training_run (recipe, model_id, epochs, seconds, environment_id, run_id)
+select 'r', repeat(m, 64), 5, 10, repeat('0', 64), 'run' from unnest(array['d', 'e']) m;
+insert into dlc.promotion (project, model_id, reason, run_id)
+select 'maze', repeat(m, 64), 'better', 'run' from unnest(array['d', 'e']) m;
+insert into dlc.pose_estimate (id, video_id, model_id, frames, seconds, environment_id, run_id)
+values (repeat('1', 64), repeat('a', 64), repeat('d', 64), 10, 1, repeat('0', 64), 'run'),
+       (repeat('2', 64), repeat('b', 64), repeat('e', 64), 10, 1, repeat('0', 64), 'run');
+insert into dlc.recording_poses (recording_id, pose_estimate_id, run_id)
+values (1, repeat('1', 64), 'run'), (2, repeat('2', 64), 'run');
+select setval(pg_get_serial_sequence('dlc.recording', 'id'), 3)
 """
 
 
@@ -148,3 +180,31 @@ def test_other_rows_that_make_no_sense(lab: Engine) -> None:
     with pytest.raises(IntegrityError, match="fk_evaluation_model_id"):
         evaluate(lab, "c", model="c", dataset="d", rmse_px=1.0)
     assert registry.current_dataset(lab, "first") == "d" * 64
+
+
+def test_what_the_first_catalogue_held_is_kept(empty_database: URL) -> None:
+    """A lab of before: a replaced and a broken file, poses by two models, promotions without a name."""
+    engine = open_catalog(empty_database)
+    with engine.begin() as connection:
+        connection.execute(text("create schema dlc"))
+        command.upgrade(alembic_config(connection), "0001")
+        for statement in FIRST_CATALOGUE.split(";"):
+            connection.execute(text(statement))
+    migrate(engine)
+    files = {
+        (file.recording.name, file.position): (file.id, file.recording.camera, file.video_id)
+        for file in registry.current_files(engine, "sub-1_ses-1")
+    }
+    assert files == {("top", 0): (2, "overhead", "b" * 64), ("side", 0): (3, "side", None)}
+    (row,) = queries.lineage(engine, "sub-1_ses-1").to_dict("records")
+    assert (row["model"], row["pose_estimate"], row["origin"], row["recipe"]) == ("e" * 64, "2" * 64, "computed", "r")
+    assert row["parameters"] == {"epochs": 5} and row["scorer"] == "DLC_e"
+    promotions = queries.promotions(engine)
+    assert list(promotions["kind"]) == ["first", "rule"] and list(promotions["model"]) == ["d" * 64, "e" * 64]
+    assert registry.bodyparts_of(engine, "e" * 64) == ["nose", "tail"]
+    # What is written next follows what was there.
+    registry.register_session(engine, session("sub-2_ses-1"), [(recording("sub-2_ses-1", "a", "4"), video("4"))])
+    (new,) = registry.current_files(engine, "sub-2_ses-1")
+    assert new.id == 4
+    assert registry.promote(engine, promotion("d"), expected="e" * 64)
+    engine.dispose()

@@ -87,7 +87,7 @@ def test_poses_that_are_estimated_twice_count_once(lab: Engine) -> None:
 
 
 def test_a_promotion_makes_sessions_stale_and_says_so_before(lab: Engine) -> None:
-    assert queries.stale_sessions(lab).empty
+    assert queries.stale_sessions(lab).empty and queries.stale_sessions(lab, imported=False).empty
     train(lab, "c", "d", recipe="third")
     impact = impact_of(lab, identity("c"))
     assert list(impact.sessions["session"]) == [ONE] and impact.frames == 300

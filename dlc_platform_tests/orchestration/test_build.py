@@ -79,11 +79,16 @@ ASSETS = {
 }
 
 JOBS = {
+    "estimate_poses": ["pose_estimates"],
     "process_sessions": ["labeled_frames", "pose_estimates", "session_videos"],
+    "promote_model": ["production_model"],
     "train_recipe": ["model_comparison", "model_evaluation", "production_model", "trained_model", "training_dataset"],
 }
 
-SENSORS = {"new_session_videos": {"job": "process_sessions", "seconds": 7, "status": "RUNNING"}}
+SENSORS = {
+    "new_session_videos": {"job": "process_sessions", "seconds": 7, "status": "RUNNING"},
+    "reestimate_stale_sessions": {"job": "estimate_poses", "seconds": 60, "status": "STOPPED"},
+}
 
 
 @pytest.fixture

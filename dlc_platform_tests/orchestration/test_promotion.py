@@ -1,0 +1,163 @@
+"""A version comes in, is compared, promoted by a person, makes sessions stale, and is rolled back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dlc_platform.catalog import registry
+from dlc_platform.cli import app
+from dlc_platform.demo.lab import LABELLED, PROJECT
+from dlc_platform.dlc.training import load_model
+from dlc_platform.errors import PlatformError
+from dlc_platform.imports import register_model
+from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.materialize import backfill, materialize, promote
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.sensors import reestimate_stale_sessions
+from dlc_platform.platform import Platform
+from dlc_platform_tests.dlc.train_folders import lay_out, make_project
+
+FIRST, SECOND = "sub-001_ses-001", "sub-001_ses-002"
+
+
+@pytest.fixture(scope="module")
+def versions(tracked_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The version that the lab trained, in production, and a nudged copy of it that comes from elsewhere."""
+    lab = LabResource(home=str(tracked_lab))
+    trained = registry.production_model(lab.engine, PROJECT)
+    assert trained is not None
+    model = load_model(lab.store.path("models", trained))
+    project = make_project(tmp_path_factory.mktemp("elsewhere") / "arena")
+    folder = lay_out(model, project, "snapshot-best-002.pt")
+    snapshot = torch.load(folder / "snapshot-best-002.pt", weights_only=True)
+    generator = torch.Generator().manual_seed(1)
+    for name, weights in snapshot["model"].items():
+        if name.startswith("heads") and weights.is_floating_point():
+            snapshot["model"][name] = weights + 0.02 * weights.std() * torch.randn(weights.shape, generator=generator)
+    torch.save(snapshot, folder / "snapshot-best-002.pt")
+    imported, new = register_model(lab.engine, lab.settings, PROJECT, folder)
+    assert new
+    yield trained, imported.id
+    # The other tests of the lab find it as it was.
+    if registry.production_model(lab.engine, PROJECT) != trained:
+        assert promote(tracked_lab, trained, "back to what it was", "the tests", print)
+    backfill(tracked_lab, [FIRST], print)
+
+
+def said_by(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def test_a_version_from_elsewhere_is_compared_promoted_and_rolled_back(
+    tracked_lab: Path, versions: tuple[str, str]
+) -> None:
+    trained, imported = versions
+    platform = Platform(tracked_lab)
+    said: list[str] = []
+    assert materialize(tracked_lab, "model_comparison", [], said.append), said
+    best = platform.best_models()
+    assert set(best[best["bodypart"] == "all"]["model"]) == {trained, imported}
+    assert "origin" in platform.models() and set(platform.models()["origin"]) == {"trained", "imported"}
+
+    # Before: what it would make stale, and what that costs by the speed of the same network.
+    impact = platform.impact(imported[:12])
+    assert {FIRST, SECOND} <= set(impact.sessions["session"]) and impact.hours is not None and impact.hours > 0
+    assert platform.stale_sessions().empty
+    assert "sessions become stale" in said_by("impact", tracked_lab, imported[:12])
+
+    assert promote(tracked_lab, imported, "a look at the comparison", "the tester", said.append), said
+    last = platform.promotions().iloc[-1]
+    assert (last["model"], last["kind"], last["promoted_by"]) == (imported, "person", "the tester")
+    assert last["reason"] == "a look at the comparison" and last["evaluation"] is not None
+    stale = platform.stale_sessions()
+    assert {FIRST, SECOND} <= set(stale["session"]) and set(stale["production_model"]) == {imported}
+    assert FIRST in said_by("stale", tracked_lab) and FIRST in said_by("backfill", tracked_lab, "--stale", "--dry-run")
+
+    # Some of them again; the poses of before stay, and can be had by model.
+    before = platform.poses(FIRST)
+    said_by("backfill", tracked_lab, "--stale", "--session", FIRST)
+    stale = set(platform.stale_sessions()["session"])
+    assert FIRST not in stale and SECOND in stale
+    after = platform.poses(FIRST)
+    assert not before["x"].equals(after["x"])
+    assert platform.poses(FIRST, model=trained).equals(before)
+    assert set(platform.model_sessions(imported).query("role == 'tracked'")["session"]) == {FIRST}
+    with pytest.raises(PlatformError, match="has no poses by the model"):
+        platform.poses(SECOND, model=imported)
+
+    # Back, and what was estimated meanwhile is stale; nothing is computed twice.
+    said_by("promote", tracked_lab, "--back", PROJECT, "--reason", "worse on the new arena", "--by", "the tester")
+    assert platform.promotions().iloc[-1]["model"] == trained
+    assert set(platform.stale_sessions()["session"]) == {FIRST}
+    runs = set(platform.lineage(FIRST)["estimated_by_run"])
+    said_by("backfill", tracked_lab, "--stale")
+    assert platform.stale_sessions().empty and platform.poses(FIRST).equals(before)
+    assert set(platform.lineage(FIRST)["estimated_by_run"]) != runs
+    for command in ("best", "promotions", "parameters", "compare"):
+        assert PROJECT in said_by(command, tracked_lab)
+    assert FIRST in said_by("touched", tracked_lab, trained[:12])
+    assert trained[:12] in said_by("lineage", tracked_lab, FIRST)
+
+
+def test_the_ui_says_that_sessions_are_stale(tracked_lab: Path, versions: tuple[str, str]) -> None:
+    trained, imported = versions
+    definitions = build_definitions(tracked_lab)
+    job = definitions.resolve_job_def("promote_model")
+    for model, passes in ((imported, False), (trained, True)):
+        choice = {"model": model, "reason": "to see", "by": "the tester"}
+        with dg.DagsterInstance.get() as instance:
+            result = job.execute_in_process(
+                instance=instance, run_config={"ops": {"production_model": {"config": choice}}}
+            )
+        (check,) = result.get_asset_check_evaluations()
+        assert check.passed is passes
+        (event,) = result.asset_materializations_for_node("production_model")
+        if not passes:
+            assert check.metadata["stale_sessions"].value == len(Platform(tracked_lab).stale_sessions())
+            assert "sessions become stale" in str(event.metadata[f"impact_{PROJECT}"].value)
+
+
+def test_the_sensor_asks_for_stale_sessions_once_and_only_while_it_is_on(
+    tracked_lab: Path, versions: tuple[str, str]
+) -> None:
+    trained, imported = versions
+    lab = LabResource(home=str(tracked_lab))
+    assert reestimate_stale_sessions.default_status == dg.DefaultSensorStatus.STOPPED
+
+    def look(cursor: str | None) -> tuple[list[dg.RunRequest], str | None]:
+        with dg.DagsterInstance.get() as instance:
+            context = dg.build_sensor_context(instance, cursor=cursor, definitions=build_definitions(tracked_lab))
+            result = reestimate_stale_sessions(context, lab=lab)
+            assert isinstance(result, dg.SensorResult)
+            return list(result.run_requests or []), result.cursor
+
+    assert look(None)[0] == []
+    assert promote(tracked_lab, imported, "to see", "the tester", print)
+    requests, cursor = look(None)
+    ours = {f"sub-{subject}_ses-{session}" for subject, session in LABELLED}
+    assert requests and {request.tags["dagster/asset_partition_range_start"] for request in requests} & ours
+    assert look(cursor)[0] == []
+    assert promote(tracked_lab, trained, "to see", "the tester", print)
+    assert look(cursor) == ([], "{}")
+    # A later promotion makes them stale again, and they are asked for again.
+    assert promote(tracked_lab, imported, "to see", "the tester", print)
+    assert look("{}")[0]
+    assert promote(tracked_lab, trained, "to see", "the tester", print)
+
+
+def test_a_choice_needs_a_reason_a_name_and_a_model_that_exists(tracked_lab: Path) -> None:
+    trained = registry.production_model(LabResource(home=str(tracked_lab)).engine, PROJECT)
+    said: list[str] = []
+    assert not promote(tracked_lab, "0" * 64, "why not", "the tester", said.append)
+    assert not promote(tracked_lab, str(trained), "", "the tester", said.append)
+    assert not promote(tracked_lab, str(trained), "why not", "", said.append)
+    text = "\n".join(said)
+    assert "there is no model version" in text and "without a reason" in text
+    with pytest.raises(PlatformError, match="no model version begins with"):
+        Platform(tracked_lab).impact("zzz")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
-from dlc_platform.dlc.project import read_project
+from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.postgres.connection import postgres_url
@@ -55,8 +55,19 @@ def examine(home: Path) -> Iterator[Finding]:
 
 def _store(lab: Lab) -> Iterator[Finding]:
     place = lab.store
-    while not place.exists():
-        place = place.parent
+    try:
+        while not place.exists():
+            place = place.parent
+    except OSError as error:
+        yield Finding(
+            "store",
+            f"{place} cannot be reached: {error.strerror}",
+            "Mend the permissions of the folders above, or point `store` elsewhere",
+        )
+        return
+    if not place.is_dir():
+        yield Finding("store", f"{place} is not a folder", "Remove it, or point `store` elsewhere")
+        return
     if not os.access(place, os.W_OK):
         yield Finding("store", f"{place} is not writable", "Make it writable, or point `store` elsewhere")
         return
@@ -79,7 +90,9 @@ def _postgres(home: Path) -> Iterator[Finding]:
 
 def _project(name: str, path: Path) -> Iterator[Finding]:
     try:
-        labels = read_labels(read_project(path))
+        project = read_project(path)
+        check_with_deeplabcut(project)
+        labels = read_labels(project)
     except PlatformError as error:
         yield Finding(f"project {name}", error.problem, error.remedy)
         return

@@ -7,7 +7,7 @@ import os
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -34,6 +34,7 @@ NEUROBLUEPRINT = (
     r"(?:.*/)?sub-(?P<subject>[A-Za-z0-9.+-]+)(?:_[^/]*)?/ses-(?P<session>[A-Za-z0-9.+-]+)(?:_[^/]*)?/(?:.*/)?"
     r"(?P<file>[^/]+)"
 )
+PathOrText = TypeVar("PathOrText", Path, str)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -54,8 +55,15 @@ def _plain_name(text: str) -> str:
     return text
 
 
+def _without_zero(path: PathOrText) -> PathOrText:
+    if "\0" in str(path):
+        raise ValueError("holds a zero byte, which no path can")
+    return path
+
+
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Name = Annotated[str, AfterValidator(_plain_name)]
+Folder = Annotated[Path, AfterValidator(_without_zero)]
 
 
 class _Section(BaseModel):
@@ -85,13 +93,16 @@ class Layout(_Section):
     @field_validator("extensions")
     @classmethod
     def _lower_case(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(extension.strip(". ") for extension in extensions):
+            # Every file's name ends with nothing.
+            raise ValueError("holds an empty extension; write them like .mp4")
         return tuple(("." + extension.lstrip(".")).lower() for extension in extensions)
 
 
 class ProjectEntry(_Section):
     """A DeepLabCut project that the lab labels in. It is only ever read."""
 
-    path: Path = Field(description="The folder that holds the project's config.yaml.")
+    path: Folder = Field(description="The folder that holds the project's config.yaml.")
 
 
 class Transforms(_Section):
@@ -131,7 +142,7 @@ class Recipe(_Section):
         description="Training images within so many frames of a test image of the same video are left out of training, "
         "so that near-duplicates never lie on both sides of the split.",
     )
-    weights: str = Field(
+    weights: Annotated[str, AfterValidator(_without_zero)] = Field(
         default="imagenet",
         min_length=1,
         description="`imagenet` (downloaded), `random`, or a folder with config.json and model.safetensors.",
@@ -161,13 +172,13 @@ class Lab(_Section):
     """``lab.yaml``, validated; paths are absolute."""
 
     name: Name = "lab"
-    raw_roots: tuple[Path, ...] = Field(min_length=1)
+    raw_roots: tuple[Folder, ...] = Field(min_length=1)
     layout: Layout = Layout()
     projects: dict[Name, ProjectEntry] = Field(min_length=1)
     recipes: dict[Name, Recipe] = {}
     inference: tuple[InferenceRule, ...] = ()
     promotion: PromotionRule = PromotionRule()
-    store: Path = Path("store")
+    store: Folder = Path("store")
     settle_seconds: float = Field(
         default=30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."
     )

@@ -158,6 +158,9 @@ def test_a_run_that_fails_says_why_in_a_line(home: Path):
         (("env", "HOME/nowhere"), "lab.yaml does not exist"),
         (("init", "HOME", "--raw", "HOME", "--project", "HOME"), "exists already"),
         (("run", "HOME", "--select", "poses_estimates"), "poses_estimates"),
+        (("demo", "--home", "HOME/lab.yaml"), "lab.yaml cannot be used: File exists"),
+        (("demo", "--home", "HOME/lab.yaml/demo"), "demo cannot be used: Not a directory"),
+        (("demo", "--home", "/proc/demo"), "/proc/demo cannot be used"),
         (("run", "HOME", "--select", "pose_estimates", "--partition", "sub-9"), "sub-9 is neither a session nor"),
     ],
 )
@@ -169,6 +172,23 @@ def test_an_error_is_one_sentence(
     assert ended.startswith("dlc-platform: ")
     assert problem in ended
     assert "\n" not in ended
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("run.lock", ("run", "--select", "*")), ("up.lock", ("up",))])
+def test_a_lab_that_one_may_not_use_is_named(
+    name: str, arguments: tuple[str, ...], broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab()
+    (home / name).mkdir()  # even root cannot write into it
+    ended, _ = command(arguments[0], home, *arguments[1:])
+    assert f"{home}/{name} cannot be opened: Is a directory. Run this as the user whose lab it is" in str(ended)
+
+
+@pytest.mark.parametrize("port", ["70000", "-5", "0"])
+def test_a_port_that_is_none(home: Path, port: str):
+    done = call(COMMAND, "up", home, "--port", port)
+    assert done.returncode == 2
+    assert "Error: Invalid value for '--port'" in done.stderr
 
 
 def test_an_error_goes_to_stderr(tmp_path: Path):
@@ -186,6 +206,8 @@ def test_an_error_goes_to_stderr(tmp_path: Path):
         ({"raw_roots": ["{raw}", "{twice}"]}, "the session key sub-1_ses-1 is claimed by"),
         ({"projects": {"tiny": {"path": "no-project"}}}, "no-project"),
         ({"store": "/proc/store"}, "/proc"),
+        ({"store": "lab.yaml/store"}, "lab.yaml is not a folder"),
+        ({"store": "s" * 300}, "cannot be reached: File name too long"),
         ({"recipes": {"r": {"project": "tiny", "net_type": "resnet50"}}}, "no single-animal network `resnet50`"),
         ({"recipes": {"r": {"project": "tiny", "weights": "no-weights"}}}, "no-weights holds no config.json"),
     ],
@@ -206,6 +228,19 @@ def test_doctor_finds_what_is_wrong(
     wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
     assert wrong
     assert any(found in line for line in wrong), out
+
+
+def test_doctor_finds_a_configuration_that_deeplabcut_rejects(
+    tmp_path: Path,
+    make_project: Callable[..., Path],
+    broken_lab: Callable[..., Path],
+    command: Callable[..., tuple[object, str]],
+):
+    config = make_project(tmp_path / "project", 1) / "config.yaml"
+    config.write_text(config.read_text() + "video_sets_original: {}\n")
+    code, out = command("doctor", broken_lab(projects={"tiny": {"path": str(config.parent)}}))
+    assert code == 1
+    assert f"WRONG   project tiny: DeepLabCut rejects {config}: `video_sets_original` is not a key" in out
 
 
 def test_doctor_finds_a_postgres_that_does_not_answer(

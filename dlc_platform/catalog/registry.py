@@ -214,13 +214,19 @@ def record_evaluation(
     environment: Mapping[str, Any],
     session_errors: Sequence[EvaluationSessionError] = (),
 ) -> None:
-    """Write down an evaluation and its errors, by side and body part and by side and session."""
+    """Write down an evaluation (once) and its errors, by side and body part and by side and session.
+
+    The errors are those of the likelihood cut-off that holds now: another one takes the place of the one before.
+    """
     with engine.begin() as connection:
         evaluation.environment_id = _environment(connection, environment)
-        if _insert_new(connection, evaluation):
-            connection.execute(insert(EvaluationError), [_values(error) for error in errors])
-            if session_errors:
-                connection.execute(insert(EvaluationSessionError), [_values(error) for error in session_errors])
+        if not _insert_new(connection, evaluation):
+            cutoff = evaluation.likelihood_cutoff
+            another = update(Evaluation).where(Evaluation.id == evaluation.id, Evaluation.likelihood_cutoff != cutoff)
+            if not connection.execute(another.values(likelihood_cutoff=cutoff)).rowcount:
+                return
+        _overwrite(connection, errors)
+        _overwrite(connection, session_errors)
 
 
 def record_comparison(engine: Engine, comparison: Comparison, errors: Iterable[ComparisonError]) -> None:
@@ -263,11 +269,14 @@ def record_poses(
     materialization: RecordingPoses,
     environment: Mapping[str, Any],
 ) -> None:
-    """Write down an estimate (once) and that it holds the poses of a recording's file from now on."""
+    """Write down an estimate (once) and that it holds the poses of a recording's file from now on.
+
+    The summaries are those of the likelihood cut-off that holds now: they take the place of those before.
+    """
     with engine.begin() as connection:
         estimate.environment_id = _environment(connection, environment)
-        if _insert_new(connection, estimate):
-            connection.execute(insert(PoseSummary), [_values(summary) for summary in summaries])
+        _insert_new(connection, estimate)
+        _overwrite(connection, summaries)
         connection.execute(insert(RecordingPoses).values(**_values(materialization)))
 
 
@@ -601,3 +610,13 @@ def _values(row: Base) -> dict[str, Any]:
 def _insert_new(connection: Connection, row: Base) -> bool:
     statement = insert(type(row)).values(**_values(row)).on_conflict_do_nothing()
     return connection.execute(statement).rowcount == 1
+
+
+def _overwrite(connection: Connection, rows: Iterable[Base]) -> None:
+    """Write rows of one table in the place of those that have the same primary keys."""
+    for row in rows:
+        values = _values(row)
+        keys = [column.key for column in row.__table__.primary_key]
+        changes = {name: value for name, value in values.items() if name not in keys}
+        statement = insert(type(row)).values(**values)
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes))

@@ -48,7 +48,12 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
     PlatformError
         When `home` is in use, or a run fails.
     """
-    if home.exists() and any(home.iterdir()):
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        in_use = any(home.iterdir())
+    except OSError as error:
+        raise PlatformError(f"{home} cannot be used: {error.strerror}", "Choose another folder with --home") from error
+    if in_use:
         raise PlatformError(
             f"{home} is not empty",
             f"Look at that demo again with `dlc-platform up {home}`, remove it, or choose another --home",

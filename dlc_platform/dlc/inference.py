@@ -126,19 +126,6 @@ class PoseEstimator:
         return load_poses(store.put("poses", identity, manifest, write))
 
 
-def estimate_poses(
-    model_path: Path,
-    video_path: Path,
-    video_id: str,
-    store: Store,
-    batch_size: int = 8,
-    device: str | None = None,
-    on_progress: Progress = lambda done, frames: None,
-) -> PoseEstimate:
-    """Estimate the poses of one video; for more than one, keep a `PoseEstimator`."""
-    return PoseEstimator(model_path, batch_size, device).estimate(video_path, video_id, store, on_progress)
-
-
 def pose_identity(video_id: str, model_id: str) -> str:
     """The identity of the poses of a video under a model: neither device nor batch size enter it."""
     return sha256_json({"video": video_id, "model": model_id})

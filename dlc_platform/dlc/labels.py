@@ -130,7 +130,13 @@ def _read_table(table: Path, project: Project) -> dict[str, dict[str, Point]]:
         )
     # pandas leaves the cells of the header empty over the second and third index column.
     first = next((index for index, cell in enumerate(rows[2]) if index and cell), 1)
-    columns = [(index, rows[1][index], rows[2][index]) for index in range(first, len(rows[2]))]
+    named, measured = (max(index for index, cell in enumerate(row) if cell.strip()) for row in rows[1:3])
+    if named != measured:
+        raise PlatformError(
+            f"{table} has {named} columns in its line `bodyparts` and {measured} in its line `coords`",
+            "Save the labels again in napari",
+        )
+    columns = [(index, rows[1][index], rows[2][index]) for index in range(first, measured + 1)]
     unknown = sorted({bodypart for _, bodypart, _ in columns} - set(project.bodyparts))
     if unknown:
         raise PlatformError(

@@ -3,14 +3,20 @@
 Projects are only read; nothing here writes. Label tables are read in `labels`.
 """
 
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dlc_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from deeplabcut.core.config import ProjectConfig
 
 CONFIG_FILE = "config.yaml"
 
@@ -109,7 +115,7 @@ def read_project(path: Path) -> Project:
 
 
 def check_with_deeplabcut(project: Project) -> None:
-    """Let DeepLabCut validate config.yaml, on a copy in memory; takes seconds, for it imports deeplabcut.
+    """Let DeepLabCut validate config.yaml, on a copy in memory.
 
     Raises
     ------
@@ -118,11 +124,10 @@ def check_with_deeplabcut(project: Project) -> None:
     """
     from copy import deepcopy
 
-    from deeplabcut.core.config import ProjectConfig
     from pydantic import ValidationError
 
     try:
-        ProjectConfig.from_dict(deepcopy(project.config))
+        _project_config().from_dict(deepcopy(project.config))
     except ValidationError as error:
         reasons = [
             f"`{'.'.join(map(str, problem['loc']))}` is not a key that DeepLabCut knows"
@@ -134,3 +139,22 @@ def check_with_deeplabcut(project: Project) -> None:
             f"DeepLabCut rejects {project.path / CONFIG_FILE}: {'; '.join(reasons)}",
             "Remove unknown keys and correct the others in config.yaml",
         ) from None
+
+
+def _project_config() -> type["ProjectConfig"]:
+    """DeepLabCut's model of config.yaml, without the rest of deeplabcut, which takes half a minute to import."""
+    whole = "deeplabcut" in sys.modules
+    if not whole:
+        spec = find_spec("deeplabcut")
+        assert spec is not None
+        bare = ModuleType("deeplabcut")
+        bare.__path__ = list(spec.submodule_search_locations or ())
+        sys.modules["deeplabcut"] = bare
+    try:
+        from deeplabcut.core.config import ProjectConfig
+    finally:
+        if not whole:
+            # Who imports deeplabcut after this gets all of it.
+            for name in [name for name in sys.modules if name.split(".")[0] == "deeplabcut"]:
+                del sys.modules[name]
+    return ProjectConfig

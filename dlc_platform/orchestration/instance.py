@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import dagster as dg
 import yaml
 
 from dlc_platform.catalog import registry
 from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
@@ -65,18 +67,34 @@ def open_instance(environment: Mapping[str, str]) -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
+def open_lock(path: Path) -> TextIO:
+    """Open a lock file of a lab.
+
+    Raises
+    ------
+    PlatformError
+        When it cannot be opened, as in another user's lab.
+    """
+    try:
+        return open(path, "a+")
+    except OSError as error:
+        raise PlatformError(
+            f"{path} cannot be opened: {error.strerror}", "Run this as the user whose lab it is"
+        ) from error
+
+
 @contextmanager
 def used(home: Path) -> Iterator[None]:
     """Say for how long this process needs the lab's Postgres, so that nobody stops it meanwhile."""
     load_lab(home)
-    with open(home / _LOCK, "a") as lock:
+    with open_lock(home / _LOCK) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 
 def is_used(home: Path) -> bool:
     """Whether a process is within `used`."""
-    with open(home / _LOCK, "a") as lock:
+    with open_lock(home / _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

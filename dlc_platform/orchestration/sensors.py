@@ -4,9 +4,11 @@ What is done is read from the catalogue at every look, so the cursor holds only 
 be growing, and what was asked for and has not come out yet. A restart therefore neither loses nor repeats a session,
 and a lost cursor costs a second look, not a second result.
 
-A session is asked for once for each state of its files. A run whose worker died is retried by Dagster. A run that a
-person cancelled or deleted, or that failed by its own fault, waits for a person, who sees it in the UI: `dlc-platform
-run HOME --select pose_estimates` completes what is missing, and so does a file that is replaced.
+A session is asked for once for each state of its files, and its poses once for each choice of files that can be
+tracked: one that is damaged, or whose project has no production model yet, does not hold up the others. A run whose
+worker died is retried by Dagster. A run that a person cancelled or deleted, or that failed by its own fault, waits for
+a person, who sees it in the UI: `dlc-platform run HOME --select pose_estimates` completes what is missing, and so does
+a file that is replaced.
 """
 
 import json
@@ -179,21 +181,30 @@ def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wan
     }
     settled = {key: value for key, value in changed.items() if now - cursor.seen[key][1] >= lab.settings.settle_seconds}
 
-    # A file that could not be read waits for a person; it is looked at again when it changes.
+    # A file that could not be read waits for a person, and the session's labels with it; it is looked at again when it
+    # changes.
     readable = {key: value for key, value in registered.items() if all(row.problem is None for row in known[key])}
     labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)
     tracked = registry.tracked_files(lab.engine)
     in_production = {project for project in lab.settings.projects if registry.production_model(lab.engine, project)}
 
-    def trackable(key: str) -> bool:
-        rules = [lab.settings.rule_for(row.recording.camera) for row in known[key] if row.id not in tracked]
-        projects = {rule.project for rule in rules if rule is not None}
-        return bool(projects) and projects <= in_production
-
+    trackable = {
+        key: sorted(
+            row.id
+            for row in known[key]
+            if row.problem is None and lab.settings.project_of(row.recording.camera) in in_production
+        )
+        for key in registered
+    }
     wanted = {
         "session_videos": settled,
         "labeled_frames": {key: value for key, value in readable.items() if key not in labelled},
-        "pose_estimates": {key: value for key, value in readable.items() if trackable(key)},
+        # What is tracked counts too, or the session would be asked for again while its run goes from file to file.
+        "pose_estimates": {
+            key: short(sha256_json([value, trackable[key]]))
+            for key, value in registered.items()
+            if not tracked.issuperset(trackable[key])
+        },
     }
     return wanted, {key: value for key, value in changed.items() if key not in settled}
 

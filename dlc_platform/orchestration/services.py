@@ -25,7 +25,7 @@ from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
-from dlc_platform.orchestration.instance import clean, is_used, open_instance, prepare
+from dlc_platform.orchestration.instance import clean, is_used, open_instance, open_lock, prepare
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.postgres import server
 from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
@@ -295,7 +295,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_one(home: Path) -> Iterator[None]:
-    with open(home / "up.lock", "a+") as lock:
+    with open_lock(home / "up.lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

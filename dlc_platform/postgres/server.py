@@ -131,12 +131,6 @@ def stop(directory: Path) -> None:
             time.sleep(_POLL_SECONDS)
 
 
-def is_running(directory: Path) -> bool:
-    """True when the server of this directory answers. Starts and writes nothing."""
-    with _explained(directory):
-        return _answer(directory.absolute()) is not None
-
-
 def discard(directory: Path) -> None:
     """Stop the server and remove it with all that is in it, wherever its data directory lies."""
     stop(directory)

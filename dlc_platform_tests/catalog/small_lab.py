@@ -97,7 +97,15 @@ def train(engine: Engine, letter: str, dataset: str, recipe: str = "first", proj
     )
 
 
-def evaluate(engine: Engine, letter: str, model: str, dataset: str, rmse_px: float) -> None:
+def evaluate(
+    engine: Engine,
+    letter: str,
+    model: str,
+    dataset: str,
+    rmse_px: float,
+    cutoff: float = 0.6,
+    confident: float = 1.0,
+) -> None:
     errors = [
         tables.EvaluationError(
             evaluation_id=identity(letter),
@@ -108,7 +116,7 @@ def evaluate(engine: Engine, letter: str, model: str, dataset: str, rmse_px: flo
             rmse_confident_px=None,
             median_px=rmse_px,
             mean_likelihood=0.9,
-            fraction_confident=1.0,
+            fraction_confident=confident,
         )
         for side in ("test", "train")
         for bodypart in ("all", "tail", "nose")
@@ -117,7 +125,7 @@ def evaluate(engine: Engine, letter: str, model: str, dataset: str, rmse_px: flo
         id=identity(letter),
         model_id=identity(model),
         dataset_id=identity(dataset),
-        likelihood_cutoff=0.6,
+        likelihood_cutoff=cutoff,
         run_id=f"evaluate-{letter}",
     )
     registry.record_evaluation(engine, evaluation, errors, ENVIRONMENT)
@@ -135,7 +143,7 @@ def promotion(model: str, project: str = "maze", evaluation: str | None = None) 
     )
 
 
-def track(engine: Engine, letter: str, file: tables.RecordingFile, model: str) -> None:
+def track(engine: Engine, letter: str, file: tables.RecordingFile, model: str, confident: float | None = None) -> None:
     estimate = tables.PoseEstimate(
         id=identity(letter),
         video_id=file.video_id,
@@ -151,7 +159,7 @@ def track(engine: Engine, letter: str, file: tables.RecordingFile, model: str) -
             pose_estimate_id=identity(letter),
             bodypart=bodypart,
             mean_likelihood=likelihood,
-            fraction_confident=likelihood,
+            fraction_confident=likelihood if confident is None else confident,
             fraction_missing=0.0,
         )
         for bodypart, likelihood in (("nose", 0.5), ("tail", 1.0))

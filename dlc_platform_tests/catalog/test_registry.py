@@ -315,3 +315,16 @@ def test_a_product_is_free_again_when_its_maker_fails(engine: Engine) -> None:
     with registry.alone(other, identity("1")):
         pass
     other.dispose()
+
+
+def test_what_another_cutoff_counts_takes_the_place_of_what_was_counted_before(lab: Engine) -> None:
+    _, top = registry.current_files(lab, KEY)
+    track(lab, "9", top, "b", confident=0.25)
+    columns = ("pose_estimate_id", "bodypart", "fraction_confident")
+    found = {row[1:] for row in rows(lab, tables.PoseSummary, *columns) if row[0] == identity("9")}
+    assert found == {("nose", 0.25), ("tail", 0.25)}
+    evaluate(lab, "7", "b", "d", 2.0, cutoff=0.9, confident=0.5)
+    columns = ("evaluation_id", "side", "fraction_confident")
+    found = {row[1:] for row in rows(lab, tables.EvaluationError, *columns) if row[0] == identity("7")}
+    assert found == {("test", 0.5), ("train", 0.5)}
+    assert dict(rows(lab, tables.Evaluation, "id", "likelihood_cutoff")) == {identity("6"): 0.6, identity("7"): 0.9}

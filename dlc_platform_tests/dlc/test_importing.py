@@ -13,7 +13,7 @@ import yaml
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.evaluation import evaluate_model
 from dlc_platform.dlc.importing import DETECTOR_FILE, import_model, load_imported_model
-from dlc_platform.dlc.inference import estimate_poses
+from dlc_platform.dlc.inference import PoseEstimator
 from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE, TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
@@ -43,8 +43,8 @@ def test_an_imported_model_gives_the_same_poses_to_the_last_bit(
     assert imported.scorer == f"DLC_CspnextS_tinyJan1_{imported.id[:12]}"
     assert imported.source["evaluation"][0]["test_rmse_px"] == 4.2
     video_id = sha256_file(tiny_video)
-    theirs = estimate_poses(tiny_model.path, tiny_video, video_id, tiny_store, device="cpu")
-    mine = estimate_poses(imported.path, tiny_video, video_id, store, device="cpu")
+    theirs = PoseEstimator(tiny_model.path, device="cpu").estimate(tiny_video, video_id, tiny_store)
+    mine = PoseEstimator(imported.path, device="cpu").estimate(tiny_video, video_id, store)
     pd.testing.assert_frame_equal(
         read_parquet(mine.path / POSE_TABLE), read_parquet(theirs.path / POSE_TABLE), check_exact=True
     )
@@ -228,7 +228,7 @@ def test_a_top_down_model_is_kept_with_its_detector_and_said_to_be_unusable(
     assert imported.source["detector_snapshot"] == "snapshot-detector-040.pt"
     assert imported.unusable is not None
     with pytest.raises(PlatformError, match=f"{imported.id} cannot be used: it is a top-down model"):
-        estimate_poses(imported.path, tiny_video, sha256_file(tiny_video), store, device="cpu")
+        PoseEstimator(imported.path, device="cpu")
     (folder / "snapshot-detector-040.pt").unlink()
     assert import_model(folder, store).id != imported.id
     with pytest.raises(PlatformError, match=r"holds no snapshot-detector-\*\.pt"):

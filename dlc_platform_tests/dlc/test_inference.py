@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dlc_platform.dlc.inference import PoseEstimate, PoseEstimator, estimate_poses, pose_identity
+from dlc_platform.dlc.inference import PoseEstimate, PoseEstimator, pose_identity
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
@@ -115,13 +115,10 @@ def test_the_batch_size_changes_neither_identity_nor_numbers(
     poses: PoseEstimate, tiny_model: TrainedModel, tiny_video: Path, tmp_path: Path
 ):
     progress = []
-    single = estimate_poses(
-        tiny_model.path,
+    single = PoseEstimator(tiny_model.path, batch_size=3, device="cpu").estimate(
         tiny_video,
         sha256_file(tiny_video),
         Store(tmp_path),
-        batch_size=3,
-        device="cpu",
         on_progress=lambda done, frames: progress.append((done, frames)),
     )
     assert single.id == poses.id

@@ -162,6 +162,20 @@ def test_table_that_is_none(project: Path):
     refused(project, "is not a label table")
 
 
+@pytest.mark.parametrize("line", [1, 2])
+def test_header_lines_of_different_length(project: Path, line: int):
+    table = rewrite(project, lambda rows: [row[:-1] if number == line else row for number, row in enumerate(rows)])
+    with pytest.raises(PlatformError, match=r"has \d columns in its line `bodyparts` and \d in its line `coords`") as e:
+        read(project)
+    assert str(table) in e.value.problem
+
+
+def test_empty_columns_at_the_end_change_nothing(project: Path):
+    before = read(project)
+    rewrite(project, lambda rows: [[*row, ""] if number != 2 else row for number, row in enumerate(rows)])
+    pd.testing.assert_frame_equal(read(project).points, before.points)
+
+
 def test_nothing_labelled(project: Path):
     shutil.rmtree(project / "labeled-data")
     refused(project, "no labelled frame", "napari")

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +71,17 @@ def test_deeplabcut_rejects_unknown_keys_and_wrong_values(tmp_path: Path, make_p
     for part in (str(file), "`video_sets_original` is not a key", "`dotsize`"):
         assert part in str(error.value)
     assert file.read_bytes() == before
+
+
+def test_the_check_imports_little_of_deeplabcut_and_leaves_nothing_of_it(tiny_project: Path):
+    code = (
+        "import sys; from pathlib import Path;"
+        "from dlc_platform.dlc.project import check_with_deeplabcut, read_project;"
+        "check_with_deeplabcut(read_project(Path(sys.argv[1])));"
+        "assert not {'deeplabcut', 'deeplabcut.core.config', 'torch'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_project)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

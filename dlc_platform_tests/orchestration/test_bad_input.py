@@ -269,6 +269,19 @@ def test_a_recipe_is_not_trained_on_a_dataset_that_is_not_its_own(
     assert RECIPE not in missing_datasets()
 
 
+def test_a_project_without_a_model_stops_no_other_camera(lab: Lab, second_project: Path) -> None:
+    file = lab.home / "lab.yaml"
+    settings = yaml.safe_load(file.read_text())
+    settings["inference"].insert(0, {"camera": "side", "project": "other"})
+    file.write_text(yaml.safe_dump(settings))
+    top = lab.video("sub-e3_ses-1", seed=33)
+    shutil.copy(top, top.with_name("cam-side.mp4"))
+    assert lab.run("session_videos", "sub-e3_ses-1"), lab.output
+    assert not lab.run("pose_estimates", "sub-e3_ses-1")
+    assert "1 of 2 recordings cannot be tracked: the project other has no production model yet" in lab.output
+    assert set(Platform(lab.home).poses("sub-e3_ses-1", ["snout"])["recording"]) == {"cam-top"}
+
+
 def test_a_configuration_that_deeplabcut_rejects(lab: Lab, second_project: Path) -> None:
     config = second_project / "config.yaml"
     good = config.read_text()

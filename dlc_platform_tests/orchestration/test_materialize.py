@@ -29,7 +29,8 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
         seen = {
             "session_videos": {"recordings", "frames", "picture"},
             "labeled_frames": {"labelled_frames", "picture_arena"},
-            "training_dataset": {"dataset", "train_images", "test_images", "picture"},
+            "training_dataset": {"dataset", "train_images", "test_images", "picture"}
+            | {"rows_without_a_label", "labels_outside_their_image"},
             "trained_model": {"model", "parameters", "loss_curve", "software"},
             "model_evaluation": {"test", "train", "test_rmse_px", "worst_test_frames", "sessions"},
             "model_comparison": {f"{what}_{PROJECT}" for what in ("picture", "versions", "bodyparts", "sessions")},

@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
     assert lab.look() == {"labeled_frames": one("sub-1_ses-1"), "pose_estimates": one("sub-1_ses-1")}
 
 
-def test_one_broken_file_of_two_keeps_the_session_back(lab: Watched) -> None:
+def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -> None:
     lab.video("sub-1_ses-1", "cam-top.mp4")
     side = lab.raw / "sub-1/ses-1/cam-side.mp4"
     side.write_bytes(b"nothing that plays" * 50)
@@ -261,11 +261,41 @@ def test_one_broken_file_of_two_keeps_the_session_back(lab: Watched) -> None:
     rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
     assert rows["top"].video_id and not rows["top"].problem
     assert rows["side"].problem and str(side) in rows["side"].problem
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
     assert lab.settle() == {}
-    # Taken away, it does not keep the other one back any more.
-    side.unlink()
+    small_lab.track(lab.engine, "7", rows["top"], "a")
+    assert lab.settle() == {}
+    lab.cursor = None
+    assert lab.settle() == lab.settle() == {}, "what can be tracked has poses"
+    lab.video("sub-1_ses-1", "cam-side.mp4", shade=7)
     assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
     assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
+
+
+def test_a_project_without_a_model_does_not_keep_another_ones_cameras_back(lab: Watched) -> None:
+    lab.change(
+        projects={name: {"path": str(lab.home / "project")} for name in ("tiny", "other")},
+        inference=[{"camera": "side", "project": "other"}, {"camera": "*", "project": "tiny"}],
+    )
+    for camera, shade in (("top", 1), ("bottom", 2), ("side", 3)):
+        lab.video("sub-1_ses-1", f"cam-{camera}.mp4", shade)
+    lab.settle_and_run()
+    lab.settle_and_run()
+    lab.promote()
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
+    for letter, camera in (("6", "top"), ("7", "bottom")):
+        assert lab.settle() == {}, "it is under way"
+        small_lab.track(lab.engine, letter, rows[camera], "a")
+    lab.cursor = None
+    assert lab.settle() == lab.settle() == {}
+    small_lab.record_dataset(lab.engine, "s", small_lab.dataset("e", "other"), [small_lab.image("e", "3", None)])
+    small_lab.train(lab.engine, "b", "e", "s", "other")
+    assert registry.promote(lab.engine, small_lab.promotion("b", "other"), expected=None)
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {}
+    small_lab.track(lab.engine, "8", rows["side"], "b")
+    assert lab.settle() == {}
 
 
 def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> None:

@@ -183,7 +183,7 @@ def test_postgres_that_dies_is_started_again(lab: Up, subject: str):
     lab.ensure()
     (server_process,) = lab.processes("postgres", "-D")
     server_process.kill()
-    wait_for(lambda: server.is_running(lab.home / "postgres"))
+    wait_for(lambda: [one for one in lab.processes("postgres", "-D") if one.pid != server_process.pid])
     session, path = video_of(lab, subject)
     path.write_bytes(b"no video")
     wait_for(lambda: lab.runs("session_videos", session, FAILED))

@@ -1,8 +1,21 @@
+import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a server of this directory lives: its processes hold the lock."""
+    try:
+        with open(directory / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @pytest.fixture

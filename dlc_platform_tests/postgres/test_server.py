@@ -22,7 +22,8 @@ from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres import server
-from dlc_platform.postgres.server import ensure_running, is_running, stop
+from dlc_platform.postgres.server import ensure_running, stop
+from dlc_platform_tests.postgres.conftest import is_running
 
 ENSURE = (
     "import sys; from pathlib import Path; from dlc_platform.postgres.server import ensure_running; "

@@ -136,6 +136,8 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             "train_images": dataset.n_train,
             "test_images": dataset.n_test,
             "left_out_images": dataset.n_left_out,
+            "rows_without_a_label": labels.unlabelled,
+            "labels_outside_their_image": labels.outside,
             "bodyparts": ", ".join(dataset.bodyparts),
             "sessions": table([{"session": s} for s in sorted(set(matches.values()))]),
             "folders_without_a_session": ", ".join(unmatched) or "none",

@@ -67,12 +67,12 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
         if file.problem is not None or file.video_id is None:
             problems.append(str(file.problem))
             continue
-        network = estimator(file.recording.camera)
-        if network is None:
-            without_rule.append(file)
-            continue
         path = Path(file.path)
         try:
+            network = estimator(file.recording.camera)
+            if network is None:
+                without_rule.append(file)
+                continue
             require_unchanged(file)
             # Of two runs that want the same poses, the second one waits and then finds them.
             with registry.alone(lab.engine, pose_identity(file.video_id, network.model_id)):

@@ -107,6 +107,15 @@ def _recipes(lab: Lab) -> Iterator[Finding]:
             # A network connection may come back before somebody trains.
             passing = weights == IMAGENET and net_type in NETWORKS
             yield Finding(f"recipe {', '.join(names)}", error.problem, error.remedy, warning=passing)
+    for project in lab.projects:
+        seeds = {name: recipe.seed for name, recipe in lab.recipes.items() if recipe.project == project}
+        if len(set(seeds.values())) > 1:
+            yield Finding(
+                f"recipes {', '.join(seeds)}",
+                f"they have different seeds, so versions of the project {project} do not share their test images",
+                "Give them one seed to have them compared",
+                warning=True,
+            )
     if not lab.recipes:
         yield Finding("recipes", "none", "Add a recipe to lab.yaml to train a model", warning=True)
     if not lab.inference:

@@ -329,3 +329,44 @@ def test_doctor_lets_pass_what_lies_in_every_lab(
     assert "stray.mp4 is left out" in out
     assert "DLC_" not in out
     assert ".hidden" not in out
+
+
+def test_doctor_says_that_versions_of_different_seeds_do_not_compare(
+    broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    recipes = {name: {"project": "tiny", "weights": "random", "seed": seed} for name, seed in (("a", 1), ("b", 2))}
+    code, out = command("doctor", broken_lab(recipes=recipes))
+    assert code == 0, out
+    assert "warning recipes a, b: they have different seeds" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("lineage", "sub-9_ses-9"), "session 'sub-9_ses-9' has no poses"),
+        (("touched", "abc"), "no model version begins with 'abc'"),
+        (("impact", "abc"), "no model version begins with 'abc'"),
+        (("promote", "abc", "--reason", "why not"), "no model version begins with 'abc'"),
+        (("promote", "--back", "tiny", "--reason", "why not"), "no other version of 'tiny' was in production before"),
+        (("promote", "--reason", "why not"), "Name either a MODEL or --back PROJECT"),
+        (("backfill",), "Write --stale"),
+        (("backfill", "--stale", "--session", "sub-9_ses-9"), "sub-9_ses-9 is not stale"),
+    ],
+)
+def test_what_the_catalogue_does_not_hold_is_told_in_a_sentence(
+    arguments: tuple[str, ...],
+    said: str,
+    broken_lab: Callable[..., Path],
+    command: Callable[..., tuple[object, str]],
+    capsys: pytest.CaptureFixture[str],
+):
+    name, *rest = arguments
+    code, out = command(name, broken_lab(), *rest)
+    assert code and said in f"{code} {out} {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("name", ["stale", "best", "parameters", "promotions", "models", "poses"])
+def test_a_new_lab_has_empty_lists(
+    name: str, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    assert command(name, broken_lab()) == (0, "none yet\n")

@@ -7,12 +7,13 @@ import dagster as dg
 
 from dlc_platform.catalog import queries
 from dlc_platform.orchestration.assets.poses import pose_estimates
+from dlc_platform.orchestration.assets.production import production_model
 from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
 
 
 # After a promotion in the same run, not before it.
-@dg.asset_check(asset=pose_estimates, additional_deps=[dg.AssetKey("production_model")])
+@dg.asset_check(asset=pose_estimates, additional_deps=[production_model])
 def made_by_production_models(lab: LabResource) -> dg.AssetCheckResult:
     """Whether the poses in force of every session were made by the production model of their camera's project."""
     stale = queries.stale_sessions(lab.engine)

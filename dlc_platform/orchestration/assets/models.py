@@ -1,4 +1,7 @@
-"""The group `models`: from labels to the model that the lab uses."""
+"""The group `models`: from labels to evaluated model versions.
+
+How versions compare is in `comparison`, which of them is used in `production`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,34 +10,24 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import registry, tables
-from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
-from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.assets.sessions import labeled_frames
-from dlc_platform.orchestration.metadata import number, picture, stale_rows, table
+from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.resources import LabResource
 
 GPU_POOL = "gpu"
-
-
-class ProductionChoice(dg.Config):
-    """A person's choice; left empty, the best evaluated model version of each project is taken."""
-
-    model: str = ""
-    reason: str = ""
-    by: str = ""
+OWNERS = ["team:pose-estimation"]
 
 
 def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
-    """The assets of the group; the recipes are those of the lab's settings."""
-    owners = ["team:pose-estimation"]
+    """The assets that have a partition for each recipe of the lab's settings."""
 
     @dg.asset(
         partitions_def=recipes,
         deps=[dg.AssetDep(labeled_frames, partition_mapping=dg.AllPartitionMapping())],
         kinds={"deeplabcut", "parquet"},
         group_name="models",
-        owners=owners,
+        owners=OWNERS,
         code_version="1",
     )
     def training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
@@ -47,7 +40,7 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         pool=GPU_POOL,
         kinds={"deeplabcut", "pytorch"},
         group_name="models",
-        owners=owners,
+        owners=OWNERS,
         code_version="1",
     )
     def trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
@@ -60,33 +53,14 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         pool=GPU_POOL,
         kinds={"deeplabcut", "parquet"},
         group_name="models",
-        owners=owners,
+        owners=OWNERS,
         code_version="1",
     )
     def model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """The distance between labels and predictions on every image of the model's dataset, in pixels."""
         return _model_evaluation(context, lab)
 
-    @dg.asset(
-        deps=[model_evaluation],
-        pool=GPU_POOL,
-        kinds={"deeplabcut", "postgres"},
-        group_name="models",
-        owners=owners,
-        code_version="1",
-    )
-    def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-        """Every version of each project side by side on the same test images, and old against new without labels."""
-        return _model_comparison(context, lab)
-
-    @dg.asset(deps=[model_comparison], kinds={"postgres"}, group_name="models", owners=owners, code_version="1")
-    def production_model(
-        context: AssetExecutionContext, config: ProductionChoice, lab: LabResource
-    ) -> dg.MaterializeResult:
-        """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice."""
-        return _production_model(context, config, lab)
-
-    return [training_dataset, trained_model, model_evaluation, model_comparison, production_model]
+    return [training_dataset, trained_model, model_evaluation]
 
 
 def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
@@ -266,7 +240,7 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         lab.store,
         batch_size=recipe.batch_size,
     )
-    by_session = _record_evaluation(context, lab, evaluation)
+    by_session = record_evaluation(context, lab, evaluation)
     errors = evaluation.errors
     overall = errors[errors["bodypart"] == "all"].set_index("side")["rmse_px"]
     return dg.MaterializeResult(
@@ -288,7 +262,7 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     )
 
 
-def _record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluation: Any) -> Any:
+def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluation: Any) -> Any:
     """Write an evaluation down; its errors by side and session."""
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.evaluation import summarise_by_session
@@ -309,216 +283,17 @@ def _record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluat
             manifest_sha256=lab.store.claim("evaluations", evaluation.id),
             run_id=context.run_id,
         ),
-        [tables.EvaluationError(evaluation_id=evaluation.id, **row) for row in _without_nan(evaluation.errors)],
+        [tables.EvaluationError(evaluation_id=evaluation.id, **row) for row in without_nan(evaluation.errors)],
         versions(),
         [
             tables.EvaluationSessionError(evaluation_id=evaluation.id, **row)
-            for row in _without_nan(by_session.rename(columns={"session": "session_key"}))
+            for row in without_nan(by_session.rename(columns={"session": "session_key"}))
         ],
     )
     return by_session
 
 
-def _model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-    from dlc_platform.comparisons import compare_project
-
-    metadata: dict[str, Any] = {}
-    compared = {}
-    for project in lab.settings.projects:
-        _evaluate_all(context, lab, project)
-        try:
-            comparison = compare_project(lab.engine, lab.store, project, lab.settings.likelihood_cutoff)
-        except PlatformError as problem:
-            # The other projects are none the worse.
-            metadata[f"problem_{project}"] = str(problem)
-            context.log.warning(str(problem))
-            continue
-        _record_comparison(context, lab, comparison)
-        compared[project] = comparison.comparison.id
-        metadata |= _comparison_metadata(lab, comparison) | _disagreement_metadata(context, lab, comparison)
-    if not compared:
-        raise PlatformError(
-            "; ".join(problem.rstrip(".") for problem in metadata.values()),
-            "Materialise model_comparison again when that is done",
-        )
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(sha256_json(compared)))
-
-
-def _evaluate_all(context: AssetExecutionContext, lab: LabResource, project: str) -> None:
-    """Evaluate every version of a project on its newest dataset, where that can be done and has not been."""
-    from dlc_platform.dlc.evaluation import evaluate_model
-
-    dataset_id = registry.newest_dataset(lab.engine, project)
-    if dataset_id is None:
-        return
-    done = {row.model_id for row in registry.evaluations_of(lab.engine, project) if row.dataset_id == dataset_id}
-    for model in registry.models_of(lab.engine, project):
-        if model.id in done or not lab.store.has("models", model.id):
-            continue
-        context.log.info(f"evaluating {short(model.id)} on the newest dataset of {project}")
-        try:
-            evaluation = evaluate_model(
-                lab.store.path("models", model.id),
-                lab.store.path("datasets", dataset_id),
-                lab.settings.likelihood_cutoff,
-                lab.store,
-            )
-        except PlatformError as problem:
-            context.log.warning(f"{short(model.id)} cannot be evaluated: {problem}")
-            continue
-        _record_evaluation(context, lab, evaluation)
-
-
-def _record_comparison(context: AssetExecutionContext, lab: LabResource, compared: Any) -> None:
-    comparison = compared.comparison
-    registry.record_comparison(
-        lab.engine,
-        tables.Comparison(
-            id=comparison.id,
-            project=compared.project,
-            dataset_id=compared.dataset_id,
-            test_images=len(comparison.images),
-            likelihood_cutoff=lab.settings.likelihood_cutoff,
-            run_id=context.run_id,
-        ),
-        [
-            tables.ComparisonError(
-                comparison_id=comparison.id, evaluation_id=comparison.evaluations[row["model_id"]], **row
-            )
-            for row in _without_nan(comparison.errors.rename(columns={"model": "model_id"}))
-        ],
-    )
-
-
-def _comparison_metadata(lab: LabResource, compared: Any) -> dict[str, Any]:
-    from dlc_platform.pose.pictures import comparison_plot
-
-    project, names = compared.project, compared.names
-    plot = comparison_plot(compared.bodyparts, names, registry.production_model(lab.engine, project))
-    return {
-        f"picture_{project}": picture(plot, f"Test RMSE of the versions of {project}, with 95 % intervals"),
-        f"test_images_{project}": len(compared.comparison.images),
-        f"versions_{project}": table(_named(compared.versions.drop(columns="recipe"), names)),
-        f"left_out_{project}": table(_named(compared.left_out, names)),
-        f"bodyparts_{project}": table(_named(compared.bodyparts, names)),
-        f"sessions_{project}": table(_named(compared.sessions, names)),
-    }
-
-
-def _disagreement_metadata(context: AssetExecutionContext, lab: LabResource, compared: Any) -> dict[str, Any]:
-    from dlc_platform.comparisons import find_disagreement, old_and_new
-    from dlc_platform.pose.pictures import disagreement_frames
-
-    project = compared.project
-    pair = old_and_new(lab.engine, project)
-    if pair is None:
-        return {}
-    old, new = pair
-    found = find_disagreement(
-        lab.engine, lab.store, project, old, new, compared.limit_px, lab.settings.likelihood_cutoff
-    )
-    title = f"{short(old)} (old) against {short(new)} (new)"
-    if found.table.empty:
-        return {f"disagreement_{project}": f"{title}: no session without labels has poses by both"}
-    for problem in found.problems:
-        context.log.warning(problem)
-    shown = (
-        {f"picture_disagreement_{project}": picture(disagreement_frames(found.frames), title)} if found.frames else {}
-    )
-    return {**shown, f"disagreement_{project}": table(found.table)}
-
-
-def _named(frame: Any, names: Mapping[str, str]) -> Any:
-    """A table of models as a person reads it."""
-    return frame.assign(model=[names.get(model) or short(model) for model in frame["model"]])
-
-
-def _production_model(
-    context: AssetExecutionContext, config: ProductionChoice, lab: LabResource
-) -> dg.MaterializeResult:
-    from dlc_platform.dlc.selection import choose_best
-
-    chosen_by_person = registry.model_version(lab.engine, config.model) if config.model else None
-    if config.model and chosen_by_person is None:
-        raise PlatformError(
-            f"there is no model version {config.model!r}", "Copy its identity from `dlc-platform models`"
-        )
-    if chosen_by_person is not None and not (config.reason and config.by):
-        raise PlatformError(
-            "a model was named without a reason, or without a name",
-            "Say why in `reason` and who you are in `by`: the promotion keeps both",
-        )
-    if chosen_by_person is not None and (unusable := (chosen_by_person.source or {}).get("unusable")):
-        raise PlatformError(
-            f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {unusable}",
-            "Promote another version",
-        )
-    rows = []
-    stale: dict[str, Impact] = {}
-    for project in lab.settings.projects:
-        in_force = registry.promotion_in_force(lab.engine, project)
-        incumbent = in_force.model_id if in_force else None
-        evaluations = registry.evaluations_of(lab.engine, project)
-        if chosen_by_person is not None:
-            if chosen_by_person.project != project:
-                continue
-            evaluated = [evaluation.id for evaluation in evaluations if evaluation.model_id == chosen_by_person.id]
-            model, evaluation, reason = chosen_by_person.id, next(iter(evaluated[-1:]), None), config.reason
-        else:
-            choice = choose_best(evaluations, in_force, lab.store, lab.settings.promotion)
-            if choice is None:
-                continue
-            model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
-        # A person who keeps the model has decided too: what was weighed then is not weighed again.
-        if model != incumbent or chosen_by_person is not None:
-            promotion = tables.Promotion(
-                project=project,
-                model_id=model,
-                evaluation_id=evaluation,
-                kind="person" if chosen_by_person is not None else "rule" if incumbent else "first",
-                promoted_by=config.by if chosen_by_person is not None else "the rule of lab.yaml",
-                reason=reason,
-                weighed_until=evaluations[-1].evaluated_at if evaluations else None,
-                run_id=context.run_id,
-            )
-            if not registry.promote(lab.engine, promotion, expected=incumbent):
-                raise PlatformError(
-                    f"another model of {project} was promoted at the same moment",
-                    "Look at production_model and try again if it is still what you want",
-                )
-            context.log.info(f"{project}: {short(model)} is the production model now: {reason}")
-            stale[project] = impact_of(lab.engine, model)
-            context.log.info(f"{project}: {stale[project]}")
-        rows.append(
-            {
-                "project": project,
-                "model": model,
-                "changed": model != incumbent,
-                "before": incumbent or "",
-                "reason": reason,
-            }
-        )
-    if not rows and lab.settings.promotion.rule != "person":
-        raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
-    in_production = {
-        project: registry.production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)
-    }
-    return dg.MaterializeResult(
-        metadata={"production": table(rows), **_impact_metadata(stale)},
-        data_version=dg.DataVersion(sha256_json(in_production)),
-    )
-
-
-def _impact_metadata(stale: Mapping[str, Impact]) -> dict[str, Any]:
-    shown = {}
-    for project, impact in stale.items():
-        shown[f"impact_{project}"] = str(impact)
-        if not impact.sessions.empty:
-            shown[f"stale_sessions_{project}"] = table(stale_rows(impact.sessions))
-    return shown
-
-
-def _without_nan(frame: Any) -> list[dict[str, Any]]:
+def without_nan(frame: Any) -> list[dict[str, Any]]:
     return [
         {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
         for row in frame.to_dict("records")

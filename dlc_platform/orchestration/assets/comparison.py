@@ -1,0 +1,141 @@
+"""The asset `model_comparison`: every version of each project side by side.
+
+What is compared, and how, is in `dlc_platform.comparisons`; here networks are run where an evaluation is missing, and
+what comes out is written down and shown.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster import AssetExecutionContext
+
+from dlc_platform.catalog import registry, tables
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_json, short
+from dlc_platform.orchestration.assets.models import GPU_POOL, OWNERS, record_evaluation, without_nan
+from dlc_platform.orchestration.metadata import picture, table
+from dlc_platform.orchestration.resources import LabResource
+
+
+@dg.asset(
+    deps=[dg.AssetKey("model_evaluation")],
+    pool=GPU_POOL,
+    kinds={"deeplabcut", "postgres"},
+    group_name="models",
+    owners=OWNERS,
+    code_version="1",
+)
+def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+    """Every version of each project side by side on the same test images, and old against new without labels."""
+    from dlc_platform.comparisons import compare_project
+
+    metadata: dict[str, Any] = {}
+    compared = {}
+    for project in lab.settings.projects:
+        _evaluate_all(context, lab, project)
+        try:
+            comparison = compare_project(lab.engine, lab.store, project, lab.settings.likelihood_cutoff)
+        except PlatformError as problem:
+            # The other projects are none the worse.
+            metadata[f"problem_{project}"] = str(problem)
+            context.log.warning(str(problem))
+            continue
+        _record_comparison(context, lab, comparison)
+        compared[project] = comparison.comparison.id
+        metadata |= _comparison_metadata(lab, comparison) | _disagreement_metadata(context, lab, comparison)
+    if not compared:
+        raise PlatformError(
+            "; ".join(problem.rstrip(".") for problem in metadata.values()),
+            "Materialise model_comparison again when that is done",
+        )
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(sha256_json(compared)))
+
+
+def _evaluate_all(context: AssetExecutionContext, lab: LabResource, project: str) -> None:
+    """Evaluate every version of a project on its newest dataset, where that can be done and has not been."""
+    from dlc_platform.dlc.evaluation import evaluate_model
+
+    dataset_id = registry.newest_dataset(lab.engine, project)
+    if dataset_id is None:
+        return
+    done = {row.model_id for row in registry.evaluations_of(lab.engine, project) if row.dataset_id == dataset_id}
+    for model in registry.models_of(lab.engine, project):
+        if model.id in done or not lab.store.has("models", model.id):
+            continue
+        context.log.info(f"evaluating {short(model.id)} on the newest dataset of {project}")
+        try:
+            evaluation = evaluate_model(
+                lab.store.path("models", model.id),
+                lab.store.path("datasets", dataset_id),
+                lab.settings.likelihood_cutoff,
+                lab.store,
+            )
+        except PlatformError as problem:
+            context.log.warning(f"{short(model.id)} cannot be evaluated: {problem}")
+            continue
+        record_evaluation(context, lab, evaluation)
+
+
+def _record_comparison(context: AssetExecutionContext, lab: LabResource, compared: Any) -> None:
+    comparison = compared.comparison
+    registry.record_comparison(
+        lab.engine,
+        tables.Comparison(
+            id=comparison.id,
+            project=compared.project,
+            dataset_id=compared.dataset_id,
+            test_images=len(comparison.images),
+            likelihood_cutoff=lab.settings.likelihood_cutoff,
+            run_id=context.run_id,
+        ),
+        [
+            tables.ComparisonError(
+                comparison_id=comparison.id, evaluation_id=comparison.evaluations[row["model_id"]], **row
+            )
+            for row in without_nan(comparison.errors.rename(columns={"model": "model_id"}))
+        ],
+    )
+
+
+def _comparison_metadata(lab: LabResource, compared: Any) -> dict[str, Any]:
+    from dlc_platform.pose.pictures import comparison_plot
+
+    project, names = compared.project, compared.names
+    plot = comparison_plot(compared.bodyparts, names, registry.production_model(lab.engine, project))
+    return {
+        f"picture_{project}": picture(plot, f"Test RMSE of the versions of {project}, with 95 % intervals"),
+        f"test_images_{project}": len(compared.comparison.images),
+        f"versions_{project}": table(_named(compared.versions.drop(columns="recipe"), names)),
+        f"left_out_{project}": table(_named(compared.left_out, names)),
+        f"bodyparts_{project}": table(_named(compared.bodyparts, names)),
+        f"sessions_{project}": table(_named(compared.sessions, names)),
+    }
+
+
+def _disagreement_metadata(context: AssetExecutionContext, lab: LabResource, compared: Any) -> dict[str, Any]:
+    from dlc_platform.comparisons import find_disagreement, old_and_new
+    from dlc_platform.pose.pictures import disagreement_frames
+
+    project = compared.project
+    pair = old_and_new(lab.engine, project)
+    if pair is None:
+        return {}
+    old, new = pair
+    found = find_disagreement(
+        lab.engine, lab.store, project, old, new, compared.limit_px, lab.settings.likelihood_cutoff
+    )
+    title = f"{short(old)} (old) against {short(new)} (new)"
+    if found.table.empty:
+        return {f"disagreement_{project}": f"{title}: no session without labels has poses by both"}
+    for problem in found.problems:
+        context.log.warning(problem)
+    shown = (
+        {f"picture_disagreement_{project}": picture(disagreement_frames(found.frames), title)} if found.frames else {}
+    )
+    return {**shown, f"disagreement_{project}": table(found.table)}
+
+
+def _named(frame: Any, names: Mapping[str, str]) -> Any:
+    """A table of models as a person reads it."""
+    return frame.assign(model=[names.get(model) or short(model) for model in frame["model"]])

@@ -1,0 +1,114 @@
+"""The asset `production_model`: the version that inference uses, by the rule of lab.yaml or by a person's choice.
+
+The rule is in `dlc.selection`, what a promotion makes stale in `catalog.impact`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster import AssetExecutionContext
+
+from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog.impact import Impact, impact_of
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_json, short
+from dlc_platform.orchestration.assets.comparison import model_comparison
+from dlc_platform.orchestration.assets.models import OWNERS
+from dlc_platform.orchestration.metadata import stale_rows, table
+from dlc_platform.orchestration.resources import LabResource
+
+
+class ProductionChoice(dg.Config):
+    """A person's choice; left empty, the best evaluated model version of each project is taken."""
+
+    model: str = ""
+    reason: str = ""
+    by: str = ""
+
+
+@dg.asset(deps=[model_comparison], kinds={"postgres"}, group_name="models", owners=OWNERS, code_version="1")
+def production_model(
+    context: AssetExecutionContext, config: ProductionChoice, lab: LabResource
+) -> dg.MaterializeResult:
+    """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice."""
+    from dlc_platform.dlc.selection import choose_best
+
+    chosen_by_person = registry.model_version(lab.engine, config.model) if config.model else None
+    if config.model and chosen_by_person is None:
+        raise PlatformError(
+            f"there is no model version {config.model!r}", "Copy its identity from `dlc-platform models`"
+        )
+    if chosen_by_person is not None and not (config.reason and config.by):
+        raise PlatformError(
+            "a model was named without a reason, or without a name",
+            "Say why in `reason` and who you are in `by`: the promotion keeps both",
+        )
+    if chosen_by_person is not None and (unusable := (chosen_by_person.source or {}).get("unusable")):
+        raise PlatformError(
+            f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {unusable}",
+            "Promote another version",
+        )
+    rows = []
+    stale: dict[str, Impact] = {}
+    for project in lab.settings.projects:
+        in_force = registry.promotion_in_force(lab.engine, project)
+        incumbent = in_force.model_id if in_force else None
+        evaluations = registry.evaluations_of(lab.engine, project)
+        if chosen_by_person is not None:
+            if chosen_by_person.project != project:
+                continue
+            evaluated = [evaluation.id for evaluation in evaluations if evaluation.model_id == chosen_by_person.id]
+            model, evaluation, reason = chosen_by_person.id, next(iter(evaluated[-1:]), None), config.reason
+        else:
+            choice = choose_best(evaluations, in_force, lab.store, lab.settings.promotion)
+            if choice is None:
+                continue
+            model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
+        # A person who keeps the model has decided too: what was weighed then is not weighed again.
+        if model != incumbent or chosen_by_person is not None:
+            promotion = tables.Promotion(
+                project=project,
+                model_id=model,
+                evaluation_id=evaluation,
+                kind="person" if chosen_by_person is not None else "rule" if incumbent else "first",
+                promoted_by=config.by if chosen_by_person is not None else "the rule of lab.yaml",
+                reason=reason,
+                weighed_until=evaluations[-1].evaluated_at if evaluations else None,
+                run_id=context.run_id,
+            )
+            if not registry.promote(lab.engine, promotion, expected=incumbent):
+                raise PlatformError(
+                    f"another model of {project} was promoted at the same moment",
+                    "Look at production_model and try again if it is still what you want",
+                )
+            context.log.info(f"{project}: {short(model)} is the production model now: {reason}")
+            stale[project] = impact_of(lab.engine, model)
+            context.log.info(f"{project}: {stale[project]}")
+        rows.append(
+            {
+                "project": project,
+                "model": model,
+                "changed": model != incumbent,
+                "before": incumbent or "",
+                "reason": reason,
+            }
+        )
+    if not rows and lab.settings.promotion.rule != "person":
+        raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
+    in_production = {
+        project: registry.production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)
+    }
+    return dg.MaterializeResult(
+        metadata={"production": table(rows), **_impact_metadata(stale)},
+        data_version=dg.DataVersion(sha256_json(in_production)),
+    )
+
+
+def _impact_metadata(stale: Mapping[str, Impact]) -> dict[str, Any]:
+    shown = {}
+    for project, impact in stale.items():
+        shown[f"impact_{project}"] = str(impact)
+        if not impact.sessions.empty:
+            shown[f"stale_sessions_{project}"] = table(stale_rows(impact.sessions))
+    return shown

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import registry, tables
+from dlc_platform.dlc.environment import versions
 from dlc_platform.errors import PlatformError
 from dlc_platform.sessions import Recording, Session, VideoFile
 from dlc_platform.video.probe import VideoInfo, probe
@@ -47,6 +48,7 @@ def register(engine: Engine, session: Session) -> list[Look]:
         engine,
         tables.Session(key=session.key, subject=session.subject, name=session.name, folder=str(session.folder)),
         rows,
+        versions() if any(look.video for look in looks) else None,
     )
     return looks
 

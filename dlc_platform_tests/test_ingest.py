@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from av.video.stream import VideoStream
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.errors import PlatformError
@@ -67,6 +67,11 @@ def test_a_new_session(engine: Engine, raw: Path) -> None:
     table = queries.sessions(engine).set_index("camera")
     assert table.loc["side", "frames"] == 12 and table.loc["top", "frame_rate"] == 25
     assert table.loc["top", "duration_s"] == pytest.approx(0.4)
+    with engine.connect() as connection:
+        read_by = connection.scalars(
+            text("select e.details ->> 'av' from dlc.video v join dlc.environment e on e.id = v.environment_id")
+        ).all()
+    assert read_by == [av.__version__] * 2
 
 
 def test_an_unchanged_file_is_not_read_again(engine: Engine, raw: Path) -> None:

@@ -68,7 +68,12 @@ class BodyParts:
         return sha256_json({"bodyparts": list(self.names), "skeleton": [list(edge) for edge in self.skeleton]})
 
 
-def register_session(engine: Engine, session: Session, files: Iterable[tuple[RecordingFile, Video | None]]) -> None:
+def register_session(
+    engine: Engine,
+    session: Session,
+    files: Iterable[tuple[RecordingFile, Video | None]],
+    environment: Mapping[str, Any] | None = None,
+) -> None:
     """Write down a session and what each of its files holds now.
 
     A file that is unchanged keeps its row; a changed one gets a new row and the old row is marked as replaced, as is
@@ -78,6 +83,8 @@ def register_session(engine: Engine, session: Session, files: Iterable[tuple[Rec
     ----------
     files
         Each with its `recording`, of which name and camera are taken, and its video where that is not known yet.
+    environment
+        What read the videos.
     """
     files = list(files)
     with engine.begin() as connection:
@@ -88,7 +95,9 @@ def register_session(engine: Engine, session: Session, files: Iterable[tuple[Rec
         # In one order, or two sessions that hold the same videos could wait for each other for ever.
         for camera in sorted({file.recording.camera for file, _ in files}):
             _insert_new(connection, Camera(name=camera))
+        read_by = _environment(connection, environment) if environment else None
         for video in sorted((video for _, video in files if video is not None), key=lambda video: video.id):
+            video.environment_id = read_by
             _insert_new(connection, video)
         recordings = {file.recording.name: _recording(connection, session.key, file.recording) for file, _ in files}
         current = {

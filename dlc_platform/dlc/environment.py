@@ -3,13 +3,29 @@
 import platform
 from importlib.metadata import version
 
+#: What can change a number, as the packages are called where they come from.
+_PACKAGES = (
+    "albumentations",
+    "av",
+    "dagster",
+    "deeplabcut",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+)
+
 
 def versions() -> dict[str, str]:
     """Versions of what computes, the platform, the host and the GPU of this process's machine (``none`` without)."""
     return {
         "python": platform.python_version(),
-        "deeplabcut": version("deeplabcut"),
-        "torch": version("torch"),
+        **{package: version(package) for package in _PACKAGES},
         "dlc_platform": version("dlc-platform"),
         "platform": platform.platform(),
         "host": platform.node(),

@@ -4,11 +4,11 @@ Reading only; what computes is started through Dagster or `dlc-platform run`.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import migrate, open_catalog
@@ -47,12 +47,20 @@ class Platform:
         self.home = Path(home).expanduser().resolve()
         self.settings = load_lab(self.home)
         self._store = Store(self.settings.store)
+        self._opened: Engine | None = None
 
-    @cached_property
+    @property
     def _engine(self) -> Engine:
-        engine = open_catalog(postgres_url(self.home))
-        migrate(engine)
-        return engine
+        """The catalogue; an embedded server that was stopped since the last call (`up` does so) is started again."""
+        if self._opened is not None:
+            try:
+                self._opened.connect().close()
+                return self._opened
+            except OperationalError:
+                self._opened.dispose()
+        self._opened = open_catalog(postgres_url(self.home))
+        migrate(self._opened)
+        return self._opened
 
     def sessions(self) -> "pd.DataFrame":
         """One row for each current file of each session, with the model that tracked it or the problem it has."""

@@ -371,7 +371,7 @@ def promotions(home: Home, as_json: AsJson = False) -> None:
     """List who promoted which model version, when and why, oldest first."""
     from dlc_platform.platform import Platform
 
-    columns = ["project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "promoted_at"]
+    columns = ["promotion", "project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "promoted_at"]
     _table(Platform(_absolute(home)).promotions(), columns, as_json)
 
 
@@ -404,10 +404,15 @@ def promote(
     from dlc_platform.platform import Platform
 
     platform = Platform(_absolute(home))
+    known = platform.promotions()
     if (model is None) == (back is None):
         raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")
     version = platform.model_id(model) if model is not None else platform.earlier_model(str(back))
-    _end_with(lambda: promote_version(_absolute(home), version, reason, by or getpass.getuser(), _say))
+    # What this decision is made against: a promotion that comes in meanwhile is not overruled unseen.
+    in_force = known[known["project"] == platform.project_of(version)]["promotion"]
+    follows = int(in_force.iloc[-1]) if len(in_force) else None
+    who = by or getpass.getuser()
+    _end_with(lambda: promote_version(_absolute(home), version, reason, who, _say, follows, rollback=back is not None))
 
 
 @app.command()
@@ -437,7 +442,8 @@ def backfill(
         found = found[found["session"].isin(session)]
     found = found.head(most) if most else found
     if found.empty:
-        _say("no session is stale")
+        only_imported = 0 if imported else len(Platform(_absolute(home)).stale_sessions())
+        _say(f"{only_imported} sessions have only imported poses: add --imported" if only_imported else "none is stale")
         return
     if dry_run:
         _table(found, ["session", "project", "models", "production_model", "frames", "recorded_at"], as_json=False)
@@ -566,14 +572,12 @@ def _catalog_and_store(home: Path) -> "tuple[Engine, Store]":
 
 def _lab(home: Path) -> "tuple[Lab, Engine]":
     """A lab's settings and its catalogue, to write to."""
-    from dlc_platform.catalog.database import migrate, open_catalog
+    from dlc_platform.catalog.database import open_lab
     from dlc_platform.postgres.connection import postgres_url
     from dlc_platform.settings import load_lab
 
     lab = load_lab(_absolute(home))
-    engine = open_catalog(postgres_url(_absolute(home)))
-    migrate(engine)
-    return lab, engine
+    return lab, open_lab(postgres_url(_absolute(home)), lab)
 
 
 _stop = threading.Event()

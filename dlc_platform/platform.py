@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.catalog import queries, registry
-from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.catalog.database import open_lab
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.connection import postgres_url
@@ -58,8 +58,7 @@ class Platform:
                 return self._opened
             except OperationalError:
                 self._opened.dispose()
-        self._opened = open_catalog(postgres_url(self.home))
-        migrate(self._opened)
+        self._opened = open_lab(postgres_url(self.home), self.settings)
         return self._opened
 
     def sessions(self) -> "pd.DataFrame":
@@ -154,22 +153,37 @@ class Platform:
             )
         return found[0]
 
+    def project_of(self, model: str) -> str:
+        """The project that a model version, named by its identity, belongs to."""
+        version = registry.model_version(self._engine, model)
+        if version is None:
+            raise PlatformError(f"there is no model version {model!r}", "Copy its identity from `dlc-platform models`")
+        return version.project
+
     def earlier_model(self, project: str) -> str:
-        """The version that was in production before the one that is, of a project.
+        """The version that a roll back of a project goes to: the one before the one in production.
+
+        Versions that were rolled back are passed over, so a second roll back goes one step further.
 
         Raises
         ------
         PlatformError
             When no other version was in production before.
         """
+        line: list[str] = []
         promotions = self.promotions()
-        models = list(promotions[promotions["project"] == project]["model"])
-        earlier = [model for model in models if model != models[-1]]
-        if not earlier:
+        own = promotions[promotions["project"] == project]
+        for kind, model in zip(own["kind"], own["model"], strict=True):
+            if kind == "rollback" and model in line:
+                while line[-1] != model:
+                    line.pop()
+            elif not line or line[-1] != model:
+                line.append(model)
+        if len(line) < 2:
             raise PlatformError(
                 f"no other version of {project!r} was in production before", "Look at `dlc-platform promotions`"
             )
-        return earlier[-1]
+        return line[-2]
 
     def poses(
         self, session: str | Sequence[str], bodyparts: Sequence[str] | None = None, model: str | None = None

@@ -107,7 +107,18 @@ def test_a_touched_file_is_the_same_video(engine: Engine, raw: Path) -> None:
     os.utime(top(raw), (1, 1))
     register(engine, session(raw))
     after = rows(engine)["top"]
-    assert after.id != before.id and after.video_id == before.video_id and after.mtime_ns == 10**9
+    # The same row, and so the poses that hang on it.
+    assert after.id == before.id and after.video_id == before.video_id and after.mtime_ns == 10**9
+    assert after.registered_at > before.registered_at
+
+
+def test_a_raw_root_that_moved_keeps_its_videos(engine: Engine, raw: Path) -> None:
+    register(engine, session(raw))
+    before = {camera: row.id for camera, row in rows(engine).items()}
+    moved = raw.rename(raw.with_name("moved"))
+    register(engine, session(moved))
+    assert {camera: row.id for camera, row in rows(engine).items()} == before
+    assert rows(engine)["top"].path == str(top(moved))
 
 
 def test_a_broken_file_does_not_stop_the_others(engine: Engine, raw: Path) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, create_engine, text
 from sqlalchemy.schema import CreateSchema
 
+from dlc_platform.catalog.registry import assign_cameras
 from dlc_platform.catalog.tables import SCHEMA
+from dlc_platform.settings import Lab
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number, as long as nothing else in the database uses it.
@@ -15,6 +17,14 @@ _MIGRATION_LOCK = 0x646C63
 def open_catalog(url: URL) -> Engine:
     """Connect to the catalogue; each use takes a fresh connection, so a restarted server does no harm."""
     return create_engine(url, pool_pre_ping=True, pool_size=2, max_overflow=8)
+
+
+def open_lab(url: URL, lab: Lab) -> Engine:
+    """The catalogue of a lab, up to date: its tables, and what the inference rules say of its cameras."""
+    engine = open_catalog(url)
+    migrate(engine)
+    assign_cameras(engine, lab.project_of)
+    return engine
 
 
 def migrate(engine: Engine) -> None:

@@ -76,8 +76,8 @@ def register_session(
 ) -> None:
     """Write down a session and what each of its files holds now.
 
-    A file that is unchanged keeps its row; a changed one gets a new row and the old row is marked as replaced, as is
-    the row of a file that is gone.
+    A file that is unchanged, or only lies elsewhere or was touched, keeps its row and so its poses; a changed one gets
+    a new row and the old row is marked as replaced, as is the row of a file that is gone.
 
     Parameters
     ----------
@@ -112,7 +112,8 @@ def register_session(
             file.recording_id = recordings[file.recording.name]
             old = current.pop((file.recording_id, file.position), None)
             if old is not None:
-                if _same_file(old, file):
+                if _same_content(old, file):
+                    _move(connection, old, file)
                     continue
                 _replace(connection, old.id)
             connection.execute(insert(RecordingFile).values(**_values(file)))
@@ -152,7 +153,7 @@ def record_dataset(
     with engine.begin() as connection:
         dataset.skeleton_id = _skeleton(connection, bodyparts)
         dataset.environment_id = _environment(connection, environment)
-        if not _insert_new(connection, dataset):
+        if not _insert_product(connection, dataset):
             # The same labels, of a project that lab.yaml may call otherwise now.
             connection.execute(update(Dataset).where(Dataset.id == dataset.id).values(project=dataset.project))
         statement = insert(DatasetImage).values([_values(image) for image in images])
@@ -168,7 +169,7 @@ def record_dataset(
 
 
 def record_recipe(engine: Engine, recipe: str, project: str, parameters: Mapping[str, Any]) -> list[str]:
-    """Write down the parameters that a recipe has now; another set than before is a new version of the recipe.
+    """Write down the parameters that a recipe has now; another set than the last one is a new version of the recipe.
 
     Returns
     -------
@@ -180,11 +181,17 @@ def record_recipe(engine: Engine, recipe: str, project: str, parameters: Mapping
         connection.execute(
             text("select pg_advisory_xact_lock(hashtextextended(:recipe, 0))"), {"recipe": f"version of {recipe}"}
         )
-        newest = connection.scalar(select(func.max(RecipeVersion.version)).where(RecipeVersion.recipe == recipe))
-        version = RecipeVersion(
-            recipe=recipe, version=(newest or 0) + 1, project=project, parameter_set_id=parameter_set
-        )
-        _insert_new(connection, version)
+        versions = select(RecipeVersion.version, RecipeVersion.project, RecipeVersion.parameter_set_id)
+        newest = connection.execute(
+            versions.where(RecipeVersion.recipe == recipe).order_by(RecipeVersion.version.desc()).limit(1)
+        ).first()
+        if newest is None or (newest.project, newest.parameter_set_id) != (project, parameter_set):
+            number = newest.version + 1 if newest else 1
+            connection.execute(
+                insert(RecipeVersion).values(
+                    recipe=recipe, version=number, project=project, parameter_set_id=parameter_set
+                )
+            )
         same = select(RecipeVersion.recipe).where(
             RecipeVersion.parameter_set_id == parameter_set, RecipeVersion.recipe != recipe
         )
@@ -211,7 +218,7 @@ def record_training(
         model.skeleton_id = _skeleton(connection, bodyparts)
         model.parameter_set_id = _parameter_set(connection, parameters)
         run.environment_id = _environment(connection, environment)
-        new = _insert_new(connection, model)
+        new = _insert_product(connection, model)
         connection.execute(insert(TrainingRun).values(**_values(run)))
     return new
 
@@ -225,15 +232,15 @@ def record_evaluation(
 ) -> None:
     """Write down an evaluation (once) and its errors, by side and body part and by side and session.
 
-    The errors are those of the likelihood cut-off that holds now: another one takes the place of the one before.
+    The errors are those of the likelihood cut-off that holds now, and of the sessions that are known now.
     """
     with engine.begin() as connection:
         evaluation.environment_id = _environment(connection, environment)
-        if not _insert_new(connection, evaluation):
+        if not _insert_product(connection, evaluation):
             cutoff = evaluation.likelihood_cutoff
             another = update(Evaluation).where(Evaluation.id == evaluation.id, Evaluation.likelihood_cutoff != cutoff)
             if not connection.execute(another.values(likelihood_cutoff=cutoff)).rowcount:
-                return
+                errors = ()
         _overwrite(connection, errors)
         _overwrite(connection, session_errors)
 
@@ -284,7 +291,7 @@ def record_poses(
     """
     with engine.begin() as connection:
         estimate.environment_id = _environment(connection, environment)
-        _insert_new(connection, estimate)
+        _insert_product(connection, estimate)
         _overwrite(connection, summaries)
         connection.execute(insert(RecordingPoses).values(**_values(materialization)))
 
@@ -314,7 +321,7 @@ def record_imported_model(engine: Engine, model: ModelVersion, bodyparts: BodyPa
     with engine.begin() as connection:
         model.origin = "imported"
         model.skeleton_id = _skeleton(connection, bodyparts)
-        return _insert_new(connection, model)
+        return _insert_product(connection, model)
 
 
 def record_imported_poses(
@@ -344,7 +351,7 @@ def record_imported_poses(
     with engine.begin() as connection:
         estimate.origin = "imported"
         estimate.environment_id = _environment(connection, environment)
-        if _insert_new(connection, estimate):
+        if _insert_product(connection, estimate):
             connection.execute(insert(PoseSummary), [_values(summary) for summary in summaries])
         # One import for a file at a time.
         connection.execute(select(RecordingFile.id).where(RecordingFile.id == file_id).with_for_update())
@@ -599,12 +606,16 @@ def _environment(connection: Connection, details: Mapping[str, Any]) -> str:
     return identity
 
 
-def _same_file(old: Any, new: RecordingFile) -> bool:
-    # A path that moved within its session is still the same file, but what the row says of it must be true.
-    return all(
-        getattr(old, field) == getattr(new, field)
-        for field in ("size_bytes", "mtime_ns", "path", "video_id", "problem")
-    )
+def _same_content(old: Any, new: RecordingFile) -> bool:
+    return old.video_id == new.video_id and old.problem == new.problem
+
+
+def _move(connection: Connection, old: Any, new: RecordingFile) -> None:
+    """Let the row of a file say where it lies now, and when it was seen there."""
+    place = {field: getattr(new, field) for field in ("path", "size_bytes", "mtime_ns")}
+    if any(getattr(old, field) != value for field, value in place.items()):
+        statement = update(RecordingFile).where(RecordingFile.id == old.id)
+        connection.execute(statement.values(**place, registered_at=func.now()))
 
 
 def _replace(connection: Connection, file_id: int) -> None:
@@ -614,6 +625,16 @@ def _replace(connection: Connection, file_id: int) -> None:
 def _values(row: Base) -> dict[str, Any]:
     """The columns that were given a value; the others are the database's."""
     return {column.key: row.__dict__[column.key] for column in row.__table__.columns if column.key in row.__dict__}
+
+
+def _insert_product(connection: Connection, row: Dataset | ModelVersion | Evaluation | PoseEstimate) -> bool:
+    """Write a product's row, once; one that was lost from the store and made again has another manifest."""
+    if _insert_new(connection, row):
+        return True
+    if row.manifest_sha256 is not None:
+        kind = type(row)
+        connection.execute(update(kind).where(kind.id == row.id).values(manifest_sha256=row.manifest_sha256))
+    return False
 
 
 def _insert_new(connection: Connection, row: Base) -> bool:

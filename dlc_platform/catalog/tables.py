@@ -136,7 +136,8 @@ class RecordingFile(Base):
     """A file of a recording as it was when it was looked at; a file that changed is a new row.
 
     `position` counts the recording's files from 0 in the order of recording. Either `video_id` says what the file
-    holds, or `problem` says why it could not be read.
+    holds, or `problem` says why it could not be read. A file that only moved keeps its row, and `registered_at` says
+    since when it lies there.
     """
 
     __tablename__ = "recording_file"
@@ -225,13 +226,10 @@ class ParameterSet(Base):
 
 
 class RecipeVersion(Base):
-    """The parameters that a recipe had when it was first used with them; versions of a recipe count from 1."""
+    """The parameters that a recipe had from then on; versions of a recipe count from 1."""
 
     __tablename__ = "recipe_version"
-    __table_args__ = (
-        UniqueConstraint("recipe", "project", "parameter_set_id"),
-        CheckConstraint("version > 0", name="version"),
-    )
+    __table_args__ = (CheckConstraint("version > 0", name="version"),)
 
     recipe: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True)
@@ -440,7 +438,7 @@ class Promotion(Base):
     __tablename__ = "promotion"
     __table_args__ = (
         UniqueConstraint("project", "previous_id", postgresql_nulls_not_distinct=True),
-        CheckConstraint("kind in ('first', 'rule', 'person')", name="kind"),
+        CheckConstraint("kind in ('first', 'rule', 'person', 'rollback')", name="kind"),
         CheckConstraint("reason <> '' and promoted_by <> ''", name="says_why"),
     )
 

@@ -15,8 +15,11 @@ from dlc_platform.orchestration.resources import LabResource
 # After a promotion in the same run, not before it.
 @dg.asset_check(asset=pose_estimates, additional_deps=[production_model])
 def made_by_production_models(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether the poses in force of every session were made by the production model of their camera's project."""
-    stale = queries.stale_sessions(lab.engine)
+    """Whether the poses in force of every session were made by the production model of their camera's project.
+
+    Imported poses were chosen by a person and count as current.
+    """
+    stale = queries.stale_sessions(lab.engine, imported=False)
     return dg.AssetCheckResult(
         passed=stale.empty,
         severity=dg.AssetCheckSeverity.WARN,

@@ -11,8 +11,7 @@ from typing import TextIO
 import dagster as dg
 import yaml
 
-from dlc_platform.catalog import registry
-from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.catalog.database import open_lab
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
@@ -41,10 +40,7 @@ def prepare(home: Path) -> dict[str, str]:
     """
     lab = load_lab(home)
     url = postgres_url(home)
-    catalog = open_catalog(url)
-    migrate(catalog)
-    registry.assign_cameras(catalog, lab.project_of)
-    catalog.dispose()
+    open_lab(url, lab).dispose()
     environment = {
         HOME_VARIABLE: str(home),
         "DAGSTER_HOME": str(home / "dagster"),

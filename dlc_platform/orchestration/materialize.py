@@ -29,15 +29,30 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import SESSIONS_PER_RUN, changed_sessions
 
 
-def promote(home: Path, model_id: str, reason: str, by: str, say: Callable[[str], None]) -> bool:
+def promote(
+    home: Path,
+    model_id: str,
+    reason: str,
+    by: str,
+    say: Callable[[str], None],
+    follows: int | None = None,
+    rollback: bool = False,
+) -> bool:
     """Make a model version the production model of its project, as the job `promote_model` does.
+
+    Parameters
+    ----------
+    follows
+        The number of the promotion that the decision was made against; by default the one in force at the start.
 
     Returns
     -------
     bool
         False when it was not promoted, as when somebody else promoted another one at the same moment.
     """
-    choice = {"model": model_id, "reason": reason, "by": by}
+    choice = {"model": model_id, "reason": reason, "by": by, "rollback": rollback}
+    if follows is not None:
+        choice["follows"] = follows
     with used(home):
         return _materialize(home, prepare(home), "production_model", [], say, {"production_model": {"config": choice}})
 

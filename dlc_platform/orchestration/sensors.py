@@ -124,13 +124,15 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
 def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
     """While a person leaves it switched on: estimates stale sessions again, the newest first, some runs at a time.
 
-    A session is asked for once for each production model: one that failed waits for a person. Imported poses are left
-    as they are.
+    A session is asked for once for each promotion: one that failed waits for a person. Imported poses are left as they
+    are.
     """
     asked: dict[str, str] = json.loads(context.cursor or "{}")
     stale = queries.stale_sessions(lab.engine, imported=False)
-    wanted = dict(zip(stale["session"], stale["production_model"], strict=True))
-    asked = {key: model for key, model in asked.items() if wanted.get(key) == model}
+    # The promotion and not its model, because Dagster remembers for ever what it was asked for: after a promotion, a
+    # roll back and the same promotion again, it must be asked again.
+    wanted = dict(zip(stale["session"], map(str, stale["promotion"]), strict=True))
+    asked = {key: promotion for key, promotion in asked.items() if wanted.get(key) == promotion}
     new = [key for key in wanted if key not in asked]
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
     under_way = context.instance.get_runs_count(
@@ -212,8 +214,9 @@ def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wan
 def _fingerprint(session: Session, known: Mapping[str, list[tables.RecordingFile]]) -> str:
     """A hash of the places, sizes and times of a session's files, and of the rows they have in the catalogue.
 
-    The rows, because Dagster remembers for ever what it was asked for: a file that is put back after another one stood
-    in its place must be asked for again.
+    The rows, and when they were written, because Dagster remembers for ever what it was asked for: a file that is put
+    back after another one stood in its place must be asked for again, and so must one that is moved to and fro.
     """
     files = [[r.name, str(f.path), f.size, f.mtime_ns] for r in session.recordings for f in r.files]
-    return short(sha256_json([files, sorted(row.id for row in known.get(session.key, []))]))
+    rows = sorted((row.id, row.registered_at.isoformat()) for row in known.get(session.key, []))
+    return short(sha256_json([files, rows]))

@@ -47,7 +47,7 @@ values (1, 'sub-1_ses-1', 'top', 'top', '/raw/1/top.mp4', 10, 1, repeat('a', 64)
        (2, 'sub-1_ses-1', 'top', 'overhead', '/raw/1/top.mp4', 10, 2, repeat('b', 64), null, null),
        (3, 'sub-1_ses-1', 'side', 'side', '/raw/1/side.mp4', 10, 1, null, 'cut short', null);
 insert into dlc.environment values (repeat('0', 64), '{"host" : "old"}');
-insert into dlc.parameter_set (id, parameters) values (repeat('0', 64), '{"epochs" : 5}');
+insert into dlc.parameter_set (id, parameters) values (repeat('0', 64), '{"epochs" : 5, "net_type" : "resnet_50"}');
 insert into dlc.dataset (id, project, bodyparts, train_images, test_images, run_id)
 values (repeat('c', 64), 'maze', '["nose", "tail"]', 2, 1, 'run');
 insert into dlc.model_version (id, project, dataset_id, parameter_set_id, weights_sha256, scorer)
@@ -56,7 +56,9 @@ from unnest(array['d', 'e']) m;
 insert into dlc.training_run (recipe, model_id, epochs, seconds, environment_id, run_id)
 select 'r', repeat(m, 64), 5, 10, repeat('0', 64), 'run' from unnest(array['d', 'e']) m;
 insert into dlc.promotion (project, model_id, reason, run_id)
-select 'maze', repeat(m, 64), 'better', 'run' from unnest(array['d', 'e']) m;
+values ('maze', repeat('d', 64), 'the first evaluated version', 'run'),
+       ('maze', repeat('e', 64), 'the tail looks better', 'run'),
+       ('maze', repeat('e', 64), 'test RMSE 2.00 px, against 3.00 px before, on the 9 test images they share', 'run');
 insert into dlc.pose_estimate (id, video_id, model_id, frames, seconds, environment_id, run_id)
 values (repeat('1', 64), repeat('a', 64), repeat('d', 64), 10, 1, repeat('0', 64), 'run'),
        (repeat('2', 64), repeat('b', 64), repeat('e', 64), 10, 1, repeat('0', 64), 'run');
@@ -198,9 +200,13 @@ def test_what_the_first_catalogue_held_is_kept(empty_database: URL) -> None:
     assert files == {("top", 0): (2, "overhead", "b" * 64), ("side", 0): (3, "side", None)}
     (row,) = queries.lineage(engine, "sub-1_ses-1").to_dict("records")
     assert (row["model"], row["pose_estimate"], row["origin"], row["recipe"]) == ("e" * 64, "2" * 64, "computed", "r")
-    assert row["parameters"] == {"epochs": 5} and row["scorer"] == "DLC_e"
+    assert row["parameters"]["epochs"] == 5 and row["scorer"] == "DLC_e"
     promotions = queries.promotions(engine)
-    assert list(promotions["kind"]) == ["first", "rule"] and list(promotions["model"]) == ["d" * 64, "e" * 64]
+    assert list(promotions["kind"]) == ["first", "person", "rule"]
+    assert list(promotions["model"]) == ["d" * 64, "e" * 64, "e" * 64]
+    (recipe,) = queries.parameters(engine).to_dict("records")
+    assert (recipe["recipe"], recipe["version"], recipe["project"]) == ("r", 1, "maze")
+    assert set(queries.models(engine)["net_type"]) == {"resnet_50"}
     assert registry.bodyparts_of(engine, "e" * 64) == ["nose", "tail"]
     # What is written next follows what was there.
     registry.register_session(engine, session("sub-2_ses-1"), [(recording("sub-2_ses-1", "a", "4"), video("4"))])

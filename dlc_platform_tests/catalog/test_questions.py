@@ -153,12 +153,16 @@ def test_one_parameter_set_under_two_names_is_found(engine: Engine) -> None:
     assert registry.record_recipe(engine, "first", "maze", {"epochs": 6, "net_type": "resnet_50"}) == []
     assert registry.record_recipe(engine, "first", "maze", {"epochs": 5, "net_type": "resnet_50"}) == ["second"]
     found = queries.parameters(engine)
+    # The newest version of a recipe is what it says now, also when it says what it said before.
     assert list(found[["recipe", "version"]].itertuples(index=False, name=None)) == [
         ("first", 1),
         ("first", 2),
+        ("first", 3),
         ("second", 1),
     ]
-    assert list(found["also_called"]) == [["second"], None, ["first"]]
+    assert list(found["also_called"]) == [["second"], None, ["second"], ["first"]]
+    registry.record_recipe(engine, "second", "arena", {"epochs": 5, "net_type": "resnet_50"})
+    assert len(queries.parameters(engine)) == 4
 
 
 def test_promotions_keep_who_and_why(lab: Engine) -> None:

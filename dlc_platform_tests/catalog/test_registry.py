@@ -308,6 +308,40 @@ def test_of_two_that_make_one_product_the_second_waits(engine: Engine) -> None:
     assert order == ["begins", "ends"] * 3
 
 
+def test_a_product_that_was_lost_and_made_again_has_another_manifest(lab: Engine) -> None:
+    _, top = registry.current_files(lab, KEY)
+    for number in ("1", "2"):
+        estimate = tables.PoseEstimate(
+            id=identity("9"),
+            video_id=top.video_id,
+            model_id=identity("b"),
+            origin="computed",
+            scorer="DLC_b",
+            frames=300,
+            seconds=1.0,
+            manifest_sha256=identity(number),
+            run_id="again",
+        )
+        made = tables.RecordingPoses(recording_file_id=top.id, pose_estimate_id=identity("9"), run_id="again")
+        registry.record_poses(lab, estimate, registry.pose_summaries(identity("9"), []), made, {})
+        assert registry.products(lab)["poses", identity("9")] == identity(number)
+
+
+def test_sessions_that_become_known_after_an_evaluation(lab: Engine) -> None:
+    def count() -> int:
+        return len(rows(lab, tables.EvaluationSessionError, "session_key"))
+
+    assert count() == 0
+    evaluation = tables.Evaluation(
+        id=identity("7"), model_id=identity("b"), dataset_id=identity("d"), likelihood_cutoff=0.6, run_id="again"
+    )
+    error = tables.EvaluationSessionError(
+        evaluation_id=identity("7"), side="train", session_key=KEY, keypoints=3, rmse_px=1.0
+    )
+    registry.record_evaluation(lab, evaluation, [], {}, [error])
+    assert count() == 1
+
+
 def test_a_product_is_free_again_when_its_maker_fails(engine: Engine) -> None:
     with pytest.raises(ValueError), registry.alone(engine, identity("1")):
         raise ValueError("the network failed")

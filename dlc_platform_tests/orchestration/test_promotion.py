@@ -1,5 +1,6 @@
 """A version comes in, is compared, promoted by a person, makes sessions stale, and is rolled back."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import reestimate_stale_sessions
 from dlc_platform.platform import Platform
 from dlc_platform_tests.dlc.train_folders import lay_out, make_project
+from dlc_platform_tests.orchestration.up import COMMAND
 
 FIRST, SECOND = "sub-001_ses-001", "sub-001_ses-002"
 
@@ -145,10 +147,47 @@ def test_the_sensor_asks_for_stale_sessions_once_and_only_while_it_is_on(
     assert look(cursor)[0] == []
     assert promote(tracked_lab, trained, "to see", "the tester", print)
     assert look(cursor) == ([], "{}")
-    # A later promotion makes them stale again, and they are asked for again.
+    # The same promotion again asks again, with keys that Dagster has never seen.
     assert promote(tracked_lab, imported, "to see", "the tester", print)
-    assert look("{}")[0]
+    again = look("{}")[0]
+    assert again and not {request.run_key for request in again} & {request.run_key for request in requests}
     assert promote(tracked_lab, trained, "to see", "the tester", print)
+
+
+def test_of_two_people_who_promote_at_the_same_time_one_is_told(tracked_lab: Path, versions: tuple[str, str]) -> None:
+    trained, imported = versions
+    before = len(Platform(tracked_lab).promotions())
+    people = [
+        subprocess.Popen(
+            [COMMAND, "promote", tracked_lab, model[:12], "--reason", f"{name} says so", "--by", name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name, model in (("alice", imported), ("bob", trained))
+    ]
+    said = {name: person.communicate(timeout=300)[0] for name, person in zip(("alice", "bob"), people, strict=True)}
+    codes = [person.returncode for person in people]
+    assert sorted(codes) == [0, 1], said
+    loser, winner = ("alice", "bob") if codes[0] else ("bob", "alice")
+    assert f"meanwhile, by {winner}: {winner} says so" in said[loser]
+    promotions = Platform(tracked_lab).promotions()
+    assert len(promotions) == before + 1 and promotions.iloc[-1]["promoted_by"] == winner
+    assert promote(tracked_lab, trained, "to see", "the tester", print)
+
+
+def test_a_second_roll_back_goes_one_step_further(tracked_lab: Path, versions: tuple[str, str]) -> None:
+    trained, imported = versions
+    lab = Platform(tracked_lab)
+    assert promote(tracked_lab, imported, "to see", "the tester", print)
+    assert lab.earlier_model(PROJECT) == trained
+    assert promote(tracked_lab, trained, "worse", "the tester", print, rollback=True)
+    assert lab.promotions().iloc[-1]["kind"] == "rollback"
+    # Not forward again to what was rolled back.
+    try:
+        assert lab.earlier_model(PROJECT) != trained
+    except PlatformError as problem:
+        assert "no other version" in str(problem)
 
 
 def test_a_choice_needs_a_reason_a_name_and_a_model_that_exists(tracked_lab: Path) -> None:

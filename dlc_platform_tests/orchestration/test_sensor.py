@@ -375,12 +375,17 @@ def test_a_renamed_folder(lab: Watched) -> None:
     assert lab.settle_and_run()["pose_estimates"] == one("sub-1_ses-1")
     (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     small_lab.track(lab.engine, "7", row, "a")
-    # Only what the key leaves out: the session moves, and its poses are looked up anew.
+    # Only what the key leaves out: the session moves, and its poses with it.
     (lab.raw / "sub-1").rename(lab.raw / "sub-1_id-mouse7")
     assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
     (moved,) = registry.current_files(lab.engine, "sub-1_ses-1")
     assert moved.video_id == row.video_id and moved.path == str(lab.raw / "sub-1_id-mouse7/ses-1" / path.name)
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert moved.id == row.id and lab.look() == {}
+    # To and fro: each move is registered, and nothing is tracked again.
+    for old, new in (("sub-1_id-mouse7", "sub-1"), ("sub-1", "sub-1_id-mouse7")) * 2:
+        (lab.raw / old).rename(lab.raw / new)
+        assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
+        assert lab.look() == {}
     # The name itself: a new session; the catalogue keeps the old one.
     (lab.raw / "sub-1_id-mouse7").rename(lab.raw / "sub-2")
     assert lab.settle_and_run() == {"session_videos": one("sub-2_ses-1")}

@@ -212,6 +212,11 @@ def test_what_a_stop_interrupts_goes_on_at_the_next_start(lab: Up, subject: str)
 def test_a_closed_terminal_stops_everything(lab: Up):
     if lab.process is not None and lab.process.poll() is None:
         lab.end(signal.SIGTERM)
+
+    def take_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup, which the command respects
+
     terminal, inner = os.openpty()
     with subprocess.Popen(
         [COMMAND, "up", str(lab.home), "--port", str(lab.port)],
@@ -220,14 +225,17 @@ def test_a_closed_terminal_stops_everything(lab: Up):
         stdout=inner,
         stderr=inner,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=take_terminal,
     ) as command:
         os.close(inner)
-        said = b""
-        while b"The lab is up" not in said:
-            said += os.read(terminal, 1000)
-        os.close(terminal)
-        assert command.wait(120) == 0
+        try:
+            said = b""
+            while b"The lab is up" not in said:
+                said += os.read(terminal, 1000)
+            os.close(terminal)
+            assert command.wait(120) == 0
+        finally:
+            command.terminate()
     assert lab.processes() == []
 
 

@@ -20,11 +20,17 @@ from dlc_platform.orchestration.resources import LabResource
 
 
 class ProductionChoice(dg.Config):
-    """A person's choice; left empty, the best evaluated model version of each project is taken."""
+    """A person's choice; left empty, the rule of lab.yaml decides for each project.
+
+    `follows` is the promotion that the choice was made against, by its number in `dlc-platform promotions`: when
+    another one is in force by then, nothing is promoted. Left empty, it is the one in force when the run starts.
+    """
 
     model: str = ""
     reason: str = ""
     by: str = ""
+    follows: int | None = None
+    rollback: bool = False
 
 
 @dg.asset(deps=[model_comparison], kinds={"postgres"}, group_name="models", owners=OWNERS, code_version="1")
@@ -49,6 +55,12 @@ def production_model(
             f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {unusable}",
             "Promote another version",
         )
+    if chosen_by_person is not None and chosen_by_person.project not in lab.settings.projects:
+        raise PlatformError(
+            f"the model {chosen_by_person.id} is a version of the project {chosen_by_person.project}, which is not in "
+            "lab.yaml",
+            "Add the project again, or promote another version",
+        )
     rows = []
     stale: dict[str, Impact] = {}
     for project in lab.settings.projects:
@@ -58,6 +70,8 @@ def production_model(
         if chosen_by_person is not None:
             if chosen_by_person.project != project:
                 continue
+            if config.follows is not None and (in_force is None or in_force.id != config.follows):
+                raise _overtaken(project, in_force)
             evaluated = [evaluation.id for evaluation in evaluations if evaluation.model_id == chosen_by_person.id]
             model, evaluation, reason = chosen_by_person.id, next(iter(evaluated[-1:]), None), config.reason
         else:
@@ -71,17 +85,14 @@ def production_model(
                 project=project,
                 model_id=model,
                 evaluation_id=evaluation,
-                kind="person" if chosen_by_person is not None else "rule" if incumbent else "first",
+                kind=_kind(config, incumbent),
                 promoted_by=config.by if chosen_by_person is not None else "the rule of lab.yaml",
                 reason=reason,
                 weighed_until=evaluations[-1].evaluated_at if evaluations else None,
                 run_id=context.run_id,
             )
             if not registry.promote(lab.engine, promotion, expected=incumbent):
-                raise PlatformError(
-                    f"another model of {project} was promoted at the same moment",
-                    "Look at production_model and try again if it is still what you want",
-                )
+                raise _overtaken(project, registry.promotion_in_force(lab.engine, project))
             context.log.info(f"{project}: {short(model)} is the production model now: {reason}")
             stale[project] = impact_of(lab.engine, model)
             context.log.info(f"{project}: {stale[project]}")
@@ -102,6 +113,21 @@ def production_model(
     return dg.MaterializeResult(
         metadata={"production": table(rows), **_impact_metadata(stale)},
         data_version=dg.DataVersion(sha256_json(in_production)),
+    )
+
+
+def _kind(config: ProductionChoice, incumbent: str | None) -> str:
+    if config.model:
+        return "rollback" if config.rollback else "person"
+    return "rule" if incumbent else "first"
+
+
+def _overtaken(project: str, in_force: tables.Promotion | None) -> PlatformError:
+    by = f", by {in_force.promoted_by}: {in_force.reason}" if in_force else ""
+    model = short(in_force.model_id) if in_force else "none"
+    return PlatformError(
+        f"nothing was promoted: {model} became the production model of {project} meanwhile{by}",
+        "Look at `dlc-platform promotions`, and try again if it is still what you want",
     )
 
 

@@ -93,7 +93,7 @@ group by e.model_id, v.project, s.session_key
         "stale_sessions",
         "Which sessions are stale: poses in force that were not made by the production model of the project of their camera?",
         """
-select p.session, c.project, q.model as production_model, array_agg(distinct p.model) as models,
+select p.session, c.project, q.model as production_model, q.promotion, array_agg(distinct p.model) as models,
        bool_and(p.origin = 'imported') as imported, count(*) as files, sum(p.frames) as frames,
        coalesce(min(v.start_time), min(s.registered_at)) as recorded_at
 from dlc.poses_in_force p
@@ -102,7 +102,7 @@ join dlc.production_models q on q.project = c.project
 join dlc.session s on s.key = p.session
 join dlc.video v on v.id = p.video
 where p.model is distinct from q.model
-group by p.session, c.project, q.model
+group by p.session, c.project, q.model, q.promotion
 """,
     ),
     (
@@ -167,9 +167,6 @@ def upgrade() -> None:
             ["parameter_set_id"], ["dlc.parameter_set.id"], name=op.f("fk_recipe_version_parameter_set_id")
         ),
         sa.PrimaryKeyConstraint("recipe", "version", name=op.f("pk_recipe_version")),
-        sa.UniqueConstraint(
-            "recipe", "project", "parameter_set_id", name=op.f("uq_recipe_version_recipe_project_parameter_set_id")
-        ),
         schema="dlc",
     )
     op.create_index(
@@ -375,17 +372,31 @@ def upgrade() -> None:
     )
     _fill_recordings()
     _fill_skeletons()
-    op.execute("update dlc.model_version set origin = 'trained'")
+    op.execute(
+        "update dlc.model_version m set origin = 'trained', net_type = s.parameters ->> 'net_type' "
+        "from dlc.parameter_set s where s.id = m.parameter_set_id"
+    )
     op.execute(
         "update dlc.pose_estimate e set origin = 'computed', scorer = m.scorer from dlc.model_version m "
         "where m.id = e.model_id"
     )
+    # Who promoted was not written down, but a person's reason is none of the rule's sentences.
     op.execute(
-        "update dlc.promotion p set kind = 'rule', promoted_by = 'dlc_platform', reason = coalesce(nullif(reason, ''), "
-        "'not written down'), previous_id = (select max(q.id) from dlc.promotion q where q.project = p.project and "
-        "q.id < p.id)"
+        "update dlc.promotion p set reason = coalesce(nullif(reason, ''), 'not written down'), "
+        "kind = case when reason = 'the first evaluated version' then 'first' when reason like 'test RMSE %' "
+        "then 'rule' else 'person' end, promoted_by = case when reason = 'the first evaluated version' or reason like "
+        "'test RMSE %' then 'the rule of lab.yaml' else 'not written down' end, previous_id = (select max(q.id) from "
+        "dlc.promotion q where q.project = p.project and q.id < p.id)"
     )
-    op.execute("update dlc.promotion set kind = 'first' where previous_id is null")
+    op.execute(
+        """
+insert into dlc.recipe_version (recipe, version, project, parameter_set_id, first_used_at)
+select recipe, row_number() over (partition by recipe order by first), project, parameter_set_id, first
+from (select t.recipe, m.project, m.parameter_set_id, min(t.trained_at) as first
+      from dlc.training_run t join dlc.model_version m on m.id = t.model_id
+      group by t.recipe, m.project, m.parameter_set_id) used
+"""
+    )
     for table, column in (
         ("dataset", "skeleton_id"),
         ("model_version", "origin"),
@@ -444,7 +455,7 @@ def upgrade() -> None:
         ),
         ("training_run", "took_time", "epochs > 0 and seconds >= 0"),
         ("evaluation", "likelihood_cutoff", "likelihood_cutoff between 0 and 1"),
-        ("promotion", "kind", "kind in ('first', 'rule', 'person')"),
+        ("promotion", "kind", "kind in ('first', 'rule', 'person', 'rollback')"),
         ("promotion", "says_why", "reason <> '' and promoted_by <> ''"),
         (
             "pose_estimate",

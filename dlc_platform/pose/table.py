@@ -155,7 +155,7 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
         for individual in stretch.individuals:
             individual_code.setdefault(individual, len(individual_code))
     individuals = [
-        np.array([individual_code[name] for name in stretch.individuals])[stretch.individual]
+        np.array([individual_code[name] for name in stretch.individuals], np.int16)[stretch.individual]
         for _, stretch in stretches
     ]
 
@@ -170,9 +170,9 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
             "part": np.repeat(np.array([part for part, _ in stretches], np.int32), lengths),
             "frame": column("frame", np.int32),
             "time_s": column("time_s", np.float64),
-            "individual": labels(np.concatenate([np.empty(0, int), *individuals]), individual_code),
+            "individual": labels(np.concatenate([np.empty(0, np.int16), *individuals]), individual_code),
             "bodypart": labels(
-                np.repeat(np.array([bodypart_code[stretch.bodypart] for _, stretch in stretches], int), lengths),
+                np.repeat(np.array([bodypart_code[stretch.bodypart] for _, stretch in stretches], np.int16), lengths),
                 bodypart_code,
             ),
             **{name: column(name, np.float32) for name in ("x", "y", "likelihood")},

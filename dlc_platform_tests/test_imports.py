@@ -79,7 +79,7 @@ def pose_file(folder: Path, video: str, rows: int, individuals: bool = False, se
         levels.insert(1, ["mouse1", "mouse2"])
         names.insert(1, "individuals")
     columns = pd.MultiIndex.from_product(levels, names=names)
-    values = np.random.default_rng(seed).random((rows, len(columns)))
+    values = np.random.default_rng(seed).random((rows, len(columns))).astype(np.float32)
     file = folder / f"{video}{SCORER}.h5"
     pd.DataFrame(values, columns=columns).to_hdf(file, key="df_with_missing", format="table")
     return file

@@ -164,7 +164,18 @@ def sessions(home: Home, as_json: AsJson = False) -> None:
     """List the registered sessions and their recordings."""
     from dlc_platform.platform import Platform
 
-    columns = ["session", "recording", "camera", "frames", "frame_rate", "width", "height", "model", "problem"]
+    columns = [
+        "session",
+        "recording",
+        "position",
+        "camera",
+        "frames",
+        "frame_rate",
+        "width",
+        "height",
+        "model",
+        "problem",
+    ]
     _table(Platform(_absolute(home)).sessions(), columns, as_json)
 
 
@@ -283,6 +294,7 @@ def list_poses(home: Home, as_json: AsJson = False) -> None:
     columns = [
         "session",
         "recording",
+        "position",
         "frames",
         "origin",
         "model",
@@ -649,7 +661,7 @@ def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
 
 
 #: Numbers that a missing one among them has made floats.
-_COUNTS = ("frames", "width", "height", "images", "rank", "train_images", "test_images", "epochs")
+_COUNTS = ("position", "frames", "width", "height", "images", "rank", "train_images", "test_images", "epochs")
 
 
 def _cell(column: str, value: object) -> str:

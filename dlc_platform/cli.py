@@ -393,7 +393,8 @@ def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
     from dlc_platform.platform import Platform
 
     found = Platform(_absolute(home)).impact(model)
-    _table(found.sessions, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
+    if as_json or not found.sessions.empty:
+        _table(found.sessions, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
     if not as_json:
         _say(str(found))
 
@@ -415,6 +416,8 @@ def promote(
     from dlc_platform.orchestration.materialize import promote as promote_version
     from dlc_platform.platform import Platform
 
+    if not reason.strip():
+        raise PlatformError("the promotion has no reason", "Say why in --reason: the promotion keeps it")
     platform = Platform(_absolute(home))
     if (model is None) == (back is None):
         raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")

@@ -274,6 +274,25 @@ def test_verify_says_what_differs(
     assert out.endswith("\n1 difference(s)\n")
 
 
+def test_impact_is_a_table_only_where_sessions_become_stale(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab()
+    assert command("impact", home, identity("b")) == (0, "no session becomes stale\n")
+    assert json.loads(command("impact", home, identity("b"), "--json")[1]) == []
+    heading, row, said = command("impact", home, identity("a"))[1].splitlines()
+    assert heading.split()[0] == "session" and row.split()[0] == SESSION and said.startswith("1 sessions become stale")
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_promotion_without_a_reason_starts_no_run(
+    reason: str, lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    code, out = command("promote", broken_lab(), identity("a"), "--reason", reason)
+    assert code == "dlc-platform: the promotion has no reason. Say why in --reason: the promotion keeps it."
+    assert out == ""
+
+
 def test_gc_lists_and_with_delete_removes(
     lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
 ):

@@ -468,7 +468,7 @@ def verify(home: Home) -> None:
 
     from dlc_platform import retention
 
-    wrong = 0
+    wrong, unchecked = 0, 0
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("products")
         for difference in retention.verify(
@@ -476,8 +476,13 @@ def verify(home: Home) -> None:
         ):
             mark = "warning" if difference.warning else "WRONG  "
             wrong += not difference.warning
+            unchecked += difference.warning
             _say(f"{mark} {difference.path}: {difference.problem}. {difference.remedy}.")
-    _say(f"{wrong} difference(s)" if wrong else "The store is as the catalogue knows it")
+    found = f"{wrong} difference(s)" if wrong else "No difference was found"
+    if unchecked:
+        _say(f"{found}; {unchecked} product(s) could not be checked in full")
+    else:
+        _say(found if wrong else "The store is as the catalogue knows it")
     if wrong:
         sys.exit(1)
 

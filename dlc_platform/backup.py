@@ -105,11 +105,13 @@ def backup(home: Path, file: Path) -> Backup:
     Raises
     ------
     PlatformError
-        When the file exists or cannot be written, or the database cannot be taken out.
+        When the file exists or cannot be written, its folder is missing, or the database cannot be taken out.
     """
     lab = load_lab(home)
     store = Store(lab.store)
     _require_new(file)
+    if not file.parent.is_dir():
+        raise PlatformError(f"there is no folder {file.parent}", "Make it, or choose another place for the backup")
     with _explained(file), tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as private:
         folder = Path(private)
         engine = open_catalog(postgres_url(home))

@@ -164,7 +164,18 @@ def sessions(home: Home, as_json: AsJson = False) -> None:
     """List the registered sessions and their recordings."""
     from dlc_platform.platform import Platform
 
-    columns = ["session", "recording", "camera", "frames", "frame_rate", "width", "height", "model", "problem"]
+    columns = [
+        "session",
+        "recording",
+        "position",
+        "camera",
+        "frames",
+        "frame_rate",
+        "width",
+        "height",
+        "model",
+        "problem",
+    ]
     _table(Platform(_absolute(home)).sessions(), columns, as_json)
 
 
@@ -283,6 +294,7 @@ def list_poses(home: Home, as_json: AsJson = False) -> None:
     columns = [
         "session",
         "recording",
+        "position",
         "frames",
         "origin",
         "model",
@@ -381,7 +393,8 @@ def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
     from dlc_platform.platform import Platform
 
     found = Platform(_absolute(home)).impact(model)
-    _table(found.sessions, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
+    if as_json or not found.sessions.empty:
+        _table(found.sessions, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
     if not as_json:
         _say(str(found))
 
@@ -403,6 +416,8 @@ def promote(
     from dlc_platform.orchestration.materialize import promote as promote_version
     from dlc_platform.platform import Platform
 
+    if not reason.strip():
+        raise PlatformError("the promotion has no reason", "Say why in --reason: the promotion keeps it")
     platform = Platform(_absolute(home))
     known = platform.promotions()
     if (model is None) == (back is None):
@@ -459,7 +474,7 @@ def verify(home: Home) -> None:
 
     from dlc_platform import retention
 
-    wrong = 0
+    wrong, unchecked = 0, 0
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("products")
         for difference in retention.verify(
@@ -467,8 +482,13 @@ def verify(home: Home) -> None:
         ):
             mark = "warning" if difference.warning else "WRONG  "
             wrong += not difference.warning
+            unchecked += difference.warning
             _say(f"{mark} {difference.path}: {difference.problem}. {difference.remedy}.")
-    _say(f"{wrong} difference(s)" if wrong else "The store is as the catalogue knows it")
+    found = f"{wrong} difference(s)" if wrong else "No difference was found"
+    if unchecked:
+        _say(f"{found}; {unchecked} product(s) could not be checked in full")
+    else:
+        _say(found if wrong else "The store is as the catalogue knows it")
     if wrong:
         sys.exit(1)
 
@@ -653,7 +673,7 @@ def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
 
 
 #: Numbers that a missing one among them has made floats.
-_COUNTS = ("frames", "width", "height", "images", "rank", "train_images", "test_images", "epochs")
+_COUNTS = ("position", "frames", "width", "height", "images", "rank", "train_images", "test_images", "epochs")
 
 
 def _cell(column: str, value: object) -> str:

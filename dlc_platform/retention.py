@@ -24,7 +24,10 @@ _BRING_BACK = "Bring the product back from a copy of the store, or remove its fo
 
 @dataclass(frozen=True)
 class Difference:
-    """What of the store is not as the catalogue or a manifest says; a warning is worth knowing, but is no fault."""
+    """What of the store is not as the catalogue or a manifest says.
+
+    A warning is no fault: there is nothing to compare with. A product has one at most.
+    """
 
     path: Path
     problem: str

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, text
 
 from dlc_platform import cli
 from dlc_platform.store import Store
@@ -271,7 +271,38 @@ def test_verify_says_what_differs(
     assert code == 1
     assert f"WRONG   {lost}: the file is missing. Bring the product back" in out
     assert f"warning {young}: no row of the catalogue names this product yet. Wait" in out
-    assert out.endswith("\n1 difference(s)\n")
+    assert out.endswith("\n1 difference(s); 1 product(s) could not be checked in full\n")
+
+
+def test_verify_says_how_many_products_are_too_old_to_check(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab()
+    fill(lab, Store(home / "store"))
+    with lab.begin() as connection:
+        connection.execute(text("update dlc.pose_estimate set manifest_sha256 = null"))
+    code, out = command("verify", home)
+    assert code == 0 and out.count("older than checksums") == 2
+    assert out.endswith("\nNo difference was found; 2 product(s) could not be checked in full\n")
+
+
+def test_impact_is_a_table_only_where_sessions_become_stale(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab()
+    assert command("impact", home, identity("b")) == (0, "no session becomes stale\n")
+    assert json.loads(command("impact", home, identity("b"), "--json")[1]) == []
+    heading, row, said = command("impact", home, identity("a"))[1].splitlines()
+    assert heading.split()[0] == "session" and row.split()[0] == SESSION and said.startswith("1 sessions become stale")
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_promotion_without_a_reason_starts_no_run(
+    reason: str, lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    code, out = command("promote", broken_lab(), identity("a"), "--reason", reason)
+    assert code == "dlc-platform: the promotion has no reason. Say why in --reason: the promotion keeps it."
+    assert out == ""
 
 
 def test_gc_lists_and_with_delete_removes(

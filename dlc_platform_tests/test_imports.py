@@ -79,7 +79,7 @@ def pose_file(folder: Path, video: str, rows: int, individuals: bool = False, se
         levels.insert(1, ["mouse1", "mouse2"])
         names.insert(1, "individuals")
     columns = pd.MultiIndex.from_product(levels, names=names)
-    values = np.random.default_rng(seed).random((rows, len(columns)))
+    values = np.random.default_rng(seed).random((rows, len(columns))).astype(np.float32)
     file = folder / f"{video}{SCORER}.h5"
     pd.DataFrame(values, columns=columns).to_hdf(file, key="df_with_missing", format="table")
     return file
@@ -166,6 +166,25 @@ def test_a_mismatch_is_said_in_the_lineage(home: Path, lab: Lab, engine: Engine,
     register_poses(engine, lab, file, SESSION, allow_mismatch=True)
     (source,) = Platform(home).lineage(SESSION)["source"]
     assert "11 rows and the video has 10 frames" in source["note"] and source["rows"] == 11
+
+
+def test_digits_that_are_not_kept_are_said_in_the_lineage(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
+    file = pose_file(tmp_path, "cam-top", 10)
+    (pd.DataFrame(pd.read_hdf(file)).astype(np.float64) / 3).to_csv(file.with_suffix(".csv"))
+    register_poses(engine, lab, file.with_suffix(".csv"), SESSION)
+    (source,) = Platform(home).lineage(SESSION)["source"]
+    assert source["note"].startswith("coordinates are kept to float32's seven digits")
+
+
+def test_the_files_of_a_recording_are_told_apart(
+    home: Path, lab: Lab, engine: Engine, tmp_path: Path, command: Callable[..., tuple[object, str]]
+):
+    for video, rows in (("cam-side_part-1", 12), ("cam-side_part-10", 13), ("cam-top", 10)):
+        register_poses(engine, lab, pose_file(tmp_path, video, rows), SESSION)
+    for listed in ("sessions", "poses"):
+        heading, *rows = (line.split() for line in command(listed, home)[1].splitlines())
+        assert heading[:3] == ["session", "recording", "position"]
+        assert [row[1:3] for row in rows] == [["cam-side_part", "0"], ["cam-side_part", "1"], ["cam-top", "0"]]
 
 
 def test_a_video_that_was_replaced_gets_no_poses(lab: Lab, engine: Engine, tmp_path: Path):

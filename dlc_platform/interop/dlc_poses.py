@@ -74,7 +74,8 @@ class ImportedPoses:
     model_id
         The model that the person who imported them named, None where none was.
     note
-        How the file differs from its video, and what speaks against their belonging together; empty where nothing is.
+        How the file differs from its video, what speaks against their belonging together, and whether the pose table
+        has fewer digits than the file; empty where nothing is.
     """
 
     id: str
@@ -117,8 +118,9 @@ def import_poses(
             "Import it for the video that it was made from; or let rows beyond the video be left out, and frames "
             "without a row have no estimate (`--allow-mismatch`)",
         )
-    table = tidy_from_dlc(found.poses.reindex(range(video.frames)), video.times_s)
-    note = "; ".join(filter(None, (difference, _outside(table, video))))
+    poses = found.poses.reindex(range(video.frames))
+    table = tidy_from_dlc(poses, video.times_s)
+    note = "; ".join(filter(None, (difference, _outside(table, video), _rounded(poses))))
     manifest = {
         "video": video.sha256,
         "model": model_id,
@@ -171,7 +173,8 @@ def read_poses(file: Path) -> PoseFile:
     Raises
     ------
     PlatformError
-        When the file is of another kind, is damaged, holds more than poses, or its rows are not numbered by frame.
+        When the file is of another kind, is damaged, holds more than poses or what no pose can be, or its rows are not
+        numbered by frame.
     """
     import pandas as pd
 
@@ -186,6 +189,7 @@ def read_poses(file: Path) -> PoseFile:
                 "Import the .h5 or .csv that DeepLabCut wrote beside it",
             )
     levels = _check_columns(file, columns)
+    _check_values(file, columns, values)
     scorer = columns[0][0]
     if frames.size and frames.min() < 0:
         raise PlatformError(f"{file} has the frame number {frames.min()}", _ANEW)
@@ -244,13 +248,25 @@ def _outside(table: pd.DataFrame, video: VideoInfo) -> str:
     )
 
 
+def _rounded(poses: pd.DataFrame) -> str:
+    """That the numbers have more digits than the pose table keeps, in words; empty where none has."""
+    values = poses.to_numpy(np.float64)
+    values = values[~np.isnan(values)]
+    kept = values.astype(np.float32)
+    rounded = kept != values
+    # A .csv of float32 numbers holds the shortest decimals that tell them apart, and these lose nothing.
+    if (kept[rounded].astype(str).astype(np.float64) == values[rounded]).all():
+        return ""
+    return "coordinates are kept to float32's seven digits; the product's copy of the file has all of them"
+
+
 def _check_columns(file: Path, columns: Columns) -> tuple[str, ...]:
     """The names of the column levels.
 
     Raises
     ------
     PlatformError
-        Unless every keypoint has x, y and likelihood once, of one scorer.
+        Unless every keypoint has x, y and likelihood once, of one scorer; and when a body part is called ``all``.
     """
     levels = _LEVELS.get(len(columns[0]) if columns else 0)
     if levels is None or any(len(column) != len(levels) for column in columns):
@@ -273,7 +289,30 @@ def _check_columns(file: Path, columns: Columns) -> tuple[str, ...]:
                 f"{file} has {', '.join(sorted(found))} for {' '.join(keypoint)}, not x, y and likelihood",
                 "Import the poses of one video; labels and 3D poses are other things",
             )
+    if any(column[-2] == "all" for column in columns):
+        raise PlatformError(
+            f"{file} names a body part `all`, which stands for their total in tables",
+            "Rename it in a copy of the .csv that DeepLabCut wrote, and import that",
+        )
     return levels
+
+
+def _check_values(file: Path, columns: Columns, values: np.ndarray) -> None:
+    """Refuse what no pose can be, in the precision that poses are kept in; NaN stands for no estimate.
+
+    Raises
+    ------
+    PlatformError
+        When a coordinate is infinite, or a likelihood is not from 0 to 1.
+    """
+    is_likelihood = np.array([column[-1] == "likelihood" for column in columns])
+    with np.errstate(over="ignore"):
+        kept = values.astype(np.float32)
+    if infinite := int(np.isinf(kept[:, ~is_likelihood]).sum()):
+        raise PlatformError(f"{file} has {infinite} coordinates that are infinite, or too large to be pixels", _ANEW)
+    likelihood = kept[:, is_likelihood]
+    if wrong := int(((likelihood < 0) | (likelihood > 1)).sum()):
+        raise PlatformError(f"{file} has {wrong} likelihoods that are not between 0 and 1", _ANEW)
 
 
 def _read_csv(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:

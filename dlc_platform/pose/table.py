@@ -33,7 +33,7 @@ COLUMNS = ("frame", "time_s", "individual", "bodypart", "x", "y", "likelihood")
 
 
 def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
-    """The pose table of DeepLabCut's wide table, of one animal or of several.
+    """The pose table of DeepLabCut's wide table, of one animal or of several; its numbers become float32.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
 
 
 def write_parquet(table: "pd.DataFrame", path: Path) -> None:
-    """Write a pose table, one row group for each body part; coordinates keep their last bit."""
+    """Write a pose table, one row group for each body part; its float32 values keep their last bit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -37,7 +37,7 @@ def several(rows: int = 20) -> pd.DataFrame:
         [(SCORER, *keypoint, coordinate) for keypoint in keypoints for coordinate in ("x", "y", "likelihood")],
         names=["scorer", "individuals", "bodyparts", "coords"],
     )
-    values = np.random.default_rng(1).random((rows, 15))
+    values = np.random.default_rng(1).random((rows, 15)).astype(np.float32)
     values[3:6, :6] = np.nan  # the first mouse is lost for a while
     return pd.DataFrame(values, columns=columns)
 
@@ -195,6 +195,61 @@ def test_labels_are_not_poses(tmp_path: Path):
     images.to_hdf(tmp_path / "images.h5", key="df_with_missing", format="table")
     refused(tmp_path / "images.h5", "not numbered by frame")
 
+    named = single().rename(columns={"Front Paw R": "all"})
+    named.to_csv(tmp_path / "all.csv")
+    refused(tmp_path / "all.csv", "names a body part `all`, which stands for their total in tables")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("layout", ["h5", "csv"])
+@pytest.mark.parametrize(
+    ("coordinate", "values", "match"),
+    [
+        ("x", [np.inf, -np.inf], "has 2 coordinates that are infinite"),
+        ("y", [1e39, np.nan], "has 1 coordinates that are infinite"),  # as float32, it is
+        ("likelihood", [-0.1, 1.1], "has 2 likelihoods that are not between 0 and 1"),
+        ("likelihood", [np.inf, 1.0], "has 1 likelihoods that are not between 0 and 1"),
+    ],
+)
+def test_what_no_pose_can_be_is_refused(layout: str, coordinate: str, values: list[float], match: str, tmp_path: Path):
+    file = tmp_path / f"poses.{layout}"
+    made = single().astype(np.float64)
+    made.loc[[3, 7], (SCORER, "Front Paw R", coordinate)] = values
+    if layout == "csv":
+        made.to_csv(file)
+    else:
+        made.to_hdf(file, key="df_with_missing", format="table")
+    refused(file, match)
+    with pytest.raises(PlatformError, match=match):
+        import_poses(file, video(), Store(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_likelihood_may_be_missing_or_as_good_as_one(tmp_path: Path):
+    made = single().astype(np.float64)
+    made.loc[[3, 7], (SCORER, "Front Paw R", "likelihood")] = [np.nan, 1 + 1e-12]
+    made.to_csv(tmp_path / "poses.csv")
+    assert read_poses(tmp_path / "poses.csv").rows == 20
+
+
+def test_digits_that_are_not_kept_are_said(tmp_path: Path):
+    store = Store(tmp_path / "store")
+    note = "coordinates are kept to float32's seven digits; the product's copy of the file has all of them"
+    for number, (made, wanted) in enumerate(
+        [
+            (several(), ""),
+            (several().astype(np.float64), ""),  # DeepLabCut's own numbers are float32, in columns of float64
+            (several().astype(np.float64) / 3, note),
+        ]
+    ):
+        for suffix in (".h5", ".csv"):
+            file = tmp_path / f"poses{number}{suffix}"
+            if suffix == ".csv":
+                made.to_csv(file)
+            else:
+                made.to_hdf(file, key="tracks", format="table")
+            assert import_poses(file, video(), store).note == wanted
+
 
 def test_import_keeps_the_file_and_its_numbers(tmp_path: Path):
     file = tmp_path / "poses.h5"
@@ -239,7 +294,8 @@ def test_other_rows_than_frames_are_said_and_never_swallowed(tmp_path: Path):
 
 def test_keypoints_far_outside_the_picture_are_said(tmp_path: Path):
     file = tmp_path / "poses.h5"
-    made = single() * 90
+    made = single()
+    made.loc[:, made.columns.get_level_values("coords") != "likelihood"] *= np.float32(90)
     made[SCORER, "Front Paw R", "x"] = np.float32(100)  # just outside, as networks do
     made.to_hdf(file, key="df_with_missing", format="table")
     assert import_poses(file, video(), Store(tmp_path / "store")).note == ""
@@ -288,7 +344,15 @@ def test_a_real_file_with_a_row_more_than_its_video(data: Path, tmp_path: Path):
         import_poses(file, info, store)
     imported = import_poses(file, info, store, allow_mismatch=True)
     assert "750 rows and the video has 749 frames" in imported.note
+    assert imported.note.endswith("the product's copy of the file has all of them"), "it was not written by DeepLabCut"
     assert imported.scorer == "DeepCut_resnet50_VAME-FinalNov7shuffle1_350000"
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".csv"])
+def test_of_a_real_file_of_deeplabcut_no_digit_is_lost(data: Path, suffix: str, tmp_path: Path):
+    name = f"raw_clip1DLC_resnet50_OpenFieldHighResApr8shuffle1_1030000{suffix}"
+    imported = import_poses(data / "predictions" / "dlc_single" / name, video(7200, 4096, 4096), Store(tmp_path))
+    assert imported.note == ""
 
 
 def test_a_real_file_of_several_birds(data: Path, tmp_path: Path):

@@ -29,6 +29,14 @@ SINGLE_ANIMAL = "animal0"
 #: The pose table of a product of kind ``poses``.
 POSE_TABLE = "poses.parquet"
 
+#: The columns of numbers.
+_KINDS: dict[str, type] = {
+    "frame": np.int32,
+    "time_s": np.float64,
+    "x": np.float32,
+    "y": np.float32,
+    "likelihood": np.float32,
+}
 COLUMNS = ("frame", "time_s", "individual", "bodypart", "x", "y", "likelihood")
 
 
@@ -105,9 +113,9 @@ def write_parquet(table: "pd.DataFrame", path: Path) -> None:
     with pq.ParquetWriter(
         path,
         schema,
-        compression="zstd",
+        compression="lz4",
         use_dictionary=["individual", "bodypart"],  # pyright: ignore[reportArgumentType] (pyarrow's hint lacks the list)
-        # Tracked coordinates have noisy low bytes: splitting the bytes lets zstd work on the others.
+        # Tracked coordinates have noisy low bytes: splitting the bytes lets the compression work on the others.
         column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT") | {"frame": "DELTA_BINARY_PACKED"},
     ) as writer:
         for _, rows in table.groupby("bodypart", observed=True, sort=False):
@@ -138,15 +146,20 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
     PlatformError
         When a body part is not in one of the tables, naming those that are.
     """
-
     import pandas as pd
 
     if isinstance(bodyparts, str):
         bodyparts = [bodyparts]
-    # Most of the time goes to unpacking, which lets other threads run.
+    # Most of the time goes to unpacking and copying, which let other threads run.
     with ThreadPoolExecutor(max(1, min(len(paths), os.cpu_count() or 1))) as pool:
         read = list(pool.map(lambda path: _read_stretches(path, bodyparts), paths))
-    stretches = [(part, stretch) for part, own in enumerate(read) for stretch in own]
+        stretches = [(part, stretch) for part, own in enumerate(read) for stretch in own]
+
+        def column(name: str) -> np.ndarray:
+            kind = _KINDS[name]
+            return np.concatenate([np.empty(0, kind), *(own.columns[name] for _, own in stretches)], dtype=kind)
+
+        columns = dict(zip(_KINDS, pool.map(column, _KINDS), strict=True))
     lengths = [len(stretch.columns["frame"]) for _, stretch in stretches]
     bodypart_code: dict[str, int] = {}
     individual_code: dict[str, int] = {}
@@ -158,9 +171,7 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
         np.array([individual_code[name] for name in stretch.individuals], np.int16)[stretch.individual]
         for _, stretch in stretches
     ]
-
-    def column(name: str, kind: type) -> np.ndarray:
-        return np.concatenate([np.empty(0, kind), *(stretch.columns[name] for _, stretch in stretches)], dtype=kind)
+    bodypart = np.array([bodypart_code[stretch.bodypart] for _, stretch in stretches], np.int16)
 
     def labels(codes: np.ndarray, code: dict[str, int]) -> pd.Categorical:
         return pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(list(code)))  # pyright: ignore
@@ -168,14 +179,13 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
     return pd.DataFrame(
         {
             "part": np.repeat(np.array([part for part, _ in stretches], np.int32), lengths),
-            "frame": column("frame", np.int32),
-            "time_s": column("time_s", np.float64),
+            "frame": columns["frame"],
+            "time_s": columns["time_s"],
             "individual": labels(np.concatenate([np.empty(0, np.int16), *individuals]), individual_code),
-            "bodypart": labels(
-                np.repeat(np.array([bodypart_code[stretch.bodypart] for _, stretch in stretches], np.int16), lengths),
-                bodypart_code,
-            ),
-            **{name: column(name, np.float32) for name in ("x", "y", "likelihood")},
+            "bodypart": labels(np.repeat(bodypart, lengths), bodypart_code),
+            "x": columns["x"],
+            "y": columns["y"],
+            "likelihood": columns["likelihood"],
         },
         copy=False,
     )
@@ -195,7 +205,7 @@ def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretc
     """The stretches of a pose table, in its order; a row group holds one body part, which its statistics name."""
     import pyarrow.parquet as pq
 
-    columns = ["frame", "time_s", "x", "y", "likelihood"]
+    columns = list(_KINDS)
     stretches, seen = [], []
     with pq.ParquetFile(path) as file:
         for index in range(file.metadata.num_row_groups):

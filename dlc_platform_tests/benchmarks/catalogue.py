@@ -30,6 +30,7 @@ SESSIONS, MODELS, ESTIMATES_PER_SESSION = 10_000, 20, 5
 READ_SESSIONS, FRAMES = 50, 10_000
 BODYPARTS = ("nose", "left_ear", "right_ear", "neck", "centre", "left_hip", "right_hip", "tail")
 _REPEATS = 9
+_TURNS = 31
 
 _HASH = "encode(sha256(convert_to('{kind}' || {number}, 'UTF8')), 'hex')"
 
@@ -194,7 +195,7 @@ def from_h5(files: list[Path]) -> "pd.DataFrame":
 def seconds(**ways: Callable[[], object]) -> dict[str, float]:
     """The median time of each way, run in turns after one run that does not count."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(_REPEATS + 1):
+    for turn in range(_TURNS + 1):
         for name, way in ways.items():
             started = time.perf_counter()
             way()

@@ -231,8 +231,7 @@ def _check_weights(file: Path, network: Module) -> None:
         raise PlatformError(
             f"{file} holds more than weights, and loading that could run code: it was not loaded "
             f"({str(error).strip().splitlines()[0]})",
-            "If you trust where it came from, save its weights alone: `torch.save({'model': torch.load(FILE, "
-            "weights_only=False)['model']}, FILE)`",
+            "Ask whoever trained it for a snapshot of the weights alone, as DeepLabCut 3 writes them",
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise PlatformError(

@@ -289,7 +289,7 @@ def test_verify_says_how_many_products_are_too_old_to_check(
 def test_impact_is_a_table_only_where_sessions_become_stale(
     lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
 ):
-    home = broken_lab()
+    home = broken_lab(projects={"maze": {"path": "maze"}}, recipes={}, inference=[{"project": "maze"}])
     assert command("impact", home, identity("b")) == (0, "no session becomes stale\n")
     assert json.loads(command("impact", home, identity("b"), "--json")[1]) == []
     heading, row, said = command("impact", home, identity("a"))[1].splitlines()

@@ -7,7 +7,6 @@ half-way still promises all of them. Reading pictures out of a video is `frames.
 import os
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -18,17 +17,13 @@ import numpy as np
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
+from dlc_platform.video.decode import COPY_AGAIN, open_video
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
     from av.container import InputContainer
 
-_COPY_AGAIN = "Copy the file again from the recording machine"
 _REENCODE = "or keep what can be read of it with `ffmpeg -i OLD -c:v libx264 -crf 17 NEW` and use that file instead"
-
-#: FFmpeg's names of files that only name other files: their bytes are not those of a video.
-_LISTS = ("concat", "hls", "dash", "imf", "image2")
-
 
 _CLOCK_WAS_SET = datetime(1990, 1, 1, tzinfo=UTC)
 
@@ -87,7 +82,7 @@ def probe(path: Path) -> VideoInfo:
     """
     before = _stat(path)
     if before.st_size == 0:
-        raise PlatformError(f"{path} is empty (0 bytes)", _COPY_AGAIN)
+        raise PlatformError(f"{path} is empty (0 bytes)", COPY_AGAIN)
     try:
         sha256 = sha256_file(path)
     except OSError as error:
@@ -129,20 +124,20 @@ def probe(path: Path) -> VideoInfo:
     if cut:
         raise PlatformError(
             f"{path} is truncated: {of_promised} frames can be decoded, then the file ends",
-            f"{_COPY_AGAIN}, {_REENCODE}",
+            f"{COPY_AGAIN}, {_REENCODE}",
         )
     if failed or damaged:
         raise PlatformError(
             f"{path} is damaged: {of_promised} frames can be decoded, {damaged} of them with errors, and {failed} "
             "packets cannot",
-            f"{_COPY_AGAIN}, {_REENCODE}",
+            f"{COPY_AGAIN}, {_REENCODE}",
         )
     if last is None:
-        raise PlatformError(f"{path} holds no frames", f"{_COPY_AGAIN}, or remove it")
+        raise PlatformError(f"{path} holds no frames", f"{COPY_AGAIN}, or remove it")
     if frames < expected:
         raise PlatformError(
             f"{path} is damaged: its index promises {expected} frames, but {frames} can be decoded",
-            f"{_COPY_AGAIN}, {_REENCODE}",
+            f"{COPY_AGAIN}, {_REENCODE}",
         )
     if not (last.width and last.height and frame_rate):
         raise PlatformError(
@@ -179,44 +174,6 @@ def probe(path: Path) -> VideoInfo:
         start_time=start_time,
         times_s=times_s,
     )
-
-
-@contextmanager
-def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """The container and its first stream of moving pictures, ready to be decoded with threads.
-
-    Raises
-    ------
-    PlatformError
-        When it cannot be opened, or holds no video.
-    """
-    import av
-    import av.error as error_types
-    from av.stream import Disposition
-
-    try:
-        # A file of the raw data never makes FFmpeg open an address in the network.
-        container = av.open(str(path), options={"protocol_whitelist": "file"})
-    except error_types.PermissionError:
-        raise PlatformError(f"{path} cannot be read: permission denied", "Check its permissions") from None
-    except (error_types.FFmpegError, ValueError) as error:
-        raise _unopened(path, error) from error
-    with container:
-        if container.format.name.endswith("_pipe"):
-            raise PlatformError(f"{path} is not a video but a picture", "Remove it, or put the video in its place")
-        if container.format.name in _LISTS:
-            raise PlatformError(f"{path} is not a video but a list of files", "Put the videos themselves in its place")
-        stream = next(
-            (s for s in container.streams.video if not s.disposition & Disposition.attached_pic),
-            None,
-        )
-        if stream is None:
-            raise PlatformError(
-                f"{path} holds no video stream",
-                "Remove it, or put the video in its place",
-            )
-        stream.thread_type = "AUTO"
-        yield container, stream
 
 
 def _decode(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame | None"]:
@@ -272,26 +229,6 @@ def _vint(file: BinaryIO) -> int:
     length = 9 - first[0].bit_length() if first else 0
     value = int.from_bytes(first + file.read(length - 1)) & ((1 << 7 * length) - 1) if length in range(1, 9) else 0
     return 0 if value == (1 << 7 * length) - 1 else value
-
-
-def _unopened(path: Path, error: Exception) -> PlatformError:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(12)
-    except OSError as reading:
-        return PlatformError(
-            f"{path} cannot be read: {reading.strerror}",
-            "Check its name and its permissions",
-        )
-    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
-        return PlatformError(
-            f"{path} cannot be opened: its index is missing, because the recording or a copy was interrupted",
-            f"{_COPY_AGAIN}, or rebuild its index with a tool such as `untrunc`",
-        )
-    return PlatformError(
-        f"{path} is not a video that FFmpeg knows ({error.__class__.__name__})",
-        "Remove it, or put the video in its place",
-    )
 
 
 def _stat(path: Path) -> os.stat_result:

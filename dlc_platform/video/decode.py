@@ -1,0 +1,479 @@
+"""The pictures of a video, decoded in their order: every reader of a video file goes through here.
+
+What a file holds as a whole is `probe.py`'s to find out, and what that says about it `account.py`'s. Single pictures by
+their number are `frames.py`'s.
+"""
+
+from array import array
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+from dlc_platform.errors import PlatformError
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame, VideoStream
+    from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
+
+COPY_AGAIN = "Copy the file again from the recording machine"
+
+#: FFmpeg's names of files that only name other files: their bytes are not those of a video.
+_LISTS = ("concat", "hls", "dash", "imf", "image2")
+
+#: Codecs of which each packet gives one frame, so that timestamps count frames without decoding them.
+_ONE_FRAME_A_PACKET = ("h264", "hevc")
+
+#: Containers, by a part of FFmpeg's name, that keep the timestamp of each packet.
+_TIMED = ("mp4", "matroska")
+
+#: What a header says beyond that is a placeholder, and no integer column holds it.
+_MOST_FRAMES = 2**31 - 1
+
+#: A decoder gives a frame at most this many packets after its own: FFmpeg reorders 16 and works on 16 at a time.
+_LATEST = 32
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of a video: a picture in its order of presentation, or the place where one should be.
+
+    Attributes
+    ----------
+    pts
+        When it is shown, in units of the stream's time base; None where the file does not say.
+    frame
+        None where it was lost: its packet is in the file, but gave no picture.
+    damaged
+        The decoder found errors in it and covered them up.
+    """
+
+    pts: int | None
+    frame: "VideoFrame | None"
+    damaged: bool
+
+
+class Decoder:
+    """A video file, opened, and the rows that decoding gives: a context manager.
+
+    The rows are the same in every run, and from every `start`.
+
+    Parameters
+    ----------
+    whole
+        That decoding all of it found neither a lost nor a damaged frame. Such a file is decoded with threads and sought
+        in. Any other is decoded by one thread from its beginning, because threads find damage in other frames from one
+        run to the next, and because what follows damage depends on what came before.
+
+    Attributes
+    ----------
+    container, stream
+        As FFmpeg opened them. Some of what they say is complete only after the last picture.
+    time_base
+        Of the pictures' timestamps, in seconds; None where the stream has none.
+    frame_rate
+        Average, in frames per second, as the container states it.
+    codec, decoder
+        The name of the codec; FFmpeg's version and the decoder, on which the pixels may depend.
+    frames_declared
+        What the container's header says, None where it says nothing.
+    """
+
+    container: "InputContainer"
+    stream: "VideoStream"
+    time_base: Fraction | None
+    frame_rate: Fraction
+    codec: str
+    decoder: str
+    frames_declared: int | None
+
+    def __init__(self, path: Path, whole: bool) -> None:
+        self._path = path
+        self._whole = whole
+        self._files = ExitStack()
+        self._current: Generator[Picture, None, None] = self._of_one_size(iter(()), 0)
+        self._is_begun = False
+        self._index: _Index | None = None
+
+    def __enter__(self) -> Self:
+        import av
+
+        self._open()
+        stream = self.stream
+        frame_rate = stream.average_rate or stream.guessed_rate
+        if not frame_rate:
+            self.__exit__()
+            raise PlatformError(
+                f"{self._path} has no frame rate",
+                "Write it again with one, for example `ffmpeg -r 30 -i OLD -c copy NEW`",
+            )
+        self.frame_rate = frame_rate
+        self.time_base = stream.time_base
+        self.codec = stream.codec_context.name
+        version = ".".join(str(part) for part in av.library_versions["libavcodec"])
+        self.decoder = f"libavcodec {version} (PyAV {av.__version__}), {stream.codec_context.codec.name}"
+        self.frames_declared = stream.frames if 0 < stream.frames <= _MOST_FRAMES else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """The rows of the video, beginning with row number `start`. What an earlier call gave then ends.
+
+        Raises
+        ------
+        PlatformError
+            When the pictures change their size: no network sees two sizes as one video.
+        """
+        rows = self._sought(start)
+        if rows is None:
+            self._begin()
+            rows = islice(_rows(self.container, self.stream), start, None)
+        self._current = self._of_one_size(rows, start)
+        return self._current
+
+    def begins_at(self, start: int) -> int:
+        """The row at which decoding has to begin to give row `start`."""
+        key = self._key_before(start)
+        return key.row if key else 0
+
+    def _open(self) -> None:
+        self._close()
+        self.container, self.stream = self._files.enter_context(open_video(self._path))
+        self.stream.thread_type = "AUTO" if self._whole else "NONE"
+        self._is_begun = False
+
+    def _close(self) -> None:
+        # The iteration first: FFmpeg must not be asked for another frame of a file that is closed.
+        self._current.close()
+        self._files.close()
+
+    def _begin(self) -> None:
+        # Opened again, because not every format can be sought to its beginning.
+        if self._is_begun:
+            self._open()
+        self._is_begun = True
+
+    def _of_one_size(self, rows: Iterator[Picture], start: int) -> Generator[Picture, None, None]:
+        size: tuple[int, int] | None = None
+        for number, picture in enumerate(rows, start):
+            if frame := picture.frame:
+                size = size or (frame.width, frame.height)
+                if size != (frame.width, frame.height):
+                    raise PlatformError(
+                        f"{self._path} changes the size of its pictures at frame {number}: from {size[0]} x {size[1]} "
+                        f"to {frame.width} x {frame.height} pixels",
+                        "Cut it there into files of one size",
+                    )
+            yield picture
+
+    def _sought(self, start: int) -> Iterator[Picture] | None:
+        """The rows from `start`, by way of the key frame before it; None where that key frame cannot be relied on."""
+        from av.error import FFmpegError
+
+        key = self._key_before(start)
+        if key is None or self._index is None:
+            return None
+        self._begin()
+        try:
+            self.container.seek(key.dts, stream=self.stream)
+        except FFmpegError:
+            return self._forget_keys()
+        rows = _rows(self.container, self.stream)
+        first = next((row for row in rows if row.pts is not None and row.pts >= key.pts), None)
+        # A container may call any frame a key frame; the decoder knows.
+        if first is None or first.pts != key.pts or first.frame is None or not first.frame.key_frame:
+            return self._forget_keys()
+        if start == key.row:
+            return _chain(first, rows)
+        row = next(islice(rows, start - key.row - 1, None), None)
+        if row is None or row.pts != self._index.timestamps[start]:
+            return self._forget_keys()
+        return _chain(row, rows)
+
+    def _key_before(self, start: int) -> "_Key | None":
+        if not self._whole or start <= 0:
+            return None
+        if self._index is None:
+            with open_video(self._path) as (container, stream):
+                self._index = _index(container, stream)
+        return self._index.key_before(start)
+
+    def _forget_keys(self) -> None:
+        self._index = _NO_INDEX
+
+
+class _Key(NamedTuple):
+    row: int
+    pts: int
+    dts: int
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The timestamps of all rows, sorted, and the key frames among them; both empty where packets do not count rows."""
+
+    timestamps: np.ndarray
+    keys: list[_Key]
+
+    def key_before(self, row: int) -> _Key | None:
+        place = bisect_left(self.keys, row + 1, key=lambda key: key.row)
+        return self.keys[place - 1] if place and row < len(self.timestamps) else None
+
+
+_NO_INDEX = _Index(np.zeros(0, np.int64), [])
+
+
+def to_bgr(frame: "VideoFrame", reformatter: "VideoReformatter") -> np.ndarray:
+    """A picture as DeepLabCut sees it: pixel for pixel what OpenCV's reader of videos gives.
+
+    OpenCV converts with swscale's bicubic filter; with any other, the colours of many formats differ.
+
+    Parameters
+    ----------
+    reformatter
+        One for each thread and video: it keeps what it needs for their format.
+
+    Returns
+    -------
+    uint8 array
+        Shape (height, width, 3), blue first, turned as the video is shown.
+    """
+    from av.video.reformatter import Interpolation
+
+    picture = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC).to_ndarray()
+    return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
+
+
+def times_s(pts: np.ndarray, known: bool, time_base: Fraction | None, frame_rate: Fraction) -> np.ndarray:
+    """When each row is shown, in seconds from the first, shape (frames,) and float64.
+
+    Parameters
+    ----------
+    pts
+        int64, shape (frames,), in units of the time base.
+    known
+        That each row has a timestamp; without, they follow each other at the frame rate.
+    """
+    if known and time_base is not None and len(pts):
+        return (pts - pts[0]) * float(time_base)
+    return np.arange(len(pts)) / float(frame_rate)
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """The container and its first stream of moving pictures.
+
+    Raises
+    ------
+    PlatformError
+        When it cannot be opened, or holds no video.
+    """
+    import av
+    import av.error as error_types
+    from av.stream import Disposition
+
+    try:
+        # A file of the raw data never makes FFmpeg open an address in the network.
+        container = av.open(str(path), options={"protocol_whitelist": "file"})
+    except error_types.PermissionError:
+        raise PlatformError(f"{path} cannot be read: permission denied", "Check its permissions") from None
+    except (error_types.FFmpegError, ValueError) as error:
+        raise _unopened(path, error) from error
+    with container:
+        if container.format.name.endswith("_pipe"):
+            raise PlatformError(f"{path} is not a video but a picture", "Remove it, or put the video in its place")
+        if container.format.name in _LISTS:
+            raise PlatformError(f"{path} is not a video but a list of files", "Put the videos themselves in its place")
+        stream = next(
+            (s for s in container.streams.video if not s.disposition & Disposition.attached_pic),
+            None,
+        )
+        if stream is None:
+            raise PlatformError(
+                f"{path} holds no video stream",
+                "Remove it, or put the video in its place",
+            )
+        yield container, stream
+
+
+def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
+    yield first
+    yield from rest
+
+
+def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Picture]:
+    """Each row of the video in order of presentation, from where the container stands.
+
+    A packet that no frame answers is a lost row. It comes before the first frame that is later than it, and that frame
+    waits until the packet is too old for an answer: where timestamps say nothing of the order (a file written without
+    times of presentation), an earlier frame may still follow a later one, and nothing is lost.
+    """
+    counts_frames = _counts_frames(container, stream)
+    first_key: int | None = None
+    unanswered: list[_Unanswered] = []
+    corrupt: set[int] = set()
+    held: deque[tuple[Picture, int]] = deque()
+    number = 0
+    is_interlaced = False
+
+    def released(now: int) -> Iterator[Picture]:
+        while held:
+            picture, fed = held[0]
+            earlier = _earlier(unanswered, picture, fed)
+            if earlier is None:
+                held.popleft()
+                yield picture
+            elif now - earlier.number >= _LATEST:
+                unanswered.remove(earlier)
+                yield Picture(earlier.pts, None, damaged=False)
+            else:
+                return
+
+    for number, (packet, frames, has_failed) in enumerate(_decoded(container, stream)):
+        pts = packet.pts if packet else None
+        is_corrupt = packet is not None and packet.is_corrupt
+        if packet and packet.is_keyframe and first_key is None:
+            first_key = pts
+        # Pictures that an edit list leaves out, and those that lean on what was before the first key frame, are not
+        # missing when no frame comes of them.
+        is_shown = packet is None or not packet.is_discard
+        if pts is None:
+            if is_shown and (has_failed or is_corrupt) and not frames:
+                held.append((Picture(None, None, damaged=False), number))
+        else:
+            is_awaited = counts_frames and first_key is not None and pts >= first_key
+            if is_shown and (is_awaited or has_failed or is_corrupt):
+                insort(unanswered, _Unanswered(pts, number, has_failed or is_corrupt))
+            if is_corrupt:
+                corrupt.add(pts)
+        for frame in frames:
+            _answer(unanswered, frame)
+            is_interlaced = frame.interlaced_frame
+            damaged = frame.is_corrupt or frame.pts in corrupt or (is_corrupt and pts is None)
+            corrupt.discard(frame.pts)
+            held.append((Picture(frame.pts, frame, damaged), number))
+        yield from released(number)
+    yield from released(number + _LATEST)
+    for packet in unanswered:
+        if packet.has_failed or not is_interlaced:
+            yield Picture(packet.pts, None, damaged=False)
+
+
+class _Unanswered(NamedTuple):
+    """A packet whose frame has not come, by its timestamp and its number in the file."""
+
+    pts: int
+    number: int
+    has_failed: bool
+
+
+def _earlier(unanswered: list[_Unanswered], picture: Picture, fed: int) -> _Unanswered | None:
+    """The first packet that should have given a row before this picture; `fed` packets were decoded when it came."""
+    if picture.pts is None:
+        return None
+    for packet in unanswered:
+        if packet.pts >= picture.pts:
+            return None
+        if packet.number <= fed:
+            return packet
+    return None
+
+
+def _answer(unanswered: list[_Unanswered], frame: "VideoFrame") -> None:
+    if frame.pts is None:
+        return
+    place = bisect_left(unanswered, frame.pts, key=lambda packet: packet.pts)
+    if place < len(unanswered) and unanswered[place].pts == frame.pts:
+        del unanswered[place]
+    if frame.interlaced_frame:
+        # Its two fields may come in two packets, and only one of them gives the frame its timestamp.
+        unanswered[:place] = [packet for packet in unanswered[:place] if packet.has_failed]
+
+
+def _decoded(
+    container: "InputContainer", stream: "VideoStream"
+) -> Iterator[tuple["Packet | None", list["VideoFrame"], bool]]:
+    """Each packet, the frames that came when it was decoded, and whether that failed; None where it cannot be read."""
+    from av.error import FFmpegError
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except FFmpegError:
+            yield None, [], True
+            return
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            yield packet, [], True
+        else:
+            yield packet, frames, False
+
+
+def _counts_frames(container: "InputContainer", stream: "VideoStream") -> bool:
+    return stream.codec_context.name in _ONE_FRAME_A_PACKET and any(name in container.format.name for name in _TIMED)
+
+
+def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
+    """What the packets say, without decoding; see `_rows` for which of them are rows."""
+    from av.error import FFmpegError
+
+    if not _counts_frames(container, stream):
+        return _NO_INDEX
+    timestamps = array("q")
+    keys: list[tuple[int, int]] = []
+    first_key: int | None = None
+    try:
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if packet.is_keyframe and first_key is None:
+                first_key = packet.pts
+            if packet.is_discard:
+                continue
+            if packet.pts is None or first_key is None or packet.pts < first_key:
+                return _NO_INDEX
+            timestamps.append(packet.pts)
+            if packet.is_keyframe:
+                # Seeking goes by the time of decoding, which is never later than that of presentation.
+                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+    except FFmpegError:
+        return _NO_INDEX
+    ordered = np.sort(np.frombuffer(timestamps, np.int64))
+    if (np.diff(ordered) == 0).any():
+        return _NO_INDEX
+    rows = np.searchsorted(ordered, [pts for pts, _ in keys])
+    return _Index(ordered, sorted(_Key(int(row), pts, dts) for row, (pts, dts) in zip(rows, keys, strict=True)))
+
+
+def _unopened(path: Path, error: Exception) -> PlatformError:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError as reading:
+        return PlatformError(
+            f"{path} cannot be read: {reading.strerror}",
+            "Check its name and its permissions",
+        )
+    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
+        return PlatformError(
+            f"{path} cannot be opened: its index is missing, because the recording or a copy was interrupted",
+            f"{COPY_AGAIN}, or rebuild its index with a tool such as `untrunc`",
+        )
+    return PlatformError(
+        f"{path} is not a video that FFmpeg knows ({error.__class__.__name__})",
+        "Remove it, or put the video in its place",
+    )

@@ -28,13 +28,14 @@ def write_video(
     codec_options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
     format: str | None = None,
+    pix_fmt: str = "yuv420p",
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=format, options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=codec_options or {"g": "12", "bf": "2"})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pix_fmt
         if rotation:
             stream.set_display_rotation(rotation)
         if times_ms is not None:
@@ -46,6 +47,22 @@ def write_video(
                 frame.pts = times_ms[number]
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def cut(path: Path, fraction: float) -> Path:
+    """The beginning of the file alone, as a broken copy leaves it."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * fraction)])
+    return path
+
+
+def rot(path: Path, count: int) -> Path:
+    """`count` wrong bytes in the middle of the file."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + count] = np.random.default_rng(1).bytes(count)
+    path.write_bytes(content)
     return path
 
 

@@ -13,22 +13,9 @@ from PIL import Image
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.video.probe import probe
+from dlc_platform_tests.video.conftest import cut, rot
 
 Make = Callable[..., Path]
-
-
-def cut(path: Path, fraction: float) -> Path:
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * fraction)])
-    return path
-
-
-def rot(path: Path, count: int) -> Path:
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + count] = np.random.default_rng(1).bytes(count)
-    path.write_bytes(content)
-    return path
 
 
 def test_says_what_a_video_holds(make_video: Make) -> None:

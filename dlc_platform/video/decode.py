@@ -6,7 +6,6 @@ their number are `frames.py`'s.
 
 from array import array
 from bisect import bisect_left, insort
-from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -322,8 +321,10 @@ def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Pictur
     first_key: int | None = None
     unanswered: list[_Unanswered] = []
     corrupt: set[int] = set()
-    held: deque[tuple[Picture, int]] = deque()
-    number = 0
+    lost: set[int] = set()
+    held: list[tuple[Picture, int]] = []
+    # Packets that failed are not counted: they push no frame out of the decoder.
+    decoded = 0
     is_interlaced = False
 
     def released(now: int) -> Iterator[Picture]:
@@ -331,15 +332,17 @@ def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Pictur
             picture, fed = held[0]
             earlier = _earlier(unanswered, picture, fed)
             if earlier is None:
-                held.popleft()
+                del held[0]
                 yield picture
             elif now - earlier.number >= _LATEST:
                 unanswered.remove(earlier)
+                lost.add(earlier.pts)
                 yield Picture(earlier.pts, None, damaged=False)
             else:
                 return
 
-    for number, (packet, frames, has_failed) in enumerate(_decoded(container, stream)):
+    for packet, frames, has_failed in _decoded(container, stream):
+        decoded += not has_failed
         pts = packet.pts if packet else None
         is_corrupt = packet is not None and packet.is_corrupt
         if packet and packet.is_keyframe and first_key is None:
@@ -349,11 +352,11 @@ def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Pictur
         is_shown = packet is None or not packet.is_discard
         if pts is None:
             if is_shown and (has_failed or is_corrupt) and not frames:
-                held.append((Picture(None, None, damaged=False), number))
+                held.append((Picture(None, None, damaged=False), decoded))
         else:
             is_awaited = counts_frames and first_key is not None and pts >= first_key
             if is_shown and (is_awaited or has_failed or is_corrupt):
-                insort(unanswered, _Unanswered(pts, number, has_failed or is_corrupt))
+                insort(unanswered, _Unanswered(pts, decoded, has_failed or is_corrupt))
             if is_corrupt:
                 corrupt.add(pts)
         for frame in frames:
@@ -361,16 +364,20 @@ def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Pictur
             is_interlaced = frame.interlaced_frame
             damaged = frame.is_corrupt or frame.pts in corrupt or (is_corrupt and pts is None)
             corrupt.discard(frame.pts)
-            held.append((Picture(frame.pts, frame, damaged), number))
-        yield from released(number)
-    yield from released(number + _LATEST)
+            if frame.pts in lost:
+                # It comes too late: its place is behind us.
+                lost.discard(frame.pts)
+                continue
+            held.insert(_place(held, unanswered, frame.pts), (Picture(frame.pts, frame, damaged), decoded))
+        yield from released(decoded)
+    yield from released(decoded + _LATEST)
     for packet in unanswered:
         if packet.has_failed or not is_interlaced:
             yield Picture(packet.pts, None, damaged=False)
 
 
 class _Unanswered(NamedTuple):
-    """A packet whose frame has not come, by its timestamp and its number in the file."""
+    """A packet whose frame has not come: its timestamp, and how many packets had been decoded with it."""
 
     pts: int
     number: int
@@ -387,6 +394,18 @@ def _earlier(unanswered: list[_Unanswered], picture: Picture, fed: int) -> _Unan
         if packet.number <= fed:
             return packet
     return None
+
+
+def _place(held: list[tuple[Picture, int]], unanswered: list[_Unanswered], pts: int | None) -> int:
+    """Where a frame comes among those that wait: at the end, but after a failure by its timestamp.
+
+    Where packets fail, a decoder may give the frames before them after those that follow.
+    """
+    place = len(held)
+    if pts is not None and any(packet.has_failed for packet in unanswered):
+        while place and (other := held[place - 1][0].pts) is not None and other > pts:
+            place -= 1
+    return place
 
 
 def _answer(unanswered: list[_Unanswered], frame: "VideoFrame") -> None:

@@ -30,6 +30,9 @@ recipes:
 # Which project's production model tracks which cameras: the first rule that matches the camera's name.
 inference:
 {inference}
+# Which part of the picture counts, in pixels, where not all of it does; for training, inference and pictures, e.g.
+# regions:
+#   - {{camera: 'top*', session: '*', x: 40, y: 0, width: 560, height: 480}}
 # When a model version becomes the production model: clearly_better (its test error is lower beyond chance and no body
 # part got worse; the first version at once), or person (only when somebody promotes it).
 promotion:

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.video.region import Region
 
 HOME_VARIABLE = "DLC_PLATFORM_HOME"
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
@@ -157,6 +158,17 @@ class InferenceRule(_Section):
     batch_size: int = Field(default=8, ge=1, description="Frames to a batch: speed only, never part of an identity.")
 
 
+class RegionRule(_Section):
+    """Which part of the picture counts, for which cameras and sessions; the first rule that matches both is used."""
+
+    camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
+    session: str = Field(default="*", description="A shell pattern that the session's key must match.")
+    x: int = Field(ge=0, description="Column of the region's first pixel in the picture as it is shown.")
+    y: int = Field(ge=0, description="Row of the region's first pixel; the origin is at the top left.")
+    width: int = Field(ge=32, description="In pixels; 32 is the stride of the networks.")
+    height: int = Field(ge=32, description="In pixels.")
+
+
 class PromotionRule(_Section):
     """When a model version becomes the production model of its project by itself."""
 
@@ -177,6 +189,7 @@ class Lab(_Section):
     projects: dict[Name, ProjectEntry] = Field(min_length=1)
     recipes: dict[Name, Recipe] = {}
     inference: tuple[InferenceRule, ...] = ()
+    regions: tuple[RegionRule, ...] = ()
     promotion: PromotionRule = PromotionRule()
     store: Folder = Path("store")
     settle_seconds: float = Field(
@@ -198,6 +211,13 @@ class Lab(_Section):
         """The project whose production model tracks a camera, by the inference rules."""
         rule = self.rule_for(camera)
         return rule.project if rule else None
+
+    def region_for(self, session: str, camera: str) -> Region | None:
+        """The region of the first rule whose patterns a session's key and a camera's name match; None for all of it."""
+        for rule in self.regions:
+            if fnmatchcase(camera, rule.camera) and fnmatchcase(session, rule.session):
+                return Region(rule.x, rule.y, rule.width, rule.height)
+        return None
 
     @field_validator("gpus", mode="wrap")
     @classmethod

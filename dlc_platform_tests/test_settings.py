@@ -7,6 +7,7 @@ import yaml
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.settings import HOME_VARIABLE, InferenceRule, home_from_environment, load_lab
+from dlc_platform.video.region import Region
 
 LAB = """\
 raw_roots: [/data/raw]
@@ -101,6 +102,10 @@ recipes:
         ("recipes.first", "apart_frames", -1, "recipes.first.apart_frames is -1: Input should be greater than or equ"),
         ("promotion", "rule", "best", "promotion.rule is 'best': Input should be 'clearly_better' or 'person'"),
         ("promotion", "confidence", 95, "promotion.confidence is 95: Input should be less than 1"),
+        ("", "regions", [{"x": -1, "y": 0, "width": 99, "height": 99}], "regions.0.x is -1: Input should be greater"),
+        ("", "regions", [{"x": 0, "y": 0, "width": 31, "height": 99}], "regions.0.width is 31: Input should be gr"),
+        ("", "regions", [{"x": 0, "y": 0.5, "width": 32, "height": 32}], "regions.0.y is 0.5: Input should be a va"),
+        ("", "regions", [{"x": 0, "y": 0, "width": 32}], "regions.0.height is missing; add it"),
         ("recipes", "broken", 7, "recipes.broken is 7: Input should be a valid dictionary"),
         ("", "raw_roots", "/data", "raw_roots is '/data': Input should be a valid list"),
         ("", "raw_roots", ["/da\0ta"], "raw_roots.0 is '/da\\x00ta': holds a zero byte"),
@@ -223,6 +228,20 @@ def test_the_first_rule_that_matches_is_used(tmp_path: Path) -> None:
     assert lab.rule_for("side") is None
     assert load(tmp_path, LAB).rule_for("top") is None
     assert load(tmp_path, LAB + "inference: [{project: openfield}]\n").rule_for("anything") is not None
+
+
+def test_the_first_matching_region_is_used(tmp_path: Path) -> None:
+    regions = [
+        {"camera": "top", "session": "sub-1_*", "x": 1, "y": 2, "width": 100, "height": 50},
+        {"camera": "top*", "x": 10, "y": 0, "width": 64, "height": 64},
+        {"session": "sub-2_ses-1", "x": 0, "y": 0, "width": 32, "height": 32},
+    ]
+    lab = load(tmp_path, changed("", "regions", regions))
+    assert lab.region_for("sub-1_ses-1", "top") == Region(1, 2, 100, 50)
+    assert lab.region_for("sub-2_ses-1", "top") == Region(10, 0, 64, 64)
+    assert lab.region_for("sub-2_ses-1", "side") == Region(0, 0, 32, 32)
+    assert lab.region_for("sub-2_ses-10", "side") is None
+    assert load(tmp_path, LAB).region_for("sub-1_ses-1", "top") is None
 
 
 def test_extensions_are_compared_in_lower_case(tmp_path: Path) -> None:

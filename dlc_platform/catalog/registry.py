@@ -68,6 +68,29 @@ class BodyParts:
         return sha256_json({"bodyparts": list(self.names), "skeleton": [list(edge) for edge in self.skeleton]})
 
 
+@dataclass(frozen=True)
+class KnownFile:
+    """A readable file of a session.
+
+    Attributes
+    ----------
+    name
+        The file's name without its suffix.
+    video
+        The identity of its content.
+    width, height
+        Of its picture as it is shown, in pixels.
+    """
+
+    session: str
+    camera: str
+    name: str
+    video: str
+    size_bytes: int
+    width: int
+    height: int
+
+
 def register_session(
     engine: Engine,
     session: Session,
@@ -519,13 +542,28 @@ def evaluated_models(engine: Engine) -> set[str]:
         return set(connection.scalars(select(Evaluation.model_id)))
 
 
-def known_files(engine: Engine) -> list[tuple[str, str, str, int]]:
-    """Every readable file of every session: session key, name without suffix, video identity, size in bytes."""
-    return [
-        (file.recording.session_key, PurePath(file.path).stem, file.video_id, file.size_bytes)
-        for file in _all(engine, _current().where(RecordingFile.video_id.is_not(None)))
-        if file.video_id is not None
-    ]
+def known_files(engine: Engine) -> list[KnownFile]:
+    """Every readable file of every session, in the order of session, recording and position."""
+    statement = (
+        select(
+            Recording.session_key,
+            Recording.camera,
+            RecordingFile.path,
+            Video.id,
+            RecordingFile.size_bytes,
+            Video.width,
+            Video.height,
+        )
+        .join(Recording, Recording.id == RecordingFile.recording_id)
+        .join(Video, Video.id == RecordingFile.video_id)
+        .where(RecordingFile.replaced_at.is_(None))
+        .order_by(Recording.session_key, Recording.name, RecordingFile.position)
+    )
+    with engine.connect() as connection:
+        return [
+            KnownFile(session, camera, PurePath(path).stem, video, size_bytes, width, height)
+            for session, camera, path, video, size_bytes, width, height in connection.execute(statement)
+        ]
 
 
 def products(engine: Engine) -> dict[Product, str | None]:

@@ -21,6 +21,7 @@ from dlc_platform.dlc.project import Project
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import MANIFEST, Store
+from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,16 +56,21 @@ class Dataset:
     def labels(self) -> pd.DataFrame:
         """The labels, sorted by image.
 
-        Columns image (SHA-256 of the file), folder, file, session (null where unknown), side, bodypart, x, y (pixels;
-        NaN where not labelled).
+        Columns image (SHA-256 of the project's file), folder, file, session (null where unknown), side, bodypart, x, y
+        (pixels of the full picture; NaN where not labelled), offset_x, offset_y (where the first pixel of the copy lies
+        in the full picture: other than 0 where a region was cropped).
         """
         import pandas as pd
 
-        return pd.read_parquet(self.path / _LABELS)
+        labels = pd.read_parquet(self.path / _LABELS)
+        if "offset_x" not in labels:  # a dataset that was made before there were regions
+            labels[["offset_x", "offset_y"]] = 0
+        return labels
 
     def image_path(self, image: str, file: str) -> Path:
-        """Where the copy of an image lies, from its columns `image` and `file`."""
-        return self.path / "images" / f"{image}{Path(file).suffix.lower()}"
+        """Where the copy of an image, or of its region, lies, from its columns `image` and `file`."""
+        copy = self.path / "images" / f"{image}{Path(file).suffix.lower()}"
+        return copy if copy.exists() else copy.with_suffix(".png")
 
 
 def side(image_sha256: str, seed: int, test_fraction: float) -> Side:
@@ -87,11 +93,14 @@ def make_dataset(
 ) -> Dataset:
     """Freeze labels and images as a product of kind ``datasets``.
 
-    The identity is a hash of the images' bytes, their points and sides, the body parts and the skeleton. Names of
-    folders and files, and the sessions, do not enter it.
+    The identity is a hash of the images' bytes, their points, sides and regions, the body parts and the skeleton. Names
+    of folders and files, and the sessions, do not enter it. An image with a region is stored cropped to it, and its
+    identity and its side stay those of the file in the project.
 
     Parameters
     ----------
+    labels
+        With regions, where there are any, as `labels.within_regions` gives them.
     sessions
         From a folder of ``labeled-data`` to the key of the session that its frames were taken from.
     apart_frames
@@ -126,12 +135,20 @@ def make_dataset(
     table = images.merge(labels.points, on=["folder", "file"], validate="one_to_many")
     table = table.rename(columns={"sha256": "image"})
     table["session"] = table["session"].astype("string")
+    regions = [labels.regions.get(folder) for folder in table["folder"]]
+    table["offset_x"] = [region.x if region else 0 for region in regions]
+    table["offset_y"] = [region.y if region else 0 for region in regions]
     identity = sha256_json(
         {
             "bodyparts": project.bodyparts,
             "skeleton": project.skeleton,
             "images": [
-                [image, rows["side"].iloc[0], [_point(x, y) for x, y in zip(rows["x"], rows["y"], strict=True)]]
+                [
+                    image,
+                    rows["side"].iloc[0],
+                    [_point(x, y) for x, y in zip(rows["x"], rows["y"], strict=True)],
+                    *([region.as_dict()] if (region := labels.regions.get(rows["folder"].iloc[0])) else []),
+                ]
                 for image, rows in table.groupby("image", sort=True)
             ],
         }
@@ -154,9 +171,13 @@ def make_dataset(
     def write(folder: Path) -> None:
         (folder / "images").mkdir()
         for image in images.itertuples():
-            copy = f"{image.sha256}{Path(str(image.file)).suffix.lower()}"
-            shutil.copyfile(str(image.path), folder / "images" / copy)
-        columns = ["image", "folder", "file", "session", "side", "bodypart", "x", "y"]
+            copy = folder / "images" / f"{image.sha256}{Path(str(image.file)).suffix.lower()}"
+            region = labels.regions.get(str(image.folder))
+            if region is None or (image.width, image.height) == (region.width, region.height):
+                shutil.copyfile(str(image.path), copy)
+            else:
+                _crop(Path(str(image.path)), region, copy.with_suffix(".png"))
+        columns = ["image", "folder", "file", "session", "side", "bodypart", "x", "y", "offset_x", "offset_y"]
         table[columns].to_parquet(folder / _LABELS, index=False)
 
     # The same images may have been frozen before, when others were left out or none.
@@ -176,6 +197,16 @@ def load_dataset(path: Path) -> Dataset:
         skeleton=tuple((a, b) for a, b in manifest["skeleton"]),
         sessions=tuple(manifest["sessions"]),
     )
+
+
+def _crop(image: Path, region: Region, copy: Path) -> None:
+    """Write a region of an image, with the very pixels that DeepLabCut reads there."""
+    import cv2
+
+    picture = cv2.imread(str(image))
+    if picture is None:
+        raise PlatformError(f"{image} is not an image that DeepLabCut can read", "Replace or remove it")
+    copy.write_bytes(cv2.imencode(".png", region.crop(picture))[1].tobytes())
 
 
 def _close_to_test(images: pd.DataFrame, apart_frames: int) -> pd.Series:

@@ -58,8 +58,8 @@ class Evaluation:
         """One row for each image and body part.
 
         Columns image (SHA-256), folder, file, session, side, bodypart, x, y (the label; NaN where there is none),
-        predicted_x, predicted_y, likelihood (NaN where the model does not know the body part), distance_px (NaN
-        without a label or a prediction). Pixels of the full image.
+        offset_x, offset_y (as in `Dataset.labels`), predicted_x, predicted_y, likelihood (NaN where the model does not
+        know the body part), distance_px (NaN without a label or a prediction). Pixels of the full picture.
         """
         import pandas as pd
 
@@ -106,6 +106,9 @@ def evaluate_model(
     columns = pd.Index(["predicted_x", "predicted_y", "likelihood"])
     predicted = pd.DataFrame(poses.reshape(-1, 3), index, columns)
     table = labels.merge(predicted.reset_index(), "left", on=["image", "bodypart"], validate="one_to_one")
+    # The network has seen the copies, which may be regions of the full pictures.
+    table["predicted_x"] += table["offset_x"]
+    table["predicted_y"] += table["offset_y"]
     table["distance_px"] = np.hypot(table["predicted_x"] - table["x"], table["predicted_y"] - table["y"])
     manifest = {
         "model": model_path.name,

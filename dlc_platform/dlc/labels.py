@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlc_platform.catalog.registry import KnownFile
 from dlc_platform.dlc.project import CONFIG_FILE, Project
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
+from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,20 +33,30 @@ class LabelTable:
     Attributes
     ----------
     images
-        Columns folder, file, path (absolute), sha256; one row for each image with at least one label.
+        Columns folder, file, path (absolute), sha256, width, height (in pixels); one row for each image with at least
+        one label.
     points
         Columns folder, file, bodypart, x, y; one row for each image and body part of the project. Pixels of the full
-        image, origin at the top left; NaN where the body part is not labelled.
+        picture, origin at the top left; NaN where the body part is not labelled.
     unlabelled
         Rows of the tables that were left out because they hold no label.
     outside
         Labels that were taken for not labelled because they lie outside their image, as DeepLabCut takes them.
+    regions
+        The regions of interest that the labels were held against, by folder.
+    outside_region
+        Labels that were taken for not labelled because they lie outside the region of their image.
+    without_region_label
+        Images that were left out because none of their labels lies in their region.
     """
 
     images: pd.DataFrame
     points: pd.DataFrame
     unlabelled: int
     outside: int
+    regions: Mapping[str, Region] = field(default_factory=dict)
+    outside_region: int = 0
+    without_region_label: int = 0
 
     def folders(self) -> list[str]:
         """The folders of ``labeled-data`` that hold labelled images."""
@@ -73,7 +85,7 @@ def read_labels(project: Project) -> LabelTable:
                 unlabelled += 1
                 continue
             path = (table.parent / file).absolute()
-            images.append((folder, file, str(path), sha256_file(path)))
+            images.append((folder, file, str(path), sha256_file(path), width, height))
             points += [(folder, file, part, *inside.get(part, _UNLABELLED)) for part in project.bodyparts]
     if not images:
         raise PlatformError(
@@ -81,10 +93,78 @@ def read_labels(project: Project) -> LabelTable:
             "Label frames with DeepLabCut (napari) and save them, then try again",
         )
     return LabelTable(
-        pd.DataFrame(images, columns=pd.Index(["folder", "file", "path", "sha256"])),
+        pd.DataFrame(images, columns=pd.Index(["folder", "file", "path", "sha256", "width", "height"])),
         pd.DataFrame(points, columns=pd.Index(["folder", "file", "bodypart", "x", "y"])),
         unlabelled,
         outside,
+    )
+
+
+def within_regions(
+    labels: LabelTable, files: Mapping[str, KnownFile], region_for: Callable[[str, str], Region | None]
+) -> LabelTable:
+    """The labels that lie in the regions of interest; images of which no region is known stay as they are.
+
+    DeepLabCut crops frames when it takes them from a video, where its project says so. An image of the region's size is
+    taken for such a frame, so that its labels are pixels of the region: they are moved to where they lie in the full
+    picture. An image of the video's size is a full picture.
+
+    Parameters
+    ----------
+    files
+        From a folder to the file that its images were taken from, where it is known.
+    region_for
+        The region of a session's key and a camera's name.
+
+    Raises
+    ------
+    PlatformError
+        When a region does not lie in its video, an image has the size of neither, or no label is left.
+    """
+    import numpy as np
+
+    regions: dict[str, Region] = {}
+    for folder, file in files.items():
+        region = region_for(file.session, file.camera)
+        if region is not None:
+            region.check(file.width, file.height, f"the video {file.name} of {file.session}")
+            regions[folder] = region
+    images = labels.images
+    points = labels.points.reset_index(drop=True)
+    rows_of = points.groupby(["folder", "file"]).indices
+    outside = 0
+    for image in images[images["folder"].isin(regions)].itertuples():
+        region, file = regions[str(image.folder)], files[str(image.folder)]
+        rows = rows_of[image.folder, image.file]
+        own = points.loc[rows, ["x", "y"]].to_numpy()
+        if (image.width, image.height) == (region.width, region.height):
+            own += (region.x, region.y)
+        elif (image.width, image.height) != (file.width, file.height):
+            raise PlatformError(
+                f"{image.path} is {image.width} x {image.height}, which is the size neither of its video, {file.name} "
+                f"of {file.session} ({file.width} x {file.height}), nor of the region {region}",
+                "Correct `regions` in lab.yaml to what DeepLabCut has cropped, or take its frames anew",
+            )
+        # Not on the edges either: DeepLabCut takes such labels for not labelled.
+        inside = (own > (region.x, region.y)) & (own < (region.x + region.width, region.y + region.height))
+        lost = ~inside.all(axis=1) & ~np.isnan(own).any(axis=1)
+        own[lost] = _UNLABELLED
+        points.loc[rows, ["x", "y"]] = own
+        outside += int(lost.sum())
+    labelled = points.loc[points["x"].notna(), ["folder", "file"]].drop_duplicates()
+    kept = images.merge(labelled, on=["folder", "file"])
+    if kept.empty:
+        raise PlatformError(
+            f"none of the labels of the {len(images)} labelled images lies in its region",
+            "Correct `regions` in lab.yaml",
+        )
+    return replace(
+        labels,
+        images=kept,
+        points=points.merge(labelled, on=["folder", "file"]),
+        regions=regions,
+        outside_region=outside,
+        without_region_label=len(images) - len(kept),
     )
 
 

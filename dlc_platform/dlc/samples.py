@@ -1,4 +1,7 @@
-"""The images that a person is shown of labels and evaluations; how they are drawn is in `pose.pictures`."""
+"""The images that a person is shown of labels and evaluations; how they are drawn is in `pose.pictures`.
+
+Of an image with a region of interest the region is shown, as a network sees it, and points are in pixels of that.
+"""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -7,6 +10,7 @@ from dlc_platform.dlc.dataset import load_dataset
 from dlc_platform.dlc.evaluation import Evaluation
 from dlc_platform.dlc.labels import LabelTable
 from dlc_platform.store import Store
+from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,13 +32,12 @@ def labelled_samples(
     samples = []
     for image in images.itertuples():
         own = points.loc[[(image.folder, image.file)]]
-        with Image.open(str(image.path)) as picture:
-            samples.append(
-                (
-                    np.asarray(picture.convert("RGB")),
-                    _points(own["bodypart"], own["x"], own["y"]),
-                )
-            )
+        with Image.open(str(image.path)) as opened:
+            picture = np.asarray(opened.convert("RGB"))
+        region = labels.regions.get(str(image.folder)) or Region(0, 0, picture.shape[1], picture.shape[0])
+        if picture.shape[:2] != (region.height, region.width):
+            picture = region.crop(picture)
+        samples.append((picture, _points(own["bodypart"], own["x"] - region.x, own["y"] - region.y)))
     return samples
 
 
@@ -53,12 +56,13 @@ def worst_test_frames(
     for image in test.groupby("image")["distance_px"].mean().nlargest(most).index:
         own = test[test["image"] == image]
         row = files.loc[image]
+        left, top = row["offset_x"], row["offset_y"]
         with Image.open(dataset.image_path(image, row["file"])) as picture:
             samples.append(
                 (
                     np.asarray(picture.convert("RGB")),
-                    _points(own["bodypart"], own["x"], own["y"]),
-                    _points(own["bodypart"], own["predicted_x"], own["predicted_y"]),
+                    _points(own["bodypart"], own["x"] - left, own["y"] - top),
+                    _points(own["bodypart"], own["predicted_x"] - left, own["predicted_y"] - top),
                     f"{row['folder']}/{row['file']}",
                 )
             )

@@ -158,6 +158,9 @@ def dataset_loader(dataset: Dataset, config: PoseConfig) -> Loader:
     from deeplabcut.pose_estimation_pytorch.data.dataset import PoseDatasetParameters
 
     labels = dataset.labels()
+    # In pixels of the copies: the network sees no more than they hold.
+    labels["x"] -= labels["offset_x"]
+    labels["y"] -= labels["offset_y"]
     labels["path"] = [
         str(dataset.image_path(image, file)) for image, file in zip(labels["image"], labels["file"], strict=True)
     ]

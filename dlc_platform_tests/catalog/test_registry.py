@@ -102,7 +102,7 @@ def test_problems_come_and_go(engine: Engine) -> None:
     assert registry.known_files(engine) == []
     register(engine, (recording(KEY, "a", problem="not a video"), None))
     register(engine, (recording(KEY, "a", "1"), video("1")))
-    assert registry.known_files(engine) == [(KEY, "a", identity("1"), 1000)]
+    assert registry.known_files(engine) == [registry.KnownFile(KEY, "top", "a", identity("1"), 1000, 640, 480)]
     problems = rows(engine, tables.RecordingFile, "problem")
     assert problems == [("cut short",), ("not a video",), (None,)]
 
@@ -111,8 +111,7 @@ def test_one_video_in_two_sessions(engine: Engine) -> None:
     for key in (KEY, "sub-2_ses-1"):
         registry.register_session(engine, session(key), [(recording(key, "a", "1"), video("1"))])
     assert registry.known_files(engine) == [
-        (KEY, "a", identity("1"), 1000),
-        ("sub-2_ses-1", "a", identity("1"), 1000),
+        registry.KnownFile(key, "top", "a", identity("1"), 1000, 640, 480) for key in (KEY, "sub-2_ses-1")
     ]
     assert rows(engine, tables.Video, "id") == [(identity("1"),)]
 

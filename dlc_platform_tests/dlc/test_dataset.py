@@ -15,6 +15,8 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.store import Store
 
+OFFSETS = ["offset_x", "offset_y"]
+
 
 def make(
     path: Path, store: Path, seed: int = 1, fraction: float = 0.25, sessions: dict | None = None, apart: int = 0
@@ -131,7 +133,7 @@ def test_identity_is_content_not_names(tmp_path: Path, make_project: Callable[..
 
 def test_a_dataset_needs_nothing_of_its_project(tiny_dataset: Dataset, tiny_project: Path):
     labels = tiny_dataset.labels()
-    assert list(labels.columns) == ["image", "folder", "file", "session", "side", "bodypart", "x", "y"]
+    assert list(labels.columns) == ["image", "folder", "file", "session", "side", "bodypart", "x", "y", *OFFSETS]
     assert tiny_dataset.n_train + tiny_dataset.n_test == 24 and len(labels) == 48 and tiny_dataset.n_left_out == 0
     assert tiny_dataset.sessions == ("sub-1_ses-1",) and set(labels["session"]) == {"sub-1_ses-1"}
     assert tiny_dataset.bodyparts == ("nose", "tail") and tiny_dataset.skeleton == (("nose", "tail"),)

@@ -75,7 +75,7 @@ def test_points_are_tidy_and_nan_where_not_labelled(project: Path):
     replace(project, 3, 1, "")
     labels = read(project)
     assert list(labels.points.columns) == ["folder", "file", "bodypart", "x", "y"]
-    assert list(labels.images.columns) == ["folder", "file", "path", "sha256"]
+    assert list(labels.images.columns) == ["folder", "file", "path", "sha256", "width", "height"]
     assert len(labels.images) == 3 and len(labels.points) == 6
     nose = labels.points.iloc[0]
     assert nose["bodypart"] == "nose" and pd.isna(nose["x"]) and pd.isna(nose["y"])

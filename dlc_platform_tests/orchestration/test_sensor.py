@@ -231,7 +231,7 @@ def test_a_replaced_file_is_asked_for_again_and_so_is_the_one_that_is_put_back(l
         assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
         (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
         small_lab.track(lab.engine, "78"[number % 2], row, "a")
-    videos = [row[0] for row in registry.known_files(lab.engine)]
+    videos = [file.session for file in registry.known_files(lab.engine)]
     assert videos == ["sub-1_ses-1"]
     assert lab.settle() == {}
 

@@ -66,7 +66,7 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
 def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.dlc.dataset import make_dataset
     from dlc_platform.dlc.environment import versions
-    from dlc_platform.dlc.labels import read_labels
+    from dlc_platform.dlc.labels import read_labels, within_regions
     from dlc_platform.dlc.matching import match_folders
     from dlc_platform.dlc.project import check_with_deeplabcut, read_project
     from dlc_platform.dlc.samples import labelled_samples
@@ -78,7 +78,14 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     check_with_deeplabcut(project)
     labels = read_labels(project)
     folders = labels.folders()
-    matches = match_folders(project, folders, registry.known_files(lab.engine))
+    files = match_folders(project, folders, registry.known_files(lab.engine))
+    matches = {folder: file.session for folder, file in files.items()}
+    unmatched = sorted(folder for folder in folders if folder not in matches)
+    if unmatched and lab.settings.regions:
+        context.log.warning(
+            f"no session and so no region is known of {', '.join(unmatched)}: trained on whole pictures"
+        )
+    labels = within_regions(labels, files, lab.settings.region_for)
     dataset = make_dataset(
         project, labels, recipe.seed, recipe.test_fraction, matches, lab.store, apart_frames=recipe.apart_frames
     )
@@ -99,7 +106,6 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         _image_rows(dataset, matches),
         versions(),
     )
-    unmatched = sorted(folder for folder in folders if folder not in matches)
     return dg.MaterializeResult(
         metadata={
             "picture": picture(
@@ -112,6 +118,8 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             "left_out_images": dataset.n_left_out,
             "rows_without_a_label": labels.unlabelled,
             "labels_outside_their_image": labels.outside,
+            "labels_outside_their_region": labels.outside_region,
+            "images_without_a_label_in_their_region": labels.without_region_label,
             "bodyparts": ", ".join(dataset.bodyparts),
             "sessions": table([{"session": s} for s in sorted(set(matches.values()))]),
             "folders_without_a_session": ", ".join(unmatched) or "none",

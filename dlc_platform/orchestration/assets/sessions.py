@@ -104,7 +104,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
         raise dg.Failure("; ".join(problems.values()), allow_retries=False)
 
     def work(key: str) -> Mapping[str, Any]:
-        folders = {name: [f for f, session in own.items() if session == key] for name, own in matches.items()}
+        folders = {name: [f for f, file in own.items() if file.session == key] for name, own in matches.items()}
         counts = {name: int(labels[name].images["folder"].isin(own).sum()) for name, own in folders.items()}
         registry.record_session_labels(lab.engine, key, counts)
         pictures = {

@@ -1,12 +1,14 @@
 """The store: one immutable directory for each product, named by its identity.
 
 A product is written in a hidden directory beside its final place, fsynced and renamed, so a directory that exists is
-complete; it is removed the other way round. Its manifest lists the SHA-256 of its other files. What a product contains
-is decided by the module that makes it; nothing here knows about DeepLabCut. Which products are still of use is decided
-in `retention`.
+complete; it is removed the other way round. Its manifest lists the SHA-256 of its other files. Work that takes hours
+is kept in a workspace beside it, in which it is continued after an interruption. What a product contains is decided by
+the module that makes it; nothing here knows about DeepLabCut. Which products are still of use is decided in
+`retention`.
 """
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 from uuid import uuid4
 
 from dlc_platform.errors import PlatformError
@@ -27,9 +29,12 @@ Product = tuple[Kind, str]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
+_WORK = ".work-"
+_LOCK = "lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SPARE_BYTES = 1 << 20
 _LEFT_OVER_SECONDS = 24 * 3600
+_INTERRUPTED_SECONDS = 30 * 24 * 3600
 _IDENTITY = re.compile("[0-9a-f]{64}")
 
 
@@ -80,6 +85,42 @@ class Store:
             _sync(self.root)
         return final
 
+    @contextmanager
+    def workspace(self, kind: Kind, identity: str) -> Iterator[Path]:
+        """The directory of work on a product that is continued after an interruption; it ends with the product.
+
+        One process at a time is in it. Others wait, and may find the product when it is their turn. What is written
+        there with `write_atomically` is complete or not there, whatever happens.
+        """
+        final = self.path(kind, identity)
+        folder = final.parent / f"{_WORK}{identity}"
+        with self._locked(folder):
+            try:
+                yield folder
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise self._full() from error
+                raise
+            finally:
+                if final.is_dir():
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file = open(folder / _LOCK, "wb")  # noqa: SIM115 (kept open over the whole work)
+            except FileNotFoundError:  # whoever was in it has removed it just now
+                continue
+            except OSError as error:
+                raise self._not_written(error) from error
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # the kernel drops it when the process ends, however that happens
+                if _is_still(folder / _LOCK, file.fileno()):
+                    yield
+                    return
+
     def claim(self, kind: Kind, identity: str) -> str:
         """The SHA-256 of a product's manifest, for the row that is about to name it.
 
@@ -96,12 +137,7 @@ class Store:
         try:
             partial.mkdir(parents=True)
         except OSError as error:
-            if error.errno in _FULL:
-                raise self._full() from error
-            raise PlatformError(
-                f"nothing can be written to the store {self.root}: {error.strerror}",
-                "Check its disk and permissions, or point `store` in lab.yaml to another folder, and run again",
-            ) from error
+            raise self._not_written(error) from error
         try:
             yield partial
         except PlatformError:
@@ -113,6 +149,14 @@ class Store:
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def _not_written(self, error: OSError) -> PlatformError:
+        if error.errno in _FULL:
+            return self._full()
+        return PlatformError(
+            f"nothing can be written to the store {self.root}: {error.strerror}",
+            "Check its disk and permissions, or point `store` in lab.yaml to another folder, and run again",
+        )
 
     def _full(self) -> PlatformError:
         return PlatformError(
@@ -148,12 +192,15 @@ class Store:
         return True
 
     def left_overs(self) -> list[Path]:
-        """What a crash left half-written or half-removed: what nobody has written to for a day."""
-        return [path for kind in KINDS for path in self._listed(kind, is_partial) if is_left_alone(path)]
+        """What a crash left half-written or half-removed and nobody has written to for a day.
+
+        Work that was interrupted waits for its continuation longer, for thirty days.
+        """
+        return [path for kind in KINDS for path in self._listed(kind, is_partial) if _is_left_over(path)]
 
     def remove_left_over(self, path: Path) -> bool:
         """Remove one of `left_overs`; False when somebody is at work in it again, or it is gone."""
-        if not path.is_dir() or not is_left_alone(path):
+        if not path.is_dir() or not _is_left_over(path):
             return False
         shutil.rmtree(path)
         return True
@@ -176,19 +223,35 @@ class Store:
         return partials
 
 
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file that is complete, and on the disk, or not there."""
+    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    with open(partial, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
 def is_product(entry: os.DirEntry[str]) -> bool:
     """True for a directory that is named as a product is."""
     return entry.is_dir(follow_symlinks=False) and _IDENTITY.fullmatch(entry.name) is not None
 
 
 def is_partial(entry: os.DirEntry[str]) -> bool:
-    """True for a directory in which a product is written, or was when it crashed."""
-    return entry.is_dir(follow_symlinks=False) and entry.name.startswith(_PARTIAL)
+    """True for a directory in which a product is written, or was when it crashed or was interrupted."""
+    return entry.is_dir(follow_symlinks=False) and entry.name.startswith((_PARTIAL, _WORK))
 
 
 def is_left_alone(folder: Path) -> bool:
     """True when nothing in a folder was written for a day, which no product takes, nor the way to its row."""
     return last_written(folder) < time.time() - _LEFT_OVER_SECONDS
+
+
+def _is_left_over(partial: Path) -> bool:
+    seconds = _INTERRUPTED_SECONDS if partial.name.startswith(_WORK) else _LEFT_OVER_SECONDS
+    return last_written(partial) < time.time() - seconds
 
 
 def last_written(folder: Path) -> float:
@@ -210,6 +273,14 @@ def _rename_unless_there(hidden: Path, final: Path) -> None:
         # Somebody else was quicker with the same content.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """True when the open file is the one that lies there."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:

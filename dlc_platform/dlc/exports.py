@@ -1,0 +1,250 @@
+"""Exports: a model version in the form of a faster backend, proved against DeepLabCut before anybody uses it.
+
+An export is a product of kind ``exports``. It is made once for a model version, a precision, a device and a version of
+the backend, and says how far its keypoints lie from those of the network in PyTorch on the model's own test images. In
+full precision it is used only within `TOLERANCE_PX` and `TOLERANCE_LIKELIHOOD`; an export beyond them is kept as the
+record of that, without its files. What it costs to compute in half precision is for the lab to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlc_platform.dlc.backends import Backend, OpenVino, Precision, PyTorch, openvino
+from dlc_platform.dlc.environment import versions
+from dlc_platform.dlc.geometry import geometry
+from dlc_platform.dlc.network import keypoint_network, read_configuration
+from dlc_platform.identity import sha256_json
+from dlc_platform.store import MANIFEST, Store
+
+if TYPE_CHECKING:
+    from dlc_platform.dlc.dataset import Dataset
+
+#: How far keypoints may lie from DeepLabCut's, in pixels, and likelihoods.
+TOLERANCE_PX = 1e-3
+TOLERANCE_LIKELIHOOD = 1e-4
+
+_NETWORK = "network.xml"
+#: Test images that are compared; evenly spread, where there are more.
+_MOST_IMAGES = 32
+#: Raised when the exported network itself changes.
+_FORMAT = 1
+
+Pictures = Callable[[], Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export of the store.
+
+    Attributes
+    ----------
+    accepted
+        False when its keypoints are too far from DeepLabCut's, or it could not be made: `reason` says which.
+    images
+        How many pictures it was compared on.
+    deviation_px, deviation_likelihood
+        The largest difference of a coordinate, and of a likelihood; None where it could not be made.
+    eager_ms_per_frame, ms_per_frame
+        The time that PyTorch and the export took for a picture there, in milliseconds.
+    """
+
+    id: str
+    path: Path
+    model_id: str
+    backend: str
+    device: str
+    precision: Precision
+    accepted: bool
+    reason: str | None
+    images: int
+    deviation_px: float | None
+    deviation_likelihood: float | None
+    eager_ms_per_frame: float
+    ms_per_frame: float | None
+
+    def load(self) -> Backend:
+        """The exported network."""
+        return OpenVino(self.path / _NETWORK, self.precision)
+
+
+def find_export(model_path: Path, store: Store, precision: Precision = "full") -> Export | None:
+    """The export of a model for this machine's CPU; None where it was not made yet."""
+    identity = _identity(model_path.name, precision)
+    return load_export(store.path("exports", identity)) if store.has("exports", identity) else None
+
+
+def make_export(model_path: Path, store: Store, pictures: Pictures, precision: Precision = "full") -> Export:
+    """Export a model for CPUs, or find its export.
+
+    Parameters
+    ----------
+    pictures
+        Gives pictures to compare on, uint8, shape (height, width, 3), blue first, where the model has no test images
+        of its own: an imported one.
+    """
+    identity = _identity(model_path.name, precision)
+    with store.workspace("exports", identity):
+        found = find_export(model_path, store, precision)
+        if found is not None:
+            return found
+        inputs = _fitted(model_path, own_pictures(model_path, store) or pictures())
+        eager, eager_ms = _run(PyTorch(model_path, "cpu"), inputs)
+        manifest = {
+            "model": model_path.name,
+            "backend": OpenVino.name,
+            "device": OpenVino.device,
+            "precision": precision,
+            "images": sum(map(len, inputs)),
+            "eager_ms_per_frame": eager_ms,
+            "versions": versions(),
+        }
+
+        def write(folder: Path) -> None:
+            # The manifest is written after this, with what is found out here.
+            manifest.update(_prove(model_path, folder, precision, inputs, eager))
+
+        return load_export(store.put("exports", identity, manifest, write))
+
+
+def load_export(path: Path) -> Export:
+    """The export whose product directory is `path`."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    return Export(
+        id=path.name,
+        path=path,
+        model_id=manifest["model"],
+        backend=manifest["backend"],
+        device=manifest["device"],
+        precision=manifest["precision"],
+        accepted=manifest["accepted"],
+        reason=manifest["reason"],
+        images=manifest["images"],
+        deviation_px=manifest["deviation_px"],
+        deviation_likelihood=manifest["deviation_likelihood"],
+        eager_ms_per_frame=manifest["eager_ms_per_frame"],
+        ms_per_frame=manifest["ms_per_frame"],
+    )
+
+
+def own_pictures(model_path: Path, store: Store) -> list[np.ndarray]:
+    """Test images of the dataset that a model was trained on, blue first; none for an imported model."""
+    from dlc_platform.dlc.dataset import load_dataset
+
+    dataset_id = json.loads((model_path / MANIFEST).read_text()).get("dataset")
+    if dataset_id is None or not store.has("datasets", dataset_id):
+        return []
+    return _test_images(load_dataset(store.path("datasets", dataset_id)))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image as DeepLabCut reads it: uint8, shape (height, width, 3), blue first, turned as its file says."""
+    import cv2
+
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise OSError(f"{path} is not an image that OpenCV can read")
+    return picture
+
+
+def _identity(model_id: str, precision: Precision) -> str:
+    return sha256_json(
+        {
+            "model": model_id,
+            "backend": OpenVino.name,
+            "version": version("openvino"),
+            "device": OpenVino.device,
+            "precision": precision,
+            "format": _FORMAT,
+        }
+    )
+
+
+def _test_images(dataset: Dataset) -> list[np.ndarray]:
+    labels = dataset.labels()
+    test = labels[labels["side"] == "test"].drop_duplicates("image")
+    test = test.iloc[np.unique(np.linspace(0, len(test) - 1, min(len(test), _MOST_IMAGES)).round().astype(int))]
+    return [
+        read_image(dataset.image_path(image, file)) for image, file in zip(test["image"], test["file"], strict=True)
+    ]
+
+
+def _fitted(model_path: Path, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What the network takes of the pictures: those of one size together."""
+    inference = read_configuration(model_path)["data"]["inference"]
+    by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for picture in pictures:
+        fitted = geometry(inference, picture.shape[1], picture.shape[0]).fit(picture)
+        by_size.setdefault(fitted.shape, []).append(fitted)
+    return [np.stack(own) for own in by_size.values()]
+
+
+def _prove(
+    model_path: Path, folder: Path, precision: Precision, inputs: Sequence[np.ndarray], eager: np.ndarray
+) -> dict[str, object]:
+    """Export into `folder` and compare; what is not accepted leaves no file there."""
+    proof: dict[str, object] = dict.fromkeys(
+        ("accepted", "reason", "deviation_px", "deviation_likelihood", "ms_per_frame")
+    )
+    try:
+        _export(model_path, folder / _NETWORK, inputs[0][:1])
+        keypoints, milliseconds = _run(OpenVino(folder / _NETWORK, precision), inputs)
+    except RuntimeError as error:  # what OpenVINO and PyTorch's tracing raise
+        reason = f"it cannot be exported: {' '.join(str(error).split())[:300]}"
+        _empty(folder)
+        return proof | {"accepted": False, "reason": reason}
+    difference = np.abs(keypoints - eager)
+    pixels, likelihood = float(difference[..., :2].max()), float(difference[..., 2].max())
+    accepted = precision == "half" or (pixels <= TOLERANCE_PX and likelihood <= TOLERANCE_LIKELIHOOD)
+    if not accepted:
+        _empty(folder)
+    return proof | {
+        "accepted": bool(accepted),
+        "reason": None if accepted else f"its keypoints lie up to {pixels:.3g} px from DeepLabCut's",
+        "deviation_px": pixels,
+        "deviation_likelihood": likelihood,
+        "ms_per_frame": milliseconds,
+    }
+
+
+def _export(model_path: Path, file: Path, example: np.ndarray) -> None:
+    import logging
+    import warnings
+
+    import torch
+
+    network = keypoint_network(model_path)
+    root = logging.getLogger()
+    level = root.level
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # of tracing: that sizes are taken as they come is what is proved afterwards
+        try:
+            converted = openvino().convert_model(network, example_input=torch.from_numpy(example))
+        finally:
+            root.setLevel(level)
+    openvino().save_model(converted, file, compress_to_fp16=False)
+
+
+def _run(backend: Backend, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+    """The keypoints of all pictures, and the milliseconds that each took."""
+    keypoints, seconds = [], 0.0
+    for pictures in inputs:
+        size = backend.batch_size(pictures.shape[2], pictures.shape[1])
+        backend(pictures[:1])  # prepares for the size
+        started = time.perf_counter()
+        keypoints += [backend(pictures[first : first + size]) for first in range(0, len(pictures), size)]
+        seconds += time.perf_counter() - started
+    return np.concatenate(keypoints), 1000 * seconds / sum(map(len, inputs))
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()

@@ -1,0 +1,129 @@
+"""From a picture to the size that a network takes, and back: what a model's ``data.inference`` says of sizes.
+
+Resizing and padding are those of DeepLabCut's transforms (albumentations 1.4.3), done with the same OpenCV calls, so
+that a network sees the same bytes. What happens to the pixels' values afterwards is in `network`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: What a picture may go through; anything else is left to DeepLabCut itself.
+_SIZES = {"resize", "longest_max_size", "auto_padding"}
+_VALUES = {"normalize_images", "scale_to_unit_range"}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How pictures of one size are fitted to a network.
+
+    Attributes
+    ----------
+    width, height
+        Of the picture, in pixels.
+    resized
+        Width and height that it is scaled to, before padding.
+    left, right, top, bottom
+        Pixels that are added.
+    border
+        OpenCV's number of how they are filled.
+    value
+        What a constant border is filled with.
+    """
+
+    width: int
+    height: int
+    resized: tuple[int, int]
+    left: int = 0
+    right: int = 0
+    top: int = 0
+    bottom: int = 0
+    border: int = 0
+    value: Any = None
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Width and height of what the network takes, in pixels."""
+        return self.resized[0] + self.left + self.right, self.resized[1] + self.top + self.bottom
+
+    @property
+    def is_identity(self) -> bool:
+        """True when the network takes the picture as it is."""
+        return self.input_size == (self.width, self.height) == self.resized
+
+    def fit(self, picture: np.ndarray) -> np.ndarray:
+        """What the network takes of a uint8 picture of shape (height, width, 3)."""
+        import cv2
+
+        if self.resized != (self.width, self.height):
+            picture = cv2.resize(np.ascontiguousarray(picture), self.resized, interpolation=cv2.INTER_LINEAR)
+        if self.input_size != self.resized:
+            picture = cv2.copyMakeBorder(
+                picture, self.top, self.bottom, self.left, self.right, self.border, value=self.value or (0, 0, 0)
+            )
+        return picture
+
+    def back(self, poses: np.ndarray) -> None:
+        """Bring x and y of float32 poses, shape (..., 3), from the network's pixels to the picture's, in place."""
+        if self.is_identity:
+            return
+        scale = np.array([self.width / self.resized[0], self.height / self.resized[1]])
+        poses[..., :2] = (poses[..., :2] - (self.left, self.top)) * scale
+
+
+def geometry(inference: Mapping[str, Any], width: int, height: int) -> Geometry:
+    """How pictures of a size are fitted to a network whose configuration holds `inference` as ``data.inference``.
+
+    Notes
+    -----
+    DeepLabCut pads to a multiple of 32 (which HRNets need) at a side that it draws anew for each frame, unless the
+    configuration says where. Here the picture is then put in the middle, so that the same frame has the same pose.
+    """
+    import cv2
+
+    resized = (width, height)
+    padding = (0, 0, 0, 0)
+    border, value = cv2.BORDER_CONSTANT, None
+    if resize := inference.get("resize"):
+        target = (resize["width"], resize["height"])
+        if resize.get("keep_ratio", True):
+            scale = min(target[1] / height, target[0] / width)
+            resized = (int(width * scale), int(height * scale))
+            padding = (0, max(0, target[0] - resized[0]), 0, max(0, target[1] - resized[1]))
+        else:
+            resized = target
+    elif longest := inference.get("longest_max_size"):
+        scale = longest / max(width, height)
+        resized = (round(width * scale), round(height * scale))
+    elif auto := inference.get("auto_padding"):
+        border = {"constant": cv2.BORDER_CONSTANT, "reflect_101": cv2.BORDER_REFLECT_101}[
+            auto.get("border_mode") or "reflect_101"
+        ]
+        value = auto.get("border_value")
+        position = auto.get("position") or "random"
+        padding = (
+            *_sides(width, auto.get("min_width"), auto.get("pad_width_divisor", 1), "left" in position, position),
+            *_sides(height, auto.get("min_height"), auto.get("pad_height_divisor", 1), "top" in position, position),
+        )
+    return Geometry(width, height, resized, *padding, border=border, value=value)
+
+
+def reproduces(inference: Mapping[str, Any]) -> bool:
+    """True when a model's ``data.inference`` holds at most one change of size and one of the pixels' values."""
+    used = {key for key, value in inference.items() if value not in (None, False)}
+    return (
+        used <= {*_SIZES, *_VALUES}
+        and len(used & _SIZES) <= 1
+        and len(used & _VALUES) <= 1
+        and isinstance(inference.get("longest_max_size") or 0, int)
+    )
+
+
+def _sides(length: int, least: int | None, divisor: int | None, first: bool, position: str) -> tuple[int, int]:
+    """Pixels to add before and after; `first` says that the picture comes first."""
+    lacking = max(0, least - length) if least is not None else -length % (divisor or 1)
+    if position in ("center", "random"):
+        return lacking // 2, lacking - lacking // 2
+    return (0, lacking) if first else (lacking, 0)

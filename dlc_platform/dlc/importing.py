@@ -273,8 +273,8 @@ def _tracker(place: TrainFolder, config: PoseConfig) -> dict[str, Any]:
         key = wrong["loc"][0]
         where = f"`default_track_method` in {place.project}/{PROJECT_FILE}" if key == "method" else f"`{key}` in {file}"
         raise PlatformError(
-            f"{where} is {wrong['input']!r}, which DeepLabCut's tracker does not know: {wrong['msg']}",
-            "Track with ellipse, box or skeleton, and DeepLabCut's own inference_cfg.yaml",
+            f"{where} is {wrong['input']!r}, which DeepLabCut cannot track with: {wrong['msg']}",
+            "Track with ellipse or box, and with numbers such as DeepLabCut wrote there",
         ) from error
     return tracker.model_dump(exclude_defaults=True)
 

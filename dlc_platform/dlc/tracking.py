@@ -18,24 +18,23 @@ if TYPE_CHECKING:
 #: The individual that unique body parts belong to, as DeepLabCut calls it.
 UNIQUE = "single"
 
-_SUFFIXES = {"ellipse": "_el", "box": "_bx", "skeleton": "_sk"}
+_SUFFIXES = {"ellipse": "_el", "box": "_bx"}
 
 
 class Tracker(BaseModel):
     """How tracks are made: DeepLabCut's ``default_track_method`` and its ``inference_cfg.yaml``, with its defaults.
 
     `pcutoff` is the likelihood below which a keypoint is left out; `max_age` and `min_hits` are frames;
-    `boundingboxslack` is pixels.
+    `boundingboxslack` is pixels. DeepLabCut's third method, ``skeleton``, fails in its first frame.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    method: Literal["ellipse", "box", "skeleton"] = "ellipse"
+    method: Literal["ellipse", "box"] = "ellipse"
     pcutoff: float = 0.1
     max_age: int = 1
     min_hits: int = 1
     iou_threshold: float = 0.6
-    oks_threshold: float = 0.5
     boundingboxslack: float = 0
 
 
@@ -49,7 +48,7 @@ class Tracks:
         float32, shape (frames, individuals, bodyparts, 3): x, y and likelihood. NaN where an individual was not seen,
         or has no such body part; x and y alone are NaN where a keypoint is not likely enough to be tracked.
     suffix
-        What DeepLabCut appends to the name of a file of such tracks: ``_el``, ``_bx`` or ``_sk``.
+        What DeepLabCut appends to the name of a file of such tracks: ``_el`` or ``_bx``.
     note
         Which tracks could not be made, and why; empty where all were.
     """

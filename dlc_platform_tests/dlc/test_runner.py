@@ -17,15 +17,15 @@ from dlc_platform.dlc.runner import DeepLabCutRunner
 from dlc_platform.dlc.training import CONFIG_FILE
 from dlc_platform.store import Store
 
-FRAMES = 40
+FRAMES = 60
 SEVERAL = {
     "multianimalproject": True,
     "bodyparts": "MULTI!",
     "individuals": ["a", "b"],
-    "multianimalbodyparts": ["nose", "middle", "tail"],
+    "multianimalbodyparts": ["nose", "ear", "back", "tail"],
     "uniquebodyparts": [],
     "identity": False,
-    "skeleton": [["nose", "middle"], ["middle", "tail"]],
+    "skeleton": [["nose", "ear"], ["ear", "back"], ["back", "tail"]],
 }
 ONE = {"multianimalproject": False, "bodyparts": ["nose", "tail"], "individuals": ["animal"], "skeleton": []}
 
@@ -42,7 +42,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two blobs that drift slowly over noise that stands still; the last frames are black."""
+    """Two blobs that take a step now and then, over noise that stands still; the last frames are black."""
     import cv2
 
     path = tmp_path_factory.mktemp("video") / "two.avi"
@@ -50,8 +50,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     floor = np.random.default_rng(4).integers(60, 160, (96, 96, 3), dtype=np.uint8)
     for number in range(FRAMES):
         frame = floor.copy()
-        cv2.circle(frame, (25 + number // 4, 30), 9, (250, 250, 250), -1)
-        cv2.circle(frame, (70, 70 - number // 4), 9, (10, 10, 230), -1)
+        cv2.circle(frame, (25 + number // 16 * 4, 30), 9, (250, 250, 250), -1)
+        cv2.circle(frame, (70, 70 - number // 16 * 4), 9, (10, 10, 230), -1)
         writer.write(frame if number < FRAMES - 5 else np.zeros_like(frame))
     writer.release()
     return path
@@ -69,7 +69,9 @@ def read(video: Path) -> np.ndarray:
         frames.append(frame)
 
 
-def set_up(folder: Path, video: Path, net_type: str, top_down: bool, seed: int, change: Any, **project: Any) -> Lab:
+def set_up(
+    folder: Path, video: Path, net_type: str, top_down: bool, change: dict[str, Any], tracking: Any, **project: Any
+) -> Lab:
     """Lay out a project with a network of random weights, analyse the video with it, and import the model."""
     import deeplabcut
     import torch
@@ -100,8 +102,15 @@ def set_up(folder: Path, video: Path, net_type: str, top_down: bool, seed: int, 
         pose.set_nested(key, value)
     pose.to_yaml(file, overwrite=True)
     TestConfig.build(pose, test_config_path=home / "test" / "pose_cfg.yaml", save=True)
-    torch.manual_seed(seed)
+    if tracking:
+        defaults = yaml.safe_load((Path(deeplabcut.__file__).parent / "inference_cfg.yaml").read_text())
+        several = {"minimalnumberofconnections": 2, "topktoretain": len(project["individuals"])}
+        (home / "test" / "inference_cfg.yaml").write_text(yaml.safe_dump(defaults | several | tracking))
+    torch.manual_seed(0)
     network = PoseModel.build(pose.model.to_dict(), pretrained_backbone=False)
+    for name, parameter in network.named_parameters():
+        if name.startswith("heads.") and "heatmap" in name:  # so that it is likely to see something somewhere
+            parameter.data.mul_(30) if parameter.ndim > 1 else parameter.data.fill_(0.5)
     torch.save({"model": network.state_dict()}, home / "train" / "snapshot-001.pt")
     if pose.detector is not None:
         detector = DETECTORS.build(pose.detector.to_dict()["model"], pretrained=False)

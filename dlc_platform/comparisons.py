@@ -12,8 +12,9 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.dlc.comparison import Comparison, comparable, compare
-from dlc_platform.dlc.evaluation import ALL, load_evaluation
+from dlc_platform.dlc.evaluation import ALL, load_evaluation, not_evaluable
 from dlc_platform.dlc.inference import POSE_TABLE
+from dlc_platform.dlc.runner import unusable
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.ingest import require_unchanged
@@ -153,8 +154,9 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
 def _why_not_evaluated(store: Store, model: str, project: str, dataset_id: str) -> str:
     if not store.has("models", model):
         return "its product is not in the store; bring it back"
-    if unusable := store.manifest("models", model).get("unusable"):
-        return unusable
+    path = store.path("models", model)
+    if reason := unusable(path) or not_evaluable(path):
+        return reason
     return (
         f"it is not evaluated on the newest dataset of {project} ({short(dataset_id)}); materialise model_comparison "
         "to evaluate it"

@@ -70,7 +70,7 @@ def register_model(
             weights_sha256=model.weights_sha256,
             detector_sha256=model.detector_sha256,
             scorer=model.scorer,
-            source=model.source | {"unusable": model.unusable},
+            source=model.source,
             manifest_sha256=store.claim("models", model.id),
         ),
         registry.BodyParts(model.bodyparts, model.skeleton),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dlc_platform.dlc.dataset import load_dataset
 from dlc_platform.dlc.environment import versions
-from dlc_platform.dlc.runner import load_runner
+from dlc_platform.dlc.runner import DeepLabCutRunner, has_several_animals
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import MANIFEST, Store
@@ -78,8 +78,13 @@ def evaluate_model(
     Raises
     ------
     PlatformError
-        When the model and the dataset have no body part in common.
+        When the model is of several animals, or it and the dataset have no body part in common.
     """
+    if reason := not_evaluable(model_path):
+        raise PlatformError(
+            f"the model {model_path.name} cannot be evaluated: {reason}",
+            "Evaluate it with DeepLabCut in its own project; the import keeps what DeepLabCut reported there",
+        )
     dataset = load_dataset(dataset_path)
     bodyparts = json.loads((model_path / MANIFEST).read_text())["bodyparts"]
     if not set(bodyparts) & set(dataset.bodyparts):
@@ -92,15 +97,17 @@ def evaluate_model(
     if store.has("evaluations", identity):
         return load_evaluation(store.path("evaluations", identity), cutoff)
 
+    import cv2
     import numpy as np
     import pandas as pd
 
     labels = dataset.labels()
     images = labels.drop_duplicates("image")
     paths = [str(dataset.image_path(i, f)) for i, f in zip(images["image"], images["file"], strict=True)]
-    runner, used_device = load_runner(model_path, batch_size, device)
+    runner = DeepLabCutRunner(model_path, batch_size, device)
     started = time.monotonic()
-    poses = np.stack([prediction["bodyparts"][0, :, :3] for prediction in runner.inference(paths)])
+    # One by one, because images of a dataset differ in size.
+    poses = np.stack([runner.predict(cv2.imread(path)[None])[0, 0] for path in paths])
     seconds = time.monotonic() - started
     index = pd.MultiIndex.from_product([images["image"], bodyparts], names=["image", "bodypart"])
     columns = pd.Index(["predicted_x", "predicted_y", "likelihood"])
@@ -114,13 +121,20 @@ def evaluate_model(
         "model": model_path.name,
         "dataset": dataset.id,
         "versions": versions(),
-        "device": used_device,
+        "device": runner.device,
         "seconds": seconds,
     }
     path = store.put(
         "evaluations", identity, manifest, lambda folder: table.to_parquet(folder / _PREDICTIONS, index=False)
     )
     return load_evaluation(path, cutoff)
+
+
+def not_evaluable(model_path: Path) -> str | None:
+    """Why a stored model cannot be compared with the labels of a dataset; None where it can."""
+    if has_several_animals(model_path):
+        return "it is a model of several animals, and the labels of datasets are those of one"
+    return None
 
 
 def load_evaluation(path: Path, cutoff: float = 0.6) -> Evaluation:

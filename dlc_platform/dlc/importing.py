@@ -19,6 +19,7 @@ import yaml
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.project import CONFIG_FILE as PROJECT_FILE
 from dlc_platform.dlc.project import read_config, read_skeleton
+from dlc_platform.dlc.runner import DETECTOR_FILE, unusable
 from dlc_platform.dlc.snapshots import (
     Snapshot,
     TrainFolder,
@@ -27,6 +28,7 @@ from dlc_platform.dlc.snapshots import (
     read_train_folder,
     reported_errors,
 )
+from dlc_platform.dlc.tracking import Tracker
 from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE, scorer_name
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
     from torch.nn import Module
 
-DETECTOR_FILE = "snapshot-detector.pt"
 _CONFIG_TENSORFLOW = "pose_cfg.yaml"
 
 
@@ -51,7 +52,7 @@ class ImportedModel:
     skeleton
         That of the project, where the train folder lies in one; else empty.
     unusable
-        Why it cannot estimate poses here, None where it can.
+        Why it cannot estimate poses here, None where it can; see `runner.unusable`.
     source
         Where it came from: path, model_prefix, iteration, shuffle, trainset (null outside a project), snapshot,
         detector_snapshot, and evaluation, which is what DeepLabCut itself reported of it (see `ReportedErrors`).
@@ -74,7 +75,8 @@ def import_model(
 ) -> ImportedModel:
     """Put one snapshot of a train folder into the store.
 
-    The identity is that of the weights, the detector's weights, and the configuration without paths and device.
+    The identity is that of the weights, the detector's weights, the configuration without paths and device, and, of a
+    model of several animals, how its project makes tracks, where that differs from DeepLabCut's defaults.
 
     Parameters
     ----------
@@ -108,7 +110,10 @@ def import_model(
     normalised = config.to_dict(normalize=True)
     detector_sha256 = hashes.get(DETECTOR_FILE)
     parts = {"weights": hashes[SNAPSHOT_FILE], "configuration": normalised}
-    identity = sha256_json(parts | ({"detector": detector_sha256} if detector else {}))
+    tracker = _tracker(place, config)
+    identity = sha256_json(
+        parts | ({"detector": detector_sha256} if detector else {}) | ({"tracker": tracker} if tracker else {})
+    )
     bodyparts = [*config.metadata.bodyparts, *config.metadata.unique_bodyparts]
     if "all" in bodyparts:
         raise PlatformError(
@@ -124,7 +129,7 @@ def import_model(
         "weights_sha256": hashes[SNAPSHOT_FILE],
         "detector_sha256": detector_sha256,
         "origin": "imported",
-        "unusable": _unusable(config),
+        "tracker": tracker,
         "source": _source(place, pose, detector),
         "versions": versions(),
     }
@@ -159,7 +164,7 @@ def load_imported_model(path: Path) -> ImportedModel:
         skeleton=tuple((first, second) for first, second in manifest["skeleton"]),
         weights_sha256=manifest["weights_sha256"],
         detector_sha256=manifest["detector_sha256"],
-        unusable=manifest["unusable"],
+        unusable=unusable(path),
         source=manifest["source"],
     )
 
@@ -249,12 +254,29 @@ def _check_weights(file: Path, network: Module) -> None:
         ) from error
 
 
-def _unusable(config: PoseConfig) -> str | None:
-    if config.method.lower() != "bu":
-        return "it is a top-down model, and those are not run here yet"
-    if len(config.metadata.individuals) > 1 or config.metadata.unique_bodyparts:
-        return "it is a model of several animals, and those are not run here yet"
-    return None
+def _tracker(place: TrainFolder, config: PoseConfig) -> dict[str, Any]:
+    """What the project of a model of several animals says of tracking, as far as it differs from DeepLabCut's defaults.
+
+    That is ``default_track_method`` of its config.yaml, and ``test/inference_cfg.yaml`` beside the train folder.
+    """
+    from pydantic import ValidationError
+
+    if len(config.metadata.individuals) == 1 and not config.metadata.unique_bodyparts:
+        return {}
+    file = place.path.parent / "test" / "inference_cfg.yaml"
+    said = read_config(file) if file.is_file() else {}
+    method = read_config(place.project / PROJECT_FILE).get("default_track_method") if place.project else None
+    try:
+        tracker = Tracker.model_validate(said | ({"method": method} if method else {}))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = wrong["loc"][0]
+        where = f"`default_track_method` in {place.project}/{PROJECT_FILE}" if key == "method" else f"`{key}` in {file}"
+        raise PlatformError(
+            f"{where} is {wrong['input']!r}, which DeepLabCut cannot track with: {wrong['msg']}",
+            "Track with ellipse or box, and with numbers such as DeepLabCut wrote there",
+        ) from error
+    return tracker.model_dump(exclude_defaults=True)
 
 
 def _skeleton(place: TrainFolder, bodyparts: list[str]) -> tuple[tuple[str, str], ...]:

@@ -1,35 +1,178 @@
-"""A stored model, loaded for inference by DeepLabCut's own pose runner."""
+"""A stored model run by DeepLabCut's own runners, for networks and options that the engine does not reproduce.
+
+Which models can be run at all is decided here too. How tracks are made of what a network finds in each frame is
+`tracking`.
+"""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from dlc_platform.dlc.tracking import UNIQUE, Tracker, Tracks, track
 from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.errors import PlatformError
+from dlc_platform.pose.table import SINGLE_ANIMAL
 from dlc_platform.store import MANIFEST
 
 if TYPE_CHECKING:
-    from deeplabcut.pose_estimation_pytorch.runners import PoseInferenceRunner
+    import numpy as np
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+    from deeplabcut.pose_estimation_pytorch.runners import InferenceRunner, PoseInferenceRunner
+
+DETECTOR_FILE = "snapshot-detector.pt"
+
+#: What DeepLabCut writes for x, y and likelihood of an animal that it did not find.
+_MISSING = -1
 
 
-def load_runner(model_path: Path, batch_size: int, device: str | None) -> "tuple[PoseInferenceRunner, str]":
-    """The runner of a model, and the device it runs on (the GPU when there is one, by default).
+class DeepLabCutRunner:
+    """A model, loaded for frames that are looked at one by one: none depends on those before it.
+
+    Attributes
+    ----------
+    bodyparts
+        The unique body parts of a model of several animals come last.
+    individuals
+        `pose.table.SINGLE_ANIMAL` alone for a model of one animal. Unique body parts belong to the last individual,
+        `tracking.UNIQUE`.
+    tracks
+        True for a model of several animals: what `detect` finds in all frames goes through `track`.
+    device
+        Where it runs, as torch names it.
+    """
+
+    def __init__(self, model_path: Path, batch_size: int = 8, device: str | None = None):
+        from deeplabcut.pose_estimation_pytorch.apis.utils import get_detector_inference_runner
+
+        config = _read_config(model_path)
+        self._pose, self.device = _load(model_path, config, batch_size, device)
+        self._detector: InferenceRunner | None = None
+        if config.detector is not None:
+            self._detector = get_detector_inference_runner(
+                config, model_path / DETECTOR_FILE, batch_size=batch_size, device=self.device
+            )
+        metadata = config.metadata
+        self.tracks = bool(len(metadata.individuals) > 1 or metadata.unique_bodyparts)
+        self._unique = tuple(metadata.unique_bodyparts) if self.tracks else ()
+        self.bodyparts: tuple[str, ...] = (*metadata.bodyparts, *self._unique)
+        self.individuals: tuple[str, ...] = (SINGLE_ANIMAL,)
+        if self.tracks:
+            self.individuals = (*metadata.individuals, *([UNIQUE] if self._unique else []))
+        self.tracker = Tracker.model_validate(json.loads((model_path / MANIFEST).read_text()).get("tracker", {}))
+
+    def predict(self, frames: np.ndarray) -> np.ndarray:
+        """What the network sees in each frame, as `analyze_videos` has it before tracking.
+
+        Parameters
+        ----------
+        frames
+            uint8, shape (n, height, width, 3), BGR. The network is given RGB whatever colour mode its configuration
+            names, because `analyze_videos` does so.
+
+        Returns
+        -------
+        array
+            float32, shape (n, individuals, bodyparts, 3): x and y in pixels of the frame, and the likelihood. All three
+            are NaN where an animal or a body part was not found, or an individual has no such body part.
+        """
+        import numpy as np
+
+        found = self.detect(frames)[..., :3]
+        found[(found == _MISSING).all(axis=-1)] = np.nan
+        return found
+
+    def detect(self, frames: np.ndarray) -> np.ndarray:
+        """What `track` needs of each frame: as `predict`, with one number more, and nothing made of it yet.
+
+        The fourth number is the place of the individual that the keypoint looks like, to a network that tells animals
+        apart by their looks, and -1 to others. Animals that were not found are -1 throughout, as in DeepLabCut.
+        """
+        import numpy as np
+
+        pictures = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]
+        if self._detector is None:
+            predictions = self._pose.inference(pictures)
+        else:
+            boxes = self._detector.inference(pictures)
+            predictions = self._pose.inference(list(zip(pictures, boxes, strict=True)))
+        animals = len(self.individuals) - bool(self._unique)
+        multi = len(self.bodyparts) - len(self._unique)
+        found = np.full((len(frames), len(self.individuals), len(self.bodyparts), 4), np.nan, np.float32)
+        found[..., 3] = -1
+        for own, prediction in zip(found, predictions, strict=True):
+            own[:animals, :multi, :3] = prediction["bodyparts"][:animals, :, :3]
+            if "identity_scores" in prediction:
+                own[:animals, :multi, 3] = prediction["identity_scores"][:animals].argmax(axis=-1)
+            if self._unique:
+                own[-1, multi:, :3] = prediction["unique_bodyparts"][0, :, :3]
+        return found
+
+    def track(self, detections: np.ndarray) -> Tracks:
+        """The tracks of a video in which the network, of several animals, found this in all frames; see `tracking`."""
+        return track(detections, self.individuals, self.bodyparts, len(self._unique), self.tracker)
+
+
+def unusable(model_path: Path) -> str | None:
+    """Why a stored model cannot estimate poses here; None where it can.
+
+    Judged from its files, without importing deeplabcut.
+    """
+    match _configuration(model_path)["method"].lower():
+        case "ctd":
+            return (
+                "it is a conditional top-down model, which needs the poses that another model sees in the same frame, "
+                "and such pairs are not run here"
+            )
+        case "td" if not (model_path / DETECTOR_FILE).is_file():
+            return "it is a top-down model that was imported without the snapshot of its detector"
+    return None
+
+
+def has_several_animals(model_path: Path) -> bool:
+    """True for a stored model whose poses tell individuals apart; judged without importing deeplabcut."""
+    metadata = _configuration(model_path)["metadata"]
+    return len(metadata["individuals"]) > 1 or bool(metadata.get("unique_bodyparts"))
+
+
+def load_runner(model_path: Path, batch_size: int, device: str | None) -> tuple[PoseInferenceRunner, str]:
+    """DeepLabCut's runner of a model's pose network, and the device it runs on (the GPU if there is one, by default).
 
     Raises
     ------
     PlatformError
         When it is an imported model of a kind that is not run here.
     """
-    if reason := json.loads((model_path / MANIFEST).read_text()).get("unusable"):
-        raise PlatformError(
-            f"the model {model_path.name} cannot be used: {reason}", "Use a bottom-up model of a single animal"
-        )
+    return _load(model_path, _read_config(model_path), batch_size, device)
+
+
+def _load(model_path: Path, config: PoseConfig, batch_size: int, device: str | None) -> tuple[PoseInferenceRunner, str]:
     from deeplabcut.pose_estimation_pytorch.apis.utils import get_pose_inference_runner
-    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
     from deeplabcut.pose_estimation_pytorch.utils import resolve_device
 
-    config = PoseConfig.from_yaml(model_path / CONFIG_FILE)
-    config.runner.load_weights_only = True  # whatever the file says: a snapshot must not run code
     device = device or resolve_device(config)
     runner = get_pose_inference_runner(config, model_path / SNAPSHOT_FILE, batch_size=batch_size, device=device)
     return runner, device
+
+
+def _read_config(model_path: Path) -> PoseConfig:
+    """A model's configuration, with what would make it lose frames or run code set right."""
+    if reason := unusable(model_path):
+        raise PlatformError(f"the model {model_path.name} cannot be used: {reason}", "Use another version")
+    from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+
+    config = PoseConfig.from_yaml(model_path / CONFIG_FILE)
+    # Whatever the file says: a snapshot must not run code.
+    config.runner.load_weights_only = True
+    if config.detector is not None and config.detector.runner is not None:
+        config.detector.runner.load_weights_only = True
+    # With its thread, DeepLabCut drops frames without an animal that follow the last one with an animal.
+    config.inference.multithreading.enabled = False
+    return config
+
+
+def _configuration(model_path: Path) -> dict[str, Any]:
+    return yaml.safe_load((model_path / CONFIG_FILE).read_text(encoding="utf-8"))

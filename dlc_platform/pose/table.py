@@ -232,11 +232,14 @@ def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretc
 
 
 def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, float, float]]:
-    """The keypoints of one frame of a single animal's table: body part to (x, y, likelihood)."""
+    """The keypoints of one frame: body part to (x, y, likelihood), or of several animals individual and body part."""
     rows = table[table["frame"] == frame]
+    names = rows["bodypart"].astype(str)
+    if rows["individual"].nunique() > 1:
+        names = rows["individual"].astype(str) + " " + names
     return {
-        str(bodypart): (float(x), float(y), float(likelihood))
-        for bodypart, x, y, likelihood in zip(rows["bodypart"], rows["x"], rows["y"], rows["likelihood"], strict=True)
+        name: (float(x), float(y), float(likelihood))
+        for name, x, y, likelihood in zip(names, rows["x"], rows["y"], rows["likelihood"], strict=True)
     }
 
 

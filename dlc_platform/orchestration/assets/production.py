@@ -38,6 +38,7 @@ def production_model(
     context: AssetExecutionContext, config: ProductionChoice, lab: LabResource
 ) -> dg.MaterializeResult:
     """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice."""
+    from dlc_platform.dlc.runner import unusable
     from dlc_platform.dlc.selection import choose_best
 
     chosen_by_person = registry.model_version(lab.engine, config.model) if config.model else None
@@ -50,11 +51,12 @@ def production_model(
             "a model was named without a reason, or without a name",
             "Say why in `reason` and who you are in `by`: the promotion keeps both",
         )
-    if chosen_by_person is not None and (unusable := (chosen_by_person.source or {}).get("unusable")):
-        raise PlatformError(
-            f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {unusable}",
-            "Promote another version",
-        )
+    if chosen_by_person is not None and lab.store.has("models", chosen_by_person.id):
+        if reason := unusable(lab.store.path("models", chosen_by_person.id)):
+            raise PlatformError(
+                f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {reason}",
+                "Promote another version",
+            )
     if chosen_by_person is not None and chosen_by_person.project not in lab.settings.projects:
         raise PlatformError(
             f"the model {chosen_by_person.id} is a version of the project {chosen_by_person.project}, which is not in "

@@ -82,8 +82,8 @@ def find_export(model_path: Path, store: Store, precision: Precision = "full") -
     return load_export(store.path("exports", identity)) if store.has("exports", identity) else None
 
 
-def make_export(model_path: Path, store: Store, pictures: Pictures, precision: Precision = "full") -> Export:
-    """Export a model for CPUs, or find its export.
+def make_export(model_path: Path, store: Store, pictures: Pictures, precision: Precision = "full") -> Export | None:
+    """Export a model for CPUs, or find its export; None where there is no picture to compare on.
 
     Parameters
     ----------
@@ -97,6 +97,8 @@ def make_export(model_path: Path, store: Store, pictures: Pictures, precision: P
         if found is not None:
             return found
         inputs = _fitted(model_path, own_pictures(model_path, store) or pictures())
+        if not inputs:
+            return None
         eager, eager_ms = _run(PyTorch(model_path, "cpu"), inputs)
         manifest = {
             "model": model_path.name,

@@ -1,140 +1,545 @@
 """Inference: the poses of a video under one model, as DeepLabCut's own file and as a Parquet table.
 
-A product of kind ``poses`` belongs to a video and a model. It says nothing of sessions and recordings: the same video
-in two sessions has the same poses, and whoever reads them adds the names.
+Decoding, fitting and the network work at the same time, with a bounded number of frames between them. What is found is
+kept in chunks on disk, from which work that was interrupted goes on, to the same bytes. The rows equal the frames: one
+that is in the file and cannot be decoded is a row without an estimate.
+
+A product of kind ``poses`` belongs to a video, a model and the parameters of the inference. It says nothing of sessions
+and recordings: the same video in two sessions has the same poses, and whoever reads them adds the names.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import Full, Queue
+from threading import Event, Thread, local
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from dlc_platform.dlc.engine import Engine, load_engine
 from dlc_platform.dlc.environment import versions
-from dlc_platform.dlc.runner import load_runner
-from dlc_platform.dlc.training import CONFIG_FILE
 from dlc_platform.errors import PlatformError
-from dlc_platform.identity import sha256_json
-from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_parquet
-from dlc_platform.store import MANIFEST, Store
+from dlc_platform.identity import sha256_file, sha256_json
+from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_dlc_table, write_parquet
+from dlc_platform.store import MANIFEST, Store, write_atomically
+from dlc_platform.video.account import FrameAccount, account_of
+from dlc_platform.video.decode import Decoder, Picture, times_s, to_bgr
 from dlc_platform.video.probe import probe
+from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
-    import numpy as np
+    import pandas as pd
+    from av import VideoFrame
 
-Progress = Callable[[int, int], None]
-_REENCODE = "Encode the video anew with `ffmpeg -i OLD -c:v libx264 -crf 17 NEW` and use that file instead"
+    from dlc_platform.dlc.backends import Precision
+    from dlc_platform.dlc.geometry import Geometry
+
+#: Rows to a chunk: what a crash costs at most, on top of what was in work.
+CHUNK_FRAMES = 256
+#: Batches that wait for the network.
+_QUEUED = 2
+_SETTINGS = "settings.json"
+_CHUNK = "chunk-{:09d}.npz"
+_SECONDS_TO_STOP = 0.1
+#: Frames that an imported model is compared on.
+_COMPARED = 16
+_FITTING_THREADS = max(1, min(4, (os.cpu_count() or 1) - 2))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the inference of a video is.
+
+    Attributes
+    ----------
+    done, frames
+        Rows that are finished, and how many there are as far as is known.
+    per_second
+        Frames in a second, in this process.
+    seconds_left
+        By that speed.
+    """
+
+    done: int
+    frames: int
+    per_second: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        left = f"{self.seconds_left / 60:.0f} min" if self.seconds_left > 90 else f"{self.seconds_left:.0f} s"
+        return f"frame {self.done:,} of {self.frames:,}, {self.per_second:.1f} frames/s, {left} left"
 
 
 @dataclass(frozen=True)
 class PoseEstimate:
-    """Poses of the store; `seconds` is the wall time of the inference, without the loading of the model."""
+    """Poses of the store.
+
+    Attributes
+    ----------
+    frames
+        Rows, with those that could not be decoded.
+    seconds
+        The wall time of the inference, without the loading of the model; of all processes that worked on it.
+    account
+        What became of the video's frames; None for poses of before that was written down.
+    note
+        What a person has to know of them, such as tracks that could not be made; else empty.
+    """
 
     id: str
     path: Path
     frames: int
     seconds: float
+    account: FrameAccount | None
+    note: str = ""
 
 
 class PoseEstimator:
-    """A model, loaded once for many videos.
+    """A model for many videos; it is loaded once, when the first video needs it.
 
     Parameters
     ----------
     batch_size
-        Frames to a batch: speed and memory only.
+        Frames to a batch: speed and memory only. None lets it be found.
     device
         ``cpu``, ``cuda``, ``cuda:0``...; the GPU when there is one, by default.
+    precision
+        See `backends.Precision`; it is a parameter of the inference.
     """
 
-    def __init__(self, model_path: Path, batch_size: int = 8, device: str | None = None):
+    def __init__(
+        self,
+        model_path: Path,
+        store: Store,
+        batch_size: int | None = None,
+        device: str | None = None,
+        precision: Precision = "full",
+    ):
         self.model_id = model_path.name
         self.scorer: str = json.loads((model_path / MANIFEST).read_text())["scorer"]
+        self.engine: Engine | None = None
         self._model_path = model_path
-        self._runner, self.device = load_runner(model_path, batch_size, device)
+        self._store = store
+        self._batch_size = batch_size
+        self._device = device
+        self._precision: Precision = precision
+
+    def parameters(self, region: Region | None) -> dict[str, Any]:
+        """The parameters of an inference that are part of its identity; those that are as usual are left out."""
+        return ({"region": region.as_dict()} if region else {}) | (
+            {"precision": self._precision} if self._precision != "full" else {}
+        )
+
+    def identity(self, video_id: str, region: Region | None = None) -> str:
+        """The identity of the poses of a video under this model."""
+        return pose_identity(video_id, self.model_id, self.parameters(region))
 
     def estimate(
-        self, video_path: Path, video_id: str, store: Store, on_progress: Progress = lambda done, frames: None
+        self,
+        video_path: Path,
+        video_id: str,
+        region: Region | None = None,
+        whole: bool | None = None,
+        frames: int | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> PoseEstimate:
         """Estimate the poses of a video, or find them in the store.
+
+        Of two processes that want the same poses, the second one waits and then finds them.
 
         Parameters
         ----------
         video_id
             SHA-256 of the video's bytes.
-        on_progress
-            Called, from a thread of DeepLabCut, with the number of frames read and the number there are.
+        region
+            The network sees this part of each frame; the poses are in pixels of the full frame all the same.
+        whole, frames
+            What `probe` found: that the video is whole, and its number of rows. None: it is looked at once more.
 
         Raises
         ------
         PlatformError
-            When the video cannot be read, is another one, changes meanwhile, or DeepLabCut reads another number of
-            frames than it holds.
+            When the video cannot be read, is another one, changes meanwhile, or holds other frames than `probe` found.
         """
-        identity = pose_identity(video_id, self.model_id)
-        if store.has("poses", identity):
-            return load_poses(store.path("poses", identity))
+        identity = self.identity(video_id, region)
+        if self._store.has("poses", identity):
+            return load_poses(self._store.path("poses", identity))
+        with self._store.workspace("poses", identity) as workspace:
+            if self._store.has("poses", identity):
+                return load_poses(self._store.path("poses", identity))
+            before = _state(video_path)
+            if before is None or sha256_file(video_path) != video_id:
+                raise PlatformError(
+                    f"{video_path} is not the video that was registered: its content has changed",
+                    "Register its session again, then estimate its poses",
+                )
+            if whole is None or frames is None:
+                video = probe(video_path)
+                whole, frames = video.account.whole, video.frames
+            with Decoder(video_path, whole) as decoder:
+                work = _Work(self._load(video_path, region), decoder, region, video_path, workspace)
+                work.run(frames, on_progress)
+                if _state(video_path) != before:
+                    shutil.rmtree(workspace, ignore_errors=True)
+                    raise PlatformError(
+                        f"{video_path} changed while it was tracked",
+                        "Register its session again when it is written completely, then estimate its poses",
+                    )
+                return self._store_poses(work, identity, video_id, region, whole, frames)
 
-        from deeplabcut.pose_estimation_pytorch.apis.videos import create_df_from_prediction
-        from deeplabcut.pose_estimation_pytorch.config import PoseConfig
+    def _load(self, video_path: Path, region: Region | None) -> Engine:
+        if self.engine is None:
+            self.engine = load_engine(
+                self._model_path,
+                self._store,
+                lambda: _first_pictures(video_path, region),
+                self._device,
+                self._precision,
+                self._batch_size,
+            )
+        return self.engine
 
-        before = _state(video_path)
-        video = probe(video_path)
-        if video.sha256 != video_id:
+    def _store_poses(
+        self, work: _Work, identity: str, video_id: str, region: Region | None, whole: bool, frames: int
+    ) -> PoseEstimate:
+        engine = work.engine
+        found, seconds = work.read()
+        account = found.account(work.decoder)
+        if len(found.pts) != frames or account.whole != whole:
+            shutil.rmtree(work.workspace, ignore_errors=True)
             raise PlatformError(
-                f"{video_path} is not the video that was registered: its content has changed",
-                "Register its session again, then estimate its poses",
+                f"{work.video_path} gave {account.decoded} of {len(found.pts)} frames when it was tracked, and "
+                f"{'was whole with' if whole else 'damaged, with'} {frames} when it was registered",
+                "Check the disk that it lies on, and materialise session_videos for its session again",
             )
-        started = time.monotonic()
-        predictions = self._runner.inference(_frames(video_path, video.frames, on_progress))
-        seconds = time.monotonic() - started
-        if _state(video_path) != before:
-            raise PlatformError(
-                f"{video_path} changed while it was tracked",
-                "Register its session again when it is written completely, then estimate its poses",
-            )
-        if len(predictions) != video.frames:
-            raise PlatformError(
-                f"DeepLabCut (OpenCV) read {len(predictions)} frames of {video_path}, which holds {video.frames}",
-                _REENCODE,
-            )
+        poses, suffix, note = found.poses, "", ""
+        if engine.tracks:
+            tracks = engine.track(found.poses)
+            poses, suffix, note = tracks.poses, tracks.suffix, tracks.note
+        if region:
+            poses[..., :2] += (region.x, region.y)
         manifest = {
             "video": video_id,
             "model": self.model_id,
+            "parameters": self.parameters(region),
             "scorer": self.scorer,
-            "frames": video.frames,
+            "frames": len(poses),
+            "account": asdict(account),
+            "lost_frames": _ranges(found.lost),
+            "damaged_frames": _ranges(found.damaged),
+            "note": note,
             "seconds": seconds,
-            "device": self.device,
+            "backend": engine.backend,
+            "export": engine.export.id if engine.export else None,
+            "device": engine.device,
             "versions": versions(),
         }
-        config = PoseConfig.from_yaml(self._model_path / CONFIG_FILE)
 
         def write(folder: Path) -> None:
-            poses = create_df_from_prediction(
-                predictions,
-                self.scorer,
-                multi_animal=False,
-                model_cfg=config,  # pyright: ignore[reportArgumentType] (a PoseConfig reads like a dictionary)
-                output_path=folder,
-                output_prefix=video_path.stem + self.scorer,
-            )
-            write_parquet(tidy_from_dlc(poses, video.times_s), folder / POSE_TABLE)
+            wide = _dlc_table(poses, engine)
+            write_dlc_table(wide, folder / f"{work.video_path.stem}{self.scorer}{suffix}.h5", tracks=engine.tracks)
+            write_parquet(tidy_from_dlc(wide, found.times_s(work.decoder)), folder / POSE_TABLE)
 
-        return load_poses(store.put("poses", identity, manifest, write))
+        return load_poses(self._store.put("poses", identity, manifest, write))
 
 
-def pose_identity(video_id: str, model_id: str) -> str:
-    """The identity of the poses of a video under a model: neither device nor batch size enter it."""
-    return sha256_json({"video": video_id, "model": model_id})
+def pose_identity(video_id: str, model_id: str, parameters: dict[str, Any] | None = None) -> str:
+    """The identity of the poses of a video under a model: neither device, backend nor batch size enter it."""
+    return sha256_json({"video": video_id, "model": model_id} | ({"parameters": parameters} if parameters else {}))
 
 
 def load_poses(path: Path) -> PoseEstimate:
     """The poses whose product directory is `path`."""
     manifest = json.loads((path / MANIFEST).read_text())
-    return PoseEstimate(path.name, path, manifest["frames"], manifest["seconds"])
+    account = manifest.get("account")
+    return PoseEstimate(
+        path.name,
+        path,
+        manifest["frames"],
+        manifest["seconds"],
+        FrameAccount(**account) if account else None,
+        manifest.get("note", ""),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Consecutive rows of a video: what the network found in them, shape (rows, ...), and what decoding said."""
+
+    poses: np.ndarray
+    pts: np.ndarray
+    timed: np.ndarray
+    lost: np.ndarray
+    damaged: np.ndarray
+
+    def account(self, decoder: Decoder) -> FrameAccount:
+        return account_of(
+            self.pts,
+            bool(self.timed.all()),
+            self.lost,
+            self.damaged,
+            declared=decoder.frames_declared,
+            indexed=decoder.indexed,
+            truncated=decoder.truncated,
+            decoder=decoder.decoder,
+        )
+
+    def times_s(self, decoder: Decoder) -> np.ndarray:
+        return times_s(self.pts, bool(self.timed.all()), decoder.time_base, decoder.frame_rate)
+
+
+class _Reader:
+    """Reads a video in a thread of its own, and fits its frames to the network in others; a few batches ahead.
+
+    Parameters
+    ----------
+    batch_size
+        None asks the engine, when the size of the frames is known.
+    """
+
+    def __init__(self, decoder: Decoder, engine: Engine, region: Region | None, path: Path, batch_size: int | None):
+        self.batch_size = batch_size
+        self._decoder = decoder
+        self._engine = engine
+        self._region = region
+        self._path = path
+        self._fitting: Geometry | None = None
+        self._batches: Queue[_Batch | BaseException | None] = Queue(_QUEUED)
+        self._stopped = Event()
+        self._reformatters = local()
+
+    def read(self, start: int) -> Iterator[_Batch]:
+        """The batches from row `start` on; none reaches over the end of a chunk."""
+        thread = Thread(target=self._fill, args=(start,), name="reader", daemon=True)
+        thread.start()
+        try:
+            while (batch := self._batches.get()) is not None:
+                if isinstance(batch, BaseException):
+                    raise batch
+                yield batch
+        finally:
+            self._stopped.set()
+            thread.join()
+
+    def _fill(self, start: int) -> None:
+        try:
+            with ThreadPoolExecutor(_FITTING_THREADS, "fitting") as pool:
+                number = start
+                batch = _Batch()
+                for picture in self._decoder.pictures(start):
+                    self._add(batch, picture, pool)
+                    number += 1
+                    if len(batch.pts) == self.batch_size or number % CHUNK_FRAMES == 0:
+                        self._put(batch)
+                        batch = _Batch()
+                    if self._stopped.is_set():
+                        return
+                if batch.pts:
+                    self._put(batch)
+            self._put(None)
+        except BaseException as error:  # for the thread that waits for batches
+            self._put(error)
+
+    def _add(self, batch: _Batch, picture: Picture, pool: ThreadPoolExecutor) -> None:
+        batch.pts.append(picture.pts)
+        batch.lost.append(picture.frame is None)
+        batch.damaged.append(picture.damaged)
+        if picture.frame is not None:
+            batch.pictures.append(pool.submit(self._fit, picture.frame))
+            if self.batch_size is None:
+                batch.pictures[0].result()
+                assert self._fitting is not None
+                self.batch_size = min(CHUNK_FRAMES, self._engine.batch_size(*self._fitting.input_size))
+
+    def _fit(self, frame: VideoFrame) -> np.ndarray:
+        from av.video.reformatter import VideoReformatter
+
+        if not hasattr(self._reformatters, "own"):
+            self._reformatters.own = VideoReformatter()
+        picture = to_bgr(frame, self._reformatters.own)
+        if self._region is not None:
+            self._region.check(picture.shape[1], picture.shape[0], str(self._path))
+            picture = self._region.crop(picture)
+        if self._fitting is None:
+            self._fitting = self._engine.fitting(picture.shape[1], picture.shape[0])
+        return self._fitting.fit(picture)
+
+    def back(self, found: np.ndarray) -> None:
+        """Bring keypoints to pixels of the region, or of the frame where there is none, in place."""
+        if self._fitting is not None:
+            self._fitting.back(found)
+
+    def _put(self, batch: _Batch | BaseException | None) -> None:
+        while not self._stopped.is_set():
+            try:
+                return self._batches.put(batch, timeout=_SECONDS_TO_STOP)
+            except Full:
+                continue
+        return None
+
+
+@dataclass
+class _Batch:
+    """Consecutive rows as they were decoded, and the fitted pictures of those that were not lost."""
+
+    pts: list[int | None] = field(default_factory=list)
+    lost: list[bool] = field(default_factory=list)
+    damaged: list[bool] = field(default_factory=list)
+    pictures: list[Future[np.ndarray]] = field(default_factory=list)
+
+
+class _Work:
+    """The inference of one video, in a workspace that may hold the chunks of an earlier, interrupted one."""
+
+    def __init__(self, engine: Engine, decoder: Decoder, region: Region | None, video_path: Path, workspace: Path):
+        self.engine = engine
+        self.decoder = decoder
+        self.video_path = video_path
+        self.workspace = workspace
+        self._region = region
+        self._conditions: dict[str, Any] = {
+            "backend": engine.backend,
+            "device": engine.device,
+            "chunk_frames": CHUNK_FRAMES,
+            "decoder": decoder.decoder,
+            # Where these are equal, the same computation gives the same digits.
+            "versions": {name: text for name, text in versions().items() if name not in ("host", "platform")},
+        }
+
+    def run(self, frames: int, on_progress: Callable[[Progress], None]) -> None:
+        """Work on the chunks that are not there yet; `frames` is how many rows are expected."""
+        begun, batch_size = self._continue()
+        reader = _Reader(self.decoder, self.engine, self._region, self.video_path, batch_size)
+        started = kept = time.monotonic()
+        done = begun
+        rows: list[_Rows] = []
+        with closing(reader.read(begun)) as batches:
+            for batch in batches:
+                rows.append(self._look(batch, reader))
+                done += len(batch.pts)
+                now = time.monotonic()
+                if done % CHUNK_FRAMES == 0:
+                    self._keep(rows, done, now - kept, reader.batch_size)
+                    rows, kept = [], now
+                speed = (done - begun) / (now - started)
+                on_progress(Progress(done, frames, speed, max(0, frames - done) / speed))
+        if rows:
+            self._keep(rows, done, time.monotonic() - kept, reader.batch_size)
+
+    def read(self) -> tuple[_Rows, float]:
+        """What all chunks hold, and the seconds that they took."""
+        parts: dict[str, list[np.ndarray]] = {}
+        for chunk in sorted(self.workspace.glob("chunk-*.npz")):
+            with np.load(chunk) as arrays:
+                for name in arrays.files:
+                    parts.setdefault(name, []).append(arrays[name])
+        if not parts:
+            raise PlatformError(f"{self.video_path} holds no frames", "Look at it, and register its session again")
+        seconds = float(sum(parts.pop("seconds")))
+        return _Rows(**{name: np.concatenate(arrays) for name, arrays in parts.items()}), seconds
+
+    def _continue(self) -> tuple[int, int | None]:
+        """How many rows are there already, and the batch size of that work; work under other conditions is undone."""
+        file = self.workspace / _SETTINGS
+        settings = json.loads(file.read_text()) if file.is_file() else {}
+        batch_size = settings.pop("batch_size", None)
+        chunks = 0
+        if settings == self._conditions:
+            while self._is_full(chunks * CHUNK_FRAMES):
+                chunks += 1
+        for chunk in self.workspace.glob("chunk-*.npz"):
+            if chunk.name >= _CHUNK.format(chunks * CHUNK_FRAMES):
+                chunk.unlink()
+        if not chunks:
+            file.unlink(missing_ok=True)
+        return chunks * CHUNK_FRAMES, batch_size if chunks else None
+
+    def _is_full(self, start: int) -> bool:
+        """True when a chunk is there and is not the short end of the video."""
+        file = self.workspace / _CHUNK.format(start)
+        if not file.is_file():
+            return False
+        with np.load(file) as arrays:
+            return len(arrays["pts"]) == CHUNK_FRAMES
+
+    def _keep(self, rows: list[_Rows], done: int, seconds: float, batch_size: int | None) -> None:
+        """Write a chunk of finished rows, which end before row `done`."""
+        if not (self.workspace / _SETTINGS).is_file():
+            text = json.dumps(self._conditions | {"batch_size": batch_size})
+            write_atomically(self.workspace / _SETTINGS, lambda file: file.write(text.encode()))
+        chunk = {own.name: np.concatenate([getattr(part, own.name) for part in rows]) for own in fields(_Rows)}
+        write_atomically(
+            self.workspace / _CHUNK.format(done - len(chunk["pts"])),
+            lambda file: np.savez(file, seconds=seconds, **chunk),
+        )
+
+    def _look(self, batch: _Batch, reader: _Reader) -> _Rows:
+        """Run the network on a batch."""
+        engine = self.engine
+        lost = np.array(batch.lost)
+        # DeepLabCut's tracker takes -1 for an animal that was not found.
+        width, nothing = (4, -1) if engine.tracks else (3, np.nan)
+        poses = np.full((len(lost), len(engine.individuals), len(engine.bodyparts), width), nothing, np.float32)
+        if batch.pictures:
+            found = engine.detect(np.stack([picture.result() for picture in batch.pictures]))
+            reader.back(found)
+            poses[~lost] = found
+        return _Rows(
+            poses=poses,
+            pts=np.array([pts or 0 for pts in batch.pts], np.int64),
+            timed=np.array([pts is not None for pts in batch.pts]),
+            lost=lost,
+            damaged=np.array(batch.damaged),
+        )
+
+
+def _dlc_table(poses: np.ndarray, engine: Engine) -> pd.DataFrame:
+    """Poses of shape (frames, individuals, bodyparts, 3) as DeepLabCut's wide table."""
+    import pandas as pd
+
+    coordinates = ["x", "y", "likelihood"]
+    if not engine.tracks:
+        levels = [[engine.scorer], list(engine.bodyparts), coordinates]
+        columns = pd.MultiIndex.from_product(levels, names=["scorer", "bodyparts", "coords"])
+        return pd.DataFrame(poses.reshape(len(poses), -1), columns=columns)
+    places = engine.keypoints()
+    columns = pd.MultiIndex.from_tuples(
+        [
+            (engine.scorer, engine.individuals[individual], engine.bodyparts[bodypart], coordinate)
+            for individual, bodypart in places
+            for coordinate in coordinates
+        ],
+        names=["scorer", "individuals", "bodyparts", "coords"],
+    )
+    individuals, bodyparts = zip(*places, strict=True)
+    return pd.DataFrame(poses[:, individuals, bodyparts].reshape(len(poses), -1), columns=columns)
+
+
+def _first_pictures(video_path: Path, region: Region | None) -> list[np.ndarray]:
+    """Frames of a video to compare on, where a model has no test images of its own."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+    with Decoder(video_path, whole=False) as decoder:
+        rows = islice(decoder.pictures(), _COMPARED)
+        pictures = [to_bgr(row.frame, reformatter) for row in rows if row.frame is not None]
+    return [region.crop(picture) for picture in pictures] if region else pictures
+
+
+def _ranges(flags: np.ndarray) -> list[list[int]]:
+    """The rows that are flagged, as the first and last of each stretch."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
+    return [[int(first), int(end) - 1] for first, end in edges.reshape(-1, 2)]
 
 
 def _state(video_path: Path) -> tuple[int, int] | None:
@@ -144,21 +549,3 @@ def _state(video_path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _frames(video_path: Path, count: int, on_progress: Progress) -> Iterator[np.ndarray]:
-    """The frames as DeepLabCut decodes them, (height, width, 3), RGB."""
-    from deeplabcut.utils.auxfun_videos import VideoReader
-
-    try:
-        reader = VideoReader(video_path)
-    except OSError as error:
-        raise PlatformError(f"DeepLabCut (OpenCV) cannot open {video_path}: {error}", _REENCODE) from error
-    try:
-        done = 0
-        while (frame := reader.read_frame()) is not None:
-            yield frame.copy()  # torch takes no negative strides
-            done += 1
-            on_progress(done, count)
-    finally:
-        reader.close()

@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from dlc_platform.dlc.network import read_configuration
 from dlc_platform.dlc.tracking import UNIQUE, Tracker, Tracks, track
 from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.errors import PlatformError
@@ -36,6 +35,8 @@ class DeepLabCutRunner:
     ----------
     bodyparts
         The unique body parts of a model of several animals come last.
+    unique
+        Those of the body parts that no individual has, but the picture.
     individuals
         `pose.table.SINGLE_ANIMAL` alone for a model of one animal. Unique body parts belong to the last individual,
         `tracking.UNIQUE`.
@@ -49,6 +50,7 @@ class DeepLabCutRunner:
         from deeplabcut.pose_estimation_pytorch.apis.utils import get_detector_inference_runner
 
         config = _read_config(model_path)
+        self.batch_size = batch_size
         self._pose, self.device = _load(model_path, config, batch_size, device)
         self._detector: InferenceRunner | None = None
         if config.detector is not None:
@@ -57,11 +59,11 @@ class DeepLabCutRunner:
             )
         metadata = config.metadata
         self.tracks = bool(len(metadata.individuals) > 1 or metadata.unique_bodyparts)
-        self._unique = tuple(metadata.unique_bodyparts) if self.tracks else ()
-        self.bodyparts: tuple[str, ...] = (*metadata.bodyparts, *self._unique)
+        self.unique = tuple(metadata.unique_bodyparts) if self.tracks else ()
+        self.bodyparts: tuple[str, ...] = (*metadata.bodyparts, *self.unique)
         self.individuals: tuple[str, ...] = (SINGLE_ANIMAL,)
         if self.tracks:
-            self.individuals = (*metadata.individuals, *([UNIQUE] if self._unique else []))
+            self.individuals = (*metadata.individuals, *([UNIQUE] if self.unique else []))
         self.tracker = Tracker.model_validate(json.loads((model_path / MANIFEST).read_text()).get("tracker", {}))
 
     def predict(self, frames: np.ndarray) -> np.ndarray:
@@ -99,21 +101,21 @@ class DeepLabCutRunner:
         else:
             boxes = self._detector.inference(pictures)
             predictions = self._pose.inference(list(zip(pictures, boxes, strict=True)))
-        animals = len(self.individuals) - bool(self._unique)
-        multi = len(self.bodyparts) - len(self._unique)
+        animals = len(self.individuals) - bool(self.unique)
+        multi = len(self.bodyparts) - len(self.unique)
         found = np.full((len(frames), len(self.individuals), len(self.bodyparts), 4), np.nan, np.float32)
         found[..., 3] = -1
         for own, prediction in zip(found, predictions, strict=True):
             own[:animals, :multi, :3] = prediction["bodyparts"][:animals, :, :3]
             if "identity_scores" in prediction:
                 own[:animals, :multi, 3] = prediction["identity_scores"][:animals].argmax(axis=-1)
-            if self._unique:
+            if self.unique:
                 own[-1, multi:, :3] = prediction["unique_bodyparts"][0, :, :3]
         return found
 
     def track(self, detections: np.ndarray) -> Tracks:
         """The tracks of a video in which the network, of several animals, found this in all frames; see `tracking`."""
-        return track(detections, self.individuals, self.bodyparts, len(self._unique), self.tracker)
+        return track(detections, self.individuals, self.bodyparts, len(self.unique), self.tracker)
 
 
 def unusable(model_path: Path) -> str | None:
@@ -121,7 +123,7 @@ def unusable(model_path: Path) -> str | None:
 
     Judged from its files, without importing deeplabcut.
     """
-    match _configuration(model_path)["method"].lower():
+    match read_configuration(model_path)["method"].lower():
         case "ctd":
             return (
                 "it is a conditional top-down model, which needs the poses that another model sees in the same frame, "
@@ -134,19 +136,8 @@ def unusable(model_path: Path) -> str | None:
 
 def has_several_animals(model_path: Path) -> bool:
     """True for a stored model whose poses tell individuals apart; judged without importing deeplabcut."""
-    metadata = _configuration(model_path)["metadata"]
+    metadata = read_configuration(model_path)["metadata"]
     return len(metadata["individuals"]) > 1 or bool(metadata.get("unique_bodyparts"))
-
-
-def load_runner(model_path: Path, batch_size: int, device: str | None) -> tuple[PoseInferenceRunner, str]:
-    """DeepLabCut's runner of a model's pose network, and the device it runs on (the GPU if there is one, by default).
-
-    Raises
-    ------
-    PlatformError
-        When it is an imported model of a kind that is not run here.
-    """
-    return _load(model_path, _read_config(model_path), batch_size, device)
 
 
 def _load(model_path: Path, config: PoseConfig, batch_size: int, device: str | None) -> tuple[PoseInferenceRunner, str]:
@@ -172,7 +163,3 @@ def _read_config(model_path: Path) -> PoseConfig:
     # With its thread, DeepLabCut drops frames without an animal that follow the last one with an animal.
     config.inference.multithreading.enabled = False
     return config
-
-
-def _configuration(model_path: Path) -> dict[str, Any]:
-    return yaml.safe_load((model_path / CONFIG_FILE).read_text(encoding="utf-8"))

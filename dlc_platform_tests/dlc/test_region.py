@@ -265,3 +265,41 @@ def test_datasets_of_before_there_were_regions_can_be_read(whole: Dataset, tmp_p
         "datasets", "old", manifest, lambda folder: labels.to_parquet(folder / "labels.parquet", index=False)
     )
     pd.testing.assert_frame_equal(load_dataset(path).labels(), whole.labels())
+
+
+def test_deeplabcut_truncates_the_edges_of_its_own_crop(tmp_path: Path):
+    """`analyze_videos(cropping=[x1, x2, y1, y2])` keeps fractions of the picture; a region keeps pixels."""
+    import av
+    from deeplabcut.utils.auxfun_videos import VideoReader
+
+    path = tmp_path / "video.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="bgr24")))
+        container.mux(stream.encode())
+
+    reader = VideoReader(str(path))
+    columns, rows = {}, {}
+    for edge in range(640):
+        reader.set_bbox(edge, 640, 0, 480)
+        columns[edge] = reader.get_bbox()[0]
+    for edge in range(480):
+        reader.set_bbox(0, 640, edge, 480)
+        rows[edge] = reader.get_bbox()[2]
+    assert {edge: got for edge, got in columns.items() if got != edge} == {}
+    assert {edge: got for edge, got in rows.items() if got != edge} == {123: 122, 245: 244, 246: 245, 247: 246}
+
+    whole = reader.read_frame()
+    for top in (122, 123):
+        again = VideoReader(str(path))
+        again.set_bbox(33, 433, top, top + 200)
+        theirs, ours = again.read_frame(crop=True), Region(33, top, 400, 200).crop(whole)
+        again.close()
+        assert ours.shape == (200, 400, 3)
+        if top == 122:
+            assert (theirs == ours).all()
+        else:  # a row more, and so every y a pixel off
+            assert theirs.shape == (201, 400, 3) and (theirs[1:] == ours).all()
+    reader.close()

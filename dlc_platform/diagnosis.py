@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.exc import ProgrammingError
+
+from dlc_platform.catalog.database import open_catalog
+from dlc_platform.catalog.registry import known_files
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
@@ -18,6 +22,7 @@ from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.postgres.connection import postgres_url
 from dlc_platform.sessions import scan
 from dlc_platform.settings import Lab, load_lab
+from dlc_platform.video.region import Region
 
 _LITTLE_SPACE_BYTES = 5 << 30
 
@@ -33,7 +38,7 @@ class Finding:
 
 
 def examine(home: Path) -> Iterator[Finding]:
-    """Look at a lab: settings, disks, Postgres, projects, recipes, sessions and devices, in this order."""
+    """Look at a lab: settings, disks, Postgres, projects, recipes, sessions, regions and devices, in this order."""
     try:
         lab = load_lab(home)
     except PlatformError as error:
@@ -46,6 +51,8 @@ def examine(home: Path) -> Iterator[Finding]:
         yield from _project(name, entry.path)
     yield from _recipes(lab)
     yield from _sessions(lab)
+    if lab.regions:
+        yield from _regions(home, lab)
     try:
         gpus = gpu_indices(lab.gpus)
         yield Finding("devices", f"GPU {', '.join(map(str, gpus))}" if gpus else "no GPU: everything runs on the CPU")
@@ -138,6 +145,46 @@ def _sessions(lab: Lab) -> Iterator[Finding]:
             reason, _, remedy = skipped.reason.partition("; ")
             lost = skipped.kind == "lost"
             yield Finding("sessions", f"{skipped.path} is left out: {reason}", _sentence(remedy), warning=not lost)
+
+
+def _regions(home: Path, lab: Lab) -> Iterator[Finding]:
+    """Whether each region lies in all videos of the cameras and sessions that it is for."""
+    try:
+        engine = open_catalog(postgres_url(home))
+    except PlatformError:  # as was said of Postgres
+        return
+    try:
+        files = known_files(engine)
+    except ProgrammingError:  # no tables yet
+        files = []
+    finally:
+        engine.dispose()
+    held = 0
+    used: set[Region] = set()
+    wrong: dict[tuple[Region, str], list[PlatformError]] = {}
+    for file in files:
+        region = lab.region_for(file.session, file.camera)
+        if region is None:
+            continue
+        used.add(region)
+        try:
+            region.check(file.width, file.height, f"{file.name} of {file.session}")
+            held += 1
+        except PlatformError as error:
+            wrong.setdefault((region, file.camera), []).append(error)
+    for (_, camera), errors in wrong.items():
+        more = f"; the same of {len(errors) - 1} more of its videos" if len(errors) > 1 else ""
+        yield Finding(f"region of {camera}", errors[0].problem + more, errors[0].remedy)
+    for rule in lab.regions:
+        region = Region(rule.x, rule.y, rule.width, rule.height)
+        if region not in used:
+            yield Finding(
+                "regions",
+                f"the region {region} (camera {rule.camera}, session {rule.session}) is that of no registered video",
+                "Correct its patterns in lab.yaml, if it should be",
+                warning=True,
+            )
+    yield Finding("regions", f"{held} registered videos hold theirs")
 
 
 def _sentence(text: str) -> str:

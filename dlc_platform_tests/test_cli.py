@@ -347,6 +347,34 @@ def test_backup_and_restore_say_where_the_store_is_expected(
     assert "is not empty" in str(command("restore", tmp_path / "file", tmp_path / "second")[0])
 
 
+def test_doctor_holds_regions_against_the_videos(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    size = {"width": 600, "height": 400}
+    inside, beyond, nowhere = ({"x": x, "y": 80, **size} for x in (40, 41, 0))
+    regions = [{"session": "sub-1_*", **beyond}, {"camera": "top", **inside}, {"camera": "Top", **nowhere}]
+    code, out = command("doctor", broken_lab(regions=regions))
+    assert code == 1
+    assert (
+        "WRONG   region of top: the region 600 x 400 at (41, 80) reaches over the picture of top of sub-1_ses-1, which "
+        "is 640 x 480. Correct it under `regions` in lab.yaml." in out
+    )
+    assert "warning regions: the region 600 x 400 at (0, 80) (camera Top, session *) is that of no registered" in out
+    assert "ok      regions: 1 registered videos hold theirs" in out
+
+
+def test_doctor_knows_no_videos_before_the_first_start(
+    empty_database: URL,
+    broken_lab: Callable[..., Path],
+    command: Callable[..., tuple[object, str]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    home = broken_lab(regions=[{"x": 0, "y": 0, "width": 32, "height": 32}])
+    monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", empty_database.render_as_string(hide_password=False))
+    code, out = command("doctor", home)
+    assert code == 0 and "is that of no registered video" in out
+
+
 def test_doctor_lets_pass_what_lies_in_every_lab(
     tmp_path: Path, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
 ):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dlc_platform.video.region import Region
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -30,7 +32,12 @@ Points = Mapping[str, tuple[float, float]]
 Skeleton = Iterable[tuple[str, str]]
 
 
-def labelled_frames(images: Sequence[tuple[np.ndarray, Points]], columns: int = 3, skeleton: Skeleton = ()) -> bytes:
+def labelled_frames(
+    images: Sequence[tuple[np.ndarray, Points]],
+    columns: int = 3,
+    skeleton: Skeleton = (),
+    region: Region | None = None,
+) -> bytes:
     """Frames with their labels.
 
     Parameters
@@ -40,12 +47,15 @@ def labelled_frames(images: Sequence[tuple[np.ndarray, Points]], columns: int = 
         body part is not visible.
     skeleton
         Pairs of body parts to join by a line.
+    region
+        The region of interest of all these frames, drawn as a rectangle.
     """
     return _mosaic(
         [(rgb, {name: (*point, 1.0) for name, point in points.items()}, "") for rgb, points in images],
         cutoff=0.0,
         columns=columns,
         skeleton=skeleton,
+        region=region,
     )
 
 
@@ -54,6 +64,7 @@ def frames_with_keypoints(
     cutoff: float,
     columns: int = 3,
     skeleton: Skeleton = (),
+    region: Region | None = None,
 ) -> bytes:
     """Frames with estimated keypoints; those below the cutoff are hollow.
 
@@ -62,8 +73,10 @@ def frames_with_keypoints(
     images
         For each frame its RGB picture, its keypoints (body part to (x, y, likelihood), see `table.keypoints_at`), and
         its title.
+    region
+        The region of interest of all these frames, drawn as a rectangle.
     """
-    return _mosaic(images, cutoff, columns, skeleton)
+    return _mosaic(images, cutoff, columns, skeleton, region)
 
 
 def worst_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int = 3) -> bytes:
@@ -275,7 +288,10 @@ def _mosaic(
     cutoff: float,
     columns: int,
     skeleton: Skeleton,
+    region: Region | None,
 ) -> bytes:
+    from matplotlib.patches import Rectangle
+
     skeleton = list(skeleton)
     bodyparts = list(dict.fromkeys(name for _, points, _ in images for name in points))
     colours = _colours(bodyparts)
@@ -284,6 +300,14 @@ def _mosaic(
     hollow = False
     for axes, (rgb, points, title) in zip(grid, images, strict=True):
         _show(axes, rgb, (0, 0, rgb.shape[1], rgb.shape[0]))
+        if region is not None:
+            corner = (region.x - 0.5, region.y - 0.5)
+            for colour, width, style in (("black", 3.0, "-"), ("white", 1.4, (0, (4, 3)))):
+                axes.add_patch(
+                    Rectangle(
+                        corner, region.width, region.height, fill=False, ec=colour, lw=width, ls=style, zorder=1.5
+                    )
+                )
         size = 6.5 if len(points) <= 12 else 4.5
         for one, other in skeleton:
             if one in points and other in points and min(points[one][2], points[other][2]) >= cutoff:

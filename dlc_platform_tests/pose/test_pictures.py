@@ -23,6 +23,7 @@ from dlc_platform.pose.pictures import (
     worst_frames,
 )
 from dlc_platform.pose.table import keypoints_at, tidy_from_dlc
+from dlc_platform.video.region import Region
 
 BODYPARTS = ("snout", "left ear", "_hidden", "$tail$")
 
@@ -71,6 +72,23 @@ def test_labels_are_drawn_where_they_are() -> None:
     x = round(left + (40.5 / 640) * (right - left))
     y = round(top + (20.5 / 480) * (bottom - top))
     assert np.abs(pixels[y, x] - BLUE).max() < 25
+
+
+def test_the_region_is_a_rectangle_around_its_pixels() -> None:
+    region = Region(160, 120, 320, 240)
+    for draw in (
+        lambda region: labelled_frames([(grey(), {})], region=region),
+        lambda region: frames_with_keypoints([(grey(), {}, "")], 0.6, region=region),
+    ):
+        without, with_ = (opened(draw(shown)).astype(int) for shown in (None, region))
+        rows, columns = np.nonzero(np.abs(with_ - without).max(axis=2) > 60)
+        frame_rows, frame_columns = np.nonzero(np.abs(without - 90).max(axis=2) < 10)
+        scale = np.ptp(frame_columns) / 640
+        # The line is a few pixels wide.
+        assert abs(columns.min() - frame_columns.min() - 160 * scale) < 4
+        assert abs(columns.max() - frame_columns.min() - 480 * scale) < 4
+        assert abs(rows.min() - frame_rows.min() - 120 * scale) < 4
+        assert abs(rows.max() - frame_rows.min() - 360 * scale) < 4
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])

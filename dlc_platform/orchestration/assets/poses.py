@@ -139,6 +139,7 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
     # One file's pictures tell the story; what the others need is in the store.
     file, estimate, _, _ = estimates[0]
     name = Path(file.path).stem
+    region = lab.settings.region_for(file.recording.session_key, file.recording.camera)
     poses = read_parquet(estimate.path / POSE_TABLE)
     shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
     images = [
@@ -146,7 +147,7 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
         for index, frame in zip(shown, read_frames(Path(file.path), shown), strict=True)
     ]
     return {
-        "picture_keypoints": picture(frames_with_keypoints(images, cutoff), f"Keypoints of {name}"),
+        "picture_keypoints": picture(frames_with_keypoints(images, cutoff, region=region), f"Keypoints of {name}"),
         "picture_trajectories": picture(trajectories(poses, cutoff), f"Trajectories of {name}"),
         "picture_likelihood": picture(likelihoods(poses, cutoff), f"Likelihood of {name}"),
         "quality": table(

@@ -59,8 +59,11 @@ def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
     recordings = queries.sessions(lab.engine, key)
     first = recordings.iloc[0]
     frame = read_frames(Path(first["path"]), [int(first["frames"]) // 2])[0]
+    region = lab.settings.region_for(key, str(first["camera"]))
     return {
-        "picture": picture(labelled_frames([(frame, {})]), f"{first['recording']}, the frame in the middle"),
+        "picture": picture(
+            labelled_frames([(frame, {})], region=region), f"{first['recording']}, the frame in the middle"
+        ),
         "recordings": table(
             recordings[["recording", "position", "camera", "width", "height", "frame_rate", "frames", "duration_s"]]
         ),

@@ -1,6 +1,5 @@
 """The rows that decoding gives: the same from every start, one for each frame, and in OpenCV's colours."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 

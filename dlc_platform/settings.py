@@ -191,6 +191,11 @@ class Lab(_Section):
     inference: tuple[InferenceRule, ...] = ()
     regions: tuple[RegionRule, ...] = ()
     promotion: PromotionRule = PromotionRule()
+    damaged_videos: Literal["stop", "track"] = Field(
+        default="stop",
+        description="What becomes of a recording whose video is truncated or damaged. `stop`: it is registered and not "
+        "tracked. `track`: what can be decoded of it is tracked. Checks in the UI show it either way.",
+    )
     store: Folder = Path("store")
     settle_seconds: float = Field(
         default=30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."

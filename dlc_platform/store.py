@@ -23,7 +23,7 @@ from uuid import uuid4
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 
-Kind = Literal["datasets", "models", "evaluations", "poses"]
+Kind = Literal["datasets", "models", "exports", "evaluations", "poses"]
 #: A product's kind and identity.
 Product = tuple[Kind, str]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -12,6 +12,7 @@ from dlc_platform.store import Kind, Store
 TABLES: dict[Kind, str] = {
     "datasets": "dataset",
     "models": "model_version",
+    "exports": "model_export",
     "evaluations": "evaluation",
     "poses": "pose_estimate",
 }

@@ -117,14 +117,14 @@ def test_a_lost_lab_comes_back(
     """From an external database into an embedded one, and from there into a folder where the store lies already."""
     before = tables(home)
     made = backup(home, tmp_path / "first")
-    assert (made.products, made.missing, made.size_bytes) == (7, [], (tmp_path / "first").stat().st_size)
+    assert (made.products, made.missing, made.size_bytes) == (8, [], (tmp_path / "first").stat().st_size)
     monkeypatch.delenv(POSTGRES_VARIABLE)
 
     second = reachable / "new" / "second"
     restored = restore(tmp_path / "first", second)
     assert (second / "lab.yaml").read_text() == LAB_YAML
     assert restored.unusable is None and restored.store == second / "store"
-    assert len(restored.missing) == 7 and all(path.is_relative_to(second / "store") for path in restored.missing)
+    assert len(restored.missing) == 8 and all(path.is_relative_to(second / "store") for path in restored.missing)
     for one, other in zip(before, tables(second), strict=True):
         pd.testing.assert_frame_equal(one, other)
     url = server.ensure_running(second / "postgres")
@@ -138,7 +138,7 @@ def test_a_lost_lab_comes_back(
     record_dataset(engine, "first", dataset_row("e"), [image("e", "3", None)])
     engine.dispose()
     made = backup(second, tmp_path / "second")
-    assert (made.products, [path.name[:1] for path in made.missing]) == (7, ["e"])
+    assert (made.products, [path.name[:1] for path in made.missing]) == (8, ["e"])
     server.discard(second / "postgres")
     shutil.copytree(second / "store", reachable / "third" / "store")
     (reachable / "third" / "store" / "poses" / ("0" * 64)).mkdir()
@@ -174,7 +174,7 @@ def test_what_is_in_the_file(file: Path, home: Path, outside: URL) -> None:
     assert list(members) == PARTS
     assert members["lab.yaml"].decode() == LAB_YAML
     manifest = json.loads(members["manifest.json"])
-    assert (manifest["format"], manifest["products"], manifest["store"]) == (1, 7, str(home / "store"))
+    assert (manifest["format"], manifest["products"], manifest["store"]) == (1, 8, str(home / "store"))
     store = Store(home / "store")
     for kind, identity, sha256 in json.loads(gzip.decompress(members["store.json.gz"])):
         assert store.claim(kind, identity) == sha256
@@ -442,7 +442,7 @@ def test_a_server_newer_than_the_program(
     assert "client programs of Postgres 18 or newer" in caught.value.remedy
     assert not (tmp_path / "file").exists()
     monkeypatch.setenv("PATH", f"{real}:{os.environ['PATH']}")
-    assert backup(home, tmp_path / "file").products == 7
+    assert backup(home, tmp_path / "file").products == 8
 
 
 def test_a_lab_yaml_that_is_not_valid_any_more_is_restored_as_it_was(

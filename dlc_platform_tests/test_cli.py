@@ -336,13 +336,13 @@ def test_backup_and_restore_say_where_the_store_is_expected(
     shutil.rmtree(home / "store" / "models" / identity("a"))
     code, out = command("backup", home, tmp_path / "file")
     assert code == 0 and (tmp_path / "file").is_file()
-    assert "6 products" in out and "the store lacks 1 products that the catalogue names" in out
+    assert "7 products" in out and "the store lacks 1 products that the catalogue names" in out
     assert "exists already" in str(command("backup", home, tmp_path / "file")[0])
     monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", empty_database.render_as_string(hide_password=False))
     code, out = command("restore", tmp_path / "file", tmp_path / "second")
     assert code == 0
     assert f"lab.yaml expects the store in {tmp_path}/second/store; it was in {home}/store" in out
-    assert "warning: 6 products are missing from the store" in out
+    assert "warning: 7 products are missing from the store" in out
     assert f"dlc-platform verify {tmp_path}/second" in out
     assert "is not empty" in str(command("restore", tmp_path / "file", tmp_path / "second")[0])
 

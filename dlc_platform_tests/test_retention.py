@@ -62,7 +62,7 @@ def put(store: Store, kind: Kind, letter: str) -> Path:
 def test_a_store_as_the_catalogue_knows_it(lab: Engine, store: Store) -> None:
     progress = []
     assert list(verify(lab, store, lambda done, products: progress.append((done, products)))) == []
-    assert progress == [(done, 7) for done in range(8)]
+    assert progress == [(done, 8) for done in range(9)]
     assert list(garbage(lab, store)) == []
 
 
@@ -202,7 +202,7 @@ def test_what_a_crash_left(lab: Engine, store: Store) -> None:
 def test_a_store_that_is_not_there_is_one_difference(lab: Engine, store: Store) -> None:
     shutil.rmtree(store.root)
     (difference,) = verify(lab, store)
-    assert difference.path == store.root and "names 7 products" in difference.problem
+    assert difference.path == store.root and "names 8 products" in difference.problem
     assert list(garbage(lab, store)) == []
 
 

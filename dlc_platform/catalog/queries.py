@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _SESSIONS = """
 select s.key as session, s.subject, r.name as recording, r.camera, f.position, f.path, v.width, v.height,
        round(v.frame_rate_numerator::numeric / v.frame_rate_denominator, 3)::float as frame_rate, v.frames,
-       v.duration_s, v.start_time, f.video_id as video, p.model_id as model, p.materialized_at as estimated_at,
-       f.problem
+       v.frames_lost, v.frames_damaged, v.duration_s, v.start_time, f.video_id as video, p.model_id as model,
+       p.materialized_at as estimated_at, v.damage, f.problem
 from dlc.session s
 left join (dlc.recording r join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null)
     on r.session_key = s.key
@@ -60,7 +60,7 @@ order by v.evaluated_at, v.id, x.side, x.bodypart = 'all', x.bodypart
 """
 
 _POSES = """
-select p.session, p.recording, p.camera, p.position, p.frames, p.model, p.origin, p.scorer, p.video,
+select p.session, p.recording, p.camera, p.position, p.frames, p.frames_lost, p.model, p.origin, p.scorer, p.video,
        p.pose_estimate, q.mean_likelihood, q.fraction_confident, p.seconds, p.run_id, p.materialized_at
 from dlc.poses_in_force p
 left join lateral (

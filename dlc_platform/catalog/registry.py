@@ -25,6 +25,7 @@ from dlc_platform.catalog.tables import (
     Evaluation,
     EvaluationError,
     EvaluationSessionError,
+    ModelExport,
     ModelVersion,
     ParameterSet,
     PoseEstimate,
@@ -50,6 +51,7 @@ Row = TypeVar("Row", bound=Base)
 _PRODUCTS: dict[Kind, Any] = {
     "datasets": Dataset,
     "models": ModelVersion,
+    "exports": ModelExport,
     "evaluations": Evaluation,
     "poses": PoseEstimate,
 }
@@ -244,6 +246,19 @@ def record_training(
         new = _insert_product(connection, model)
         connection.execute(insert(TrainingRun).values(**_values(run)))
     return new
+
+
+def record_export(engine: Engine, export: ModelExport, environment: Mapping[str, Any]) -> None:
+    """Write down an export of a model version and what it was measured to do (once).
+
+    Parameters
+    ----------
+    environment
+        What made and measured it.
+    """
+    with engine.begin() as connection:
+        export.environment_id = _environment(connection, environment)
+        _insert_product(connection, export)
 
 
 def record_evaluation(
@@ -498,6 +513,12 @@ def bodyparts_of(engine: Engine, model_id: str) -> list[str]:
         return list(connection.scalars(statement))
 
 
+def exports_of(engine: Engine, model_id: str) -> list[ModelExport]:
+    """The exports of a model version, accepted or not, oldest first."""
+    statement = select(ModelExport).where(ModelExport.model_id == model_id)
+    return _all(engine, statement.order_by(ModelExport.made_at, ModelExport.id))
+
+
 def models_beginning_with(engine: Engine, start: str) -> list[str]:
     """The identities of the model versions that begin so."""
     statement = select(ModelVersion.id).where(ModelVersion.id.startswith(start, autoescape=True))
@@ -665,7 +686,9 @@ def _values(row: Base) -> dict[str, Any]:
     return {column.key: row.__dict__[column.key] for column in row.__table__.columns if column.key in row.__dict__}
 
 
-def _insert_product(connection: Connection, row: Dataset | ModelVersion | Evaluation | PoseEstimate) -> bool:
+def _insert_product(
+    connection: Connection, row: Dataset | ModelVersion | ModelExport | Evaluation | PoseEstimate
+) -> bool:
     """Write a product's row, once; one that was lost from the store and made again has another manifest."""
     if _insert_new(connection, row):
         return True

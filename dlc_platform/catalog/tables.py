@@ -93,13 +93,22 @@ class Camera(Base):
 
 
 class Video(Base):
-    """The content of a video file; its identity is the SHA-256 of the file's bytes."""
+    """The content of a video file; its identity is the SHA-256 of the file's bytes.
+
+    `frames` counts its rows, those whose picture is lost among them; `damage` says in a sentence what is missing, and
+    is null for a whole video. `video.account.FrameAccount` says what the other figures are. What is null of them was
+    not looked at when the video was registered.
+    """
 
     __tablename__ = "video"
     __table_args__ = (
         CheckConstraint("frames > 0 and width > 0 and height > 0", name="has_frames"),
         CheckConstraint("frame_rate_numerator > 0 and frame_rate_denominator > 0 and duration_s > 0", name="has_time"),
         CheckConstraint("rotation in (0, 90, 180, 270)", name="rotation"),
+        CheckConstraint(
+            "frames_lost between 0 and frames and frames_damaged >= 0 and frames_missing_at_end >= 0",
+            name="account",
+        ),
     )
 
     id: Mapped[str] = mapped_column(_Identity, primary_key=True)
@@ -110,6 +119,14 @@ class Video(Base):
     frame_rate_denominator: Mapped[int] = mapped_column(BigInteger)
     frames: Mapped[int]
     frames_declared: Mapped[int | None]
+    frames_lost: Mapped[int] = mapped_column(server_default=text("0"))
+    frames_damaged: Mapped[int] = mapped_column(server_default=text("0"))
+    frames_missing_at_end: Mapped[int] = mapped_column(server_default=text("0"))
+    truncated: Mapped[bool] = mapped_column(server_default=text("false"))
+    duplicated_timestamps: Mapped[int | None]
+    variable_frame_rate: Mapped[bool | None]
+    damage: Mapped[str | None]
+    decoder: Mapped[str | None]
     duration_s: Mapped[float]
     codec: Mapped[str]
     pixel_format: Mapped[str]
@@ -332,6 +349,37 @@ class TrainingRun(Base):
     trained_at: Mapped[datetime] = _now()
 
 
+class ModelExport(Base):
+    """A model version written for a faster backend, compared with eager PyTorch; the network itself is in the store.
+
+    It is used only where it was accepted: where no keypoint moved further than the tolerance. Deviations are the
+    largest ones on the same images, in pixels and in likelihood; they and the time are null where the export could not
+    be run. `device` is ``cpu`` or the name of the GPU that it was made on, and for.
+    """
+
+    __tablename__ = "model_export"
+    __table_args__ = (
+        CheckConstraint("precision in ('full', 'half')", name="precision"),
+        CheckConstraint("images >= 0 and eager_ms_per_frame > 0", name="measured"),
+    )
+
+    id: Mapped[str] = mapped_column(_Identity, primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id), index=True)
+    backend: Mapped[str]
+    device: Mapped[str]
+    precision: Mapped[str]
+    accepted: Mapped[bool]
+    images: Mapped[int]
+    deviation_px: Mapped[float | None]
+    deviation_likelihood: Mapped[float | None]
+    eager_ms_per_frame: Mapped[float]
+    ms_per_frame: Mapped[float | None]
+    manifest_sha256: Mapped[str] = mapped_column(_Identity)
+    environment_id: Mapped[str] = mapped_column(ForeignKey(Environment.id))
+    run_id: Mapped[str | None]
+    made_at: Mapped[datetime] = _now()
+
+
 class Evaluation(Base):
     """A model version run on every image of a training dataset."""
 
@@ -458,12 +506,15 @@ class Promotion(Base):
 class PoseEstimate(Base):
     """The poses that a model version gives for a video; the arrays are in the store.
 
-    Of imported poses the model may be unknown; `source` says where they came from.
+    `parameters` are those of the inference that are part of the identity: the region and the precision, where they are
+    not the whole picture and full precision. `frames_lost` counts the rows without a picture, and so without poses. Of
+    imported poses the model may be unknown; `source` says where they came from.
     """
 
     __tablename__ = "pose_estimate"
     __table_args__ = (
         CheckConstraint("frames > 0", name="has_frames"),
+        CheckConstraint("frames_lost between 0 and frames", name="frames_lost"),
         CheckConstraint(
             "origin = 'imported' and source is not null or origin = 'computed' and model_id is not null and "
             "seconds is not null and run_id is not null",
@@ -477,6 +528,8 @@ class PoseEstimate(Base):
     origin: Mapped[str]
     scorer: Mapped[str]
     frames: Mapped[int]
+    frames_lost: Mapped[int] = mapped_column(server_default=text("0"))
+    parameters: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     seconds: Mapped[float | None]
     source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     environment_id: Mapped[str] = mapped_column(ForeignKey(Environment.id))

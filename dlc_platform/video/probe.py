@@ -1,39 +1,34 @@
 """What a video file holds, found by decoding all of it.
 
 Headers are not believed: an AVI may claim twice its frames, a raw stream claims nothing, and a file whose copy stopped
-half-way still promises all of them. Reading pictures out of a video is `frames.py`.
+half-way still promises all of them. What is missing from a video does not stop it from being read: `account.py` says
+what that is, and whoever goes on decides. Reading pictures out of a video is `frames.py`.
 """
 
 import os
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
-from dlc_platform.video.decode import COPY_AGAIN, open_video
+from dlc_platform.video.account import FrameAccount, account_of
+from dlc_platform.video.decode import COPY_AGAIN, Decoder, times_s
 
 if TYPE_CHECKING:
-    from av import VideoFrame, VideoStream
-    from av.container import InputContainer
-
-_REENCODE = "or keep what can be read of it with `ffmpeg -i OLD -c:v libx264 -crf 17 NEW` and use that file instead"
+    from av import VideoFrame
 
 _CLOCK_WAS_SET = datetime(1990, 1, 1, tzinfo=UTC)
-
-#: What a header says beyond that is a placeholder, and no integer column holds it.
-_MOST_FRAMES = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A whole, readable video.
+    """A video, of which at least one frame can be decoded; `account` says whether it is whole.
 
     Attributes
     ----------
@@ -44,9 +39,9 @@ class VideoInfo:
     frame_rate
         Average, in frames per second, as the container states it; `times_s` is what was measured.
     frames
-        Counted by decoding.
-    frames_declared
-        What the container's header says, None where it says nothing.
+        Rows: counted by decoding, those whose picture is lost among them.
+    account
+        What became of the frames.
     duration_s
         From the first frame to the end of the last one.
     rotation
@@ -54,7 +49,7 @@ class VideoInfo:
     start_time
         When the recording began, as the container's ``creation_time`` says; None where it says nothing that can be.
     times_s
-        Presentation time of each frame in seconds from the first, shape (frames,).
+        Presentation time of each row in seconds from the first, shape (frames,).
     """
 
     sha256: str
@@ -63,7 +58,7 @@ class VideoInfo:
     height: int
     frame_rate: Fraction
     frames: int
-    frames_declared: int | None
+    account: FrameAccount
     duration_s: float
     codec: str
     pixel_format: str
@@ -73,12 +68,13 @@ class VideoInfo:
 
 
 def probe(path: Path) -> VideoInfo:
-    """Decode a video once, from end to end, and say what it holds.
+    """Decode a video once, from end to end, and say what it holds and what of it is missing.
 
     Raises
     ------
     PlatformError
-        When the file is missing, unreadable, empty, not a video, truncated or damaged, or changed meanwhile.
+        When the file is missing, unreadable, empty, not a video, without a single frame that can be decoded, or changed
+        meanwhile.
     """
     before = _stat(path)
     if before.st_size == 0:
@@ -91,58 +87,41 @@ def probe(path: Path) -> VideoInfo:
             "Check its permissions and the disk",
         ) from error
 
-    with open_video(path) as (container, stream):
-        # One thread for the frames: others would still find errors in a frame that is handed out as a good one. On two
-        # cores this takes 0.9 to 1.2 times as long as with threads.
-        stream.thread_type = "NONE"
-        is_mp4 = "mp4" in container.format.name
-        promised = stream.frames if 0 < stream.frames <= _MOST_FRAMES else None
+    # As if it were damaged: threads would still find errors in a frame that is handed out as a good one. On two cores
+    # this takes 0.9 to 1.2 times as long as with them.
+    with Decoder(path, whole=False) as decoder:
         pts = array("q")
-        lacks_pts = False
-        failed = damaged = 0
+        known = True
+        lost, damaged = bytearray(), bytearray()
         last: VideoFrame | None = None
-        for frame in _decode(container, stream):
-            if frame is None:
-                failed += 1
-                continue
-            last = frame
-            damaged += frame.is_corrupt
-            lacks_pts |= frame.pts is None
-            pts.append(frame.pts or 0)
-        frames = len(pts)
-        frame_rate = stream.average_rate or stream.guessed_rate
-        time_base = stream.time_base
-        # Bytes promised beyond the end of the file prove a truncation; fewer frames alone do not (edit lists).
-        cut = _matroska_end(path) > before.st_size or (
-            is_mp4 and any(entry.pos + entry.size > before.st_size for entry in stream.index_entries)
+        for row in decoder.pictures():
+            last = row.frame or last
+            known &= row.pts is not None
+            pts.append(row.pts or 0)
+            lost.append(row.frame is None)
+            damaged.append(row.damaged)
+        stamps = np.frombuffer(pts, np.int64)
+        account = account_of(
+            stamps,
+            known,
+            np.frombuffer(lost, np.bool_),
+            np.frombuffer(damaged, np.bool_),
+            declared=decoder.frames_declared,
+            indexed=decoder.frames_indexed,
+            truncated=decoder.is_truncated,
+            decoder=decoder.decoder,
         )
-        expected = sum(not entry.is_discard for entry in stream.index_entries) if is_mp4 else 0
-        codec = stream.codec_context.name
-        start_time = _start_time(stream.metadata.get("creation_time") or container.metadata.get("creation_time"))
+        metadata = decoder.stream.metadata.get("creation_time") or decoder.container.metadata.get("creation_time")
 
-    of_promised = f"{frames} of {promised}" if promised else str(frames)
-    if cut:
-        raise PlatformError(
-            f"{path} is truncated: {of_promised} frames can be decoded, then the file ends",
-            f"{COPY_AGAIN}, {_REENCODE}",
-        )
-    if failed or damaged:
-        raise PlatformError(
-            f"{path} is damaged: {of_promised} frames can be decoded, {damaged} of them with errors, and {failed} "
-            "packets cannot",
-            f"{COPY_AGAIN}, {_REENCODE}",
-        )
     if last is None:
-        raise PlatformError(f"{path} holds no frames", f"{COPY_AGAIN}, or remove it")
-    if frames < expected:
         raise PlatformError(
-            f"{path} is damaged: its index promises {expected} frames, but {frames} can be decoded",
-            f"{COPY_AGAIN}, {_REENCODE}",
+            f"{path} holds no frames that can be decoded" + (f", of {len(pts)} that are in it" if pts else ""),
+            f"{COPY_AGAIN}, or remove it",
         )
-    if not (last.width and last.height and frame_rate):
+    if not (last.width and last.height):
         raise PlatformError(
-            f"{path} has {last.width} x {last.height} pixels at {frame_rate or 0} frames per second",
-            "Write it again with a size and a frame rate, for example `ffmpeg -r 30 -i OLD -c copy NEW`",
+            f"{path} has {last.width} x {last.height} pixels",
+            "Write it again with a size, for example `ffmpeg -i OLD NEW`",
         )
     after = _stat(path)
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
@@ -151,12 +130,9 @@ def probe(path: Path) -> VideoInfo:
             "Try again when it is written completely",
         )
 
-    if lacks_pts or time_base is None:
-        times_s = np.arange(frames) / float(frame_rate)
-        last_s = 1 / float(frame_rate)
-    else:
-        times_s = (np.frombuffer(pts, np.int64) - pts[0]) * float(time_base)
-        last_s = last.duration * float(time_base) if last.duration else 1 / float(frame_rate)
+    times = times_s(stamps, known, decoder.time_base, decoder.frame_rate)
+    is_timed = known and decoder.time_base is not None and last.duration
+    last_s = last.duration * float(decoder.time_base or 0) if is_timed else 1 / float(decoder.frame_rate)
     rotation = last.rotation % 360
     width, height = (last.height, last.width) if rotation in (90, 270) else (last.width, last.height)
     return VideoInfo(
@@ -164,37 +140,16 @@ def probe(path: Path) -> VideoInfo:
         size_bytes=before.st_size,
         width=width,
         height=height,
-        frame_rate=frame_rate,
-        frames=frames,
-        frames_declared=promised,
-        duration_s=float(times_s[-1] + last_s),
-        codec=codec,
+        frame_rate=decoder.frame_rate,
+        frames=len(times),
+        account=account,
+        duration_s=float(times.max() + last_s),
+        codec=decoder.codec,
         pixel_format=last.format.name,
         rotation=rotation,
-        start_time=start_time,
-        times_s=times_s,
+        start_time=_start_time(metadata),
+        times_s=times,
     )
-
-
-def _decode(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame | None"]:
-    """Each decoded frame in order of presentation; None for each packet that cannot be read or decoded."""
-    from av.error import FFmpegError
-
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except FFmpegError:
-            yield None
-            return
-        if packet.is_corrupt:
-            yield None
-        try:
-            yield from packet.decode()
-        except FFmpegError:
-            yield None
 
 
 def _start_time(text: str | None) -> datetime | None:
@@ -205,30 +160,6 @@ def _start_time(text: str | None) -> datetime | None:
         return None
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     return time if time > _CLOCK_WAS_SET else None
-
-
-def _matroska_end(path: Path) -> int:
-    """Where the segment of a Matroska or WebM file says it ends, in bytes; 0 for other files and for open ends.
-
-    The layout is that of RFC 8794: an element's ID, its size as a number whose leading zeros tell its length, its data.
-    """
-    with open(path, "rb") as file:
-        if file.read(4) != b"\x1a\x45\xdf\xa3":
-            return 0
-        header = _vint(file)
-        file.seek(header, os.SEEK_CUR)
-        if file.read(4) != b"\x18\x53\x80\x67":
-            return 0
-        segment = _vint(file)
-        return file.tell() + segment if segment else 0
-
-
-def _vint(file: BinaryIO) -> int:
-    """A number of variable length; 0 where all its bits are set, which means unknown."""
-    first = file.read(1)
-    length = 9 - first[0].bit_length() if first else 0
-    value = int.from_bytes(first + file.read(length - 1)) & ((1 << 7 * length) - 1) if length in range(1, 9) else 0
-    return 0 if value == (1 << 7 * length) - 1 else value
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -5,6 +5,7 @@ from dlc_platform.catalog import registry
 from dlc_platform_tests.catalog.small_lab import (
     dataset,
     evaluate,
+    export,
     identity,
     image,
     promotion,
@@ -36,6 +37,7 @@ def lab(engine: Engine) -> Engine:
     train(engine, "a", "d")
     evaluate(engine, "6", "a", "d", 4.0)
     registry.promote(engine, promotion("a", evaluation="6"), expected=None)
+    export(engine, "2", "a")
     _, top = registry.current_files(engine, one)
     track(engine, "8", top, "a")
     train(engine, "b", "d", recipe="second")

@@ -208,9 +208,18 @@ def test_what_the_first_catalogue_held_is_kept(empty_database: URL) -> None:
     assert (recipe["recipe"], recipe["version"], recipe["project"]) == ("r", 1, "maze")
     assert set(queries.models(engine)["net_type"]) == {"resnet_50"}
     assert registry.bodyparts_of(engine, "e" * 64) == ["nose", "tail"]
+    assert (row["inference_parameters"], row["frames_lost"], row["frames_damaged"], row["damage"]) == (None, 0, 0, None)
+    assert set(queries.sessions(engine)["frames_lost"].dropna()) == {0}
     # What is written next follows what was there.
     registry.register_session(engine, session("sub-2_ses-1"), [(recording("sub-2_ses-1", "a", "4"), video("4"))])
     (new,) = registry.current_files(engine, "sub-2_ses-1")
     assert new.id == 4
     assert registry.promote(engine, promotion("d"), expected="e" * 64)
     engine.dispose()
+
+
+def test_no_more_frames_are_lost_than_there_are(engine: Engine) -> None:
+    with pytest.raises(IntegrityError, match="ck_video_account"):
+        registry.register_session(
+            engine, session("sub-1_ses-1"), [(recording("sub-1_ses-1", "a", "1"), video("1", frames_lost=301))]
+        )

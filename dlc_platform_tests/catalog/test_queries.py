@@ -22,7 +22,8 @@ def test_sessions(lab: Engine) -> None:
     found = queries.sessions(lab)
     assert list(found) == [
         "session", "subject", "recording", "camera", "position", "path", "width", "height", "frame_rate", "frames",
-        "duration_s", "start_time", "video", "model", "estimated_at", "problem",
+        "frames_lost", "frames_damaged", "duration_s", "start_time", "video", "model", "estimated_at", "damage",
+        "problem",
     ]  # fmt: skip
     assert records(found, "session", "subject", "recording", "frame_rate", "frames", "video", "model", "problem") == [
         (ONE, "1", "side", None, None, None, None, "cut short"),
@@ -75,8 +76,8 @@ def test_evaluations(lab: Engine) -> None:
 def test_poses(lab: Engine) -> None:
     found = queries.poses(lab)
     assert list(found) == [
-        "session", "recording", "camera", "position", "frames", "model", "origin", "scorer", "video", "pose_estimate",
-        "mean_likelihood", "fraction_confident", "seconds", "run_id", "materialized_at",
+        "session", "recording", "camera", "position", "frames", "frames_lost", "model", "origin", "scorer", "video",
+        "pose_estimate", "mean_likelihood", "fraction_confident", "seconds", "run_id", "materialized_at",
     ]  # fmt: skip
     columns = ("session", "recording", "frames", "model", "video", "pose_estimate", "mean_likelihood", "run_id")
     assert records(found, *columns) == [
@@ -123,6 +124,10 @@ def test_lineage(lab: Engine) -> None:
         "train_images": 2,
         "test_images": 1,
         "labelled_sessions": [ONE, TWO],
+        "inference_parameters": None,
+        "frames_lost": 0,
+        "frames_damaged": 0,
+        "damage": None,
     }
     assert row["trained_at"] <= row["estimated_at"] <= row["materialized_at"]
     assert queries.lineage(lab, TWO).empty

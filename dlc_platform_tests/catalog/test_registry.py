@@ -7,12 +7,14 @@ from threading import Barrier
 
 import pytest
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import IntegrityError
 
 from dlc_platform.catalog import registry, tables
 from dlc_platform.catalog.database import open_catalog
 from dlc_platform_tests.catalog.small_lab import (
     dataset,
     evaluate,
+    export,
     identity,
     image,
     promotion,
@@ -339,6 +341,19 @@ def test_sessions_that_become_known_after_an_evaluation(lab: Engine) -> None:
     )
     registry.record_evaluation(lab, evaluation, [], {}, [error])
     assert count() == 1
+
+
+def test_an_export_is_recorded_once_and_belongs_to_its_model(lab: Engine) -> None:
+    export(lab, "3", "a", accepted=False)
+    export(lab, "3", "a", accepted=True)  # what was measured first stays
+    assert [(made.id, made.accepted) for made in registry.exports_of(lab, identity("a"))] == [
+        (identity("2"), True),
+        (identity("3"), False),
+    ]
+    assert registry.exports_of(lab, identity("b")) == []
+    assert registry.products(lab)["exports", identity("3")] == identity("0")
+    with pytest.raises(IntegrityError, match="fk_model_export_model_id"):
+        export(lab, "4", "c")
 
 
 def test_a_product_is_free_again_when_its_maker_fails(engine: Engine) -> None:

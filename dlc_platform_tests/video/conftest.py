@@ -29,6 +29,7 @@ def write_video(
     container_options: dict[str, str] | None = None,
     format: str | None = None,
     pix_fmt: str = "yuv420p",
+    color_range: int | None = None,
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=format, options=container_options or {}) as container:
@@ -36,6 +37,8 @@ def write_video(
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
+        if color_range is not None:
+            stream.codec_context.color_range = color_range
         if rotation:
             stream.set_display_rotation(rotation)
         if times_ms is not None:

@@ -1,6 +1,7 @@
 """Every way in which a video file can lie, on files that are written here and on real ones."""
 
 import os
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,7 @@ def test_says_what_a_video_holds(make_video: Make) -> None:
     assert info.size_bytes == path.stat().st_size
     assert (info.width, info.height, info.rotation) == (128, 96, 0)
     assert info.frame_rate == Fraction(30000, 1001)
-    assert info.frames == info.frames_declared == 61
+    assert info.frames == info.account.declared == info.account.decoded == 61
     assert (info.codec, info.pixel_format) == ("h264", "yuv420p")
     assert info.times_s.dtype == np.float64
     np.testing.assert_allclose(info.times_s, np.arange(61) * 1001 / 30000, atol=1e-4)
@@ -37,6 +38,7 @@ def test_keeps_the_times_of_a_variable_frame_rate(make_video: Make, name: str) -
     times_ms = np.cumsum([10 + (number % 7) * 9 for number in range(60)])
     info = probe(make_video(name, times_ms=times_ms.tolist()))
     np.testing.assert_allclose(info.times_s, (times_ms - times_ms[0]) / 1000, atol=1.1e-3)
+    assert info.account.variable_frame_rate and info.account.whole
 
 
 @pytest.mark.parametrize(("turn", "size"), [(90, (96, 128)), (180, (128, 96)), (270, (96, 128))])
@@ -47,7 +49,7 @@ def test_measures_a_turned_video_as_it_is_shown(make_video: Make, turn: int, siz
 
 def test_a_raw_stream_declares_no_frames(make_video: Make) -> None:
     info = probe(make_video("raw.h264", format="h264"))
-    assert (info.frames, info.frames_declared) == (60, None)
+    assert (info.frames, info.account.declared) == (60, None)
     np.testing.assert_allclose(info.times_s, np.arange(60) / float(info.frame_rate))
 
 
@@ -60,7 +62,7 @@ def test_an_avi_that_claims_twice_its_frames_is_whole(make_video: Make) -> None:
         content[at : at + 4] = (120).to_bytes(4, "little")
     path.write_bytes(content)
     info = probe(path)
-    assert (info.frames, info.frames_declared) == (60, 120)
+    assert (info.frames, info.account.declared) == (60, 120)
     assert info.duration_s == pytest.approx(2)
 
 
@@ -72,7 +74,7 @@ def test_a_placeholder_in_the_header_is_no_number_of_frames(make_video: Make) ->
         content[at : at + 4] = b"\xff" * 4
     path.write_bytes(content)
     info = probe(path)
-    assert (info.frames, info.frames_declared) == (60, None)
+    assert (info.frames, info.account.declared) == (60, None)
 
 
 @pytest.mark.parametrize(
@@ -83,16 +85,25 @@ def test_a_placeholder_in_the_header_is_no_number_of_frames(make_video: Make) ->
         ("a.mkv", {}),
     ],
 )
-def test_refuses_a_truncated_file(make_video: Make, name: str, options: dict[str, str]) -> None:
+def test_a_truncated_file_gives_what_it_holds_and_says_so(make_video: Make, name: str, options: dict[str, str]) -> None:
     path = make_video(name, container_options=options)
-    assert probe(path).frames == 60
-    with pytest.raises(PlatformError, match=rf"{name} is truncated: 3\d (of 60 )?frames can be decoded"):
-        probe(cut(path, 0.6))
+    whole = probe(path)
+    assert whole.frames == 60 and whole.account.whole and whole.account.problem(path) is None
+    info = probe(cut(path, 0.6))
+    assert info.account.truncated and not info.account.whole
+    assert 30 <= info.account.decoded <= info.frames < 40
+    np.testing.assert_array_equal(info.times_s, whole.times_s[: info.frames])
+    problem = info.account.problem(path)
+    assert problem and re.search(
+        rf"{name} is truncated: 3\d (of 60 )?frames can be decoded.*then the file ends", problem
+    )
 
 
-def test_refuses_a_truncated_avi(make_video: Make) -> None:
-    with pytest.raises(PlatformError, match=r"a\.avi is damaged: \d+ of 60 frames"):
-        probe(cut(make_video("a.avi", codec="mpeg4"), 0.6))
+def test_a_truncated_avi_is_damaged(make_video: Make) -> None:
+    path = cut(make_video("a.avi", codec="mpeg4"), 0.6)
+    account = probe(path).account
+    assert account.damaged + account.lost == 1
+    assert re.search(r"a\.avi is damaged: \d+ of 60 frames", account.problem(path) or "")
 
 
 def test_refuses_a_file_whose_index_was_never_written(make_video: Make) -> None:
@@ -101,24 +112,72 @@ def test_refuses_a_file_whose_index_was_never_written(make_video: Make) -> None:
 
 
 @pytest.mark.parametrize("count", [4, 400, 4000])
-def test_refuses_bit_rot_with_the_frame_counts(make_video: Make, count: int) -> None:
-    with pytest.raises(PlatformError, match=r"is damaged: \d\d of 60 frames can be decoded"):
-        probe(rot(make_video("a.mp4"), count))
+def test_bit_rot_leaves_a_row_for_each_frame(make_video: Make, count: int) -> None:
+    path = make_video("a.mp4")
+    times_s = probe(path).times_s
+    info = probe(rot(path, count))
+    assert info.frames == 60 and info.account.lost + info.account.damaged > 0
+    np.testing.assert_array_equal(info.times_s, times_s)
+    assert re.search(r"a\.mp4 is damaged: \d\d of 60 frames can be decoded", info.account.problem(path) or "")
+
+
+def test_refuses_a_video_of_which_nothing_can_be_decoded(make_video: Make) -> None:
+    path = make_video("a.mp4", frames=10)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start : content.index(b"moov") - 4] = bytes(content.index(b"moov") - 4 - start)
+    path.write_bytes(content)
+    with pytest.raises(PlatformError, match=r"a\.mp4 holds no frames that can be decoded, of 10 that are in it"):
+        probe(path)
 
 
 def test_a_damaged_file_has_the_same_answer_every_time(make_video: Make) -> None:
     path = make_video("a.avi", codec="mpeg4")
     whole = path.read_bytes()
-
-    def answer() -> int | str:
-        try:
-            return probe(path).frames
-        except PlatformError as problem:
-            return problem.problem
-
     for place in range(len(whole) // 5, len(whole) // 2, len(whole) // 60):
         path.write_bytes(whole[:place] + np.random.default_rng(1).bytes(30) + whole[place + 30 :])
-        assert len({answer() for _ in range(20)}) == 1
+        assert len({probe(path).account for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+@pytest.mark.parametrize("rate", [30, Fraction(30000, 1001), 25, 120])
+def test_a_steady_frame_rate_is_no_variable_one(make_video: Make, name: str, rate: Fraction) -> None:
+    account = probe(make_video(name, rate=rate)).account
+    assert (account.variable_frame_rate, account.duplicated_timestamps) == (False, 0)
+
+
+def test_timestamps_that_come_twice_are_counted(make_video: Make) -> None:
+    path = make_video("a.mkv", codec="mjpeg", pix_fmt="yuvj420p", codec_options={"q": "3"})
+    twice = path.with_name("twice.mkv")
+    before = 0
+    with av.open(str(path)) as source, av.open(str(twice), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.pts is not None:
+                if number % 20 == 19:
+                    packet.pts = packet.dts = before
+                before = packet.pts
+                packet.stream = stream
+                target.mux(packet)
+    info = probe(twice)
+    assert (info.frames, info.account.duplicated_timestamps, info.account.variable_frame_rate) == (60, 3, True)
+    assert info.account.whole
+
+
+def test_a_file_with_the_extension_of_another_format_is_read_as_what_it_is(make_video: Make) -> None:
+    path = make_video("a.avi", codec="mpeg4")
+    whole = probe(path)
+    mislabelled = path.rename(path.with_name("a.mp4"))
+    info = probe(mislabelled)
+    assert (info.sha256, info.frames, info.account) == (whole.sha256, 60, whole.account) and info.account.whole
+
+
+def test_refuses_pictures_of_two_sizes(make_video: Make) -> None:
+    small, large = make_video("a.h264", format="h264"), make_video("b.h264", format="h264", size=(160, 120))
+    both = small.with_name("both.h264")
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    with pytest.raises(PlatformError, match=r"at frame 60: from 128 x 96 to 160 x 120 pixels"):
+        probe(both)
 
 
 def test_an_edit_list_is_no_truncation(make_video: Make, tmp_path: Path) -> None:
@@ -136,7 +195,8 @@ def test_an_edit_list_is_no_truncation(make_video: Make, tmp_path: Path) -> None
                 packet.stream = stream
                 target.mux(packet)
     info = probe(trimmed)
-    assert (info.frames, info.frames_declared) == (43, 48)
+    assert (info.frames, info.account.declared) == (43, 48)
+    assert info.account.whole
 
 
 def write_text(path: Path) -> None:
@@ -201,5 +261,6 @@ def test_real_videos(name: str, size: tuple[int, int], frames: int, rate: Fracti
         pytest.skip("DLC_PLATFORM_TEST_DATA does not say where the shared data are")
     info = probe(Path(os.environ["DLC_PLATFORM_TEST_DATA"]) / "sessions" / name)
     assert ((info.width, info.height), info.frames, info.frame_rate) == (size, frames, rate)
+    assert info.account.whole and not info.account.variable_frame_rate
     assert info.duration_s == pytest.approx(frames / float(rate), abs=1e-3)
     assert (np.diff(info.times_s) > 0).all()

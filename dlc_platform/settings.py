@@ -155,7 +155,15 @@ class InferenceRule(_Section):
 
     camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
     project: Name
-    batch_size: int = Field(default=8, ge=1, description="Frames to a batch: speed only, never part of an identity.")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Frames to a batch; found by itself where it is not given. Speed only, never part of an identity.",
+    )
+    precision: Literal["full", "half"] = Field(
+        default="full",
+        description="`half` computes in 16 bits: faster on GPUs, at a cost in pixels that is measured for each model.",
+    )
 
 
 class RegionRule(_Section):

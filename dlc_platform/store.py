@@ -223,7 +223,7 @@ class Store:
         return partials
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file that is complete, and on the disk, or not there."""
     partial = path.with_name(f"{_PARTIAL}{path.name}")
     with open(partial, "wb") as file:

@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 #: What can change a number, as the packages are called where they come from.
 _PACKAGES = (
@@ -11,6 +12,7 @@ _PACKAGES = (
     "deeplabcut",
     "numpy",
     "opencv-python-headless",
+    "openvino",
     "pandas",
     "pillow",
     "pyarrow",
@@ -22,15 +24,26 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes, the platform, the host and the GPU of this process's machine (``none`` without)."""
+    """Versions of what computes; the platform, host, CPU and GPU of this process's machine (``none`` without one)."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
         "dlc_platform": version("dlc-platform"),
         "platform": platform.platform(),
         "host": platform.node(),
+        "cpu": _cpu(),
         "gpu": _gpu(),
     }
+
+
+def _cpu() -> str:
+    """The model as the kernel names it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _gpu() -> str:

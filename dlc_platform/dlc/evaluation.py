@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlc_platform.dlc.dataset import load_dataset
+from dlc_platform.dlc.engine import load_engine
 from dlc_platform.dlc.environment import versions
-from dlc_platform.dlc.runner import DeepLabCutRunner, has_several_animals
+from dlc_platform.dlc.exports import read_image
+from dlc_platform.dlc.runner import has_several_animals
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import MANIFEST, Store
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _PREDICTIONS = "predictions.parquet"
+_AT_ONCE = 64
 _FIGURES = (
     "keypoints",
     "rmse_px",
@@ -67,7 +70,7 @@ class Evaluation:
 
 
 def evaluate_model(
-    model_path: Path, dataset_path: Path, cutoff: float, store: Store, device: str | None = None, batch_size: int = 8
+    model_path: Path, dataset_path: Path, cutoff: float, store: Store, device: str | None = None
 ) -> Evaluation:
     """Run a model on every image of a dataset and store the predictions as a product of kind ``evaluations``.
 
@@ -97,17 +100,21 @@ def evaluate_model(
     if store.has("evaluations", identity):
         return load_evaluation(store.path("evaluations", identity), cutoff)
 
-    import cv2
     import numpy as np
     import pandas as pd
 
     labels = dataset.labels()
     images = labels.drop_duplicates("image")
-    paths = [str(dataset.image_path(i, f)) for i, f in zip(images["image"], images["file"], strict=True)]
-    runner = DeepLabCutRunner(model_path, batch_size, device)
+    engine = load_engine(model_path, store, device=device)
     started = time.monotonic()
-    # One by one, because images of a dataset differ in size.
-    poses = np.stack([runner.predict(cv2.imread(path)[None])[0, 0] for path in paths])
+    # A few at a time: all images of a dataset may not fit into memory.
+    files = [dataset.image_path(image, file) for image, file in zip(images["image"], images["file"], strict=True)]
+    poses = np.concatenate(
+        [
+            engine.predict([read_image(file) for file in files[first : first + _AT_ONCE]])
+            for first in range(0, len(files), _AT_ONCE)
+        ]
+    )[:, 0]
     seconds = time.monotonic() - started
     index = pd.MultiIndex.from_product([images["image"], bodyparts], names=["image", "bodypart"])
     columns = pd.Index(["predicted_x", "predicted_y", "likelihood"])
@@ -121,7 +128,8 @@ def evaluate_model(
         "model": model_path.name,
         "dataset": dataset.id,
         "versions": versions(),
-        "device": runner.device,
+        "backend": engine.backend,
+        "device": engine.device,
         "seconds": seconds,
     }
     path = store.put(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -191,11 +191,9 @@ def _fitted(model_path: Path, pictures: Sequence[np.ndarray]) -> list[np.ndarray
 
 def _prove(
     model_path: Path, folder: Path, precision: Precision, inputs: Sequence[np.ndarray], eager: np.ndarray
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Export into `folder` and compare; what is not accepted leaves no file there."""
-    proof: dict[str, object] = dict.fromkeys(
-        ("accepted", "reason", "deviation_px", "deviation_likelihood", "ms_per_frame")
-    )
+    proof = {"deviation_px": None, "deviation_likelihood": None, "ms_per_frame": None}
     try:
         _export(model_path, folder / _NETWORK, inputs[0][:1])
         keypoints, milliseconds = _run(OpenVino(folder / _NETWORK, precision), inputs)
@@ -208,8 +206,8 @@ def _prove(
     accepted = precision == "half" or (pixels <= TOLERANCE_PX and likelihood <= TOLERANCE_LIKELIHOOD)
     if not accepted:
         _empty(folder)
-    return proof | {
-        "accepted": bool(accepted),
+    return {
+        "accepted": accepted,
         "reason": None if accepted else f"its keypoints lie up to {pixels:.3g} px from DeepLabCut's",
         "deviation_px": pixels,
         "deviation_likelihood": likelihood,

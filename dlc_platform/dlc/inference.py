@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
@@ -289,8 +289,8 @@ class _Rows:
             self.lost,
             self.damaged,
             declared=decoder.frames_declared,
-            indexed=decoder.indexed,
-            truncated=decoder.truncated,
+            indexed=decoder.frames_indexed,
+            truncated=decoder.is_truncated,
             decoder=decoder.decoder,
         )
 
@@ -318,7 +318,7 @@ class _Reader:
         self._stopped = Event()
         self._reformatters = local()
 
-    def read(self, start: int) -> Iterator[_Batch]:
+    def read(self, start: int) -> Generator[_Batch, None, None]:
         """The batches from row `start` on; none reaches over the end of a chunk."""
         thread = Thread(target=self._fill, args=(start,), name="reader", daemon=True)
         thread.start()
@@ -480,7 +480,7 @@ class _Work:
         chunk = {own.name: np.concatenate([getattr(part, own.name) for part in rows]) for own in fields(_Rows)}
         write_atomically(
             self.workspace / _CHUNK.format(done - len(chunk["pts"])),
-            lambda file: np.savez(file, seconds=seconds, **chunk),
+            lambda file: np.savez(file, seconds=seconds, allow_pickle=False, **chunk),
         )
 
     def _look(self, batch: _Batch, reader: _Reader) -> _Rows:

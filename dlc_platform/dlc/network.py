@@ -60,6 +60,7 @@ def keypoint_network(model_path: Path) -> torch.nn.Module:
     from deeplabcut.pose_estimation_pytorch.models import PoseModel
 
     config = PoseConfig.from_yaml(model_path / CONFIG_FILE)
+    inference = read_configuration(model_path)["data"]["inference"]
     model = PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
     model.load_state_dict(torch.load(model_path / SNAPSHOT_FILE, map_location="cpu", weights_only=True)["model"])
 
@@ -71,11 +72,11 @@ def keypoint_network(model_path: Path) -> torch.nn.Module:
             super().__init__()
             self.model = model
             mean, factor = torch.zeros(3), torch.ones(3)
-            if config.data.inference.normalize_images:
+            if inference.get("normalize_images"):
                 # In the order of A.Normalize, whose roundings these are.
                 mean = torch.tensor(_MEAN) * 255
                 factor = (torch.tensor(_DEVIATION) * 255).reciprocal()
-            elif config.data.inference.scale_to_unit_range:
+            elif inference.get("scale_to_unit_range"):
                 factor = torch.full((3,), 1 / 255)
             self.register_buffer("mean", mean.view(1, 3, 1, 1))
             self.register_buffer("factor", factor.view(1, 3, 1, 1))

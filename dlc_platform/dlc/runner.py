@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlc_platform.dlc.network import read_configuration
 from dlc_platform.dlc.tracking import UNIQUE, Tracker, Tracks, track

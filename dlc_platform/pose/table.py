@@ -103,6 +103,21 @@ def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
     )
 
 
+def write_dlc_table(wide: "pd.DataFrame", path: Path, tracks: bool) -> None:
+    """Write DeepLabCut's wide table as DeepLabCut does; the same table is the same bytes.
+
+    Parameters
+    ----------
+    tracks
+        That it holds the tracks of several animals, which DeepLabCut keeps under another key.
+    """
+    import pandas as pd
+
+    with pd.HDFStore(str(path), mode="w") as file:
+        # DeepLabCut's files hold the time of writing too, which nobody reads.
+        file.put("tracks" if tracks else "df_with_missing", wide, format="table", track_times=False)
+
+
 def write_parquet(table: "pd.DataFrame", path: Path) -> None:
     """Write a pose table, one row group for each body part; its float32 values keep their last bit."""
     import pyarrow as pa

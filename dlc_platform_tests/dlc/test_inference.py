@@ -17,13 +17,13 @@ from dlc_platform.video.probe import probe
 
 
 @pytest.fixture(scope="module")
-def estimator(tiny_model: TrainedModel) -> PoseEstimator:
-    return PoseEstimator(tiny_model.path, batch_size=8, device="cpu")
+def estimator(tiny_model: TrainedModel, tiny_store: Store) -> PoseEstimator:
+    return PoseEstimator(tiny_model.path, tiny_store, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def poses(estimator: PoseEstimator, tiny_video: Path, tiny_store: Store) -> PoseEstimate:
-    return estimator.estimate(tiny_video, sha256_file(tiny_video), tiny_store)
+def poses(estimator: PoseEstimator, tiny_video: Path) -> PoseEstimate:
+    return estimator.estimate(tiny_video, sha256_file(tiny_video))
 
 
 def hdf(poses: PoseEstimate, model: TrainedModel) -> Path:

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from dlc_platform.dlc.importing import import_model
-from dlc_platform.dlc.runner import DeepLabCutRunner
 from dlc_platform.dlc.training import CONFIG_FILE
 from dlc_platform.store import Store
 

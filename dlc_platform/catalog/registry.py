@@ -516,6 +516,13 @@ def files_by_session(engine: Engine) -> dict[str, list[RecordingFile]]:
     return found
 
 
+def damaged_videos(engine: Engine) -> dict[str, str]:
+    """What is missing from each video that is not whole, by the video's identity."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(Video.id, Video.damage).where(Video.damage.is_not(None)))
+        return {video: damage for video, damage in rows if damage is not None}
+
+
 def labelled_sessions(engine: Engine, projects: Collection[str]) -> set[str]:
     """The sessions whose labels have been counted in all of these projects."""
     statement = (

@@ -54,7 +54,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
 def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str, estimator: Any) -> Mapping[str, Any]:
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.inference import pose_identity
-    from dlc_platform.ingest import require_unchanged
+    from dlc_platform.ingest import require_trackable, require_unchanged
     from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 
     files = registry.current_files(lab.engine, key)
@@ -74,6 +74,7 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
                 without_rule.append(file)
                 continue
             require_unchanged(file)
+            require_trackable(lab.engine, file, lab.settings.damaged_videos)
             # Of two runs that want the same poses, the second one waits and then finds them.
             with registry.alone(lab.engine, pose_identity(file.video_id, network.model_id)):
                 estimate = network.estimate(
@@ -133,7 +134,7 @@ def _progress(context: AssetExecutionContext, key: str, recording: str):
 def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.RecordingFile]) -> Mapping[str, Any]:
     from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
     from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
-    from dlc_platform.video.frames import read_frames
+    from dlc_platform.video.frames import find_frames
 
     cutoff = lab.settings.likelihood_cutoff
     # One file's pictures tell the story; what the others need is in the store.
@@ -141,12 +142,18 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
     name = Path(file.path).stem
     poses = read_parquet(estimate.path / POSE_TABLE)
     shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
+    whole = file.video_id not in registry.damaged_videos(lab.engine)
     images = [
         (frame, keypoints_at(poses, index), f"frame {index}")
-        for index, frame in zip(shown, read_frames(Path(file.path), shown), strict=True)
+        for index, frame in find_frames(Path(file.path), shown, whole).items()
     ]
     return {
-        "picture_keypoints": picture(frames_with_keypoints(images, cutoff), f"Keypoints of {name}"),
+        # Of a damaged video all of these frames may be lost.
+        **(
+            {"picture_keypoints": picture(frames_with_keypoints(images, cutoff), f"Keypoints of {name}")}
+            if images
+            else {}
+        ),
         "picture_trajectories": picture(trajectories(poses, cutoff), f"Trajectories of {name}"),
         "picture_likelihood": picture(likelihoods(poses, cutoff), f"Likelihood of {name}"),
         "quality": table(

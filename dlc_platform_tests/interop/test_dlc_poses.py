@@ -51,7 +51,7 @@ def video(frames: int = 20, width: int = 96, height: int = 96) -> VideoInfo:
         height=height,
         frame_rate=Fraction(25),
         frames=frames,
-        account=FrameAccount(frames, frames, 0, 0, False, 0, 0, False, "a decoder"),
+        account=FrameAccount(frames, frames, 0, 0, False, 0, 0, 0, False, "a decoder"),
         duration_s=frames / 25,
         codec="h264",
         pixel_format="yuv420p",

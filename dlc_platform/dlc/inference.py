@@ -92,6 +92,8 @@ class PoseEstimate:
         The wall time of the inference, without the loading of the model; of all processes that worked on it.
     account
         What became of the video's frames; None for poses of before that was written down.
+    backend
+        See `engine.Engine`.
     note
         What a person has to know of them, such as tracks that could not be made; else empty.
     """
@@ -101,7 +103,8 @@ class PoseEstimate:
     frames: int
     seconds: float
     account: FrameAccount | None
-    note: str = ""
+    backend: str
+    note: str
 
 
 class PoseEstimator:
@@ -268,6 +271,7 @@ def load_poses(path: Path) -> PoseEstimate:
         manifest["frames"],
         manifest["seconds"],
         FrameAccount(**account) if account else None,
+        manifest.get("backend", "deeplabcut"),
         manifest.get("note", ""),
     )
 
@@ -291,6 +295,7 @@ class _Rows:
             declared=decoder.frames_declared,
             indexed=decoder.frames_indexed,
             truncated=decoder.is_truncated,
+            holes=decoder.holes,
             decoder=decoder.decoder,
         )
 

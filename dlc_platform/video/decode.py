@@ -4,20 +4,21 @@ What a file holds as a whole is `probe.py`'s to find out, and what that says abo
 their number are `frames.py`'s.
 """
 
-import os
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import dropwhile, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.video.matroska import Layout, read_layout
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -153,9 +154,14 @@ class Decoder:
         Fewer frames than declared alone are none: an edit list may leave some out.
         """
         size = self._path.stat().st_size
-        return _matroska_end(self._path) > size or (
+        return self._layout.end > size or (
             self._is_mp4 and any(entry.pos + entry.size > size for entry in self.stream.index_entries)
         )
+
+    @property
+    def holes(self) -> int:
+        """Places of a Matroska file that are no part of it, where frames may have been; 0 for other files."""
+        return self._layout.holes
 
     @property
     def frames_indexed(self) -> int:
@@ -164,6 +170,10 @@ class Decoder:
             return 0
         from_key = dropwhile(lambda entry: not entry.is_keyframe, self.stream.index_entries)
         return sum(not entry.is_discard for entry in from_key)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return read_layout(self._path)
 
     @property
     def _is_mp4(self) -> bool:
@@ -500,30 +510,6 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
         return _NO_INDEX
     rows = np.searchsorted(ordered, [pts for pts, _ in keys])
     return _Index(ordered, sorted(_Key(int(row), pts, dts) for row, (pts, dts) in zip(rows, keys, strict=True)))
-
-
-def _matroska_end(path: Path) -> int:
-    """Where the segment of a Matroska or WebM file says it ends, in bytes; 0 for other files and for open ends.
-
-    The layout is that of RFC 8794: an element's ID, its size as a number whose leading zeros tell its length, its data.
-    """
-    with open(path, "rb") as file:
-        if file.read(4) != b"\x1a\x45\xdf\xa3":
-            return 0
-        header = _vint(file)
-        file.seek(header, os.SEEK_CUR)
-        if file.read(4) != b"\x18\x53\x80\x67":
-            return 0
-        segment = _vint(file)
-        return file.tell() + segment if segment else 0
-
-
-def _vint(file: BinaryIO) -> int:
-    """A number of variable length; 0 where all its bits are set, which means unknown."""
-    first = file.read(1)
-    length = 9 - first[0].bit_length() if first else 0
-    value = int.from_bytes(first + file.read(length - 1)) & ((1 << 7 * length) - 1) if length in range(1, 9) else 0
-    return 0 if value == (1 << 7 * length) - 1 else value
 
 
 def _unopened(path: Path, error: Exception) -> PlatformError:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -119,6 +120,22 @@ def test_bit_rot_leaves_a_row_for_each_frame(make_video: Make, count: int) -> No
     assert info.frames == 60 and info.account.lost + info.account.damaged > 0
     np.testing.assert_array_equal(info.times_s, times_s)
     assert re.search(r"a\.mp4 is damaged: \d\d of 60 frames can be decoded", info.account.problem(path) or "")
+
+
+@pytest.mark.parametrize("options", [{}, {"container_options": {"live": "1"}}, {"codec": "mpeg4"}])
+def test_frames_that_vanish_from_a_matroska_file_are_noticed(make_video: Make, options: dict) -> None:
+    """FFmpeg skips a block whose header is overwritten, and what lies between it and the next one it can make out."""
+    path = make_video("a.mkv", **options)
+    assert probe(path).account.whole
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.pos is not None]
+    content = bytearray(path.read_bytes())
+    position, size = packets[30]
+    content[position : position + size] = b"\xff" * size
+    path.write_bytes(content)
+    info = probe(path)
+    assert info.frames < 60 and info.account.holes == 1 and not info.account.whole
+    assert "frames may be missing in 1 places" in (info.account.problem(path) or "")
 
 
 def test_refuses_a_video_of_which_nothing_can_be_decoded(make_video: Make) -> None:
@@ -245,6 +262,21 @@ def test_a_list_of_files_is_not_followed(make_video: Make, tmp_path: Path) -> No
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
     with pytest.raises(PlatformError, match=r"list\.mp4 is not a video but a list of files"):
         probe(tmp_path / "list.mp4")
+
+
+def test_bit_rot_in_a_real_video_costs_the_frames_that_it_hits(tmp_path: Path) -> None:
+    """OpenCV stops at the damage; here the frames behind it keep their rows and times."""
+    if "DLC_PLATFORM_TEST_DATA" not in os.environ:
+        pytest.skip("DLC_PLATFORM_TEST_DATA does not say where the shared data are")
+    video = Path(os.environ["DLC_PLATFORM_TEST_DATA"]) / "sessions/sub-m3v1/ses-20181030/m3v1mp4.mp4"
+    whole = probe(video)
+    assert whole.frames == 2330 and whole.account.whole
+    rotten = tmp_path / "rotten.mp4"
+    shutil.copyfile(video, rotten)
+    info = probe(rot(rotten, 4000))
+    assert info.frames == 2330 and not info.account.whole
+    assert 0 < info.account.lost < 20
+    np.testing.assert_array_equal(info.times_s, whole.times_s)
 
 
 @pytest.mark.parametrize(

@@ -194,13 +194,6 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
         "seconds": number(sum(estimate.seconds for _, estimate, _, _ in estimates)),
         "frames_lost": sum(estimate.account.lost for _, estimate, _, _ in estimates if estimate.account),
         "backend": ", ".join(sorted({estimate.backend for _, estimate, _, _ in estimates})),
-            sorted(
-                {
-                    lab.store.manifest("poses", estimate.id).get("backend", "deeplabcut")
-                    for _, estimate, _, _ in estimates
-                }
-            )
-        ),
         "paths": dg.MetadataValue.json(
             {Path(file.path).name: str(estimate.path) for file, estimate, _, _ in estimates}
         ),

@@ -43,8 +43,8 @@ def test_an_imported_model_gives_the_same_poses_to_the_last_bit(
     assert imported.scorer == f"DLC_CspnextS_tinyJan1_{imported.id[:12]}"
     assert imported.source["evaluation"][0]["test_rmse_px"] == 4.2
     video_id = sha256_file(tiny_video)
-    theirs = PoseEstimator(tiny_model.path, device="cpu").estimate(tiny_video, video_id, tiny_store)
-    mine = PoseEstimator(imported.path, device="cpu").estimate(tiny_video, video_id, store)
+    theirs = PoseEstimator(tiny_model.path, tiny_store, device="cpu").estimate(tiny_video, video_id)
+    mine = PoseEstimator(imported.path, store, device="cpu").estimate(tiny_video, video_id)
     pd.testing.assert_frame_equal(
         read_parquet(mine.path / POSE_TABLE), read_parquet(theirs.path / POSE_TABLE), check_exact=True
     )

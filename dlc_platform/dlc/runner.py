@@ -20,6 +20,7 @@ from dlc_platform.store import MANIFEST
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
     from deeplabcut.pose_estimation_pytorch.runners import InferenceRunner, PoseInferenceRunner
 
@@ -62,7 +63,9 @@ class DeepLabCutRunner:
         self.individuals: tuple[str, ...] = (SINGLE_ANIMAL,)
         if self.tracks:
             self.individuals = (*metadata.individuals, *([UNIQUE] if self._unique else []))
-        self.tracker = Tracker.model_validate(json.loads((model_path / MANIFEST).read_text()).get("tracker", {}))
+        manifest = json.loads((model_path / MANIFEST).read_text())
+        self._scorer: str = manifest["scorer"]
+        self._tracker = Tracker.model_validate(manifest.get("tracker", {}))
 
     def predict(self, frames: np.ndarray) -> np.ndarray:
         """What the network sees in each frame, as `analyze_videos` has it before tracking.
@@ -113,7 +116,34 @@ class DeepLabCutRunner:
 
     def track(self, detections: np.ndarray) -> Tracks:
         """The tracks of a video in which the network, of several animals, found this in all frames; see `tracking`."""
-        return track(detections, self.individuals, self.bodyparts, len(self._unique), self.tracker)
+        return track(detections, self.individuals, self.bodyparts, len(self._unique), self._tracker)
+
+    def table(self, poses: np.ndarray) -> pd.DataFrame:
+        """DeepLabCut's wide table of the poses that `predict` or `track` gave, with the keypoints that there can be.
+
+        Columns (scorer, bodyparts, coords), or (scorer, individuals, bodyparts, coords) of several animals; one row for
+        each frame, from 0; float32.
+        """
+        import numpy as np
+        import pandas as pd
+
+        multi = len(self.bodyparts) - len(self._unique)
+        own = np.zeros(poses.shape[1:3], bool)
+        own[:, :multi] = True
+        if self._unique:
+            own[-1] = ~own[-1]
+        columns = [
+            (self._scorer, individual, bodypart, coordinate)
+            for row, individual in zip(own, self.individuals, strict=True)
+            for has, bodypart in zip(row, self.bodyparts, strict=True)
+            if has
+            for coordinate in ("x", "y", "likelihood")
+        ]
+        names = ["scorer", "individuals", "bodyparts", "coords"]
+        table = pd.DataFrame(
+            poses[:, own].reshape(len(poses), -1), columns=pd.MultiIndex.from_tuples(columns, names=names)
+        )
+        return table if self.tracks else table.droplevel("individuals", axis="columns")
 
 
 def unusable(model_path: Path) -> str | None:

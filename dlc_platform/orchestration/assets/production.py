@@ -51,12 +51,15 @@ def production_model(
             "a model was named without a reason, or without a name",
             "Say why in `reason` and who you are in `by`: the promotion keeps both",
         )
-    if chosen_by_person is not None and lab.store.has("models", chosen_by_person.id):
-        if reason := unusable(lab.store.path("models", chosen_by_person.id)):
-            raise PlatformError(
-                f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {reason}",
-                "Promote another version",
-            )
+    if (
+        chosen_by_person is not None
+        and lab.store.has("models", chosen_by_person.id)
+        and (reason := unusable(lab.store.path("models", chosen_by_person.id)))
+    ):
+        raise PlatformError(
+            f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {reason}",
+            "Promote another version",
+        )
     if chosen_by_person is not None and chosen_by_person.project not in lab.settings.projects:
         raise PlatformError(
             f"the model {chosen_by_person.id} is a version of the project {chosen_by_person.project}, which is not in "

@@ -73,8 +73,7 @@ class DeepLabCutRunner:
         Parameters
         ----------
         frames
-            uint8, shape (n, height, width, 3), BGR. The network is given RGB whatever colour mode its configuration
-            names, because `analyze_videos` does so.
+            uint8, shape (n, height, width, 3), BGR.
 
         Returns
         -------

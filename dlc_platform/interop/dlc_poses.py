@@ -222,7 +222,8 @@ def write_poses(poses: pd.DataFrame, file: Path) -> None:
 
     key = "tracks" if "individuals" in poses.columns.names else "df_with_missing"
     with pd.HDFStore(str(file), "w") as hdf:
-        hdf.put(key, poses, format="table", track_times=False)
+        # An index of the rows, which only queries on disk use, would carry the time.
+        hdf.put(key, poses, format="table", index=False, track_times=False)
 
 
 def _readable(file: Path) -> Path:

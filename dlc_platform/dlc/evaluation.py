@@ -107,7 +107,7 @@ def evaluate_model(
     runner = DeepLabCutRunner(model_path, batch_size, device)
     started = time.monotonic()
     # One by one, because images of a dataset differ in size.
-    poses = np.stack([runner.predict(np.stack([cv2.imread(path)]))[0, 0] for path in paths])
+    poses = np.stack([runner.predict(np.asarray([cv2.imread(path)]))[0, 0] for path in paths])
     seconds = time.monotonic() - started
     index = pd.MultiIndex.from_product([images["image"], bodyparts], names=["image", "bodypart"])
     columns = pd.Index(["predicted_x", "predicted_y", "likelihood"])

@@ -50,6 +50,8 @@ class DeepLabCutRunner:
         from deeplabcut.pose_estimation_pytorch.apis.utils import get_detector_inference_runner
 
         config = _read_config(model_path)
+        # With its thread, DeepLabCut drops frames without an animal that follow the last one with an animal.
+        config.inference.multithreading.enabled = False
         self._pose, self.device = _load(model_path, config, batch_size, device)
         self._detector: InferenceRunner | None = None
         if config.detector is not None:
@@ -97,10 +99,10 @@ class DeepLabCutRunner:
 
         pictures = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]
         if self._detector is None:
-            predictions = self._pose.inference(pictures)
+            predictions = _infer(self._pose, pictures)
         else:
-            boxes = self._detector.inference(pictures)
-            predictions = self._pose.inference(list(zip(pictures, boxes, strict=True)))
+            boxes = _infer(self._detector, pictures)
+            predictions = _infer(self._pose, list(zip(pictures, boxes, strict=True)))
         animals = len(self.individuals) - bool(self._unique)
         multi = len(self.bodyparts) - len(self._unique)
         found = np.full((len(frames), len(self.individuals), len(self.bodyparts), 4), np.nan, np.float32)
@@ -143,6 +145,13 @@ class DeepLabCutRunner:
             poses[:, own].reshape(len(poses), -1), columns=pd.MultiIndex.from_tuples(columns, names=names)
         )
         return table if self.tracks else table.droplevel("individuals", axis="columns")
+
+
+def _infer(runner: InferenceRunner, inputs: list[Any]) -> list[dict[str, np.ndarray]]:
+    # What a call that failed left behind, for want of memory for example, would be answered in this one.
+    runner._batch_list, runner._model_kwargs = [], {}
+    runner._contexts, runner._image_batch_sizes, runner._predictions = [], [], []
+    return runner.inference(inputs)
 
 
 def unusable(model_path: Path) -> str | None:
@@ -188,7 +197,7 @@ def _load(model_path: Path, config: PoseConfig, batch_size: int, device: str | N
 
 
 def _read_config(model_path: Path) -> PoseConfig:
-    """A model's configuration, with what would make it lose frames or run code set right."""
+    """A model's configuration, with what would make it run code set right."""
     if reason := unusable(model_path):
         raise PlatformError(f"the model {model_path.name} cannot be used: {reason}", "Use another version")
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
@@ -198,8 +207,6 @@ def _read_config(model_path: Path) -> PoseConfig:
     config.runner.load_weights_only = True
     if config.detector is not None and config.detector.runner is not None:
         config.detector.runner.load_weights_only = True
-    # With its thread, DeepLabCut drops frames without an animal that follow the last one with an animal.
-    config.inference.multithreading.enabled = False
     return config
 
 

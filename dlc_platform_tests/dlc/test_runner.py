@@ -204,6 +204,14 @@ def test_frames_are_independent_and_none_is_lost_where_nothing_is_found(top_down
     np.testing.assert_allclose(np.concatenate(chunks), whole, atol=1e-3)
 
 
+def test_a_call_that_failed_leaves_nothing_for_the_next(top_down: Analysed):
+    frames = top_down.frames[:2]
+    expected = top_down.runner.predict(frames)
+    with pytest.raises((IndexError, ValueError)):
+        top_down.runner.predict([frames[0], np.zeros(3, np.uint8)])  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(top_down.runner.predict(frames), expected)
+
+
 def test_mixed_precision_is_that_of_analyze_videos(tmp_path: Path, video: Path):
     change = {"inference.autocast.enabled": True}
     found = set_up(tmp_path, video, "cspnext_s", False, change, {}, **ONE)

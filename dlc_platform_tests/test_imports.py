@@ -216,7 +216,7 @@ def test_an_imported_model_is_a_version_of_its_project(
     assert new and register_model(engine, lab, "tiny", folder) == (model, False)
     (row,) = Platform(home).models().to_dict("records")
     assert (row["project"], row["origin"], row["model"], row["scorer"]) == ("tiny", "imported", model.id, model.scorer)
-    assert row["source"]["model_prefix"] == "p" and row["source"]["unusable"] is None
+    assert row["source"]["model_prefix"] == "p"
     assert registry.bodyparts_of(engine, model.id) == ["nose", "tail"]
     version = registry.model_version(engine, model.id)
     assert version is not None and version.weights_sha256 == tiny_model.weights_sha256

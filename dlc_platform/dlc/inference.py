@@ -38,7 +38,6 @@ from dlc_platform.video.probe import probe
 from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
-    import pandas as pd
     from av import VideoFrame
 
     from dlc_platform.dlc.backends import Precision
@@ -249,7 +248,7 @@ class PoseEstimator:
         }
 
         def write(folder: Path) -> None:
-            wide = _dlc_table(poses, engine)
+            wide = engine.table(poses)
             write_dlc_table(wide, folder / f"{work.video_path.stem}{self.scorer}{suffix}.h5", tracks=engine.tracks)
             write_parquet(tidy_from_dlc(wide, found.times_s(work.decoder)), folder / POSE_TABLE)
 
@@ -506,28 +505,6 @@ class _Work:
             lost=lost,
             damaged=np.array(batch.damaged),
         )
-
-
-def _dlc_table(poses: np.ndarray, engine: Engine) -> pd.DataFrame:
-    """Poses of shape (frames, individuals, bodyparts, 3) as DeepLabCut's wide table."""
-    import pandas as pd
-
-    coordinates = ["x", "y", "likelihood"]
-    if not engine.tracks:
-        levels = [[engine.scorer], list(engine.bodyparts), coordinates]
-        columns = pd.MultiIndex.from_product(levels, names=["scorer", "bodyparts", "coords"])
-        return pd.DataFrame(poses.reshape(len(poses), -1), columns=columns)
-    places = engine.keypoints()
-    columns = pd.MultiIndex.from_tuples(
-        [
-            (engine.scorer, engine.individuals[individual], engine.bodyparts[bodypart], coordinate)
-            for individual, bodypart in places
-            for coordinate in coordinates
-        ],
-        names=["scorer", "individuals", "bodyparts", "coords"],
-    )
-    individuals, bodyparts = zip(*places, strict=True)
-    return pd.DataFrame(poses[:, individuals, bodyparts].reshape(len(poses), -1), columns=columns)
 
 
 def _first_pictures(video_path: Path, region: Region | None) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ their number are `frames.py`'s.
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -102,6 +102,7 @@ class Decoder:
         self._files = ExitStack()
         self._current: Generator[Picture, None, None] = self._of_one_size(iter(()), 0)
         self._is_begun = False
+        self._packets = 0
         self._index: _Index | None = None
 
     def __enter__(self) -> Self:
@@ -138,7 +139,7 @@ class Decoder:
         rows = self._sought(start)
         if rows is None:
             self._begin()
-            rows = islice(_rows(self.container, self.stream), start, None)
+            rows = islice(_rows(self.container, self.stream, self._count_packet), start, None)
         self._current = self._of_one_size(rows, start)
         return self._current
 
@@ -160,7 +161,13 @@ class Decoder:
 
     @property
     def holes(self) -> int:
-        """Places of a Matroska file that are no part of it, where frames may have been; 0 for other files."""
+        """Places where frames may have been that the container does not give, known once the last row was given.
+
+        Of a Matroska file, those that are no part of it; of an AVI file, the packets of its index that were not found.
+        Of other files 0: MP4 gives each packet of its index, and streams have none.
+        """
+        if self.container.format.name == "avi":
+            return max(0, sum(entry.size > 0 for entry in self.stream.index_entries) - self._packets)
         return self._layout.holes
 
     @property
@@ -195,6 +202,10 @@ class Decoder:
         if self._is_begun:
             self._open()
         self._is_begun = True
+        self._packets = 0
+
+    def _count_packet(self) -> None:
+        self._packets += 1
 
     def _of_one_size(self, rows: Iterator[Picture], start: int) -> Generator[Picture, None, None]:
         size: tuple[int, int] | None = None
@@ -221,7 +232,7 @@ class Decoder:
             self.container.seek(key.dts, stream=self.stream)
         except FFmpegError:
             return self._forget_keys()
-        rows = _rows(self.container, self.stream)
+        rows = _rows(self.container, self.stream, self._count_packet)
         first = next((row for row in rows if row.pts is not None and row.pts >= key.pts), None)
         # A container may call any frame a key frame; the decoder knows.
         if first is None or first.pts != key.pts or first.frame is None or not first.frame.key_frame:
@@ -344,7 +355,7 @@ def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
     yield from rest
 
 
-def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Picture]:
+def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callable[[], None]) -> Iterator[Picture]:
     """Each row of the video in order of presentation, from where the container stands.
 
     A packet that no frame answers is a lost row. It comes before the first frame that is later than it, and that frame
@@ -376,6 +387,8 @@ def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Pictur
                 return
 
     for packet, frames, has_failed in _decoded(container, stream):
+        if packet and packet.size:
+            on_packet()
         decoded += not has_failed
         pts = packet.pts if packet else None
         is_corrupt = packet is not None and packet.is_corrupt

@@ -518,8 +518,11 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
                 keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
     except FFmpegError:
         return _NO_INDEX
-    ordered = np.sort(np.frombuffer(timestamps, np.int64))
-    if (np.diff(ordered) == 0).any():
+    as_stored = np.frombuffer(timestamps, np.int64)
+    ordered = np.sort(as_stored)
+    # Where frames are reordered and their timestamps are not, those are the times of decoding.
+    is_wrong = stream.codec_context.has_b_frames and (as_stored == ordered).all()
+    if is_wrong or (np.diff(ordered) == 0).any():
         return _NO_INDEX
     rows = np.searchsorted(ordered, [pts for pts, _ in keys])
     return _Index(ordered, sorted(_Key(int(row), pts, dts) for row, (pts, dts) in zip(rows, keys, strict=True)))

@@ -6,6 +6,7 @@ their number are `frames.py`'s.
 
 from array import array
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class Picture:
 class Decoder:
     """A video file, opened, and the rows that decoding gives: a context manager.
 
-    The rows are the same in every run, and from every `start`.
+    The rows are the same in every run, and from every `start`. Ask what the file promises (`is_truncated`, `holes` and
+    `frames_indexed`) after the last row, or the rows are decoded once more for it.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ class Decoder:
     Attributes
     ----------
     container, stream
-        As FFmpeg opened them. Some of what they say is complete only after the last picture.
+        As FFmpeg opened them.
     time_base
         Of the pictures' timestamps, in seconds; None where the stream has none.
     frame_rate
@@ -102,6 +104,7 @@ class Decoder:
         self._files = ExitStack()
         self._current: Generator[Picture, None, None] = self._of_one_size(iter(()), 0)
         self._is_begun = False
+        self._is_drained = False
         self._packets = 0
         self._index: _Index | None = None
 
@@ -150,10 +153,12 @@ class Decoder:
 
     @property
     def is_truncated(self) -> bool:
-        """The file promises bytes beyond its end; known once the last row was given.
+        """The file promises bytes beyond its end.
 
         Fewer frames than declared alone are none: an edit list may leave some out.
         """
+        if not self._whole:
+            self._read_to_the_end()
         size = self._path.stat().st_size
         return self._layout.end > size or (
             self._is_mp4 and any(entry.pos + entry.size > size for entry in self.stream.index_entries)
@@ -161,20 +166,23 @@ class Decoder:
 
     @property
     def holes(self) -> int:
-        """Places where frames may have been that the container does not give, known once the last row was given.
+        """Places where frames may have been that the container does not give.
 
         Of a Matroska file, those that are no part of it; of an AVI file, the packets of its index that were not found.
         Of other files 0: MP4 gives each packet of its index, and streams have none.
         """
         if self.container.format.name == "avi":
+            self._read_to_the_end()
             return max(0, sum(entry.size > 0 for entry in self.stream.index_entries) - self._packets)
         return self._layout.holes
 
     @property
     def frames_indexed(self) -> int:
-        """The rows that the index of an MP4 file promises, known once the last row was given; 0 for other files."""
+        """The rows that the index of an MP4 file promises; 0 for other files."""
         if not self._is_mp4:
             return 0
+        if not self._whole:
+            self._read_to_the_end()
         from_key = dropwhile(lambda entry: not entry.is_keyframe, self.stream.index_entries)
         return sum(not entry.is_discard for entry in from_key)
 
@@ -202,7 +210,13 @@ class Decoder:
         if self._is_begun:
             self._open()
         self._is_begun = True
+        self._is_drained = False
         self._packets = 0
+
+    def _read_to_the_end(self) -> None:
+        # Some of an index is found on the way; who goes on with interrupted work may have needed no more rows.
+        if not self._is_drained:
+            deque(self.pictures(), maxlen=0)
 
     def _count_packet(self) -> None:
         self._packets += 1
@@ -219,6 +233,7 @@ class Decoder:
                         "Cut it there into files of one size",
                     )
             yield picture
+        self._is_drained = True
 
     def _sought(self, start: int) -> Iterator[Picture] | None:
         """The rows from `start`, by way of the key frame before it; None where that key frame cannot be relied on."""

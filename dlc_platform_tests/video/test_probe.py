@@ -14,6 +14,7 @@ from PIL import Image
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
+from dlc_platform.video.decode import Decoder
 from dlc_platform.video.probe import probe
 from dlc_platform_tests.video.conftest import cut, rot
 
@@ -91,6 +92,8 @@ def test_a_truncated_file_gives_what_it_holds_and_says_so(make_video: Make, name
     whole = probe(path)
     assert whole.frames == 60 and whole.account.whole and whole.account.problem(path) is None
     info = probe(cut(path, 0.6))
+    with Decoder(path, whole=False) as decoder:
+        assert decoder.is_truncated, "whether or not the rows were asked for"
     assert info.account.truncated and not info.account.whole
     assert 30 <= info.account.decoded <= info.frames < 40
     np.testing.assert_array_equal(info.times_s, whole.times_s[: info.frames])
@@ -143,6 +146,8 @@ def test_frames_that_vanish_from_a_file_are_noticed(make_video: Make, name: str,
     content[position : position + size] = b"\xff" * size
     path.write_bytes(content)
     info = probe(path)
+    with Decoder(path, whole=False) as decoder:
+        assert decoder.holes == info.account.holes, "whether or not the rows were asked for"
     assert info.frames < 60 and info.account.holes > 0 and not info.account.whole
     assert "frames may be missing in" in (info.account.problem(path) or "")
 

@@ -32,7 +32,8 @@ class FrameAccount:
     missing_at_end
         Frames that the index of an MP4 file promises beyond the last row.
     holes
-        Places of a Matroska file that are no part of it: frames may have been there, nobody knows how many.
+        Places of a Matroska or AVI file in which frames may have been that cannot be found. Streams without an index,
+        such as raw H.264, have nothing that would tell.
     duplicated_timestamps
         Rows with the timestamp of a row before; None where a row has no timestamp.
     variable_frame_rate

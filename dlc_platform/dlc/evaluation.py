@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dlc_platform.dlc.dataset import load_dataset
 from dlc_platform.dlc.engine import load_engine
 from dlc_platform.dlc.environment import versions
-from dlc_platform.dlc.exports import read_image
+from dlc_platform.dlc.exports import images_to_compare, read_image
 from dlc_platform.dlc.runner import has_several_animals
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
@@ -105,7 +105,7 @@ def evaluate_model(
 
     labels = dataset.labels()
     images = labels.drop_duplicates("image")
-    engine = load_engine(model_path, store, device=device)
+    engine = load_engine(model_path, store, lambda: images_to_compare(dataset), device)
     started = time.monotonic()
     # A few at a time: all images of a dataset may not fit into memory.
     files = [dataset.image_path(image, file) for image, file in zip(images["image"], images["file"], strict=True)]

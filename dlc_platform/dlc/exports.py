@@ -144,7 +144,7 @@ def own_pictures(model_path: Path, store: Store) -> list[np.ndarray]:
     dataset_id = json.loads((model_path / MANIFEST).read_text()).get("dataset")
     if dataset_id is None or not store.has("datasets", dataset_id):
         return []
-    return _test_images(load_dataset(store.path("datasets", dataset_id)))
+    return images_to_compare(load_dataset(store.path("datasets", dataset_id)))
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -170,7 +170,8 @@ def _identity(model_id: str, precision: Precision) -> str:
     )
 
 
-def _test_images(dataset: Dataset) -> list[np.ndarray]:
+def images_to_compare(dataset: Dataset) -> list[np.ndarray]:
+    """Some test images of a dataset, blue first."""
     labels = dataset.labels()
     test = labels[labels["side"] == "test"].drop_duplicates("image")
     test = test.iloc[np.unique(np.linspace(0, len(test) - 1, min(len(test), _MOST_IMAGES)).round().astype(int))]

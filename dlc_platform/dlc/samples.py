@@ -6,7 +6,8 @@ Of an image with a region of interest the region is shown, as a network sees it,
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from dlc_platform.dlc.dataset import load_dataset
+from dlc_platform.dlc.dataset import Dataset, load_dataset
+from dlc_platform.dlc.engine import Engine
 from dlc_platform.dlc.evaluation import Evaluation
 from dlc_platform.dlc.labels import LabelTable
 from dlc_platform.store import Store
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Points = dict[str, tuple[float, float]]
+Keypoints = dict[str, tuple[float, float, float]]
 
 
 def labelled_samples(
@@ -39,6 +41,27 @@ def labelled_samples(
             picture = region.crop(picture)
         samples.append((picture, _points(own["bodypart"], own["x"] - region.x, own["y"] - region.y)))
     return samples
+
+
+def first_look(engine: Engine, dataset: Dataset, most: int) -> "list[tuple[np.ndarray, Keypoints, str]]":
+    """What a network sees in up to `most` test images: image, keypoints with their likelihoods, where it came from."""
+    import numpy as np
+
+    from dlc_platform.dlc.exports import read_image
+
+    labels = dataset.labels()
+    images = labels[labels["side"] == "test"].drop_duplicates("image")
+    images = images.iloc[np.unique(np.linspace(0, len(images) - 1, min(len(images), most)).round().astype(int))]
+    pictures = [read_image(dataset.image_path(i, f)) for i, f in zip(images["image"], images["file"], strict=True)]
+    poses = engine.predict(pictures)[:, 0]
+    return [
+        (
+            picture[..., ::-1],
+            {part: (float(x), float(y), float(p)) for part, (x, y, p) in zip(engine.bodyparts, own, strict=True)},
+            f"{folder}/{file}",
+        )
+        for picture, own, folder, file in zip(pictures, poses, images["folder"], images["file"], strict=True)
+    ]
 
 
 def worst_test_frames(

@@ -167,9 +167,12 @@ def _image_rows(dataset: Any, sessions: Mapping[str, str]) -> list[tables.Datase
 
 
 def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+    from dlc_platform.dlc.dataset import load_dataset
+    from dlc_platform.dlc.engine import load_engine
     from dlc_platform.dlc.environment import versions
+    from dlc_platform.dlc.samples import first_look
     from dlc_platform.dlc.training import parameters_of, train_model
-    from dlc_platform.pose.pictures import learning_curve
+    from dlc_platform.pose.pictures import frames_with_keypoints, learning_curve
 
     name = context.partition_key
     recipe = lab.recipe(name)
@@ -194,6 +197,8 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
         lab.workspaces / context.run_id,
         on_progress=on_progress,
     )
+    # Here, where deeplabcut is imported already: whoever runs the model later need not import it.
+    engine = load_engine(model.path, lab.store)
     environment = versions()
     new = registry.record_training(
         lab.engine,
@@ -213,8 +218,15 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
         parameters,
         environment,
     )
+    if engine.export is not None:
+        record_export(context, lab, engine.export)
+    seen = first_look(engine, load_dataset(lab.store.path("datasets", dataset_id)), most=6)
     return dg.MaterializeResult(
         metadata={
+            "first_look": picture(
+                frames_with_keypoints(seen, lab.settings.likelihood_cutoff), "What the network sees in test images"
+            ),
+            **(_export_metadata(engine.export) if engine.export else {}),
             "loss_curve": picture(learning_curve(model.learning_curve), f"Loss of {name}"),
             "epochs": model.epochs,
             "train_seconds": number(model.seconds),
@@ -233,7 +245,6 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
 
 def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.dlc.evaluation import evaluate_model
-    from dlc_platform.dlc.exports import find_export
     from dlc_platform.dlc.samples import worst_test_frames
     from dlc_platform.pose.pictures import worst_frames
 
@@ -247,15 +258,11 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         lab.settings.likelihood_cutoff,
         lab.store,
     )
-    export = find_export(lab.store.path("models", model.id), lab.store)
-    if export is not None:
-        record_export(context, lab, export)
     by_session = record_evaluation(context, lab, evaluation)
     errors = evaluation.errors
     overall = errors[errors["bodypart"] == "all"].set_index("side")["rmse_px"]
     return dg.MaterializeResult(
         metadata={
-            **(_export_metadata(export) if export else {}),
             "test_rmse_px": number(overall["test"]),
             "train_rmse_px": number(overall["train"]),
             "worst_test_frames": picture(
@@ -316,7 +323,11 @@ def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluati
     """Write an evaluation down; its errors by side and session."""
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.evaluation import summarise_by_session
+    from dlc_platform.dlc.exports import find_export
 
+    export = find_export(lab.store.path("models", evaluation.model_id), lab.store)
+    if export is not None:
+        record_export(context, lab, export)
     cutoff = lab.settings.likelihood_cutoff
     predictions = evaluation.predictions()
     # The catalogue knows of sessions that were registered after the dataset was made.

@@ -81,6 +81,10 @@ class Platform:
         """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on."""
         return queries.promotions(self._engine)
 
+    def exports(self) -> "pd.DataFrame":
+        """One row for each export of a model version: how far it lies from DeepLabCut, in pixels, and its speed."""
+        return queries.exports(self._engine)
+
     def parameters(self) -> "pd.DataFrame":
         """One row for each version of each recipe; `also_called` names recipes that had the very same parameters."""
         return queries.parameters(self._engine)

@@ -214,6 +214,15 @@ def promotions(engine: Engine) -> "pd.DataFrame":
     return _frame(engine, _PROMOTIONS)
 
 
+def exports(engine: Engine) -> "pd.DataFrame":
+    """One row for each export of a model version, oldest first, with what it was measured to deviate and to take."""
+    return _frame(
+        engine,
+        "select model_id as model, backend, device, precision, accepted, images, deviation_px, deviation_likelihood, "
+        "eager_ms_per_frame, ms_per_frame, made_at from dlc.model_export order by made_at, id",
+    )
+
+
 def parameters(engine: Engine) -> "pd.DataFrame":
     """One row for each version of each recipe; `also_called` names the recipes that had the very same parameters."""
     return _frame(engine, _PARAMETERS)

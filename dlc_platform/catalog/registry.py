@@ -513,12 +513,6 @@ def bodyparts_of(engine: Engine, model_id: str) -> list[str]:
         return list(connection.scalars(statement))
 
 
-def exports_of(engine: Engine, model_id: str) -> list[ModelExport]:
-    """The exports of a model version, accepted or not, oldest first."""
-    statement = select(ModelExport).where(ModelExport.model_id == model_id)
-    return _all(engine, statement.order_by(ModelExport.made_at, ModelExport.id))
-
-
 def models_beginning_with(engine: Engine, start: str) -> list[str]:
     """The identities of the model versions that begin so."""
     statement = select(ModelVersion.id).where(ModelVersion.id.startswith(start, autoescape=True))

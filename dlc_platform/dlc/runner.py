@@ -50,7 +50,7 @@ class DeepLabCutRunner:
 
         config = _read_config(model_path)
         self.batch_size = batch_size
-        # With its thread, DeepLabCut drops frames without an animal that follow the last one with an animal.
+        # With its thread, DeepLabCut answers nothing at all when no frame of a call shows an animal.
         config.inference.multithreading.enabled = False
         self._pose, self.device = _load(model_path, config, batch_size, device)
         self._detector: InferenceRunner | None = None

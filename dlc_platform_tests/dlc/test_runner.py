@@ -23,8 +23,8 @@ from dlc_platform.dlc.importing import import_model, load_imported_model
 from dlc_platform.dlc.runner import DETECTOR_FILE, DeepLabCutRunner, has_several_animals, unusable
 from dlc_platform.dlc.training import CONFIG_FILE, TrainedModel
 from dlc_platform.errors import PlatformError
-from dlc_platform.interop.dlc_poses import read_poses, write_poses
-from dlc_platform.pose.table import SINGLE_ANIMAL, keypoints_at, tidy_from_dlc
+from dlc_platform.interop.dlc_poses import read_poses
+from dlc_platform.pose.table import SINGLE_ANIMAL, keypoints_at, tidy_from_dlc, write_dlc_table
 from dlc_platform.store import MANIFEST, Store
 
 FRAMES = 60
@@ -230,17 +230,18 @@ def test_tracks_are_those_of_analyze_videos(kind: str, suffix: str, request: pyt
     ours = found.runner.table(tracks.poses)
     np.testing.assert_array_equal(ours.to_numpy(), found.theirs())
 
-    write_poses(ours, tmp_path / "ours.h5")
+    write_dlc_table(ours, tmp_path / "ours.h5", tracks=True)
     one, other = read_poses(tmp_path / "ours.h5"), read_poses(found.h5)
     assert one.rows == FRAMES and (one.individuals, one.bodyparts) == (other.individuals, other.bodyparts)
     layouts = []
     for file in (tmp_path / "ours.h5", found.h5):
         with tables.open_file(str(file)) as hdf:
-            nodes = {node._v_pathname: type(node).__name__ for node in hdf.walk_nodes()}
+            nodes = {str(node._v_pathname): type(node).__name__ for node in hdf.walk_nodes()}
             layouts.append({name: kind for name, kind in nodes.items() if "/_i_" not in name})
     assert layouts[0] == layouts[1] and "/tracks/table" in layouts[0]
     time.sleep(1.1)  # what HDF5 notes of the time is in seconds
-    write_poses(found.runner.table(found.runner.track(detections).poses), tmp_path / "again.h5")
+    again = found.runner.track(detections)
+    write_dlc_table(found.runner.table(again.poses), tmp_path / "again.h5", tracks=True)
     assert (tmp_path / "ours.h5").read_bytes() == (tmp_path / "again.h5").read_bytes()
 
 

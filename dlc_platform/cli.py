@@ -174,6 +174,7 @@ def sessions(home: Home, as_json: AsJson = False) -> None:
         "width",
         "height",
         "model",
+        "damage",
         "problem",
     ]
     _table(Platform(_absolute(home)).sessions(), columns, as_json)

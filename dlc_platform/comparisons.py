@@ -246,4 +246,4 @@ def _points(table: "pd.DataFrame", frame: int) -> Points:
 def _frame(engine: Engine, session: str, recording_file: int, frame: int) -> "np.ndarray":
     (file,) = [file for file in registry.current_files(engine, session) if file.id == recording_file]
     require_unchanged(file)
-    return read_frames(Path(file.path), [frame])[0]
+    return read_frames(Path(file.path), [frame], file.video_id not in registry.damaged_videos(engine))[0]

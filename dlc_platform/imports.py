@@ -12,7 +12,7 @@ from dlc_platform.catalog import registry, tables
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.importing import ImportedModel, import_model
 from dlc_platform.errors import PlatformError
-from dlc_platform.ingest import require_unchanged
+from dlc_platform.ingest import require_trackable, require_unchanged
 from dlc_platform.interop.dlc_poses import ImportedPoses, import_poses, read_poses
 from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 from dlc_platform.settings import Lab
@@ -107,7 +107,8 @@ def register_poses(
     Raises
     ------
     PlatformError
-        When the video cannot be told, was replaced, or the file does not fit it or the model.
+        When the video cannot be told, was replaced, or is damaged and lab.yaml says to stop there; or the file does not
+        fit it or the model.
     """
     row = _video_of(registry.current_files(engine, session), file, session, recording)
     if row.video_id is None:
@@ -122,6 +123,7 @@ def register_poses(
                 "Name the model that made these poses, or none",
             )
     require_unchanged(row)
+    require_trackable(engine, row, lab.damaged_videos)
     video = probe(Path(row.path))
     if video.sha256 != row.video_id:
         raise PlatformError(
@@ -139,6 +141,7 @@ def register_poses(
             model_id=poses.model_id,
             scorer=poses.scorer,
             frames=poses.frames,
+            frames_lost=video.account.lost,
             source={
                 "file": poses.file,
                 "file_sha256": poses.file_sha256,

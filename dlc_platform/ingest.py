@@ -12,6 +12,7 @@ from dlc_platform.catalog import registry, tables
 from dlc_platform.dlc.environment import versions
 from dlc_platform.errors import PlatformError
 from dlc_platform.sessions import Recording, Session, VideoFile
+from dlc_platform.video.decode import COPY_AGAIN
 from dlc_platform.video.probe import VideoInfo, probe
 
 
@@ -75,6 +76,27 @@ def require_unchanged(row: tables.RecordingFile) -> None:
     if (status.st_size, status.st_mtime_ns) != (row.size_bytes, row.mtime_ns):
         raise PlatformError(
             f"{row.path} was replaced since it was registered", "Materialise session_videos for its session first"
+        )
+
+
+def require_trackable(engine: Engine, row: tables.RecordingFile, damaged_videos: str) -> None:
+    """Make sure that poses of a registered file may be made, or imported.
+
+    Parameters
+    ----------
+    damaged_videos
+        The rule of lab.yaml: ``stop`` or ``track``.
+
+    Raises
+    ------
+    PlatformError
+        When its video is truncated or damaged, and the rule is to stop there.
+    """
+    damage = registry.damaged_videos(engine).get(row.video_id or "")
+    if damage is not None and damaged_videos == "stop":
+        raise PlatformError(
+            f"{row.path} is {damage}",
+            f"{COPY_AGAIN}, or write `damaged_videos: track` into lab.yaml to have tracked what can be decoded",
         )
 
 

@@ -39,6 +39,9 @@ promotion:
   rule: clearly_better
   confidence: 0.95
 
+# Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
+damaged_videos: stop
+
 # Where datasets, models, evaluations and poses are kept.
 store: store
 

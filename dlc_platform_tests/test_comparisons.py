@@ -239,11 +239,11 @@ def test_old_against_new_on_sessions_without_labels(
     assert "no session without labels has poses by both" in metadata["disagreement_tiny"].value
 
     for model in (tiny_model.id, worse):
-        estimator = PoseEstimator(store.path("models", model), device="cpu")
+        estimator = PoseEstimator(store.path("models", model), store, device="cpu")
         for session in (LABELLED, UNLABELLED):
             (file,) = registry.current_files(engine, session)
             assert file.video_id is not None
-            estimate = estimator.estimate(Path(file.path), file.video_id, store)
+            estimate = estimator.estimate(Path(file.path), file.video_id)
             registry.record_poses(
                 engine,
                 tables.PoseEstimate(

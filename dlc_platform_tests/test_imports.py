@@ -13,7 +13,7 @@ import yaml
 from sqlalchemy import Engine, select
 
 from dlc_platform import cli
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
@@ -25,6 +25,7 @@ from dlc_platform.settings import Lab, load_lab
 from dlc_platform.store import Store
 from dlc_platform_tests.dlc.train_folders import lay_out, make_project
 from dlc_platform_tests.test_ingest import write_video
+from dlc_platform_tests.video.conftest import spoil
 
 SESSION = "sub-1_ses-1"
 SCORER = "DLC_Resnet50_tinyJan1shuffle1_snapshot_best-190"
@@ -108,6 +109,20 @@ def test_imported_poses_are_in_force_where_there_are_none(home: Path, lab: Lab, 
     table = platform.poses(SESSION, bodyparts=["tail"])
     theirs = pd.DataFrame(pd.read_hdf(file))
     np.testing.assert_array_equal(table["x"], theirs[SCORER, "tail", "x"].astype(np.float32))
+
+
+def test_poses_of_a_damaged_video_follow_the_rule_of_lab_yaml(lab: Lab, engine: Engine, tmp_path: Path):
+    video = spoil(Path(registry.current_files(engine, SESSION)[-1].path), [3])
+    assert video.name == "cam-top.mp4"
+    for session in scan(lab.raw_roots, lab.layout).sessions:
+        register(engine, session)
+    file = pose_file(tmp_path, "cam-top", 10)
+    with pytest.raises(PlatformError, match=r"cam-top\.mp4 is damaged: .*damaged_videos: track"):
+        register_poses(engine, lab, file, SESSION)
+    done = register_poses(engine, lab.model_copy(update={"damaged_videos": "track"}), file, SESSION)
+    assert done.in_force and done.poses.frames == 10
+    (row,) = queries.incomplete_poses(engine).to_dict("records")
+    assert (row["frames"], row["rows"]) == (10, 10) and row["damage"].startswith("damaged: ")
 
 
 def test_the_same_import_again_changes_nothing(lab: Lab, engine: Engine, tmp_path: Path):
@@ -201,7 +216,7 @@ def test_an_imported_model_is_a_version_of_its_project(
     assert new and register_model(engine, lab, "tiny", folder) == (model, False)
     (row,) = Platform(home).models().to_dict("records")
     assert (row["project"], row["origin"], row["model"], row["scorer"]) == ("tiny", "imported", model.id, model.scorer)
-    assert row["source"]["model_prefix"] == "p" and row["source"]["unusable"] is None
+    assert row["source"]["model_prefix"] == "p"
     assert registry.bodyparts_of(engine, model.id) == ["nose", "tail"]
     version = registry.model_version(engine, model.id)
     assert version is not None and version.weights_sha256 == tiny_model.weights_sha256

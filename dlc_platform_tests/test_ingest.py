@@ -13,9 +13,10 @@ from sqlalchemy import Engine, text
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
-from dlc_platform.ingest import Look, is_registered, register, require_unchanged
+from dlc_platform.ingest import Look, is_registered, register, require_trackable, require_unchanged
 from dlc_platform.sessions import Session, scan
 from dlc_platform.settings import Layout
+from dlc_platform_tests.video.conftest import spoil
 
 
 def write_video(path: Path, frames: int, shade: int = 0) -> Path:
@@ -138,6 +139,23 @@ def test_a_broken_file_does_not_stop_the_others(engine: Engine, raw: Path) -> No
     top(raw).write_bytes(whole)
     register(engine, session(raw))
     assert rows(engine)["top"].video_id == sha256_file(top(raw)) and rows(engine)["top"].problem is None
+
+
+def test_a_damaged_file_is_registered_with_what_is_missing(engine: Engine, raw: Path) -> None:
+    register(engine, session(raw))
+    found = queries.sessions(engine).set_index("camera")
+    assert found["damage"].isna().all() and queries.damaged_recordings(engine).empty
+    spoil(top(raw), [1, 2])
+    assert by_camera(register(engine, session(raw)))["top"].problem is None
+    (row,) = queries.damaged_recordings(engine).to_dict("records")
+    assert row["path"] == str(top(raw)) and row["video"] == sha256_file(top(raw))
+    assert row["frames"] == found["frames"]["top"] and row["frames_lost"] + row["frames_damaged"] > 0
+    assert row["damage"].startswith("damaged: ")
+    file = rows(engine)["top"]
+    with pytest.raises(PlatformError, match=r"frames can be decoded.*damaged_videos: track"):
+        require_trackable(engine, file, "stop")
+    require_trackable(engine, file, "track")
+    require_trackable(engine, rows(engine)["side"], "stop")
 
 
 def test_a_file_that_vanished_after_it_was_found(engine: Engine, raw: Path) -> None:

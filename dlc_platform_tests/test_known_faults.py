@@ -23,7 +23,7 @@ import dlc_platform
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.database import open_catalog
 from dlc_platform.dlc.dataset import Dataset
-from dlc_platform.dlc.inference import PoseEstimator, pose_identity
+from dlc_platform.dlc.inference import PoseEstimator, Progress, pose_identity
 from dlc_platform.dlc.snapshots import choose_snapshot, find_train_folder, list_snapshots, reported_errors
 from dlc_platform.dlc.training import TrainedModel, parameters_of, train_model
 from dlc_platform.errors import PlatformError
@@ -67,9 +67,14 @@ def mirrored(video: Path, to: Path) -> Path:
     return to
 
 
-@pytest.fixture(scope="module")
-def estimator(tiny_model: TrainedModel) -> PoseEstimator:
-    return PoseEstimator(tiny_model.path, device="cpu")
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def estimator(tiny_model: TrainedModel, store: Store) -> PoseEstimator:
+    return PoseEstimator(tiny_model.path, store, device="cpu")
 
 
 def test_a_frame_rate_stays_rational(engine: Engine, tmp_path: Path) -> None:
@@ -144,7 +149,7 @@ def test_a_query_for_poses_honours_its_session_and_its_body_parts(
     for session in scan([home / "raw"], Layout()).sessions:
         register(engine, session)
         (file,) = registry.current_files(engine, session.key)
-        made = estimator.estimate(Path(file.path), str(file.video_id), Store(lab.settings.store))
+        made = estimator.estimate(Path(file.path), str(file.video_id))
         registry.record_poses(
             engine,
             tables.PoseEstimate(
@@ -267,17 +272,16 @@ def test_a_mirrored_video_does_not_give_back_the_old_poses(
     file = tmp_path / "raw/sub-1/ses-1/cam-top.mp4"
     file.parent.mkdir(parents=True)
     shutil.copy(tiny_video, file)
-    store = Store(tmp_path / "store")
     register(engine, scan([tmp_path / "raw"], Layout()).sessions[0])
     (before,) = registry.current_files(engine, KEY)
-    old = estimator.estimate(file, str(before.video_id), store)
+    old = estimator.estimate(file, str(before.video_id))
     mirrored(tiny_video, file)
     with pytest.raises(PlatformError, match="was replaced"):
         require_unchanged(before)
     register(engine, scan([tmp_path / "raw"], Layout()).sessions[0])
     (after,) = registry.current_files(engine, KEY)
     assert after.video_id != before.video_id
-    new = estimator.estimate(file, str(after.video_id), store)
+    new = estimator.estimate(file, str(after.video_id))
     tables_ = [read_parquet(poses.path / POSE_TABLE, ["nose"]) for poses in (old, new)]
     sure = (tables_[0]["likelihood"] > 0.5) & (tables_[1]["likelihood"] > 0.5)
     assert sure.sum() > 5
@@ -287,26 +291,25 @@ def test_a_mirrored_video_does_not_give_back_the_old_poses(
 
 
 def test_two_workers_asked_for_the_same_two_videos_do_each_once(
-    engine: Engine, tiny_model: TrainedModel, tiny_video: Path, tmp_path: Path
+    engine: Engine, tiny_model: TrainedModel, tiny_video: Path, store: Store, tmp_path: Path
 ) -> None:
     videos = [tiny_video, mirrored(tiny_video, tmp_path / "mirrored.mp4")]
-    store = Store(tmp_path / "store")
     barrier = threading.Barrier(2)
     begun: list[str] = []
 
     def work(number: int) -> list[str]:
-        own, network = open_catalog(engine.url), PoseEstimator(tiny_model.path, device="cpu")
+        own, network = open_catalog(engine.url), PoseEstimator(tiny_model.path, store, device="cpu")
         made = []
         barrier.wait(300)
         for video in videos[:: 1 if number == 0 else -1] * 2:
             identity = sha256_file(video)
 
-            def begin(done: int, frames: int, video: Path = video) -> None:
-                if done == 1:
+            def begin(progress: Progress, video: Path = video) -> None:
+                if progress.done == 20:
                     begun.append(video.name)
 
             with registry.alone(own, pose_identity(identity, network.model_id)):
-                made.append(network.estimate(video, identity, store, on_progress=begin).id)
+                made.append(network.estimate(video, identity, on_progress=begin).id)
         own.dispose()
         return made
 
@@ -317,12 +320,11 @@ def test_two_workers_asked_for_the_same_two_videos_do_each_once(
 
 
 def test_an_export_that_failed_leaves_no_file_that_looks_like_success(
-    estimator: PoseEstimator, tiny_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    estimator: PoseEstimator, tiny_video: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An export that could not be written left a file of 800 bytes, which the next call reported as a success."""
     import dlc_platform.dlc.inference as inference
 
-    store = Store(tmp_path / "store")
     real = inference.write_parquet
 
     def break_off(table: object, path: Path) -> None:
@@ -331,9 +333,10 @@ def test_an_export_that_failed_leaves_no_file_that_looks_like_success(
 
     monkeypatch.setattr(inference, "write_parquet", break_off)
     with pytest.raises(OSError, match="the disk is gone"):
-        estimator.estimate(tiny_video, sha256_file(tiny_video), store)
-    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+        estimator.estimate(tiny_video, sha256_file(tiny_video))
+    visible = [path for path in store.path("poses", "").rglob("*") if ".work-" not in str(path)]
+    assert visible == [], "what was found so far is kept out of sight"
     assert not store.has("poses", pose_identity(sha256_file(tiny_video), estimator.model_id))
     monkeypatch.setattr(inference, "write_parquet", real)
-    poses = estimator.estimate(tiny_video, sha256_file(tiny_video), store)
+    poses = estimator.estimate(tiny_video, sha256_file(tiny_video))
     assert len(read_parquet(poses.path / POSE_TABLE)) == 40

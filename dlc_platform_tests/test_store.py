@@ -3,11 +3,10 @@
 import errno
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -203,22 +202,6 @@ def test_two_processes_make_one_product(store: Store) -> None:
     assert said == [f"{store.path('models', IDENTITY)}\n"] * 2
     assert everything(store) == [f"models/{IDENTITY}/content", f"models/{IDENTITY}/manifest.json"]
     assert (store.path("models", IDENTITY) / "content").read_text() == "the same" * 100_000
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB."""
-    mount = shutil.which("mount")
-    if os.geteuid() != 0 or mount is None:
-        pytest.skip("only root can mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = [mount, "-t", "tmpfs", "-o", "size=3m,nr_inodes=50", "tmpfs", str(disk)]
-    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def write_bytes(folder: Path) -> None:

@@ -108,6 +108,25 @@ order by coalesce(v.start_time, s.registered_at) desc, r.session_key, r.name, f.
 limit :most
 """
 
+_DAMAGED_RECORDINGS = """
+select r.session_key as session, r.name as recording, f.position, f.path, v.frames_declared, v.frames, v.frames_lost,
+       v.frames_damaged, v.frames_missing_at_end, v.truncated, v.damage, f.video_id as video
+from dlc.recording r
+join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null
+join dlc.video v on v.id = f.video_id
+where v.damage is not null
+order by r.session_key, r.name, f.position
+"""
+
+_INCOMPLETE_POSES = """
+select p.session, p.recording, p.position, p.path, v.frames, p.frames as rows, p.frames_lost, p.frames_damaged,
+       p.damage, p.pose_estimate
+from dlc.poses_in_force p
+join dlc.video v on v.id = p.video
+where p.damage is not null or p.frames_lost > 0 or p.frames <> v.frames
+order by p.session, p.recording, p.position
+"""
+
 _PROMOTIONS = """
 select p.project, p.model_id as model, p.kind, p.promoted_by, p.reason, x.rmse_px as test_rmse_px, p.promoted_at,
        p.evaluation_id as evaluation, p.run_id, p.id as promotion
@@ -170,6 +189,19 @@ def estimates(engine: Engine, sessions: Sequence[str], model: str | None = None)
         Take what this version made, in force or not; the poses in force by default.
     """
     return _frame(engine, _ESTIMATES, sessions=list(sessions), model=model)
+
+
+def damaged_recordings(engine: Engine) -> "pd.DataFrame":
+    """The current files whose video is truncated or damaged, with what is missing from it."""
+    return _frame(engine, _DAMAGED_RECORDINGS)
+
+
+def incomplete_poses(engine: Engine) -> "pd.DataFrame":
+    """The poses in force that do not stand for every frame that was recorded.
+
+    `frames` are the rows of the video and `rows` those of the poses, of which `frames_lost` are empty.
+    """
+    return _frame(engine, _INCOMPLETE_POSES)
 
 
 def tracked_by_both(engine: Engine, project: str, old: str, new: str, most: int) -> "pd.DataFrame":

@@ -539,6 +539,19 @@ def files_by_session(engine: Engine) -> dict[str, list[RecordingFile]]:
     return found
 
 
+def video(engine: Engine, video_id: str) -> Video:
+    """A registered video."""
+    with orm.Session(engine, expire_on_commit=False) as session:
+        return session.get_one(Video, video_id)
+
+
+def damaged_videos(engine: Engine) -> dict[str, str]:
+    """What is missing from each video that is not whole, by the video's identity."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(Video.id, Video.damage).where(Video.damage.is_not(None)))
+        return {video: damage for video, damage in rows if damage is not None}
+
+
 def labelled_sessions(engine: Engine, projects: Collection[str]) -> set[str]:
     """The sessions whose labels have been counted in all of these projects."""
     statement = (

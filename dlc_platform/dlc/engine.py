@@ -24,6 +24,8 @@ from dlc_platform.pose.table import SINGLE_ANIMAL
 from dlc_platform.store import MANIFEST, Store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dlc_platform.dlc.backends import Backend
     from dlc_platform.dlc.exports import Pictures
     from dlc_platform.dlc.runner import DeepLabCutRunner
@@ -69,12 +71,15 @@ class Engine:
         self.backend = network.name if network else "deeplabcut"
         self.device: str = (network or runner).device  # pyright: ignore[reportOptionalMemberAccess] (there is one)
 
-    def keypoints(self) -> list[tuple[int, int]]:
-        """The places of each individual and of its body parts: unique ones belong to the last individual alone."""
-        unique = len(self._runner.unique) if self._runner else 0
-        multi, last = len(self.bodyparts) - unique, len(self.individuals) - 1
-        animals = [(animal, part) for animal in range(last + (not unique)) for part in range(multi)]
-        return animals + [(last, multi + part) for part in range(unique)]
+    def table(self, poses: np.ndarray) -> pd.DataFrame:
+        """DeepLabCut's wide table of poses of a whole video, shape (frames, individuals, bodyparts, 3)."""
+        if self._runner is not None:
+            return self._runner.table(poses)
+        import pandas as pd
+
+        levels = [[self.scorer], list(self.bodyparts), ["x", "y", "likelihood"]]
+        columns = pd.MultiIndex.from_product(levels, names=["scorer", "bodyparts", "coords"])
+        return pd.DataFrame(poses.reshape(len(poses), -1), columns=columns)
 
     def fitting(self, width: int, height: int) -> Geometry:
         """What has to be done to pictures of a size before they are given to `detect`."""

@@ -38,7 +38,6 @@ from dlc_platform.video.probe import probe
 from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
-    import pandas as pd
     from av import VideoFrame
 
     from dlc_platform.dlc.backends import Precision
@@ -92,6 +91,8 @@ class PoseEstimate:
         The wall time of the inference, without the loading of the model; of all processes that worked on it.
     account
         What became of the video's frames; None for poses of before that was written down.
+    backend
+        See `engine.Engine`.
     note
         What a person has to know of them, such as tracks that could not be made; else empty.
     """
@@ -101,7 +102,8 @@ class PoseEstimate:
     frames: int
     seconds: float
     account: FrameAccount | None
-    note: str = ""
+    backend: str
+    note: str
 
 
 class PoseEstimator:
@@ -246,7 +248,7 @@ class PoseEstimator:
         }
 
         def write(folder: Path) -> None:
-            wide = _dlc_table(poses, engine)
+            wide = engine.table(poses)
             write_dlc_table(wide, folder / f"{work.video_path.stem}{self.scorer}{suffix}.h5", tracks=engine.tracks)
             write_parquet(tidy_from_dlc(wide, found.times_s(work.decoder)), folder / POSE_TABLE)
 
@@ -268,6 +270,7 @@ def load_poses(path: Path) -> PoseEstimate:
         manifest["frames"],
         manifest["seconds"],
         FrameAccount(**account) if account else None,
+        manifest.get("backend", "deeplabcut"),
         manifest.get("note", ""),
     )
 
@@ -291,6 +294,7 @@ class _Rows:
             declared=decoder.frames_declared,
             indexed=decoder.frames_indexed,
             truncated=decoder.is_truncated,
+            holes=decoder.holes,
             decoder=decoder.decoder,
         )
 
@@ -501,28 +505,6 @@ class _Work:
             lost=lost,
             damaged=np.array(batch.damaged),
         )
-
-
-def _dlc_table(poses: np.ndarray, engine: Engine) -> pd.DataFrame:
-    """Poses of shape (frames, individuals, bodyparts, 3) as DeepLabCut's wide table."""
-    import pandas as pd
-
-    coordinates = ["x", "y", "likelihood"]
-    if not engine.tracks:
-        levels = [[engine.scorer], list(engine.bodyparts), coordinates]
-        columns = pd.MultiIndex.from_product(levels, names=["scorer", "bodyparts", "coords"])
-        return pd.DataFrame(poses.reshape(len(poses), -1), columns=columns)
-    places = engine.keypoints()
-    columns = pd.MultiIndex.from_tuples(
-        [
-            (engine.scorer, engine.individuals[individual], engine.bodyparts[bodypart], coordinate)
-            for individual, bodypart in places
-            for coordinate in coordinates
-        ],
-        names=["scorer", "individuals", "bodyparts", "coords"],
-    )
-    individuals, bodyparts = zip(*places, strict=True)
-    return pd.DataFrame(poses[:, individuals, bodyparts].reshape(len(poses), -1), columns=columns)
 
 
 def _first_pictures(video_path: Path, region: Region | None) -> list[np.ndarray]:

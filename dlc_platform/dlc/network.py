@@ -25,7 +25,7 @@ _DEVIATION = (0.229, 0.224, 0.225)
 
 def read_configuration(model_path: Path) -> dict[str, Any]:
     """The configuration of a stored model, as DeepLabCut wrote it."""
-    return yaml.safe_load((model_path / CONFIG_FILE).read_text())
+    return yaml.safe_load((model_path / CONFIG_FILE).read_text(encoding="utf-8"))
 
 
 def is_reproduced(configuration: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlc_platform.dlc.network import read_configuration
 from dlc_platform.dlc.tracking import UNIQUE, Tracker, Tracks, track
@@ -19,6 +19,7 @@ from dlc_platform.store import MANIFEST
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
     from deeplabcut.pose_estimation_pytorch.runners import InferenceRunner, PoseInferenceRunner
 
@@ -35,8 +36,6 @@ class DeepLabCutRunner:
     ----------
     bodyparts
         The unique body parts of a model of several animals come last.
-    unique
-        Those of the body parts that no individual has, but the picture.
     individuals
         `pose.table.SINGLE_ANIMAL` alone for a model of one animal. Unique body parts belong to the last individual,
         `tracking.UNIQUE`.
@@ -51,6 +50,8 @@ class DeepLabCutRunner:
 
         config = _read_config(model_path)
         self.batch_size = batch_size
+        # With its thread, DeepLabCut drops frames without an animal that follow the last one with an animal.
+        config.inference.multithreading.enabled = False
         self._pose, self.device = _load(model_path, config, batch_size, device)
         self._detector: InferenceRunner | None = None
         if config.detector is not None:
@@ -59,12 +60,14 @@ class DeepLabCutRunner:
             )
         metadata = config.metadata
         self.tracks = bool(len(metadata.individuals) > 1 or metadata.unique_bodyparts)
-        self.unique = tuple(metadata.unique_bodyparts) if self.tracks else ()
-        self.bodyparts: tuple[str, ...] = (*metadata.bodyparts, *self.unique)
+        self._unique = tuple(metadata.unique_bodyparts) if self.tracks else ()
+        self.bodyparts: tuple[str, ...] = (*metadata.bodyparts, *self._unique)
         self.individuals: tuple[str, ...] = (SINGLE_ANIMAL,)
         if self.tracks:
-            self.individuals = (*metadata.individuals, *([UNIQUE] if self.unique else []))
-        self.tracker = Tracker.model_validate(json.loads((model_path / MANIFEST).read_text()).get("tracker", {}))
+            self.individuals = (*metadata.individuals, *([UNIQUE] if self._unique else []))
+        manifest = json.loads((model_path / MANIFEST).read_text())
+        self._scorer: str = manifest["scorer"]
+        self._tracker = Tracker.model_validate(manifest.get("tracker", {}))
 
     def predict(self, frames: np.ndarray) -> np.ndarray:
         """What the network sees in each frame, as `analyze_videos` has it before tracking.
@@ -72,8 +75,7 @@ class DeepLabCutRunner:
         Parameters
         ----------
         frames
-            uint8, shape (n, height, width, 3), BGR. The network is given RGB whatever colour mode its configuration
-            names, because `analyze_videos` does so.
+            uint8, shape (n, height, width, 3), BGR.
 
         Returns
         -------
@@ -97,25 +99,59 @@ class DeepLabCutRunner:
 
         pictures = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]
         if self._detector is None:
-            predictions = self._pose.inference(pictures)
+            predictions = _infer(self._pose, pictures)
         else:
-            boxes = self._detector.inference(pictures)
-            predictions = self._pose.inference(list(zip(pictures, boxes, strict=True)))
-        animals = len(self.individuals) - bool(self.unique)
-        multi = len(self.bodyparts) - len(self.unique)
+            boxes = _infer(self._detector, pictures)
+            predictions = _infer(self._pose, list(zip(pictures, boxes, strict=True)))
+        animals = len(self.individuals) - bool(self._unique)
+        multi = len(self.bodyparts) - len(self._unique)
         found = np.full((len(frames), len(self.individuals), len(self.bodyparts), 4), np.nan, np.float32)
         found[..., 3] = -1
         for own, prediction in zip(found, predictions, strict=True):
             own[:animals, :multi, :3] = prediction["bodyparts"][:animals, :, :3]
             if "identity_scores" in prediction:
                 own[:animals, :multi, 3] = prediction["identity_scores"][:animals].argmax(axis=-1)
-            if self.unique:
+            if self._unique:
                 own[-1, multi:, :3] = prediction["unique_bodyparts"][0, :, :3]
         return found
 
     def track(self, detections: np.ndarray) -> Tracks:
         """The tracks of a video in which the network, of several animals, found this in all frames; see `tracking`."""
-        return track(detections, self.individuals, self.bodyparts, len(self.unique), self.tracker)
+        return track(detections, self.individuals, self.bodyparts, len(self._unique), self._tracker)
+
+    def table(self, poses: np.ndarray) -> pd.DataFrame:
+        """DeepLabCut's wide table of the poses that `predict` or `track` gave, with the keypoints that there can be.
+
+        Columns (scorer, bodyparts, coords), or (scorer, individuals, bodyparts, coords) of several animals; one row for
+        each frame, from 0; float32.
+        """
+        import numpy as np
+        import pandas as pd
+
+        multi = len(self.bodyparts) - len(self._unique)
+        own = np.zeros(poses.shape[1:3], bool)
+        own[:, :multi] = True
+        if self._unique:
+            own[-1] = ~own[-1]
+        columns = [
+            (self._scorer, individual, bodypart, coordinate)
+            for row, individual in zip(own, self.individuals, strict=True)
+            for has, bodypart in zip(row, self.bodyparts, strict=True)
+            if has
+            for coordinate in ("x", "y", "likelihood")
+        ]
+        names = ["scorer", "individuals", "bodyparts", "coords"]
+        table = pd.DataFrame(
+            poses[:, own].reshape(len(poses), -1), columns=pd.MultiIndex.from_tuples(columns, names=names)
+        )
+        return table if self.tracks else table.droplevel("individuals", axis="columns")
+
+
+def _infer(runner: InferenceRunner, inputs: list[Any]) -> list[dict[str, np.ndarray]]:
+    # What a call that failed left behind, for want of memory for example, would be answered in this one.
+    runner._batch_list, runner._model_kwargs = [], {}
+    runner._contexts, runner._image_batch_sizes, runner._predictions = [], [], []
+    return runner.inference(inputs)
 
 
 def unusable(model_path: Path) -> str | None:
@@ -150,7 +186,7 @@ def _load(model_path: Path, config: PoseConfig, batch_size: int, device: str | N
 
 
 def _read_config(model_path: Path) -> PoseConfig:
-    """A model's configuration, with what would make it lose frames or run code set right."""
+    """A model's configuration, with what would make it run code set right."""
     if reason := unusable(model_path):
         raise PlatformError(f"the model {model_path.name} cannot be used: {reason}", "Use another version")
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
@@ -160,6 +196,4 @@ def _read_config(model_path: Path) -> PoseConfig:
     config.runner.load_weights_only = True
     if config.detector is not None and config.detector.runner is not None:
         config.detector.runner.load_weights_only = True
-    # With its thread, DeepLabCut drops frames without an animal that follow the last one with an animal.
-    config.inference.multithreading.enabled = False
     return config

@@ -1,6 +1,7 @@
 """The pose files that DeepLabCut writes for a video, ``.h5`` and ``.csv``, of one animal or of several.
 
-They are read without trusting them: nothing in them is unpickled. Poses that were computed elsewhere become a product
+They are read without trusting them: nothing in them is unpickled. What is written for other tools to read has the
+layout of DeepLabCut's own files. Poses that were computed elsewhere become a product
 of kind ``poses`` here, like those of `dlc.inference`, but marked as imported.
 """
 
@@ -204,6 +205,25 @@ def read_poses(file: Path) -> PoseFile:
         bodyparts=tuple(dict.fromkeys(column[-2] for column in columns)),
         poses=poses,
     )
+
+
+def write_poses(poses: pd.DataFrame, file: Path) -> None:
+    """Write a wide table of poses as DeepLabCut does; the same poses give the same bytes.
+
+    Parameters
+    ----------
+    poses
+        One row for each frame; columns (scorer, bodyparts, coords), or (scorer, individuals, bodyparts, coords) of
+        tracked animals.
+    file
+        A new ``.h5``.
+    """
+    import pandas as pd
+
+    key = "tracks" if "individuals" in poses.columns.names else "df_with_missing"
+    with pd.HDFStore(str(file), "w") as hdf:
+        # An index of the rows, which only queries on disk use, would carry the time.
+        hdf.put(key, poses, format="table", index=False, track_times=False)
 
 
 def _readable(file: Path) -> Path:

@@ -3,13 +3,23 @@
 A check looks at what is there and computes nothing; what to do about it is for a person, or for a rule of lab.yaml.
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from dlc_platform.catalog import queries
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.production import production_model
+from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Files that a check's sentence names, and that its table lists: event rows stay small.
+_NAMED = 5
+_LISTED = 100
 
 
 # After a promotion in the same run, not before it.
@@ -32,4 +42,37 @@ def made_by_production_models(lab: LabResource) -> dg.AssetCheckResult:
     )
 
 
-default_checks = [made_by_production_models]
+@dg.asset_check(asset=session_videos)
+def recordings_are_whole(lab: LabResource) -> dg.AssetCheckResult:
+    """Whether every frame of every registered recording can be decoded without errors.
+
+    What becomes of one that is damaged is the rule `damaged_videos` of lab.yaml.
+    """
+    damaged = queries.damaged_recordings(lab.engine)
+    columns = ["session", "recording", "path", "damage"]
+    return _account(damaged, columns, "are truncated or damaged")
+
+
+@dg.asset_check(asset=pose_estimates)
+def every_frame_is_accounted_for(lab: LabResource) -> dg.AssetCheckResult:
+    """Whether the poses in force have a row for each frame that was recorded, and saw each of these frames."""
+    incomplete = queries.incomplete_poses(lab.engine)
+    columns = ["session", "recording", "frames", "rows", "frames_lost", "frames_damaged", "damage"]
+    return _account(incomplete, columns, "have poses that do not stand for all that was recorded")
+
+
+def _account(found: "pd.DataFrame", columns: list[str], what: str) -> dg.AssetCheckResult:
+    """Failed when there is any of these files, with their figures, the first ones of many."""
+    figures = "; ".join(
+        f"{row['path']}: {row['damage'] or 'its poses have another number of rows'}"
+        for row in found.head(_NAMED).to_dict("records")
+    )
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return dg.AssetCheckResult(
+        passed=found.empty,
+        description="" if found.empty else f"{len(found)} files {what}: {figures}{more}",
+        metadata={"files": len(found), **({} if found.empty else {"recordings": table(found[columns].head(_LISTED))})},
+    )
+
+
+default_checks = [made_by_production_models, recordings_are_whole, every_frame_is_accounted_for]

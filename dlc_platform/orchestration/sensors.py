@@ -5,7 +5,8 @@ be growing, and what was asked for and has not come out yet. A restart therefore
 and a lost cursor costs a second look, not a second result.
 
 A session is asked for once for each state of its files, and its poses once for each choice of files that can be
-tracked: one that is damaged, or whose project has no production model yet, does not hold up the others. A run whose
+tracked: one that cannot be read, that is damaged where lab.yaml says to stop there, or whose project has no production
+model yet, does not hold up the others. A run whose
 worker died is retried by Dagster. A run that a person cancelled or deleted, or that failed by its own fault, waits for
 a person, who sees it in the UI: `dlc-platform run HOME --select pose_estimates` completes what is missing, and so does
 a file that is replaced.
@@ -190,11 +191,14 @@ def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wan
     tracked = registry.tracked_files(lab.engine)
     in_production = {project for project in lab.settings.projects if registry.production_model(lab.engine, project)}
 
+    stopped = registry.damaged_videos(lab.engine) if lab.settings.damaged_videos == "stop" else {}
     trackable = {
         key: sorted(
             row.id
             for row in known[key]
-            if row.problem is None and lab.settings.project_of(row.recording.camera) in in_production
+            if row.problem is None
+            and row.video_id not in stopped
+            and lab.settings.project_of(row.recording.camera) in in_production
         )
         for key in registered
     }

@@ -114,8 +114,9 @@ def write_dlc_table(wide: "pd.DataFrame", path: Path, tracks: bool) -> None:
     import pandas as pd
 
     with pd.HDFStore(str(path), mode="w") as file:
-        # DeepLabCut's files hold the time of writing too, which nobody reads.
-        file.put("tracks" if tracks else "df_with_missing", wide, format="table", track_times=False)
+        # Without the time of writing and the index of the rows' numbers, which holds it too; both are of no use.
+        key = "tracks" if tracks else "df_with_missing"
+        file.put(key, wide, format="table", track_times=False, index=False)
 
 
 def write_parquet(table: "pd.DataFrame", path: Path) -> None:

@@ -31,6 +31,9 @@ class FrameAccount:
         The file promises bytes beyond its end.
     missing_at_end
         Frames that the index of an MP4 file promises beyond the last row.
+    holes
+        Places of a Matroska or AVI file in which frames may have been that cannot be found. Streams without an index,
+        such as raw H.264, have nothing that would tell.
     duplicated_timestamps
         Rows with the timestamp of a row before; None where a row has no timestamp.
     variable_frame_rate
@@ -46,6 +49,7 @@ class FrameAccount:
     damaged: int
     truncated: bool
     missing_at_end: int
+    holes: int
     duplicated_timestamps: int | None
     variable_frame_rate: bool | None
     decoder: str
@@ -53,7 +57,7 @@ class FrameAccount:
     @property
     def whole(self) -> bool:
         """Every frame that the file holds or promises is there, without errors."""
-        return not (self.lost or self.damaged or self.truncated or self.missing_at_end)
+        return not (self.lost or self.damaged or self.truncated or self.missing_at_end or self.holes)
 
     @property
     def damage(self) -> str | None:
@@ -68,6 +72,8 @@ class FrameAccount:
             figures.append(f"{self.lost} between them cannot")
         if self.missing_at_end:
             figures.append(f"{self.missing_at_end} more that the index promises are missing")
+        if self.holes:
+            figures.append(f"frames may be missing in {self.holes} places that are overwritten")
         if self.truncated:
             figures.append("then the file ends")
         return f"{'truncated' if self.truncated else 'damaged'}: {', '.join(figures)}"
@@ -86,6 +92,7 @@ def account_of(
     declared: int | None,
     indexed: int,
     truncated: bool,
+    holes: int,
     decoder: str,
 ) -> FrameAccount:
     """The account of all rows of a video.
@@ -98,7 +105,7 @@ def account_of(
         That each row has a timestamp.
     lost, damaged
         bool, shape (frames,).
-    declared, indexed, truncated, decoder
+    declared, indexed, truncated, holes, decoder
         What the `Decoder` says once it has given the last row.
     """
     intervals = np.diff(pts)
@@ -109,6 +116,7 @@ def account_of(
         damaged=int(np.count_nonzero(damaged)),
         truncated=truncated,
         missing_at_end=max(0, indexed - len(pts)),
+        holes=holes,
         duplicated_timestamps=len(pts) - len(np.unique(pts)) if known else None,
         variable_frame_rate=bool(len(intervals) and (np.abs(intervals - np.median(intervals)) > _ROUNDING_TICKS).any())
         if known

@@ -4,20 +4,22 @@ What a file holds as a whole is `probe.py`'s to find out, and what that says abo
 their number are `frames.py`'s.
 """
 
-import os
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import dropwhile, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.video.matroska import Layout, read_layout
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -64,7 +66,8 @@ class Picture:
 class Decoder:
     """A video file, opened, and the rows that decoding gives: a context manager.
 
-    The rows are the same in every run, and from every `start`.
+    The rows are the same in every run, and from every `start`. Ask what the file promises (`is_truncated`, `holes` and
+    `frames_indexed`) after the last row, or the rows are decoded once more for it.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ class Decoder:
     Attributes
     ----------
     container, stream
-        As FFmpeg opened them. Some of what they say is complete only after the last picture.
+        As FFmpeg opened them.
     time_base
         Of the pictures' timestamps, in seconds; None where the stream has none.
     frame_rate
@@ -101,6 +104,8 @@ class Decoder:
         self._files = ExitStack()
         self._current: Generator[Picture, None, None] = self._of_one_size(iter(()), 0)
         self._is_begun = False
+        self._is_drained = False
+        self._packets = 0
         self._index: _Index | None = None
 
     def __enter__(self) -> Self:
@@ -137,7 +142,7 @@ class Decoder:
         rows = self._sought(start)
         if rows is None:
             self._begin()
-            rows = islice(_rows(self.container, self.stream), start, None)
+            rows = islice(_rows(self.container, self.stream, self._count_packet), start, None)
         self._current = self._of_one_size(rows, start)
         return self._current
 
@@ -148,22 +153,42 @@ class Decoder:
 
     @property
     def is_truncated(self) -> bool:
-        """The file promises bytes beyond its end; known once the last row was given.
+        """The file promises bytes beyond its end.
 
         Fewer frames than declared alone are none: an edit list may leave some out.
         """
+        if not self._whole:
+            self._read_to_the_end()
         size = self._path.stat().st_size
-        return _matroska_end(self._path) > size or (
+        return self._layout.end > size or (
             self._is_mp4 and any(entry.pos + entry.size > size for entry in self.stream.index_entries)
         )
 
     @property
+    def holes(self) -> int:
+        """Places where frames may have been that the container does not give.
+
+        Of a Matroska file, those that are no part of it; of an AVI file, the packets of its index that were not found.
+        Of other files 0: MP4 gives each packet of its index, and streams have none.
+        """
+        if self.container.format.name == "avi":
+            self._read_to_the_end()
+            return max(0, sum(entry.size > 0 for entry in self.stream.index_entries) - self._packets)
+        return self._layout.holes
+
+    @property
     def frames_indexed(self) -> int:
-        """The rows that the index of an MP4 file promises, known once the last row was given; 0 for other files."""
+        """The rows that the index of an MP4 file promises; 0 for other files."""
         if not self._is_mp4:
             return 0
+        if not self._whole:
+            self._read_to_the_end()
         from_key = dropwhile(lambda entry: not entry.is_keyframe, self.stream.index_entries)
         return sum(not entry.is_discard for entry in from_key)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return read_layout(self._path)
 
     @property
     def _is_mp4(self) -> bool:
@@ -185,6 +210,16 @@ class Decoder:
         if self._is_begun:
             self._open()
         self._is_begun = True
+        self._is_drained = False
+        self._packets = 0
+
+    def _read_to_the_end(self) -> None:
+        # Some of an index is found on the way; who goes on with interrupted work may have needed no more rows.
+        if not self._is_drained:
+            deque(self.pictures(), maxlen=0)
+
+    def _count_packet(self) -> None:
+        self._packets += 1
 
     def _of_one_size(self, rows: Iterator[Picture], start: int) -> Generator[Picture, None, None]:
         size: tuple[int, int] | None = None
@@ -198,6 +233,7 @@ class Decoder:
                         "Cut it there into files of one size",
                     )
             yield picture
+        self._is_drained = True
 
     def _sought(self, start: int) -> Iterator[Picture] | None:
         """The rows from `start`, by way of the key frame before it; None where that key frame cannot be relied on."""
@@ -211,7 +247,7 @@ class Decoder:
             self.container.seek(key.dts, stream=self.stream)
         except FFmpegError:
             return self._forget_keys()
-        rows = _rows(self.container, self.stream)
+        rows = _rows(self.container, self.stream, self._count_packet)
         first = next((row for row in rows if row.pts is not None and row.pts >= key.pts), None)
         # A container may call any frame a key frame; the decoder knows.
         if first is None or first.pts != key.pts or first.frame is None or not first.frame.key_frame:
@@ -334,7 +370,7 @@ def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
     yield from rest
 
 
-def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Picture]:
+def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callable[[], None]) -> Iterator[Picture]:
     """Each row of the video in order of presentation, from where the container stands.
 
     A packet that no frame answers is a lost row. It comes before the first frame that is later than it, and that frame
@@ -366,6 +402,8 @@ def _rows(container: "InputContainer", stream: "VideoStream") -> Iterator[Pictur
                 return
 
     for packet, frames, has_failed in _decoded(container, stream):
+        if packet and packet.size:
+            on_packet()
         decoded += not has_failed
         pts = packet.pts if packet else None
         is_corrupt = packet is not None and packet.is_corrupt
@@ -495,35 +533,14 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
                 keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
     except FFmpegError:
         return _NO_INDEX
-    ordered = np.sort(np.frombuffer(timestamps, np.int64))
-    if (np.diff(ordered) == 0).any():
+    as_stored = np.frombuffer(timestamps, np.int64)
+    ordered = np.sort(as_stored)
+    # Where frames are reordered and their timestamps are not, those are the times of decoding.
+    is_wrong = stream.codec_context.has_b_frames and (as_stored == ordered).all()
+    if is_wrong or (np.diff(ordered) == 0).any():
         return _NO_INDEX
     rows = np.searchsorted(ordered, [pts for pts, _ in keys])
     return _Index(ordered, sorted(_Key(int(row), pts, dts) for row, (pts, dts) in zip(rows, keys, strict=True)))
-
-
-def _matroska_end(path: Path) -> int:
-    """Where the segment of a Matroska or WebM file says it ends, in bytes; 0 for other files and for open ends.
-
-    The layout is that of RFC 8794: an element's ID, its size as a number whose leading zeros tell its length, its data.
-    """
-    with open(path, "rb") as file:
-        if file.read(4) != b"\x1a\x45\xdf\xa3":
-            return 0
-        header = _vint(file)
-        file.seek(header, os.SEEK_CUR)
-        if file.read(4) != b"\x18\x53\x80\x67":
-            return 0
-        segment = _vint(file)
-        return file.tell() + segment if segment else 0
-
-
-def _vint(file: BinaryIO) -> int:
-    """A number of variable length; 0 where all its bits are set, which means unknown."""
-    first = file.read(1)
-    length = 9 - first[0].bit_length() if first else 0
-    value = int.from_bytes(first + file.read(length - 1)) & ((1 << 7 * length) - 1) if length in range(1, 9) else 0
-    return 0 if value == (1 << 7 * length) - 1 else value
 
 
 def _unopened(path: Path, error: Exception) -> PlatformError:

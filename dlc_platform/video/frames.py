@@ -14,7 +14,25 @@ from dlc_platform.video.decode import Decoder, Picture, to_bgr
 
 
 def read_frames(path: Path, indices: Sequence[int], whole: bool = True) -> list[np.ndarray]:
-    """The frames of a video with these numbers, in the order asked for.
+    """The frames of a video with these numbers, in the order asked for, as `find_frames` finds them.
+
+    Raises
+    ------
+    PlatformError
+        When the video cannot be opened, or has no frame of such a number, or has lost it.
+    """
+    found = find_frames(path, indices, whole)
+    missing = [str(number) for number in sorted(set(indices)) if number not in found]
+    if missing:
+        raise PlatformError(
+            f"{path} has no frame {', '.join(missing)}",
+            "If it has changed since it was registered, scan the sessions again",
+        )
+    return [found[index] for index in indices]
+
+
+def find_frames(path: Path, indices: Sequence[int], whole: bool) -> dict[int, np.ndarray]:
+    """Those frames of a video with these numbers that are there and can be decoded.
 
     Parameters
     ----------
@@ -25,13 +43,13 @@ def read_frames(path: Path, indices: Sequence[int], whole: bool = True) -> list[
 
     Returns
     -------
-    list of uint8 arrays
+    dict of uint8 arrays by frame number
         RGB, shape (height, width, 3), turned as the video is shown.
 
     Raises
     ------
     PlatformError
-        When the video cannot be opened, or has no frame of such a number, or has lost it.
+        When the video cannot be opened.
     """
     from av.video.reformatter import VideoReformatter
 
@@ -49,10 +67,4 @@ def read_frames(path: Path, indices: Sequence[int], whole: bool = True) -> list[
                 break
             if row.frame is not None:
                 pictures[number] = np.ascontiguousarray(to_bgr(row.frame, reformatter)[:, :, ::-1])
-    missing = [str(number) for number in sorted(set(indices)) if number not in pictures]
-    if missing:
-        raise PlatformError(
-            f"{path} has no frame {', '.join(missing)}",
-            "If it has changed since it was registered, scan the sessions again",
-        )
-    return [pictures[index] for index in indices]
+    return pictures

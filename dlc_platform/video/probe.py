@@ -109,6 +109,7 @@ def probe(path: Path) -> VideoInfo:
             declared=decoder.frames_declared,
             indexed=decoder.frames_indexed,
             truncated=decoder.is_truncated,
+            holes=decoder.holes,
             decoder=decoder.decoder,
         )
         metadata = decoder.stream.metadata.get("creation_time") or decoder.container.metadata.get("creation_time")

@@ -16,7 +16,6 @@ from dlc_platform.dlc.evaluation import (
 )
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import read_project
-from dlc_platform.dlc.runner import load_runner
 from dlc_platform.dlc.training import TrainedModel, dataset_loader
 from dlc_platform.errors import PlatformError
 from dlc_platform.store import Store
@@ -65,11 +64,12 @@ def test_predictions_of_every_image(evaluation: Evaluation, tiny_dataset: Datase
 def test_figures_relate_to_those_of_deeplabcut(evaluation: Evaluation, tiny_model: TrainedModel, tiny_dataset: Dataset):
     """DeepLabCut's "rmse" is the mean of the distances, ours the root of the mean of their squares."""
     from deeplabcut.pose_estimation_pytorch.apis.evaluation import evaluate
+    from deeplabcut.pose_estimation_pytorch.apis.utils import get_pose_inference_runner
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
 
     config = PoseConfig.from_yaml(tiny_model.path / "pytorch_config.yaml")
     config.metadata.pose_config_path = tiny_model.path / "pytorch_config.yaml"
-    runner, _ = load_runner(tiny_model.path, 8, "cpu")
+    runner = get_pose_inference_runner(config, tiny_model.path / "snapshot.pt", batch_size=8, device="cpu")
     ours = evaluation.predictions()
     for side in ("train", "test"):
         theirs, _ = evaluate(runner, dataset_loader(tiny_dataset, config), side, pcutoff=0.3)
@@ -85,7 +85,7 @@ def test_an_evaluation_is_made_once_and_the_cutoff_is_only_a_view(
     evaluation: Evaluation, tiny_model: TrainedModel, tiny_dataset: Dataset, tiny_store: Store
 ):
     written = (evaluation.path / "predictions.parquet").stat().st_mtime_ns
-    again = evaluate_model(tiny_model.path, tiny_dataset.path, 0.99, tiny_store, device="cpu", batch_size=1)
+    again = evaluate_model(tiny_model.path, tiny_dataset.path, 0.99, tiny_store, device="cpu")
     assert again.id == evaluation.id and (again.path / "predictions.parquet").stat().st_mtime_ns == written
     assert list(again.errors["rmse_px"]) == list(evaluation.errors["rmse_px"])
     assert again.errors["fraction_confident"].sum() < evaluation.errors["fraction_confident"].sum()

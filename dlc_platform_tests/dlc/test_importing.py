@@ -12,8 +12,9 @@ import yaml
 
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.evaluation import evaluate_model
-from dlc_platform.dlc.importing import DETECTOR_FILE, import_model, load_imported_model
+from dlc_platform.dlc.importing import import_model, load_imported_model
 from dlc_platform.dlc.inference import PoseEstimator
+from dlc_platform.dlc.runner import DETECTOR_FILE
 from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE, TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
@@ -43,8 +44,8 @@ def test_an_imported_model_gives_the_same_poses_to_the_last_bit(
     assert imported.scorer == f"DLC_CspnextS_tinyJan1_{imported.id[:12]}"
     assert imported.source["evaluation"][0]["test_rmse_px"] == 4.2
     video_id = sha256_file(tiny_video)
-    theirs = PoseEstimator(tiny_model.path, device="cpu").estimate(tiny_video, video_id, tiny_store)
-    mine = PoseEstimator(imported.path, device="cpu").estimate(tiny_video, video_id, store)
+    theirs = PoseEstimator(tiny_model.path, tiny_store, device="cpu").estimate(tiny_video, video_id)
+    mine = PoseEstimator(imported.path, store, device="cpu").estimate(tiny_video, video_id)
     pd.testing.assert_frame_equal(
         read_parquet(mine.path / POSE_TABLE), read_parquet(theirs.path / POSE_TABLE), check_exact=True
     )
@@ -217,25 +218,23 @@ def network(folder: Path, top_down: bool, **project: object) -> None:
         torch.save({"model": detector.state_dict()}, folder / "snapshot-detector-040.pt")
 
 
-def test_a_top_down_model_is_kept_with_its_detector_and_said_to_be_unusable(
-    tiny_video: Path, tmp_path: Path, store: Store
-):
+def test_a_top_down_model_is_kept_with_its_detector_and_cannot_be_used_without(tmp_path: Path, store: Store):
     folder = tmp_path / "train"
     network(folder, True, bodyparts=["nose", "tail"])
     imported = import_model(folder, store)
     detector = sha256_file(folder / "snapshot-detector-040.pt")
     assert imported.detector_sha256 == detector == sha256_file(imported.path / DETECTOR_FILE)
     assert imported.source["detector_snapshot"] == "snapshot-detector-040.pt"
-    assert imported.unusable is not None
-    with pytest.raises(PlatformError, match=f"{imported.id} cannot be used: it is a top-down model"):
-        PoseEstimator(imported.path, device="cpu")
+    assert imported.unusable is None
     (folder / "snapshot-detector-040.pt").unlink()
-    assert import_model(folder, store).id != imported.id
+    without = import_model(folder, store)
+    assert without.id != imported.id
+    assert without.unusable == "it is a top-down model that was imported without the snapshot of its detector"
     with pytest.raises(PlatformError, match=r"holds no snapshot-detector-\*\.pt"):
         import_model(folder, store, detector_snapshot="snapshot-detector-040.pt")
 
 
-def test_a_model_of_several_animals_is_kept_and_said_to_be_unusable(tmp_path: Path, store: Store):
+def test_a_model_of_several_animals_can_be_used(tmp_path: Path, store: Store):
     folder = tmp_path / "train"
     network(
         folder,
@@ -248,5 +247,4 @@ def test_a_model_of_several_animals_is_kept_and_said_to_be_unusable(tmp_path: Pa
         skeleton=[["nose", "tail"]],
     )
     imported = import_model(folder, store)
-    assert imported.bodyparts == ("nose", "tail", "feeder")
-    assert imported.unusable is not None and "several animals" in imported.unusable
+    assert imported.bodyparts == ("nose", "tail", "feeder") and imported.unusable is None

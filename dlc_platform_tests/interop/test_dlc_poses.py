@@ -17,6 +17,7 @@ from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.interop.dlc_poses import import_poses, load_imported_poses, read_poses
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, read_parquet
 from dlc_platform.store import Store
+from dlc_platform.video.account import FrameAccount
 from dlc_platform.video.probe import VideoInfo, probe
 
 SCORER = "DLC_Resnet50_tinyJan1shuffle1_snapshot_best-190"
@@ -50,7 +51,7 @@ def video(frames: int = 20, width: int = 96, height: int = 96) -> VideoInfo:
         height=height,
         frame_rate=Fraction(25),
         frames=frames,
-        frames_declared=frames,
+        account=FrameAccount(frames, frames, 0, 0, False, 0, 0, 0, False, "a decoder"),
         duration_s=frames / 25,
         codec="h264",
         pixel_format="yuv420p",

@@ -23,12 +23,14 @@ from dlc_platform.demo.lab import PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
+from dlc_platform.orchestration.checks import default_checks
 from dlc_platform.orchestration.materialize import materialize, missing
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
 from dlc_platform.postgres import server
 from dlc_platform_tests.orchestration.conftest import RECIPE
 from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
+from dlc_platform_tests.video.conftest import spoil
 
 SESSIONS = "session_videos,pose_estimates"
 
@@ -65,6 +67,16 @@ class Lab:
         """Everything below the store's kinds, half-written products too."""
         return {product for kind in (self.home / "store").iterdir() for product in kind.iterdir()}
 
+    def checks(self, **expected: str) -> None:
+        """Each of these checks says this; one that passes says nothing."""
+        for check in default_checks:
+            name = check.check_key.name
+            if name in expected:
+                result = check(LabResource(home=str(self.home)))
+                assert isinstance(result, dg.AssetCheckResult)
+                assert result.passed is not bool(expected[name])
+                assert expected[name] in (result.description or "")
+
     def estimate(self, session: str) -> str:
         return str(Platform(self.home).estimates().set_index("session").loc[session, "pose_estimate"])
 
@@ -96,6 +108,26 @@ def last_failure() -> str:
         event = record.event_log_entry.dagster_event
         assert event is not None and event.step_failure_data.user_failure_data is not None
         return event.step_failure_data.user_failure_data.description or ""
+
+
+def test_a_damaged_recording_is_registered_and_not_tracked_and_the_others_are(lab: Lab) -> None:
+    good = lab.video("sub-d1_ses-1", seed=1)
+    bad = good.with_name("cam-side.mp4")
+    write_video(bad, render(2, 20).frames)
+    whole = bad.read_bytes()
+    spoil(bad, [10, 11])
+    assert lab.run("session_videos"), lab.output
+    lab.checks(recordings_are_whole=f"{bad}: damaged: ", every_frame_is_accounted_for="")
+    assert not lab.run("pose_estimates")
+    for told in (last_failure(), lab.output):
+        assert f"{bad} is damaged: " in told and "of 20 frames can be decoded" in told
+        assert "damaged_videos: track" in told and str(good) not in told
+    estimates = Platform(lab.home).estimates().set_index("session")
+    assert estimates.loc["sub-d1_ses-1", "recording"] == "cam-top"
+    bad.write_bytes(whole)
+    assert lab.run(SESSIONS), lab.output
+    lab.checks(recordings_are_whole="", every_frame_is_accounted_for="")
+    assert len(Platform(lab.home).estimates().set_index("session").loc["sub-d1_ses-1"]) == 2
 
 
 def test_bad_files_do_not_stop_good_ones(lab: Lab) -> None:

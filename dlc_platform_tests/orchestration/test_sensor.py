@@ -26,6 +26,7 @@ from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighb
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings import POSTGRES_VARIABLE
 from dlc_platform_tests.catalog import small_lab
+from dlc_platform_tests.video.conftest import spoil
 
 SETTLE = 30
 
@@ -50,6 +51,7 @@ class Watched:
         self.cursor: str | None = None
         self.summary = ""
         self.run_keys: list[str] = []
+        self.checks: dict[str, dg.AssetCheckEvaluation] = {}
         self.definitions = build_definitions(home)
 
     def video(self, session: str, name: str = "cam-top.mp4", shade: int = 0) -> Path:
@@ -80,9 +82,11 @@ class Watched:
         job = self.definitions.resolve_job_def("process_sessions")
         tags = {RANGE_START: first, RANGE_END: last}
         selection = [dg.AssetKey(asset)]
-        return job.execute_in_process(
+        done = job.execute_in_process(
             instance=self.instance, asset_selection=selection, tags=tags, raise_on_error=False
-        ).success
+        )
+        self.checks = {check.check_name: check for check in done.get_asset_check_evaluations()}
+        return done.success
 
     def look(self) -> dict[str, list[tuple[str, str]]]:
         """One tick: the ranges of sessions that it asks for, by asset."""
@@ -249,6 +253,45 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
     path.write_bytes(whole)
     assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
     assert lab.look() == {"labeled_frames": one("sub-1_ses-1"), "pose_estimates": one("sub-1_ses-1")}
+
+
+def test_a_damaged_recording_is_registered_and_waits_for_the_rule(lab: Watched) -> None:
+    side = spoil(lab.video("sub-1_ses-1", "cam-side.mp4", shade=9), [10, 11])
+    lab.promote()
+    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
+    check = lab.checks["recordings_are_whole"]
+    assert not check.passed and check.description
+    assert f"{side}: damaged: " in check.description and "of 25 frames can be decoded" in check.description
+    (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
+    assert row.video_id and not row.problem
+    # Its labels count; its poses are not asked for, now or after the cursor was lost.
+    assert lab.look() == {"labeled_frames": one("sub-1_ses-1")}
+    assert lab.run("labeled_frames", "sub-1_ses-1", "sub-1_ses-1")
+    lab.cursor = None
+    assert lab.settle() == lab.settle() == {}
+    lab.change(damaged_videos="track")
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.settle() == {}, "it is under way"
+    small_lab.track(lab.engine, "7", row, "a")
+    assert lab.settle() == {}
+    # The whole file is put in its place.
+    lab.video("sub-1_ses-1", "cam-side.mp4", shade=9)
+    assert lab.settle_and_run()["session_videos"] == one("sub-1_ses-1")
+    assert lab.checks["recordings_are_whole"].passed
+
+
+def test_a_damaged_recording_does_not_keep_the_other_one_back(lab: Watched) -> None:
+    lab.video("sub-1_ses-1", "cam-top.mp4")
+    spoil(lab.video("sub-1_ses-1", "cam-side.mp4", shade=9), [10])
+    lab.promote()
+    lab.settle_and_run()
+    assert lab.look() == {"labeled_frames": one("sub-1_ses-1"), "pose_estimates": one("sub-1_ses-1")}
+    assert lab.run("labeled_frames", "sub-1_ses-1", "sub-1_ses-1")
+    rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
+    small_lab.track(lab.engine, "7", rows["top"], "a")
+    lab.cursor = None
+    assert lab.settle() == lab.settle() == {}
 
 
 def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -> None:

@@ -69,6 +69,19 @@ def rot(path: Path, count: int) -> Path:
     return path
 
 
+def spoil(path: Path, frames: Sequence[int]) -> Path:
+    """The data of the frames with these numbers, in the order of the file, overwritten."""
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.pos is not None]
+        # The position is that of the block, whose header Matroska needs to find the next one.
+        header = 20 if "matroska" in container.format.name else 0
+    content = bytearray(path.read_bytes())
+    for position, size in (packets[number] for number in frames):
+        content[position + header : position + size] = b"\xff" * (size - header)
+    path.write_bytes(content)
+    return path
+
+
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
     """Writes a video into the test's folder: ``make_video(name, frames=60, ...)``."""

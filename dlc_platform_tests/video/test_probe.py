@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
+from dlc_platform.video.decode import Decoder
 from dlc_platform.video.probe import probe
 from dlc_platform_tests.video.conftest import cut, rot
 
@@ -90,6 +92,8 @@ def test_a_truncated_file_gives_what_it_holds_and_says_so(make_video: Make, name
     whole = probe(path)
     assert whole.frames == 60 and whole.account.whole and whole.account.problem(path) is None
     info = probe(cut(path, 0.6))
+    with Decoder(path, whole=False) as decoder:
+        assert decoder.is_truncated, "whether or not the rows were asked for"
     assert info.account.truncated and not info.account.whole
     assert 30 <= info.account.decoded <= info.frames < 40
     np.testing.assert_array_equal(info.times_s, whole.times_s[: info.frames])
@@ -119,6 +123,33 @@ def test_bit_rot_leaves_a_row_for_each_frame(make_video: Make, count: int) -> No
     assert info.frames == 60 and info.account.lost + info.account.damaged > 0
     np.testing.assert_array_equal(info.times_s, times_s)
     assert re.search(r"a\.mp4 is damaged: \d\d of 60 frames can be decoded", info.account.problem(path) or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mkv", {}),
+        ("live.mkv", {"container_options": {"live": "1"}}),
+        ("mpeg4.mkv", {"codec": "mpeg4"}),
+        ("jpeg.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p", "codec_options": {"q": "3"}}),
+    ],
+)
+def test_frames_that_vanish_from_a_file_are_noticed(make_video: Make, name: str, options: dict) -> None:
+    """FFmpeg skips a packet whose header is overwritten, and what lies between it and the next one it can make out."""
+    path = make_video(name, **options)
+    assert probe(path).account.whole
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.pos is not None]
+    content = bytearray(path.read_bytes())
+    position, size = packets[30]
+    position -= 8  # before the data of an AVI file
+    content[position : position + size] = b"\xff" * size
+    path.write_bytes(content)
+    info = probe(path)
+    with Decoder(path, whole=False) as decoder:
+        assert decoder.holes == info.account.holes, "whether or not the rows were asked for"
+    assert info.frames < 60 and info.account.holes > 0 and not info.account.whole
+    assert "frames may be missing in" in (info.account.problem(path) or "")
 
 
 def test_refuses_a_video_of_which_nothing_can_be_decoded(make_video: Make) -> None:
@@ -245,6 +276,21 @@ def test_a_list_of_files_is_not_followed(make_video: Make, tmp_path: Path) -> No
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
     with pytest.raises(PlatformError, match=r"list\.mp4 is not a video but a list of files"):
         probe(tmp_path / "list.mp4")
+
+
+def test_bit_rot_in_a_real_video_costs_the_frames_that_it_hits(tmp_path: Path) -> None:
+    """OpenCV stops at the damage; here the frames behind it keep their rows and times."""
+    if "DLC_PLATFORM_TEST_DATA" not in os.environ:
+        pytest.skip("DLC_PLATFORM_TEST_DATA does not say where the shared data are")
+    video = Path(os.environ["DLC_PLATFORM_TEST_DATA"]) / "sessions/sub-m3v1/ses-20181030/m3v1mp4.mp4"
+    whole = probe(video)
+    assert whole.frames == 2330 and whole.account.whole
+    rotten = tmp_path / "rotten.mp4"
+    shutil.copyfile(video, rotten)
+    info = probe(rot(rotten, 4000))
+    assert info.frames == 2330 and not info.account.whole
+    assert 0 < info.account.lost < 20
+    np.testing.assert_array_equal(info.times_s, whole.times_s)
 
 
 @pytest.mark.parametrize(

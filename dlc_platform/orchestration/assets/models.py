@@ -233,11 +233,11 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
 
 def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.dlc.evaluation import evaluate_model
+    from dlc_platform.dlc.exports import find_export
     from dlc_platform.dlc.samples import worst_test_frames
     from dlc_platform.pose.pictures import worst_frames
 
     name = context.partition_key
-    recipe = lab.recipe(name)
     model = registry.current_model(lab.engine, name)
     if model is None or model.dataset_id is None:
         raise PlatformError(f"the recipe {name} has no trained model yet", "Materialise trained_model first")
@@ -246,13 +246,16 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         lab.store.path("datasets", model.dataset_id),
         lab.settings.likelihood_cutoff,
         lab.store,
-        batch_size=recipe.batch_size,
     )
+    export = find_export(lab.store.path("models", model.id), lab.store)
+    if export is not None:
+        record_export(context, lab, export)
     by_session = record_evaluation(context, lab, evaluation)
     errors = evaluation.errors
     overall = errors[errors["bodypart"] == "all"].set_index("side")["rmse_px"]
     return dg.MaterializeResult(
         metadata={
+            **(_export_metadata(export) if export else {}),
             "test_rmse_px": number(overall["test"]),
             "train_rmse_px": number(overall["train"]),
             "worst_test_frames": picture(
@@ -268,6 +271,45 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         },
         data_version=dg.DataVersion(evaluation.id),
     )
+
+
+def record_export(context: AssetExecutionContext, lab: LabResource, export: Any) -> None:
+    """Write an export of a model down."""
+    from dlc_platform.dlc.environment import versions
+
+    registry.record_export(
+        lab.engine,
+        tables.ModelExport(
+            id=export.id,
+            model_id=export.model_id,
+            backend=export.backend,
+            device=export.device,
+            precision=export.precision,
+            accepted=export.accepted,
+            images=export.images,
+            deviation_px=export.deviation_px,
+            deviation_likelihood=export.deviation_likelihood,
+            eager_ms_per_frame=export.eager_ms_per_frame,
+            ms_per_frame=export.ms_per_frame,
+            manifest_sha256=lab.store.claim("exports", export.id),
+            run_id=context.run_id,
+        ),
+        versions(),
+    )
+
+
+def _export_metadata(export: Any) -> Mapping[str, Any]:
+    """What the UI shows of an export."""
+    return {
+        "backend": export.backend if export.accepted else f"pytorch ({export.backend}: {export.reason})",
+        "backend_images": export.images,
+        "pytorch_ms_per_frame": number(export.eager_ms_per_frame),
+        **{
+            f"backend_{name}": number(value)
+            for name in ("deviation_px", "deviation_likelihood", "ms_per_frame")
+            if (value := getattr(export, name)) is not None
+        },
+    }
 
 
 def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluation: Any) -> Any:

@@ -1,6 +1,7 @@
 """The group `poses`: what the production models see in the sessions."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from dagster import AssetExecutionContext
 from dlc_platform.catalog import registry, tables
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
-from dlc_platform.orchestration.assets.models import GPU_POOL
+from dlc_platform.orchestration.assets.models import GPU_POOL, record_export
 from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
+
+_SECONDS_BETWEEN_LINES = 5
+_SECONDS_OF_SILENCE = 60
 
 
 @dg.asset(
@@ -31,7 +35,8 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
     """The keypoints of every frame of a session's recordings, by the production model that the inference rules name."""
     from dlc_platform.dlc.inference import PoseEstimator
 
-    estimators: dict[tuple[str, int], PoseEstimator] = {}
+    # Each model is loaded once for all sessions of the run.
+    estimators: dict[tuple[Any, ...], PoseEstimator] = {}
 
     def estimator(camera: str) -> PoseEstimator | None:
         rule = lab.settings.rule_for(camera)
@@ -43,18 +48,21 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
                 f"the project {rule.project} has no production model yet",
                 "Train and evaluate one of its recipes and materialise production_model",
             )
-        key = (model_id, rule.batch_size)
+        key = (model_id, rule.batch_size, rule.precision)
         if key not in estimators:
-            estimators[key] = PoseEstimator(lab.store.path("models", model_id), batch_size=rule.batch_size)
+            estimators[key] = PoseEstimator(
+                lab.store.path("models", model_id), lab.store, rule.batch_size, precision=rule.precision
+            )
         return estimators[key]
 
     for_each_session(context, lambda key: _estimate_session(context, lab, key, estimator))
 
 
-def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str, estimator: Any) -> Mapping[str, Any]:
+def _estimate_session(
+    context: AssetExecutionContext, lab: LabResource, key: str, estimator_of: Callable[[str], Any]
+) -> Mapping[str, Any]:
     from dlc_platform.dlc.environment import versions
-    from dlc_platform.dlc.inference import pose_identity
-    from dlc_platform.ingest import require_unchanged
+    from dlc_platform.ingest import require_trackable, require_unchanged
     from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 
     files = registry.current_files(lab.engine, key)
@@ -69,15 +77,23 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
             continue
         path = Path(file.path)
         try:
-            network = estimator(file.recording.camera)
-            if network is None:
+            estimator = estimator_of(file.recording.camera)
+            if estimator is None:
                 without_rule.append(file)
                 continue
             require_unchanged(file)
+            require_trackable(lab.engine, file, lab.settings.damaged_videos)
+            video = registry.video(lab.engine, file.video_id)
+            region = lab.settings.region_for(key, file.recording.camera)
             # Of two runs that want the same poses, the second one waits and then finds them.
-            with registry.alone(lab.engine, pose_identity(file.video_id, network.model_id)):
-                estimate = network.estimate(
-                    path, file.video_id, lab.store, on_progress=_progress(context, key, path.stem)
+            with registry.alone(lab.engine, estimator.identity(video.id, region)):
+                estimate = estimator.estimate(
+                    path,
+                    video.id,
+                    region,
+                    whole=video.damage is None,
+                    frames=video.frames,
+                    on_progress=_progress(context, key, path.stem),
                 )
         except PlatformError as problem:
             # The other cameras of the session are none the worse.
@@ -89,10 +105,12 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
             tables.PoseEstimate(
                 id=estimate.id,
                 video_id=file.video_id,
-                model_id=network.model_id,
+                model_id=estimator.model_id,
                 origin="computed",
-                scorer=network.scorer,
+                scorer=estimator.scorer,
                 frames=estimate.frames,
+                frames_lost=estimate.account.lost if estimate.account else 0,
+                parameters=estimator.parameters(region) or None,
                 seconds=estimate.seconds,
                 manifest_sha256=lab.store.claim("poses", estimate.id),
                 run_id=context.run_id,
@@ -101,7 +119,11 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
             tables.RecordingPoses(recording_file_id=file.id, pose_estimate_id=estimate.id, run_id=context.run_id),
             versions(),
         )
-        estimates.append((file, estimate, summary, network.model_id))
+        if estimator.engine is not None and estimator.engine.export is not None:
+            record_export(context, lab, estimator.engine.export)
+        if estimate.note:
+            context.log.warning(f"{path.name}: {estimate.note}")
+        estimates.append((file, estimate, summary, estimator.model_id))
     if problems:
         raise PlatformError(
             f"{len(problems)} of {len(files)} recordings cannot be tracked: "
@@ -117,15 +139,16 @@ def _estimate_session(context: AssetExecutionContext, lab: LabResource, key: str
     return _metadata(lab, estimates, without_rule)
 
 
-def _progress(context: AssetExecutionContext, key: str, recording: str):
-    reported = 0
+def _progress(context: AssetExecutionContext, key: str, recording: str) -> Callable[[Any], None]:
+    """Logs how far the inference is: after the first minute and each tenth, but not more often than it can be read."""
+    reported, last = 0, time.monotonic()
 
-    def report(frame: int, frames: int) -> None:
-        nonlocal reported
-        tenth = 10 * frame // max(frames, 1)
-        if tenth > reported:
-            reported = tenth
-            context.log.info(f"{key} {recording}: frame {frame} of {frames}")
+    def report(progress: Any) -> None:
+        nonlocal reported, last
+        tenth, now = 10 * progress.done // max(progress.frames, 1), time.monotonic()
+        if (tenth > reported and now - last > _SECONDS_BETWEEN_LINES) or now - last > _SECONDS_OF_SILENCE:
+            reported, last = tenth, now
+            context.log.info(f"{key} {recording}: {progress}")
 
     return report
 
@@ -133,7 +156,7 @@ def _progress(context: AssetExecutionContext, key: str, recording: str):
 def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.RecordingFile]) -> Mapping[str, Any]:
     from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
     from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
-    from dlc_platform.video.frames import read_frames
+    from dlc_platform.video.frames import find_frames
 
     cutoff = lab.settings.likelihood_cutoff
     # One file's pictures tell the story; what the others need is in the store.
@@ -142,12 +165,18 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
     region = lab.settings.region_for(file.recording.session_key, file.recording.camera)
     poses = read_parquet(estimate.path / POSE_TABLE)
     shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
+    whole = file.video_id not in registry.damaged_videos(lab.engine)
     images = [
         (frame, keypoints_at(poses, index), f"frame {index}")
-        for index, frame in zip(shown, read_frames(Path(file.path), shown), strict=True)
+        for index, frame in find_frames(Path(file.path), shown, whole).items()
     ]
     return {
-        "picture_keypoints": picture(frames_with_keypoints(images, cutoff, region=region), f"Keypoints of {name}"),
+        # Of a damaged video all of these frames may be lost.
+        **(
+            {"picture_keypoints": picture(frames_with_keypoints(images, cutoff, region=region), f"Keypoints of {name}")}
+            if images
+            else {}
+        ),
         "picture_trajectories": picture(trajectories(poses, cutoff), f"Trajectories of {name}"),
         "picture_likelihood": picture(likelihoods(poses, cutoff), f"Likelihood of {name}"),
         "quality": table(
@@ -163,6 +192,8 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
         ),
         "frames": sum(estimate.frames for _, estimate, _, _ in estimates),
         "seconds": number(sum(estimate.seconds for _, estimate, _, _ in estimates)),
+        "frames_lost": sum(estimate.account.lost for _, estimate, _, _ in estimates if estimate.account),
+        "backend": ", ".join(sorted({estimate.backend for _, estimate, _, _ in estimates})),
         "paths": dg.MetadataValue.json(
             {Path(file.path).name: str(estimate.path) for file, estimate, _, _ in estimates}
         ),

@@ -23,7 +23,10 @@ from dlc_platform.orchestration.resources import LabResource
     code_version="1",
 )
 def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
-    """The video files of a recording session: read to the last frame, identified by content, and registered."""
+    """The video files of a recording session: read to the last frame, identified by content, and registered.
+
+    A truncated or damaged one is registered with an account of its frames, as long as one of them can be decoded.
+    """
     from dlc_platform.ingest import register
 
     found = lab.scan()
@@ -46,7 +49,10 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
             raise PlatformError(
                 "; ".join(problem.problem for problem in problems), "; ".join(problem.remedy for problem in problems)
             )
-        return _metadata(lab, key)
+        metadata = _metadata(lab, key)
+        if "damage" in metadata:
+            context.log.warning(f"{key}: {metadata['damage'].value}")
+        return metadata
 
     for_each_session(context, work)
 
@@ -54,19 +60,23 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
 def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
     from dlc_platform.catalog import queries
     from dlc_platform.pose.pictures import labelled_frames
-    from dlc_platform.video.frames import read_frames
+    from dlc_platform.video.frames import find_frames
 
     recordings = queries.sessions(lab.engine, key)
     first = recordings.iloc[0]
-    frame = read_frames(Path(first["path"]), [int(first["frames"]) // 2])[0]
+    is_damaged = recordings["damage"].notna()
+    middle = int(first["frames"]) // 2
+    frame = find_frames(Path(first["path"]), [middle], whole=not is_damaged.iloc[0]).get(middle)
     region = lab.settings.region_for(key, str(first["camera"]))
+    title = f"{first['recording']}, the frame in the middle"
+    damaged = recordings[is_damaged]
+    damage = "; ".join(f"{path} is {what}" for path, what in zip(damaged["path"], damaged["damage"], strict=True))
+    columns = ["recording", "position", "camera", "width", "height", "frame_rate", "frames", "duration_s"]
     return {
-        "picture": picture(
-            labelled_frames([(frame, {})], region=region), f"{first['recording']}, the frame in the middle"
-        ),
-        "recordings": table(
-            recordings[["recording", "position", "camera", "width", "height", "frame_rate", "frames", "duration_s"]]
-        ),
+        **({"damage": dg.MetadataValue.text(damage)} if damage else {}),
+        # Of a damaged video the middle frame may be lost.
+        **({} if frame is None else {"picture": picture(labelled_frames([(frame, {})], region=region), title)}),
+        "recordings": table(recordings[columns + (["frames_lost", "frames_damaged"] if damage else [])]),
         "frames": int(recordings["frames"].sum()),
         "duration_s": number(recordings["duration_s"].sum()),
         "paths": dg.MetadataValue.json({str(name): list(own) for name, own in recordings.groupby("recording")["path"]}),

@@ -1,0 +1,143 @@
+"""The layout of a Matroska or WebM file: where it says it ends, and whether one element follows the other until there.
+
+FFmpeg skips what it cannot make out between two blocks and says nothing of it, so frames may be missing with no trace.
+The layout is that of RFC 8794 (an element is its ID, its size, its data) with the IDs of RFC 9559. No data is read.
+"""
+
+import os
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+_HEADER = 0x1A45DFA3
+_SEGMENT = 0x18538067
+_CLUSTER = 0x1F43B675
+_TRACKS = 0x1654AE6B
+_TRACK = 0xAE
+_TRACK_NUMBER = 0xD7
+_SIMPLE_BLOCK = 0xA3
+_VOID, _CRC = 0xEC, 0xBF
+#: What a segment holds: also the seek head, the information, cues, attachments, chapters and tags.
+_IN_SEGMENT = (
+    *(_CLUSTER, _TRACKS, _VOID, _CRC, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
+)
+#: What a cluster holds: its time, silent tracks, position, size of the one before, and blocks of four kinds.
+_IN_CLUSTER = (_SIMPLE_BLOCK, _VOID, _CRC, 0xE7, 0x5854, 0xA7, 0xAB, 0xA0, 0xAF)
+_SCAN_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file's elements say.
+
+    Attributes
+    ----------
+    end
+        Where the segment says it ends, in bytes; 0 for an open end, and for files of other formats.
+    holes
+        Places in which bytes are no elements: frames may have been there, nobody knows how many.
+    """
+
+    end: int
+    holes: int
+
+
+def read_layout(path: Path) -> Layout:
+    """Go through the elements of a file; one of another format has none."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        header = _element(file)
+        if header is None or header[0] != _HEADER or header[1] is None:
+            return Layout(0, 0)
+        file.seek(header[1], os.SEEK_CUR)
+        segment = _element(file)
+        if segment is None or segment[0] != _SEGMENT:
+            return Layout(0, 0)
+        end = file.tell() + segment[1] if segment[1] is not None else 0
+        return Layout(end, _holes(file, min(end or size, size)))
+
+
+def _holes(file: BinaryIO, end: int) -> int:
+    """The holes of a segment; one at its very end is where a truncated file ends, and is none."""
+    holes = 0
+    tracks: set[int] = set()
+    expected: Container[int] = _IN_SEGMENT
+    cluster_end: int | None = None
+    while (start := file.tell()) < end:
+        if start == cluster_end:
+            expected, cluster_end = _IN_SEGMENT, None
+        element = _element(file)
+        if element is None:
+            break
+        identity, length = element
+        after = None if length is None else file.tell() + length
+        if identity == _CLUSTER:
+            if cluster_end is not None:
+                holes += 1  # the one before said that it was longer
+            expected, cluster_end = (*_IN_CLUSTER, *_IN_SEGMENT) if after is None else _IN_CLUSTER, after
+            continue
+        is_whole = identity in expected and after is not None and after <= (cluster_end or after)
+        if is_whole and identity == _SIMPLE_BLOCK and tracks:
+            is_whole = _number(file, keep_marker=False) in tracks
+        if is_whole and after is not None:
+            if identity == _TRACKS:
+                tracks = _track_numbers(file, after)
+            file.seek(after)
+            continue
+        holes += 1
+        if not _find_cluster(file, start + 1):
+            break
+        expected, cluster_end = _IN_SEGMENT, None
+    return holes
+
+
+def _track_numbers(file: BinaryIO, end: int) -> set[int]:
+    found = set()
+    while file.tell() < end and (element := _element(file)) is not None:
+        identity, length = element
+        if identity == _TRACK_NUMBER and length is not None:
+            found.add(int.from_bytes(file.read(length)))
+        elif identity != _TRACK:  # of which the children follow
+            file.seek(length or 0, os.SEEK_CUR)
+    return found
+
+
+def _find_cluster(file: BinaryIO, start: int) -> bool:
+    """Go to the next cluster from a place on; false where there is none."""
+    mark = _CLUSTER.to_bytes(4)
+    file.seek(start)
+    before = b""
+    while chunk := file.read(_SCAN_BYTES):
+        place = (before + chunk).find(mark)
+        if place >= 0:
+            file.seek(place - len(before) - len(chunk), os.SEEK_CUR)
+            return True
+        before = chunk[-3:]
+    return False
+
+
+def _element(file: BinaryIO) -> tuple[int, int | None] | None:
+    """The ID of the element that begins here and the size of its data, None for an unknown one; None at the end."""
+    identity, length = _number(file, keep_marker=True), _number(file, keep_marker=False)
+    if identity is None or length is None:
+        return None
+    return identity, None if length < 0 else length
+
+
+def _number(file: BinaryIO, keep_marker: bool) -> int | None:
+    """A number whose leading zeros tell its length; -1 where all its bits are set, and None where there is none."""
+    first = file.read(1)
+    if not first:
+        return None
+    length = 9 - first[0].bit_length()
+    rest = file.read(length - 1) if length <= 8 else b""
+    if length > 8:
+        return 0 if keep_marker else -1
+    if len(rest) < length - 1:
+        return None
+    value = int.from_bytes(first + rest)
+    if keep_marker:
+        return value
+    value &= (1 << 7 * length) - 1
+    return -1 if value == (1 << 7 * length) - 1 else value

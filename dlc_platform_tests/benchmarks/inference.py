@@ -199,7 +199,7 @@ def kills(kills: int = 20, frames: int = 1500, size: int = 128, seed: int = 0) -
         seconds = events["done"]["at"] - events["begun"]["at"]
         undisturbed = _contents(events)
         moments = random.Random(seed)
-        same, chunks = 0, []
+        same, chunks, differing = 0, [], set()
         while len(chunks) < kills:
             shutil.rmtree(store.root / "poses")
             process = _start(job)
@@ -210,9 +210,13 @@ def kills(kills: int = 20, frames: int = 1500, size: int = 128, seed: int = 0) -
             if process.returncode != -signal.SIGKILL:
                 continue  # it had come to its end before
             chunks.append(len(list(store.root.glob("poses/.work-*/chunk-*.npz"))))
-            same += _contents(_finish(_start(job))) == undisturbed
+            contents = _contents(_finish(_start(job)))
+            same += contents == undisturbed
+            differing |= {name for name in undisturbed if contents.get(name) != undisturbed[name]}
         print(f"{same} of {kills} byte-identical after a kill and a continuation; {frames} frames of {_size(file)},")
         print(f"  chunks of {CHUNK_FRAMES} frames that were there when it was killed: {sorted(chunks)}")
+        if differing:
+            print(f"  files that differ: {', '.join(sorted(differing))}")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from dlc_platform.dlc.backends import Backend, OpenVino, Precision, PyTorch, ope
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.geometry import geometry
 from dlc_platform.dlc.network import keypoint_network, read_configuration
-from dlc_platform.identity import sha256_json
+from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import MANIFEST, Store
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Export:
     Attributes
     ----------
     accepted
-        False when its keypoints are too far from DeepLabCut's, or it could not be made: `reason` says which.
+        False when its keypoints are too far from DeepLabCut's, it could not be made, or it is damaged: `reason` says
+        which.
     images
         How many pictures it was compared on.
     deviation_px, deviation_likelihood
@@ -77,9 +78,19 @@ class Export:
 
 
 def find_export(model_path: Path, store: Store, precision: Precision = "full") -> Export | None:
-    """The export of a model for this machine's CPU; None where it was not made yet."""
+    """The export of a model for this machine's CPU; None where it was not made yet.
+
+    One whose files are no longer those that were proved is not accepted, and says so in its `reason`.
+    """
     identity = _identity(model_path.name, precision)
-    return load_export(store.path("exports", identity)) if store.has("exports", identity) else None
+    if not store.has("exports", identity):
+        return None
+    export = load_export(store.path("exports", identity))
+    for file in store.manifest("exports", identity)["files"]:
+        if not _is_whole(export.path / file["path"], file["sha256"]):
+            reason = f"its file {file['path']} is damaged: remove {export.path}, and it is made anew"
+            return replace(export, accepted=False, reason=reason)
+    return export
 
 
 def make_export(model_path: Path, store: Store, pictures: Pictures, precision: Precision = "full") -> Export | None:
@@ -168,6 +179,13 @@ def _identity(model_id: str, precision: Precision) -> str:
             "format": _FORMAT,
         }
     )
+
+
+def _is_whole(file: Path, sha256: str) -> bool:
+    try:
+        return sha256_file(file) == sha256
+    except OSError:
+        return False
 
 
 def images_to_compare(dataset: Dataset) -> list[np.ndarray]:

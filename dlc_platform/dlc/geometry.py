@@ -4,7 +4,7 @@ Resizing and padding are those of DeepLabCut's transforms (albumentations 1.4.3)
 that a network sees the same bytes. What happens to the pixels' values afterwards is in `network`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class Geometry:
     border
         OpenCV's number of how they are filled.
     value
-        What a constant border is filled with.
+        What a constant border is filled with: blue, green, red.
     """
 
     width: int
@@ -41,7 +41,7 @@ class Geometry:
     top: int = 0
     bottom: int = 0
     border: int = 0
-    value: Any = None
+    value: tuple[float, ...] = (0, 0, 0)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class Geometry:
             picture = cv2.resize(np.ascontiguousarray(picture), self.resized, interpolation=cv2.INTER_LINEAR)
         if self.input_size != self.resized:
             picture = cv2.copyMakeBorder(
-                picture, self.top, self.bottom, self.left, self.right, self.border, value=self.value or (0, 0, 0)
+                picture, self.top, self.bottom, self.left, self.right, self.border, value=self.value
             )
         return picture
 
@@ -85,7 +85,7 @@ def geometry(inference: Mapping[str, Any], width: int, height: int) -> Geometry:
 
     resized = (width, height)
     padding = (0, 0, 0, 0)
-    border, value = cv2.BORDER_CONSTANT, None
+    border, value = cv2.BORDER_CONSTANT, (0, 0, 0)
     if resize := inference.get("resize"):
         target = (resize["width"], resize["height"])
         if resize.get("keep_ratio", True):
@@ -101,7 +101,7 @@ def geometry(inference: Mapping[str, Any], width: int, height: int) -> Geometry:
         border = {"constant": cv2.BORDER_CONSTANT, "reflect_101": cv2.BORDER_REFLECT_101}[
             auto.get("border_mode") or "reflect_101"
         ]
-        value = auto.get("border_value")
+        value = _blue_first(auto.get("border_value"))
         position = auto.get("position") or "random"
         padding = (
             *_sides(width, auto.get("min_width"), auto.get("pad_width_divisor", 1), "left" in position, position),
@@ -119,6 +119,15 @@ def reproduces(inference: Mapping[str, Any]) -> bool:
         and len(used & _VALUES) <= 1
         and isinstance(inference.get("longest_max_size") or 0, int)
     )
+
+
+def _blue_first(value: float | Sequence[float] | None) -> tuple[float, ...]:
+    """The colour of a border that DeepLabCut gives OpenCV for its pictures, which have red first."""
+    if value is None:
+        return 0, 0, 0
+    if isinstance(value, Sequence):
+        return tuple(value[::-1])
+    return 0, 0, value  # OpenCV takes a single number for the first channel alone
 
 
 def _sides(length: int, least: int | None, divisor: int | None, first: bool, position: str) -> tuple[int, int]:

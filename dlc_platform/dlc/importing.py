@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dlc_platform.dlc.environment import versions
+from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.dlc.project import CONFIG_FILE as PROJECT_FILE
 from dlc_platform.dlc.project import read_config, read_skeleton
 from dlc_platform.dlc.runner import DETECTOR_FILE, unusable
@@ -29,7 +30,7 @@ from dlc_platform.dlc.snapshots import (
     reported_errors,
 )
 from dlc_platform.dlc.tracking import Tracker
-from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE, scorer_name
+from dlc_platform.dlc.training import scorer_name
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import MANIFEST, Store

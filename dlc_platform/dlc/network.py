@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dlc_platform.dlc.geometry import reproduces
-from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE
 
 if TYPE_CHECKING:
     import torch
+
+#: The files of a model product: its configuration, as DeepLabCut wrote it, and the weights.
+CONFIG_FILE = "pytorch_config.yaml"
+SNAPSHOT_FILE = "snapshot.pt"
 
 #: albumentations' A.Normalize with the figures of ImageNet, which DeepLabCut uses for every network.
 _MEAN = (0.485, 0.456, 0.406)

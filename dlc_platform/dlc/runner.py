@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlc_platform.dlc.network import read_configuration
+from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE, read_configuration
 from dlc_platform.dlc.tracking import UNIQUE, Tracker, Tracks, track
-from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.table import SINGLE_ANIMAL
 from dlc_platform.store import MANIFEST

@@ -24,6 +24,7 @@ import yaml
 from dlc_platform.dlc.backbone import IMAGENET, LOCAL_WEIGHTS, RANDOM, check_weights, write_first_snapshot
 from dlc_platform.dlc.dataset import Dataset, load_dataset
 from dlc_platform.dlc.environment import versions
+from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.identity import sha256_file, sha256_json, short
 from dlc_platform.settings import Recipe
 from dlc_platform.store import MANIFEST, Store
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
     from deeplabcut.pose_estimation_pytorch.data import Loader
 
-CONFIG_FILE = "pytorch_config.yaml"
-SNAPSHOT_FILE = "snapshot.pt"
 _STATS_FILE = "learning_stats.csv"
 _LARGEST_CROP = 448
 _EVALUATIONS = 20

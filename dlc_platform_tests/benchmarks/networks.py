@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from dlc_platform.dlc.importing import import_model
-from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.store import Store
 
 BODYPARTS = ("snout", "leftear", "rightear", "tailbase")

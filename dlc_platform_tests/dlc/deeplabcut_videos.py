@@ -14,7 +14,7 @@ import yaml
 from av.video.stream import VideoStream
 
 from dlc_platform.dlc.backbone import RANDOM, write_first_snapshot
-from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import Store
 

@@ -1,6 +1,6 @@
 """Estimates the poses of a video in a process of its own: `python -m ... STORE MODEL VIDEO`, a line for each batch.
 
-What it prints at the end says whether deeplabcut and torch were imported on the way.
+What it prints at the end says which packages that take long to import were imported on the way.
 """
 
 import sys
@@ -16,7 +16,7 @@ def main(store: Path, model: Path, video: Path) -> None:
     poses = estimator.estimate(
         video, sha256_file(video), on_progress=lambda progress: print(progress.done, progress, flush=True)
     )
-    imported = [name for name in ("deeplabcut", "torch", "openvino_telemetry") if sys.modules.get(name)]
+    imported = [name for name in ("deeplabcut", "torch", "openvino_telemetry", "sqlalchemy") if sys.modules.get(name)]
     print("poses", poses.id, *imported, flush=True)
 
 

@@ -16,7 +16,8 @@ from dlc_platform.dlc.backends import PyTorch
 from dlc_platform.dlc.engine import Engine, load_engine
 from dlc_platform.dlc.exports import TOLERANCE_LIKELIHOOD, TOLERANCE_PX
 from dlc_platform.dlc.inference import PoseEstimator
-from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE, TrainedModel
+from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import MANIFEST, Store
 from dlc_platform.video.region import Region

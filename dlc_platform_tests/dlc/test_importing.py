@@ -14,8 +14,9 @@ from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.evaluation import evaluate_model
 from dlc_platform.dlc.importing import import_model, load_imported_model
 from dlc_platform.dlc.inference import PoseEstimator
+from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.dlc.runner import DETECTOR_FILE
-from dlc_platform.dlc.training import CONFIG_FILE, SNAPSHOT_FILE, TrainedModel
+from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.pose.table import POSE_TABLE, read_parquet

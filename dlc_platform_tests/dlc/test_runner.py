@@ -20,8 +20,9 @@ import yaml
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.evaluation import evaluate_model, not_evaluable
 from dlc_platform.dlc.importing import import_model, load_imported_model
+from dlc_platform.dlc.network import CONFIG_FILE
 from dlc_platform.dlc.runner import DETECTOR_FILE, DeepLabCutRunner, has_several_animals, unusable
-from dlc_platform.dlc.training import CONFIG_FILE, TrainedModel
+from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.interop.dlc_poses import read_poses
 from dlc_platform.pose.table import SINGLE_ANIMAL, keypoints_at, tidy_from_dlc, write_dlc_table

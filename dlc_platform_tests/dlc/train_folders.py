@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from dlc_platform.dlc.training import CONFIG_FILE, TrainedModel
+from dlc_platform.dlc.network import CONFIG_FILE
+from dlc_platform.dlc.training import TrainedModel
 
 
 def make_project(path: Path) -> Path:

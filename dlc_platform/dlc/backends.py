@@ -128,8 +128,8 @@ class OpenVino:
         self._compiled: tuple[tuple[int, int], _Compiled] | None = None
 
     def batch_size(self, width: int, height: int) -> int:
-        # At the end of a batch some cores wait for the others.
-        return max(1, min(32 * _cores(), most_pictures(width, height)))
+        # As many for each core, because at the end of a batch they wait for each other.
+        return _cores() * max(2, most_pictures(width, height) // _cores())
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         size = (pictures.shape[2], pictures.shape[1])

@@ -343,7 +343,8 @@ class _Reader:
                 for picture in self._decoder.pictures(start):
                     self._add(batch, picture, pool)
                     number += 1
-                    if len(batch.pts) == self.batch_size or number % CHUNK_FRAMES == 0:
+                    is_full = self.batch_size is not None and len(batch.pts) >= self.batch_size
+                    if is_full or number % CHUNK_FRAMES == 0:
                         self._put(batch)
                         batch = _Batch()
                     if self._stopped.is_set():

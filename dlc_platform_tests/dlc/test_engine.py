@@ -30,6 +30,8 @@ from dlc_platform_tests.dlc.deeplabcut_videos import (
 )
 
 FRAMES = 4
+#: Of each family, those that are exported within seconds; the larger ones have the same layers, only more of them.
+EXPORTED = ("cspnext_s", "cspnext_m", "hrnet_w18", "resnet_50", "resnet_101")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,7 @@ def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 @pytest.mark.parametrize("net_type", NETWORKS)
 def test_every_network_gives_the_numbers_of_deeplabcut(net_type: str, small: list[np.ndarray], tmp_path: Path):
+    """In PyTorch bit for bit, as an export within the tolerance."""
     video = write_frames(tmp_path / "small.mp4", small)
     seen = read_video(video)
     store = Store(tmp_path / "store")
@@ -75,10 +78,11 @@ def test_every_network_gives_the_numbers_of_deeplabcut(net_type: str, small: lis
     theirs = deeplabcut_poses(model, video, tmp_path / "project")
     spread = theirs.std(axis=(0, 1))
     assert spread[:2].min() > 1 and spread[2] > 0.01  # or there would be nothing to compare
-    engine = load_engine(model, store, lambda: seen, "cpu")
-    assert engine.backend == "openvino", engine.export
-    assert_same(estimate(engine, model, video, store), theirs)
-    assert_same(estimate(in_pytorch(model), model, video, Store(tmp_path / "eager")), theirs)
+    np.testing.assert_array_equal(estimate(in_pytorch(model), model, video, Store(tmp_path / "eager")), theirs)
+    if net_type in EXPORTED:
+        engine = load_engine(model, store, lambda: seen, "cpu")
+        assert engine.backend == "openvino", engine.export
+        assert_same(estimate(engine, model, video, store), theirs)
 
 
 def with_configuration(model: TrainedModel, store: Store, change: dict[str, Any]) -> Path:

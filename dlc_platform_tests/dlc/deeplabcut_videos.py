@@ -146,8 +146,10 @@ def _see(model: "PoseModel", frames: np.ndarray) -> None:
             norm.eval()
         outputs = model(pictures)["bodypart"]
         # Likelihoods around their mean in most places of the picture, and refinements of a few pixels.
-        for name, own, spread, mean in (("heatmap", head.heatmap_head, 0.1, 0.3), ("locref", head.locref_head, 0.2, 0)):
+        for name, spread, mean in (("heatmap", 0.1, 0.3), ("locref", 0.2, 0)):
+            own = head.get_submodule(f"{name}_head")
             last = [module for module in own.modules() if isinstance(module, torch.nn.ConvTranspose2d)][-1]
+            assert last.bias is not None
             factor = spread / outputs[name].std((0, 2, 3))
             last.weight *= factor.view(1, -1, 1, 1)
             last.bias.copy_(mean - (outputs[name].mean((0, 2, 3)) - last.bias) * factor)

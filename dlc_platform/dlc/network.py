@@ -86,6 +86,9 @@ def keypoint_network(model_path: Path) -> torch.nn.Module:
 
         def forward(self, pictures: torch.Tensor) -> torch.Tensor:
             x = (pictures.permute(0, 3, 1, 2).flip(1).float() - self.mean) * self.factor
+            if x.device.type == "cpu":
+                # As DeepLabCut lays pictures out: PyTorch is faster the other way, and then gives other last digits.
+                x = x.contiguous()
             return self.model.get_predictions(self.model(x))["bodypart"]["poses"][:, 0]
 
     network = KeypointNetwork()

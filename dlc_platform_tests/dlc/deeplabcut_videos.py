@@ -85,8 +85,9 @@ def store_network(
 ) -> Path:
     """Store a network that was not trained, and behaves like one that was.
 
-    Its weights are random, and its batch normalisation is set by what it sees in `frames`: without that, the numbers of
-    a deep network grow with each layer, and no keypoint lies within thousands of pixels of the picture.
+    Its weights are random, and its batch normalisation is set by what it sees in `frames`. Without that, the numbers of
+    a deep network grow with each layer, and so do the differences of rounding, until keypoints lie thousands of pixels
+    out of the picture and a pixel from each other.
 
     Parameters
     ----------
@@ -133,6 +134,9 @@ def _see(model: "PoseModel", frames: np.ndarray) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = None  # the mean of all that is seen
+        # Most numbers are above zero then, as a layer gives them: what does not change them cannot make chaos of them.
+        norm.weight.data.fill_(0.5)
+        norm.bias.data.fill_(1)
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     pictures = torch.from_numpy(((frames[..., ::-1] / 255 - mean) / deviation).astype(np.float32)).permute(0, 3, 1, 2)
     head = model.heads["bodypart"]
@@ -142,8 +146,10 @@ def _see(model: "PoseModel", frames: np.ndarray) -> None:
             norm.eval()
         outputs = model(pictures)["bodypart"]
         # Likelihoods around their mean in most places of the picture, and refinements of a few pixels.
-        for name, own, spread, mean in (("heatmap", head.heatmap_head, 0.1, 0.3), ("locref", head.locref_head, 0.2, 0)):
+        for name, spread, mean in (("heatmap", 0.1, 0.3), ("locref", 0.2, 0)):
+            own = head.get_submodule(f"{name}_head")
             last = [module for module in own.modules() if isinstance(module, torch.nn.ConvTranspose2d)][-1]
+            assert last.bias is not None
             factor = spread / outputs[name].std((0, 2, 3))
             last.weight *= factor.view(1, -1, 1, 1)
             last.bias.copy_(mean - (outputs[name].mean((0, 2, 3)) - last.bias) * factor)

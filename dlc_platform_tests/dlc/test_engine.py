@@ -31,6 +31,8 @@ from dlc_platform_tests.dlc.deeplabcut_videos import (
 )
 
 FRAMES = 4
+#: Of each family, those that are exported within seconds; the larger ones have the same layers, only more of them.
+EXPORTED = ("cspnext_s", "cspnext_m", "hrnet_w18", "resnet_50", "resnet_101")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,7 @@ def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 @pytest.mark.parametrize("net_type", NETWORKS)
 def test_every_network_gives_the_numbers_of_deeplabcut(net_type: str, small: list[np.ndarray], tmp_path: Path):
+    """In PyTorch bit for bit, as an export within the tolerance."""
     video = write_frames(tmp_path / "small.mp4", small)
     seen = read_video(video)
     store = Store(tmp_path / "store")
@@ -76,10 +79,11 @@ def test_every_network_gives_the_numbers_of_deeplabcut(net_type: str, small: lis
     theirs = deeplabcut_poses(model, video, tmp_path / "project")
     spread = theirs.std(axis=(0, 1))
     assert spread[:2].min() > 1 and spread[2] > 0.01  # or there would be nothing to compare
-    engine = load_engine(model, store, lambda: seen, "cpu")
-    assert engine.backend == "openvino", engine.export
-    assert_same(estimate(engine, model, video, store), theirs)
-    assert_same(estimate(in_pytorch(model), model, video, Store(tmp_path / "eager")), theirs)
+    np.testing.assert_array_equal(estimate(in_pytorch(model), model, video, Store(tmp_path / "eager")), theirs)
+    if net_type in EXPORTED:
+        engine = load_engine(model, store, lambda: seen, "cpu")
+        assert engine.backend == "openvino", engine.export
+        assert_same(estimate(engine, model, video, store), theirs)
 
 
 def with_configuration(model: TrainedModel, store: Store, change: dict[str, Any]) -> Path:
@@ -126,7 +130,6 @@ PADDING = {"pad_width_divisor": 32, "pad_height_divisor": 32, "position": "cente
         {"longest_max_size": 300},
         {"auto_padding": PADDING},
         {"auto_padding": PADDING | {"position": "top_right", "border_mode": "constant", "border_value": 128}},
-        {"normalize_images": False},
         {"normalize_images": False, "scale_to_unit_range": True},
     ],
     ids=str,
@@ -142,6 +145,18 @@ def test_every_option_of_inference_gives_the_numbers_of_deeplabcut(
     assert_same(estimate(engine, model, video, store), deeplabcut_poses(model, video, tmp_path / "project"))
 
 
+def test_where_an_export_is_not_exact_the_engine_is(tiny_model: TrainedModel, frames: list[np.ndarray], tmp_path: Path):
+    """Numbers a hundred times larger than those that it was trained on make rounding count in a network."""
+    store = Store(tmp_path / "store")
+    model = with_configuration(tiny_model, store, {"data.inference.normalize_images": False})
+    video = write_frames(tmp_path / "real.mp4", frames[:2])
+    engine = load_engine(model, store, lambda: read_video(video), "cpu")
+    assert engine.export is not None and (engine.export.deviation_px or 0) > TOLERANCE_PX
+    assert engine.backend == "pytorch"
+    theirs = deeplabcut_poses(model, video, tmp_path / "project")
+    np.testing.assert_array_equal(estimate(engine, model, video, store), theirs)
+
+
 def test_a_region_gives_the_numbers_of_a_crop_in_pixels_of_the_frame(
     tiny_model: TrainedModel, tiny_store: Store, frames: list[np.ndarray], tmp_path: Path
 ):
@@ -150,7 +165,7 @@ def test_a_region_gives_the_numbers_of_a_crop_in_pixels_of_the_frame(
     engine = load_engine(tiny_model.path, tiny_store, device="cpu")
     ours = estimate(engine, tiny_model.path, video, Store(tmp_path / "store"), region)
     theirs = deeplabcut_poses(tiny_model.path, video, tmp_path / "project", cropping=[101, 434, 57, 279])
-    assert_same(ours, theirs + np.float32([region.x, region.y, 0]))
+    assert_same(ours, theirs + np.array([region.x, region.y, 0], np.float32))
 
 
 @pytest.mark.parametrize(
@@ -198,10 +213,9 @@ def test_single_pictures_of_several_sizes_give_the_numbers_of_deeplabcut(
     "change",
     [
         {"inference": {"autocast": {"enabled": True}}},
-        {"data.colormode": "BGR"},
         {"data.inference.resize": {"width": 320, "height": 200}, "data.inference.longest_max_size": 300},
     ],
-    ids=["autocast", "colormode", "two sizes"],
+    ids=["autocast", "two sizes"],
 )
 def test_other_options_take_the_own_path_of_deeplabcut(
     change: dict[str, Any], tiny_model: TrainedModel, frames: list[np.ndarray], tmp_path: Path

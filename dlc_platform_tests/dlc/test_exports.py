@@ -99,6 +99,28 @@ def test_a_network_that_is_exported_wrongly_is_found_out(model: Path, store: Sto
     assert export.deviation_px is not None and export.deviation_px > TOLERANCE_PX
 
 
+def test_a_network_that_cannot_be_exported_runs_in_pytorch(model: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    """It holds an operation that OpenVINO does not know."""
+    import torch
+
+    real = exports.keypoint_network
+
+    class Odd(torch.nn.Module):
+        def __init__(self, path: Path):
+            super().__init__()
+            self.network = real(path)
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return torch.special.i0(self.network(pictures))
+
+    monkeypatch.setattr(exports, "keypoint_network", Odd)
+    engine = load_engine(model, store, device="cpu")
+    assert engine.backend == "pytorch"
+    export = engine.export
+    assert export is not None and not export.accepted and "cannot be exported" in str(export.reason)
+    assert export.deviation_px is None and [path.name for path in export.path.iterdir()] == [MANIFEST]
+
+
 def test_half_precision_has_an_export_and_an_identity_of_its_own(model: Path, store: Store, tiny_video: Path):
     full = make_export(model, store, no_pictures)
     half = make_export(model, store, no_pictures, "half")

@@ -194,10 +194,24 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
         "seconds": number(sum(estimate.seconds for _, estimate, _, _ in estimates)),
         "frames_lost": sum(estimate.account.lost for _, estimate, _, _ in estimates if estimate.account),
         "backend": ", ".join(sorted({estimate.backend for _, estimate, _, _ in estimates})),
+        **_deviation(lab, [estimate.export for _, estimate, _, _ in estimates if estimate.export]),
         "paths": dg.MetadataValue.json(
             {Path(file.path).name: str(estimate.path) for file, estimate, _, _ in estimates}
         ),
     }
+
+
+def _deviation(lab: LabResource, exports: list[str]) -> Mapping[str, Any]:
+    """How far the exported networks lie from DeepLabCut, by their proofs: in half precision that is what it costs."""
+    from dlc_platform.dlc.exports import load_export
+
+    proved = [
+        deviation
+        for export in exports
+        if lab.store.has("exports", export)
+        and (deviation := load_export(lab.store.path("exports", export)).deviation_px) is not None
+    ]
+    return {"backend_deviation_px": number(max(proved))} if proved else {}
 
 
 def _row(file: tables.RecordingFile, frames: int, model: str) -> Mapping[str, Any]:

@@ -243,7 +243,7 @@ class PoseEstimator:
             "note": note,
             "seconds": seconds,
             "backend": engine.backend,
-            "export": engine.export.id if engine.export else None,
+            "export": engine.export.id if engine.export and engine.export.accepted else None,
             "device": engine.device,
             "versions": versions(),
         }

@@ -162,7 +162,7 @@ class InferenceRule(_Section):
     )
     precision: Literal["full", "half"] = Field(
         default="full",
-        description="`half` computes in 16 bits: faster on GPUs, at a cost in pixels that is measured for each model.",
+        description="`half` computes in 16 bits: faster on GPUs, at a cost in pixels; on CPUs it is measured.",
     )
 
 

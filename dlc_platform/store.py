@@ -154,7 +154,7 @@ class Store:
         if error.errno in _FULL:
             return self._full()
         return PlatformError(
-            f"nothing can be written to the store {self.root}: {error.strerror}",
+            f"nothing can be written to {error.filename or self.root} in the store: {error.strerror}",
             "Check its disk and permissions, or point `store` in lab.yaml to another folder, and run again",
         )
 
@@ -190,6 +190,17 @@ class Store:
         _sync(final.parent)
         shutil.rmtree(hidden)
         return True
+
+    def discard(self, kind: Kind, identity: str) -> None:
+        """Remove a product that is damaged and will be made anew by whoever calls this, first out of sight."""
+        hidden = _hidden(self.path(kind, identity))
+        try:
+            os.rename(self.path(kind, identity), hidden)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._not_written(error) from error
+        shutil.rmtree(hidden)
 
     def left_overs(self) -> list[Path]:
         """What a crash left half-written or half-removed and nobody has written to for a day.

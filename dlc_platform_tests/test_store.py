@@ -267,5 +267,5 @@ def test_another_failure_is_not_called_a_full_disk(small_disk: Path) -> None:
 
 def test_a_store_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file where the folder should be")
-    with pytest.raises(PlatformError, match=r"nothing can be written to the store .*: Not a directory"):
+    with pytest.raises(PlatformError, match=r"nothing can be written to .* in the store: Not a directory"):
         Store(tmp_path / "store").put("poses", IDENTITY, {}, content("one"))

@@ -121,13 +121,16 @@ class OpenVino:
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, file: Path, precision: Precision = "full"):
+    def __init__(self, file: Path, precision: Precision = "full", batch_size: int | None = None):
+        self._asked = batch_size
         self._core = openvino().Core()
         self._network = self._core.read_model(file)
         self._precision = precision
         self._compiled: tuple[tuple[int, int], _Compiled] | None = None
 
     def batch_size(self, width: int, height: int) -> int:
+        if self._asked is not None:
+            return self._asked
         # As many for each core, because at the end of a batch they wait for each other.
         return _cores() * max(2, most_pictures(width, height) // _cores())
 

@@ -189,7 +189,7 @@ def load_engine(
     if device == "cpu":
         export = find_export(model_path, store, precision) or make_export(model_path, store, pictures, precision)
         if export is not None and export.accepted:
-            return Engine(model_path, export.load(), None, precision, export)
+            return Engine(model_path, export.load(batch_size), None, precision, export)
     return Engine(model_path, PyTorch(model_path, device, precision, batch_size), None, precision, export)
 
 

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,29 +75,30 @@ class Export:
     eager_ms_per_frame: float
     ms_per_frame: float | None
 
-    def load(self) -> Backend:
+    def load(self, batch_size: int | None = None) -> Backend:
         """The exported network."""
-        return OpenVino(self.path / _NETWORK, self.precision)
+        return OpenVino(self.path / _NETWORK, self.precision, batch_size)
 
 
 def find_export(model_path: Path, store: Store, precision: Precision = "full") -> Export | None:
-    """The export of a model for this machine's CPU; None where it was not made yet.
-
-    One whose files are no longer those that were proved is not accepted, and says so in its `reason`.
-    """
+    """The export of a model for this machine's CPU; None where there is none whose files are those that were proved."""
     identity = _identity(model_path.name, precision)
     if not store.has("exports", identity):
         return None
-    export = load_export(store.path("exports", identity))
-    for file in store.manifest("exports", identity)["files"]:
-        if not _is_whole(export.path / file["path"], file["sha256"]):
-            reason = f"its file {file['path']} is damaged: remove {export.path}, and it is made anew"
-            return replace(export, accepted=False, reason=reason)
+    try:
+        export = load_export(store.path("exports", identity))
+        files = store.manifest("exports", identity)["files"]
+        if any(sha256_file(export.path / file["path"]) != file["sha256"] for file in files):
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
     return export
 
 
 def make_export(model_path: Path, store: Store, pictures: Pictures, precision: Precision = "full") -> Export | None:
     """Export a model for CPUs, or find its export; None where there is no picture to compare on.
+
+    A damaged export is made anew: it holds nothing that the model does not.
 
     Parameters
     ----------
@@ -113,6 +114,7 @@ def make_export(model_path: Path, store: Store, pictures: Pictures, precision: P
         inputs = _fitted(model_path, own_pictures(model_path, store) or pictures())
         if not inputs:
             return None
+        store.discard("exports", identity)
         eager, eager_ms = _run(PyTorch(model_path, "cpu"), inputs)
         manifest = {
             "model": model_path.name,
@@ -182,13 +184,6 @@ def _identity(model_id: str, precision: Precision) -> str:
             "format": _FORMAT,
         }
     )
-
-
-def _is_whole(file: Path, sha256: str) -> bool:
-    try:
-        return sha256_file(file) == sha256
-    except OSError:
-        return False
 
 
 def images_to_compare(dataset: Dataset) -> list[np.ndarray]:

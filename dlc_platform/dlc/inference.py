@@ -23,6 +23,7 @@ from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread, local
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -219,7 +220,6 @@ class PoseEstimator:
         found, seconds = work.read()
         account = found.account(work.decoder)
         if len(found.pts) != frames or account.whole != whole:
-            shutil.rmtree(work.workspace, ignore_errors=True)
             raise PlatformError(
                 f"{work.video_path} gave {account.decoded} of {len(found.pts)} frames when it was tracked, and "
                 f"{'was whole with' if whole else 'damaged, with'} {frames} when it was registered",
@@ -302,6 +302,11 @@ class _Rows:
 
     def times_s(self, decoder: Decoder) -> np.ndarray:
         return times_s(self.pts, bool(self.timed.all()), decoder.time_base, decoder.frame_rate)
+
+
+def _joined(parts: list[_Rows]) -> _Rows:
+    """Consecutive rows, one after the other."""
+    return _Rows(**{own.name: np.concatenate([getattr(part, own.name) for part in parts]) for own in fields(_Rows)})
 
 
 class _Reader:
@@ -414,7 +419,10 @@ class _Work:
         self.video_path = video_path
         self.workspace = workspace
         self._region = region
+        # DeepLabCut's tracker takes a fourth number.
+        self._shape = (len(engine.individuals), len(engine.bodyparts), 4 if engine.tracks else 3)
         self._conditions: dict[str, Any] = {
+            "workspace": workspace.name,
             "backend": engine.backend,
             "device": engine.device,
             "chunk_frames": CHUNK_FRAMES,
@@ -445,49 +453,62 @@ class _Work:
 
     def read(self) -> tuple[_Rows, float]:
         """What all chunks hold, and the seconds that they took."""
-        parts: dict[str, list[np.ndarray]] = {}
-        for chunk in sorted(self.workspace.glob("chunk-*.npz")):
-            with np.load(chunk) as arrays:
-                for name in arrays.files:
-                    parts.setdefault(name, []).append(arrays[name])
-        if not parts:
+        chunks, seconds, start = [], 0.0, 0
+        while (chunk := self._chunk(start)) is not None:
+            chunks.append(chunk[0])
+            seconds += chunk[1]
+            start += CHUNK_FRAMES
+        if not chunks:
             raise PlatformError(f"{self.video_path} holds no frames", "Look at it, and register its session again")
-        seconds = float(sum(parts.pop("seconds")))
-        return _Rows(**{name: np.concatenate(arrays) for name, arrays in parts.items()}), seconds
+        return _joined(chunks), seconds
 
     def _continue(self) -> tuple[int, int | None]:
-        """How many rows are there already, and the batch size of that work; work under other conditions is undone."""
-        file = self.workspace / _SETTINGS
-        settings = json.loads(file.read_text()) if file.is_file() else {}
-        batch_size = settings.pop("batch_size", None)
-        chunks = 0
-        if settings == self._conditions:
-            while self._is_full(chunks * CHUNK_FRAMES):
-                chunks += 1
-        for chunk in self.workspace.glob("chunk-*.npz"):
-            if chunk.name >= _CHUNK.format(chunks * CHUNK_FRAMES):
-                chunk.unlink()
-        if not chunks:
-            file.unlink(missing_ok=True)
-        return chunks * CHUNK_FRAMES, batch_size if chunks else None
+        """How many rows are there already, and the batch size of that work.
 
-    def _is_full(self, start: int) -> bool:
-        """True when a chunk is there and is not the short end of the video."""
-        file = self.workspace / _CHUNK.format(start)
-        if not file.is_file():
-            return False
-        with np.load(file) as arrays:
-            return len(arrays["pts"]) == CHUNK_FRAMES
+        Work under other conditions is undone, and so is what cannot be read or is not what was written there.
+        """
+        settings = self._settings()
+        batch_size = settings.pop("batch_size", None)
+        start = 0
+        if settings == self._conditions:
+            while (chunk := self._chunk(start)) is not None and len(chunk[0].pts) == CHUNK_FRAMES:
+                start += CHUNK_FRAMES
+        for path in self.workspace.iterdir():
+            is_kept = start and (path.name == _SETTINGS or path.name < _CHUNK.format(start))
+            if path.name.startswith("chunk-") or path.name == _SETTINGS:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif not is_kept:
+                    path.unlink()
+        return start, batch_size if start else None
+
+    def _settings(self) -> dict[str, Any]:
+        try:
+            settings = json.loads((self.workspace / _SETTINGS).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return settings if isinstance(settings, dict) else {}
+
+    def _chunk(self, start: int) -> tuple[_Rows, float] | None:
+        """The chunk that begins with a row, and its seconds; None where there is none that can be relied on."""
+        try:
+            with np.load(self.workspace / _CHUNK.format(start)) as arrays:
+                rows = _Rows(**{own.name: arrays[own.name] for own in fields(_Rows)})
+                begins, seconds = int(arrays["start"]), float(arrays["seconds"])
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+            return None
+        return (rows, seconds) if begins == start and rows.poses.shape[1:] == self._shape else None
 
     def _keep(self, rows: list[_Rows], done: int, seconds: float, batch_size: int | None) -> None:
         """Write a chunk of finished rows, which end before row `done`."""
         if not (self.workspace / _SETTINGS).is_file():
             text = json.dumps(self._conditions | {"batch_size": batch_size})
             write_atomically(self.workspace / _SETTINGS, lambda file: file.write(text.encode()))
-        chunk = {own.name: np.concatenate([getattr(part, own.name) for part in rows]) for own in fields(_Rows)}
+        chunk = _joined(rows)
+        start = done - len(chunk.pts)
         write_atomically(
-            self.workspace / _CHUNK.format(done - len(chunk["pts"])),
-            lambda file: np.savez(file, seconds=seconds, allow_pickle=False, **chunk),
+            self.workspace / _CHUNK.format(start),
+            lambda file: np.savez(file, allow_pickle=False, start=start, seconds=seconds, **vars(chunk)),
         )
 
     def _look(self, batch: _Batch, reader: _Reader) -> _Rows:
@@ -495,8 +516,7 @@ class _Work:
         engine = self.engine
         lost = np.array(batch.lost)
         # DeepLabCut's tracker takes -1 for an animal that was not found.
-        width, nothing = (4, -1) if engine.tracks else (3, np.nan)
-        poses = np.full((len(lost), len(engine.individuals), len(engine.bodyparts), width), nothing, np.float32)
+        poses = np.full((len(lost), *self._shape), -1 if engine.tracks else np.nan, np.float32)
         if batch.pictures:
             found = engine.detect(np.stack([picture.result() for picture in batch.pictures]))
             reader.back(found)
@@ -518,7 +538,11 @@ def _first_pictures(video_path: Path, region: Region | None) -> list[np.ndarray]
     with Decoder(video_path, whole=False) as decoder:
         rows = islice(decoder.pictures(), _COMPARED)
         pictures = [to_bgr(row.frame, reformatter) for row in rows if row.frame is not None]
-    return [region.crop(picture) for picture in pictures] if region else pictures
+    if region is None:
+        return pictures
+    for picture in pictures:
+        region.check(picture.shape[1], picture.shape[0], str(video_path))
+    return [region.crop(picture) for picture in pictures]
 
 
 def _ranges(flags: np.ndarray) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Inference that is interrupted: killed, run twice, out of space; what is there at the end is the same."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.store import Store
 from dlc_platform_tests.dlc.long_video import write_long_video
+
+CHUNKS = ["chunk-000000000.npz", "chunk-000000256.npz"]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,47 @@ def test_a_batch_size_that_was_found_is_kept_when_it_is_continued(
     )
     assert done[:2] == [CHUNK_FRAMES + 5, CHUNK_FRAMES + 10]
     assert same(load_poses(store.path("poses", uninterrupted.id)), uninterrupted)
+
+
+def spoil(folder: Path, what: str) -> None:
+    first, second, settings = (folder / name for name in (CHUNKS[0], CHUNKS[1], "settings.json"))
+    match what:
+        case "half a chunk":
+            second.write_bytes(second.read_bytes()[: second.stat().st_size // 2])
+        case "an empty chunk":
+            first.write_bytes(b"")
+        case "a flipped byte":
+            content = bytearray(second.read_bytes())
+            content[len(content) // 2] ^= 0xFF
+            second.write_bytes(content)
+        case "another chunk":
+            shutil.copy(first, second)
+        case "a folder":
+            second.unlink()
+            second.mkdir()
+        case "no settings":
+            settings.write_bytes(b"")
+        case "other settings":
+            settings.write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["half a chunk", "an empty chunk", "a flipped byte", "another chunk", "a folder", "no settings", "other settings"],
+)
+def test_what_is_damaged_is_computed_again(
+    what: str, tiny_model: TrainedModel, store: Store, video: Path, uninterrupted: PoseEstimate
+):
+    def stop(progress: Progress) -> None:
+        if progress.done > 2 * CHUNK_FRAMES:
+            raise KeyboardInterrupt
+
+    estimator = PoseEstimator(tiny_model.path, store, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        estimator.estimate(video, sha256_file(video), on_progress=stop)
+    assert chunks(store, uninterrupted) == CHUNKS
+    spoil(workspace(store, uninterrupted), what)
+    assert same(estimator.estimate(video, sha256_file(video)), uninterrupted)
 
 
 def test_a_full_disk_keeps_what_is_done(

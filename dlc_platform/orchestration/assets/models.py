@@ -197,8 +197,6 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
         lab.workspaces / context.run_id,
         on_progress=on_progress,
     )
-    # Here, where deeplabcut is imported already: whoever runs the model later need not import it.
-    engine = load_engine(model.path, lab.store)
     environment = versions()
     new = registry.record_training(
         lab.engine,
@@ -218,6 +216,9 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
         parameters,
         environment,
     )
+    # Here, where deeplabcut is imported already: whoever runs the model later need not import it. After the training is
+    # written down, so that nothing that happens here can lose it.
+    engine = load_engine(model.path, lab.store)
     if engine.export is not None:
         record_export(context, lab, engine.export)
     seen = first_look(engine, load_dataset(lab.store.path("datasets", dataset_id)), most=6)

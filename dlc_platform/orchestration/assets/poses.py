@@ -85,7 +85,8 @@ def _estimate_session(
             require_trackable(lab.engine, file, lab.settings.damaged_videos)
             video = registry.video(lab.engine, file.video_id)
             region = lab.settings.region_for(key, file.recording.camera)
-            # Of two runs that want the same poses, the second one waits and then finds them.
+            # Of two runs that want the same poses, the second one waits and then finds them; also on two hosts, which
+            # may not know of each other's locks in the store.
             with registry.alone(lab.engine, estimator.identity(video.id, region)):
                 estimate = estimator.estimate(
                     path,
@@ -121,6 +122,8 @@ def _estimate_session(
         )
         if estimator.engine is not None and estimator.engine.export is not None:
             record_export(context, lab, estimator.engine.export)
+            if not estimator.engine.export.accepted:
+                context.log.warning(f"{path.name}: PyTorch is used, for {estimator.engine.export.reason}")
         if estimate.note:
             context.log.warning(f"{path.name}: {estimate.note}")
         estimates.append((file, estimate, summary, estimator.model_id))

@@ -182,7 +182,7 @@ def test_pictures_are_those_that_opencv_gives(
     make_video: Make, codec: str, pix_fmt: str, color_range: int, size: tuple[int, int]
 ) -> None:
     if size[0] % 2 and codec == "libx264" and pix_fmt in ("yuv420p", "yuvj420p", "yuv422p", "yuv420p10le"):
-        pytest.skip("the encoder takes even sizes only")
+        size = (98, 62)  # the encoder takes even sizes only
     options = {"codec": codec, "pix_fmt": pix_fmt, "color_range": color_range, "codec_options": {"threads": "1"}}
     assert_as_opencv_gives(make_video("a.mkv", frames=4, size=size, **options))
 

@@ -340,7 +340,20 @@ def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
     """Say which model, labels, parameters and machine made the poses of a session."""
     from dlc_platform.platform import Platform
 
-    columns = ["recording", "path", "origin", "model", "recipe", "dataset", "parameter_set", "host", "gpu", "run_id"]
+    columns = [
+        "recording",
+        "path",
+        "origin",
+        "model",
+        "recipe",
+        "dataset",
+        "parameter_set",
+        "host",
+        "gpu",
+        "backend",
+        "device",
+        "run_id",
+    ]
     _table(Platform(_absolute(home)).lineage(session), columns, as_json)
 
 

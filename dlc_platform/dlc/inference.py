@@ -91,8 +91,8 @@ class PoseEstimate:
         The wall time of the inference, without the loading of the model; of all processes that worked on it.
     account
         What became of the video's frames; None for poses of before that was written down.
-    backend, export
-        See `engine.Engine`; the export by its identity.
+    backend, device, export
+        See `engine.Engine`; the export by its identity, and the device None where it was not written down.
     note
         What a person has to know of them, such as tracks that could not be made; else empty.
     """
@@ -103,6 +103,7 @@ class PoseEstimate:
     seconds: float
     account: FrameAccount | None
     backend: str
+    device: str | None
     export: str | None
     note: str
 
@@ -272,6 +273,7 @@ def load_poses(path: Path) -> PoseEstimate:
         manifest["seconds"],
         FrameAccount(**account) if account else None,
         manifest.get("backend", "deeplabcut"),
+        manifest.get("device"),
         manifest.get("export"),
         manifest.get("note", ""),
     )

@@ -128,6 +128,9 @@ def test_lineage(lab: Engine) -> None:
         "frames_lost": 0,
         "frames_damaged": 0,
         "damage": None,
+        "backend": "openvino",
+        "device": "cpu",
+        "export": identity("2"),
     }
     assert row["trained_at"] <= row["estimated_at"] <= row["materialized_at"]
     assert queries.lineage(lab, TWO).empty

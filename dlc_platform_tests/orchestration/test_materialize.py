@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.materialize import materialize
 from dlc_platform.platform import Platform
+from dlc_platform.store import MANIFEST
 from dlc_platform_tests.orchestration.conftest import RECIPE
 
 FIRST = "sub-001_ses-001"
@@ -77,6 +79,9 @@ def test_lineage_says_what_made_the_poses(tracked_lab: Path):
     assert row["parameters"]["epochs"] == 2
     assert row["labelled_sessions"] == sorted(f"sub-{subject}_ses-{session}" for subject, session in LABELLED)
     assert row["training_environment"]["deeplabcut"]
+    manifest = json.loads((platform.settings.store / "poses" / row["pose_estimate"] / MANIFEST).read_text())
+    ran = ["backend", "device", "export"]
+    assert [row[name] for name in ran] == [manifest[name] for name in ran]
     with dg.DagsterInstance.get() as instance:
         assert instance.get_run_by_id(row["run_id"]) is not None
         assert instance.get_run_by_id(row["training_run"]) is not None

@@ -139,10 +139,8 @@ class PoseEstimator:
         self._precision: Precision = precision
 
     def parameters(self, region: Region | None) -> dict[str, Any]:
-        """The parameters of an inference that are part of its identity; those that are as usual are left out."""
-        return ({"region": region.as_dict()} if region else {}) | (
-            {"precision": self._precision} if self._precision != "full" else {}
-        )
+        """The parameters of an inference with this model; see `inference_parameters`."""
+        return inference_parameters(region, self._precision)
 
     def identity(self, video_id: str, region: Region | None = None) -> str:
         """The identity of the poses of a video under this model."""
@@ -255,6 +253,11 @@ class PoseEstimator:
             write_parquet(tidy_from_dlc(wide, found.times_s(work.decoder)), folder / POSE_TABLE)
 
         return load_poses(self._store.put("poses", identity, manifest, write))
+
+
+def inference_parameters(region: Region | None, precision: Precision) -> dict[str, Any]:
+    """The parameters of an inference that are part of its identity; those that are as usual are left out."""
+    return ({"region": region.as_dict()} if region else {}) | ({"precision": precision} if precision != "full" else {})
 
 
 def pose_identity(video_id: str, model_id: str, parameters: dict[str, Any] | None = None) -> str:

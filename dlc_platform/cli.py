@@ -340,7 +340,20 @@ def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
     """Say which model, labels, parameters and machine made the poses of a session."""
     from dlc_platform.platform import Platform
 
-    columns = ["recording", "path", "origin", "model", "recipe", "dataset", "parameter_set", "host", "gpu", "run_id"]
+    columns = [
+        "recording",
+        "path",
+        "origin",
+        "model",
+        "recipe",
+        "dataset",
+        "parameter_set",
+        "host",
+        "gpu",
+        "backend",
+        "device",
+        "run_id",
+    ]
     _table(Platform(_absolute(home)).lineage(session), columns, as_json)
 
 
@@ -354,11 +367,22 @@ def touched(home: Home, model: Model, as_json: AsJson = False) -> None:
 
 @app.command()
 def stale(home: Home, as_json: AsJson = False) -> None:
-    """List the sessions whose poses the production model did not make, the newest first."""
-    from dlc_platform.platform import Platform
+    """List the sessions whose poses the production model did not make, the newest first.
 
+    Then, other than with --json, the poses that were made by other rules than lab.yaml has now.
+    """
+    from dlc_platform.platform import Platform
+    from dlc_platform.rules import OTHER_RULES
+
+    platform = Platform(_absolute(home))
     columns = ["session", "project", "production_model", "models", "imported", "files", "frames", "recorded_at"]
-    _table(Platform(_absolute(home)).stale_sessions(), columns, as_json)
+    _table(platform.stale_sessions(), columns, as_json)
+    if as_json:
+        return
+    other = platform.poses_of_other_rules()
+    if not other.empty:
+        _say("\n" + OTHER_RULES.format(sessions=other["session"].nunique()))
+        _table(other, ["session", "recording", "position", "camera", "made_with", "lab_yaml"], as_json=False)
 
 
 @app.command()

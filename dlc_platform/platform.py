@@ -15,6 +15,7 @@ from dlc_platform.catalog.database import open_lab
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.connection import postgres_url
+from dlc_platform.rules import poses_of_other_rules
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
 
@@ -108,6 +109,10 @@ class Platform:
             Whether sessions all of whose poses were imported are among them.
         """
         return queries.stale_sessions(self._engine, imported)
+
+    def poses_of_other_rules(self) -> "pd.DataFrame":
+        """The poses in force that were made with another region or precision than lab.yaml names for them now."""
+        return poses_of_other_rules(self._engine, self.settings)
 
     def impact(self, model: str) -> Impact:
         """What becomes stale when a model version is promoted, and what that costs.

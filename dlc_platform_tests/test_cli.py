@@ -296,6 +296,20 @@ def test_impact_is_a_table_only_where_sessions_become_stale(
     assert heading.split()[0] == "session" and row.split()[0] == SESSION and said.startswith("1 sessions become stale")
 
 
+def test_poses_of_other_rules_are_listed_below_those_of_other_models(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    maze = {"projects": {"maze": {"path": "maze"}}, "recipes": {}}
+    home = broken_lab(**maze, inference=[{"project": "maze", "precision": "half"}])
+    code, out = command("stale", home)
+    assert code == 0
+    none, _, said, _, row = out.splitlines()
+    assert none == "none yet" and said.startswith("1 sessions have poses of another region or precision than lab.yaml")
+    assert "--select pose_estimates --partition KEY" in said
+    assert row.split(maxsplit=4)[:1] == [SESSION] and "full precision" in row and "half precision" in row
+    assert json.loads(command("stale", home, "--json")[1]) == []
+
+
 @pytest.mark.parametrize("reason", ["", "  "])
 def test_a_promotion_without_a_reason_starts_no_run(
     reason: str, lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]

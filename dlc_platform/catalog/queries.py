@@ -127,6 +127,13 @@ where p.damage is not null or p.frames_lost > 0 or p.frames <> v.frames
 order by p.session, p.recording, p.position
 """
 
+_COMPUTED_POSES = """
+select session, camera, recording, position, path, coalesce(inference_parameters, '{}') as inference_parameters
+from dlc.poses_in_force
+where origin = 'computed'
+order by session, recording, position
+"""
+
 _PROMOTIONS = """
 select p.project, p.model_id as model, p.kind, p.promoted_by, p.reason, x.rmse_px as test_rmse_px, p.promoted_at,
        p.evaluation_id as evaluation, p.run_id, p.id as promotion
@@ -202,6 +209,11 @@ def incomplete_poses(engine: Engine) -> "pd.DataFrame":
     `frames` are the rows of the video and `rows` those of the poses, of which `frames_lost` are empty.
     """
     return _frame(engine, _INCOMPLETE_POSES)
+
+
+def computed_poses(engine: Engine) -> "pd.DataFrame":
+    """The poses in force that were not imported, with the parameters of their inference; {} where all are as usual."""
+    return _frame(engine, _COMPUTED_POSES)
 
 
 def tracked_by_both(engine: Engine, project: str, old: str, new: str, most: int) -> "pd.DataFrame":

@@ -507,8 +507,10 @@ class PoseEstimate(Base):
     """The poses that a model version gives for a video; the arrays are in the store.
 
     `parameters` are those of the inference that are part of the identity: the region and the precision, where they are
-    not the whole picture and full precision. `frames_lost` counts the rows without a picture, and so without poses. Of
-    imported poses the model may be unknown; `source` says where they came from.
+    not the whole picture and full precision. `frames_lost` counts the rows without a picture, and so without poses.
+    `backend`, `device` and `export_id` say what ran the network, and are null where that was not written down; the
+    export may come into `ModelExport` later than the poses that it made. Of imported poses the model may be unknown;
+    `source` says where they came from.
     """
 
     __tablename__ = "pose_estimate"
@@ -530,6 +532,9 @@ class PoseEstimate(Base):
     frames: Mapped[int]
     frames_lost: Mapped[int] = mapped_column(server_default=text("0"))
     parameters: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    backend: Mapped[str | None]
+    device: Mapped[str | None]
+    export_id: Mapped[str | None] = mapped_column(_Identity)
     seconds: Mapped[float | None]
     source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     environment_id: Mapped[str] = mapped_column(ForeignKey(Environment.id))

@@ -92,8 +92,8 @@ class PoseEstimate:
         The wall time of the inference, without the loading of the model; of all processes that worked on it.
     account
         What became of the video's frames; None for poses of before that was written down.
-    backend, export
-        See `engine.Engine`; the export by its identity.
+    backend, device, export
+        See `engine.Engine`; the export by its identity, and the device None where it was not written down.
     note
         What a person has to know of them, such as tracks that could not be made; else empty.
     """
@@ -104,6 +104,7 @@ class PoseEstimate:
     seconds: float
     account: FrameAccount | None
     backend: str
+    device: str | None
     export: str | None
     note: str
 
@@ -139,10 +140,8 @@ class PoseEstimator:
         self._precision: Precision = precision
 
     def parameters(self, region: Region | None) -> dict[str, Any]:
-        """The parameters of an inference that are part of its identity; those that are as usual are left out."""
-        return ({"region": region.as_dict()} if region else {}) | (
-            {"precision": self._precision} if self._precision != "full" else {}
-        )
+        """The parameters of an inference with this model; see `inference_parameters`."""
+        return inference_parameters(region, self._precision)
 
     def identity(self, video_id: str, region: Region | None = None) -> str:
         """The identity of the poses of a video under this model."""
@@ -256,6 +255,11 @@ class PoseEstimator:
         return load_poses(self._store.put("poses", identity, manifest, write))
 
 
+def inference_parameters(region: Region | None, precision: Precision) -> dict[str, Any]:
+    """The parameters of an inference that are part of its identity; those that are as usual are left out."""
+    return ({"region": region.as_dict()} if region else {}) | ({"precision": precision} if precision != "full" else {})
+
+
 def pose_identity(video_id: str, model_id: str, parameters: dict[str, Any] | None = None) -> str:
     """The identity of the poses of a video under a model: neither device, backend nor batch size enter it."""
     return sha256_json({"video": video_id, "model": model_id} | ({"parameters": parameters} if parameters else {}))
@@ -272,6 +276,7 @@ def load_poses(path: Path) -> PoseEstimate:
         manifest["seconds"],
         FrameAccount(**account) if account else None,
         manifest.get("backend", "deeplabcut"),
+        manifest.get("device"),
         manifest.get("export"),
         manifest.get("note", ""),
     )

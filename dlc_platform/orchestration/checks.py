@@ -13,6 +13,7 @@ from dlc_platform.orchestration.assets.production import production_model
 from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.rules import OTHER_RULES, poses_of_other_rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,21 @@ def every_frame_is_accounted_for(lab: LabResource) -> dg.AssetCheckResult:
     return _account(incomplete, columns, "have poses that do not stand for all that was recorded")
 
 
+@dg.asset_check(asset=pose_estimates)
+def made_by_the_rules_of_lab_yaml(lab: LabResource) -> dg.AssetCheckResult:
+    """Whether the poses in force were made with the region and precision that lab.yaml names for them now.
+
+    A change of these rules estimates nothing again by itself. Imported poses were chosen by a person.
+    """
+    other = poses_of_other_rules(lab.engine, lab.settings)
+    return dg.AssetCheckResult(
+        passed=other.empty,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="" if other.empty else OTHER_RULES.format(sessions=other["session"].nunique()),
+        metadata={"files": len(other), **({} if other.empty else {"recordings": table(other.head(_LISTED))})},
+    )
+
+
 def _account(found: "pd.DataFrame", columns: list[str], what: str) -> dg.AssetCheckResult:
     """Failed when there is any of these files, with their figures, the first ones of many."""
     figures = "; ".join(
@@ -75,4 +91,9 @@ def _account(found: "pd.DataFrame", columns: list[str], what: str) -> dg.AssetCh
     )
 
 
-default_checks = [made_by_production_models, recordings_are_whole, every_frame_is_accounted_for]
+default_checks = [
+    made_by_production_models,
+    made_by_the_rules_of_lab_yaml,
+    recordings_are_whole,
+    every_frame_is_accounted_for,
+]

@@ -161,7 +161,14 @@ def promotion(model: str, project: str = "maze", evaluation: str | None = None) 
     )
 
 
-def track(engine: Engine, letter: str, file: tables.RecordingFile, model: str, confident: float | None = None) -> None:
+def track(
+    engine: Engine,
+    letter: str,
+    file: tables.RecordingFile,
+    model: str,
+    confident: float | None = None,
+    parameters: dict[str, Any] | None = None,
+) -> None:
     estimate = tables.PoseEstimate(
         id=identity(letter),
         video_id=file.video_id,
@@ -169,6 +176,10 @@ def track(engine: Engine, letter: str, file: tables.RecordingFile, model: str, c
         origin="computed",
         scorer=f"DLC_{model}",
         frames=300,
+        parameters=parameters,
+        backend="openvino",
+        device="cpu",
+        export_id=identity("2"),
         seconds=4.5,
         run_id=f"track-{letter}",
     )

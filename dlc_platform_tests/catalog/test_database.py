@@ -209,6 +209,7 @@ def test_what_the_first_catalogue_held_is_kept(empty_database: URL) -> None:
     assert set(queries.models(engine)["net_type"]) == {"resnet_50"}
     assert registry.bodyparts_of(engine, "e" * 64) == ["nose", "tail"]
     assert (row["inference_parameters"], row["frames_lost"], row["frames_damaged"], row["damage"]) == (None, 0, 0, None)
+    assert (row["backend"], row["device"], row["export"]) == (None, None, None)
     assert set(queries.sessions(engine)["frames_lost"].dropna()) == {0}
     # What is written next follows what was there.
     registry.register_session(engine, session("sub-2_ses-1"), [(recording("sub-2_ses-1", "a", "4"), video("4"))])

@@ -86,6 +86,12 @@ def test_poses(lab: Engine) -> None:
     assert queries.poses(lab, TWO).empty and len(queries.poses(lab, ONE)) == 1
 
 
+def test_computed_poses(lab: Engine) -> None:
+    assert records(queries.computed_poses(lab), "session", "camera", "path", "inference_parameters") == [
+        (ONE, "top", f"/raw/{ONE}/top.mp4", {})
+    ]
+
+
 def test_poses_of_a_replaced_video_are_no_longer_shown(lab: Engine) -> None:
     registry.register_session(lab, session(ONE), [(recording(ONE, "top", problem="cut short", mtime_ns=2), None)])
     assert queries.poses(lab).empty and queries.lineage(lab, ONE).empty
@@ -128,6 +134,9 @@ def test_lineage(lab: Engine) -> None:
         "frames_lost": 0,
         "frames_damaged": 0,
         "damage": None,
+        "backend": "openvino",
+        "device": "cpu",
+        "export": identity("2"),
     }
     assert row["trained_at"] <= row["estimated_at"] <= row["materialized_at"]
     assert queries.lineage(lab, TWO).empty

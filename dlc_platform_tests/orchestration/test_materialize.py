@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from pathlib import Path
@@ -5,12 +6,16 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+import yaml
 
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.checks import made_by_the_rules_of_lab_yaml
 from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
+from dlc_platform.store import MANIFEST
 from dlc_platform_tests.orchestration.conftest import RECIPE
 
 FIRST = "sub-001_ses-001"
@@ -77,6 +82,9 @@ def test_lineage_says_what_made_the_poses(tracked_lab: Path):
     assert row["parameters"]["epochs"] == 2
     assert row["labelled_sessions"] == sorted(f"sub-{subject}_ses-{session}" for subject, session in LABELLED)
     assert row["training_environment"]["deeplabcut"]
+    manifest = json.loads((platform.settings.store / "poses" / row["pose_estimate"] / MANIFEST).read_text())
+    ran = ["backend", "device", "export"]
+    assert [row[name] for name in ran] == [manifest[name] for name in ran]
     with dg.DagsterInstance.get() as instance:
         assert instance.get_run_by_id(row["run_id"]) is not None
         assert instance.get_run_by_id(row["training_run"]) is not None
@@ -107,6 +115,42 @@ def test_a_camera_that_cannot_be_tracked_does_not_stop_the_others(tracked_lab: P
         assert f"{replaced} was replaced since it was registered" in "".join(said)
         assert set(Platform(tracked_lab).poses("sub-cameras_ses-1", ["snout"])["recording"]) == {"cam-b"}
     finally:
+        shutil.rmtree(session.parent)
+
+
+def test_poses_of_another_region_than_lab_yaml_says_are_shown_until_they_are_made_anew(tracked_lab: Path):
+    session = tracked_lab / "raw" / "sub-region" / "ses-1"
+    session.mkdir(parents=True)
+    write_video(session / "cam-top.mp4", render(74, 12).frames)
+    file = tracked_lab / "lab.yaml"
+    before = file.read_text()
+    said: list[str] = []
+
+    def run(selection: str) -> None:
+        assert materialize(tracked_lab, selection, ["sub-region_ses-1"], said.append), said
+
+    def check() -> dg.AssetCheckResult:
+        result = made_by_the_rules_of_lab_yaml(LabResource(home=str(tracked_lab)))
+        assert isinstance(result, dg.AssetCheckResult)
+        return result
+
+    try:
+        run("session_videos,pose_estimates")
+        assert check().passed
+        region = {"session": "sub-region_*", "x": 16, "y": 16, "width": 128, "height": 96}
+        file.write_text(yaml.safe_dump({**yaml.safe_load(before), "regions": [region]}))
+        result = check()
+        assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN
+        assert "1 sessions" in str(result.description) and result.metadata["files"].value == 1
+        run("pose_estimates")
+        assert check().passed
+        # Without the region, the poses of before are found.
+        file.write_text(before)
+        assert not check().passed
+        run("pose_estimates")
+        assert check().passed
+    finally:
+        file.write_text(before)
         shutil.rmtree(session.parent)
 
 

@@ -39,7 +39,7 @@ select p.session, p.recording, p.camera, p.position, p.path, p.video, p.pose_est
        v.parameter_set_id as parameter_set, s.parameters, v.dataset_id as dataset, d.train_images, d.test_images,
        (select array_agg(distinct i.session_key order by i.session_key) from dlc.dataset_image i
         where i.dataset_id = d.id and i.session_key is not null) as labelled_sessions,
-       p.inference_parameters, p.frames_lost, p.frames_damaged, p.damage
+       p.inference_parameters, p.frames_lost, p.frames_damaged, p.damage, e.backend, e.device, e.export_id as export
 from dlc.poses_in_force p
 join dlc.pose_estimate e on e.id = p.pose_estimate
 join dlc.environment pe on pe.id = e.environment_id
@@ -105,6 +105,12 @@ def upgrade() -> None:
     op.add_column(
         "pose_estimate", sa.Column("frames_lost", sa.Integer(), server_default=sa.text("0"), nullable=False), schema="dlc"
     )
+    for column in (
+        sa.Column("backend", sa.String(), nullable=True),
+        sa.Column("device", sa.String(), nullable=True),
+        sa.Column("export_id", sa.String(length=64), nullable=True),
+    ):
+        op.add_column("pose_estimate", column, schema="dlc")
     op.create_check_constraint(
         op.f("ck_pose_estimate_frames_lost"), "pose_estimate", "frames_lost between 0 and frames", schema="dlc"
     )

@@ -1,0 +1,65 @@
+"""Poses of the small lab, held against the rules of lab.yaml that hold now."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from dlc_platform.catalog import registry, tables
+from dlc_platform.rules import poses_of_other_rules
+from dlc_platform.settings import Lab
+from dlc_platform_tests.catalog.conftest import lab as lab
+from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, track
+
+ONE = "sub-1_ses-1"
+REGION = {"x": 25, "y": 18, "width": 48, "height": 64}
+
+
+def settings(region: dict[str, Any] | None = None, **rule: str) -> Lab:
+    return Lab.model_validate(
+        {
+            "raw_roots": [Path("/raw")],
+            "projects": {"maze": {"path": Path("/maze")}},
+            "inference": [{"project": "maze", **rule}],
+            "regions": [region] if region else [],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("made_with", "rules", "said"),
+    [
+        (None, settings(), None),
+        (None, settings(REGION), ("whole picture, full precision", "region 48 x 64 at (25, 18), full precision")),
+        (None, settings(precision="half"), ("whole picture, full precision", "whole picture, half precision")),
+        (None, settings({**REGION, "session": "sub-2_*"}), None),
+        (None, settings(camera="side", precision="half"), None),
+        ({"region": REGION}, settings(REGION), None),
+        (
+            {"region": REGION},
+            settings(),
+            ("region 48 x 64 at (25, 18), full precision", "whole picture, full precision"),
+        ),
+        ({"region": REGION, "precision": "half"}, settings(REGION, precision="half"), None),
+    ],
+)
+def test_poses_of_other_rules(
+    made_with: dict[str, Any] | None, rules: Lab, said: tuple[str, str] | None, lab: Engine
+) -> None:
+    _, top = registry.current_files(lab, ONE)
+    track(lab, "c", top, "b", parameters=made_with)
+    found = poses_of_other_rules(lab, rules)
+    columns = ["session", "camera", "path", "made_with", "lab_yaml"]
+    expected = [(ONE, "top", f"/raw/{ONE}/top.mp4", *said)] if said else []
+    assert list(found[columns].itertuples(index=False, name=None)) == expected
+
+
+def test_imported_poses_follow_no_rule(lab: Engine) -> None:
+    _, top = registry.current_files(lab, ONE)
+    imported = tables.PoseEstimate(
+        id=identity("c"), video_id=top.video_id, origin="imported", scorer="DLC_c", frames=300, source={"file": "a.h5"}
+    )
+    poses = tables.RecordingPoses(recording_file_id=top.id, pose_estimate_id=imported.id)
+    registry.record_poses(lab, imported, [], poses, ENVIRONMENT)
+    assert poses_of_other_rules(lab, settings(REGION)).empty

@@ -310,7 +310,24 @@ def to_bgr(frame: "VideoFrame", reformatter: "VideoReformatter") -> np.ndarray:
     from av.video.reformatter import Interpolation
 
     picture = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC).to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
+    return np.ascontiguousarray(np.rot90(picture, rotation(frame) // 90))
+
+
+def rotation(frame: "VideoFrame") -> int:
+    """The degrees, counter-clockwise, by which a picture is turned to be shown: 0, 90, 180 or 270.
+
+    As OpenCV does it: an angle that is no quarter turn when it is rounded to whole degrees is none at all. PyAV's own
+    `rotation` cuts off what is behind the point. The formula is that of FFmpeg's ``av_display_rotation_get``.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).astype(float)
+    across, down = np.hypot(a, c), np.hypot(b, d)
+    if not (across and down):
+        return 0
+    degrees = round(-np.degrees(np.arctan2(b / down, a / across))) % 360
+    return degrees if degrees % 90 == 0 else 0
 
 
 def times_s(pts: np.ndarray, known: bool, time_base: Fraction | None, frame_rate: Fraction) -> np.ndarray:

@@ -14,6 +14,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.video.account import account_of
 from dlc_platform.video.decode import Decoder, times_s, to_bgr
 from dlc_platform.video.frames import read_frames
+from dlc_platform.video.probe import probe
 from dlc_platform_tests.video.conftest import cut, rot, spoil
 
 Make = Callable[..., Path]
@@ -196,6 +197,15 @@ def test_turned_pictures_of_an_odd_size_are_those_that_opencv_gives(
     assert_as_opencv_gives(make_video("a.mov", frames=4, size=(97, 61), rotation=turn, **options))
 
 
+@pytest.mark.parametrize("turn", [1, 45, -45, 89, 89.6, 91, 135, 179, 269.7, 271])
+def test_only_quarter_turns_are_made_as_by_opencv(make_video: Make, turn: float) -> None:
+    path = make_video("a.mov", frames=4, rotation=turn, codec_options={"threads": "1"})
+    assert_as_opencv_gives(path)
+    info = probe(path)
+    assert info.rotation == {89.6: 90, 269.7: 270}.get(turn, 0)
+    assert (info.width, info.height) == ((96, 128) if info.rotation else (128, 96))
+
+
 def test_single_pictures_of_a_damaged_video_are_those_of_its_rows(make_video: Make) -> None:
     path = rot(make_video("a.mp4"), 800)
     found = rows(path, whole=False)
@@ -223,8 +233,7 @@ def test_an_account_counts_each_row_once() -> None:
     assert (account.duplicated_timestamps, account.variable_frame_rate) == (1, True)
     assert account.problem(Path("/raw/a.mp4")) == (
         "/raw/a.mp4 is truncated: 3 of 9 frames can be decoded, 1 of them with errors, 1 between them cannot, 2 more "
-        "that the index promises are missing, frames may be missing in 1 places that are overwritten, then the file "
-        "ends"
+        "that the index promises are missing, frames may be missing in 1 place that is overwritten, then the file ends"
     )
     without_times = account_of(np.zeros(4, np.int64), False, lost, damaged, indexed=0, **facts)
     assert (without_times.duplicated_timestamps, without_times.variable_frame_rate) == (None, None)

@@ -396,6 +396,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
     """
     counts_frames = _counts_frames(container, stream)
     first_key: int | None = None
+    is_indexed_key = _first_indexed_key(container, stream)
     unanswered: list[_Unanswered] = []
     corrupt: set[int] = set()
     lost: set[int] = set()
@@ -424,7 +425,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
         decoded += not has_failed
         pts = packet.pts if packet else None
         is_corrupt = packet is not None and packet.is_corrupt
-        if packet and packet.is_keyframe and first_key is None:
+        if packet and first_key is None and (packet.is_keyframe or is_indexed_key(packet)):
             first_key = pts
         # Pictures that an edit list leaves out, and those that lean on what was before the first key frame, are not
         # missing when no frame comes of them.
@@ -453,6 +454,18 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
     for packet in unanswered:
         if packet.has_failed or not is_interlaced:
             yield Picture(packet.pts, None, damaged=False)
+
+
+def _first_indexed_key(container: "InputContainer", stream: "VideoStream") -> Callable[["Packet"], bool]:
+    """Says whether a packet is the first key frame of the container's index.
+
+    FFmpeg takes the mark of a key frame from an H.264 packet whose data is spoiled; the index keeps it.
+    """
+    stamp = next((entry.timestamp for entry in stream.index_entries if entry.is_keyframe), None)
+    # MP4 indexes times of decoding, Matroska those of presentation.
+    if "mp4" in container.format.name:
+        return lambda packet: stamp is not None and packet.dts == stamp
+    return lambda packet: stamp is not None and packet.pts == stamp
 
 
 class _Unanswered(NamedTuple):

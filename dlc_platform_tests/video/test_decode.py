@@ -112,6 +112,23 @@ def test_a_lost_frame_keeps_its_place(make_video: Make, name: str) -> None:
     assert found[:20] == expected[:20] and found[-6:] == expected[-6:]
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "fragments.mp4", "a.mkv", "a.hevc.mp4"])
+def test_a_lost_first_key_frame_keeps_the_place_of_all_that_lean_on_it(make_video: Make, name: str) -> None:
+    options = {
+        "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
+        "a.hevc.mp4": {"codec": "libx265", "codec_options": {"x265-params": "keyint=24:log-level=none"}},
+    }
+    h264 = {"codec_options": {"g": "24", "bf": "2", "x264-params": "scenecut=0"}}
+    path = make_video(name, **{**h264, **options.get(name, {})})
+    expected = rows(path, whole=True)
+    spoil(path, [0])
+    found = rows(path, whole=False)
+    assert [pts for pts, _, _ in found] == [pts for pts, _, _ in expected]
+    assert all(pixels is None for _, _, pixels in found[:24]) and found[24:] == expected[24:]
+    account = probe(path).account
+    assert (account.lost, account.missing_at_end, account.damaged) == (24, 0, 0)
+
+
 def test_a_video_that_begins_without_a_key_frame_has_lost_nothing(make_video: Make) -> None:
     path = make_video("a.mkv", codec_options={"g": "12", "bf": "0", "x264-params": "scenecut=0"})
     headless = path.with_name("headless.mkv")

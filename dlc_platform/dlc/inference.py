@@ -107,6 +107,10 @@ class PoseEstimate:
     note: str
 
 
+class OtherFrames(PlatformError):
+    """A video gave other frames when it was tracked than when it was registered."""
+
+
 class PoseEstimator:
     """A model for many videos; it is loaded once, when the first video needs it.
 
@@ -172,7 +176,9 @@ class PoseEstimator:
         Raises
         ------
         PlatformError
-            When the video cannot be read, is another one, changes meanwhile, or holds other frames than `probe` found.
+            When the video cannot be read, is another one or changes meanwhile.
+        OtherFrames
+            When it holds other frames than `probe` found.
         """
         identity = self.identity(video_id, region)
         if self._store.has("poses", identity):
@@ -220,7 +226,7 @@ class PoseEstimator:
         account = found.account(work.decoder)
         if len(found.pts) != frames or account.whole != whole:
             shutil.rmtree(work.workspace, ignore_errors=True)
-            raise PlatformError(
+            raise OtherFrames(
                 f"{work.video_path} gave {account.decoded} of {len(found.pts)} frames when it was tracked, and "
                 f"{'was whole with' if whole else 'damaged, with'} {frames} when it was registered",
                 "Check the disk that it lies on, and materialise session_videos for its session again",

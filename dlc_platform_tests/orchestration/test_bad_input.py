@@ -32,6 +32,7 @@ from dlc_platform.postgres import server
 from dlc_platform_tests.orchestration.conftest import RECIPE
 from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
 from dlc_platform_tests.video.conftest import spoil
+from dlc_platform_tests.video.conftest import write_video as write_raw_stream
 
 SESSIONS = "session_videos,pose_estimates"
 
@@ -146,6 +147,15 @@ def test_a_video_that_gives_other_frames_is_tracked_once_its_session_is_read_aga
     assert lab.run("session_videos", "sub-e1_ses-1"), lab.output
     assert lab.run("pose_estimates"), lab.output
     assert len(Platform(lab.home).poses("sub-e1_ses-1", ["snout"])) == 20
+
+
+def test_a_file_without_timestamps_is_registered_with_a_warning(lab: Lab) -> None:
+    timed = lab.video("sub-e2_ses-1", seed=10)
+    raw = write_raw_stream(timed.with_name("cam-side.mp4"), frames=20, rate=25, format="h264")
+    for partitions in ([], ["sub-e2_ses-1"]):
+        assert lab.run("session_videos", *partitions), lab.output
+        assert f"{raw} has no timestamps: times are counted at 25 frames per second" in lab.output
+        assert f"{timed} has no timestamps" not in lab.output
 
 
 def test_bad_files_do_not_stop_good_ones(lab: Lab) -> None:

@@ -29,14 +29,17 @@ class Look:
 def register(engine: Engine, session: Session) -> list[Look]:
     """Look at every file of a session that is new or changed, and write the session down.
 
-    A file whose path, size and time are those of its registered row is not read again, unless it could not be read.
+    A file whose path, size and time are those of its registered row is not read again, unless it could not be read or
+    its frames are not accounted for.
     """
     known = {(row.recording.name, row.position): row for row in registry.current_files(engine, session.key)}
+    unaccounted = registry.unaccounted_videos(engine)
     looks, rows = [], []
     for recording in session.recordings:
         for position, file in enumerate(recording.files):
             row = known.get((recording.name, position))
-            if row is not None and row.problem is None and is_registered(file, row):
+            is_read = row is not None and row.problem is None and row.video_id not in unaccounted
+            if row is not None and is_read and is_registered(file, row):
                 looks.append(Look(recording, file, None, None))
                 # The camera may be called otherwise now.
                 row.recording.camera = recording.camera

@@ -88,6 +88,23 @@ def test_an_unchanged_file_is_not_read_again(engine: Engine, raw: Path) -> None:
     require_unchanged(rows(engine)["top"])
 
 
+def test_a_file_whose_frames_are_not_accounted_for_is_read_again(engine: Engine, raw: Path) -> None:
+    register(engine, session(raw))
+    before = rows(engine)["top"]
+    with engine.begin() as connection:
+        # As a catalogue has it that was written before there were accounts.
+        connection.execute(
+            text("update dlc.video set frames = 20, frames_lost = 5, decoder = null where id = :id"),
+            {"id": before.video_id},
+        )
+    looks = by_camera(register(engine, session(raw)))
+    assert looks["top"].video is not None and looks["side"].video is None
+    assert rows(engine)["top"].id == before.id
+    video = registry.video(engine, str(before.video_id))
+    assert (video.frames, video.frames_lost, video.decoder) == (10, 0, looks["top"].video.account.decoder)
+    assert by_camera(register(engine, session(raw)))["top"].video is None
+
+
 def test_a_replaced_file_is_a_new_video(engine: Engine, raw: Path) -> None:
     register(engine, session(raw))
     before = rows(engine)

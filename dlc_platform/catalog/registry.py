@@ -102,12 +102,13 @@ def register_session(
     """Write down a session and what each of its files holds now.
 
     A file that is unchanged, or only lies elsewhere or was touched, keeps its row and so its poses; a changed one gets
-    a new row and the old row is marked as replaced, as is the row of a file that is gone.
+    a new row and the old row is marked as replaced, as is the row of a file that is gone. What was read of a video that
+    is known already takes the place of what was known.
 
     Parameters
     ----------
     files
-        Each with its `recording`, of which name and camera are taken, and its video where that is not known yet.
+        Each with its `recording`, of which name and camera are taken, and its video where it was read.
     environment
         What read the videos.
     """
@@ -121,9 +122,10 @@ def register_session(
         for camera in sorted({file.recording.camera for file, _ in files}):
             _insert_new(connection, Camera(name=camera))
         read_by = _environment(connection, environment) if environment else None
-        for video in sorted((video for _, video in files if video is not None), key=lambda video: video.id):
+        videos = sorted((video for _, video in files if video is not None), key=lambda video: video.id)
+        for video in videos:
             video.environment_id = read_by
-            _insert_new(connection, video)
+        _overwrite(connection, videos)
         recordings = {file.recording.name: _recording(connection, session.key, file.recording) for file, _ in files}
         current = {
             (row.recording_id, row.position): row
@@ -144,6 +146,12 @@ def register_session(
             connection.execute(insert(RecordingFile).values(**_values(file)))
         for old in current.values():
             _replace(connection, old.id)
+
+
+def forget_account(engine: Engine, video_id: str) -> None:
+    """Have a video read again when its session is registered next: decoding it gave other frames than are known."""
+    with engine.begin() as connection:
+        connection.execute(update(Video).where(Video.id == video_id).values(decoder=None))
 
 
 def assign_cameras(engine: Engine, project_of: Callable[[str], str | None]) -> None:
@@ -544,6 +552,12 @@ def damaged_videos(engine: Engine) -> dict[str, str]:
     with engine.connect() as connection:
         rows = connection.execute(select(Video.id, Video.damage).where(Video.damage.is_not(None)))
         return {video: damage for video, damage in rows if damage is not None}
+
+
+def unaccounted_videos(engine: Engine) -> set[str]:
+    """The videos whose frames are to be accounted for: registered before that was done, or forgotten since."""
+    with engine.connect() as connection:
+        return set(connection.scalars(select(Video.id).where(Video.decoder.is_(None))))
 
 
 def labelled_sessions(engine: Engine, projects: Collection[str]) -> set[str]:

@@ -96,8 +96,8 @@ class Video(Base):
     """The content of a video file; its identity is the SHA-256 of the file's bytes.
 
     `frames` counts its rows, those whose picture is lost among them; `damage` says in a sentence what is missing, and
-    is null for a whole video. `video.account.FrameAccount` says what the other figures are. What is null of them was
-    not looked at when the video was registered.
+    is null for a whole video. `video.account.FrameAccount` says what the other figures are. Where `decoder` is null
+    they cannot be relied on, and the video is read again when its session is registered next.
     """
 
     __tablename__ = "video"

@@ -109,6 +109,10 @@ class PoseEstimate:
     note: str
 
 
+class OtherFrames(PlatformError):
+    """A video gave other frames when it was tracked than when it was registered."""
+
+
 class PoseEstimator:
     """A model for many videos; it is loaded once, when the first video needs it.
 
@@ -172,7 +176,9 @@ class PoseEstimator:
         Raises
         ------
         PlatformError
-            When the video cannot be read, is another one, changes meanwhile, or holds other frames than `probe` found.
+            When the video cannot be read, is another one or changes meanwhile.
+        OtherFrames
+            When it holds other frames than `probe` found.
         """
         identity = self.identity(video_id, region)
         if self._store.has("poses", identity):
@@ -190,7 +196,7 @@ class PoseEstimator:
                 video = probe(video_path)
                 whole, frames = video.account.whole, video.frames
             with Decoder(video_path, whole) as decoder:
-                work = _Work(self._load(video_path, region), decoder, region, video_path, workspace)
+                work = _Work(self._load(video_path, region), decoder, whole, region, video_path, workspace)
                 work.run(frames, on_progress)
                 if _state(video_path) != before:
                     shutil.rmtree(workspace, ignore_errors=True)
@@ -219,7 +225,7 @@ class PoseEstimator:
         found, seconds = work.read()
         account = found.account(work.decoder)
         if len(found.pts) != frames or account.whole != whole:
-            raise PlatformError(
+            raise OtherFrames(
                 f"{work.video_path} gave {account.decoded} of {len(found.pts)} frames when it was tracked, and "
                 f"{'was whole with' if whole else 'damaged, with'} {frames} when it was registered",
                 "Check the disk that it lies on, and materialise session_videos for its session again",
@@ -418,7 +424,15 @@ class _Batch:
 class _Work:
     """The inference of one video, in a workspace that may hold the chunks of an earlier, interrupted one."""
 
-    def __init__(self, engine: Engine, decoder: Decoder, region: Region | None, video_path: Path, workspace: Path):
+    def __init__(
+        self,
+        engine: Engine,
+        decoder: Decoder,
+        whole: bool,
+        region: Region | None,
+        video_path: Path,
+        workspace: Path,
+    ):
         self.engine = engine
         self.decoder = decoder
         self.video_path = video_path
@@ -432,6 +446,7 @@ class _Work:
             "device": engine.device,
             "chunk_frames": CHUNK_FRAMES,
             "decoder": decoder.decoder,
+            "whole": whole,
             # Where these are equal, the same computation gives the same digits.
             "versions": {name: text for name, text in versions().items() if name not in ("host", "platform")},
         }

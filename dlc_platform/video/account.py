@@ -73,7 +73,8 @@ class FrameAccount:
         if self.missing_at_end:
             figures.append(f"{self.missing_at_end} more that the index promises are missing")
         if self.holes:
-            figures.append(f"frames may be missing in {self.holes} places that are overwritten")
+            places = "1 place that is" if self.holes == 1 else f"{self.holes} places that are"
+            figures.append(f"frames may be missing in {places} overwritten")
         if self.truncated:
             figures.append("then the file ends")
         return f"{'truncated' if self.truncated else 'damaged'}: {', '.join(figures)}"

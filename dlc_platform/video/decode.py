@@ -310,7 +310,24 @@ def to_bgr(frame: "VideoFrame", reformatter: "VideoReformatter") -> np.ndarray:
     from av.video.reformatter import Interpolation
 
     picture = reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC).to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
+    return np.ascontiguousarray(np.rot90(picture, rotation(frame) // 90))
+
+
+def rotation(frame: "VideoFrame") -> int:
+    """The degrees, counter-clockwise, by which a picture is turned to be shown: 0, 90, 180 or 270.
+
+    As OpenCV does it: an angle that is no quarter turn when it is rounded to whole degrees is none at all. PyAV's own
+    `rotation` cuts off what is behind the point. The formula is that of FFmpeg's ``av_display_rotation_get``.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).astype(float)
+    across, down = np.hypot(a, c), np.hypot(b, d)
+    if not (across and down):
+        return 0
+    degrees = round(-np.degrees(np.arctan2(b / down, a / across))) % 360
+    return degrees if degrees % 90 == 0 else 0
 
 
 def times_s(pts: np.ndarray, known: bool, time_base: Fraction | None, frame_rate: Fraction) -> np.ndarray:
@@ -379,6 +396,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
     """
     counts_frames = _counts_frames(container, stream)
     first_key: int | None = None
+    is_indexed_key = _first_indexed_key(container, stream)
     unanswered: list[_Unanswered] = []
     corrupt: set[int] = set()
     lost: set[int] = set()
@@ -407,7 +425,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
         decoded += not has_failed
         pts = packet.pts if packet else None
         is_corrupt = packet is not None and packet.is_corrupt
-        if packet and packet.is_keyframe and first_key is None:
+        if packet and first_key is None and (packet.is_keyframe or is_indexed_key(packet)):
             first_key = pts
         # Pictures that an edit list leaves out, and those that lean on what was before the first key frame, are not
         # missing when no frame comes of them.
@@ -436,6 +454,18 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
     for packet in unanswered:
         if packet.has_failed or not is_interlaced:
             yield Picture(packet.pts, None, damaged=False)
+
+
+def _first_indexed_key(container: "InputContainer", stream: "VideoStream") -> Callable[["Packet"], bool]:
+    """Says whether a packet is the first key frame of the container's index.
+
+    FFmpeg takes the mark of a key frame from an H.264 packet whose data is spoiled; the index keeps it.
+    """
+    stamp = next((entry.timestamp for entry in stream.index_entries if entry.is_keyframe), None)
+    # MP4 indexes times of decoding, Matroska those of presentation.
+    if "mp4" in container.format.name:
+        return lambda packet: stamp is not None and packet.dts == stamp
+    return lambda packet: stamp is not None and packet.pts == stamp
 
 
 class _Unanswered(NamedTuple):

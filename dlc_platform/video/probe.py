@@ -18,7 +18,7 @@ import numpy as np
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.video.account import FrameAccount, account_of
-from dlc_platform.video.decode import COPY_AGAIN, Decoder, times_s
+from dlc_platform.video.decode import COPY_AGAIN, Decoder, rotation, times_s
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -134,8 +134,8 @@ def probe(path: Path) -> VideoInfo:
     times = times_s(stamps, known, decoder.time_base, decoder.frame_rate)
     is_timed = known and decoder.time_base is not None and last.duration
     last_s = last.duration * float(decoder.time_base or 0) if is_timed else 1 / float(decoder.frame_rate)
-    rotation = last.rotation % 360
-    width, height = (last.height, last.width) if rotation in (90, 270) else (last.width, last.height)
+    turn = rotation(last)
+    width, height = (last.height, last.width) if turn in (90, 270) else (last.width, last.height)
     return VideoInfo(
         sha256=sha256,
         size_bytes=before.st_size,
@@ -147,7 +147,7 @@ def probe(path: Path) -> VideoInfo:
         duration_s=float(times.max() + last_s),
         codec=decoder.codec,
         pixel_format=last.format.name,
-        rotation=rotation,
+        rotation=turn,
         start_time=_start_time(metadata),
         times_s=times,
     )

@@ -72,6 +72,34 @@ def test_an_unchanged_file_keeps_its_row(engine: Engine) -> None:
     assert len(rows(engine, tables.RecordingFile, "id")) == 2
 
 
+def test_what_was_read_of_a_known_video_takes_the_place_of_what_was_known(engine: Engine) -> None:
+    register(engine, (recording(KEY, "a", "1"), video("1")))
+    before = current(engine)
+    assert registry.unaccounted_videos(engine) == {identity("1")}
+    account = {
+        "frames": 298,
+        "frames_declared": 301,
+        "frames_lost": 2,
+        "frames_damaged": 1,
+        "frames_missing_at_end": 3,
+        "truncated": True,
+        "duplicated_timestamps": 4,
+        "variable_frame_rate": True,
+        "damage": "truncated",
+        "decoder": "another FFmpeg",
+    }
+    files = [(recording(KEY, "a", "1"), video("1", **account))]
+    registry.register_session(engine, session(KEY), files, {"av": "another"})
+    ((*values, environment),) = rows(engine, tables.Video, *account, "environment_id")
+    assert dict(zip(account, values, strict=True)) == account and environment
+    assert current(engine) == before and not registry.unaccounted_videos(engine)
+    # A file that was not read says nothing of its video.
+    register(engine, (recording(KEY, "a", "1"), None))
+    assert rows(engine, tables.Video, "frames", "decoder") == [(298, "another FFmpeg")]
+    registry.forget_account(engine, identity("1"))
+    assert registry.unaccounted_videos(engine) == {identity("1")}
+
+
 def test_a_replaced_file_is_a_new_row(engine: Engine) -> None:
     register(engine, (recording(KEY, "a", "1"), video("1")))
     ((old, _, _),) = current(engine)

@@ -22,6 +22,7 @@ import yaml
 from dlc_platform.demo.lab import PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
 from dlc_platform.launchers import leases
 from dlc_platform.orchestration.checks import default_checks
 from dlc_platform.orchestration.materialize import materialize, missing
@@ -31,6 +32,7 @@ from dlc_platform.postgres import server
 from dlc_platform_tests.orchestration.conftest import RECIPE
 from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
 from dlc_platform_tests.video.conftest import spoil
+from dlc_platform_tests.video.conftest import write_video as write_raw_stream
 
 SESSIONS = "session_videos,pose_estimates"
 
@@ -128,6 +130,32 @@ def test_a_damaged_recording_is_registered_and_not_tracked_and_the_others_are(la
     assert lab.run(SESSIONS), lab.output
     lab.checks(recordings_are_whole="", every_frame_is_accounted_for="")
     assert len(Platform(lab.home).estimates().set_index("session").loc["sub-d1_ses-1"]) == 2
+
+
+def test_a_video_that_gives_other_frames_is_tracked_once_its_session_is_read_again(lab: Lab) -> None:
+    path = lab.video("sub-e1_ses-1", seed=9)
+    assert lab.run("session_videos"), lab.output
+    engine = sqlalchemy.create_engine(server.ensure_running(lab.home / "postgres"))
+    with engine.begin() as connection:
+        update = sqlalchemy.text("update dlc.video set frames = 21 where id = :id")
+        connection.execute(update, {"id": sha256_file(path)})
+    engine.dispose()
+    for _ in range(2):
+        assert not lab.run("pose_estimates")
+        assert f"{path} gave 20 of 20 frames when it was tracked" in last_failure()
+        assert "materialise session_videos for its session again" in last_failure()
+    assert lab.run("session_videos", "sub-e1_ses-1"), lab.output
+    assert lab.run("pose_estimates"), lab.output
+    assert len(Platform(lab.home).poses("sub-e1_ses-1", ["snout"])) == 20
+
+
+def test_a_file_without_timestamps_is_registered_with_a_warning(lab: Lab) -> None:
+    timed = lab.video("sub-e2_ses-1", seed=10)
+    raw = write_raw_stream(timed.with_name("cam-side.mp4"), frames=20, rate=25, format="h264")
+    for partitions in ([], ["sub-e2_ses-1"]):
+        assert lab.run("session_videos", *partitions), lab.output
+        assert f"{raw} has no timestamps: times are counted at 25 frames per second" in lab.output
+        assert f"{timed} has no timestamps" not in lab.output
 
 
 def test_bad_files_do_not_stop_good_ones(lab: Lab) -> None:

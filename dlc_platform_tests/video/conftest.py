@@ -24,7 +24,7 @@ def write_video(
     rate: Fraction | int = 30,
     codec: str = "libx264",
     times_ms: Sequence[int] | None = None,
-    rotation: int = 0,
+    rotation: float = 0,
     codec_options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
     format: str | None = None,

@@ -14,6 +14,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.video.account import account_of
 from dlc_platform.video.decode import Decoder, times_s, to_bgr
 from dlc_platform.video.frames import read_frames
+from dlc_platform.video.probe import probe
 from dlc_platform_tests.video.conftest import cut, rot, spoil
 
 Make = Callable[..., Path]
@@ -111,6 +112,23 @@ def test_a_lost_frame_keeps_its_place(make_video: Make, name: str) -> None:
     assert found[:20] == expected[:20] and found[-6:] == expected[-6:]
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "fragments.mp4", "a.mkv", "a.hevc.mp4"])
+def test_a_lost_first_key_frame_keeps_the_place_of_all_that_lean_on_it(make_video: Make, name: str) -> None:
+    options = {
+        "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
+        "a.hevc.mp4": {"codec": "libx265", "codec_options": {"x265-params": "keyint=24:log-level=none"}},
+    }
+    h264 = {"codec_options": {"g": "24", "bf": "2", "x264-params": "scenecut=0"}}
+    path = make_video(name, **{**h264, **options.get(name, {})})
+    expected = rows(path, whole=True)
+    spoil(path, [0])
+    found = rows(path, whole=False)
+    assert [pts for pts, _, _ in found] == [pts for pts, _, _ in expected]
+    assert all(pixels is None for _, _, pixels in found[:24]) and found[24:] == expected[24:]
+    account = probe(path).account
+    assert (account.lost, account.missing_at_end, account.damaged) == (24, 0, 0)
+
+
 def test_a_video_that_begins_without_a_key_frame_has_lost_nothing(make_video: Make) -> None:
     path = make_video("a.mkv", codec_options={"g": "12", "bf": "0", "x264-params": "scenecut=0"})
     headless = path.with_name("headless.mkv")
@@ -196,6 +214,15 @@ def test_turned_pictures_of_an_odd_size_are_those_that_opencv_gives(
     assert_as_opencv_gives(make_video("a.mov", frames=4, size=(97, 61), rotation=turn, **options))
 
 
+@pytest.mark.parametrize("turn", [1, 45, -45, 89, 89.6, 91, 135, 179, 269.7, 271])
+def test_only_quarter_turns_are_made_as_by_opencv(make_video: Make, turn: float) -> None:
+    path = make_video("a.mov", frames=4, rotation=turn, codec_options={"threads": "1"})
+    assert_as_opencv_gives(path)
+    info = probe(path)
+    assert info.rotation == {89.6: 90, 269.7: 270}.get(turn, 0)
+    assert (info.width, info.height) == ((96, 128) if info.rotation else (128, 96))
+
+
 def test_single_pictures_of_a_damaged_video_are_those_of_its_rows(make_video: Make) -> None:
     path = rot(make_video("a.mp4"), 800)
     found = rows(path, whole=False)
@@ -223,8 +250,7 @@ def test_an_account_counts_each_row_once() -> None:
     assert (account.duplicated_timestamps, account.variable_frame_rate) == (1, True)
     assert account.problem(Path("/raw/a.mp4")) == (
         "/raw/a.mp4 is truncated: 3 of 9 frames can be decoded, 1 of them with errors, 1 between them cannot, 2 more "
-        "that the index promises are missing, frames may be missing in 1 places that are overwritten, then the file "
-        "ends"
+        "that the index promises are missing, frames may be missing in 1 place that is overwritten, then the file ends"
     )
     without_times = account_of(np.zeros(4, np.int64), False, lost, damaged, indexed=0, **facts)
     assert (without_times.duplicated_timestamps, without_times.variable_frame_rate) == (None, None)

@@ -62,6 +62,7 @@ def _estimate_session(
     context: AssetExecutionContext, lab: LabResource, key: str, estimator_of: Callable[[str], Any]
 ) -> Mapping[str, Any]:
     from dlc_platform.dlc.environment import versions
+    from dlc_platform.dlc.inference import OtherFrames
     from dlc_platform.ingest import require_trackable, require_unchanged
     from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 
@@ -97,6 +98,8 @@ def _estimate_session(
                     on_progress=_progress(context, key, path.stem),
                 )
         except PlatformError as problem:
+            if isinstance(problem, OtherFrames):
+                registry.forget_account(lab.engine, file.video_id)
             # The other cameras of the session are none the worse.
             problems.append(str(problem))
             continue

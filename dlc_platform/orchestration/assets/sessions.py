@@ -49,6 +49,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
             raise PlatformError(
                 "; ".join(problem.problem for problem in problems), "; ".join(problem.remedy for problem in problems)
             )
+        for file in registry.current_files(lab.engine, key):
+            video = registry.video(lab.engine, str(file.video_id))
+            if video.duplicated_timestamps is None:
+                rate = video.frame_rate_numerator / video.frame_rate_denominator
+                context.log.warning(f"{file.path} has no timestamps: times are counted at {rate:g} frames per second")
         metadata = _metadata(lab, key)
         if "damage" in metadata:
             context.log.warning(f"{key}: {metadata['damage'].value}")

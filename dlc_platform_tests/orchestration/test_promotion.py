@@ -1,11 +1,13 @@
 """A version comes in, is compared, promoted by a person, makes sessions stale, and is rolled back."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy
 import torch
 from typer.testing import CliRunner
 
@@ -157,15 +159,22 @@ def test_the_sensor_asks_for_stale_sessions_once_and_only_while_it_is_on(
 def test_of_two_people_who_promote_at_the_same_time_one_is_told(tracked_lab: Path, versions: tuple[str, str]) -> None:
     trained, imported = versions
     before = len(Platform(tracked_lab).promotions())
-    people = [
-        subprocess.Popen(
-            [COMMAND, "promote", tracked_lab, model[:12], "--reason", f"{name} says so", "--by", name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name, model in (("alice", imported), ("bob", trained))
-    ]
+    with LabResource(home=str(tracked_lab)).engine.connect() as connection:
+        # Both have decided and want to write before either can.
+        connection.execute(sqlalchemy.text("lock table dlc.promotion in exclusive mode"))
+        people = [
+            subprocess.Popen(
+                [COMMAND, "promote", tracked_lab, model[:12], "--reason", f"{name} says so", "--by", name],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for name, model in (("alice", imported), ("bob", trained))
+        ]
+        waiting = "select count(*) from pg_locks where relation = 'dlc.promotion'::regclass and not granted"
+        until = time.monotonic() + 300
+        while connection.execute(sqlalchemy.text(waiting)).scalar_one() < 2 and time.monotonic() < until:
+            time.sleep(0.1)
     said = {name: person.communicate(timeout=300)[0] for name, person in zip(("alice", "bob"), people, strict=True)}
     codes = [person.returncode for person in people]
     assert sorted(codes) == [0, 1], said

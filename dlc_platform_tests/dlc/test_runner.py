@@ -20,12 +20,21 @@ import yaml
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.evaluation import evaluate_model, not_evaluable
 from dlc_platform.dlc.importing import import_model, load_imported_model
+from dlc_platform.dlc.inference import PoseEstimator
 from dlc_platform.dlc.network import CONFIG_FILE
 from dlc_platform.dlc.runner import DETECTOR_FILE, DeepLabCutRunner, has_several_animals, unusable
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
 from dlc_platform.interop.dlc_poses import read_poses
-from dlc_platform.pose.table import SINGLE_ANIMAL, keypoints_at, tidy_from_dlc, write_dlc_table
+from dlc_platform.pose.table import (
+    POSE_TABLE,
+    SINGLE_ANIMAL,
+    keypoints_at,
+    read_parquet,
+    tidy_from_dlc,
+    write_dlc_table,
+)
 from dlc_platform.store import MANIFEST, Store
 
 FRAMES = 60
@@ -244,6 +253,18 @@ def test_tracks_are_those_of_analyze_videos(kind: str, suffix: str, request: pyt
     again = found.runner.track(detections)
     write_dlc_table(found.runner.table(again.poses), tmp_path / "again.h5", tracks=True)
     assert (tmp_path / "ours.h5").read_bytes() == (tmp_path / "again.h5").read_bytes()
+
+
+def test_an_estimate_of_several_animals_holds_their_tracks(boxes: Analysed, video: Path, tmp_path: Path):
+    estimator = PoseEstimator(boxes.model, Store(tmp_path), batch_size=7, device="cpu")
+    poses = estimator.estimate(video, sha256_file(video))
+    assert (poses.frames, poses.backend, poses.note) == (FRAMES, "deeplabcut", "")
+    (file,) = poses.path.glob("*_bx.h5")
+    one, other = read_poses(file), read_poses(boxes.h5)
+    assert one.rows == FRAMES and (one.individuals, one.bodyparts) == (other.individuals, other.bodyparts)
+    table = read_parquet(poses.path / POSE_TABLE)
+    assert len(table) == FRAMES * len(one.individuals) * len(one.bodyparts)
+    assert set(table["individual"]) == set(boxes.runner.individuals) and table["x"].notna().any()
 
 
 def test_unique_body_parts_belong_to_an_individual_of_their_own(ellipses: Analysed):

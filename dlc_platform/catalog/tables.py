@@ -60,16 +60,17 @@ class Environment(Base):
 
 
 class Subject(Base):
-    """An animal, or whoever else is recorded."""
+    """An animal, or whoever else is recorded; `details` is what the lab's own tables say of it."""
 
     __tablename__ = "subject"
 
     key: Mapped[str] = mapped_column(primary_key=True)
+    details: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     registered_at: Mapped[datetime] = _now()
 
 
 class Session(Base):
-    """A recording session of one subject."""
+    """A recording session of one subject; `details` is what the lab's own tables say of it."""
 
     __tablename__ = "session"
 
@@ -77,6 +78,7 @@ class Session(Base):
     subject: Mapped[str] = mapped_column(ForeignKey(Subject.key), index=True)
     name: Mapped[str]
     folder: Mapped[str]
+    details: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     registered_at: Mapped[datetime] = _now()
 
 
@@ -154,7 +156,7 @@ class RecordingFile(Base):
 
     `position` counts the recording's files from 0 in the order of recording. Either `video_id` says what the file
     holds, or `problem` says why it could not be read. A file that only moved keeps its row, and `registered_at` says
-    since when it lies there.
+    since when it lies there. `missing_since` says since when it lies nowhere, while its root can be read.
     """
 
     __tablename__ = "recording_file"
@@ -180,6 +182,7 @@ class RecordingFile(Base):
     problem: Mapped[str | None]
     registered_at: Mapped[datetime] = _now()
     replaced_at: Mapped[datetime | None]
+    missing_since: Mapped[datetime | None]
 
     recording: Mapped[Recording] = relationship(lazy="joined", innerjoin=True)
 
@@ -569,3 +572,41 @@ class RecordingPoses(Base):
     pose_estimate_id: Mapped[str] = mapped_column(ForeignKey(PoseEstimate.id), index=True)
     run_id: Mapped[str | None]
     materialized_at: Mapped[datetime] = _now()
+
+
+class Quarantine(Base):
+    """What a session waits for a person, or for another file, with: the reason, and what to do.
+
+    It holds up what `stage` names: ``videos`` the whole session, or the file at `path` alone, from being tracked;
+    ``poses`` the session from being asked for again; ``quality`` what lab.yaml lets bad poses block. `evidence` is a
+    hash of what was judged: what a person released is not quarantined again on the same evidence, and other evidence
+    ends it by itself. An entry is open until `released_at`.
+    """
+
+    __tablename__ = "quarantine"
+    __table_args__ = (
+        CheckConstraint("stage in ('videos', 'labels', 'poses', 'quality')", name="stage"),
+        CheckConstraint("reason <> '' and remedy <> ''", name="says_why"),
+        CheckConstraint("(released_at is null) = (released_by is null)", name="released"),
+        Index(
+            "uq_quarantine_open",
+            "session_key",
+            "stage",
+            "path",
+            unique=True,
+            postgresql_where=text("released_at is null"),
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    session_key: Mapped[str] = mapped_column(ForeignKey(Session.key), index=True)
+    stage: Mapped[str]
+    path: Mapped[str | None]
+    reason: Mapped[str]
+    remedy: Mapped[str]
+    evidence: Mapped[str] = mapped_column(_Identity)
+    run_id: Mapped[str | None]
+    since: Mapped[datetime] = _now()
+    released_at: Mapped[datetime | None]
+    released_by: Mapped[str | None]

@@ -1,0 +1,87 @@
+"""Sessions in quarantine: what puts them in, what lets them out, and who asks whether they are in.
+
+What is wrong with a session is decided by those who look at its videos and poses; this keeps what they found.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Engine, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from dlc_platform.catalog.tables import Quarantine
+
+Stage = Literal["videos", "labels", "poses", "quality"]
+#: Who released an entry whose evidence is no more.
+OTHER_EVIDENCE = "other evidence"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a session, or with one of its files; `evidence` is a hash of what was judged."""
+
+    reason: str
+    remedy: str
+    evidence: str
+    path: str | None = None
+
+
+def judge(
+    engine: Engine, session_key: str, stage: Stage, faults: Iterable[Fault], run_id: str | None = None
+) -> list[Fault]:
+    """Write down what is wrong with a session at one stage now; entries of before that are not named again end.
+
+    Returns
+    -------
+    list of Fault
+        Those that are in quarantine now. The others were released by a person, on the same evidence.
+    """
+    by_path = {fault.path: fault for fault in faults}
+    own = (Quarantine.session_key == session_key, Quarantine.stage == stage)
+    with engine.begin() as connection:
+        connection.execute(select(Quarantine.id).where(*own).with_for_update())
+        entries = connection.execute(
+            select(Quarantine.id, Quarantine.path, Quarantine.evidence, Quarantine.released_by).where(*own)
+        ).all()
+        released = {
+            (entry.path, entry.evidence)
+            for entry in entries
+            if entry.released_by is not None and entry.released_by != OTHER_EVIDENCE
+        }
+        held = {path: fault for path, fault in by_path.items() if (path, fault.evidence) not in released}
+        current = {(path, fault.evidence) for path, fault in held.items()}
+        over = [e.id for e in entries if e.released_by is None and (e.path, e.evidence) not in current]
+        connection.execute(
+            update(Quarantine).where(Quarantine.id.in_(over)).values(released_at=func.now(), released_by=OTHER_EVIDENCE)
+        )
+        for path, fault in held.items():
+            statement = insert(Quarantine).values(
+                session_key=session_key,
+                stage=stage,
+                path=path,
+                reason=fault.reason,
+                remedy=fault.remedy,
+                evidence=fault.evidence,
+                run_id=run_id,
+            )
+            connection.execute(statement.on_conflict_do_nothing())
+    return list(held.values())
+
+
+def release(engine: Engine, session_key: str, by: str, stages: Collection[Stage] | None = None) -> int:
+    """Let a session out of quarantine because a person says so; returns how many entries that ended."""
+    statement = update(Quarantine).where(Quarantine.session_key == session_key, Quarantine.released_at.is_(None))
+    if stages is not None:
+        statement = statement.where(Quarantine.stage.in_(stages))
+    with engine.begin() as connection:
+        return connection.execute(statement.values(released_at=func.now(), released_by=by)).rowcount
+
+
+def faults_of(engine: Engine, session_key: str, stage: Stage) -> list[Fault]:
+    """What holds a session in quarantine at a stage; empty when it is not in."""
+    statement = select(Quarantine.reason, Quarantine.remedy, Quarantine.evidence, Quarantine.path).where(
+        Quarantine.session_key == session_key, Quarantine.stage == stage, Quarantine.released_at.is_(None)
+    )
+    with engine.connect() as connection:
+        return [Fault(*row) for row in connection.execute(statement.order_by(Quarantine.id))]

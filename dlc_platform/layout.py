@@ -1,0 +1,80 @@
+"""Where the layout of lab.yaml puts a video, by its path below the raw root alone; nothing is read from a disk here."""
+
+import os
+import re
+from dataclasses import dataclass
+
+#: What Dagster refuses in a partition key, and what the platform uses to separate keys.
+_INVALID_IN_KEY = re.compile(r"\.\.\.|[\x00-\x1f\x7f|,/]")
+#: How cameras number the files of one recording, where layout.pattern has no group `part`.
+_PART = re.compile(r"[-_. ]*(?<![A-Za-z])part[-_. ]?(?P<part>\d+)(?![A-Za-z0-9])", re.I)
+_CAMERA = re.compile(
+    r"(?<![A-Za-z])cam(?:era)?(?:[-_ ]?(?P<number>\d+)(?![A-Za-z])|[-_ ](?P<name>[A-Za-z0-9]+))",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the layout puts a video: its session, the session's folder, and the camera where the path says it.
+
+    `whole` is its path without what says which part of a recording it is, and `part` what that says, where it does.
+    """
+
+    key: str
+    subject: str
+    name: str
+    folder: str
+    in_folder_names: bool
+    camera: str | None
+    whole: str
+    part: str | None
+
+
+def place_of(pattern: re.Pattern[str], root: str, relative: str) -> Place | str:
+    """Where a video belongs by its path below the root, or why it belongs nowhere."""
+    found = pattern.fullmatch(relative)
+    if not found:
+        return "its path does not match layout.pattern of lab.yaml; rename it, or correct the pattern"
+    subject, name = found["subject"], found["session"]
+    if not subject or not name:
+        return (
+            "layout.pattern of lab.yaml finds no subject or no session in its path; rename it, or correct the pattern"
+        )
+    key = f"sub-{subject}_ses-{name}"
+    if _INVALID_IN_KEY.search(key):
+        return f"its session key {key!r} holds '...', '|', ',', '/' or a control character; rename its folders"
+    # The session's folder is the part of the path that has said both names; names in a file's name leave its folder.
+    named_at = max(found.end("subject"), found.end("session"))
+    end = relative.find("/", named_at)
+    in_folder_names = end >= 0
+    if not in_folder_names:
+        end = max(relative.rfind("/"), 0)
+    camera = found["camera"] if "camera" in pattern.groupindex else None
+    whole, part = _without_part(found, relative)
+    return Place(
+        key, subject, name, os.path.join(root, relative[:end]), in_folder_names, camera, os.path.join(root, whole), part
+    )
+
+
+def _without_part(found: re.Match[str], relative: str) -> tuple[str, str | None]:
+    """A path without what numbers the files of a recording, and that number."""
+    if "part" in found.re.groupindex:
+        if not found["part"]:
+            return relative, None
+        before, after = relative[: found.start("part")], relative[found.end("part") :]
+        return before.rstrip("-_. ") + after, found["part"]
+    folder, name = os.path.split(relative)
+    stem, suffix = os.path.splitext(name)
+    numbered = list(_PART.finditer(stem))
+    if not numbered:
+        return relative, None
+    last = numbered[-1]
+    rest = (stem[: last.start()] + stem[last.end() :]).strip("-_. ")
+    return os.path.join(folder, (rest or stem) + suffix), last["part"]
+
+
+def camera_of(stem: str) -> str:
+    """The camera that the stem of a file's name speaks of; the whole stem where it speaks of none."""
+    found = _CAMERA.search(stem)
+    return (found["number"] or found["name"]) if found else stem

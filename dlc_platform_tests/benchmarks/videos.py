@@ -47,11 +47,11 @@ def cut(video: Path, frames: int, pieces: int, folder: Path) -> list[Path]:
     return files
 
 
-def draw(path: Path, frames: int, width: int, height: int) -> Path:
+def draw(path: Path, frames: int, width: int, height: int, seed: int = 0) -> Path:
     """Write a video of a spot that wanders over a noisy floor, at 25 frames per second."""
     import av
 
-    floor = np.random.default_rng(0).integers(60, 120, (height, width, 3), dtype=np.uint8)
+    floor = np.random.default_rng(seed).integers(60, 120, (height, width, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -9,7 +9,7 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -218,8 +218,9 @@ def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
     left, top = (float(shown[axis].min()) if len(shown) else 0.0 for axis in ("x", "y"))
     width, height = (max(1.0, float(np.ptp(shown[axis]))) if len(shown) else 1.0 for axis in ("x", "y"))
     columns = min(4, max(1, math.ceil(math.sqrt(len(bodyparts)))))
-    figure, grid = _grid(len(bodyparts), columns, aspect=min(1.6, max(0.4, height / width)), extra=0.25)
-    for axes, name in zip(grid, bodyparts, strict=True):
+    aspect = min(1.6, max(0.4, height / width))
+    figure, grid = _grid(len(bodyparts), columns, aspect, extra=0.3, left=0.65, bottom=0.5)
+    for place, (axes, name) in enumerate(zip(grid, bodyparts, strict=True)):
         rows = table[table["bodypart"] == name]
         confident = (rows["likelihood"] >= cutoff).to_numpy()
         x = np.where(confident, rows["x"], np.nan)
@@ -230,9 +231,10 @@ def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
         axes.set_aspect("equal")
         axes.set_xlim(left - 0.03 * width, left + 1.03 * width)
         axes.set_ylim(top + 1.03 * height, top - 0.03 * height)
-        axes.set_xlabel("x (px)", fontsize=_FONT)
-        axes.set_ylabel("y (px, downwards)", fontsize=_FONT)
-        axes.label_outer()
+        lowest, leftmost = place >= len(bodyparts) - columns, place % columns == 0
+        axes.set_xlabel("x (px)" if lowest else "", fontsize=_FONT)
+        axes.set_ylabel("y (px, downwards)" if leftmost else "", fontsize=_FONT)
+        axes.tick_params(labelbottom=lowest, labelleft=leftmost)
         _tidy(axes)
     return _png(figure)
 
@@ -248,17 +250,15 @@ def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
     bodyparts = _bodyparts(table)
     colours = _colours(bodyparts)
     columns = 1 if len(bodyparts) <= 6 else 2
-    rows = max(1, math.ceil(len(bodyparts) / columns))
-    figure = _figure(0.8 + 0.62 * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(bodyparts) :]:
-        axes.set_axis_off()
+    names = 0.4 + 0.08 * max((len(name) for name in bodyparts), default=0)
+    beside = 0.6 + (names if columns > 1 else 0.0)
+    figure, grid = _grid(len(bodyparts), columns, 0.5, extra=0.12, wide=True, between=beside, left=names, bottom=0.5)
     tallest = 0.01
-    for axes, name in zip(grid.flat, bodyparts, strict=False):
+    for place, (axes, name) in enumerate(zip(grid, bodyparts, strict=True)):
         values = table.loc[table["bodypart"] == name, "likelihood"].dropna().to_numpy()
         counts, edges = np.histogram(values, bins=40, range=(0, 1))
         share = counts / max(1, len(values))
-        axes.bar(edges[:-1], share, width=np.diff(edges), align="edge", color=colours[name])
+        axes.stairs(share, edges, fill=True, color=colours[name])
         axes.axvline(cutoff, color="black", linewidth=1, linestyle=(0, (3, 2)))
         above = float((values >= cutoff).mean()) if len(values) else 0.0
         axes.set_ylabel(_text(name), rotation=0, ha="right", va="center", fontsize=_FONT)
@@ -267,12 +267,13 @@ def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
         )
         tallest = max(tallest, share.max())
         axes.set_xlim(0, 1)
+        axes.tick_params(labelbottom=place >= len(bodyparts) - columns)
         _tidy(axes)
         axes.grid(False)
-    for axes in grid.flat[: len(bodyparts)]:
+    for axes in grid:
         axes.set_ylim(0, tallest)
         axes.set_yticks([0, tallest], ["0", f"{tallest:.0%}"])
-    figure.supxlabel("likelihood (bars: share of frames)", fontsize=_FONT)
+    figure.supxlabel("likelihood (bars: share of frames)", fontsize=_FONT, y=0.05 / figure.get_figheight())
     return _png(figure)
 
 
@@ -296,8 +297,10 @@ def _mosaic(
     bodyparts = list(dict.fromkeys(name for _, points, _ in images for name in points))
     colours = _colours(bodyparts)
     aspect = max((rgb.shape[0] / rgb.shape[1] for rgb, _, _ in images), default=0.75)
-    figure, grid = _grid(len(images), columns, aspect, extra=0.3 if any(title for _, _, title in images) else 0.08)
-    hollow = False
+    hollow = any(_known(point[:2]) and point[2] < cutoff for _, points, _ in images for point in points.values())
+    marks = {f"below {cutoff:g}": "o"} if hollow else {}
+    titled = any(title for _, _, title in images)
+    figure, grid = _grid(len(images), columns, aspect, 0.3 if titled else 0.08, legend=[*bodyparts, *marks])
     for axes, (rgb, points, title) in zip(grid, images, strict=True):
         _show(axes, rgb, (0, 0, rgb.shape[1], rgb.shape[0]))
         if region is not None:
@@ -318,11 +321,10 @@ def _mosaic(
             if likelihood >= cutoff:
                 axes.plot(x, y, "o", color=colours[name], mec="white", mew=0.9, markersize=size, zorder=4)
             elif _known((x, y)):
-                hollow = True
                 axes.plot(x, y, "o", mfc="none", mec="white", mew=2.4, markersize=size, zorder=4)
                 axes.plot(x, y, "o", mfc="none", mec=colours[name], mew=1.3, markersize=size, zorder=5)
         _title(axes, title)
-    _legend(figure, colours, {f"below {cutoff:g}": "o"} if hollow else {})
+    _legend(figure, colours, marks)
     return _jpeg(figure)
 
 
@@ -330,7 +332,7 @@ def _pairs(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: in
     """Two sets of points on each frame, joined by lines; `marks` are what the two are called and how they look."""
     bodyparts = list(dict.fromkeys(name for _, crosses, _, _ in images for name in crosses))
     colours = _colours(bodyparts)
-    figure, grid = _grid(len(images), columns, aspect=0.8, extra=0.55)
+    figure, grid = _grid(len(images), columns, aspect=0.8, extra=0.55, legend=[*bodyparts, *marks])
     for axes, (rgb, crosses, circles, title) in zip(grid, images, strict=True):
         distances = {
             name: math.dist(crosses[name], circles[name])
@@ -358,23 +360,56 @@ def _pairs(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: in
     return _jpeg(figure)
 
 
-def _figure(height: float, layout: Literal["constrained", "compressed"] = "constrained") -> "Figure":
+def _figure(height: float) -> "Figure":
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(_WIDTH, height), dpi=_DPI, layout=layout, facecolor="white")
+    return Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained", facecolor="white")
 
 
-def _grid(count: int, columns: int, aspect: float, extra: float) -> tuple["Figure", "list[Axes]"]:
-    """A figure with a cell for each of so many pictures; `extra` is the height of a cell's title in inches."""
+def _grid(
+    count: int,
+    columns: int,
+    aspect: float,
+    extra: float,
+    *,
+    wide: bool = False,
+    legend: Sequence[str] = (),
+    between: float = 0.08,
+    left: float = 0.05,
+    bottom: float = 0.05,
+) -> tuple["Figure", "list[Axes]"]:
+    """A figure with a cell for each of so many pictures, laid out by hand: matplotlib takes as long for it as to draw.
+
+    Parameters
+    ----------
+    aspect
+        Height by width of a cell's picture.
+    wide
+        Cells fill the page, and `aspect` is their height in inches.
+    extra, between, left, bottom
+        In inches: the height of a cell's title, the space beside each column, and that for the outer labels of axes.
+    legend
+        What the legend above everything will name.
+    """
+    from matplotlib.figure import Figure
+
     columns = max(1, min(columns, count))
     rows = max(1, math.ceil(count / columns))
-    # One or two pictures to a row would fill the page.
-    width = min(_WIDTH / columns, 4.5)
-    figure = _figure(0.5 + rows * (width * aspect + extra), "compressed")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[count:]:
-        axes.set_axis_off()
-    return figure, list(grid.flat[:count])
+    width = (_WIDTH - left - between * columns) / columns
+    if not wide:
+        # One or two pictures to a row would fill the page.
+        width = min(width, 4.5)
+    high = aspect if wide else width * aspect
+    top = 0.05 + (0.1 + 0.2 * math.ceil(len(legend) / _legend_columns(legend)) if legend else 0.0)
+    height = top + rows * (high + extra) + bottom
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor="white")
+    start = left + (_WIDTH - left - columns * (width + between)) / 2
+    cells = []
+    for number in range(count):
+        row, column = divmod(number, columns)
+        x, y = start + column * (width + between), bottom + (rows - 1 - row) * (high + extra)
+        cells.append(figure.add_axes((x / _WIDTH, y / height, width / _WIDTH, high / height)))
+    return figure, cells
 
 
 def _show(axes: "Axes", rgb: np.ndarray, window: tuple[int, int, int, int]) -> None:
@@ -425,20 +460,23 @@ def _legend(figure: "Figure", colours: Mapping[str, str], marks: Mapping[str, st
     ]
     names = [*colours, *marks]
     if names:
-        longest = max(len(name) for name in names)
-        ncols = max(1, min(len(names), int(_WIDTH * _DPI * 0.95 / (longest * 7.2 + 34))))
         # The space in front keeps matplotlib from hiding names that begin with an underscore.
         labels = [f" {_text(name)}" for name in names]
         figure.legend(
             handles,
             labels,
-            loc="outside upper center",
-            ncols=ncols,
+            loc="outside upper center" if figure.get_layout_engine() else "upper center",
+            ncols=_legend_columns(names),
             frameon=False,
             fontsize=_FONT,
             handletextpad=0.1,
             columnspacing=1.2,
         )
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    longest = max(len(name) for name in names)
+    return max(1, min(len(names), int(_WIDTH * _DPI * 0.95 / (longest * 7.2 + 34))))
 
 
 def _tidy(axes: "Axes") -> None:

@@ -19,11 +19,12 @@ from dlc_platform.settings import Layout
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file as it lies on the disk; `size` in bytes."""
+    """A video file as it lies on the disk; `size` in bytes. `waits` says why it is not complete, where names tell."""
 
     path: Path
     size: int
     mtime_ns: int
+    waits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Session:
     name: str
     folder: Path
     recordings: tuple[Recording, ...]
+
+    @property
+    def waits(self) -> str | None:
+        """Why the session is not to be registered yet, as far as names tell: the first of its files that waits."""
+        files = (file for recording in self.recordings for file in recording.files)
+        return next((f"{file.path.name}: {file.waits}" for file in files if file.waits is not None), None)
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def _session(videos: list[FoundVideo]) -> Session | Skipped:
         Recording(
             name,
             files[0].place.camera or camera_of(whole.stem),
-            tuple(VideoFile(Path(file.path), file.size, file.mtime_ns) for file in files),
+            tuple(VideoFile(Path(file.path), file.size, file.mtime_ns, file.waits) for file in files),
         )
         for name, whole, files in sorted(zip(names, wholes, recorded, strict=True))
     )

@@ -81,6 +81,12 @@ class Layout(_Section):
         "groups `subject` and `session`, and `camera` and `part` where the path says them: files that differ in their "
         "part alone are one recording, in the order of its numbers.",
     )
+    marker: str | None = Field(
+        default=None,
+        description="The name of the file that says that a video is complete, instead of any sign of the file itself: "
+        "`{stem}.done` or `{name}.done` beside each video, or one name, such as `transfer_complete`, in the folder of "
+        "the session or between it and its videos.",
+    )
     extensions: tuple[str, ...] = Field(default=(".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"), min_length=1)
 
     @field_validator("pattern")
@@ -90,6 +96,15 @@ class Layout(_Section):
         if missing:
             raise ValueError(f"lacks the named group(s) {', '.join(sorted(missing))}, written (?P<subject>...)")
         return pattern
+
+    @field_validator("marker")
+    @classmethod
+    def _a_file_name(cls, marker: str | None) -> str | None:
+        if marker is not None:
+            plain = marker.replace("{stem}", "").replace("{name}", "")
+            if not plain.strip(". ") or re.search(r"[/\0{}]", plain):
+                raise ValueError("must be the name of a file, such as {stem}.done or transfer_complete")
+        return marker
 
     @field_validator("extensions")
     @classmethod

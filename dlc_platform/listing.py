@@ -106,7 +106,7 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
     partners = under_way(names, layout.extensions)
     waiting: dict[str, str | None] = {}
     for entry in readable:
-        match _entry(root, relative, entry, pattern, layout.extensions):
+        match _entry(root, relative, entry, pattern, layout):
             case str(below):
                 folders.append(below)
             case FoundVideo(place=place) as video:
@@ -122,20 +122,20 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
 def _possible(pattern: re.Pattern[str], root: str, relative: str, layout: Layout) -> Place | None:
     if relative:
         for extension in layout.extensions:
-            place = place_of(pattern, root, f"{relative}x{extension}")
+            place = place_of(pattern, root, f"{relative}x{extension}", layout.unnamed_session)
             if isinstance(place, Place) and place.in_folder_names:
                 return place
     return None
 
 
 def _entry(
-    root: str, relative: str, entry: os.DirEntry[str], pattern: re.Pattern[str], extensions: tuple[str, ...]
+    root: str, relative: str, entry: os.DirEntry[str], pattern: re.Pattern[str], layout: Layout
 ) -> str | FoundVideo | Skipped | None:
     """A folder's path below the root, a video, what is left out, or None for what is no business of ours."""
     path = Path(entry.path)
-    is_video = entry.name.lower().endswith(extensions)
+    is_video = entry.name.lower().endswith(layout.extensions)
     try:
-        reason = _name_reason(entry.name, extensions)
+        reason = _name_reason(entry.name, layout.extensions)
         if entry.is_dir():
             if entry.name.startswith("."):
                 return Skipped(path, "it is hidden", "expected")
@@ -161,7 +161,7 @@ def _entry(
         return Skipped(path, f"it cannot be read: {error.strerror}; check the link or the disk")
     if not S_ISREG(stat.st_mode):
         return Skipped(path, f"it is not a file but {_KINDS.get(S_IFMT(stat.st_mode), 'something else')}; remove it")
-    place = place_of(pattern, root, f"{relative}{entry.name}")
+    place = place_of(pattern, root, f"{relative}{entry.name}", layout.unnamed_session)
     if isinstance(place, Place):
         return FoundVideo(place, entry.path, stat.st_size, stat.st_mtime_ns)
     return Skipped(path, place)

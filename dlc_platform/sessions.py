@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlc_platform.layout import Place, camera_of
+from dlc_platform.layout import Place, camera_of, normal
 from dlc_platform.listing import FoundVideo, Skipped, list_folder
 from dlc_platform.settings import Layout
 
@@ -158,7 +158,7 @@ def _session(videos: list[FoundVideo]) -> Session | Skipped:
     recordings = tuple(
         Recording(
             name,
-            files[0].place.camera or camera_of(whole.stem),
+            files[0].place.camera or camera_of(normal(whole.stem)),
             tuple(VideoFile(Path(file.path), file.size, file.mtime_ns, file.waits) for file in files),
         )
         for name, whole, files in sorted(zip(names, wholes, recorded, strict=True))
@@ -174,6 +174,7 @@ def _recorded(video: FoundVideo) -> tuple[list[tuple[int, str]], str]:
 
 def _unique_names(relative: list[Path]) -> list[str]:
     """The shortest of stem, file name and joined path that tells each file from the others."""
+    relative = [Path(normal(str(path))) for path in relative]
     names = [path.stem for path in relative]
     for longer in (lambda path: path.name, lambda path: "_".join(path.parts)):
         names = [longer(path) if names.count(name) > 1 else name for name, path in zip(names, relative, strict=True)]

@@ -62,9 +62,27 @@ class Platform:
         self._opened = open_lab(postgres_url(self.home), self.settings)
         return self._opened
 
-    def sessions(self) -> "pd.DataFrame":
-        """One row for each current file of each session, with the model that tracked it or the problem it has."""
-        return queries.sessions(self._engine)
+    def sessions(self, details: bool = False) -> "pd.DataFrame":
+        """One row for each current file of each session, with the model that tracked it or the problem it has.
+
+        Parameters
+        ----------
+        details
+            Add what the lab's own tables say, as text, in columns such as ``subject.sex`` and ``session.weather``.
+        """
+        sessions = queries.sessions(self._engine)
+        if not details:
+            return sessions
+        said = queries.details(self._engine)
+        said = said[said["of"].isin(["subject", "session"])]
+        wide = said.assign(column=said["of"] + "." + said["name"]).pivot(
+            index="session", columns="column", values="value"
+        )
+        return sessions.merge(wide, how="left", left_on="session", right_index=True)
+
+    def details(self) -> "pd.DataFrame":
+        """One row for each value that the lab's own tables give a session, its subject or a video, and its source."""
+        return queries.details(self._engine)
 
     def models(self) -> "pd.DataFrame":
         """One row for each training, oldest first, with the RMSE on the frozen test images in pixels."""

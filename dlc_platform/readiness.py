@@ -6,6 +6,7 @@ Whether its size and time have settled is for those who scan. What a video holds
 import os
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
@@ -37,6 +38,8 @@ _AROUND = tuple(
     )
 )
 _MOST_PACKETS = 1000
+#: For so long a file whose container does not open may still be under way; then it is looked at as it is.
+PATIENCE_S = 3600
 
 
 def final_name(name: str, extensions: tuple[str, ...]) -> str | None:
@@ -120,12 +123,26 @@ def marker_of(name: str, marker: str) -> str:
     return marker.replace("{stem}", os.path.splitext(name)[0]).replace("{name}", name)
 
 
+@dataclass(frozen=True)
+class Header:
+    """What the header of a container promises, which need not be true; None where it says nothing."""
+
+    frames: int | None
+    duration_s: float | None
+
+
 def unopened(path: Path) -> str | None:
     """Why a video's container does not open; None when it does: it has a header and a first packet of a video stream.
 
     The file is read as far as that takes, which is a few megabytes at most. A file that is not an ordinary one is
     never opened.
     """
+    header = read_header(path)
+    return header if isinstance(header, str) else None
+
+
+def read_header(path: Path) -> Header | str:
+    """What a video's header promises, or why its container does not open; reads as little as `unopened`."""
     try:
         status = path.stat()
     except OSError as error:
@@ -141,9 +158,10 @@ def unopened(path: Path) -> str | None:
 
     try:
         with open_video(path) as (container, stream):
+            header = Header(stream.frames or None, container.duration / 1e6 if container.duration else None)
             for number, packet in enumerate(container.demux()):
                 if packet.stream_index == stream.index and packet.size:
-                    return None
+                    return header
                 if number == _MOST_PACKETS:
                     break
     except PlatformError as error:

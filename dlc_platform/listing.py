@@ -15,8 +15,10 @@ from dlc_platform.layout import Place, place_of
 from dlc_platform.readiness import final_name, is_backup, under_way, unmarked, unready
 from dlc_platform.settings import Layout
 
+#: How the reason begins why what a folder holds is not known.
+UNREADABLE = "the folder cannot be read"
 #: Folders that are links, one below the other: folders that link to each other could be walked through for ever.
-_MOST_LINKS = 4
+_MOST_LINKS = 3
 _MADE_BY_DLC = re.compile(r"DLC_|_labeled\.[^.]+$")
 _KINDS = {S_IFIFO: "a pipe", S_IFSOCK: "a socket", S_IFBLK: "a device", S_IFCHR: "a device"}
 
@@ -86,7 +88,7 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         if relative:
-            reason = f"the folder cannot be read: {error.strerror}; check its permissions"
+            reason = f"{UNREADABLE}: {error.strerror}; check its permissions"
             skipped.append(Skipped(Path(folder), reason))
         else:
             reason = f"the raw root cannot be read: {error.strerror}; mount it, or correct raw_roots in lab.yaml"
@@ -169,11 +171,11 @@ def _entry(
 
 def _link_reason(root: str, relative: str, link: str) -> str | None:
     """Why a link to a folder is not followed: it leads to one of those that were gone through to reach it."""
-    target = os.path.realpath(link)
+    target = os.stat(link)
     on_the_way = [root]
     for name in relative.split("/")[:-1]:
         on_the_way.append(os.path.join(on_the_way[-1], name))
-    if any(os.path.realpath(folder) == target for folder in on_the_way):
+    if any(os.path.samestat(os.stat(folder), target) for folder in on_the_way):
         return "the link leads back to a folder that holds it"
     if sum(map(os.path.islink, on_the_way[1:])) >= _MOST_LINKS:
         return f"the link lies below {_MOST_LINKS} others; put its target, or a link to it, further up"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlc_platform.layout import Place, camera_of, normal
-from dlc_platform.listing import FoundVideo, Skipped, list_folder
+from dlc_platform.listing import UNREADABLE, FoundVideo, Skipped, list_folder
 from dlc_platform.settings import Layout
 
 
@@ -96,8 +96,9 @@ def scan(raw_roots: Iterable[Path], layout: Layout) -> Scan:
     sessions, refused = gather(videos.values())
     used = {video.place.folder for video in videos.values()}
     skipped += refused
+    unread = [item.path for item in skipped if item.reason.startswith(UNREADABLE)]
     for folder, place in possible.items():
-        if folder not in used:
+        if folder not in used and not any(path.is_relative_to(folder) for path in unread):
             reason = f"the session folder of {place.key} holds no video ({', '.join(layout.extensions)})"
             skipped.append(Skipped(Path(folder), f"{reason}; put its videos there, or remove it"))
     return Scan(

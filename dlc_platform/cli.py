@@ -159,6 +159,44 @@ def run(
     _end_with(lambda: materialize(_absolute(home), select, partition or [], _say))
 
 
+@app.command("scan")
+def scan_(
+    home: Home,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, and why the rest not.")
+    ] = False,
+    session: Annotated[str | None, typer.Option(metavar="KEY", help="Only this session; with --dry-run.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Name all of it, not only the first; with --dry-run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON; with --dry-run.")] = False,
+) -> None:
+    """Register the sessions that are ready now, as `run --select session_videos` does; or say what would be done.
+
+    With --dry-run nothing is written, and the exit code is 1 when something is lost until a person mends it.
+    """
+    from dlc_platform.platform import Platform
+
+    if not dry_run:
+        from dlc_platform.orchestration.materialize import materialize
+
+        if session is not None or all_ or as_json:
+            raise PlatformError("--session, --all and --json go with --dry-run", "Add --dry-run, or leave them out")
+        _say("Registering the sessions that are ready, as `dlc-platform run --select session_videos` does")
+        _end_with(lambda: materialize(_absolute(home), "session_videos", [], _say))
+        return
+    plan = Platform(_absolute(home)).plan()
+    if session is not None:
+        plan = plan.of(session)
+        if not plan.sessions and not plan.skipped:
+            raise PlatformError(f"no session {session} is on disk or registered", "See `scan --dry-run --all`")
+    if as_json:
+        print(json.dumps(plan.to_json(), indent=2))
+    else:
+        for line in plan.lines(all_ or session is not None):
+            _say(line)
+    if plan.loses:
+        sys.exit(1)
+
+
 @app.command()
 def sessions(home: Home, as_json: AsJson = False) -> None:
     """List the registered sessions and their recordings."""

@@ -5,6 +5,7 @@ Finding sessions on disk is in `sessions`; what a single file holds is in `video
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -12,6 +13,7 @@ from dlc_platform.catalog import registry, tables
 from dlc_platform.dlc.environment import versions
 from dlc_platform.errors import PlatformError
 from dlc_platform.sessions import Recording, Session, VideoFile
+from dlc_platform.sidecars import Sidecars
 from dlc_platform.video.decode import COPY_AGAIN
 from dlc_platform.video.probe import VideoInfo, probe
 
@@ -26,11 +28,16 @@ class Look:
     problem: PlatformError | None
 
 
-def register(engine: Engine, session: Session) -> list[Look]:
+def register(engine: Engine, session: Session, sidecars: Sidecars | None = None) -> list[Look]:
     """Look at every file of a session that is new or changed, and write the session down.
 
     A file whose path, size and time are those of its registered row is not read again, unless it could not be read or
     its frames are not accounted for.
+
+    Parameters
+    ----------
+    sidecars
+        Where to look for what the lab's own tables say; without it only the JSON files beside the videos are read.
     """
     known = {(row.recording.name, row.position): row for row in registry.current_files(engine, session.key)}
     unaccounted = registry.unaccounted_videos(engine)
@@ -48,13 +55,39 @@ def register(engine: Engine, session: Session) -> list[Look]:
             look = _look(recording, file)
             looks.append(look)
             rows.append((_file_row(position, look), _video_row(look.video) if look.video else None))
+    paths = [look.file.path for look in looks]
+    details = (sidecars or Sidecars(())).details(session.folder, session.subject, session.name, paths)
     registry.register_session(
         engine,
-        tables.Session(key=session.key, subject=session.subject, name=session.name, folder=str(session.folder)),
+        tables.Session(
+            key=session.key,
+            subject=session.subject,
+            name=session.name,
+            folder=str(session.folder),
+            details=details.session,
+        ),
         rows,
         versions() if any(look.video for look in looks) else None,
+        details.subject,
     )
     return looks
+
+
+def update_details(engine: Engine, sidecars: Sidecars) -> int:
+    """Write down what the lab's own tables say now of the sessions that are registered; no video is looked at.
+
+    Returns
+    -------
+    int
+        The subjects and sessions of which they say something else than before.
+    """
+    subjects: dict[str, Any] = {}
+    sessions: dict[str, Any] = {}
+    for key, subject, name, folder, paths in registry.session_places(engine):
+        details = sidecars.details(Path(folder), subject, name, map(Path, paths))
+        subjects[subject] = details.subject or subjects.get(subject)
+        sessions[key] = details.session
+    return registry.update_details(engine, subjects, sessions)
 
 
 def is_registered(file: VideoFile, row: tables.RecordingFile) -> bool:

@@ -11,10 +11,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.catalog import queries, registry
-from dlc_platform.catalog.database import open_lab
+from dlc_platform.catalog.database import open_lab, open_unchanged
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
-from dlc_platform.postgres.connection import postgres_url
+from dlc_platform.plan import Plan, plan
+from dlc_platform.postgres.connection import existing_url, postgres_url
 from dlc_platform.rules import poses_of_other_rules
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
@@ -31,7 +32,7 @@ class Platform:
     Parameters
     ----------
     home
-        The folder that holds lab.yaml. Its embedded Postgres is started if it does not run.
+        The folder that holds lab.yaml. Its embedded Postgres is started by the first question, if it does not run.
 
     Raises
     ------
@@ -62,9 +63,40 @@ class Platform:
         self._opened = open_lab(postgres_url(self.home), self.settings)
         return self._opened
 
-    def sessions(self) -> "pd.DataFrame":
-        """One row for each current file of each session, with the model that tracked it or the problem it has."""
-        return queries.sessions(self._engine)
+    def sessions(self, details: bool = False) -> "pd.DataFrame":
+        """One row for each current file of each session, with the model that tracked it or the problem it has.
+
+        Parameters
+        ----------
+        details
+            Add what the lab's own tables say, as text, in columns such as ``subject.sex`` and ``session.weather``.
+        """
+        sessions = queries.sessions(self._engine)
+        if not details:
+            return sessions
+        said = queries.details(self._engine)
+        said = said[said["of"].isin(["subject", "session"])]
+        wide = said.assign(column=said["of"] + "." + said["name"]).pivot(
+            index="session", columns="column", values="value"
+        )
+        return sessions.merge(wide, how="left", left_on="session", right_index=True)
+
+    def plan(self) -> Plan:
+        """What would be registered and tracked of what lies on the disks now, and what not, and why.
+
+        Nothing is written, and a lab that was never started is not: then every session is new.
+        """
+        url = existing_url(self.home)
+        engine = None if url is None else open_unchanged(url)
+        try:
+            return plan(self.settings, engine)
+        finally:
+            if engine is not None:
+                engine.dispose()
+
+    def details(self) -> "pd.DataFrame":
+        """One row for each value that the lab's own tables give a session, its subject or a video, and its source."""
+        return queries.details(self._engine)
 
     def models(self) -> "pd.DataFrame":
         """One row for each training, oldest first, with the RMSE on the frozen test images in pixels."""

@@ -7,6 +7,7 @@ from sqlalchemy.schema import CreateSchema
 
 from dlc_platform.catalog.registry import assign_cameras
 from dlc_platform.catalog.tables import SCHEMA
+from dlc_platform.errors import PlatformError
 from dlc_platform.settings import Lab
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -24,6 +25,29 @@ def open_lab(url: URL, lab: Lab) -> Engine:
     engine = open_catalog(url)
     migrate(engine)
     assign_cameras(engine, lab.project_of)
+    return engine
+
+
+def open_unchanged(url: URL) -> Engine | None:
+    """The catalogue to read from, as it is; None where the database has none.
+
+    Raises
+    ------
+    PlatformError
+        When its tables are those of an older platform.
+    """
+    from alembic.script import ScriptDirectory
+
+    engine = open_catalog(url)
+    with engine.connect() as connection:
+        if connection.scalar(text("select to_regclass(:table)"), {"table": f"{SCHEMA}.alembic_version"}) is None:
+            return None
+        head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
+        if catalog_revision(connection) != head:
+            raise PlatformError(
+                "the catalogue has the tables of another version of the platform",
+                "Run any other command, such as `dlc-platform sessions HOME`, which brings them up to date",
+            )
     return engine
 
 

@@ -30,6 +30,25 @@ where cast(:session as text) is null or s.key = :session
 order by s.key, r.name, f.position
 """
 
+#: A row for each value that the lab's own tables give a session or its subject, or a JSON file beside a video.
+_DETAILS = """
+select s.key as session, d.of, d.name, d.value, d.source
+from dlc.session s
+join dlc.subject a on a.key = s.subject
+join lateral (
+    select 'subject' as of, e.key as name, e.value, a.details -> 'sources' ->> e.key as source
+    from jsonb_each_text(a.details -> 'values') e
+    union all
+    select 'session', e.key, e.value, s.details -> 'sources' ->> e.key
+    from jsonb_each_text(s.details -> 'values') e
+    union all
+    select v.key, e.key, e.value, v.value ->> 'source'
+    from jsonb_each(s.details -> 'videos') v, jsonb_each_text(v.value -> 'values') e
+) d on true
+where cast(:session as text) is null or s.key = :session
+order by s.key, d.of <> 'subject', d.of <> 'session', d.of, d.name
+"""
+
 _MODELS = """
 select m.project, m.origin, t.recipe, m.id as model, m.net_type, m.scorer, d.train_images, d.test_images, t.epochs,
        t.seconds as train_seconds, e.rmse_px as test_rmse_px, p.model is not null as production,
@@ -167,6 +186,14 @@ order by recorded_at desc, p.session desc
 def sessions(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     """One row for each current file of each session, with the model that tracked it or the problem it has."""
     return _frame(engine, _SESSIONS, session=session)
+
+
+def details(engine: Engine, session: str | None = None) -> "pd.DataFrame":
+    """One row for each value that the lab's own tables, or a JSON file beside a video, give a session.
+
+    `of` is ``subject``, ``session`` or the name of the video file; `source` is the file that says so.
+    """
+    return _frame(engine, _DETAILS, session=session)
 
 
 def models(engine: Engine) -> "pd.DataFrame":

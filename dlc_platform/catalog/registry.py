@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, func, orm, select, text, update
+from sqlalchemy import Connection, Engine, Select, func, literal, orm, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.tables import (
@@ -98,6 +98,7 @@ def register_session(
     session: Session,
     files: Iterable[tuple[RecordingFile, Video | None]],
     environment: Mapping[str, Any] | None = None,
+    subject_details: dict[str, Any] | None = None,
 ) -> None:
     """Write down a session and what each of its files holds now.
 
@@ -111,11 +112,17 @@ def register_session(
         Each with its `recording`, of which name and camera are taken, and its video where it was read.
     environment
         What read the videos.
+    subject_details
+        What the lab's own tables say of the subject; what they say of the session is in its row.
     """
     files = list(files)
     with engine.begin() as connection:
         _insert_new(connection, Subject(key=session.subject))
         _insert_new(connection, session)
+        _set_details(connection, Subject, session.subject, subject_details)
+        _set_details(connection, Session, session.key, session.details)
+        # Its folder may have been renamed, or moved to another root.
+        connection.execute(update(Session).where(Session.key == session.key).values(folder=session.folder))
         # One registration of a session at a time.
         connection.execute(select(Session.key).where(Session.key == session.key).with_for_update())
         # In one order, or two sessions that hold the same videos could wait for each other for ever.
@@ -146,6 +153,41 @@ def register_session(
             connection.execute(insert(RecordingFile).values(**_values(file)))
         for old in current.values():
             _replace(connection, old.id)
+
+
+def update_details(engine: Engine, subjects: Mapping[str, Any], sessions: Mapping[str, Any]) -> int:
+    """Write down what the lab's own tables say now of known subjects and sessions, by their keys.
+
+    Returns
+    -------
+    int
+        The rows that changed.
+    """
+    # Each side in its order, or two of these could wait for each other for ever.
+    with engine.begin() as connection:
+        return sum(
+            _set_details(connection, table, key, own[key])
+            for table, own in ((Subject, subjects), (Session, sessions))
+            for key in sorted(own)
+        )
+
+
+def session_places(engine: Engine) -> list[tuple[str, str, str, str, list[str]]]:
+    """The key, subject, name and folder of every session, and the paths of its current files."""
+    place = (Session.key, Session.subject, Session.name, Session.folder)
+    statement = (
+        select(*place, func.array_agg(RecordingFile.path))
+        .join(Recording, Recording.session_key == Session.key)
+        .join(RecordingFile, RecordingFile.recording_id == Recording.id)
+        .where(RecordingFile.replaced_at.is_(None))
+        .group_by(*place)
+        .order_by(Session.key)
+    )
+    with engine.connect() as connection:
+        return [
+            (key, subject, name, folder, sorted(paths))
+            for key, subject, name, folder, paths in connection.execute(statement)
+        ]
 
 
 def forget_account(engine: Engine, video_id: str) -> None:
@@ -696,6 +738,16 @@ def _move(connection: Connection, old: Any, new: RecordingFile) -> None:
     if any(getattr(old, field) != value for field, value in place.items()):
         statement = update(RecordingFile).where(RecordingFile.id == old.id)
         connection.execute(statement.values(**place, registered_at=func.now()))
+
+
+def _set_details(
+    connection: Connection, table: type[Subject] | type[Session], key: str, details: dict[str, Any] | None
+) -> int:
+    """Let a row say what the lab's own tables say; returns whether it said something else."""
+    statement = update(table).where(
+        table.key == key, table.details.is_distinct_from(literal(details, table.details.type))
+    )
+    return connection.execute(statement.values(details=details)).rowcount
 
 
 def _replace(connection: Connection, file_id: int) -> None:

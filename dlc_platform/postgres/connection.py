@@ -47,6 +47,13 @@ def postgres_url(home: Path) -> URL:
     return url
 
 
+def existing_url(home: Path) -> URL | None:
+    """As `postgres_url`; but None, and nothing is made or started, where the lab has no embedded server yet."""
+    if not os.environ.get(POSTGRES_VARIABLE) and not (home / "postgres").exists():
+        return None
+    return postgres_url(home)
+
+
 def dagster_url(url: URL) -> URL:
     """The same database for Dagster's own storage, whose tables go to the schema `dagster`; makes the schema.
 

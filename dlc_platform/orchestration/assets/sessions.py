@@ -28,7 +28,9 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
     A truncated or damaged one is registered with an account of its frames, as long as one of them can be decoded.
     """
     from dlc_platform.ingest import register
+    from dlc_platform.sidecars import Sidecars
 
+    sidecars = Sidecars(lab.settings.raw_roots)
     found = lab.scan()
     for line in found.left_out():
         context.log.warning(f"left out: {line}")
@@ -42,7 +44,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
                 "Bring the folder back, or correct `layout` in lab.yaml",
             )
         session = on_disk[key]
-        looks = register(lab.engine, session)
+        looks = register(lab.engine, session, sidecars)
         registry.assign_cameras(lab.engine, lab.settings.project_of)
         problems = [look.problem for look in looks if look.problem is not None]
         if problems:
@@ -68,6 +70,7 @@ def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
     from dlc_platform.video.frames import find_frames
 
     recordings = queries.sessions(lab.engine, key)
+    details = queries.details(lab.engine, key)
     first = recordings.iloc[0]
     is_damaged = recordings["damage"].notna()
     middle = int(first["frames"]) // 2
@@ -82,6 +85,7 @@ def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
         # Of a damaged video the middle frame may be lost.
         **({} if frame is None else {"picture": picture(labelled_frames([(frame, {})], region=region), title)}),
         "recordings": table(recordings[columns + (["frames_lost", "frames_damaged"] if damage else [])]),
+        **({} if details.empty else {"details": table(details[["of", "name", "value", "source"]])}),
         "frames": int(recordings["frames"].sum()),
         "duration_s": number(recordings["duration_s"].sum()),
         "paths": dg.MetadataValue.json({str(name): list(own) for name, own in recordings.groupby("recording")["path"]}),

@@ -4,6 +4,7 @@ Reading only; what computes is started through Dagster or `dlc-platform run`.
 """
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from dlc_platform.catalog.database import open_lab
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.connection import postgres_url
+from dlc_platform.reports import DailyReport, daily_report, yesterday
 from dlc_platform.rules import poses_of_other_rules
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
@@ -75,6 +77,11 @@ class Platform:
             Leave out what is over, because the file changed or a person released the session.
         """
         return queries.quarantine(self._engine, open_only)
+
+    def report(self, day: date | None = None) -> DailyReport:
+        """The report of a day in the lab's time zone, by default the last one that is over."""
+        zone = self.settings.time_zone
+        return daily_report(self._engine, day or yesterday(zone), zone, self.settings.damaged_videos)
 
     def models(self) -> "pd.DataFrame":
         """One row for each training, oldest first, with the RMSE on the frozen test images in pixels."""

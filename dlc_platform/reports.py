@@ -204,7 +204,7 @@ def daily_report(engine: Engine, day: date, time_zone: str, damaged_videos: str)
             text(_CAMERAS), connection, params={"since": _midnight(day, time_zone), "until": until}
         )
         in_quarantine = connection.scalar(text(_IN_QUARANTINE), {"until": until})
-    own = {name: value.item() for name, value in days.iloc[-1].items() if name != "day"}
+    own = {str(name): value.item() for name, value in days.iloc[-1].items() if name != "day"}
     return DailyReport(
         day=day,
         time_zone=time_zone,

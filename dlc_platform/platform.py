@@ -83,6 +83,10 @@ class Platform:
         zone = self.settings.time_zone
         return daily_report(self._engine, day or yesterday(zone), zone, self.settings.damaged_videos)
 
+    def notifications(self) -> "pd.DataFrame":
+        """What was told to whom, the newest first; `state` is waiting, sent or given up."""
+        return queries.notifications(self._engine)
+
     def models(self) -> "pd.DataFrame":
         """One row for each training, oldest first, with the RMSE on the frozen test images in pixels."""
         return queries.models(self._engine)

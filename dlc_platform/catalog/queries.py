@@ -379,6 +379,17 @@ def late_sessions(engine: Engine, before: datetime, damaged_videos: str, most: i
     )
 
 
+def notifications(engine: Engine, most: int = 1000) -> "pd.DataFrame":
+    """What is told, or was, a row for each channel, the newest first; `state` is waiting, sent or given up."""
+    return _frame(
+        engine,
+        "select kind, subject, channel, title, body, created_at, case when sent_at is not null then 'sent' "
+        "when given_up_at is not null then 'given up' else 'waiting' end as state, attempts, next_attempt_at, sent_at, "
+        "given_up_at, last_error, message from dlc.notification order by id desc limit :most",
+        most=most,
+    )
+
+
 def _frame(engine: Engine, query: str, **parameters: Any) -> "pd.DataFrame":
     import pandas as pd
 

@@ -226,11 +226,11 @@ class Freshness(_Section):
     )
     warn_hours: float | None = Field(
         default=None,
-        gt=0,
+        ge=1 / 60,
         description="The UI shows `pose_estimates` as yellow when nothing was estimated for so long, whether or not "
         "anything was recorded; off by default.",
     )
-    fail_hours: float | None = Field(default=None, gt=0, description="The same in red.")
+    fail_hours: float | None = Field(default=None, ge=1 / 60, description="The same in red.")
 
     @model_validator(mode="after")
     def _in_order(self) -> "Freshness":

@@ -199,19 +199,17 @@ def list_sessions(
 def release_session(
     home: Home,
     session: Session,
-    stage: Annotated[
-        list[Stage] | None, typer.Option(help="Only what holds it up at this stage; may be given again.")
-    ] = None,
+    stage: Annotated[Stage | None, typer.Option(help="Only what holds it up at this stage.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why; the entry keeps it.")] = None,
     by: Annotated[str | None, typer.Option(help="Who releases it; you, by default.")] = None,
 ) -> None:
     """Let a session out of quarantine as it is: it goes on where it was held up, until its files change."""
     from dlc_platform.catalog import quarantine
 
-    ended = quarantine.release(_lab(home)[1], session, by or getpass.getuser(), stage, reason)
+    ended = quarantine.release(_lab(home)[1], session, by or getpass.getuser(), [stage] if stage else None, reason)
     if not ended:
         raise PlatformError(
-            f"session {session!r} is not in quarantine" + (f" at the stage {', '.join(stage)}" if stage else ""),
+            f"session {session!r} is not in quarantine" + (f" at the stage {stage}" if stage else ""),
             "Choose among `dlc-platform sessions HOME --quarantined`",
         )
     _say(f"{session}: {ended} reason(s) hold it up no longer")

@@ -9,9 +9,9 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -43,6 +43,7 @@ Session = Annotated[str, typer.Argument(metavar="SESSION", help="A session's key
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model version's identity, or as much as `models` shows.")
 ]
+Stage = Literal["videos", "labels", "poses", "quality"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON records instead of a table.")]
 
 
@@ -197,11 +198,25 @@ def scan_(
         sys.exit(1)
 
 
-@app.command()
-def sessions(home: Home, as_json: AsJson = False) -> None:
-    """List the registered sessions and their recordings."""
+sessions = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sessions, name="sessions", help="List the sessions (`sessions HOME`), or release one from quarantine.")
+
+
+@sessions.command("list")
+def list_sessions(
+    home: Home,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="Those that are held up, why, and what to do.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the registered sessions and their recordings, or what is in quarantine, the newest first."""
     from dlc_platform.platform import Platform
 
+    platform = Platform(_absolute(home))
+    if quarantined:
+        _table(platform.quarantine(), ["session", "stage", "file", "reason", "remedy", "since"], as_json)
+        return
     columns = [
         "session",
         "recording",
@@ -215,7 +230,88 @@ def sessions(home: Home, as_json: AsJson = False) -> None:
         "damage",
         "problem",
     ]
-    _table(Platform(_absolute(home)).sessions(), columns, as_json)
+    _table(platform.sessions(), columns, as_json)
+
+
+@sessions.command("release")
+def release_session(
+    home: Home,
+    session: Session,
+    stage: Annotated[Stage | None, typer.Option(help="Only what holds it up at this stage.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; the entry keeps it.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who releases it; you, by default.")] = None,
+) -> None:
+    """Let a session out of quarantine as it is: it goes on where it was held up, until its files change."""
+    from dlc_platform.catalog import quarantine
+
+    ended = quarantine.release(_lab(home)[1], session, by or getpass.getuser(), [stage] if stage else None, reason)
+    if not ended:
+        raise PlatformError(
+            f"session {session!r} is not in quarantine" + (f" at the stage {stage}" if stage else ""),
+            "Choose among `dlc-platform sessions HOME --quarantined`",
+        )
+    _say(f"{session}: {ended} reason(s) hold it up no longer")
+
+
+@app.command()
+def report(
+    home: Home,
+    day: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="In the lab's time zone; yesterday by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a day brought: sessions arrived, estimated, in quarantine and waiting; hours of video and of devices."""
+    from dlc_platform.platform import Platform
+
+    try:
+        meant = None if day is None else date.fromisoformat(day)
+    except ValueError:
+        raise PlatformError(f"{day!r} is not a day", "Write it like 2026-03-31") from None
+    found = Platform(_absolute(home)).report(meant)
+    if as_json:
+        tables = {"cameras": found.cameras, "days": found.days}
+        rows = {name: json.loads(one.to_json(orient="records", date_format="iso")) for name, one in tables.items()}
+        print(json.dumps({**found.figures(), "day": found.day.isoformat(), **rows}, indent=2))
+        return
+    _say(f"{found.day}, {found.time_zone}: {found}\n")
+    columns = ["files_arrived", "video_hours_arrived", "sessions_estimated", "video_hours_estimated"]
+    _table(found.cameras, ["camera", "project", *columns, "inference_gpu_hours", "inference_cpu_hours"], as_json=False)
+
+
+@app.command()
+def notifications(home: Home, as_json: AsJson = False) -> None:
+    """List what was told to whom, the newest first: what waits, what was sent, and what was given up and why."""
+    from dlc_platform.platform import Platform
+
+    columns = ["kind", "title", "channel", "created_at", "state", "attempts", "last_error"]
+    _table(Platform(_absolute(home)).notifications(), columns, as_json)
+
+
+@app.command()
+def notify(
+    home: Home,
+    test: Annotated[bool, typer.Option("--test", help="Send a test message to each channel of lab.yaml.")] = False,
+) -> None:
+    """Send a test message to each channel; the exit code is 1 when one does not take it."""
+    from dlc_platform.notifications import SendError, send, trial_message
+    from dlc_platform.settings import load_lab
+
+    if not test:
+        raise PlatformError("what to send was not said", "Write --test")
+    lab = load_lab(_absolute(home))
+    if not lab.notify.channels:
+        raise PlatformError("lab.yaml names no channel", "Add a webhook or a mail under `notify`")
+    failed = 0
+    for channel in lab.notify.channels:
+        try:
+            send(channel, trial_message(lab))
+            _say(f"{channel.name}: taken")
+        except (SendError, PlatformError) as error:
+            failed += 1
+            _say(f"{channel.name}: NOT taken: {error}")
+    if failed:
+        sys.exit(1)
 
 
 models = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)

@@ -9,11 +9,14 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
+from dlc_platform.catalog import queries
 from dlc_platform.catalog.database import open_catalog
 from dlc_platform.catalog.registry import known_files
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
@@ -22,9 +25,10 @@ from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.layout import OUTSIDE, alike
+from dlc_platform.notifications import channel_states, reach
 from dlc_platform.postgres.connection import postgres_url
 from dlc_platform.sessions import Scan, scan
-from dlc_platform.settings import Lab, load_lab
+from dlc_platform.settings import Lab, Webhook, load_lab
 from dlc_platform.video.region import Region
 
 _LITTLE_SPACE_BYTES = 5 << 30
@@ -42,7 +46,11 @@ class Finding:
 
 
 def examine(home: Path) -> Iterator[Finding]:
-    """Look at a lab: settings, disks, Postgres, projects, recipes, sessions, regions and devices, in this order."""
+    """Look at a lab.
+
+    At its settings, disks, Postgres, projects, recipes, sessions, regions, quarantine, channels and devices, in this
+    order.
+    """
     try:
         lab = load_lab(home)
     except PlatformError as error:
@@ -57,6 +65,8 @@ def examine(home: Path) -> Iterator[Finding]:
     yield from _sessions(lab)
     if lab.regions:
         yield from _regions(home, lab)
+    yield from _waiting_for_a_person(home)
+    yield from _notify(home, lab)
     try:
         gpus = gpu_indices(lab.gpus)
         yield Finding("devices", f"GPU {', '.join(map(str, gpus))}" if gpus else "no GPU: everything runs on the CPU")
@@ -217,6 +227,68 @@ def _regions(home: Path, lab: Lab) -> Iterator[Finding]:
                 warning=True,
             )
     yield Finding("regions", f"{held} registered videos hold theirs")
+
+
+def _waiting_for_a_person(home: Path) -> Iterator[Finding]:
+    with _catalogue(home) as engine:
+        if engine is None:
+            return
+        counts = queries.quarantine_counts(engine)
+    if counts.empty:
+        yield Finding("quarantine", "no session is in it")
+        return
+    stages = ", ".join(f"{row.sessions} sessions at the stage {row.stage}" for row in counts.itertuples())
+    remedy = f"See why with `dlc-platform sessions {home} --quarantined`"
+    yield Finding("quarantine", stages, remedy, warning=True)
+
+
+def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
+    """Whether each channel has its secret and a server that answers, and what did not get through."""
+    if not lab.notify.channels:
+        yield Finding("notifications", "lab.yaml names no channel: failures are seen in the UI alone")
+        return
+    with _catalogue(home) as engine:
+        names = [channel.name for channel in lab.notify.channels]
+        states = channel_states(engine, names) if engine is not None else {}
+    for channel in lab.notify.channels:
+        what = f"channel {channel.name}"
+        secret_file = channel.url_file if isinstance(channel, Webhook) else channel.password_file
+        if secret_file is not None and secret_file.is_file() and secret_file.stat().st_mode & 0o077:
+            yield Finding(
+                what,
+                f"others on this machine may read {secret_file}",
+                f"Keep it to yourself: chmod 600 {secret_file}",
+                warning=True,
+            )
+        try:
+            yield Finding(what, f"{reach(channel)}; it is told of {', '.join(channel.send)}")
+        except PlatformError as error:
+            # The service may know a variable that this shell does not, and a server may come back.
+            yield Finding(what, error.problem, error.remedy, warning=True)
+        waiting, given_up, last_error = states.get(channel.name, (0, 0, None))
+        if given_up or last_error:
+            yield Finding(
+                what,
+                f"{given_up} notifications were given up and {waiting} wait; the last failure: {last_error}",
+                f"Send a test with `dlc-platform notify {home} --test`",
+                warning=True,
+            )
+
+
+@contextmanager
+def _catalogue(home: Path) -> Iterator[Engine | None]:
+    """The catalogue, where there is one that is up to date; `_postgres` says why there is none."""
+    try:
+        engine = open_catalog(postgres_url(home))
+    except PlatformError:
+        yield None
+        return
+    try:
+        with engine.connect() as connection:
+            known = connection.scalar(text("select to_regclass('dlc.notification')"))
+        yield engine if known is not None else None
+    finally:
+        engine.dispose()
 
 
 def _sentence(text: str) -> str:

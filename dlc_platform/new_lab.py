@@ -42,6 +42,17 @@ promotion:
 # Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
 damaged_videos: stop
 
+# Who is told of failures, sessions in quarantine, late poses and the day's report: a webhook (its URL is in a file or an
+# environment variable, never here) or e-mail, e.g.
+# notify:
+#   webhooks: [{{name: lab-room, url_file: room.url, format: slack}}]
+# Poses are late when a session has waited for so long.
+freshness:
+  poses_within_hours: 24
+
+# In which the days of reports begin, such as Europe/Berlin.
+time_zone: UTC
+
 # Where datasets, models, evaluations and poses are kept.
 store: store
 

@@ -4,6 +4,7 @@ Reading only; what computes is started through Dagster or `dlc-platform run`.
 """
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.plan import Plan, plan
 from dlc_platform.postgres.connection import existing_url, postgres_url
+from dlc_platform.reports import DailyReport, daily_report, yesterday
 from dlc_platform.rules import poses_of_other_rules
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
@@ -97,6 +99,25 @@ class Platform:
     def details(self) -> "pd.DataFrame":
         """One row for each value that the lab's own tables give a session, its subject or a video, and its source."""
         return queries.details(self._engine)
+
+    def quarantine(self, open_only: bool = True) -> "pd.DataFrame":
+        """What sessions are in quarantine with: session, stage, file, reason, remedy, since; the newest first.
+
+        Parameters
+        ----------
+        open_only
+            Leave out what is over, because the file changed or a person released the session.
+        """
+        return queries.quarantine(self._engine, open_only)
+
+    def report(self, day: date | None = None) -> DailyReport:
+        """The report of a day in the lab's time zone, by default the last one that is over."""
+        zone = self.settings.time_zone
+        return daily_report(self._engine, day or yesterday(zone), zone, self.settings.damaged_videos)
+
+    def notifications(self) -> "pd.DataFrame":
+        """What was told to whom, the newest first; `state` is waiting, sent or given up."""
+        return queries.notifications(self._engine)
 
     def models(self) -> "pd.DataFrame":
         """One row for each training, oldest first, with the RMSE on the frozen test images in pixels."""

@@ -7,7 +7,8 @@ import os
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import (
@@ -79,9 +80,35 @@ def _without_zero(path: PathOrText) -> PathOrText:
     return path
 
 
+def _variable_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError("must be the name of an environment variable, not what it holds")
+    return text
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", text):
+        raise ValueError("must be an e-mail address, without the name of its owner")
+    return text
+
+
+def _time_zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise ValueError("is not a time zone; write it like Europe/Berlin, or UTC") from None
+    return text
+
+
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 Folder = Annotated[Path, AfterValidator(_without_zero)]
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+Address = Annotated[str, AfterValidator(_address)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+#: What a lab can be notified of.
+Event = Literal["run_failure", "quarantine", "stale", "daily_report"]
+EVENTS: tuple[Event, ...] = get_args(Event)
 
 
 class _Section(BaseModel):
@@ -239,6 +266,104 @@ class PromotionRule(_Section):
     confidence: float = Field(default=0.95, gt=0, lt=1, description="Of the interval of the difference in test RMSE.")
 
 
+class Freshness(_Section):
+    """When poses are late."""
+
+    poses_within_hours: float | None = Field(
+        default=24.0,
+        gt=0,
+        description="A session that can be tracked has poses so many hours after it arrived, or the check "
+        "`poses_follow_recordings` fails and names it; null switches that off.",
+    )
+    warn_hours: float | None = Field(
+        default=None,
+        ge=1 / 60,
+        description="The UI shows `pose_estimates` as yellow when nothing was estimated for so long, whether or not "
+        "anything was recorded; off by default.",
+    )
+    fail_hours: float | None = Field(default=None, ge=1 / 60, description="The same in red.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Freshness":
+        if self.warn_hours is not None and (self.fail_hours is None or self.warn_hours >= self.fail_hours):
+            raise ValueError("warn_hours needs fail_hours, and must be less")
+        return self
+
+
+class _Channel(_Section):
+    """Somewhere to send notifications to."""
+
+    name: Name = Field(description="What rows and messages call it; under another name it is another channel.")
+    send: tuple[Event, ...] = Field(default=EVENTS, min_length=1, description="Of what it is told.")
+
+
+class Webhook(_Channel):
+    """A URL that is posted to. The URL is a secret, so lab.yaml only says where it is."""
+
+    url_variable: VariableName | None = Field(default=None, description="The environment variable that holds the URL.")
+    url_file: Folder | None = Field(default=None, description="Or the file that holds it, and nothing else.")
+    format: Literal["json", "slack"] = Field(
+        default="json", description="`slack`: a text, as Slack, Mattermost and their like take it."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Webhook":
+        if (self.url_variable is None) == (self.url_file is None):
+            raise ValueError("give either url_variable or url_file, which say where the URL is")
+        return self
+
+
+class Mail(_Channel):
+    """E-mail through the lab's SMTP server."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(default=587, ge=1, le=65535)
+    tls: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="`tls` from the start, as on port 465; `none` never with a password."
+    )
+    user: str | None = None
+    password_variable: VariableName | None = Field(
+        default=None, description="The environment variable that holds the password."
+    )
+    password_file: Folder | None = Field(default=None, description="Or the file that holds it, and nothing else.")
+    sender: Address
+    recipients: tuple[Address, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Mail":
+        given = [place for place in (self.password_variable, self.password_file) if place is not None]
+        if len(given) != (self.user is not None):
+            raise ValueError(
+                "a user needs either password_variable or password_file, and no password is without a user"
+            )
+        if given and self.tls == "none":
+            raise ValueError("a password is not sent without tls")
+        return self
+
+
+class Notify(_Section):
+    """Who is told of what."""
+
+    webhooks: tuple[Webhook, ...] = ()
+    mails: tuple[Mail, ...] = ()
+    digest_minutes: float = Field(
+        default=15.0,
+        ge=0,
+        description="The least time between two messages to one channel: what comes meanwhile travels in one.",
+    )
+
+    @property
+    def channels(self) -> tuple[Webhook | Mail, ...]:
+        return (*self.webhooks, *self.mails)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Notify":
+        names = [channel.name for channel in self.channels]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"several channels are called {', '.join(twice)}")
+        return self
+
+
 class Lab(_Section):
     """``lab.yaml``, validated; paths are absolute."""
 
@@ -263,6 +388,9 @@ class Lab(_Section):
     gpus: Literal["auto"] | tuple[NonNegativeInt, ...] = Field(
         default="auto", description="The devices that runs may use: those NVML finds, or the listed ones."
     )
+    freshness: Freshness = Freshness()
+    notify: Notify = Notify()
+    time_zone: TimeZone = Field(default="UTC", description="In which the days of reports begin, such as Europe/Berlin.")
     likelihood_cutoff: float = Field(
         default=0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."
     )
@@ -352,6 +480,7 @@ def load_lab(home: Path) -> Lab:
                 else recipe.model_copy(update={"weights": str(_absolute(home, Path(recipe.weights)))})
                 for name, recipe in lab.recipes.items()
             },
+            "notify": _with_absolute_files(home, lab.notify),
         }
     )
     for folder in (*lab.raw_roots, *(project.path for project in lab.projects.values())):
@@ -389,6 +518,18 @@ def _absolute(home: Path, path: Path) -> Path:
     return Path(os.path.normpath(home / os.path.expanduser(path)))
 
 
+def _with_absolute_files(home: Path, notify: Notify) -> Notify:
+    webhooks = [
+        one.model_copy(update={"url_file": _absolute(home, one.url_file)}) if one.url_file else one
+        for one in notify.webhooks
+    ]
+    mails = [
+        one.model_copy(update={"password_file": _absolute(home, one.password_file)}) if one.password_file else one
+        for one in notify.mails
+    ]
+    return notify.model_copy(update={"webhooks": tuple(webhooks), "mails": tuple(mails)})
+
+
 def _written_twice(root: yaml.Node | None) -> list[str]:
     """The keys that a mapping has twice, with their lines: YAML's parser keeps the last one and says nothing."""
     found: list[str] = []
@@ -420,15 +561,17 @@ def _explain(error: ValidationError) -> str:
         # pydantic ends the place of a wrong key with "[key]".
         key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
         value = problem["input"]
+        # Whoever writes a secret into lab.yaml after all need not see it in a log as well.
+        shown = "not shown" if problem["loc"][:1] == ("notify",) else _brief(value)
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key} is not a key of lab.yaml (value: {_brief(value)}); remove it or correct its name")
+            lines.append(f"{key} is not a key of lab.yaml (value: {shown}); remove it or correct its name")
         elif problem["type"] == "missing":
             lines.append(f"{key} is missing; add it")
         elif value is None:
             lines.append(f"{key} has no value; give it one, or remove it")
         else:
             reason = problem["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
-            lines.append(f"{key} is {_brief(value)}: {reason}" if key else reason)
+            lines.append(f"{key} is {shown}: {reason}" if key else reason)
     return "; ".join(lines)
 
 

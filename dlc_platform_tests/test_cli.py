@@ -1,5 +1,6 @@
 """The commands, as a person or a script runs them."""
 
+import getpass
 import json
 import shlex
 import shutil
@@ -14,7 +15,11 @@ import yaml
 from sqlalchemy import URL, Engine, text
 
 from dlc_platform import cli
+from dlc_platform.catalog.quarantine import Fault, judge
+from dlc_platform.notifications import News, announce, deliver
+from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
+from dlc_platform_tests import receivers
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import identity
 from dlc_platform_tests.keeping import fill, make_old
@@ -461,3 +466,82 @@ def test_a_new_lab_has_empty_lists(
     name: str, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
 ):
     assert command(name, broken_lab()) == (0, "none yet\n")
+
+
+def test_a_session_is_released_from_quarantine(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab()
+    judge(lab, SESSION, "videos", [Fault("too dark", "Switch the lamp on", identity("a"), "/raw/top.mp4")])
+    judge(lab, SESSION, "poses", [Fault("failed", "Look at the run", identity("b"))])
+    out = command("sessions", home, "--quarantined")[1]
+    assert "/raw/top.mp4" in out
+    assert "Switch the lamp on" in out
+    found = json.loads(command("sessions", home, "--quarantined", "--json")[1])
+    assert {(row["session"], row["stage"], row["reason"]) for row in found} == {
+        (SESSION, "videos", "too dark"),
+        (SESSION, "poses", "failed"),
+    }
+    assert "quarantine: 1 sessions at the stage poses, 1 sessions at the stage videos" in command("doctor", home)[1]
+
+    out = command("sessions", "release", home, SESSION, "--stage", "videos", "--reason", "it was night")[1]
+    assert out == f"{SESSION}: 1 reason(s) hold it up no longer\n"
+    with lab.connect() as connection:
+        row = connection.execute(text("select * from dlc.quarantine where stage = 'videos'")).one()
+    assert (row.released_by, row.release_reason) == (getpass.getuser(), "it was night")
+    ended, _ = command("sessions", "release", home, SESSION, "--stage", "videos")
+    assert f"session '{SESSION}' is not in quarantine at the stage videos" in str(ended)
+    assert command("sessions", "release", home, SESSION, "--by", "ada")[0] == 0
+    assert json.loads(command("sessions", home, "--quarantined", "--json")[1]) == []
+    # The listing of what is registered needs no name, as before.
+    assert SESSION in command("sessions", home)[1]
+
+
+def test_a_test_message_reaches_the_channels_or_says_why_not(
+    broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]], tmp_path: Path
+):
+    with receivers.webhook() as hook:
+        (tmp_path / "url").write_text(hook.url)
+        (tmp_path / "url").chmod(0o644)
+        channels = [{"name": "room", "url_file": str(tmp_path / "url")}, {"name": "dumb", "url_variable": "NO_HOOK"}]
+        home = broken_lab(notify={"webhooks": channels})
+        code, out = command("notify", home, "--test")
+        assert code == 1
+        assert out.splitlines()[0] == "room: taken"
+        assert out.splitlines()[1].startswith("dumb: NOT taken: the environment variable NO_HOOK")
+        assert hook.titles() == ["A test of dlc-platform"]
+
+        out = command("doctor", home)[1]
+        assert f"channel room: 127.0.0.1:{hook.port} answers" in out
+        assert f"others on this machine may read {tmp_path / 'url'}" in out
+        assert "warning channel dumb: the environment variable NO_HOOK" in out
+        assert len(hook.got) == 1  # asking whether it answers sends nothing
+        assert "secret" not in out
+    assert json.loads(command("notifications", home, "--json")[1]) == []
+    assert "what to send was not said" in str(command("notify", home)[0])
+
+
+def test_what_was_given_up_is_said(
+    engine: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]], tmp_path: Path
+):
+    with receivers.webhook() as hook:
+        hook.statuses = [410]
+        (tmp_path / "url").write_text(hook.url)
+        home = broken_lab(notify={"webhooks": [{"name": "room", "url_file": str(tmp_path / "url")}]})
+        settings = load_lab(home)
+        announce(engine, settings.notify.channels, [News("run_failure", "r", "A run failed", "the disk is full")])
+        deliver(engine, settings, [].append)
+        (row,) = json.loads(command("notifications", home, "--json")[1])
+        assert (row["state"], row["last_error"]) == ("given up", "answered 410 (Gone)")
+        assert "1 notifications were given up and 0 wait; the last failure: answered 410" in command("doctor", home)[1]
+
+
+def test_the_report_of_a_day(lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]):
+    home = broken_lab(time_zone="Europe/Berlin")
+    with lab.begin() as connection:
+        connection.execute(text("update dlc.session set registered_at = '2026-03-04 23:30+00'"))
+    found = json.loads(command("report", home, "--day", "2026-03-05", "--json")[1])
+    assert (found["day"], found["sessions_arrived"], len(found["days"])) == ("2026-03-05", 2, 30)
+    assert command("report", home, "--day", "2026-03-05")[1].startswith("2026-03-05, Europe/Berlin: 2 sessions arrived")
+    assert "0 sessions arrived" in command("report", home, "--day", "2026-03-04")[1]
+    assert "'soon' is not a day" in str(command("report", home, "--day", "soon")[0])

@@ -254,3 +254,80 @@ def test_the_home_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(HOME_VARIABLE, "")
     with pytest.raises(PlatformError, match="DLC_PLATFORM_HOME is not set"):
         home_from_environment()
+
+
+HOOK = "https://hooks.example.org/services/T0/B0/verysecret"
+
+
+def test_channels_are_told_of_everything_by_default(tmp_path: Path) -> None:
+    notify = {
+        "webhooks": [{"name": "room", "url_file": "room.url"}],
+        "mails": [
+            {
+                "name": "us",
+                "host": "smtp.example.org",
+                "user": "lab",
+                "password_variable": "SMTP_PASSWORD",
+                "sender": "lab@example.org",
+                "recipients": ["ada@example.org"],
+            }
+        ],
+    }
+    lab = load(tmp_path, yaml.safe_dump({**yaml.safe_load(LAB), "notify": notify}))
+    room, us = lab.notify.channels
+    assert room.send == us.send == ("run_failure", "quarantine", "stale", "daily_report")
+    assert lab.notify.webhooks[0].url_file == tmp_path / "room.url"
+
+
+@pytest.mark.parametrize(
+    ("notify", "said"),
+    [
+        ({"webhooks": [{"name": "room", "url": HOOK}]}, "notify.webhooks.0.url is not a key"),
+        ({"webhooks": [{"name": "room", "url_variable": HOOK}]}, "the name of an environment variable"),
+        ({"webhooks": [{"name": "room"}]}, "either url_variable or url_file"),
+        ({"webhooks": [{"name": "room", "url_file": "a", "format": HOOK}]}, "notify.webhooks.0.format"),
+        ({"webhooks": [{"name": "room", "url_file": "a"}] * 2}, "several channels are called room"),
+        ({"webhooks": HOOK}, "notify.webhooks"),
+        (
+            {"mails": [{"name": "us", "host": "h", "sender": "a@b", "recipients": ["a@b\nBcc: c@d"]}]},
+            "must be an e-mail address",
+        ),
+        (
+            {"mails": [{"name": "us", "host": "h", "sender": "a@b", "recipients": ["c@d"], "password": "verysecret"}]},
+            "notify.mails.0.password is not a key",
+        ),
+        (
+            {
+                "mails": [
+                    {
+                        "name": "us",
+                        "host": "h",
+                        "tls": "none",
+                        "user": "u",
+                        "password_file": "p",
+                        "sender": "a@b",
+                        "recipients": ["c@d"],
+                    }
+                ]
+            },
+            "a password is not sent without tls",
+        ),
+    ],
+)
+def test_a_wrong_channel_is_named_without_what_may_be_secret(tmp_path: Path, notify: object, said: str) -> None:
+    problem = refusal(tmp_path, yaml.safe_dump({**yaml.safe_load(LAB), "notify": notify})).problem
+    assert said in problem
+    assert "verysecret" not in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (changed("", "time_zone", "Mars/Olympus"), "time_zone is 'Mars/Olympus': is not a time zone"),
+        (changed("", "time_zone", "../../etc/passwd"), "is not a time zone"),
+        (changed("freshness", "warn_hours", 3), "warn_hours needs fail_hours"),
+        (changed("freshness", "poses_within_hours", 0), "freshness.poses_within_hours is 0"),
+    ],
+)
+def test_times_that_make_no_sense(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal(tmp_path, text).problem

@@ -5,6 +5,7 @@ The questions that a lab asks for years are views of the database (``dlc.pose_li
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, text
@@ -182,6 +183,61 @@ group by p.session, c.project
 order by recorded_at desc, p.session desc
 """
 
+_QUARANTINE = """
+select session_key as session, stage, path as file, reason, remedy, since, run_id, released_at, released_by,
+       release_reason
+from dlc.quarantine
+where not :open_only or released_at is null
+order by since desc, id desc
+limit :most
+"""
+
+_QUARANTINE_COUNTS = """
+select stage, count(distinct session_key) as sessions, count(path) as files, min(since) as since
+from dlc.quarantine
+where released_at is null
+group by stage
+order by stage
+"""
+
+#: The files that wait for poses at a moment, each since when it could have been tracked; null while its project has no
+#: model. A damaged one waits where lab.yaml lets it be tracked, or a person released it.
+_WAITING = """
+select r.session_key as session, f.id, f.path, c.project,
+       case when p.since is not null then greatest(f.registered_at, p.since, q.released_at) end as since
+from dlc.recording_file f
+join dlc.recording r on r.id = f.recording_id
+join dlc.camera c on c.name = r.camera and c.project is not null
+join dlc.video v on v.id = f.video_id and v.registered_at < :until
+left join lateral (
+    select min(promoted_at) as since from dlc.promotion where project = c.project and promoted_at < :until
+) p on true
+left join lateral (
+    select bool_or(released_at is null or released_at >= :until) as held,
+           max(released_at) filter (where released_at < :until and released_by <> 'other evidence') as released_at
+    from dlc.quarantine
+    where session_key = r.session_key and stage in ('videos', 'poses') and (path is null or path = f.path)
+    and since < :until
+) q on true
+where (f.replaced_at is null or f.replaced_at >= :until)
+and (f.missing_since is null or f.missing_since >= :until)
+and (v.damage is null or :damaged_videos = 'track' or q.released_at is not null)
+and not coalesce(q.held, false)
+and not exists (
+    select from dlc.recording_poses m where m.recording_file_id = f.id and m.materialized_at < :until
+)
+"""
+
+_LATE_SESSIONS = f"""
+select session, min(project) as project, count(*) as files, min(path) as file, max(id) as newest_file,
+       min(since) as since, count(*) over () as sessions
+from ({_WAITING}) w
+where since < :before
+group by session
+order by min(since), session
+limit :most
+"""
+
 
 def sessions(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     """One row for each current file of each session, with the model that tracked it or the problem it has."""
@@ -303,6 +359,62 @@ def stale_sessions(engine: Engine, imported: bool = True) -> "pd.DataFrame":
 def best_models(engine: Engine) -> "pd.DataFrame":
     """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
     return _frame(engine, "select * from dlc.best_models order by project, bodypart <> 'all', bodypart, rank, model")
+
+
+def quarantine(engine: Engine, open_only: bool = True, most: int | None = None) -> "pd.DataFrame":
+    """What sessions are in quarantine with, a row for each reason, the newest first; without `file`: all of them.
+
+    Parameters
+    ----------
+    open_only
+        Leave out what is over; `released_by` says whether a person or other evidence ended it.
+    """
+    return _frame(engine, _QUARANTINE, open_only=open_only, most=most)
+
+
+def quarantine_counts(engine: Engine) -> "pd.DataFrame":
+    """How many sessions and files are in quarantine by stage, and since when the first of them."""
+    return _frame(engine, _QUARANTINE_COUNTS)
+
+
+def waiting_sessions(engine: Engine, until: datetime, damaged_videos: str) -> int:
+    """How many sessions had, at a moment, a file without poses although the inference rules name its camera's project.
+
+    Parameters
+    ----------
+    damaged_videos
+        The rule of lab.yaml; with ``stop``, a damaged video does not wait unless a person released it.
+    """
+    with engine.connect() as connection:
+        query = text(f"select count(distinct session) from ({_WAITING}) w")
+        return connection.scalar(query, {"until": until, "damaged_videos": damaged_videos}) or 0
+
+
+def late_sessions(engine: Engine, before: datetime, damaged_videos: str, most: int) -> "pd.DataFrame":
+    """The sessions that wait for poses although they could have been tracked before a moment, the oldest first.
+
+    `since` is when the session had arrived, its project had a model and no quarantine held it up; `sessions` counts
+    them all, also those beyond `most`.
+    """
+    return _frame(
+        engine,
+        _LATE_SESSIONS,
+        until=datetime.now(UTC),
+        before=before,
+        damaged_videos=damaged_videos,
+        most=most,
+    )
+
+
+def notifications(engine: Engine, most: int = 1000) -> "pd.DataFrame":
+    """What is told, or was, a row for each channel, the newest first; `state` is waiting, sent or given up."""
+    return _frame(
+        engine,
+        "select kind, subject, channel, title, body, created_at, case when sent_at is not null then 'sent' "
+        "when given_up_at is not null then 'given up' else 'waiting' end as state, attempts, next_attempt_at, sent_at, "
+        "given_up_at, last_error, message from dlc.notification order by id desc limit :most",
+        most=most,
+    )
 
 
 def _frame(engine: Engine, query: str, **parameters: Any) -> "pd.DataFrame":

@@ -22,11 +22,14 @@ from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
+from dlc_platform.orchestration.assets.report import days
 from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import SESSIONS_PER_RUN, changed_sessions
+from dlc_platform.reports import yesterday
 
 
 def promote(
@@ -116,12 +119,12 @@ def _materialize(
     with open_instance(environment) as instance, _signals() as interrupted, ExitStack() as held:
         clean(lab, instance)
         keys = _keys(lab, instance)
-        unknown = sorted(set(partitions) - set(keys["sessions"]) - set(keys["recipes"]))
+        unknown = sorted(set(partitions).difference(*keys.values()))
         if unknown:
             reasons = [line for line in lab.scan().left_out() if any(key in line for key in unknown)]
             raise PlatformError(
                 "; ".join([f"{', '.join(unknown)} is neither a session nor a recipe of this lab", *reasons]),
-                "Choose a session of `dlc-platform sessions` or a recipe of lab.yaml",
+                "Choose a session of `dlc-platform sessions`, a recipe of lab.yaml, or a day that is over",
             )
         kinds = {_kind(definitions.get_assets_def(asset)) for asset in selected}
         foreign = [key for key in partitions if not any(kind is not None and key in keys[kind] for kind in kinds)]
@@ -168,7 +171,7 @@ def _materialize(
                         instance.report_run_canceled(run, "The command that made this run was interrupted")
                         say(f"{title}: cancelled (run {run_id})")
                     raise
-                for reason in _reasons(result):
+                for reason in failure_reasons(result.all_events):
                     say(f"  {reason}")
                 say(f"{title}: {'done' if result.success else 'FAILED'} (run {result.run_id})")
                 succeeded = succeeded and result.success
@@ -211,24 +214,6 @@ def _progress_logger(say: Callable[[str], None]) -> dg.LoggerDefinition:
     return dg.LoggerDefinition(make, description="Progress, a line each, for the command line.")
 
 
-def _reasons(result: dg.ExecuteInProcessResult) -> list[str]:
-    """Why a run failed, in the words that were meant for a person."""
-    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    told = [failure.user_failure_data for failure in failures]
-    errors = [failure.error for failure in failures] or [
-        event.job_failure_data.error for event in result.all_events if event.is_job_failure
-    ]
-    prefix = f"{PlatformError.__module__}.{PlatformError.__qualname__}: "
-    reasons = [failure.description for failure in told if failure is not None and failure.description]
-    for error in errors if not reasons else []:
-        # Dagster wraps what an asset raises.
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None:
-            reasons.append(error.message.strip().removeprefix(prefix))
-    return reasons
-
-
 def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     graph = definitions.resolve_asset_graph()
     # A bare name is what people type; Dagster's syntax wants to be told that it is a key.
@@ -252,7 +237,11 @@ def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]
     new = sorted({session.key for session in lab.scan().sessions} - set(known))
     if new:
         instance.add_dynamic_partitions("sessions", new)
-    return {"sessions": known + new, "recipes": sorted(lab.settings.recipes)}
+    return {
+        "sessions": known + new,
+        "recipes": sorted(lab.settings.recipes),
+        "days": list(days(lab.settings.time_zone).get_partition_keys()),
+    }
 
 
 def _stretches(
@@ -268,15 +257,22 @@ def _stretches(
     return neighbours(wanted, keys[kind], most=len(keys[kind]) if kind == "sessions" else 1)
 
 
-def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes"] | None:
+def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes", "days"] | None:
     """What the partitions of an asset are; None for an asset without partitions."""
     if node.partitions_def is None:
         return None
+    if isinstance(node.partitions_def, dg.DailyPartitionsDefinition):
+        return "days"
     return "sessions" if node.partitions_def == sessions else "recipes"
 
 
 def missing(lab: LabResource, asset: str) -> list[str]:
-    """The partitions of an asset that were never made, or whose files or dataset's recipe changed since."""
+    """The partitions of an asset that were never made, or whose files or dataset's recipe changed since.
+
+    Of the days it is the last one that is over: it is soon read again.
+    """
+    if asset == "daily_report":
+        return [yesterday(lab.settings.time_zone).isoformat()]
     if asset == "session_videos":
         rows = registry.files_by_session(lab.engine)
         unreadable = [key for key, files in rows.items() if any(file.problem for file in files)]

@@ -1,9 +1,11 @@
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.partitions import sessions
@@ -76,18 +78,29 @@ ASSETS = {
         "kinds": ["deeplabcut", "parquet"],
         "pool": "gpu",
     },
+    "daily_report": {
+        "deps": [],
+        "partitions": "days in Europe/Berlin",
+        "group": "reports",
+        "owners": ["team:acquisition"],
+        "kinds": ["postgres"],
+        "pool": None,
+    },
 }
 
 JOBS = {
     "estimate_poses": ["pose_estimates"],
     "process_sessions": ["labeled_frames", "pose_estimates", "session_videos"],
     "promote_model": ["production_model"],
+    "report_day": ["daily_report"],
     "train_recipe": ["model_comparison", "model_evaluation", "production_model", "trained_model", "training_dataset"],
 }
 
 SENSORS = {
     "new_session_videos": {"job": "process_sessions", "seconds": 7, "status": "RUNNING"},
     "reestimate_stale_sessions": {"job": "estimate_poses", "seconds": 60, "status": "STOPPED"},
+    "watch_sessions": {"job": None, "seconds": 120, "status": "RUNNING"},
+    "deliver_notifications": {"job": None, "seconds": 30, "status": "RUNNING"},
 }
 
 
@@ -99,6 +112,8 @@ def definitions(tmp_path: Path) -> dg.Definitions:
         "projects": {"maze": {"path": "maze"}},
         "recipes": {"small": recipe, "big": recipe},
         "scan_seconds": 7,
+        "time_zone": "Europe/Berlin",
+        "freshness": {"warn_hours": 24, "fail_hours": 48},
     }
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(settings))
     return build_definitions(tmp_path)
@@ -124,6 +139,8 @@ def test_the_asset_graph(definitions: dg.Definitions) -> None:
         if node.partitions_def == sessions:
             many = node.backfill_policy == dg.BackfillPolicy.single_run()
             return EVERY_SESSION if many else "sessions"
+        if isinstance(node.partitions_def, dg.DailyPartitionsDefinition):
+            return f"days in {node.partitions_def.timezone}"
         return f"recipes {', '.join(node.partitions_def.get_partition_keys())}"
 
     assert {key.to_user_string(): described(key) for key in graph.get_all_asset_keys()} == ASSETS
@@ -141,10 +158,24 @@ def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
     assert found == JOBS
     assert {
         sensor.name: {
-            "job": sensor.job.name,
+            "job": sensor.job.name if sensor.has_jobs else None,
             "seconds": sensor.minimum_interval_seconds,
             "status": sensor.default_status.value,
         }
         for sensor in repository.sensor_defs
     } == SENSORS
-    assert repository.schedule_defs == []
+    (morning,) = repository.schedule_defs
+    assert (morning.job.name, morning.cron_schedule, morning.execution_timezone, morning.default_status.value) == (
+        "report_day",
+        "0 7 * * *",
+        "Europe/Berlin",
+        "RUNNING",
+    )
+
+
+def test_poses_are_fresh_as_long_as_the_lab_says(definitions: dg.Definitions) -> None:
+    policy = definitions.resolve_asset_graph().get(dg.AssetKey("pose_estimates")).freshness_policy
+    assert isinstance(policy, TimeWindowFreshnessPolicy)
+    assert policy.fail_window.to_timedelta() == timedelta(hours=48)
+    assert policy.warn_window is not None
+    assert policy.warn_window.to_timedelta() == timedelta(hours=24)

@@ -1,0 +1,200 @@
+"""What waits for a person, and who is told: checks that nobody has to start, and the sensors that look after them.
+
+A check that speaks of time must be looked at as time goes by, not when an asset is made. So a sensor looks, and gives
+the UI an evaluation when the outcome has become another one. What is told, and how it is sent, is in
+`dlc_platform.notifications`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.storage.tags import WILL_RETRY_TAG
+from sqlalchemy import Engine, text
+
+from dlc_platform.catalog import queries
+from dlc_platform.identity import sha256_json, short
+from dlc_platform.notifications import News, announce, announce_quarantine, deliver
+from dlc_platform.orchestration.assets.poses import pose_estimates
+from dlc_platform.orchestration.assets.sessions import session_videos
+from dlc_platform.orchestration.failures import failure_reasons
+from dlc_platform.orchestration.metadata import table
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.settings import Freshness
+
+#: Rows of a check's table, names in its sentence, and runs that one look asks about.
+_LISTED = 100
+_NAMED = 5
+_RUNS = 100
+#: How far back the first look goes, and by how much each look overlaps with the one before: a run is marked as one that
+#: will be retried a moment after it has failed.
+_FIRST_LOOK = timedelta(days=1)
+_OVERLAP = timedelta(minutes=2)
+_FAILURES = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+
+
+def freshness_policy(rule: Freshness) -> dg.FreshnessPolicy | None:
+    """How old the newest poses may be, whatever was recorded; None where lab.yaml does not say."""
+    if rule.fail_hours is None:
+        return None
+    warn = None if rule.warn_hours is None else timedelta(hours=rule.warn_hours)
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=rule.fail_hours), warn_window=warn)
+
+
+@dg.asset_check(asset=session_videos)
+def no_session_in_quarantine(lab: LabResource) -> dg.AssetCheckResult:
+    """Whether no session is held up for a reason that a person has to see to."""
+    counts = queries.quarantine_counts(lab.engine)
+    if counts.empty:
+        return dg.AssetCheckResult(passed=True, metadata={"sessions": 0})
+    entries = queries.quarantine(lab.engine, most=_LISTED)
+    told = ", ".join(f"{row.sessions} at the stage {row.stage}" for row in counts.itertuples())
+    return dg.AssetCheckResult(
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"Sessions are in quarantine: {told}. Do what the remedy says, or let one out as it is with "
+        "`dlc-platform sessions release HOME KEY`",
+        metadata={
+            "stages": table(counts),
+            "sessions": table(entries[["session", "stage", "file", "reason", "remedy", "since"]]),
+        },
+    )
+
+
+@dg.asset_check(asset=pose_estimates)
+def poses_follow_recordings(lab: LabResource) -> dg.AssetCheckResult:
+    """Whether every session that can be tracked has poses within the hours that `freshness` in lab.yaml allows."""
+    hours = lab.settings.freshness.poses_within_hours
+    if hours is None:
+        return dg.AssetCheckResult(passed=True, description="lab.yaml sets no limit: freshness.poses_within_hours")
+    late = queries.late_sessions(
+        lab.engine, datetime.now(UTC) - timedelta(hours=hours), lab.settings.damaged_videos, _LISTED
+    )
+    if late.empty:
+        return dg.AssetCheckResult(passed=True, metadata={"late_sessions": 0})
+    count = int(late["sessions"].iloc[0])
+    names = ", ".join(late["session"].head(_NAMED)) + (f" and {count - _NAMED} more" if count > _NAMED else "")
+    return dg.AssetCheckResult(
+        passed=False,
+        description=f"{count} sessions have waited for poses for more than {hours:g} hours: {names}. See whether the "
+        "sensor new_session_videos is on, and what its runs say",
+        metadata={"late_sessions": count, "sessions": table(late[["session", "project", "files", "file", "since"]])},
+    )
+
+
+alert_checks = [no_session_in_quarantine, poses_follow_recordings]
+
+
+@dg.sensor(minimum_interval_seconds=120, default_status=dg.DefaultSensorStatus.RUNNING)
+def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
+    """Looks at the checks that speak of waiting, shows in the UI what has changed, and has people told who is late."""
+    known: dict[str, str] = json.loads(context.cursor or "{}")
+    found: dict[dg.AssetChecksDefinition, Any] = {check: check(lab=lab) for check in alert_checks}
+    outcomes = {check.check_key.name: _outcome(result) for check, result in found.items()}
+    events = [
+        dg.AssetCheckEvaluation(
+            asset_key=check.check_key.asset_key,
+            check_name=check.check_key.name,
+            passed=result.passed,
+            severity=result.severity,
+            description=result.description,
+            metadata=result.metadata,
+        )
+        for check, result in found.items()
+        if known.get(check.check_key.name) != outcomes[check.check_key.name]
+    ]
+    announce(lab.engine, lab.settings.notify.channels, _stale(lab, context.instance))
+    return dg.SensorResult(
+        asset_events=events,
+        cursor=json.dumps(outcomes, sort_keys=True),
+        skip_reason=None if events else dg.SkipReason("nothing has changed"),
+    )
+
+
+@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
+    """Tells the channels of lab.yaml what failed, what is in quarantine and what else waits to be told, each once.
+
+    A run that Dagster will retry is no failure yet, and one that put sessions in quarantine is told by these.
+    """
+    channels = lab.settings.notify.channels
+    if not channels:
+        return dg.SensorResult(skip_reason=dg.SkipReason("lab.yaml names no channel under `notify`"))
+    announce_quarantine(lab.engine, channels)
+    since = datetime.fromisoformat(context.cursor) if context.cursor else datetime.now(UTC) - _FIRST_LOOK
+    failed = context.instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since - _OVERLAP),
+        limit=_RUNS,
+        order_by="update_timestamp",
+        ascending=True,
+    )
+    announce(lab.engine, channels, _failures(context.instance, lab.engine, failed))
+    # Where there are more than that, the next look goes on from there.
+    until = failed[-1].update_timestamp if len(failed) == _RUNS else datetime.now(UTC)
+    sent = deliver(lab.engine, lab.settings, context.log.warning)
+    return dg.SensorResult(
+        skip_reason=dg.SkipReason(f"{sent} messages sent"),
+        cursor=until.astimezone(UTC).isoformat() if until.tzinfo else until.replace(tzinfo=UTC).isoformat(),
+    )
+
+
+alert_sensors = [watch_sessions, deliver_notifications]
+
+
+def _outcome(result: dg.AssetCheckResult) -> str:
+    """A hash of what a check found, so that the same again is no event."""
+    values = {name: str(value.value) for name, value in (result.metadata or {}).items()}
+    return short(sha256_json([result.passed, result.description or "", values]))
+
+
+def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
+    """Sessions whose poses are late, and the poses as a whole where the policy of lab.yaml says so."""
+    rule = lab.settings.freshness
+    if rule.poses_within_hours is not None:
+        before = datetime.now(UTC) - timedelta(hours=rule.poses_within_hours)
+        for row in queries.late_sessions(lab.engine, before, lab.settings.damaged_videos, _LISTED).itertuples():
+            yield News(
+                "stale",
+                f"{row.session} {row.newest_file}",
+                f"{row.session} has waited for poses for more than {rule.poses_within_hours:g} hours",
+                f"{row.files} file(s), such as {row.file}, since {row.since:%Y-%m-%d %H:%M} UTC",
+            )
+    if rule.fail_hours is not None:
+        state = instance.get_freshness_state_records([pose_estimates.key]).get(pose_estimates.key)
+        if state is not None and state.freshness_state == FreshnessState.FAIL:
+            yield News(
+                "stale",
+                f"pose_estimates {state.updated_at.isoformat()}",
+                f"No poses were estimated for more than {rule.fail_hours:g} hours",
+                "This is the limit freshness.fail_hours of lab.yaml, whether or not anything was recorded",
+            )
+
+
+def _failures(instance: dg.DagsterInstance, engine: Engine, records: Sequence[dg.RunRecord]) -> Iterator[News]:
+    told_already = _told_by_quarantine(engine, [record.dagster_run.run_id for record in records])
+    now = datetime.now(UTC)
+    for record in records:
+        run = record.dagster_run
+        ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else now
+        will_retry = run.tags.get(WILL_RETRY_TAG)
+        if run.run_id in told_already or will_retry == "true" or (will_retry is None and now - ended < _OVERLAP / 2):
+            continue
+        events = [
+            entry.event_log_entry.dagster_event
+            for entry in instance.get_records_for_run(run.run_id, of_type=_FAILURES, limit=5).records
+        ]
+        why = "; ".join(failure_reasons(event for event in events if event is not None))
+        what = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or run.job_name
+        yield News(
+            "run_failure", run.run_id, f"A run of {what} failed", f"{why or 'no reason is known'} (run {run.run_id})"
+        )
+
+
+def _told_by_quarantine(engine: Engine, runs: list[str]) -> set[str]:
+    """The runs that put sessions in quarantine, whose entries say more than the run does."""
+    query = text("select distinct run_id from dlc.quarantine where run_id = any(:runs)")
+    with engine.connect() as connection:
+        return set(connection.scalars(query, {"runs": runs}))

@@ -7,7 +7,7 @@ import dagster as dg
 
 from dlc_platform.orchestration.assets.comparison import model_comparison
 from dlc_platform.orchestration.assets.models import model_assets
-from dlc_platform.orchestration.assets.poses import pose_estimates
+from dlc_platform.orchestration.assets.poses import pose_assets
 from dlc_platform.orchestration.assets.production import production_model
 from dlc_platform.orchestration.assets.sessions import session_assets
 from dlc_platform.orchestration.checks import default_checks
@@ -33,7 +33,7 @@ def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg
     lab = load_lab(home)
     recipes = dg.StaticPartitionsDefinition(sorted(lab.recipes))
     return dg.Definitions(
-        assets=[*session_assets, *model_assets(recipes), model_comparison, production_model, pose_estimates],
+        assets=[*session_assets, *model_assets(recipes), model_comparison, production_model, *pose_assets],
         asset_checks=default_checks,
         jobs=default_jobs,
         sensors=[session_sensor(lab.scan_seconds), reestimate_stale_sessions],

@@ -26,6 +26,7 @@ def for_each_checked_session(
     context: AssetExecutionContext,
     work: Callable[[str], Mapping[str, Any]],
     check: Callable[[str], Iterable[dg.AssetCheckResult]],
+    blocking: bool = False,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Materialise each session of this run as `for_each_session` does, and check it, whether or not that succeeded.
 
@@ -39,6 +40,8 @@ def for_each_checked_session(
         Takes a session's key and returns the metadata of its materialisation.
     check
         Takes a session's key and returns a result for each check, with its `check_name`.
+    blocking
+        Whether what depends on the asset does not start in this run when any check failed as an error.
 
     Raises
     ------
@@ -48,17 +51,17 @@ def for_each_checked_session(
     try:
         for_each_session(context, work)
     except dg.Failure:
-        yield from _evaluations(context, check)
+        yield from _evaluations(context, check, blocking)
         raise
     yield dg.MaterializeResult()
-    yield from _evaluations(context, check)
+    yield from _evaluations(context, check, blocking)
     # A check is an output of its step too, which this run has to give once, however many sessions it checked.
     for key in context.selected_asset_check_keys:
         yield dg.Output(None, context.assets_def.get_output_name_for_asset_check_key(key))
 
 
 def _evaluations(
-    context: AssetExecutionContext, check: Callable[[str], Iterable[dg.AssetCheckResult]]
+    context: AssetExecutionContext, check: Callable[[str], Iterable[dg.AssetCheckResult]], blocking: bool
 ) -> Iterator[dg.AssetCheckEvaluation]:
     for key in context.partition_keys:
         target = _materialization(context, key)
@@ -71,6 +74,7 @@ def _evaluations(
                 target_materialization_data=target,
                 severity=result.severity,
                 description=result.description,
+                blocking=blocking,
                 partition=key,
             )
 

@@ -344,7 +344,8 @@ def judge(
             of_bodypart[bodypart] = _merged(limits, default_limits(evaluated, bodypart))
         for metric, limit in of_bodypart[bodypart].items():
             value, sign = float(row[metric]), -1 if metric in _LESS_IS_WORSE else 1
-            for level, bound in (("fail", limit.fail), ("warn", limit.warn)):
+            bounds: tuple[tuple[Level, float | None], ...] = (("fail", limit.fail), ("warn", limit.warn))
+            for level, bound in bounds:
                 if bound is not None and sign * value > sign * bound:
                     findings.append(Finding(metric, individual, bodypart, value, bound, level))
                     break
@@ -404,6 +405,32 @@ def course(table: "pd.DataFrame", reference: Reference, cutoff: float, bins: int
             "value": np.concatenate(list(found.values())) if found else np.empty(0),
         }
     )
+
+
+def limb_lengths(table: "pd.DataFrame", reference: Reference, cutoff: float) -> "pd.DataFrame":
+    """How long the limbs are, beside what the labels say, for a picture.
+
+    Returns
+    -------
+    DataFrame
+        One row for each limb of each individual, in pixels: bodypart, low_px, median_px and high_px by the labels (see
+        `Limb`), and the quantiles q01, q25, q50, q75 and q99 of the poses; NaN where the ends are never confident.
+    """
+    import pandas as pd
+
+    poses = _Poses.of(table)
+    rows = []
+    for limb in reference.limbs:
+        for individual in poses.individuals:
+            lengths = poses.limb(individual, limb, cutoff)
+            if lengths is None:
+                continue
+            lengths = lengths[np.isfinite(lengths)]
+            quantiles = np.quantile(lengths, (0.01, 0.25, 0.5, 0.75, 0.99)) if len(lengths) else np.full(5, np.nan)
+            name = limb.name if individual == SINGLE_ANIMAL else f"{individual} {limb.name}"
+            rows.append((name, limb.low_px, limb.median_px, limb.high_px, *quantiles))
+    columns = ("bodypart", "low_px", "median_px", "high_px", "q01", "q25", "q50", "q75", "q99")
+    return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
 #: The sum of a score over what it is an average of, and how many that are.
@@ -616,7 +643,7 @@ def _limbs(points: np.ndarray, bodyparts: Sequence[str], skeleton: Sequence[tupl
                 reach = 3 * (high - low)
                 found[a, b] = Limb(a, b, max(0.0, float(low - reach)), float(high + reach), float(median))
                 spread[a, b] = (high - low) / median
-    wanted = [pair if pair in found else pair[::-1] for pair in skeleton]
+    wanted = [(a, b) if (a, b) in found else (b, a) for a, b in skeleton]
     own = [pair for pair in dict.fromkeys(wanted) if pair in found]
     if own:
         return tuple(found[pair] for pair in own)

@@ -25,7 +25,9 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
     with dg.DagsterInstance.get() as instance:
 
         def metadata(asset: str) -> dict:
-            partitions = [FIRST] if asset in ("session_videos", "labeled_frames", "pose_estimates") else None
+            partitions = (
+                [FIRST] if asset in ("session_videos", "labeled_frames", "pose_estimates", "pose_quality") else None
+            )
             wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=partitions)
             (record,) = instance.fetch_materializations(wanted, limit=1).records
             assert record.asset_materialization is not None
@@ -41,6 +43,7 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
             "model_comparison": {f"{what}_{PROJECT}" for what in ("picture", "versions", "bodyparts", "sessions")},
             "production_model": {"production"},
             "pose_estimates": {"quality", "picture_keypoints", "picture_trajectories", "picture_likelihood"},
+            "pose_quality": {"picture", "verdict", "scores", "fraction_confident", "temporal_norm_px"},
         }
         for asset, keys in seen.items():
             found = metadata(asset)
@@ -53,7 +56,7 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
 
 def test_a_second_run_finds_nothing_missing(tracked_lab: Path):
     said: list[str] = []
-    materialize(tracked_lab, "session_videos,labeled_frames,group:models,pose_estimates", [], said.append)
+    materialize(tracked_lab, "session_videos,labeled_frames,group:models,group:poses", [], said.append)
     running = [line for line in said if line.endswith(": running")]
     assert "production_model: running" in running
     # The lab is shared: other tests leave sessions of their own in it, some of which cannot be read.

@@ -511,7 +511,7 @@ class _Poses:
         inside = within(x[confident], y[confident], picture, arena)
         return {
             "mean_likelihood": (float(likelihood[rated].sum(dtype=float)), int(rated.sum())),
-            "fraction_confident": (int(confident.sum()), decoded),
+            "fraction_confident": (min(int(confident.sum()), decoded), decoded),
             "fraction_missing": (max(decoded - int(known.sum()), 0), decoded),
             "jumps": (int((jumped & sure).sum()), int((stepped & sure).sum()) if sized else 0),
             "unsure_jumps": (int((jumped & ~sure).sum()), int((stepped & ~sure).sum()) if sized else 0),

@@ -215,7 +215,7 @@ def test_reprojection_of_poses_that_no_label_has() -> None:
         assert score(good, "reprojection_px", part) < 1 < score(bad, "reprojection_px", part)
     # By hand: a pose that the components give has no error, wherever it is; one that is moved off them has it all.
     pose = (space.mean + 7 * space.components[0]).reshape(1, 4, 2)
-    assert space.errors(pose + (300, 20)) == pytest.approx(np.zeros((1, 4)), abs=1e-9)
+    assert space.errors(pose + np.array([300, 20])) == pytest.approx(np.zeros((1, 4)), abs=1e-9)
     off = np.linalg.svd(space.components)[2][-1]
     off -= np.tile(off.reshape(4, 2).mean(axis=0), 4)
     off -= space.components.T @ (space.components @ off)

@@ -215,7 +215,7 @@ def barred_versions(engine: Engine, lab: Lab, project: str) -> dict[str, str]:
 
 def quality_table(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     """The scores of the poses in force by body part, each with the verdict on it and the findings in words."""
-    scores = queries.pose_quality(engine, session)
+    scores = queries.pose_quality(engine, session).astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
     of_row = []
     for individual, bodypart, recorded in zip(
         scores["individual"], scores["bodypart"], scores["findings"], strict=True

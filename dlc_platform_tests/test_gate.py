@@ -163,6 +163,7 @@ def test_good_poses_pass_by_their_models_own_evaluation(tracked: SmallLab) -> No
     assert verdict is not None and (verdict.verdict, verdict.evaluation_id) == ("pass", identity("6"))
     table = Platform(tracked.home).quality(SESSION)
     assert list(table["bodypart"]) == ["nose", "tail", "nose to tail", "all"]
+    assert table["swaps"].isna().all() and table["swaps"].dtype == float
     assert set(table["verdict"]) == {"pass"} and set(table["session"]) == {SESSION}
     assert Platform(tracked.home).quality("sub-9_ses-9").empty
 

@@ -42,6 +42,13 @@ promotion:
 # Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
 damaged_videos: stop
 
+# When poses count as bad, and what bad ones hold up (downstream, exports, promotion); by default limits follow from the
+# model's own evaluation, warn, and hold nothing up, e.g.
+# pose_quality:
+#   limits: {{fraction_confident: {{fail: 0.3}}, jumps: {{warn: 0.01, fail: 0.05}}}}
+#   rules: [{{camera: 'top*', arena: [[40, 0], [600, 480]]}}]
+#   blocks: [exports]
+
 # Where datasets, models, evaluations and poses are kept.
 store: store
 

@@ -470,6 +470,46 @@ def import_poses(
 
 
 @app.command()
+def quality(
+    home: Home,
+    session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="A session's key; all by default.")] = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Judge again first, by the limits that lab.yaml has now.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List how good the poses in force look, by body part and limb, with the verdict as it was last given."""
+    from dlc_platform.gate import assess, references
+    from dlc_platform.platform import Platform
+    from dlc_platform.store import Store
+
+    platform = Platform(_absolute(home))
+    if judge:
+        lab, engine = _lab(home)
+        store = Store(lab.store)
+        known = references(engine, store, lab)
+        for key in [session] if session else dict.fromkeys(platform.estimates()["session"]):
+            assess(engine, store, lab, key, reference=known)
+    columns = [
+        "session",
+        "recording",
+        "individual",
+        "bodypart",
+        "verdict",
+        "rows",
+        "fraction_confident",
+        "fraction_missing",
+        "jumps",
+        "limb_outliers",
+        "outside",
+        "reprojection_px",
+        "temporal_norm_px",
+        "findings",
+    ]
+    _table(platform.quality(session), columns, as_json)
+
+
+@app.command()
 def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
     """Say which model, labels, parameters and machine made the poses of a session."""
     from dlc_platform.platform import Platform

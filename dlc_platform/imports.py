@@ -12,6 +12,7 @@ from dlc_platform.catalog import registry, tables
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.importing import ImportedModel, import_model
 from dlc_platform.errors import PlatformError
+from dlc_platform.gate import assess
 from dlc_platform.ingest import require_trackable, require_unchanged
 from dlc_platform.interop.dlc_poses import ImportedPoses, import_poses, read_poses
 from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
@@ -155,6 +156,8 @@ def register_poses(
         versions(),
         use,
     )
+    if in_force:
+        assess(engine, store, lab, session)
     return RegisteredPoses(poses, Path(row.path), in_force)
 
 

@@ -42,8 +42,8 @@ promotion:
 # Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
 damaged_videos: stop
 
-# Who is told of failures, sessions in quarantine, late poses and the day's report: a webhook (its URL is in a file or an
-# environment variable, never here) or e-mail, e.g.
+# Who is told of failures, sessions in quarantine, late poses and the day's report: a webhook (its URL is in a file or
+# an environment variable, never here) or e-mail, e.g.
 # notify:
 #   webhooks: [{{name: lab-room, url_file: room.url, format: slack}}]
 # Poses are late when a session has waited for so long.
@@ -52,6 +52,12 @@ freshness:
 
 # In which the days of reports begin, such as Europe/Berlin.
 time_zone: UTC
+# When poses count as bad, and what bad ones hold up (downstream, exports, promotion); by default limits follow from the
+# model's own evaluation, warn, and hold nothing up, e.g.
+# pose_quality:
+#   limits: {{fraction_confident: {{fail: 0.3}}, jumps: {{warn: 0.01, fail: 0.05}}}}
+#   rules: [{{camera: 'top*', arena: [[40, 0], [600, 480]]}}]
+#   blocks: [exports]
 
 # Where datasets, models, evaluations and poses are kept.
 store: store

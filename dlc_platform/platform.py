@@ -3,6 +3,7 @@
 Reading only; what computes is started through Dagster or `dlc-platform run`.
 """
 
+import warnings
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -15,6 +16,7 @@ from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import open_lab, open_unchanged
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
+from dlc_platform.gate import RELEASE, held_back, quality_table, require_good_poses
 from dlc_platform.plan import Plan, plan
 from dlc_platform.postgres.connection import existing_url, postgres_url
 from dlc_platform.reports import DailyReport, daily_report, yesterday
@@ -130,6 +132,28 @@ class Platform:
     def estimates(self) -> "pd.DataFrame":
         """One row for each recording that has poses, with the estimate in force and its quality."""
         return queries.poses(self._engine)
+
+    def quality(self, session: str | None = None) -> "pd.DataFrame":
+        """The scores of the poses in force as they were last judged, of one session or of all.
+
+        Returns
+        -------
+        DataFrame
+            One row for each recording, individual and body part or limb, and one over all of them (`all`), with the
+            scores that `pose.quality` explains, `verdict` (pass, warn or fail) and `findings`, the scores beyond their
+            limits in words.
+        """
+        return quality_table(self._engine, session)
+
+    def require_good_poses(self, session: str) -> None:
+        """Refuse a session whose poses failed, where lab.yaml says that they block what is downstream.
+
+        Raises
+        ------
+        PlatformError
+            With the reason why the session is in quarantine, and how it comes out.
+        """
+        require_good_poses(self._engine, self.settings, session)
 
     def promotions(self) -> "pd.DataFrame":
         """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on."""
@@ -248,14 +272,23 @@ class Platform:
         return line[-2]
 
     def poses(
-        self, session: str | Sequence[str], bodyparts: Sequence[str] | None = None, model: str | None = None
+        self,
+        session: str | Sequence[str],
+        bodyparts: Sequence[str] | None = None,
+        model: str | None = None,
+        include_quarantined: bool = False,
     ) -> "pd.DataFrame":
         """The poses of one session, or of several.
+
+        Sessions in quarantine for the quality of these poses are warned of, or refused where lab.yaml says that bad
+        poses block exports.
 
         Parameters
         ----------
         model
             Take those that this version made, in force or not (its identity, or as much of it as tables show).
+        include_quarantined
+            Take poses that are in quarantine for their quality without a word.
 
         Returns
         -------
@@ -268,13 +301,19 @@ class Platform:
         Raises
         ------
         PlatformError
-            When a session has no poses, or a body part is unknown.
+            When a session has no poses, a body part is unknown, or poses are in quarantine and lab.yaml blocks exports.
         """
         import pandas as pd
 
         from dlc_platform.pose.table import POSE_TABLE, read_parquets
 
         estimates = self._estimates_of(session, model)
+        if not include_quarantined and (held := held_back(self._engine, list(estimates["pose_estimate"]))):
+            problem = "in quarantine: " + "; ".join(f"{key}, {reason}" for key, reason in held.items())
+            remedy = f"Release them with {RELEASE}, or ask for `include_quarantined=True`"
+            if "exports" in self.settings.pose_quality.blocks:
+                raise PlatformError(problem, remedy)
+            warnings.warn(f"{problem}. {remedy} to read them without this warning.", stacklevel=2)
         paths = [self._store.path("poses", identity) / POSE_TABLE for identity in estimates["pose_estimate"]]
         for path in paths:
             if not path.is_file():

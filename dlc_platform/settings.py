@@ -364,6 +364,68 @@ class Notify(_Section):
         return self
 
 
+class ScoreLimits(_Section):
+    """The limits of a score; where `warn` is left out, the model's own evaluation says it."""
+
+    warn: float | None = None
+    fail: float | None = None
+
+
+class PoseLimits(_Section):
+    """From which values on the scores of poses are worth a warning, or fail; `pose.quality` says what they are.
+
+    Of `mean_likelihood` and `fraction_confident` less is worse, of the others more.
+    """
+
+    mean_likelihood: ScoreLimits = ScoreLimits()
+    fraction_confident: ScoreLimits = ScoreLimits()
+    fraction_missing: ScoreLimits = ScoreLimits()
+    jumps: ScoreLimits = ScoreLimits()
+    unsure_jumps: ScoreLimits = ScoreLimits()
+    swaps: ScoreLimits = ScoreLimits()
+    limb_outliers: ScoreLimits = ScoreLimits()
+    outside: ScoreLimits = ScoreLimits()
+    reprojection_px: ScoreLimits = ScoreLimits()
+    temporal_norm_px: ScoreLimits = ScoreLimits()
+
+
+class PoseQualityRule(_Section):
+    """Limits and arena of some poses; the first rule that matches project and camera is used."""
+
+    project: str = Field(default="*", description="A shell pattern that the name of the project must match.")
+    camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
+    limits: PoseLimits = Field(default=PoseLimits(), description="In the place of those for all poses.")
+    arena: tuple[tuple[float, float], ...] | None = Field(
+        default=None,
+        min_length=2,
+        description="The corners [x, y] of a polygon, or two opposite ones of a rectangle, in pixels of the full "
+        "picture. By default the camera's region, or else the whole picture.",
+    )
+    animal_px: float | None = Field(
+        default=None, gt=0, description="The animal's size, in pixels; that of the training labels by default."
+    )
+
+
+class PoseQuality(_Section):
+    """When poses count as bad, and what bad ones block."""
+
+    limits: PoseLimits = PoseLimits()
+    rules: tuple[PoseQualityRule, ...] = ()
+    blocks: tuple[Literal["downstream", "exports", "promotion"], ...] = Field(
+        default=(),
+        description="What poses that fail hold up: `downstream`, what is computed after them; `exports`, reading them "
+        "without saying that they may be bad; `promotion`, of the version that made them, by the rule.",
+    )
+    promotion_fraction: float = Field(
+        default=0.1, ge=0, lt=1, description="`promotion` is blocked where more than so many of a version's poses fail."
+    )
+
+    def rule_for(self, project: str | None, camera: str) -> PoseQualityRule:
+        """The first rule whose patterns match; the one that says nothing where none does."""
+        matching = (r for r in self.rules if fnmatchcase(project or "", r.project) and fnmatchcase(camera, r.camera))
+        return next(matching, PoseQualityRule())
+
+
 class Lab(_Section):
     """``lab.yaml``, validated; paths are absolute."""
 
@@ -380,6 +442,7 @@ class Lab(_Section):
         description="What becomes of a recording whose video is truncated or damaged. `stop`: it is registered and not "
         "tracked. `track`: what can be decoded of it is tracked. Checks in the UI show it either way.",
     )
+    pose_quality: PoseQuality = PoseQuality()
     store: Folder = Path("store")
     settle_seconds: float = Field(
         default=30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."

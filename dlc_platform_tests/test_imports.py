@@ -102,6 +102,8 @@ def test_imported_poses_are_in_force_where_there_are_none(home: Path, lab: Lab, 
     assert row["mean_likelihood"] == pytest.approx(platform.poses(SESSION)["likelihood"].mean())
     (lineage,) = platform.lineage(SESSION).to_dict("records")
     assert (lineage["origin"], lineage["scorer"], lineage["model"]) == ("imported", SCORER, None)
+    # Judged at once, by absolute limits: no model says what it could be sure of.
+    assert set(platform.quality(SESSION)["bodypart"]) == {"nose", "tail", "all"}
     assert lineage["source"] == {"file": str(file), "file_sha256": sha256_file(file), "rows": 10, "note": ""}
     manifest = Store(lab.store).path("poses", done.poses.id) / "manifest.json"
     with engine.connect() as connection:

@@ -147,6 +147,51 @@ where p.damage is not null or p.frames_lost > 0 or p.frames <> v.frames
 order by p.session, p.recording, p.position
 """
 
+#: The poses in force of a session with what judging them needs.
+_POSES_TO_JUDGE = """
+select p.pose_estimate, p.path, p.recording, p.camera, p.model, m.project, v.frames, v.width, v.height, p.frames_lost
+from dlc.poses_in_force p
+join dlc.video v on v.id = p.video
+left join dlc.model_version m on m.id = p.model
+where p.session = :session
+order by p.recording, p.position
+"""
+
+_POSE_QUALITY = """
+select p.session, p.recording, p.position, p.camera, s.individual, s.bodypart, s.rows, s.mean_likelihood,
+       s.fraction_confident, s.fraction_missing, s.jumps, s.unsure_jumps, s.swaps, s.limb_outliers, s.outside,
+       s.reprojection_px, s.temporal_norm_px, v.verdict, v.findings, p.model, p.pose_estimate, v.judged_at
+from dlc.poses_in_force p
+join dlc.pose_score s on s.pose_estimate_id = p.pose_estimate
+join dlc.pose_verdict v on v.pose_estimate_id = p.pose_estimate
+left join dlc.model_version m on m.id = p.model
+left join dlc.bodypart b on b.skeleton_id = m.skeleton_id and b.name = s.bodypart
+where cast(:session as text) is null or p.session = :session
+order by p.session, p.recording, p.position, s.bodypart = 'all', s.limb_outliers is not null, s.individual, b.position,
+         s.bodypart
+"""
+
+#: Sessions in quarantine for the quality of one of these estimates.
+_HELD_BACK = """
+select distinct r.session_key as session, q.reason
+from dlc.quarantine q
+join dlc.recording r on r.session_key = q.session_key
+join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null
+join dlc.recording_poses x on x.recording_file_id = f.id
+join dlc.pose_verdict v on v.pose_estimate_id = x.pose_estimate_id and v.verdict = 'fail'
+where q.stage = 'quality' and q.released_at is null and x.pose_estimate_id = any(:estimates)
+order by session
+"""
+
+_FAILING_VERSIONS = """
+select e.model_id as model, count(*) as estimates, count(*) filter (where v.verdict = 'fail') as failed
+from dlc.pose_verdict v
+join dlc.pose_estimate e on e.id = v.pose_estimate_id
+join dlc.model_version m on m.id = e.model_id
+where m.project = :project
+group by e.model_id
+"""
+
 _COMPUTED_POSES = """
 select session, camera, recording, position, path, coalesce(inference_parameters, '{}') as inference_parameters
 from dlc.poses_in_force
@@ -297,6 +342,26 @@ def incomplete_poses(engine: Engine) -> "pd.DataFrame":
 def computed_poses(engine: Engine) -> "pd.DataFrame":
     """The poses in force that were not imported, with the parameters of their inference; {} where all are as usual."""
     return _frame(engine, _COMPUTED_POSES)
+
+
+def poses_to_judge(engine: Engine, session: str) -> "pd.DataFrame":
+    """The poses in force of a session, with what judging them needs; `project` is that of the model."""
+    return _frame(engine, _POSES_TO_JUDGE, session=session)
+
+
+def pose_quality(engine: Engine, session: str | None = None) -> "pd.DataFrame":
+    """One row for each judged recording in force, individual and body part; `verdict` is that on the recording."""
+    return _frame(engine, _POSE_QUALITY, session=session)
+
+
+def held_back(engine: Engine, estimates: Sequence[str]) -> "pd.DataFrame":
+    """The sessions that are in quarantine for one of these estimates, with the reason."""
+    return _frame(engine, _HELD_BACK, estimates=list(estimates))
+
+
+def failing_versions(engine: Engine, project: str) -> "pd.DataFrame":
+    """How many estimates of each version of a project were judged, and how many of them failed."""
+    return _frame(engine, _FAILING_VERSIONS, project=project)
 
 
 def tracked_by_both(engine: Engine, project: str, old: str, new: str, most: int) -> "pd.DataFrame":

@@ -6,10 +6,11 @@ Each function is one transaction, safe to repeat and safe against another proces
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, func, literal, orm, select, text, update
+from sqlalchemy import Connection, Engine, Select, delete, func, literal, orm, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.tables import (
@@ -29,7 +30,9 @@ from dlc_platform.catalog.tables import (
     ModelVersion,
     ParameterSet,
     PoseEstimate,
+    PoseScore,
     PoseSummary,
+    PoseVerdict,
     Promotion,
     RecipeVersion,
     Recording,
@@ -398,6 +401,35 @@ def pose_summaries(pose_estimate_id: str, rows: Iterable[Mapping[Any, Any]]) -> 
     ]
 
 
+def record_verdict(engine: Engine, verdict: PoseVerdict, scores: Sequence[PoseScore] | None) -> None:
+    """Write down the verdict on an estimate, in the place of the one before.
+
+    Parameters
+    ----------
+    scores
+        What was measured anew; None where the verdict stands on the scores that are there.
+    """
+    verdict.judged_at = datetime.now(UTC)
+    with engine.begin() as connection:
+        # One verdict on an estimate at a time.
+        estimate = select(PoseEstimate.id).where(PoseEstimate.id == verdict.pose_estimate_id)
+        connection.execute(estimate.with_for_update())
+        if scores is not None:
+            connection.execute(delete(PoseScore).where(PoseScore.pose_estimate_id == verdict.pose_estimate_id))
+            connection.execute(insert(PoseScore), [_values(score) for score in scores])
+        _overwrite(connection, [verdict])
+
+
+def pose_verdict(engine: Engine, pose_estimate_id: str) -> PoseVerdict | None:
+    """The verdict on an estimate; None where it was never judged."""
+    return _first(engine, select(PoseVerdict).where(PoseVerdict.pose_estimate_id == pose_estimate_id))
+
+
+def pose_scores(engine: Engine, pose_estimate_id: str) -> list[PoseScore]:
+    """What was measured of an estimate."""
+    return _all(engine, select(PoseScore).where(PoseScore.pose_estimate_id == pose_estimate_id))
+
+
 def record_imported_model(engine: Engine, model: ModelVersion, bodyparts: BodyParts) -> bool:
     """Write down a model version that was trained elsewhere; `source` says where.
 
@@ -676,6 +708,18 @@ def evaluations_of(engine: Engine, project: str) -> list[Evaluation]:
         .order_by(Evaluation.evaluated_at, Evaluation.id)
     )
     return _all(engine, statement)
+
+
+def evaluation_of(engine: Engine, model_id: str) -> Evaluation | None:
+    """The newest evaluation of a model version on the dataset that taught it, or else on any."""
+    own = select(ModelVersion.dataset_id).where(ModelVersion.id == model_id).scalar_subquery()
+    statement = (
+        select(Evaluation)
+        .where(Evaluation.model_id == model_id)
+        .order_by((Evaluation.dataset_id == own).desc().nulls_last(), Evaluation.evaluated_at.desc(), Evaluation.id)
+        .limit(1)
+    )
+    return _first(engine, statement)
 
 
 def _first(engine: Engine, statement: Select[Row]) -> Row | None:

@@ -561,6 +561,52 @@ class PoseSummary(Base):
     fraction_missing: Mapped[float]
 
 
+class PoseScore(Base):
+    """What was measured of an estimate, by individual and body part, or limb; `pose.quality` says what each score is.
+
+    A limb is written ``one to other``; individual and body part ``all`` stand for everything together. A score is null
+    where there is nothing to measure. The scores are those of `PoseVerdict.basis`.
+    """
+
+    __tablename__ = "pose_score"
+
+    pose_estimate_id: Mapped[str] = mapped_column(ForeignKey(PoseEstimate.id), primary_key=True)
+    individual: Mapped[str] = mapped_column(primary_key=True)
+    bodypart: Mapped[str] = mapped_column(primary_key=True)
+    rows: Mapped[int | None]
+    mean_likelihood: Mapped[float | None]
+    fraction_confident: Mapped[float | None]
+    fraction_missing: Mapped[float | None]
+    jumps: Mapped[float | None]
+    unsure_jumps: Mapped[float | None]
+    swaps: Mapped[float | None]
+    limb_outliers: Mapped[float | None]
+    outside: Mapped[float | None]
+    reprojection_px: Mapped[float | None]
+    temporal_norm_px: Mapped[float | None]
+
+
+class PoseVerdict(Base):
+    """The verdict on an estimate by the limits as they were.
+
+    `basis` is what the scores depend on other than the poses: with the same one they need not be measured again.
+    `limits` are those of lab.yaml; what they left open followed from the evaluation, null where there was none.
+    `findings` are the scores beyond their limits, with the limit of each.
+    """
+
+    __tablename__ = "pose_verdict"
+    __table_args__ = (CheckConstraint("verdict in ('pass', 'warn', 'fail')", name="verdict"),)
+
+    pose_estimate_id: Mapped[str] = mapped_column(ForeignKey(PoseEstimate.id), primary_key=True)
+    verdict: Mapped[str]
+    basis: Mapped[dict[str, Any]]
+    limits: Mapped[dict[str, Any]]
+    findings: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    evaluation_id: Mapped[str | None] = mapped_column(ForeignKey(Evaluation.id))
+    run_id: Mapped[str | None]
+    judged_at: Mapped[datetime] = _now()
+
+
 class RecordingPoses(Base):
     """A materialisation of the poses of a recording's file; the newest one of a file is in force."""
 

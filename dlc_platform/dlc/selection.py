@@ -27,7 +27,11 @@ class Choice:
 
 
 def choose_best(
-    evaluations: Sequence[Evaluation], in_force: Promotion | None, store: Store, rule: PromotionRule
+    evaluations: Sequence[Evaluation],
+    in_force: Promotion | None,
+    store: Store,
+    rule: PromotionRule,
+    barred: Mapping[str, str] | None = None,
 ) -> Choice | None:
     """The version in use, or the one that is to replace it by the rule.
 
@@ -42,6 +46,8 @@ def choose_best(
     in_force
         The promotion of the version in use. Only versions that were first evaluated after what it weighed may replace
         it: the others were passed over then, perhaps by a person. Without one, the oldest version starts as the best.
+    barred
+        Versions that may not be chosen, whatever their error, each with the reason.
 
     Returns
     -------
@@ -49,10 +55,12 @@ def choose_best(
         None when there is neither a version in use nor one that may be promoted.
     """
     newest = {evaluation.model_id: evaluation for evaluation in evaluations}
+    barred = {model: reason for model, reason in (barred or {}).items() if model in newest}
     if in_force is None:
-        if not newest or rule.rule == "person":
+        free = [evaluation.model_id for evaluation in evaluations if evaluation.model_id not in barred]
+        if not free or rule.rule == "person":
             return None
-        best, rivals = evaluations[0].model_id, list(newest)
+        best, rivals = free[0], list(newest)
         reason = "the first evaluated version"
     else:
         best = in_force.model_id
@@ -65,14 +73,19 @@ def choose_best(
         weighed = in_force.weighed_until
         rivals = [model for model in newest if weighed is None or first[model] > weighed]
         reason = "nothing was evaluated since its promotion"
-    verdicts = [_weigh(newest[best], newest[model], store, rule.confidence) for model in rivals if model != best]
+    passed_over = "".join(f"; {barred[model]}" for model in rivals if model in barred and model != best)
+    verdicts = [
+        _weigh(newest[best], newest[model], store, rule.confidence)
+        for model in rivals
+        if model != best and model not in barred
+    ]
     better = [verdict for verdict in verdicts if verdict.clearly_better]
     if better:
         winner = min(better, key=lambda verdict: verdict.difference_px)
-        return Choice(winner.model_id, newest[winner.model_id].id, winner.reason)
+        return Choice(winner.model_id, newest[winner.model_id].id, winner.reason + passed_over)
     if in_force is not None and verdicts:
         reason = min(verdicts, key=lambda verdict: verdict.difference_px).reason
-    return Choice(best, newest[best].id, reason)
+    return Choice(best, newest[best].id, reason + passed_over)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import dagster as dg
 from dlc_platform.orchestration.alerts import alert_checks, alert_sensors, freshness_policy
 from dlc_platform.orchestration.assets.comparison import model_comparison
 from dlc_platform.orchestration.assets.models import model_assets
-from dlc_platform.orchestration.assets.poses import pose_estimates
+from dlc_platform.orchestration.assets.poses import pose_assets, pose_estimates
 from dlc_platform.orchestration.assets.production import production_model
 from dlc_platform.orchestration.assets.report import report_asset
 from dlc_platform.orchestration.assets.sessions import session_assets
@@ -37,14 +37,19 @@ def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg
     recipes = dg.StaticPartitionsDefinition(sorted(lab.recipes))
     report_job, report_schedule = morning_report(lab.time_zone)
     policy = freshness_policy(lab.freshness)
-    poses = pose_estimates.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=policy))
+    poses = [
+        asset.map_asset_specs(
+            lambda spec: spec.replace_attributes(freshness_policy=policy) if spec.key == pose_estimates.key else spec
+        )
+        for asset in pose_assets
+    ]
     return dg.Definitions(
         assets=[
             *session_assets,
             *model_assets(recipes),
             model_comparison,
             production_model,
-            poses,
+            *poses,
             report_asset(lab.time_zone),
         ],
         asset_checks=[*default_checks, *alert_checks],

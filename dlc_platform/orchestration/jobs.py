@@ -6,9 +6,10 @@ from dlc_platform.orchestration.checks import made_by_production_models
 
 process_sessions = dg.define_asset_job(
     "process_sessions",
-    selection=["session_videos", "labeled_frames", "pose_estimates"],
+    selection=["session_videos", "labeled_frames", "pose_estimates", "pose_quality"],
     executor_def=dg.in_process_executor,
-    description="Register the videos of sessions, count their labels, and estimate poses with the production models.",
+    description="Register the videos of sessions, count their labels, estimate poses with the production models "
+    "and judge them.",
 )
 
 train_recipe = dg.define_asset_job(
@@ -28,7 +29,7 @@ promote_model = dg.define_asset_job(
 
 estimate_poses = dg.define_asset_job(
     "estimate_poses",
-    selection=["pose_estimates"],
+    selection=["pose_estimates", "pose_quality"],
     executor_def=dg.in_process_executor,
     description="Estimate the poses of sessions with the production models, again where they were estimated before.",
 )

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import dagster as dg
+from dagster._core.events import DagsterEventType
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog import queries, registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import gpu_indices
@@ -69,7 +70,7 @@ def backfill(home: Path, sessions: Sequence[str], say: Callable[[str], None]) ->
         False when some failed; the others were done all the same.
     """
     with used(home):
-        return _materialize(home, prepare(home), "pose_estimates", sessions, say)
+        return _materialize(home, prepare(home), "pose_estimates,pose_quality", sessions, say)
 
 
 def materialize(home: Path, selection: str, partitions: Sequence[str], say: Callable[[str], None]) -> bool:
@@ -131,11 +132,11 @@ def _materialize(
         if foreign:
             raise PlatformError(
                 f"{', '.join(foreign)} is no partition of {selection}",
-                "Name sessions for session_videos, labeled_frames and pose_estimates, and recipes for the others",
+                "Name recipes for training_dataset, trained_model and model_evaluation, and sessions for the others",
             )
         for asset in selected:
             node = definitions.get_assets_def(asset)
-            stretches = _stretches(lab, node, keys, partitions)
+            stretches = _stretches(lab, instance, node, keys, partitions)
             if not stretches:
                 say(f"{asset.to_user_string()}: {'not asked for' if partitions else 'nothing is missing'}")
                 if asset.to_user_string() == "session_videos":
@@ -245,7 +246,11 @@ def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]
 
 
 def _stretches(
-    lab: LabResource, node: dg.AssetsDefinition, keys: dict[str, list[str]], partitions: Sequence[str]
+    lab: LabResource,
+    instance: dg.DagsterInstance,
+    node: dg.AssetsDefinition,
+    keys: dict[str, list[str]],
+    partitions: Sequence[str],
 ) -> list[list[str]]:
     """The partitions to materialise, those of one run together; an empty one for an asset without partitions."""
     kind = _kind(node)
@@ -253,7 +258,12 @@ def _stretches(
         return [[]]
     if partitions and kind == "sessions":
         return newest_first(partitions, keys[kind], SESSIONS_PER_RUN)
-    wanted = [key for key in partitions if key in keys[kind]] if partitions else missing(lab, node.key.to_user_string())
+    if partitions:
+        wanted = [key for key in partitions if key in keys[kind]]
+    elif node.key.to_user_string() == "pose_quality":
+        wanted = sorted(_without_quality(lab, instance) & set(keys[kind]))
+    else:
+        wanted = missing(lab, node.key.to_user_string())
     return neighbours(wanted, keys[kind], most=len(keys[kind]) if kind == "sessions" else 1)
 
 
@@ -299,6 +309,19 @@ def missing(lab: LabResource, asset: str) -> list[str]:
         return [name for name, model in models.items() if model is None]
     evaluated = registry.evaluated_models(lab.engine)
     return [name for name, model in models.items() if model is None or model.id not in evaluated]
+
+
+def _without_quality(lab: LabResource, instance: dg.DagsterInstance) -> set[str]:
+    """The sessions with poses in force that were not shown since these were made; only Dagster knows what was shown."""
+
+    def materialized(asset: str) -> Mapping[str, int]:
+        return instance.event_log_storage.get_latest_storage_id_by_partition(
+            dg.AssetKey(asset), DagsterEventType.ASSET_MATERIALIZATION
+        )
+
+    made, shown = materialized("pose_estimates"), materialized("pose_quality")
+    with_poses = set(queries.poses(lab.engine)["session"])
+    return {key for key in with_poses if key not in shown or made.get(key, 0) > shown[key]}
 
 
 def _pools(node: dg.AssetsDefinition) -> set[str]:

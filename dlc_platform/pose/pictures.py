@@ -325,6 +325,60 @@ def days_plot(days: "pd.DataFrame") -> bytes:
     return _png(figure)
 
 
+def quality_plot(course: "pd.DataFrame", lengths: "pd.DataFrame", cutoff: float) -> bytes:
+    """Likelihood, jumps and limb lengths over time, and how long the limbs are beside what the labels say.
+
+    Parameters
+    ----------
+    course, lengths
+        As `quality.course` and `quality.limb_lengths` give them.
+    """
+    of_kind = {kind: own for kind, own in course.groupby("kind", sort=False)}
+    rows = ["likelihood", "jumps", *(["limb"] if "limb" in of_kind else [])]
+    figure = _figure(1.9 * len(rows) + (0.9 + 0.28 * len(lengths) if len(lengths) else 0.4))
+    heights = [1.9] * len(rows) + ([0.7 + 0.28 * len(lengths)] if len(lengths) else [])
+    grid = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    labels = {
+        "likelihood": "likelihood",
+        "jumps": "jumps",
+        "limb": "limb length\n(labels = 1)",
+    }
+    colours = _colours(_bodyparts(of_kind["likelihood"])) if "likelihood" in of_kind else {}
+    for axes, kind in zip(grid, rows, strict=False):
+        own = of_kind.get(kind)
+        shades = _colours(list(lengths["bodypart"])) if kind == "limb" else colours
+        for name, line in own.groupby("bodypart", sort=False) if own is not None else ():
+            if kind == "jumps":
+                axes.fill_between(line["frame"], line["value"], step="mid", color="0.25", linewidth=0)
+            else:
+                axes.plot(line["frame"], line["value"], color=shades.get(str(name), "0.3"), linewidth=0.9)
+        if kind == "likelihood":
+            axes.axhline(cutoff, color="black", linewidth=1, linestyle=(0, (3, 2)))
+            axes.set_ylim(-0.03, 1.03)
+        else:
+            axes.set_ylim(0, max(1.1, axes.get_ylim()[1]))
+        axes.set_ylabel(labels[kind], fontsize=_FONT)
+        axes.set_xlim(0, max(1.0, float(course["frame"].max()) if len(course) else 1.0))
+        _tidy(axes)
+    grid[len(rows) - 1].set_xlabel("frame", fontsize=_FONT)
+    if len(lengths):
+        axes = grid[-1]
+        shades = _colours(list(lengths["bodypart"]))
+        for place, row in enumerate(lengths.to_dict("records")):
+            colour = shades[row["bodypart"]]
+            axes.barh(place, row["high_px"] - row["low_px"], 0.7, row["low_px"], color="0.88")
+            axes.plot([row["median_px"]] * 2, [place - 0.35, place + 0.35], color="0.45", linewidth=1.5)
+            axes.plot([row["q01"], row["q99"]], [place, place], color=colour, linewidth=1.4)
+            axes.plot([row["q25"], row["q75"]], [place, place], color=colour, linewidth=5, solid_capstyle="butt")
+        axes.set_xlim(0.95 * min(lengths["low_px"].min(), lengths["q01"].min()))
+        axes.set_yticks(range(len(lengths)), [_text(name) for name in lengths["bodypart"]], fontsize=_FONT)
+        axes.invert_yaxis()
+        axes.set_xlabel("limb length (px): labels grey; poses from 1 to 99 %, the middle half thick", fontsize=_FONT)
+        _tidy(axes)
+    _legend(figure, colours, {})
+    return _png(figure)
+
+
 def as_markdown(picture: bytes, alt: str) -> str:
     """A picture as a Markdown image that carries its own bytes."""
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"

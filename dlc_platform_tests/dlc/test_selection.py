@@ -176,6 +176,24 @@ def test_what_a_person_promoted_holds_until_something_newer_is_better(store: Sto
     assert choose(rows, by_person, store).model_id == "better"
 
 
+def test_a_version_that_is_barred_is_passed_over_and_the_reason_says_so(store: Store) -> None:
+    rows = [
+        evaluation(store, "e1", "a", 1, OFF),
+        evaluation(store, "e2", "b", 3, OFF / 4),
+        evaluation(store, "e3", "c", 4, OFF / 2),
+    ]
+    barred = {"b": "version b was passed over, because its poses fail", "elsewhere": "of no concern"}
+    choice = choose_best(rows, promotion("a", 2), store, CLEARLY_BETTER, barred)
+    assert choice is not None and choice.model_id == "c" and choice.reason.endswith(f"; {barred['b']}")
+    # The version in use stays: only a person takes it back.
+    choice = choose_best(rows[:2], promotion("b", 4), store, CLEARLY_BETTER, barred)
+    assert choice is not None and choice.model_id == "b" and "passed over" not in choice.reason
+    # Nor does it become the first one.
+    choice = choose_best(rows[1:], None, store, CLEARLY_BETTER, barred)
+    assert choice is not None and choice.model_id == "c"
+    assert choose_best(rows[1:2], None, store, CLEARLY_BETTER, barred) is None
+
+
 def test_of_several_evaluations_of_one_version_the_newest_counts(store: Store) -> None:
     rows = [
         evaluation(store, "e1", "a", 1, 9 * OFF),

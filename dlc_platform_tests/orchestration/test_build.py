@@ -86,11 +86,19 @@ ASSETS = {
         "kinds": ["postgres"],
         "pool": None,
     },
+    "pose_quality": {
+        "deps": ["pose_estimates"],
+        "partitions": EVERY_SESSION,
+        "group": "poses",
+        "owners": ["team:pose-estimation"],
+        "kinds": ["postgres"],
+        "pool": None,
+    },
 }
 
 JOBS = {
-    "estimate_poses": ["pose_estimates"],
-    "process_sessions": ["labeled_frames", "pose_estimates", "session_videos"],
+    "estimate_poses": ["pose_estimates", "pose_quality"],
+    "process_sessions": ["labeled_frames", "pose_estimates", "pose_quality", "session_videos"],
     "promote_model": ["production_model"],
     "report_day": ["daily_report"],
     "train_recipe": ["model_comparison", "model_evaluation", "production_model", "trained_model", "training_dataset"],

@@ -8,11 +8,15 @@ import pandas as pd
 import pytest
 import yaml
 
+from dlc_platform.catalog import quarantine
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
+from dlc_platform.gate import require_good_poses
+from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.checks import made_by_the_rules_of_lab_yaml
 from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
 from dlc_platform.store import MANIFEST
@@ -25,7 +29,9 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
     with dg.DagsterInstance.get() as instance:
 
         def metadata(asset: str) -> dict:
-            partitions = [FIRST] if asset in ("session_videos", "labeled_frames", "pose_estimates") else None
+            partitions = (
+                [FIRST] if asset in ("session_videos", "labeled_frames", "pose_estimates", "pose_quality") else None
+            )
             wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=partitions)
             (record,) = instance.fetch_materializations(wanted, limit=1).records
             assert record.asset_materialization is not None
@@ -41,6 +47,7 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
             "model_comparison": {f"{what}_{PROJECT}" for what in ("picture", "versions", "bodyparts", "sessions")},
             "production_model": {"production"},
             "pose_estimates": {"quality", "picture_keypoints", "picture_trajectories", "picture_likelihood"},
+            "pose_quality": {"picture", "verdict", "scores", "fraction_confident", "temporal_norm_px"},
         }
         for asset, keys in seen.items():
             found = metadata(asset)
@@ -51,9 +58,77 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
                     assert len(value.md_str) < 150_000
 
 
+def test_the_poses_of_each_session_are_judged_and_checked(tracked_lab: Path):
+    table = Platform(tracked_lab).quality(FIRST)
+    assert {"snout", "all"} <= set(table["bodypart"]) and any(" to " in part for part in table["bodypart"])
+    assert set(table["verdict"]) <= {"pass", "warn"}
+    checks = {
+        "pose_estimates": {"a_row_for_each_frame", "likelihood", "missing", "jumps", "limb_lengths"}
+        | {"inside_the_arena", "plausible_poses"},
+        "pose_quality": {"good_enough"},
+    }
+    with dg.DagsterInstance.get() as instance:
+        for asset, names in checks.items():
+            for name in names:
+                key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+                records = instance.event_log_storage.get_asset_check_execution_history(key, 1000)
+                mine = [r.event.asset_check_evaluation for r in records if r.event and r.event.asset_check_evaluation]
+                (first, *_) = [evaluation for evaluation in mine if evaluation.partition == FIRST]
+                assert first.passed or first.severity == dg.AssetCheckSeverity.WARN
+                if name == "a_row_for_each_frame":
+                    assert first.passed and first.metadata["rows"].value == len(Platform(tracked_lab).poses(FIRST)) / 4
+
+
+def test_bad_poses_hold_up_what_follows_in_their_run(tracked_lab: Path):
+    """A lab's own asset after pose_quality, with the limits that the lab has for a moment."""
+    file = tracked_lab / "lab.yaml"
+    before = file.read_text()
+    strict = {"limits": {"temporal_norm_px": {"fail": 1e-6}}, "blocks": ["downstream", "exports"]}
+
+    def run() -> tuple[dg.ExecuteInProcessResult, list[str]]:
+        started: list[str] = []
+
+        @dg.asset(partitions_def=sessions, deps=["pose_quality"])
+        def time_in_the_corner(context: dg.AssetExecutionContext, lab: LabResource) -> None:
+            require_good_poses(lab.engine, lab.settings, context.partition_key)
+            started.append(context.partition_key)
+
+        definitions = dg.Definitions.merge(build_definitions(tracked_lab), dg.Definitions([time_in_the_corner]))
+        job = definitions.resolve_implicit_global_asset_job_def()
+        with dg.DagsterInstance.get() as instance:
+            result = job.execute_in_process(
+                instance=instance,
+                asset_selection=[dg.AssetKey("pose_quality"), dg.AssetKey("time_in_the_corner")],
+                partition_key=FIRST,
+                raise_on_error=False,
+            )
+        return result, started
+
+    try:
+        file.write_text(yaml.safe_dump(yaml.safe_load(before) | {"pose_quality": strict}))
+        result, started = run()
+        assert not result.success and started == []
+        # The picture of bad poses is there all the same.
+        (event,) = result.asset_materializations_for_node("pose_quality")
+        assert event.partition == FIRST and event.metadata["verdict"].value == "fail"
+        (check,) = result.get_asset_check_evaluations()
+        assert check.check_name == "good_enough" and not check.passed and "temporal_norm_px" in str(check.description)
+        with pytest.raises(PlatformError, match=f"in quarantine: {FIRST}"):
+            Platform(tracked_lab).poses(FIRST)
+        # A person lets it out, and it goes on.
+        assert quarantine.release(LabResource(home=str(tracked_lab)).engine, FIRST, "the tester", ["quality"]) == 1
+        result, started = run()
+        assert result.success and started == [FIRST]
+    finally:
+        file.write_text(before)
+    result, started = run()
+    assert result.success and started == [FIRST]
+    assert len(Platform(tracked_lab).poses(FIRST))
+
+
 def test_a_second_run_finds_nothing_missing(tracked_lab: Path):
     said: list[str] = []
-    materialize(tracked_lab, "session_videos,labeled_frames,group:models,pose_estimates", [], said.append)
+    materialize(tracked_lab, "session_videos,labeled_frames,group:models,group:poses", [], said.append)
     running = [line for line in said if line.endswith(": running")]
     assert "production_model: running" in running
     # The lab is shared: other tests leave sessions of their own in it, some of which cannot be read.

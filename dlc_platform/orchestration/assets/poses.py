@@ -1,22 +1,45 @@
-"""The group `poses`: what the production models see in the sessions."""
+"""The group `poses`: what the production models see in the sessions, and how good that looks."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import quarantine, registry, tables
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL, record_export
 from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import number, picture, table
-from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
+from dlc_platform.orchestration.partitions import many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
 
+#: The checks of a session's poses: what each says, and the scores that it looks at.
+_CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
+    "a_row_for_each_frame": ("Whether every body part has a row for each frame of its video.", ["rows"]),
+    "likelihood": (
+        "Whether the model is as sure of each body part as it was on its test images.",
+        ["mean_likelihood", "fraction_confident"],
+    ),
+    "missing": ("Whether each body part has an estimate in most frames.", ["fraction_missing"]),
+    "jumps": (
+        "Whether body parts stay within the animal's size from one frame to the next, and individuals where they are.",
+        ["jumps", "unsure_jumps", "swaps"],
+    ),
+    "limb_lengths": ("Whether limbs are as long as the labels say.", ["limb_outliers"]),
+    "inside_the_arena": ("Whether body parts are inside the arena, or the picture.", ["outside"]),
+    "plausible_poses": (
+        "Whether poses look like labelled ones: their reprojection on principal components, and the temporal norm.",
+        ["reprojection_px", "temporal_norm_px"],
+    ),
+}
+
+#: Event rows stay small; `dlc-platform quality` lists them all.
+_MOST_SCORES = 100
 _SECONDS_BETWEEN_LINES = 5
 _SECONDS_OF_SILENCE = 60
 
@@ -30,10 +53,15 @@ _SECONDS_OF_SILENCE = 60
     kinds={"deeplabcut", "parquet"},
     owners=["team:pose-estimation"],
     code_version="1",
+    check_specs=session_checks("pose_estimates", {name: text for name, (text, _) in _CHECKS.items()}),
 )
-def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
-    """The keypoints of every frame of a session's recordings, by the production model that the inference rules name."""
+def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
+    """The keypoints of every frame of a session's recordings, by the production model that the inference rules name.
+
+    They are judged at once by the limits of lab.yaml, each session by itself.
+    """
     from dlc_platform.dlc.inference import PoseEstimator
+    from dlc_platform.gate import Assessment, assess, references
 
     # Each model is loaded once for all sessions of the run.
     estimators: dict[tuple[Any, ...], PoseEstimator] = {}
@@ -55,7 +83,15 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
             )
         return estimators[key]
 
-    for_each_session(context, lambda key: _estimate_session(context, lab, key, estimator))
+    judged: dict[str, list[Assessment]] = {}
+    reference = references(lab.engine, lab.store, lab.settings)
+
+    def work(key: str) -> Mapping[str, Any]:
+        metadata = _estimate_session(context, lab, key, estimator)
+        judged[key] = assess(lab.engine, lab.store, lab.settings, key, context.run_id, reference)
+        return metadata
+
+    yield from for_each_checked_session(context, work, lambda key: _check_results(judged.get(key, [])))
 
 
 def _estimate_session(
@@ -231,3 +267,106 @@ def _row(file: tables.RecordingFile, frames: int, model: str) -> Mapping[str, An
         "frames": frames,
         "model": model,
     }
+
+
+@dg.asset(
+    partitions_def=sessions,
+    deps=[pose_estimates],
+    backfill_policy=many_sessions,
+    group_name="poses",
+    kinds={"postgres"},
+    owners=["team:pose-estimation"],
+    code_version="1",
+    check_specs=session_checks(
+        "pose_quality", {"good_enough": "Whether the session is out of quarantine for the quality of its poses."}
+    ),
+)
+def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
+    """How good the poses in force of a session look: judged again by lab.yaml as it is now, and shown.
+
+    Where lab.yaml says that bad poses block what is downstream, what depends on this asset does not start in a run that
+    has a session in quarantine.
+    """
+    from dlc_platform.gate import assess, references
+
+    reference = references(lab.engine, lab.store, lab.settings)
+    blocking = "downstream" in lab.settings.pose_quality.blocks
+
+    def work(key: str) -> Mapping[str, Any]:
+        assessments = assess(lab.engine, lab.store, lab.settings, key, context.run_id, reference)
+        if not assessments:
+            raise PlatformError(f"session {key} has no poses", "Materialise pose_estimates for it first")
+        return _quality_metadata(lab, key, assessments)
+
+    def good_enough(key: str) -> list[dg.AssetCheckResult]:
+        faults = quarantine.faults_of(lab.engine, key, "quality")
+        description = "; ".join(f"{fault.reason}. {fault.remedy}" for fault in faults)
+        return [dg.AssetCheckResult(passed=not faults, check_name="good_enough", description=description)]
+
+    yield from for_each_checked_session(context, work, good_enough, blocking)
+
+
+def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) -> Mapping[str, Any]:
+    from dlc_platform.gate import quality_table
+    from dlc_platform.pose.pictures import quality_plot
+    from dlc_platform.pose.quality import course, limb_lengths
+    from dlc_platform.pose.table import POSE_TABLE, read_parquet
+
+    cutoff = lab.settings.likelihood_cutoff
+    # The worst file's picture tells most.
+    shown = max(assessments, key=lambda own: ("pass", "warn", "fail").index(own.verdict))
+    poses = read_parquet(lab.store.path("poses", shown.pose_estimate_id) / POSE_TABLE)
+    reference = shown.reference.labels
+    plot = quality_plot(course(poses, reference, cutoff), limb_lengths(poses, reference, cutoff), cutoff)
+    scores = quality_table(lab.engine, key)
+    everything = scores[scores["bodypart"] == "all"].set_index("pose_estimate").loc[shown.pose_estimate_id]
+    return {
+        "picture": picture(plot, f"Quality of {Path(shown.path).stem}"),
+        "verdict": max((own.verdict for own in assessments), key=("pass", "warn", "fail").index),
+        "scores": table(
+            scores.drop(columns=["session", "model", "pose_estimate", "judged_at", "camera"]).head(_MOST_SCORES)
+        ),
+        **{
+            name: number(everything[name])
+            for name in ("fraction_confident", "jumps", "limb_outliers", "outside", "temporal_norm_px")
+            if everything[name] == everything[name]
+        },
+    }
+
+
+def _check_results(assessments: Sequence[Any]) -> list[dg.AssetCheckResult]:
+    """The checks of one session, over all of its files; of a session without poses there is nothing to check."""
+    results = []
+    for name, (_, metrics) in _CHECKS.items() if assessments else ():
+        own = [(a, finding) for a in assessments for finding in a.findings if finding.metric in metrics]
+        failed = any(finding.level == "fail" for _, finding in own)
+        rows = [
+            {
+                "file": Path(a.path).name,
+                "individual": finding.individual,
+                "bodypart": finding.bodypart,
+                "score": finding.metric,
+                "value": finding.value,
+                "limit": finding.limit,
+                "level": finding.level,
+            }
+            for a, finding in own
+        ]
+        everything = [a.scores.iloc[-1] for a in assessments]
+        values = {metric: [row[metric] for row in everything if row[metric] == row[metric]] for metric in metrics}
+        results.append(
+            dg.AssetCheckResult(
+                passed=not own,
+                check_name=name,
+                severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
+                description="; ".join(f"{Path(a.path).name}: {finding}" for a, finding in own),
+                metadata={
+                    **{metric: number(float(sum(own) / len(own))) for metric, own in values.items() if own},
+                    **({"findings": table(rows)} if rows else {}),
+                },
+            )
+        )
+    return results
+
+
+pose_assets = [pose_estimates, pose_quality]

@@ -40,6 +40,7 @@ def production_model(
     """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice."""
     from dlc_platform.dlc.runner import unusable
     from dlc_platform.dlc.selection import choose_best
+    from dlc_platform.gate import barred_versions
 
     chosen_by_person = registry.model_version(lab.engine, config.model) if config.model else None
     if config.model and chosen_by_person is None:
@@ -80,8 +81,11 @@ def production_model(
             evaluated = [evaluation.id for evaluation in evaluations if evaluation.model_id == chosen_by_person.id]
             model, evaluation, reason = chosen_by_person.id, next(iter(evaluated[-1:]), None), config.reason
         else:
-            choice = choose_best(evaluations, in_force, lab.store, lab.settings.promotion)
+            barred = barred_versions(lab.engine, lab.settings, project)
+            choice = choose_best(evaluations, in_force, lab.store, lab.settings.promotion, barred)
             if choice is None:
+                for reason in barred.values():
+                    context.log.warning(f"{project}: {reason}")
                 continue
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
         # A person who keeps the model has decided too: what was weighed then is not weighed again.

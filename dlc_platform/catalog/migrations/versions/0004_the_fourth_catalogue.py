@@ -16,6 +16,7 @@ def upgrade() -> None:
     op.add_column("recording_file", sa.Column("missing_since", sa.DateTime(timezone=True), nullable=True), schema="dlc")
     _quarantine()
     _notifications()
+    _pose_quality()
 
 
 def _quarantine() -> None:
@@ -83,4 +84,48 @@ def _notifications() -> None:
         ["channel"],
         schema="dlc",
         postgresql_where=sa.text("sent_at is null and given_up_at is null"),
+    )
+
+
+def _pose_quality() -> None:
+    scores = (
+        "mean_likelihood",
+        "fraction_confident",
+        "fraction_missing",
+        "jumps",
+        "unsure_jumps",
+        "swaps",
+        "limb_outliers",
+        "outside",
+        "reprojection_px",
+        "temporal_norm_px",
+    )
+    op.create_table(
+        "pose_score",
+        sa.Column("pose_estimate_id", sa.String(length=64), nullable=False),
+        sa.Column("individual", sa.String(), nullable=False),
+        sa.Column("bodypart", sa.String(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=True),
+        *(sa.Column(score, sa.Float(), nullable=True) for score in scores),
+        sa.ForeignKeyConstraint(
+            ["pose_estimate_id"], ["dlc.pose_estimate.id"], name=op.f("fk_pose_score_pose_estimate_id")
+        ),
+        sa.PrimaryKeyConstraint("pose_estimate_id", "individual", "bodypart", name=op.f("pk_pose_score")),
+        schema="dlc",
+    )
+    op.create_table(
+        "pose_verdict",
+        sa.Column("pose_estimate_id", sa.String(length=64), nullable=False),
+        sa.Column("verdict", sa.String(), nullable=False),
+        *(sa.Column(name, postgresql.JSONB(), nullable=False) for name in ("basis", "limits", "findings")),
+        sa.Column("evaluation_id", sa.String(length=64), nullable=True),
+        sa.Column("run_id", sa.String(), nullable=True),
+        sa.Column("judged_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.CheckConstraint("verdict in ('pass', 'warn', 'fail')", name=op.f("ck_pose_verdict_verdict")),
+        sa.ForeignKeyConstraint(
+            ["pose_estimate_id"], ["dlc.pose_estimate.id"], name=op.f("fk_pose_verdict_pose_estimate_id")
+        ),
+        sa.ForeignKeyConstraint(["evaluation_id"], ["dlc.evaluation.id"], name=op.f("fk_pose_verdict_evaluation_id")),
+        sa.PrimaryKeyConstraint("pose_estimate_id", name=op.f("pk_pose_verdict")),
+        schema="dlc",
     )

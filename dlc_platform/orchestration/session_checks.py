@@ -1,0 +1,92 @@
+"""Asset checks of single sessions: how an asset that works through many sessions checks each of them.
+
+The checks belong to the asset's own step, so that a session is checked although another one of its run has failed.
+Checks over the whole catalogue are in `checks.py`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster import AssetExecutionContext
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+
+from dlc_platform.orchestration.partitions import for_each_session, sessions
+
+
+def session_checks(asset: str, descriptions: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
+    """The checks of an asset that is partitioned by session, for its `check_specs`: by name, what each says."""
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=sessions)
+        for name, description in descriptions.items()
+    ]
+
+
+def for_each_checked_session(
+    context: AssetExecutionContext,
+    work: Callable[[str], Mapping[str, Any]],
+    check: Callable[[str], Iterable[dg.AssetCheckResult]],
+    blocking: bool = False,
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
+    """Materialise each session of this run as `for_each_session` does, and check it, whether or not that succeeded.
+
+    The asset is a generator that ends in ``yield from for_each_checked_session(context, work, check)`` and has
+    ``check_specs=session_checks(...)``; its return annotation is an Iterator. In the UI, each check has its sessions
+    under Partitions.
+
+    Parameters
+    ----------
+    work
+        Takes a session's key and returns the metadata of its materialisation.
+    check
+        Takes a session's key and returns a result for each check, with its `check_name`.
+    blocking
+        Whether what depends on the asset does not start in this run when any check failed as an error.
+
+    Raises
+    ------
+    dagster.Failure
+        After the last session and its checks, when any session failed.
+    """
+    try:
+        for_each_session(context, work)
+    except dg.Failure:
+        yield from _evaluations(context, check, blocking)
+        raise
+    yield dg.MaterializeResult()
+    yield from _evaluations(context, check, blocking)
+    # A check is an output of its step too, which this run has to give once, however many sessions it checked.
+    for key in context.selected_asset_check_keys:
+        yield dg.Output(None, context.assets_def.get_output_name_for_asset_check_key(key))
+
+
+def _evaluations(
+    context: AssetExecutionContext, check: Callable[[str], Iterable[dg.AssetCheckResult]], blocking: bool
+) -> Iterator[dg.AssetCheckEvaluation]:
+    for key in context.partition_keys:
+        target = _materialization(context, key)
+        for result in check(key):
+            yield dg.AssetCheckEvaluation(
+                asset_key=context.asset_key,
+                check_name=str(result.check_name),
+                passed=result.passed,
+                metadata=result.metadata,
+                target_materialization_data=target,
+                severity=result.severity,
+                description=result.description,
+                blocking=blocking,
+                partition=key,
+            )
+
+
+def _materialization(context: AssetExecutionContext, key: str) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The newest materialisation of a session: the UI takes a check that names another one for missing."""
+    newest = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(context.asset_key, asset_partitions=[key]), limit=1
+    ).records
+    if not newest:
+        return None
+    (record,) = newest
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+    )

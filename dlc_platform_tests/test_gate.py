@@ -1,0 +1,334 @@
+"""Poses are judged by their model's own labels and evaluation, and what fails is held back as lab.yaml says."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sqlalchemy import Engine
+
+from dlc_platform import cli
+from dlc_platform.catalog import quarantine, registry, tables
+from dlc_platform.errors import PlatformError
+from dlc_platform.gate import Assessment, assess, barred_versions, reference_of, require_good_poses
+from dlc_platform.platform import Platform
+from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, write_parquet
+from dlc_platform.settings import Lab, load_lab
+from dlc_platform.store import Store
+from dlc_platform_tests.catalog.small_lab import (
+    dataset,
+    evaluate,
+    identity,
+    image,
+    record_dataset,
+    recording,
+    session,
+    track,
+    train,
+    video,
+)
+
+SESSION = "sub-1_ses-1"
+FRAMES = 300
+LENGTH = 40.0
+
+
+def points(count: int, seed: int) -> np.ndarray:
+    """The nose and the tail of an animal that is about 40 px long and drifts, shape (count, 2, 2)."""
+    random = np.random.default_rng(seed)
+    centre = np.clip(320 + np.cumsum(random.normal(0, 1, (count, 2)), axis=0), 60, 420)
+    angle = np.cumsum(random.normal(0, 0.05, count))
+    ahead = np.stack([np.cos(angle), np.sin(angle)], axis=1) * random.normal(LENGTH / 2, 1, count)[:, None]
+    return np.stack([centre + ahead, centre - ahead], axis=1)
+
+
+def poses(places: np.ndarray, likelihood: float = 0.95) -> pd.DataFrame:
+    frames = len(places)
+    return pd.DataFrame(
+        {
+            "frame": np.tile(np.arange(frames, dtype=np.int32), 2),
+            "time_s": np.tile(np.arange(frames) / 30, 2),
+            "individual": pd.Categorical([SINGLE_ANIMAL] * 2 * frames),
+            "bodypart": pd.Categorical(np.repeat(["nose", "tail"], frames)),
+            "x": places[:, :, 0].T.ravel().astype(np.float32),
+            "y": places[:, :, 1].T.ravel().astype(np.float32),
+            "likelihood": np.full(2 * frames, likelihood, np.float32),
+        }
+    )
+
+
+class SmallLab:
+    """A lab with a catalogue and a store: a session with the recording `top`, and model versions by hand."""
+
+    def __init__(self, home: Path, engine: Engine):
+        self.home, self.engine = home, engine
+        self.store = Store(home / "store")
+        self.settle({})
+        registry.register_session(engine, session(SESSION), [(recording(SESSION, "top", "1"), video("1"))])
+        registry.assign_cameras(engine, {"top": "maze"}.get)
+
+    def settle(self, quality: dict[str, Any], **more: Any) -> Lab:
+        """Write lab.yaml anew."""
+        settings = {
+            "raw_roots": ["raw"],
+            "projects": {"maze": {"path": "maze"}},
+            "inference": [{"project": "maze"}],
+            "pose_quality": quality,
+        }
+        (self.home / "lab.yaml").write_text(yaml.safe_dump(settings | more))
+        self.lab = load_lab(self.home)
+        return self.lab
+
+    def train(self, model: str, of_dataset: str, evaluation: str | None, likelihood: float = 0.95) -> None:
+        """A version with 40 labelled images, and its predictions on 20 test images where it was evaluated."""
+        record_dataset(self.engine, f"recipe {model}", dataset(of_dataset), [image(of_dataset, "3", SESSION)])
+        places = points(60, seed=1)
+        labels = pd.DataFrame(
+            [
+                (f"{number}", "train" if number < 40 else "test", part, *places[number, place])
+                for number in range(60)
+                for place, part in enumerate(("nose", "tail"))
+            ],
+            columns=["image", "side", "bodypart", "x", "y"],
+        )
+        manifest = {
+            "n_train": 40,
+            "n_test": 20,
+            "bodyparts": ["nose", "tail"],
+            "skeleton": [["nose", "tail"]],
+            "sessions": [],
+        }
+        self.store.put(
+            "datasets", identity(of_dataset), manifest, lambda folder: labels.to_parquet(folder / "labels.parquet")
+        )
+        train(self.engine, model, of_dataset)
+        if evaluation is None:
+            return
+        predictions = labels.assign(
+            predicted_x=labels["x"] + 0.5,
+            predicted_y=labels["y"],
+            likelihood=likelihood,
+            distance_px=0.5,
+        )
+        self.store.put(
+            "evaluations",
+            identity(evaluation),
+            {"model": identity(model), "dataset": identity(of_dataset), "seconds": 1.0},
+            lambda folder: predictions.to_parquet(folder / "predictions.parquet"),
+        )
+        evaluate(self.engine, evaluation, model, of_dataset, 2.0)
+
+    def track(self, letter: str, model: str, table: pd.DataFrame) -> None:
+        """Put these poses in force."""
+        self.store.put("poses", identity(letter), {}, lambda folder: write_parquet(table, folder / POSE_TABLE))
+        (file,) = registry.current_files(self.engine, SESSION)
+        track(self.engine, letter, file, model)
+
+    def assess(self) -> Assessment:
+        (found,) = assess(self.engine, self.store, self.lab, SESSION, "run")
+        return found
+
+    def held(self) -> list[str]:
+        return [fault.reason for fault in quarantine.faults_of(self.engine, SESSION, "quality")]
+
+
+@pytest.fixture
+def small(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> SmallLab:
+    monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", engine.url.render_as_string(hide_password=False))
+    return SmallLab(tmp_path, engine)
+
+
+@pytest.fixture
+def tracked(small: SmallLab) -> SmallLab:
+    """Good poses by an evaluated version."""
+    small.train("a", "d", "6")
+    small.track("8", "a", poses(points(FRAMES, seed=2)))
+    return small
+
+
+def test_good_poses_pass_by_their_models_own_evaluation(tracked: SmallLab) -> None:
+    reference = reference_of(tracked.engine, tracked.store, identity("a"), 0.6)
+    assert reference.labels.size_px == pytest.approx(LENGTH, abs=2)
+    assert [limb.name for limb in reference.labels.limbs] == ["nose to tail"]
+    assert reference.evaluated is not None and (reference.dataset_id, reference.evaluation_id) == (
+        identity("d"),
+        identity("6"),
+    )
+    found = tracked.assess()
+    assert found.verdict == "pass" and found.findings == [] and tracked.held() == []
+    verdict = registry.pose_verdict(tracked.engine, identity("8"))
+    assert verdict is not None and (verdict.verdict, verdict.evaluation_id) == ("pass", identity("6"))
+    table = Platform(tracked.home).quality(SESSION)
+    assert list(table["bodypart"]) == ["nose", "tail", "nose to tail", "all"]
+    assert table["swaps"].isna().all() and table["swaps"].dtype == float
+    assert set(table["verdict"]) == {"pass"} and set(table["session"]) == {SESSION}
+    assert Platform(tracked.home).quality("sub-9_ses-9").empty
+
+
+def test_bad_poses_are_warned_of_and_hold_nothing_back(small: SmallLab) -> None:
+    small.train("a", "d", "6")
+    small.track("8", "a", poses(points(FRAMES, seed=2) * 1.5, likelihood=0.3))
+    found = small.assess()
+    assert found.verdict == "warn" and {finding.metric for finding in found.findings} == {"fraction_confident"}
+    assert small.held() == [] and len(Platform(small.home).poses(SESSION)) == 2 * FRAMES
+    table = Platform(small.home).quality().set_index("bodypart")
+    assert table.loc["nose", "verdict"] == "warn" and "fraction_confident of nose is 0" in str(
+        table.loc["nose", "findings"]
+    )
+    assert table.loc["all", "verdict"] == "warn" and table.loc["nose to tail", "verdict"] == "pass"
+
+
+def test_limits_change_and_poses_are_judged_again_without_being_read(tracked: SmallLab) -> None:
+    tracked.assess()
+    path = tracked.store.path("poses", identity("8")) / POSE_TABLE
+    path.rename(path.with_suffix(".away"))
+    tracked.settle({"limits": {"fraction_confident": {"warn": 0.9, "fail": 0.5}, "temporal_norm_px": {"warn": 0.1}}})
+    found = tracked.assess()
+    assert {(finding.metric, finding.level) for finding in found.findings} == {("temporal_norm_px", "warn")}
+    assert found.scores["rows"].dropna().tolist() == [FRAMES, FRAMES, FRAMES]
+    tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.1}}})
+    assert tracked.assess().verdict == "fail" and "temporal_norm_px of nose" in tracked.held()[0]
+    verdict = registry.pose_verdict(tracked.engine, identity("8"))
+    assert verdict is not None and verdict.limits == {"temporal_norm_px": {"warn": None, "fail": 0.1}}
+    # A rule for these poses comes before the limits for all.
+    mild = {"project": "ma*", "camera": "top", "limits": {"temporal_norm_px": {"fail": 99}}}
+    tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.1}}, "rules": [mild]})
+    assert tracked.assess().verdict == "pass" and tracked.held() == []
+    # Another arena needs the poses.
+    tracked.settle({"rules": [{"arena": [[0, 0], [10, 10]]}]})
+    with pytest.raises(PlatformError, match="is missing"):
+        tracked.assess()
+    path.with_suffix(".away").rename(path)
+    assert {finding.metric for finding in tracked.assess().findings} == {"outside"}
+    assert Platform(tracked.home).quality()["outside"].iloc[0] == 1
+    # The region of the camera is its arena where none is given.
+    tracked.settle({}, regions=[{"x": 0, "y": 0, "width": 32, "height": 32}])
+    assert {finding.metric for finding in tracked.assess().findings} == {"outside"}
+
+
+def test_a_failing_session_is_held_until_a_person_or_other_poses_release_it(tracked: SmallLab) -> None:
+    strict = {"limits": {"temporal_norm_px": {"fail": 0.1}}, "blocks": ["downstream", "exports"]}
+    lab = tracked.settle(strict)
+    tracked.assess()
+    platform = Platform(tracked.home)
+    for read in (lambda: platform.poses(SESSION), lambda: platform.require_good_poses(SESSION)):
+        with pytest.raises(PlatformError, match=r"temporal_norm_px of nose is .*release"):
+            read()
+    assert len(platform.poses(SESSION, include_quarantined=True)) == 2 * FRAMES
+    # What lab.yaml does not block is only warned of.
+    tracked.settle(strict | {"blocks": []})
+    with pytest.warns(UserWarning, match="in quarantine"):
+        Platform(tracked.home).poses(SESSION)
+    Platform(tracked.home).require_good_poses(SESSION)
+    tracked.settle(strict)
+
+    quarantine.release(tracked.engine, SESSION, "a person", ["quality"])
+    require_good_poses(tracked.engine, lab, SESSION)
+    assert len(platform.poses(SESSION)) == 2 * FRAMES
+    # Judged again with the same failures, also by a stricter limit, it stays out.
+    assert tracked.assess().verdict == "fail" and tracked.held() == []
+    tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.05}}})
+    tracked.assess()
+    assert tracked.held() == []
+    # Another score that fails is another matter.
+    tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.05}, "mean_likelihood": {"fail": 0.99}}})
+    tracked.assess()
+    assert "and 3 more" in tracked.held()[0]
+
+    # A retrained version whose poses are good lets it out by itself; the poses of before stay bad.
+    tracked.settle(strict)
+    tracked.train("b", "e", "7")
+    still = points(1, seed=3).repeat(FRAMES, axis=0)
+    tracked.track("9", "b", poses(still))
+    assert tracked.assess().verdict == "pass" and tracked.held() == []
+    assert len(platform.poses(SESSION)) == 2 * FRAMES
+    assert registry.pose_verdict(tracked.engine, identity("8")).verdict == "fail"  # pyright: ignore
+
+
+def test_only_the_poses_that_fail_are_held_back(tracked: SmallLab) -> None:
+    tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.1}}, "blocks": ["exports"]})
+    tracked.train("b", "e", "7")
+    tracked.track("9", "b", poses(points(1, seed=3).repeat(FRAMES, axis=0)))
+    tracked.assess()
+    tracked.track("8", "a", poses(points(FRAMES, seed=2)))
+    tracked.assess()
+    platform = Platform(tracked.home)
+    with pytest.raises(PlatformError, match="in quarantine"):
+        platform.poses(SESSION)
+    with pytest.raises(PlatformError, match="in quarantine"):
+        platform.poses(SESSION, model=identity("a"))
+    assert len(platform.poses(SESSION, model=identity("b"))) == 2 * FRAMES
+
+
+def test_rows_that_are_not_the_frames_fail_by_themselves(small: SmallLab) -> None:
+    small.train("a", "d", "6")
+    small.track("8", "a", poses(points(FRAMES - 1, seed=2)))
+    assert small.assess().verdict == "fail"
+    assert "rows of nose is 299, limit 300" in small.held()[0]
+
+
+def test_a_model_without_labels_has_absolute_limits(small: SmallLab) -> None:
+    model = tables.ModelVersion(
+        id=identity("c"), project="maze", weights_sha256=identity("f"), scorer="DLC_c", source={"path": "/elsewhere"}
+    )
+    registry.record_imported_model(small.engine, model, registry.BodyParts(("nose", "tail")))
+    assert reference_of(small.engine, small.store, identity("c"), 0.6).dataset_id is None
+    assert reference_of(small.engine, small.store, None, 0.6).evaluated is None
+    small.track("8", "c", poses(points(FRAMES, seed=2)))
+    found = small.assess()
+    assert found.verdict == "pass" and found.reference.labels.limbs == ()
+    # The lab knows how large the animal is.
+    small.settle({"rules": [{"animal_px": 0.01}]})
+    assert {finding.metric for finding in small.assess().findings} == {"jumps"}
+    # Once it is evaluated on labels of its project, there is more to say.
+    small.train("a", "d", None)
+    assert reference_of(small.engine, small.store, identity("a"), 0.6).evaluated is None
+    evaluate(small.engine, "7", "c", "d", 2.0)
+    assert reference_of(small.engine, small.store, identity("c"), 0.6).labels.limbs
+
+
+def test_a_version_whose_poses_fail_is_not_promoted_by_the_rule(tracked: SmallLab) -> None:
+    strict = {"limits": {"temporal_norm_px": {"fail": 0.1}}}
+    lab = tracked.settle(strict)
+    tracked.assess()
+    assert barred_versions(tracked.engine, lab, "maze") == {}
+    lab = tracked.settle(strict | {"blocks": ["promotion"]})
+    ((model, reason),) = barred_versions(tracked.engine, lab, "maze").items()
+    assert model == identity("a") and "1 of the 1 poses" in reason
+    assert barred_versions(tracked.engine, lab, "other") == {}
+
+
+def test_the_command_lists_and_judges_again(
+    tracked: SmallLab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["dlc-platform", "quality", str(tracked.home), *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    assert "none yet" in said()
+    judged = said("--judge")
+    assert "nose to tail" in judged and "pass" in judged
+    tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.1}}})
+    assert "fail" not in said(SESSION)
+    assert "fail" in said(SESSION, "--judge") and tracked.held()
+    assert '"temporal_norm_px"' in said("--json")
+
+
+@pytest.mark.parametrize(
+    ("quality", "said"),
+    [
+        ({"limits": {"jumpz": {"warn": 1}}}, "pose_quality.limits.jumpz"),
+        ({"rules": [{"arena": [[0, 0]]}]}, "pose_quality.rules.0.arena"),
+        ({"blocks": ["everything"]}, "pose_quality.blocks.0"),
+        ({"promotion_fraction": 1}, "pose_quality.promotion_fraction"),
+    ],
+)
+def test_limits_that_cannot_be_meant(small: SmallLab, quality: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlatformError, match=said):
+        small.settle(quality)

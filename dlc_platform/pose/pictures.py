@@ -338,11 +338,7 @@ def quality_plot(course: "pd.DataFrame", lengths: "pd.DataFrame", cutoff: float)
     figure = _figure(1.9 * len(rows) + (0.9 + 0.28 * len(lengths) if len(lengths) else 0.4))
     heights = [1.9] * len(rows) + ([0.7 + 0.28 * len(lengths)] if len(lengths) else [])
     grid = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    labels = {
-        "likelihood": "likelihood",
-        "jumps": "jumps",
-        "limb": "limb length\n(labels = 1)",
-    }
+    labels = {"likelihood": "likelihood", "jumps": "jumps", "limb": "limb length\n(labels = 1)"}
     colours = _colours(_bodyparts(of_kind["likelihood"])) if "likelihood" in of_kind else {}
     for axes, kind in zip(grid, rows, strict=False):
         own = of_kind.get(kind)

@@ -289,8 +289,9 @@ def default_limits(evaluated: "pd.DataFrame | None", bodypart: str) -> dict[str,
     Notes
     -----
     Videos are not test images, so each limit leaves room: 0.2 below the fraction of confident keypoints, 0.05 above the
-    fraction of limb outliers, and in both two standard errors more of a fraction among so few images (that of Agresti
-    and Coull 1998); twice the reprojection error and a pixel; 0.02 of jumps and twice the fraction of gross errors.
+    fraction of limb outliers, both beyond the interval of a fraction among so few images (two standard errors, after
+    Agresti and Coull 1998); twice the reprojection error and a pixel; 0.02 of jumps and twice the fraction of gross
+    errors.
     """
     limits = {
         "fraction_confident": Limits(0.5),
@@ -306,8 +307,8 @@ def default_limits(evaluated: "pd.DataFrame | None", bodypart: str) -> dict[str,
     images = int(evaluated["rows"].max()) if evaluated is not None else 0
     for metric, room, sign in (("fraction_confident", 0.2, -1), ("limb_outliers", 0.05, 1)):
         if np.isfinite(known[metric]):
-            expected = (known[metric] * images + 1) / (images + 2)
-            error = 2 * np.sqrt(expected * (1 - expected) / (images + 2))
+            expected = (known[metric] * images + 2) / (images + 4)
+            error = 2 * np.sqrt(expected * (1 - expected) / (images + 4))
             limits[metric] = Limits(float(np.clip(expected + sign * (error + room), 0, 1)))
     if np.isfinite(known["jumps"]):
         limits["jumps"] = Limits(0.02 + 2 * float(known["jumps"]))

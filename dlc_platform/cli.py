@@ -172,17 +172,23 @@ def scan_(
 ) -> None:
     """Register the sessions that are ready now, as `run --select session_videos` does; or say what would be done.
 
-    With --dry-run nothing is written, and the exit code is 1 when something is lost until a person mends it.
+    What the lab's own tables say of sessions is read again too. With --dry-run nothing is written, and the exit code is
+    1 when something is lost until a person mends it.
     """
     from dlc_platform.platform import Platform
 
     if not dry_run:
+        from dlc_platform.ingest import update_details
         from dlc_platform.orchestration.materialize import materialize
+        from dlc_platform.sidecars import Sidecars
 
         if session is not None or all_ or as_json:
             raise PlatformError("--session, --all and --json go with --dry-run", "Add --dry-run, or leave them out")
         _say("Registering the sessions that are ready, as `dlc-platform run --select session_videos` does")
         _end_with(lambda: materialize(_absolute(home), "session_videos", [], _say))
+        lab, engine = _lab(home)
+        changed = update_details(engine, Sidecars(lab.raw_roots))
+        _say(f"The lab's own tables say something new of {changed} subjects and sessions")
         return
     plan = Platform(_absolute(home)).plan()
     if session is not None:

@@ -17,9 +17,12 @@ _TEXT = """\
 # Below these folders lie the recorded sessions; they are only read.
 raw_roots:
 {raw_roots}
-# How a video's path below its raw root names its session: NeuroBlueprint (sub-*/ses-*) unless you say otherwise, e.g.
+# How a video's path below its raw root names its session: NeuroBlueprint (sub-*/ses-*) unless you say otherwise, with
+# `preset: bids`, `preset: element`, or a pattern of your own; `marker` names a file that says that videos are complete.
 # layout:
 #   pattern: '(?P<subject>[^/]+)/(?P<session>[^/]+)/(?P<camera>[^/]+)\\.mp4'
+#   marker: '{{stem}}.done'
+# See what it finds, and why not the rest, with `dlc-platform scan {home} --dry-run`.
 
 # DeepLabCut projects, single-animal; they are only read.
 projects:

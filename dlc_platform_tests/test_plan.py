@@ -279,3 +279,24 @@ def test_what_is_wrong_with_the_labs_tables_is_in_the_plan(engine: Engine, lab: 
         "it speaks of 7, of whom no session is on disk",
         "its lines 2 and 3 are of one subject, and the first is used; remove one",
     ]
+
+
+def test_without_dry_run_what_is_ready_is_registered(
+    engine: Engine,
+    home: Path,
+    raw: Path,
+    command: Callable[..., tuple[object, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", engine.url.render_as_string(hide_password=False))
+    place(raw, "sub-2/ses-1/cam-top.mp4.part")
+    code, out = command("scan", home)
+    assert code == 0 and "as `dlc-platform run --select session_videos` does" in out, out
+    assert set(registry.files_by_session(engine)) == {"sub-1_ses-1"}
+    (raw / "sub-2/ses-1/cam-top.mp4.part").unlink()
+    (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,M\n")
+    code, out = command("scan", home)
+    assert code == 0 and "say something new of 1 subjects and sessions" in out, out
+    table = Platform(home).sessions(details=True).set_index("recording")
+    assert dict(zip(table["session"], table["subject.sex"], strict=True)) == {"sub-1_ses-1": "F", "sub-2_ses-1": "M"}
+    assert len(Platform(home).details()) == 4

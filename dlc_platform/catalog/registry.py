@@ -166,13 +166,14 @@ def update_details(engine: Engine, subjects: Mapping[str, Any], sessions: Mappin
     int
         The rows that changed.
     """
-    # Each side in its order, or two of these could wait for each other for ever.
+    changed = 0
     with engine.begin() as connection:
-        return sum(
-            _set_details(connection, table, key, own[key])
-            for table, own in ((Subject, subjects), (Session, sessions))
-            for key in sorted(own)
-        )
+        for table, own in ((Subject, subjects), (Session, sessions)):
+            before = dict(connection.execute(select(table.key, table.details)).tuples().all())
+            # In one order, or two of these could wait for each other for ever.
+            for key in sorted(key for key in own if key in before and before[key] != own[key]):
+                changed += _set_details(connection, table, key, own[key])
+    return changed
 
 
 def session_places(engine: Engine) -> list[tuple[str, str, str, str, list[str]]]:

@@ -42,8 +42,8 @@ promotion:
 # Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
 damaged_videos: stop
 
-# Who is told of failures, sessions in quarantine, late poses and the day's report: a webhook (its URL is in a file or an
-# environment variable, never here) or e-mail, e.g.
+# Who is told of failures, sessions in quarantine, late poses and the day's report: a webhook (its URL is in a file or
+# an environment variable, never here) or e-mail, e.g.
 # notify:
 #   webhooks: [{{name: lab-room, url_file: room.url, format: slack}}]
 # Poses are late when a session has waited for so long.

@@ -276,7 +276,7 @@ def report(
         raise PlatformError(f"{day!r} is not a day", "Write it like 2026-03-31") from None
     found = Platform(_absolute(home)).report(meant)
     if as_json:
-        tables = {"cameras": found.cameras, "days": found.days}
+        tables = {"cameras": found.cameras, "days": found.days.assign(day=found.days["day"].astype(str))}
         rows = {name: json.loads(one.to_json(orient="records", date_format="iso")) for name, one in tables.items()}
         print(json.dumps({**found.figures(), "day": found.day.isoformat(), **rows}, indent=2))
         return

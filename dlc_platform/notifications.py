@@ -197,6 +197,8 @@ def _due(engine: Engine, lab: Lab, channel: Channel) -> list[str]:
         lock = text("select pg_try_advisory_xact_lock(hashtext('dlc_platform notify ' || :name))")
         if not connection.scalar(lock, {"name": channel.name}):
             return []
+        # The database's clock throughout: hosts may have others.
+        now = connection.execute(select(func.now())).scalar_one()
         for kinds in _TOGETHER:
             of_kinds = (*own, Notification.kind.in_(kinds))
             under_way = connection.scalar(
@@ -208,7 +210,7 @@ def _due(engine: Engine, lab: Lab, channel: Channel) -> list[str]:
                 )
             )
             pause = timedelta(minutes=lab.notify.digest_minutes)
-            if under_way or (last is not None and last + pause > datetime.now(UTC)):
+            if under_way or (last is not None and last + pause > now):
                 continue
             connection.execute(
                 update(Notification)
@@ -227,13 +229,13 @@ def _deliver(
     with engine.begin() as connection:
         # Held until the message is marked, also while it is sent: whoever else comes passes it by.
         first = connection.execute(
-            select(Notification.id, Notification.attempts, Notification.created_at, Notification.next_attempt_at)
-            .where(*rows)
+            select(Notification.attempts, Notification.created_at, func.now().label("now"))
+            .where(*rows, Notification.next_attempt_at <= func.now())
             .order_by(Notification.id)
             .limit(1)
             .with_for_update(skip_locked=True)
         ).one_or_none()
-        if first is None or first.next_attempt_at > datetime.now(UTC):
+        if first is None:
             return False
         try:
             send(channel, _message(connection, lab, message_id), limit)
@@ -249,7 +251,7 @@ def _deliver(
                 .values(sent_at=func.now(), attempts=first.attempts + 1, last_error=None)
             )
             return True
-        over = not passing or first.created_at + PATIENCE < datetime.now(UTC)
+        over = not passing or first.created_at + PATIENCE < first.now
         wait = min(timedelta(minutes=2 ** min(first.attempts, 10)), _LONGEST_WAIT)
         connection.execute(
             update(Notification)
@@ -257,7 +259,7 @@ def _deliver(
             .values(
                 attempts=first.attempts + 1,
                 last_error=failed,
-                next_attempt_at=datetime.now(UTC) + wait,
+                next_attempt_at=func.now() + wait,
                 given_up_at=func.now() if over else None,
             )
         )

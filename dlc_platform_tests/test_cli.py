@@ -543,5 +543,6 @@ def test_the_report_of_a_day(lab: Engine, broken_lab: Callable[..., Path], comma
     found = json.loads(command("report", home, "--day", "2026-03-05", "--json")[1])
     assert (found["day"], found["sessions_arrived"], len(found["days"])) == ("2026-03-05", 2, 30)
     assert command("report", home, "--day", "2026-03-05")[1].startswith("2026-03-05, Europe/Berlin: 2 sessions arrived")
+    assert (found["days"][-1]["day"], found["days"][-1]["sessions_arrived"]) == ("2026-03-05", 2)
     assert "0 sessions arrived" in command("report", home, "--day", "2026-03-04")[1]
     assert "'soon' is not a day" in str(command("report", home, "--day", "soon")[0])

@@ -5,18 +5,20 @@ the UI an evaluation when the outcome has become another one. What is told, and 
 `dlc_platform.notifications`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 from dagster._core.storage.tags import WILL_RETRY_TAG
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
-from dlc_platform.identity import sha256_json, short
 from dlc_platform.notifications import News, announce, announce_quarantine, deliver
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.sessions import session_videos
@@ -28,7 +30,7 @@ from dlc_platform.settings import Freshness
 #: Rows of a check's table, names in its sentence, and runs that one look asks about.
 _LISTED = 100
 _NAMED = 5
-_RUNS = 100
+_RUNS = 300
 #: How far back the first look goes, and by how much each look overlaps with the one before: a run is marked as one that
 #: will be retried a moment after it has failed.
 _FIRST_LOOK = timedelta(days=1)
@@ -90,27 +92,29 @@ alert_checks = [no_session_in_quarantine, poses_follow_recordings]
 
 @dg.sensor(minimum_interval_seconds=120, default_status=dg.DefaultSensorStatus.RUNNING)
 def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
-    """Looks at the checks that speak of waiting, shows in the UI what has changed, and has people told who is late."""
-    known: dict[str, str] = json.loads(context.cursor or "{}")
-    found: dict[dg.AssetChecksDefinition, Any] = {check: check(lab=lab) for check in alert_checks}
-    outcomes = {check.check_key.name: _outcome(result) for check, result in found.items()}
-    events = [
-        dg.AssetCheckEvaluation(
-            asset_key=check.check_key.asset_key,
-            check_name=check.check_key.name,
-            passed=result.passed,
-            severity=result.severity,
-            description=result.description,
-            metadata=result.metadata,
-        )
-        for check, result in found.items()
-        if known.get(check.check_key.name) != outcomes[check.check_key.name]
-    ]
+    """Looks at the checks that speak of waiting, shows in the UI what has changed, and has people told who is late.
+
+    What the UI shows is compared, not what this sensor said last: a run that failed leaves its checks without outcome.
+    """
+    keys = [check.check_key for check in alert_checks]
+    shown = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    events = []
+    for check, key in zip(alert_checks, keys, strict=True):
+        result: Any = check(lab=lab)
+        if not _is_shown(context.instance, shown.get(key), result):
+            events.append(
+                dg.AssetCheckEvaluation(
+                    asset_key=key.asset_key,
+                    check_name=key.name,
+                    passed=result.passed,
+                    severity=result.severity,
+                    description=result.description,
+                    metadata=result.metadata,
+                )
+            )
     announce(lab.engine, lab.settings.notify.channels, _stale(lab, context.instance))
     return dg.SensorResult(
-        asset_events=events,
-        cursor=json.dumps(outcomes, sort_keys=True),
-        skip_reason=None if events else dg.SkipReason("nothing has changed"),
+        asset_events=events, skip_reason=None if events else dg.SkipReason("the UI shows what there is")
     )
 
 
@@ -132,22 +136,34 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
         ascending=True,
     )
     announce(lab.engine, channels, _failures(context.instance, lab.engine, failed))
-    # Where there are more than that, the next look goes on from there.
-    until = failed[-1].update_timestamp if len(failed) == _RUNS else datetime.now(UTC)
+    # Where there are more than that, the next look goes on from the last one of them.
+    until = _utc(failed[-1].update_timestamp) + _OVERLAP if len(failed) == _RUNS else datetime.now(UTC)
     sent = deliver(lab.engine, lab.settings, context.log.warning)
-    return dg.SensorResult(
-        skip_reason=dg.SkipReason(f"{sent} messages sent"),
-        cursor=until.astimezone(UTC).isoformat() if until.tzinfo else until.replace(tzinfo=UTC).isoformat(),
-    )
+    return dg.SensorResult(skip_reason=dg.SkipReason(f"{sent} messages sent"), cursor=until.isoformat())
 
 
 alert_sensors = [watch_sessions, deliver_notifications]
 
 
-def _outcome(result: dg.AssetCheckResult) -> str:
-    """A hash of what a check found, so that the same again is no event."""
-    values = {name: str(value.value) for name, value in (result.metadata or {}).items()}
-    return short(sha256_json([result.passed, result.description or "", values]))
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _is_shown(
+    instance: dg.DagsterInstance, record: AssetCheckExecutionRecord | None, result: dg.AssetCheckResult
+) -> bool:
+    """Whether the UI shows this very result, or a run under way is about to show one."""
+    if record is None:
+        return False
+    if record.status == AssetCheckExecutionRecordStatus.PLANNED:
+        run = instance.get_run_by_id(record.run_id)
+        return run is not None and not run.is_finished
+    shown = record.evaluation
+    return shown is not None and (shown.passed, shown.description, shown.metadata) == (
+        result.passed,
+        result.description,
+        result.metadata,
+    )
 
 
 def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
@@ -174,7 +190,7 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
 
 
 def _failures(instance: dg.DagsterInstance, engine: Engine, records: Sequence[dg.RunRecord]) -> Iterator[News]:
-    told_already = _told_by_quarantine(engine, [record.dagster_run.run_id for record in records])
+    told_already = _told(engine, [record.dagster_run.run_id for record in records])
     now = datetime.now(UTC)
     for record in records:
         run = record.dagster_run
@@ -193,8 +209,11 @@ def _failures(instance: dg.DagsterInstance, engine: Engine, records: Sequence[dg
         )
 
 
-def _told_by_quarantine(engine: Engine, runs: list[str]) -> set[str]:
-    """The runs that put sessions in quarantine, whose entries say more than the run does."""
-    query = text("select distinct run_id from dlc.quarantine where run_id = any(:runs)")
+def _told(engine: Engine, runs: list[str]) -> set[str]:
+    """The runs that were told of, and those that put sessions in quarantine, whose entries say more than the run."""
+    query = text(
+        "select subject from dlc.notification where kind = 'run_failure' and subject = any(:runs) "
+        "union select run_id from dlc.quarantine where run_id = any(:runs)"
+    )
     with engine.connect() as connection:
         return set(connection.scalars(query, {"runs": runs}))

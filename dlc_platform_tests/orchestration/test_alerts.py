@@ -14,6 +14,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog.quarantine import Fault, judge, release
+from dlc_platform.orchestration import alerts
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.orchestration.resources import LabResource
@@ -139,6 +140,23 @@ def test_a_check_is_shown_when_its_outcome_changes(told: Told) -> None:
     assert event.passed
 
 
+def test_a_check_that_a_failed_run_left_without_outcome_is_shown_again(told: Told) -> None:
+    told.look("watch_sessions")
+    told.instance.add_dynamic_partitions("sessions", [ONE])
+    job = told.definitions.resolve_job_def("process_sessions")
+    # There is no such session on the disk.
+    done = job.execute_in_process(
+        instance=told.instance,
+        asset_selection=[dg.AssetKey("session_videos")],
+        partition_key=ONE,
+        raise_on_error=False,
+        tags={MAX_RETRIES_TAG: "0"},
+    )
+    assert not done.success
+    assert told.look("watch_sessions")["no_session_in_quarantine"].passed
+    assert told.look("watch_sessions") == {}
+
+
 def test_a_session_whose_poses_are_late_is_named_and_told_once(told: Told) -> None:
     told.look("watch_sessions")
     arrive_earlier(told.engine, 25)
@@ -202,6 +220,14 @@ def test_many_failures_at_once_are_one_message(told: Told) -> None:
     (message,) = told.hook.got
     assert message["counts"] == {"run_failure": 12}
     assert {one["subject"] for one in message["notifications"]} < runs
+
+
+def test_more_failures_than_one_look_takes_are_told_by_the_next(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "_RUNS", 2)
+    runs = {told.fail(**{MAX_RETRIES_TAG: "0"}) for _ in range(5)}
+    looks = [{one["subject"] for one in told.notified()} for _ in range(4)]
+    assert [len(look) for look in looks] == [2, 2, 1, 0]
+    assert set.union(*looks) == runs
 
 
 def test_stale_poses_are_told_once_for_each_time(told: Told) -> None:

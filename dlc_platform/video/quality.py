@@ -15,13 +15,13 @@ import numpy as np
 if TYPE_CHECKING:
     from av import VideoFrame
 
-#: Changes are looked for in lines that hold at most about so many pixels, so that large pictures cost little more.
-_PIXELS = 400_000
-#: Exposure is measured on a grid of about so many lines and columns.
-_GRID = 64
-#: Focus is measured in so many lines of every eighth picture; nothing about it changes faster.
-_FOCUS_LINES = 60
-_FOCUS_EVERY = 8
+#: Changes and black are looked for in every fourth line: encoders change blocks of at least as many.
+_LINES = 4
+#: Exposure and the size of changes are measured on a grid of at most about so many lines and columns.
+_GRID = 48
+#: Focus and clipping are measured in every sixteenth picture, focus in so many lines: they change slowly.
+_EVERY = 16
+_FOCUS_LINES = 24
 
 #: A picture is black when no more than this fraction of it is brighter than a tenth of the range: the tenth is that of
 #: FFmpeg's `blackdetect`, whose 2 % however would hold a whole animal that is lit in the dark.
@@ -133,7 +133,7 @@ class QualityMeter:
     def __init__(self) -> None:
         self._exposure, self._change, self._focus = array("f"), array("f"), array("f")
         self._black, self._still = bytearray(), bytearray()
-        self._dark = self._bright = 0.0
+        self._clipped: list[tuple[float, float]] = []
         self._gray = _Gray()
         self._last: _Luma | None = None
         self._last_key: _Luma | None = None
@@ -149,21 +149,21 @@ class QualityMeter:
             self._black.append(False)
             self._still.append(False)
             return
-        row, pixels = len(self._exposure), luma.pixels
-        height, width = pixels.shape
-        grid = pixels[:: height // _GRID + 1, :: width // _GRID + 1]
-        self._exposure.append(luma.level(float(grid.mean())))
-        self._dark += float(np.count_nonzero(grid <= luma.stored(_DARK))) / grid.size
-        self._bright += float(np.count_nonzero(grid >= luma.stored(_BRIGHT))) / grid.size
-        brighter = int(np.count_nonzero(luma.lines > luma.stored(_BLACK_LEVEL)))
-        self._black.append(brighter <= _NOT_BLACK * luma.lines.size)
-        self._focus.append(_focus(pixels) * luma.scale**2 if row % _FOCUS_EVERY == 0 else np.nan)
+        grid = _grid(luma.lines)
+        exposure = luma.level(float(grid.mean()))
+        if len(self._exposure) % _EVERY == 0:
+            self._clipped.append((_fraction(grid <= luma.stored(_DARK)), _fraction(grid >= luma.stored(_BRIGHT))))
+            self._focus.append(_focus(luma) * luma.scale**2)
+        else:
+            self._focus.append(np.nan)
+        self._exposure.append(exposure)
+        self._black.append(exposure <= 2 * _BLACK_LEVEL and _is_black(luma))
         change, most = _difference(luma, self._last)
         self._change.append(change * luma.scale)
         self._still.append(self._is_still(luma, bool(frame.key_frame), change, most))
-        self._last = luma
+        self._last = luma._replace(pixels=luma.lines)
         if frame.key_frame:
-            self._last_key = luma
+            self._last_key = self._last
 
     def _is_still(self, luma: "_Luma", is_key: bool, change: float, most: float) -> bool:
         """Whether a row shows the picture before, as an encoder writes it.
@@ -191,15 +191,15 @@ class QualityMeter:
         exposure, change, focus = (
             np.array(values, np.float32) for values in (self._exposure, self._change, self._focus)
         )
-        measured = int(np.isfinite(exposure).sum())
+        dark, bright = np.mean(self._clipped, axis=0).tolist() if self._clipped else (None, None)
         intervals = _intervals(pts, time_base if known else None)
         # A still row repeats the one before it, which belongs to the stretch.
         still = np.frombuffer(self._still, np.bool_)
         frozen = still | np.append(still[1:], False) if len(still) else still
         return VideoQuality(
             exposure=_mean(exposure),
-            fraction_dark=self._dark / measured if measured else None,
-            fraction_bright=self._bright / measured if measured else None,
+            fraction_dark=dark,
+            fraction_bright=bright,
             focus=float(np.nanmedian(focus)) if np.isfinite(focus).any() else None,
             black=_stretches(np.frombuffer(self._black, np.bool_), ends_s, 1),
             frozen=_stretches(frozen, ends_s, _SHORTEST_FROZEN),
@@ -211,13 +211,14 @@ class QualityMeter:
 
 
 class _Luma(NamedTuple):
-    """The grey levels of a picture as they are stored.
+    """The grey levels of a picture as they are stored, in 8 bits from `shift` on.
 
-    `pixels` has shape (height, width) and `lines` every few lines of it; both are uint8. Black is stored as `black`,
-    and `scale` turns steps of what is stored into grey levels.
+    `pixels` has shape (height, width) and as many bits as the file, `lines` is every fourth line of it as uint8. Black
+    is stored as `black`, and `scale` turns steps of what is stored into grey levels.
     """
 
     pixels: np.ndarray
+    shift: int
     lines: np.ndarray
     black: int
     scale: float
@@ -225,8 +226,9 @@ class _Luma(NamedTuple):
     def level(self, stored: float) -> float:
         return (stored - self.black) * self.scale
 
-    def stored(self, level: float) -> float:
-        return level / self.scale + self.black
+    def stored(self, level: float) -> int:
+        # A whole number: compared with any other, numpy would make floats of all pixels.
+        return int(level / self.scale + self.black)
 
 
 class _Gray:
@@ -259,10 +261,10 @@ class _Gray:
         size = 1 if bits == 8 else 2
         pixels = np.frombuffer(memoryview(plane), np.uint8 if bits == 8 else "<u2")
         pixels = pixels.reshape(-1, plane.line_size // size)[: frame.height, : frame.width]
-        if bits > 8:
-            pixels = (pixels >> (bits - 8)).astype(np.uint8)
-        lines = pixels[:: -(-pixels.size // _PIXELS)]
-        return _Luma(pixels, lines, 16, 255 / 219) if is_limited else _Luma(pixels, lines, 0, 1.0)
+        # A copy: it lies together, so that working on it is quick, and lets go of the frame.
+        lines = (pixels[::_LINES] >> (bits - 8)).astype(np.uint8) if bits > 8 else pixels[::_LINES].copy()
+        black, scale = (16, 255 / 219) if is_limited else (0, 1.0)
+        return _Luma(pixels, bits - 8, lines, black, scale)
 
 
 def _luma_bits(frame: "VideoFrame") -> int | None:
@@ -277,22 +279,34 @@ def _luma_bits(frame: "VideoFrame") -> int | None:
 
 
 def _difference(luma: _Luma, other: _Luma | None) -> tuple[float, float]:
-    """The mean on a grid and the largest absolute difference of two pictures; both endless where they cannot be."""
+    """The mean and the largest absolute difference of two pictures; NaN and endless where there is only one."""
     if other is None or other.lines.shape != luma.lines.shape or other.black != luma.black:
         return float("nan"), float("inf")
     difference = np.maximum(luma.lines, other.lines)
     difference -= np.minimum(luma.lines, other.lines)
-    height, width = difference.shape
-    return float(difference[:: height // _GRID + 1, :: width // _GRID + 1].mean()), float(difference.max())
+    return float(_grid(difference).mean()), float(difference.max())
 
 
-def _focus(pixels: np.ndarray) -> float:
-    """The variance of the Laplacian in some lines; NaN for pictures of fewer than three lines or columns."""
+def _grid(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape
+    return pixels[:: height // _GRID + 1, :: width // _GRID + 1]
+
+
+def _is_black(luma: _Luma) -> bool:
+    return _fraction(luma.lines > luma.stored(_BLACK_LEVEL)) <= _NOT_BLACK
+
+
+def _fraction(mask: np.ndarray) -> float:
+    return int(np.count_nonzero(mask)) / mask.size
+
+
+def _focus(luma: _Luma) -> float:
+    """The variance of the Laplacian in some lines; NaN for pictures of fewer than three lines or columns."""
+    height, width = luma.pixels.shape
     if min(height, width) < 3:
         return float("nan")
-    middle = np.arange(1, height - 1, max(1, (height - 2) // _FOCUS_LINES))
-    above, at, below = (pixels[middle + offset].astype(np.int16) for offset in (-1, 0, 1))
+    middle = np.arange(1, height - 1, (height - 2) // _FOCUS_LINES + 1)
+    above, at, below = ((luma.pixels[middle + offset] >> luma.shift).astype(np.int16) for offset in (-1, 0, 1))
     laplacian = 4 * at[:, 1:-1] - at[:, :-2] - at[:, 2:] - above[:, 1:-1] - below[:, 1:-1]
     return float(laplacian.var())
 

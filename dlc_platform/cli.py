@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -43,6 +43,7 @@ Session = Annotated[str, typer.Argument(metavar="SESSION", help="A session's key
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model version's identity, or as much as `models` shows.")
 ]
+Stage = Literal["videos", "labels", "poses", "quality"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON records instead of a table.")]
 
 
@@ -159,11 +160,25 @@ def run(
     _end_with(lambda: materialize(_absolute(home), select, partition or [], _say))
 
 
-@app.command()
-def sessions(home: Home, as_json: AsJson = False) -> None:
-    """List the registered sessions and their recordings."""
+sessions = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sessions, name="sessions", help="List the sessions (`sessions HOME`), or release one from quarantine.")
+
+
+@sessions.command("list")
+def list_sessions(
+    home: Home,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="Those that are held up, why, and what to do.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the registered sessions and their recordings, or what is in quarantine, the newest first."""
     from dlc_platform.platform import Platform
 
+    platform = Platform(_absolute(home))
+    if quarantined:
+        _table(platform.quarantine(), ["session", "stage", "file", "reason", "remedy", "since"], as_json)
+        return
     columns = [
         "session",
         "recording",
@@ -177,7 +192,29 @@ def sessions(home: Home, as_json: AsJson = False) -> None:
         "damage",
         "problem",
     ]
-    _table(Platform(_absolute(home)).sessions(), columns, as_json)
+    _table(platform.sessions(), columns, as_json)
+
+
+@sessions.command("release")
+def release_session(
+    home: Home,
+    session: Session,
+    stage: Annotated[
+        list[Stage] | None, typer.Option(help="Only what holds it up at this stage; may be given again.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; the entry keeps it.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who releases it; you, by default.")] = None,
+) -> None:
+    """Let a session out of quarantine as it is: it goes on where it was held up, until its files change."""
+    from dlc_platform.catalog import quarantine
+
+    ended = quarantine.release(_lab(home)[1], session, by or getpass.getuser(), stage, reason)
+    if not ended:
+        raise PlatformError(
+            f"session {session!r} is not in quarantine" + (f" at the stage {', '.join(stage)}" if stage else ""),
+            "Choose among `dlc-platform sessions HOME --quarantined`",
+        )
+    _say(f"{session}: {ended} reason(s) hold it up no longer")
 
 
 models = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)

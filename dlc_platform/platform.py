@@ -66,6 +66,16 @@ class Platform:
         """One row for each current file of each session, with the model that tracked it or the problem it has."""
         return queries.sessions(self._engine)
 
+    def quarantine(self, open_only: bool = True) -> "pd.DataFrame":
+        """What sessions are in quarantine with: session, stage, file, reason, remedy, since; the newest first.
+
+        Parameters
+        ----------
+        open_only
+            Leave out what is over, because the file changed or a person released the session.
+        """
+        return queries.quarantine(self._engine, open_only)
+
     def models(self) -> "pd.DataFrame":
         """One row for each training, oldest first, with the RMSE on the frozen test images in pixels."""
         return queries.models(self._engine)

@@ -10,7 +10,8 @@ from typing import Literal
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from dlc_platform.catalog.tables import Quarantine
+from dlc_platform.catalog.tables import Quarantine, Session
+from dlc_platform.identity import sha256_json
 
 Stage = Literal["videos", "labels", "poses", "quality"]
 #: Who released an entry whose evidence is no more.
@@ -37,10 +38,11 @@ def judge(
     list of Fault
         Those that are in quarantine now. The others were released by a person, on the same evidence.
     """
-    by_path = {fault.path: fault for fault in faults}
+    by_path = _by_place(faults)
     own = (Quarantine.session_key == session_key, Quarantine.stage == stage)
     with engine.begin() as connection:
-        connection.execute(select(Quarantine.id).where(*own).with_for_update())
+        # One judgement of a session at a time. Its row is locked, because it may have no entry yet.
+        connection.execute(select(Session.key).where(Session.key == session_key).with_for_update(key_share=True))
         entries = connection.execute(
             select(Quarantine.id, Quarantine.path, Quarantine.evidence, Quarantine.released_by).where(*own)
         ).all()
@@ -65,17 +67,45 @@ def judge(
                 evidence=fault.evidence,
                 run_id=run_id,
             )
-            connection.execute(statement.on_conflict_do_nothing())
+            # The same evidence: it is in since before, and what is said of it may have other words.
+            statement = statement.on_conflict_do_update(
+                index_elements=["session_key", "stage", "path"],
+                index_where=Quarantine.released_at.is_(None),
+                set_={"reason": fault.reason, "remedy": fault.remedy},
+            )
+            connection.execute(statement)
     return list(held.values())
 
 
-def release(engine: Engine, session_key: str, by: str, stages: Collection[Stage] | None = None) -> int:
+def _by_place(faults: Iterable[Fault]) -> dict[str | None, Fault]:
+    """One fault for each file, and one for the session: several of one place are one, with all their reasons."""
+    own: dict[str | None, list[Fault]] = {}
+    for fault in faults:
+        own.setdefault(fault.path, []).append(fault)
+    return {
+        path: several[0]
+        if len(several) == 1
+        else Fault(
+            "; ".join(fault.reason for fault in several),
+            "; ".join(dict.fromkeys(fault.remedy for fault in several)),
+            sha256_json(sorted(fault.evidence for fault in several)),
+            path,
+        )
+        for path, several in own.items()
+    }
+
+
+def release(
+    engine: Engine, session_key: str, by: str, stages: Collection[Stage] | None = None, reason: str | None = None
+) -> int:
     """Let a session out of quarantine because a person says so; returns how many entries that ended."""
     statement = update(Quarantine).where(Quarantine.session_key == session_key, Quarantine.released_at.is_(None))
     if stages is not None:
         statement = statement.where(Quarantine.stage.in_(stages))
     with engine.begin() as connection:
-        return connection.execute(statement.values(released_at=func.now(), released_by=by)).rowcount
+        return connection.execute(
+            statement.values(released_at=func.now(), released_by=by, release_reason=reason)
+        ).rowcount
 
 
 def faults_of(engine: Engine, session_key: str, stage: Stage) -> list[Fault]:

@@ -163,6 +163,23 @@ group by p.session, c.project
 order by recorded_at desc, p.session desc
 """
 
+_QUARANTINE = """
+select session_key as session, stage, path as file, reason, remedy, since, run_id, released_at, released_by,
+       release_reason
+from dlc.quarantine
+where not :open_only or released_at is null
+order by since desc, id desc
+limit :most
+"""
+
+_QUARANTINE_COUNTS = """
+select stage, count(distinct session_key) as sessions, count(path) as files, min(since) as since
+from dlc.quarantine
+where released_at is null
+group by stage
+order by stage
+"""
+
 
 def sessions(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     """One row for each current file of each session, with the model that tracked it or the problem it has."""
@@ -276,6 +293,22 @@ def stale_sessions(engine: Engine, imported: bool = True) -> "pd.DataFrame":
 def best_models(engine: Engine) -> "pd.DataFrame":
     """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
     return _frame(engine, "select * from dlc.best_models order by project, bodypart <> 'all', bodypart, rank, model")
+
+
+def quarantine(engine: Engine, open_only: bool = True, most: int | None = None) -> "pd.DataFrame":
+    """What sessions are in quarantine with, a row for each reason, the newest first; without `file`: all of them.
+
+    Parameters
+    ----------
+    open_only
+        Leave out what is over; `released_by` says whether a person or other evidence ended it.
+    """
+    return _frame(engine, _QUARANTINE, open_only=open_only, most=most)
+
+
+def quarantine_counts(engine: Engine) -> "pd.DataFrame":
+    """How many sessions and files are in quarantine by stage, and since when the first of them."""
+    return _frame(engine, _QUARANTINE_COUNTS)
 
 
 def _frame(engine: Engine, query: str, **parameters: Any) -> "pd.DataFrame":

@@ -610,3 +610,35 @@ class Quarantine(Base):
     since: Mapped[datetime] = _now()
     released_at: Mapped[datetime | None]
     released_by: Mapped[str | None]
+    release_reason: Mapped[str | None]
+
+
+class Notification(Base):
+    """Something that a channel of lab.yaml is to be told, once.
+
+    `subject` names it among those of its kind: a run's id, an entry of the quarantine, a day. `message` is the message
+    that it travels in, with whatever else was waiting then; a message that failed is tried again as it was. It is over
+    when it was sent, or given up. Nothing secret is in a row: neither the channel's URL nor what it answered with it.
+    """
+
+    __tablename__ = "notification"
+    __table_args__ = (
+        UniqueConstraint("kind", "subject", "channel"),
+        CheckConstraint("kind in ('run_failure', 'quarantine', 'stale', 'daily_report')", name="kind"),
+        CheckConstraint("sent_at is null or given_up_at is null", name="one_end"),
+        Index("ix_notification_open", "channel", postgresql_where=text("sent_at is null and given_up_at is null")),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    channel: Mapped[str]
+    title: Mapped[str]
+    body: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+    message: Mapped[str | None] = mapped_column(index=True)
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    next_attempt_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    given_up_at: Mapped[datetime | None]
+    last_error: Mapped[str | None]

@@ -15,6 +15,7 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("details", postgresql.JSONB(), nullable=True), schema="dlc")
     op.add_column("recording_file", sa.Column("missing_since", sa.DateTime(timezone=True), nullable=True), schema="dlc")
     _quarantine()
+    _notifications()
 
 
 def _quarantine() -> None:
@@ -31,6 +32,7 @@ def _quarantine() -> None:
         sa.Column("since", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.Column("released_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("released_by", sa.String(), nullable=True),
+        sa.Column("release_reason", sa.String(), nullable=True),
         sa.CheckConstraint("stage in ('videos', 'labels', 'poses', 'quality')", name=op.f("ck_quarantine_stage")),
         sa.CheckConstraint("reason <> '' and remedy <> ''", name=op.f("ck_quarantine_says_why")),
         sa.CheckConstraint("(released_at is null) = (released_by is null)", name=op.f("ck_quarantine_released")),
@@ -47,4 +49,38 @@ def _quarantine() -> None:
         schema="dlc",
         postgresql_where=sa.text("released_at is null"),
         postgresql_nulls_not_distinct=True,
+    )
+
+
+def _notifications() -> None:
+    op.create_table(
+        "notification",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("channel", sa.String(), nullable=False),
+        sa.Column("title", sa.String(), nullable=False),
+        sa.Column("body", sa.String(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.Column("message", sa.String(), nullable=True),
+        sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("next_attempt_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("given_up_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_error", sa.String(), nullable=True),
+        sa.CheckConstraint(
+            "kind in ('run_failure', 'quarantine', 'stale', 'daily_report')", name=op.f("ck_notification_kind")
+        ),
+        sa.CheckConstraint("sent_at is null or given_up_at is null", name=op.f("ck_notification_one_end")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notification")),
+        sa.UniqueConstraint("kind", "subject", "channel", name=op.f("uq_notification_kind_subject_channel")),
+        schema="dlc",
+    )
+    op.create_index(op.f("ix_notification_message"), "notification", ["message"], schema="dlc")
+    op.create_index(
+        "ix_notification_open",
+        "notification",
+        ["channel"],
+        schema="dlc",
+        postgresql_where=sa.text("sent_at is null and given_up_at is null"),
     )

@@ -42,6 +42,7 @@ from dlc_platform.catalog.tables import (
     Subject,
     TrainingRun,
     Video,
+    VideoQuality,
 )
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import Kind, Product
@@ -98,6 +99,7 @@ def register_session(
     session: Session,
     files: Iterable[tuple[RecordingFile, Video | None]],
     environment: Mapping[str, Any] | None = None,
+    qualities: Iterable[VideoQuality] = (),
 ) -> None:
     """Write down a session and what each of its files holds now.
 
@@ -111,6 +113,8 @@ def register_session(
         Each with its `recording`, of which name and camera are taken, and its video where it was read.
     environment
         What read the videos.
+    qualities
+        Of the videos that were read.
     """
     files = list(files)
     with engine.begin() as connection:
@@ -126,6 +130,8 @@ def register_session(
         for video in videos:
             video.environment_id = read_by
         _overwrite(connection, videos)
+        measured = sorted(qualities, key=lambda quality: quality.video_id)
+        _overwrite(connection, measured)
         recordings = {file.recording.name: _recording(connection, session.key, file.recording) for file, _ in files}
         current = {
             (row.recording_id, row.position): row

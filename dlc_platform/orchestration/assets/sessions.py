@@ -105,7 +105,7 @@ def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
         yield _result(name, figures, [finding for finding in found if finding.question == name])
 
 
-def _result(name: "Question", figures: Sequence[Mapping[str, Any]], found: "Sequence[Finding]") -> dg.AssetCheckResult:
+def _result(name: str, figures: Sequence[Mapping[str, Any]], found: "Sequence[Finding]") -> dg.AssetCheckResult:
     columns = ("recording", "position", *_FIGURES[name])
     not_measured = sum(row["video"] is not None and not row["measured"] for row in figures)
     said = [f"{finding.problem}. {finding.remedy}." for finding in found[:_LISTED]]

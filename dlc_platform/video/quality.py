@@ -346,8 +346,8 @@ def _intervals(pts: np.ndarray, time_base: Fraction | None) -> _Intervals:
     # One tick more or less is rounding.
     near = max(_NEAR, 1.5 / usual)
     steps = np.rint(in_usual)
-    is_gap = (steps >= 2) & (np.abs(in_usual - steps) <= near)
-    is_regular = np.mean(np.abs(in_usual - 1) <= near) >= _REGULAR
+    is_regular = bool(np.mean(np.abs(in_usual - 1) <= near) >= _REGULAR)
+    is_gap = is_regular & (steps >= 2) & (np.abs(in_usual - steps) <= near)
     others = intervals[~is_gap & (intervals > 0)]
     return _Intervals(
         dropped=int((steps[is_gap] - 1).sum()) if is_regular else None,

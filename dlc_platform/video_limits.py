@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, multimode
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Engine
 
@@ -27,6 +27,7 @@ Question = Literal[
     "exposure_and_focus",
     "resolution_as_expected",
 ]
+QUESTIONS: tuple[Question, ...] = get_args(Question)
 
 #: A camera's earlier videos say something from so many on, and no more of them are looked at.
 FEWEST_EARLIER, MOST_EARLIER = 20, 200

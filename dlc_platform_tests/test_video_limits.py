@@ -1,4 +1,4 @@
-"""What lab.yaml and earlier videos of a camera find wrong with a session's files, what that holds up, and until when."""
+"""What lab.yaml and earlier videos find wrong with a session's files, what that holds up, and until when."""
 
 from collections.abc import Mapping
 from pathlib import Path

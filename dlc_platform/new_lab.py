@@ -42,7 +42,7 @@ promotion:
 # Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
 damaged_videos: stop
 
-# What a good video of a camera is. What is not written is compared with the camera's earlier videos, and only warns, e.g.
+# What a good video of a camera is. What is not written is compared with its earlier videos, and only warns, e.g.
 # video_quality:
 #   - {{camera: 'top*', resolution: [640, 480], frame_rate: 30, exposure: [40, 200], on_failure: quarantine}}
 

@@ -4,6 +4,7 @@ The checks belong to the asset's own step, so that a session is checked although
 Checks over the whole catalogue are in `checks.py`.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from dagster import AssetExecutionContext
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from dlc_platform.orchestration.partitions import for_each_session, sessions
+
+# Dagster says so at every load, to every command.
+warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)
 
 
 def session_checks(asset: str, descriptions: Mapping[str, str]) -> list[dg.AssetCheckSpec]:

@@ -108,8 +108,7 @@ def register_poses(
     Raises
     ------
     PlatformError
-        When the video cannot be told, was replaced, or is damaged and lab.yaml says to stop there; or the file does not
-        fit it or the model.
+        When the video cannot be told, was replaced, or is in quarantine; or the file does not fit it or the model.
     """
     row = _video_of(registry.current_files(engine, session), file, session, recording)
     if row.video_id is None:
@@ -124,7 +123,7 @@ def register_poses(
                 "Name the model that made these poses, or none",
             )
     require_unchanged(row)
-    require_trackable(engine, row, lab.damaged_videos)
+    require_trackable(engine, row, lab)
     video = probe(Path(row.path))
     if video.sha256 != row.video_id:
         raise PlatformError(

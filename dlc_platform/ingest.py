@@ -1,4 +1,4 @@
-"""Looking at a session's files and writing down what they hold.
+"""Looking at a session's files, writing down what they hold, and holding up those that should not be tracked.
 
 Finding sessions on disk is in `sessions`; what a single file holds is in `video`; the rows are in `catalog`.
 """
@@ -9,13 +9,14 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import quarantine, queries, registry, tables
 from dlc_platform.dlc.environment import versions
 from dlc_platform.errors import PlatformError
 from dlc_platform.sessions import Recording, Session, VideoFile
+from dlc_platform.settings import Lab
 from dlc_platform.sidecars import Sidecars
-from dlc_platform.video.decode import COPY_AGAIN
 from dlc_platform.video.probe import VideoInfo, probe
+from dlc_platform.video_limits import findings
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None)
         rows,
         versions() if any(look.video for look in looks) else None,
         details.subject,
+        [_quality_row(look.video) for look in looks if look.video],
     )
     return looks
 
@@ -115,25 +117,30 @@ def require_unchanged(row: tables.RecordingFile) -> None:
         )
 
 
-def require_trackable(engine: Engine, row: tables.RecordingFile, damaged_videos: str) -> None:
-    """Make sure that poses of a registered file may be made, or imported.
+def judge(engine: Engine, settings: Lab, session_key: str, run_id: str | None = None) -> list[quarantine.Fault]:
+    """Put the files of a session in quarantine that lab.yaml holds up as it is now, and let the others out.
 
-    Parameters
-    ----------
-    damaged_videos
-        The rule of lab.yaml: ``stop`` or ``track``.
+    Returns
+    -------
+    list of quarantine.Fault
+        Those that hold a file up. What a person released is not among them.
+    """
+    found = findings(settings, session_key, queries.video_figures(engine, session_key))
+    faults = [finding.fault for finding in found if finding.holds]
+    return quarantine.judge(engine, session_key, "videos", faults, run_id)
+
+
+def require_trackable(engine: Engine, row: tables.RecordingFile, settings: Lab) -> None:
+    """Make sure that poses of a registered file may be made, or imported.
 
     Raises
     ------
     PlatformError
-        When its video is truncated or damaged, and the rule is to stop there.
+        When the file, or all of its session, is in quarantine for its videos.
     """
-    damage = registry.damaged_videos(engine).get(row.video_id or "")
-    if damage is not None and damaged_videos == "stop":
-        raise PlatformError(
-            f"{row.path} is {damage}",
-            f"{COPY_AGAIN}, or write `damaged_videos: track` into lab.yaml to have tracked what can be decoded",
-        )
+    for fault in judge(engine, settings, row.recording.session_key):
+        if fault.path in (None, row.path):
+            raise PlatformError(fault.reason, fault.remedy)
 
 
 def _look(recording: Recording, file: VideoFile) -> Look:
@@ -188,4 +195,22 @@ def _video_row(video: VideoInfo) -> tables.Video:
         pixel_format=video.pixel_format,
         rotation=video.rotation,
         start_time=video.start_time,
+    )
+
+
+def _quality_row(video: VideoInfo) -> tables.VideoQuality:
+    quality = video.quality
+    return tables.VideoQuality(
+        video_id=video.sha256,
+        exposure=quality.exposure,
+        fraction_dark=quality.fraction_dark,
+        fraction_bright=quality.fraction_bright,
+        focus=quality.focus,
+        black=[list(stretch) for stretch in quality.black],
+        frozen=[list(stretch) for stretch in quality.frozen],
+        black_s=quality.black_s,
+        frozen_s=quality.frozen_s,
+        dropped=quality.dropped,
+        longest_gap_s=quality.longest_gap_s,
+        jitter_ms=quality.jitter_ms,
     )

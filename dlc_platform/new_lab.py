@@ -62,6 +62,10 @@ time_zone: UTC
 #   rules: [{{camera: 'top*', arena: [[40, 0], [600, 480]]}}]
 #   blocks: [exports]
 
+# What a good video of a camera is. What is not written is compared with its earlier videos, and only warns, e.g.
+# video_quality:
+#   - {{camera: 'top*', resolution: [640, 480], frame_rate: 30, exposure: [40, 200], on_failure: quarantine}}
+
 # Where datasets, models, evaluations and poses are kept.
 store: store
 

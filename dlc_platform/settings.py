@@ -100,6 +100,12 @@ def _time_zone(text: str) -> str:
     return text
 
 
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] < ends[1]:
+        raise ValueError("must be two numbers, the smaller one first")
+    return ends
+
+
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 Folder = Annotated[Path, AfterValidator(_without_zero)]
@@ -109,6 +115,10 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 #: What a lab can be notified of.
 Event = Literal["run_failure", "quarantine", "stale", "daily_report"]
 EVENTS: tuple[Event, ...] = get_args(Event)
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+LimitName = Literal[
+    "resolution", "frame_rate", "exposure", "focus", "black_seconds", "frozen_seconds", "dropped_fraction"
+]
 
 
 class _Section(BaseModel):
@@ -253,6 +263,39 @@ class RegionRule(_Section):
     y: int = Field(ge=0, description="Row of the region's first pixel; the origin is at the top left.")
     width: int = Field(ge=32, description="In pixels; 32 is the stride of the networks.")
     height: int = Field(ge=32, description="In pixels.")
+
+
+class VideoLimits(_Section):
+    """What a good video of a camera is; the first rule that matches a camera is used.
+
+    What is not written is judged against the camera's own earlier videos, or by the limits given here, and only warns.
+    """
+
+    camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
+    resolution: tuple[int, int] | None = Field(default=None, description="Width and height in pixels, as it is shown.")
+    frame_rate: float | None = Field(default=None, gt=0, description="Frames per second, within 1 %.")
+    exposure: Range | None = Field(default=None, description="Of the mean grey level, from 0 to 255.")
+    focus: Range | None = Field(default=None, description="Of the variance of the Laplacian, as the checks show it.")
+    black_seconds: float = Field(default=2.0, gt=0, description="A black stretch is shorter than that.")
+    frozen_seconds: float = Field(
+        default=15.0,
+        gt=0,
+        description="A stretch in which nothing moves is shorter than that. Encoders leave out the noise of a resting "
+        "animal from one key frame to the next, which may be 10 s.",
+    )
+    dropped_fraction: float = Field(default=0.01, ge=0, lt=1, description="Of the frames, at most so many are dropped.")
+    only_warn: frozenset[LimitName] = Field(
+        default=frozenset(), description="Limits of this rule that warn where they are not kept, and do not fail."
+    )
+    on_failure: Literal["warn", "quarantine"] = Field(
+        default="warn",
+        description="`quarantine`: a video that fails a written limit is not tracked until a person releases it.",
+    )
+
+    @property
+    def failing(self) -> frozenset[str]:
+        """The limits that the lab wrote down, and not as warnings."""
+        return frozenset(get_args(LimitName)) & self.model_fields_set - self.only_warn
 
 
 class PromotionRule(_Section):
@@ -436,6 +479,7 @@ class Lab(_Section):
     recipes: dict[Name, Recipe] = {}
     inference: tuple[InferenceRule, ...] = ()
     regions: tuple[RegionRule, ...] = ()
+    video_quality: tuple[VideoLimits, ...] = ()
     promotion: PromotionRule = PromotionRule()
     damaged_videos: Literal["stop", "track"] = Field(
         default="stop",
@@ -473,6 +517,10 @@ class Lab(_Section):
             if fnmatchcase(camera, rule.camera) and fnmatchcase(session, rule.session):
                 return Region(rule.x, rule.y, rule.width, rule.height)
         return None
+
+    def video_limits(self, camera: str) -> VideoLimits:
+        """The first rule under `video_quality` whose pattern the camera's name matches; the defaults without one."""
+        return next((rule for rule in self.video_quality if fnmatchcase(camera, rule.camera)), VideoLimits())
 
     @field_validator("gpus", mode="wrap")
     @classmethod

@@ -3,6 +3,7 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +16,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.ingest import Look, is_registered, register, require_trackable, require_unchanged
 from dlc_platform.sessions import Session, scan
-from dlc_platform.settings import Layout
+from dlc_platform.settings import Lab, Layout
 from dlc_platform_tests.video.conftest import spoil
 
 
@@ -42,6 +43,10 @@ def raw(tmp_path: Path) -> Path:
 def session(raw: Path) -> Session:
     (found,) = scan([raw], Layout()).sessions
     return found
+
+
+def lab(**settings: Any) -> Lab:
+    return Lab.model_validate({"raw_roots": ["/raw"], "projects": {"maze": {"path": "/maze"}}, **settings})
 
 
 def top(raw: Path) -> Path:
@@ -170,9 +175,9 @@ def test_a_damaged_file_is_registered_with_what_is_missing(engine: Engine, raw: 
     assert row["damage"].startswith("damaged: ")
     file = rows(engine)["top"]
     with pytest.raises(PlatformError, match=r"frames can be decoded.*damaged_videos: track"):
-        require_trackable(engine, file, "stop")
-    require_trackable(engine, file, "track")
-    require_trackable(engine, rows(engine)["side"], "stop")
+        require_trackable(engine, file, lab())
+    require_trackable(engine, file, lab(damaged_videos="track"))
+    require_trackable(engine, rows(engine)["side"], lab())
 
 
 def test_a_file_that_vanished_after_it_was_found(engine: Engine, raw: Path) -> None:

@@ -4,7 +4,7 @@ The questions that a lab asks for years are views of the database (``dlc.pose_li
 ``stale_sessions``, ``best_models``), so that any tool answers them with one query.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,32 @@ join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null
 join dlc.video v on v.id = f.video_id
 where v.damage is not null
 order by r.session_key, r.name, f.position
+"""
+
+#: The figures of a session's files, a row for each; those of a video that was not measured are null.
+_VIDEO_FIGURES = """
+select r.camera, r.name as recording, f.position, f.path, f.size_bytes, f.mtime_ns, f.problem, f.video_id as video,
+       v.width, v.height, v.frames, v.frames_declared, v.damage, v.duration_s, v.duplicated_timestamps as repeated,
+       v.variable_frame_rate, q.video_id is not null as measured, q.exposure, q.fraction_dark, q.fraction_bright,
+       q.focus, q.black, q.frozen, q.black_s, q.frozen_s, q.dropped, q.longest_gap_s, q.jitter_ms
+from dlc.recording r
+join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null
+left join dlc.video v on v.id = f.video_id
+left join dlc.video_quality q on q.video_id = f.video_id
+where r.session_key = :session
+order by r.name, f.position
+"""
+
+#: The newest videos of a camera in other sessions.
+_EARLIER_VIDEOS = """
+select v.width, v.height, q.exposure, q.focus, q.jitter_ms
+from dlc.recording_file f
+join dlc.recording r on r.id = f.recording_id
+join dlc.video v on v.id = f.video_id
+left join dlc.video_quality q on q.video_id = f.video_id
+where f.replaced_at is null and r.camera = :camera and r.session_key <> :session
+order by f.id desc
+limit :most
 """
 
 _INCOMPLETE_POSES = """
@@ -331,6 +357,16 @@ def damaged_recordings(engine: Engine) -> "pd.DataFrame":
     return _frame(engine, _DAMAGED_RECORDINGS)
 
 
+def video_figures(engine: Engine, session: str) -> list[Mapping[str, Any]]:
+    """What is known of each current file of a session: what it holds and how good that is, by column."""
+    return _rows(engine, _VIDEO_FIGURES, session=session)
+
+
+def earlier_videos(engine: Engine, camera: str, session: str, most: int) -> list[Mapping[str, Any]]:
+    """Size and figures of the newest videos that a camera recorded in other sessions, by column."""
+    return _rows(engine, _EARLIER_VIDEOS, camera=camera, session=session, most=most)
+
+
 def incomplete_poses(engine: Engine) -> "pd.DataFrame":
     """The poses in force that do not stand for every frame that was recorded.
 
@@ -487,3 +523,8 @@ def _frame(engine: Engine, query: str, **parameters: Any) -> "pd.DataFrame":
 
     with engine.connect() as connection:
         return pd.read_sql_query(text(query), connection, params=parameters)
+
+
+def _rows(engine: Engine, query: str, **parameters: Any) -> list[Mapping[str, Any]]:
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(text(query), parameters).mappings()]

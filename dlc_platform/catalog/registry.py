@@ -45,6 +45,7 @@ from dlc_platform.catalog.tables import (
     Subject,
     TrainingRun,
     Video,
+    VideoQuality,
 )
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import Kind, Product
@@ -102,6 +103,7 @@ def register_session(
     files: Iterable[tuple[RecordingFile, Video | None]],
     environment: Mapping[str, Any] | None = None,
     subject_details: dict[str, Any] | None = None,
+    qualities: Iterable[VideoQuality] = (),
 ) -> None:
     """Write down a session and what each of its files holds now.
 
@@ -117,6 +119,8 @@ def register_session(
         What read the videos.
     subject_details
         What the lab's own tables say of the subject; what they say of the session is in its row.
+    qualities
+        Of the videos that were read.
     """
     files = list(files)
     with engine.begin() as connection:
@@ -136,6 +140,8 @@ def register_session(
         for video in videos:
             video.environment_id = read_by
         _overwrite(connection, videos)
+        measured = sorted(qualities, key=lambda quality: quality.video_id)
+        _overwrite(connection, measured)
         recordings = {file.recording.name: _recording(connection, session.key, file.recording) for file, _ in files}
         current = {
             (row.recording_id, row.position): row

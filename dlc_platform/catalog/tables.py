@@ -138,6 +138,29 @@ class Video(Base):
     registered_at: Mapped[datetime] = _now()
 
 
+class VideoQuality(Base):
+    """How good the pictures and timestamps of a video are; `video.quality.VideoQuality` says what the figures are.
+
+    Videos that were registered before this was measured have no row. `black` and `frozen` are stretches: of each the
+    first frame, how many, and seconds; `black_s` and `frozen_s` are the longest ones.
+    """
+
+    __tablename__ = "video_quality"
+
+    video_id: Mapped[str] = mapped_column(ForeignKey(Video.id), primary_key=True)
+    exposure: Mapped[float | None]
+    fraction_dark: Mapped[float | None]
+    fraction_bright: Mapped[float | None]
+    focus: Mapped[float | None]
+    black: Mapped[list[Any]] = mapped_column(JSONB)
+    frozen: Mapped[list[Any]] = mapped_column(JSONB)
+    black_s: Mapped[float]
+    frozen_s: Mapped[float]
+    dropped: Mapped[int | None]
+    longest_gap_s: Mapped[float | None]
+    jitter_ms: Mapped[float | None]
+
+
 class Recording(Base):
     """What one camera recorded in a session, in one file or in several that follow each other."""
 

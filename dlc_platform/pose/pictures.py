@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from dlc_platform.video.quality import Timeline
+
 LIMIT_BYTES = 100_000
 
 #: Okabe and Ito's colours, distinct for the colour-blind; the palest last.
@@ -27,6 +29,8 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#
 _WIDTH = 9.0
 _DPI = 100
 _FONT = 9.0
+#: Stretches of a video's time that a plot can show side by side.
+_STRETCHES = 600
 
 Points = Mapping[str, tuple[float, float]]
 Skeleton = Iterable[tuple[str, str]]
@@ -202,6 +206,50 @@ def learning_curve(curve: "pd.DataFrame") -> bytes:
     if losses:
         figure.legend(loc="outside upper center", ncols=len(losses), frameon=False, fontsize=_FONT)
     return _png(figure)
+
+
+def video_timeline(times_s: np.ndarray, timeline: "Timeline") -> bytes:
+    """A video's exposure, focus, change from row to row, and the intervals between its timestamps, over its time.
+
+    Parameters
+    ----------
+    times_s
+        When each row is shown, in seconds from the first, shape (frames,).
+    timeline
+        As `video.quality` measures it.
+    """
+    figure = _figure(5.2)
+    grid = figure.subplots(4, 1, sharex=True)
+    intervals = np.append(np.nan, np.diff(times_s) * 1000)
+    rows = (
+        ("grey level", timeline.exposure),
+        ("focus", timeline.focus),
+        ("change\n(grey levels)", timeline.change),
+        ("interval\n(ms)", intervals),
+    )
+    for number, (axes, (name, values)) in enumerate(zip(grid, rows, strict=True)):
+        known = np.isfinite(values)
+        times, shown = _extremes(times_s[known], values[known])
+        axes.plot(times, shown, color=_COLOURS[number], linewidth=1, marker="o" if len(shown) < 3 else None)
+        axes.set_ylabel(name, fontsize=_FONT - 1)
+        _tidy(axes)
+    grid[0].set_ylim(0, 255)
+    for axes in grid[1:]:
+        axes.set_ylim(bottom=0)
+    grid[-1].set_xlabel("time (s)", fontsize=_FONT)
+    figure.align_ylabels(grid)
+    return _png(figure)
+
+
+def _extremes(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of many points the smallest and the largest of each stretch, so that no single frame is lost in a long video."""
+    stretch = -(-len(values) // _STRETCHES)
+    if stretch <= 2:
+        return times, values
+    whole = len(values) // stretch * stretch
+    folded = values[:whole].reshape(-1, stretch)
+    ends = np.stack([folded.min(axis=1), folded.max(axis=1)], axis=1).ravel()
+    return np.append(np.repeat(times[:whole:stretch], 2), times[whole:]), np.append(ends, values[whole:])
 
 
 def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:

@@ -2,7 +2,8 @@
 
 Headers are not believed: an AVI may claim twice its frames, a raw stream claims nothing, and a file whose copy stopped
 half-way still promises all of them. What is missing from a video does not stop it from being read: `account.py` says
-what that is, and whoever goes on decides. Reading pictures out of a video is `frames.py`.
+what that is, and whoever goes on decides; `quality.py` says how good its pictures are. Reading pictures out of a video
+is `frames.py`.
 """
 
 import os
@@ -19,6 +20,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.video.account import FrameAccount, account_of
 from dlc_platform.video.decode import COPY_AGAIN, Decoder, rotation, times_s
+from dlc_platform.video.quality import QualityMeter, VideoQuality
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -42,6 +44,8 @@ class VideoInfo:
         Rows: counted by decoding, those whose picture is lost among them.
     account
         What became of the frames.
+    quality
+        How good the pictures and timestamps are.
     duration_s
         From the first frame to the end of the last one.
     rotation
@@ -59,6 +63,7 @@ class VideoInfo:
     frame_rate: Fraction
     frames: int
     account: FrameAccount
+    quality: VideoQuality
     duration_s: float
     codec: str
     pixel_format: str
@@ -94,7 +99,9 @@ def probe(path: Path) -> VideoInfo:
         known = True
         lost, damaged = bytearray(), bytearray()
         last: VideoFrame | None = None
+        meter = QualityMeter()
         for row in decoder.pictures():
+            meter.add(row.frame)
             last = row.frame or last
             known &= row.pts is not None
             pts.append(row.pts or 0)
@@ -144,6 +151,7 @@ def probe(path: Path) -> VideoInfo:
         frame_rate=decoder.frame_rate,
         frames=len(times),
         account=account,
+        quality=meter.quality(stamps, known, decoder.time_base, np.append(times, times[-1] + last_s)),
         duration_s=float(times.max() + last_s),
         codec=decoder.codec,
         pixel_format=last.format.name,

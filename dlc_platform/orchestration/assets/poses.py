@@ -119,7 +119,7 @@ def _estimate_session(
                 without_rule.append(file)
                 continue
             require_unchanged(file)
-            require_trackable(lab.engine, file, lab.settings.damaged_videos)
+            require_trackable(lab.engine, file, lab.settings)
             video = registry.video(lab.engine, file.video_id)
             region = lab.settings.region_for(key, file.recording.camera)
             # Of two runs that want the same poses, the second one waits and then finds them; also on two hosts, which

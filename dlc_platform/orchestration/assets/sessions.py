@@ -1,17 +1,46 @@
 """The group `sessions`: what was recorded, and what of it was labelled."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog import queries, registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
+
+if TYPE_CHECKING:
+    from dlc_platform.ingest import Look
+    from dlc_platform.video_limits import Finding
+
+_CHECKS: dict[str, str] = {
+    "videos_can_be_read": "Whether each file of the session opens and has frames that can be decoded.",
+    "every_frame_is_there": "Whether each frame that a file holds or promises can be decoded without errors, and its "
+    "header tells their number.",
+    "timestamps_are_regular": "Whether frames were dropped, have the time of another one, or come at another rate than "
+    "expected.",
+    "neither_black_nor_frozen": "Whether there are pictures, and something changes in them.",
+    "exposure_and_focus": "Whether the pictures are as bright and as sharp as lab.yaml says, or as earlier ones of the "
+    "camera were.",
+    "resolution_as_expected": "Whether the pictures have the size that lab.yaml says, or that of earlier ones of the "
+    "camera.",
+}
+#: The columns that each check shows of a session's files.
+_FIGURES: dict[str, tuple[str, ...]] = {
+    "videos_can_be_read": ("size_bytes", "problem"),
+    "every_frame_is_there": ("frames", "frames_declared", "damage"),
+    "timestamps_are_regular": ("dropped", "repeated", "jitter_ms", "longest_gap_s", "variable_frame_rate"),
+    "neither_black_nor_frozen": ("black_s", "frozen_s"),
+    "exposure_and_focus": ("exposure", "fraction_dark", "fraction_bright", "focus"),
+    "resolution_as_expected": ("width", "height"),
+}
+#: Files that a check lists: event rows stay small.
+_LISTED = 20
 
 
 @dg.asset(
@@ -21,13 +50,15 @@ from dlc_platform.orchestration.resources import LabResource
     kinds={"video"},
     owners=["team:acquisition"],
     code_version="1",
+    check_specs=session_checks("session_videos", _CHECKS),
 )
-def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
+def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
     """The video files of a recording session: read to the last frame, identified by content, and registered.
 
-    A truncated or damaged one is registered with an account of its frames, as long as one of them can be decoded.
+    A truncated or damaged one is registered with an account of its frames, as long as one of them can be decoded. Which
+    of them are in quarantine, and so not tracked, is judged here by the rules of lab.yaml.
     """
-    from dlc_platform.ingest import register
+    from dlc_platform.ingest import judge, register
     from dlc_platform.sidecars import Sidecars
 
     sidecars = Sidecars(lab.settings.raw_roots)
@@ -45,6 +76,8 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
             )
         session = on_disk[key]
         looks = register(lab.engine, session, sidecars)
+        for fault in judge(lab.engine, lab.settings, key, context.run_id):
+            context.log.warning(f"{key} is in quarantine: {fault.reason}. {fault.remedy}.")
         registry.assign_cameras(lab.engine, lab.settings.project_of)
         problems = [look.problem for look in looks if look.problem is not None]
         if problems:
@@ -56,17 +89,43 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
             if video.duplicated_timestamps is None:
                 rate = video.frame_rate_numerator / video.frame_rate_denominator
                 context.log.warning(f"{file.path} has no timestamps: times are counted at {rate:g} frames per second")
-        metadata = _metadata(lab, key)
+        metadata = _metadata(lab, key, looks)
         if "damage" in metadata:
             context.log.warning(f"{key}: {metadata['damage'].value}")
         return metadata
 
-    for_each_session(context, work)
+    yield from for_each_checked_session(context, work, lambda key: _check(lab, key))
 
 
-def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
-    from dlc_platform.catalog import queries
-    from dlc_platform.pose.pictures import labelled_frames
+def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
+    """What the catalogue says of a session's files, question by question."""
+    from dlc_platform.video_limits import findings, unusual
+
+    figures = queries.video_figures(lab.engine, key)
+    found = [*findings(lab.settings, key, figures), *unusual(lab.engine, lab.settings, key, figures)]
+    for name in _CHECKS:
+        yield _result(name, figures, [finding for finding in found if finding.question == name])
+
+
+def _result(name: str, figures: Sequence[Mapping[str, Any]], found: "Sequence[Finding]") -> dg.AssetCheckResult:
+    columns = ("recording", "position", *_FIGURES[name])
+    not_measured = sum(row["video"] is not None and not row["measured"] for row in figures)
+    said = [f"{finding.problem}. {finding.remedy}." for finding in found[:_LISTED]]
+    if len(found) > _LISTED:
+        said.append(f"And {len(found) - _LISTED} more.")
+    if not_measured:
+        said.append(f"Of {not_measured} files the figures are unknown: they were registered before any were taken.")
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=not found,
+        severity=dg.AssetCheckSeverity.ERROR if any(finding.fails for finding in found) else dg.AssetCheckSeverity.WARN,
+        description=" ".join(said),
+        metadata={"files": table([{column: row[column] for column in columns} for row in figures[:_LISTED]])},
+    )
+
+
+def _metadata(lab: LabResource, key: str, looks: "Sequence[Look]") -> Mapping[str, Any]:
+    from dlc_platform.pose.pictures import labelled_frames, video_timeline
     from dlc_platform.video.frames import find_frames
 
     recordings = queries.sessions(lab.engine, key)
@@ -79,11 +138,23 @@ def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
     title = f"{first['recording']}, the frame in the middle"
     damaged = recordings[is_damaged]
     damage = "; ".join(f"{path} is {what}" for path, what in zip(damaged["path"], damaged["damage"], strict=True))
+    # Of what was read now; one file's timeline tells the story, and the checks have the figures of all.
+    read = next((look for look in looks if look.video is not None), None)
     columns = ["recording", "position", "camera", "width", "height", "frame_rate", "frames", "duration_s"]
     return {
         **({"damage": dg.MetadataValue.text(damage)} if damage else {}),
         # Of a damaged video the middle frame may be lost.
         **({} if frame is None else {"picture": picture(labelled_frames([(frame, {})], region=region), title)}),
+        **(
+            {
+                "picture_timeline": picture(
+                    video_timeline(read.video.times_s, read.video.quality.timeline),
+                    f"Timeline of {read.file.path.stem}",
+                )
+            }
+            if read is not None and read.video is not None
+            else {}
+        ),
         "recordings": table(recordings[columns + (["frames_lost", "frames_damaged"] if damage else [])]),
         **({} if details.empty else {"details": table(details[["of", "name", "value", "source"]])}),
         "frames": int(recordings["frames"].sum()),

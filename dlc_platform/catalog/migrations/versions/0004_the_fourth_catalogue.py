@@ -15,6 +15,7 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("details", postgresql.JSONB(), nullable=True), schema="dlc")
     op.add_column("recording_file", sa.Column("missing_since", sa.DateTime(timezone=True), nullable=True), schema="dlc")
     _quarantine()
+    _video_quality()
     _notifications()
     _pose_quality()
 
@@ -127,5 +128,26 @@ def _pose_quality() -> None:
         ),
         sa.ForeignKeyConstraint(["evaluation_id"], ["dlc.evaluation.id"], name=op.f("fk_pose_verdict_evaluation_id")),
         sa.PrimaryKeyConstraint("pose_estimate_id", name=op.f("pk_pose_verdict")),
+        schema="dlc",
+    )
+
+
+def _video_quality() -> None:
+    op.create_table(
+        "video_quality",
+        sa.Column("video_id", sa.String(length=64), nullable=False),
+        sa.Column("exposure", sa.Float(), nullable=True),
+        sa.Column("fraction_dark", sa.Float(), nullable=True),
+        sa.Column("fraction_bright", sa.Float(), nullable=True),
+        sa.Column("focus", sa.Float(), nullable=True),
+        sa.Column("black", postgresql.JSONB(), nullable=False),
+        sa.Column("frozen", postgresql.JSONB(), nullable=False),
+        sa.Column("black_s", sa.Float(), nullable=False),
+        sa.Column("frozen_s", sa.Float(), nullable=False),
+        sa.Column("dropped", sa.Integer(), nullable=True),
+        sa.Column("longest_gap_s", sa.Float(), nullable=True),
+        sa.Column("jitter_ms", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["video_id"], ["dlc.video.id"], name=op.f("fk_video_quality_video_id")),
+        sa.PrimaryKeyConstraint("video_id", name=op.f("pk_video_quality")),
         schema="dlc",
     )

@@ -1,0 +1,74 @@
+"""Each session's own asset checks, from runs over many sessions and over one, also where one of them fails."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.video_limits import QUESTIONS
+
+
+@pytest.fixture
+def home(
+    make_reachable: Callable[[], AbstractContextManager[Path]],
+    make_project: Callable[..., Path],
+    tiny_video: Path,
+) -> Iterator[Path]:
+    """A lab of three sessions: a good one, an empty file, and one of another size than lab.yaml expects."""
+    with make_reachable() as folder:
+        for session in ("ses-1", "ses-2", "ses-3"):
+            video = folder / "raw" / "sub-1" / session / "cam-top.mp4"
+            video.parent.mkdir(parents=True)
+            shutil.copy(tiny_video, video)
+        video.rename(video.with_name("cam-side.mp4"))
+        (folder / "raw/sub-1/ses-2/cam-top.mp4").write_bytes(b"")
+        settings = {
+            "raw_roots": [str(folder / "raw")],
+            "projects": {"tiny": {"path": str(make_project(folder / "tiny-tester-2026-01-01", 6))}},
+            "video_quality": [{"camera": "side", "resolution": [640, 480], "on_failure": "quarantine"}],
+        }
+        (folder / "lab").mkdir()
+        (folder / "lab" / "lab.yaml").write_text(yaml.safe_dump(settings))
+        before = dict(os.environ)
+        yield folder / "lab"
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def verdicts() -> dict[str, dict[str, bool]]:
+    """Of each check, what it says of each session: as the UI counts it, of its newest materialisation alone."""
+    found: dict[str, dict[str, bool]] = {name: {} for name in QUESTIONS}
+    keys = [dg.AssetCheckKey(dg.AssetKey("session_videos"), name) for name in QUESTIONS]
+    with dg.DagsterInstance.get() as instance:
+        for info in instance.event_log_storage.get_asset_check_partition_info(keys):
+            assert info.is_current and info.partition_key is not None
+            found[info.check_key.name][info.partition_key] = info.latest_execution_status.value == "SUCCEEDED"
+    return found
+
+
+def test_each_session_has_its_own_checks(home: Path, tiny_video: Path) -> None:
+    said: list[str] = []
+    assert not materialize(home, "session_videos", [], said.append)
+    told = "\n".join(said)
+    assert "cam-top.mp4 is empty (0 bytes)" in told and "1 of 3 sessions failed" in told
+    assert "sub-1_ses-3 is in quarantine" in told and "640 x 480 is expected" in told
+    good = {"sub-1_ses-1": True, "sub-1_ses-2": True, "sub-1_ses-3": True}
+    expected = {name: good for name in QUESTIONS}
+    expected["videos_can_be_read"] = good | {"sub-1_ses-2": False}
+    expected["resolution_as_expected"] = good | {"sub-1_ses-3": False}
+    assert verdicts() == expected
+
+    shutil.copy(tiny_video, home.parent / "raw/sub-1/ses-2/cam-top.mp4")
+    said.clear()
+    assert materialize(home, "session_videos", ["sub-1_ses-2"], said.append), "\n".join(said)
+    assert verdicts() == expected | {"videos_can_be_read": good}
+    with dg.DagsterInstance.get() as instance:
+        (record,) = instance.fetch_materializations(dg.AssetKey("session_videos"), limit=1).records
+        assert record.asset_materialization is not None
+        assert "data:image/" in str(record.asset_materialization.metadata["picture_timeline"].value)

@@ -1,0 +1,158 @@
+"""What lab.yaml and earlier videos find wrong with a session's files, what that holds up, and until when."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from dlc_platform.catalog import quarantine, queries, registry
+from dlc_platform.errors import PlatformError
+from dlc_platform.ingest import judge, register, require_trackable
+from dlc_platform.settings import Lab
+from dlc_platform.video_limits import FEWEST_EARLIER, Finding, findings, unusual
+from dlc_platform_tests.test_ingest import lab, session, top, write_video
+from dlc_platform_tests.video.conftest import spoil
+
+SESSION = "sub-1_ses-1"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    write_video(tmp_path / "raw/sub-1/ses-1/cam-top.mp4", 30, shade=100)
+    write_video(tmp_path / "raw/sub-1/ses-1/cam-side.mp4", 30, shade=100)
+    return tmp_path / "raw"
+
+
+def found(engine: Engine, settings: Lab) -> list[Finding]:
+    return findings(settings, SESSION, queries.video_figures(engine, SESSION))
+
+
+def held(engine: Engine) -> list[str]:
+    return [str(fault.path) for fault in quarantine.faults_of(engine, SESSION, "videos")]
+
+
+@pytest.mark.parametrize(
+    ("limits", "question", "said"),
+    [
+        ({"resolution": [640, 480]}, "resolution_as_expected", "is 64 x 48 pixels, and 640 x 480 is expected"),
+        ({"frame_rate": 30}, "timestamps_are_regular", "has 25 frames per second, and 30 are expected"),
+        ({"exposure": [150, 200]}, "exposure_and_focus", "has a mean grey level of 11"),
+        ({"focus": [1000, 2000]}, "exposure_and_focus", "has a focus of"),
+    ],
+)
+def test_a_written_limit_fails_and_a_limit_that_is_kept_does_not(
+    engine: Engine, raw: Path, limits: Mapping[str, Any], question: str, said: str
+) -> None:
+    register(engine, session(raw))
+    assert found(engine, lab()) == []
+    (finding,) = found(engine, lab(video_quality=[{"camera": "top", **limits}, {"camera": "*"}]))
+    assert (finding.question, finding.path, finding.fails, finding.holds) == (question, str(top(raw)), True, False)
+    assert said in finding.problem and f"change `{next(iter(limits))}` under `video_quality`" in finding.remedy
+    (name,) = limits
+    (finding,) = found(engine, lab(video_quality=[{"camera": "top", **limits, "only_warn": [name]}]))
+    assert not finding.fails
+    assert found(engine, lab(video_quality=[{"camera": "top"}, {"camera": "*", "resolution": [64, 48]}])) == []
+
+
+def test_quarantine_release_and_replacement(engine: Engine, raw: Path) -> None:
+    rule = {"camera": "top", "resolution": [640, 480], "on_failure": "quarantine"}
+    settings = lab(video_quality=[rule])
+    register(engine, session(raw))
+    judge(engine, settings, SESSION, "run")
+    assert held(engine) == [str(top(raw))]
+    rows = {row.recording.camera: row for row in registry.current_files(engine, SESSION)}
+    with pytest.raises(PlatformError, match=r"640 x 480 is expected.*sessions release HOME sub-1_ses-1"):
+        require_trackable(engine, rows["top"], settings)
+    require_trackable(engine, rows["side"], settings)
+
+    assert quarantine.release(engine, SESSION, "a person") == 1
+    require_trackable(engine, rows["top"], settings)
+    assert judge(engine, settings, SESSION) == [] and held(engine) == []
+
+    # Another video in its place is judged anew, and so is the same one by another limit.
+    write_video(top(raw), 31, shade=90)
+    register(engine, session(raw))
+    assert len(judge(engine, settings, SESSION)) == 1
+    quarantine.release(engine, SESSION, "a person")
+    assert len(judge(engine, lab(video_quality=[{**rule, "resolution": [320, 240]}]), SESSION)) == 1
+    # A limit that is taken back lets it out.
+    assert judge(engine, lab(), SESSION) == [] and held(engine) == []
+
+
+def test_a_damaged_file_is_tracked_once_a_person_releases_it(engine: Engine, raw: Path) -> None:
+    whole = top(raw).read_bytes()
+    spoil(top(raw), [3, 4])
+    register(engine, session(raw))
+    row = next(row for row in registry.current_files(engine, SESSION) if row.recording.camera == "top")
+    with pytest.raises(PlatformError, match="damaged_videos: track"):
+        require_trackable(engine, row, lab())
+    assert held(engine) == [str(top(raw))]
+    require_trackable(engine, row, lab(damaged_videos="track"))
+    assert held(engine) == []
+    judge(engine, lab(), SESSION)
+    quarantine.release(engine, SESSION, "a person")
+    require_trackable(engine, row, lab())
+    (finding,) = found(engine, lab())
+    assert finding.question == "every_frame_is_there" and finding.fails, "the check still says so"
+    top(raw).write_bytes(whole)
+    register(engine, session(raw))
+    assert judge(engine, lab(), SESSION) == [] and found(engine, lab()) == []
+
+
+def test_an_unreadable_file_stays_so_whatever_is_released(engine: Engine, raw: Path) -> None:
+    content = top(raw).read_bytes()
+    top(raw).write_bytes(b"")
+    register(engine, session(raw))
+    (fault,) = judge(engine, lab(), SESSION)
+    assert fault.path == str(top(raw)) and "is empty (0 bytes)" in fault.reason
+    assert "Copy the file again" in fault.remedy and "does not make it readable" in fault.remedy
+    quarantine.release(engine, SESSION, "a person")
+    register(engine, session(raw))
+    assert judge(engine, lab(), SESSION) == []
+    assert found(engine, lab())[0].question == "videos_can_be_read"
+    top(raw).write_bytes(content)
+    register(engine, session(raw))
+    assert found(engine, lab()) == []
+
+
+def test_a_video_is_compared_with_the_earlier_ones_of_its_camera(engine: Engine, raw: Path, tmp_path: Path) -> None:
+    register(engine, session(raw))
+    figures = queries.video_figures(engine, SESSION)
+    assert unusual(engine, lab(), SESSION, figures) == []
+    with engine.begin() as connection:
+        connection.execute(text("insert into dlc.subject (key) values ('9')"))
+        for number in range(FEWEST_EARLIER):
+            values = {"n": number, "key": f"s{number}", "id": f"{number:064}", "exposure": 180.0 + number % 3}
+            for statement in (
+                "insert into dlc.session (key, subject, name, folder) values (:key, '9', :key, '/raw')",
+                "insert into dlc.video (id, size_bytes, width, height, frame_rate_numerator, frame_rate_denominator, "
+                "frames, duration_s, codec, pixel_format, rotation) "
+                "values (:id, 1, 128, 96, 25, 1, 10, 0.4, 'h264', 'yuv420p', 0)",
+                "insert into dlc.video_quality (video_id, exposure, focus, black, frozen, black_s, frozen_s) "
+                "values (:id, :exposure, 50, '[]', '[]', 0, 0)",
+                "insert into dlc.recording (session_key, name, camera) values (:key, 'top', 'top')",
+                "insert into dlc.recording_file (recording_id, position, path, size_bytes, mtime_ns, video_id) "
+                "select id, 0, '/raw/' || :key, 1, 1, :id from dlc.recording where session_key = :key",
+            ):
+                connection.execute(text(statement), values)
+    seen = unusual(engine, lab(), SESSION, figures)
+    assert [(finding.question, finding.fails, finding.holds) for finding in seen] == [
+        ("resolution_as_expected", False, False),
+        ("exposure_and_focus", False, False),
+    ]
+    assert all(finding.path == str(top(raw)) for finding in seen)
+    assert "earlier videos of top are 128 x 96" in seen[0].problem
+    # What the lab wrote down is what counts.
+    written = lab(video_quality=[{"resolution": [64, 48], "exposure": [50, 200]}])
+    assert unusual(engine, written, SESSION, figures) == [] == found(engine, written)
+
+
+def test_a_video_that_was_never_measured_keeps_every_limit(engine: Engine, raw: Path) -> None:
+    register(engine, session(raw))
+    with engine.begin() as connection:
+        connection.execute(text("delete from dlc.video_quality"))
+    settings = lab(video_quality=[{"exposure": [150, 200], "focus": [1000, 2000], "black_seconds": 0.1}])
+    assert found(engine, settings) == []
+    assert all(not row["measured"] for row in queries.video_figures(engine, SESSION))

@@ -76,13 +76,17 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
             )
         session = on_disk[key]
         looks = register(lab.engine, session, sidecars)
-        for fault in judge(lab.engine, lab.settings, key, context.run_id):
-            context.log.warning(f"{key} is in quarantine: {fault.reason}. {fault.remedy}.")
+        faults = judge(lab.engine, lab.settings, key, context.run_id)
         registry.assign_cameras(lab.engine, lab.settings.project_of)
-        problems = [look.problem for look in looks if look.problem is not None]
+        problems = {str(look.file.path): look.problem for look in looks if look.problem is not None}
+        for fault in faults:
+            # What cannot be read is the failure of this session, and said there.
+            if fault.path not in problems:
+                context.log.warning(f"{key} is in quarantine: {fault.reason}. {fault.remedy}.")
         if problems:
             raise PlatformError(
-                "; ".join(problem.problem for problem in problems), "; ".join(problem.remedy for problem in problems)
+                "; ".join(problem.problem for problem in problems.values()),
+                "; ".join(problem.remedy for problem in problems.values()),
             )
         for file in registry.current_files(lab.engine, key):
             video = registry.video(lab.engine, str(file.video_id))
@@ -90,7 +94,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
                 rate = video.frame_rate_numerator / video.frame_rate_denominator
                 context.log.warning(f"{file.path} has no timestamps: times are counted at {rate:g} frames per second")
         metadata = _metadata(lab, key, looks)
-        if "damage" in metadata:
+        if "damage" in metadata and not faults:
             context.log.warning(f"{key}: {metadata['damage'].value}")
         return metadata
 

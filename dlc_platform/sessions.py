@@ -113,8 +113,9 @@ def gather(videos: Iterable[FoundVideo]) -> tuple[list[Session], list[Skipped]]:
     sessions: list[Session] = []
     skipped: list[Skipped] = []
     for key, own in of_session.items():
+        claims = sorted({video.place.folder for video in own}, reverse=True)
         # The same folder may be reached by several ways.
-        folders = {os.path.realpath(folder): folder for folder in sorted({v.place.folder for v in own}, reverse=True)}
+        folders = {os.path.realpath(folder) if len(claims) > 1 else folder: folder for folder in claims}
         if len(folders) > 1:
             names = " and ".join(sorted(folders.values()))
             reason = f"the session key {key} is claimed by {names}; rename one of them, or move it out of the raw roots"

@@ -1,0 +1,814 @@
+"""The scan of the raw roots that goes on for ever, in looks of bounded length.
+
+What was seen last is kept in the database: the folders with their times, the video files in them, and the sessions
+that wait because their files changed. A look asks each known folder for its time and lists those whose time is another
+one; it lists folders that it never saw, the newest first, and each time some of the others whatever their times say,
+because a file that is replaced in its place changes no folder. Where its time is over, the next look goes on. A session
+is ready when nothing of it was seen to change for a while by the clock of this host, and once more when its folders
+were just listed again; times of files are only compared with each other.
+
+All that is kept may be lost: it costs a second look, and what is registered is found to be so. How a folder is read is
+in `listing`, how videos make sessions in `sessions`; what is asked of a session is for those who call.
+"""
+
+import heapq
+import json
+import os
+import queue
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, TextClause, text
+
+from dlc_platform.identity import sha256_json, short
+from dlc_platform.layout import Place, place_of
+from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder
+from dlc_platform.readiness import unopened
+from dlc_platform.sessions import Scan, Session, gather, scan
+from dlc_platform.settings import Lab, Layout
+
+Order = Literal["newest", "oldest", "name"]
+
+#: File systems keep times as coarse as two seconds: a change right after a listing may leave a folder's time as it was.
+COARSE_SECONDS = 3.0
+#: Folders that a look lists whatever their times say.
+_LISTED_AGAIN = 500
+#: Listings that are written down together.
+_TOGETHER = 500
+#: Sessions that are compared with their registered files together.
+_COMPARED = 1000
+#: Of a look's time, the parts after which no more sessions are compared, no more folders listed, and none opened.
+_COMPARING, _LISTING, _OPENING = 0.25, 0.7, 0.8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A session whose files are not those that are registered.
+
+    Attributes
+    ----------
+    fingerprint
+        A hash of the places, sizes and times of its files, of the rows that it has in the catalogue, and of how often
+        a person released it: when any of these is another one, it may be asked for again.
+    newest_ns
+        The time of its newest file.
+    new_files
+        Its files that are not registered as they are.
+    unopened_since
+        When one of them did not open the first time.
+    """
+
+    session: Session
+    fingerprint: str
+    newest_ns: int
+    new_files: tuple[Path, ...]
+    unopened_since: datetime | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look found.
+
+    Attributes
+    ----------
+    ready
+        Sessions to be registered, in the order of lab.yaml; no more than were asked for.
+    waiting
+        How many sessions are new or changed and have not settled.
+    queued
+        How many have settled and have to wait for their turn.
+    unfinished
+        Folders that were seen and not yet listed.
+    left_out
+        A line for each reason why something is not used, with the first path that has it.
+    """
+
+    ready: tuple[Candidate, ...]
+    sessions: int
+    waiting: int
+    queued: int
+    unfinished: int
+    left_out: tuple[str, ...]
+
+
+def look(
+    engine: Engine, lab: Lab, now: datetime, most: int, under_way: Collection[str] = (), seconds: float | None = None
+) -> Look:
+    """Look at the raw roots for as long as lab.yaml says, and tell which sessions are ready to be registered.
+
+    Parameters
+    ----------
+    now
+        By the clock of this host, which also said it at every look before.
+    most
+        As many sessions as can be asked for now.
+    under_way
+        Sessions that were asked for, and wait for nothing else.
+    seconds
+        In place of lab.yaml's.
+    """
+    began = time.monotonic()
+    seconds = lab.scan.tick_seconds if seconds is None else seconds
+    roots = _roots(engine, lab)
+    with engine.begin() as connection:
+        # A clock that was set back would let them wait for as long as it was wrong.
+        connection.execute(text("update dlc.waiting_session set changed_at = :now where changed_at > :now"), {"now": now})
+    settled = _settled(engine, lab, now, most, under_way, began + _COMPARING * seconds)
+    folders = _folders_of(engine, settled)
+    seen = _walk(engine, lab, roots, now, {folder for own in folders.values() for folder in own}, began + _LISTING * seconds)
+    unchanged = [key for key in settled if key not in seen.changed and folders[key] <= seen.listed]
+    ready = _opened(engine, lab, now, _compare(engine, lab, unchanged).wanted, began + _OPENING * seconds)
+    return Look(
+        tuple(sorted(ready, key=lambda candidate: settled.index(candidate.session.key))),
+        *_counts(engine, lab, now, under_way, len(ready)),
+        tuple(_left_out(engine, lab.layout)),
+    )
+
+
+def registered(engine: Engine, lab: Lab, keys: Collection[str]) -> set[str]:
+    """Those of these sessions whose files, as they were last seen, are those that are registered."""
+    return _compare(engine, lab, keys).registered
+
+
+def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
+    """These sessions as they lie on the disk now: their folders are listed again, and all roots for those not known."""
+    videos: dict[str, FoundVideo] = {}
+    skipped: list[Skipped] = []
+    for root, path in sorted({folder for own in _folders_of(engine, keys).values() for folder in own}):
+        listing = list_folder(root, path, lab.layout)
+        skipped += listing.skipped
+        for video in listing.videos:
+            if video.place.key in keys:
+                videos.setdefault(video.path, video)
+    sessions, refused = gather(videos.values())
+    if {session.key for session in sessions} >= set(keys):
+        return Scan(tuple(sorted(sessions, key=lambda session: session.key)), (*skipped, *refused))
+    return scan(lab.raw_roots, lab.layout)
+
+
+# --- the roots and what is known of them ---
+
+
+@dataclass
+class _Root:
+    id: int
+    path: str
+    checked: str
+    listed: str
+    holds_videos: bool
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder as it was known before this look."""
+
+    id: int
+    changed_ns: int
+    seen_at: datetime
+    listed_ns: int | None
+
+
+def _roots(engine: Engine, lab: Lab) -> dict[str, _Root]:
+    """The roots of lab.yaml in their order; what is known of others, or by another layout, is forgotten."""
+    layout = sha256_json(lab.layout.model_dump(mode="json"))
+    paths = list(dict.fromkeys(map(str, lab.raw_roots)))
+    with engine.begin() as connection:
+        gone = "path <> all(:paths) or layout <> :layout"
+        values = {"paths": paths, "layout": layout}
+        keys = connection.scalars(
+            text(
+                "select distinct s.session_key from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id "
+                f"join dlc.scanned_root r on r.id = f.root_id where r.{gone.replace('layout', 'r.layout', 1)}"
+            ),
+            values,
+        ).all()
+        if keys:
+            # Two folders may have claimed a session, and one of them counts no more.
+            connection.execute(
+                text("update dlc.waiting_session set look_at = '-infinity' where session_key = any(:keys)"),
+                {"keys": keys},
+            )
+        connection.execute(text(f"delete from dlc.scanned_root where {gone}"), values)
+        connection.execute(
+            text(
+                "insert into dlc.scanned_root (path, layout) select path, :layout from "
+                "unnest(cast(:paths as text[])) path on conflict (path) do nothing"
+            ),
+            values,
+        )
+        rows = connection.execute(
+            text(
+                "select r.id, r.path, r.checked, r.listed, exists (select from dlc.scanned_folder f join dlc.sighting s on "
+                "s.folder_id = f.id where f.root_id = r.id) holds_videos from dlc.scanned_root r"
+            )
+        ).all()
+    known = {row.path: _Root(row.id, row.path, row.checked, row.listed, row.holds_videos) for row in rows}
+    return {path: known[path] for path in paths}
+
+
+def _known(engine: Engine, root: _Root) -> dict[str, _Folder]:
+    statement = text("select path, id, changed_ns, seen_at, listed_ns from dlc.scanned_folder where root_id = :root")
+    with engine.connect() as connection:
+        return {path: _Folder(*rest) for path, *rest in connection.execute(statement, {"root": root.id})}
+
+
+# --- reading the disks, a thread for each root ---
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A folder that was listed: its time before, and the folders in it that were not known, with their times.
+
+    Where it `failed` to be read, what was known of it stays.
+    """
+
+    path: str
+    mtime_ns: int
+    listing: Listing
+    folders: dict[str, int]
+    failed: bool
+
+
+@dataclass
+class _Walk:
+    """One look at a raw root. It runs in a thread that a disk may hold for ever, and so touches nothing else.
+
+    `checked` and `listed` say where the next one goes on, and are empty where this one came to the end.
+    """
+
+    root: _Root
+    known: dict[str, _Folder]
+    urgent: list[str]
+    layout: Layout
+    until: float
+    found: "queue.Queue[_Listed]" = field(default_factory=lambda: queue.Queue(maxsize=_TOGETHER))
+    gone: list[str] = field(default_factory=list)
+    problem: str | None = None
+    checked: str = ""
+    listed: str = ""
+    done: bool = False
+    answered: float = field(default_factory=time.monotonic)
+    _pending: list[tuple[int, str]] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+
+    def run(self) -> None:
+        try:
+            self.problem = self._look()
+        except Exception as error:  # a thread has nobody else to tell
+            self.problem = f"the raw root cannot be looked through: {type(error).__name__}: {error}"
+        self.done = True
+
+    def _look(self) -> str | None:
+        began = time.monotonic()
+        device = self._device()
+        if isinstance(device, str):
+            return device
+        self._pending = [(-folder.changed_ns, path) for path, folder in self.known.items() if folder.listed_ns is None]
+        heapq.heapify(self._pending)
+        for path in self.urgent:
+            self._list(path)
+        # Half of the time at most, or new folders would wait behind a slow disk's old ones.
+        self._check(began + (self.until - began) / 2 if self._pending else self.until)
+        while self._pending and not self._over(self.until):
+            self._list(heapq.heappop(self._pending)[1])
+        if not self.checked:
+            self._list_again()
+        if self.gone and self._device() != device:
+            self.gone.clear()
+            return "the raw root went away while it was looked through; look after its disk"
+        return None
+
+    def _device(self) -> tuple[int, int] | str:
+        """Which folder of which file system the root is, or why it is of no use."""
+        try:
+            status = os.stat(self.root.path)
+            with os.scandir(self.root.path) as entries:
+                is_empty = next(entries, None) is None
+        except OSError:
+            return list_folder(self.root.path, "", self.layout).skipped[0].reason
+        if is_empty and self.root.holds_videos:
+            return "the raw root is empty, and it was not before; mount its disk, or remove it from raw_roots in lab.yaml"
+        return status.st_dev, status.st_ino
+
+    def _check(self, until: float) -> None:
+        """Ask the known folders for their times, and list those that changed."""
+        for path in _beginning_at(self.root.checked, ["", *(path for path in self.known if path)]):
+            if self._over(until):
+                self.checked = path
+                return
+            folder = self.known.get(path)
+            if folder is None:
+                self._list(path)
+            elif folder.listed_ns is not None:
+                try:
+                    changed = os.stat(f"{self.root.path}/{path}").st_mtime_ns != folder.listed_ns
+                except OSError:
+                    changed = True
+                if changed:
+                    self._list(path)
+
+    def _list_again(self) -> None:
+        paths = _beginning_at(self.root.listed, sorted(self.known))
+        for path in paths[:_LISTED_AGAIN]:
+            if self._over(self.until):
+                self.listed = path
+                return
+            self._list(path)
+        self.listed = paths[_LISTED_AGAIN] if len(paths) > _LISTED_AGAIN else ""
+
+    def _list(self, path: str) -> None:
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        folder = f"{self.root.path}/{path}"
+        try:
+            mtime_ns = os.stat(folder).st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            self.gone.append(path)
+            return
+        except OSError:
+            mtime_ns = 0
+        listing = list_folder(self.root.path, path, self.layout)
+        folders: dict[str, int] = {}
+        for below in listing.folders:
+            if below not in self.known:
+                with suppress(OSError):
+                    folders[below] = os.stat(f"{self.root.path}/{below}").st_mtime_ns
+                    heapq.heappush(self._pending, (-folders[below], below))
+        nothing = not listing.videos and not listing.folders
+        failed = nothing and any(os.path.normpath(folder) == str(item.path) for item in listing.skipped)
+        self._put(_Listed(path, mtime_ns, listing, folders, failed))
+
+    def _put(self, found: _Listed) -> None:
+        while True:
+            try:
+                self.found.put(found, timeout=1)
+            except queue.Full:
+                # Nobody takes it any more.
+                if time.monotonic() > self.until + 10:
+                    raise
+            else:
+                self.answered = time.monotonic()
+                return
+
+    def _over(self, until: float) -> bool:
+        self.answered = time.monotonic()
+        return self.answered > until
+
+
+def _beginning_at(start: str, paths: list[str]) -> list[str]:
+    """All of them; in order where it is to begin in their middle."""
+    if not start:
+        return paths
+    ordered = sorted(paths)
+    middle = bisect.bisect_left(ordered, start)
+    return ordered[middle:] + ordered[:middle]
+
+
+class _Threads:
+    """What asks a disk: one thread to a name, however long that disk does not answer."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, tuple[threading.Thread, float]] = {}
+
+    def start(self, name: str, work: Callable[[], None]) -> float | None:
+        """Start a thread, or say for how long the one before has not come back, in seconds."""
+        before = self._started.get(name)
+        if before is not None and before[0].is_alive():
+            return time.monotonic() - before[1]
+        thread = threading.Thread(target=work, name=f"scan of {name}", daemon=True)
+        self._started[name] = (thread, time.monotonic())
+        thread.start()
+        return None
+
+
+_threads = _Threads()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a look saw: the sessions whose files changed, and each folder that was listed, by its root."""
+
+    changed: set[str] = field(default_factory=set)
+    listed: set[tuple[str, str]] = field(default_factory=set)
+
+
+def _walk(
+    engine: Engine, lab: Lab, roots: dict[str, _Root], now: datetime, urgent: set[tuple[str, str]], until: float
+) -> _Seen:
+    """Look at every root, until then at the latest, and write down what is there."""
+    seen = _Seen()
+    walks = []
+    for path, root in roots.items():
+        first = sorted(folder for own, folder in urgent if own == path)
+        walk = _Walk(root, _known(engine, root), first, lab.layout, until)
+        silent = _threads.start(path, walk.run)
+        if silent is None:
+            walks.append(walk)
+        else:
+            root.problem = _stalled(silent)
+    nested = _Nested(list(roots), lab.layout)
+    while walks:
+        for walk in list(walks):
+            is_done = walk.done
+            batch = _taken(walk.found)
+            silent = time.monotonic() - walk.answered
+            if batch:
+                _write(engine, walk, batch, nested, now, seen)
+            elif is_done:
+                _finish(engine, walk, now, seen)
+                walks.remove(walk)
+            elif silent > lab.scan.root_timeout_seconds or time.monotonic() > until + _GRACE_SECONDS:
+                walk.root.problem = _stalled(silent) if silent > _GRACE_SECONDS else None
+                walks.remove(walk)
+        if walks:
+            time.sleep(0.002)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "update dlc.scanned_root r set problem = n.problem from unnest(cast(:ids as int[]), "
+                "cast(:problems as text[])) n (id, problem) where r.id = n.id and r.problem is distinct from n.problem"
+            ),
+            {"ids": [r.id for r in roots.values()], "problems": [r.problem for r in roots.values()]},
+        )
+    return seen
+
+
+def _taken(found: "queue.Queue[_Listed]") -> list[_Listed]:
+    batch: list[_Listed] = []
+    with suppress(queue.Empty):
+        while len(batch) < _TOGETHER:
+            batch.append(found.get_nowait())
+    return batch
+
+
+def _stalled(seconds: float) -> str:
+    return (
+        f"the raw root has not answered for {seconds:.0f} s and is left alone until it does; look after its disk or its "
+        "network, or remove it from raw_roots in lab.yaml"
+    )
+
+
+class _Nested:
+    """Which of several roots that lie in each other has a video: the first one that can place it."""
+
+    def __init__(self, roots: list[str], layout: Layout):
+        self._pattern, self._extensions = re.compile(layout.pattern), layout.extensions
+        self._others = {
+            root: [other for other in roots if other != root and (_below(root, other) or _below(other, root))]
+            for root in roots
+        }
+        self._before = {root: [o for o in self._others[root] if roots.index(o) < roots.index(root)] for root in roots}
+
+    def videos(self, root: str, found: Sequence[FoundVideo]) -> Sequence[FoundVideo]:
+        """Those that no root before this one has."""
+        before = self._before[root]
+        return [v for v in found if not any(self._has(other, v.path) for other in before)] if before else found
+
+    def left_out(self, root: str, skipped: Sequence[Skipped]) -> Sequence[Skipped]:
+        """What no other root has as a video."""
+        others = self._others[root]
+        return [i for i in skipped if not any(self._has(other, str(i.path)) for other in others)] if others else skipped
+
+    def _has(self, root: str, path: str) -> bool:
+        relative = path[len(root.rstrip("/")) + 1 :]
+        if not _below(path, root) or not path.lower().endswith(self._extensions) or "/." in f"/{relative}":
+            return False
+        return isinstance(place_of(self._pattern, root, relative), Place)
+
+
+def _below(path: str, root: str) -> bool:
+    return path.startswith(root.rstrip("/") + "/")
+
+
+# --- writing down what was seen ---
+
+_FOLDERS = text(
+    "insert into dlc.scanned_folder as f (root_id, path, changed_ns, seen_at, listed_ns, session_key, left_out) "
+    "select :root, n.path, n.changed_ns, :now, n.listed_ns, n.session_key, cast(n.left_out as jsonb) "
+    "from unnest(cast(:paths as text[]), cast(:changed as bigint[]), cast(:listed as bigint[]), cast(:keys as text[]), "
+    "cast(:left_out as text[])) n (path, changed_ns, listed_ns, session_key, left_out) "
+    "on conflict (root_id, path) do update set changed_ns = excluded.changed_ns, "
+    "seen_at = case when f.changed_ns = excluded.changed_ns then f.seen_at else excluded.seen_at end, "
+    "listed_ns = excluded.listed_ns, session_key = excluded.session_key, left_out = excluded.left_out "
+    "where excluded.listed_ns is not null and (f.changed_ns, f.listed_ns, f.session_key, f.left_out) "
+    "is distinct from (excluded.changed_ns, excluded.listed_ns, excluded.session_key, excluded.left_out)"
+)
+_SIGHTINGS = text(
+    "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, session_key) select * from "
+    "unnest(cast(:folders as int[]), cast(:names as text[]), cast(:sizes as bigint[]), cast(:times as bigint[]), "
+    "cast(:keys as text[])) on conflict (folder_id, name) do update set size_bytes = excluded.size_bytes, "
+    "mtime_ns = excluded.mtime_ns, session_key = excluded.session_key"
+)
+
+
+def _write(
+    engine: Engine, walk: _Walk, batch: list[_Listed], nested: _Nested, now: datetime, seen: _Seen
+) -> None:
+    """Write down what listings say, and which sessions have other files than before."""
+    root = walk.root.path
+    folders: dict[str, tuple[int, int | None, str | None, str | None]] = {}
+    for found in batch:
+        folders |= {below: (mtime_ns, None, None, None) for below, mtime_ns in found.folders.items()}
+    for found in batch:
+        known = walk.known.get(found.path)
+        is_old = (
+            known is not None
+            and known.changed_ns == found.mtime_ns
+            and (now - known.seen_at).total_seconds() >= COARSE_SECONDS
+        )
+        possible = found.listing.possible
+        is_session = possible is not None and f"{possible.folder}/" == f"{root}/{found.path}"
+        left_out = [[str(i.path), i.reason, i.kind] for i in nested.left_out(root, found.listing.skipped)]
+        folders[found.path] = (
+            found.mtime_ns,
+            found.mtime_ns if is_old and not found.failed else 0,
+            possible.key if possible is not None and is_session else None,
+            json.dumps(left_out) if left_out else None,
+        )
+    with engine.begin() as connection:
+        changed, listed, keys, left_outs = (list(column) for column in zip(*folders.values(), strict=True))
+        values = {"root": walk.root.id, "now": now, "paths": list(folders), "changed": changed, "listed": listed}
+        connection.execute(_FOLDERS, {**values, "keys": keys, "left_out": left_outs})
+        ids = connection.execute(
+            text("select id, path from dlc.scanned_folder where root_id = :root and path = any(:paths)"),
+            {"root": walk.root.id, "paths": [found.path for found in batch if not found.failed]},
+        )
+        folder_of = {path: identity for identity, path in ids}
+        videos = {
+            (folder_of[found.path], os.path.basename(video.path)): video
+            for found in batch
+            if not found.failed
+            for video in nested.videos(root, found.listing.videos)
+        }
+        before = connection.execute(
+            text(
+                "select folder_id, name, size_bytes, mtime_ns, session_key from dlc.sighting "
+                "where folder_id = any(:folders)"
+            ),
+            {"folders": list(folder_of.values())},
+        ).all()
+        same: set[tuple[int, str]] = set()
+        touched: dict[str, int] = {}
+        gone = []
+        for row in before:
+            place = (row.folder_id, row.name)
+            video = videos.get(place)
+            if video is None:
+                gone.append(place)
+            elif (video.size, video.mtime_ns, video.place.key) == (row.size_bytes, row.mtime_ns, row.session_key):
+                same.add(place)
+                continue
+            touched[row.session_key] = max(row.mtime_ns, touched.get(row.session_key, 0))
+        new = [
+            (*place, video.size, video.mtime_ns, video.place.key)
+            for place, video in videos.items()
+            if place not in same
+        ]
+        for *_, mtime_ns, key in new:
+            touched[key] = max(mtime_ns, touched.get(key, 0))
+        if gone:
+            path_of = {identity: path for path, identity in folder_of.items()}
+            _missing(connection, touched, [f"{root}/{path_of[folder]}{name}" for folder, name in gone], now)
+            connection.execute(
+                text(
+                    "delete from dlc.sighting s using unnest(cast(:folders as int[]), cast(:names as text[])) "
+                    "g (folder_id, name) where s.folder_id = g.folder_id and s.name = g.name"
+                ),
+                {"folders": [folder for folder, _ in gone], "names": [name for _, name in gone]},
+            )
+        if new:
+            names = ("folders", "names", "sizes", "times", "keys")
+            connection.execute(_SIGHTINGS, dict(zip(names, map(list, zip(*new, strict=True)), strict=True)))
+            _missing(connection, touched, [v.path for place, v in videos.items() if place not in same], None)
+        _touch(connection, touched, now)
+    seen.changed.update(touched)
+    seen.listed.update((root, found.path) for found in batch if not found.failed)
+
+
+def _finish(engine: Engine, walk: _Walk, now: datetime, seen: _Seen) -> None:
+    """Write down which folders are gone, and where the next look goes on."""
+    root = walk.root
+    root.problem = walk.problem
+    with engine.begin() as connection:
+        if walk.gone:
+            values = {"root": root.id, "gone": walk.gone}
+            below = (
+                "dlc.scanned_folder f where f.root_id = :root and exists (select from unnest(cast(:gone as text[])) g (path) "
+                "where starts_with(f.path, g.path))"
+            )
+            videos = connection.execute(
+                text(
+                    "select f.path || s.name path, s.session_key, s.mtime_ns from dlc.sighting s join (select f.id, f.path "
+                    f"from {below}) f on f.id = s.folder_id"
+                ),
+                values,
+            ).all()
+            touched: dict[str, int] = {}
+            for row in videos:
+                touched[row.session_key] = max(row.mtime_ns, touched.get(row.session_key, 0))
+            _missing(connection, touched, [f"{root.path}/{row.path}" for row in videos], now)
+            connection.execute(text(f"delete from {below}"), values)
+            _touch(connection, touched, now)
+            seen.changed.update(touched)
+        if walk.problem is None and (root.checked, root.listed) != (walk.checked, walk.listed):
+            connection.execute(
+                text("update dlc.scanned_root set checked = :checked, listed = :listed where id = :id"),
+                {"id": root.id, "checked": walk.checked, "listed": walk.listed},
+            )
+
+
+def _touch(connection: Connection, touched: dict[str, int], now: datetime) -> None:
+    """Let sessions wait from now on, whatever they waited for before."""
+    if touched:
+        connection.execute(
+            text(
+                "insert into dlc.waiting_session as w (session_key, newest_ns, changed_at) select n.key, n.newest_ns, :now "
+                "from unnest(cast(:keys as text[]), cast(:newest as bigint[])) n (key, newest_ns) order by n.key "
+                "on conflict (session_key) do update set newest_ns = greatest(w.newest_ns, excluded.newest_ns), "
+                "changed_at = excluded.changed_at, look_at = default, unopened_since = null, held = null, left_out = null"
+            ),
+            {"now": now, "keys": list(touched), "newest": list(touched.values())},
+        )
+
+
+def _missing(connection: Connection, keys: Iterable[str], paths: list[str], since: datetime | None) -> None:
+    """Write down since when registered files lie nowhere, or that they are back."""
+    connection.execute(
+        text(
+            "update dlc.recording_file f set missing_since = :since from dlc.recording r where r.id = f.recording_id and "
+            "r.session_key = any(:keys) and f.replaced_at is null and f.path = any(:paths) "
+            "and (f.missing_since is null) <> (cast(:since as timestamptz) is null)"
+        ),
+        {"since": since, "keys": list(keys), "paths": paths},
+    )
+
+
+# --- sessions that wait ---
+
+_ORDERS = {"newest": "w.newest_ns desc, w.session_key", "oldest": "w.newest_ns, w.session_key", "name": "w.session_key"}
+#: What is not to be asked for again before a person says so, or another file comes.
+_HELD = (
+    "exists (select from dlc.quarantine q where q.session_key = w.session_key and q.stage = 'videos' and q.path is null "
+    "and q.evidence = w.held and q.released_at is null)"
+)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    wanted: list[Candidate]
+    registered: set[str]
+
+
+def _settled(
+    engine: Engine, lab: Lab, now: datetime, most: int, under_way: Collection[str], until: float
+) -> list[str]:
+    """The first sessions that have settled as far as is known, and that are to be registered."""
+    wanted: list[str] = []
+    statement = text(
+        "select w.session_key from dlc.waiting_session w where w.changed_at <= :settled and w.look_at <= :now "
+        f"and w.session_key <> all(cast(:others as text[])) and not (w.held is not null and {_HELD}) "
+        "and not exists (select from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id "
+        "join dlc.scanned_root r on r.id = f.root_id where s.session_key = w.session_key and r.problem is not null) "
+        f"order by {_ORDERS[lab.scan.order]} limit {_COMPARED}"
+    )
+    settled = now - timedelta(seconds=lab.settle_seconds)
+    while len(wanted) < most and time.monotonic() < until:
+        with engine.connect() as connection:
+            values = {"settled": settled, "now": now, "others": [*under_way, *wanted]}
+            keys = connection.scalars(statement, values).all()
+        found = {candidate.session.key for candidate in _compare(engine, lab, keys[: max(most, 1) * 2]).wanted}
+        wanted += [key for key in keys if key in found]
+        if not keys:
+            break
+    return wanted[:most]
+
+
+def _compare(engine: Engine, lab: Lab, keys: Collection[str]) -> _Compared:
+    """Hold sessions, as they were last seen, against the catalogue; those that have nothing to wait for wait no more."""
+    compared = _Compared([], set())
+    if not keys:
+        return compared
+    values = {"keys": list(keys)}
+    pattern = re.compile(lab.layout.pattern)
+    videos: dict[str, dict[str, FoundVideo]] = {key: {} for key in keys}
+    rows: dict[str, dict[tuple[str, int], Any]] = {key: {} for key in keys}
+    with engine.begin() as connection:
+        for root, folder, name, size, mtime_ns, key in connection.execute(_SEEN_VIDEOS, values):
+            place = place_of(pattern, root, f"{folder}{name}")
+            if isinstance(place, Place):
+                path = os.path.join(root, f"{folder}{name}")
+                videos[key].setdefault(path, FoundVideo(place, path, size, mtime_ns))
+        for row in connection.execute(_ROWS, values):
+            rows[row.session_key][row.name, row.position] = row
+        states = {row.session_key: row for row in connection.execute(_STATES, values)}
+        over, refused, held = [], {}, {}
+        for key in keys:
+            sessions, skipped = gather(videos[key].values())
+            state = states.get(key)
+            if not sessions:
+                if skipped:
+                    refused[key] = json.dumps([[str(item.path), item.reason, item.kind] for item in skipped])
+                else:
+                    over.append(key)
+                continue
+            (session,) = sessions
+            files = {(r.name, position): file for r in session.recordings for position, file in enumerate(r.files)}
+            known = {place: row for place, row in rows[key].items() if row.missing_since is None}
+            new = [f for place, f in files.items() if place not in known or not _is_registered(f, known[place])]
+            if not new and known.keys() == files.keys():
+                over.append(key)
+                compared.registered.add(key)
+                continue
+            fingerprint = short(
+                sha256_json(
+                    [
+                        [[*place, str(file.path), file.size, file.mtime_ns] for place, file in sorted(files.items())],
+                        sorted([row.id, row.registered_at.isoformat()] for row in rows[key].values()),
+                        state.released if state else 0,
+                    ]
+                )
+            )
+            if state and fingerprint in state.evidence:
+                held[key] = fingerprint
+                continue
+            newest_ns = max(file.mtime_ns for file in files.values())
+            since = state.unopened_since if state else None
+            compared.wanted.append(Candidate(session, fingerprint, newest_ns, tuple(f.path for f in new), since))
+        if over:
+            connection.execute(text("delete from dlc.waiting_session where session_key = any(:keys)"), {"keys": over})
+        if refused:
+            connection.execute(_REFUSE, {"keys": list(refused), "left_out": list(refused.values())})
+        if held:
+            connection.execute(_HOLD, {"keys": list(held), "evidence": list(held.values())})
+    return compared
+
+
+_SEEN_VIDEOS = text(
+    "select r.path, f.path, s.name, s.size_bytes, s.mtime_ns, s.session_key from dlc.sighting s "
+    "join dlc.scanned_folder f on f.id = s.folder_id join dlc.scanned_root r on r.id = f.root_id "
+    "where s.session_key = any(:keys)"
+)
+_ROWS = text(
+    "select r.session_key, r.name, f.position, f.id, f.path, f.size_bytes, f.mtime_ns, f.registered_at, f.missing_since "
+    "from dlc.recording_file f join dlc.recording r on r.id = f.recording_id "
+    "where r.session_key = any(:keys) and f.replaced_at is null"
+)
+_STATES = text(
+    "select k.key session_key, w.unopened_since, "
+    "(select count(*) from dlc.quarantine q where q.session_key = k.key and q.stage = 'videos' "
+    f"and q.released_by <> '{OTHER_EVIDENCE}') released, "
+    "array(select q.evidence::text from dlc.quarantine q where q.session_key = k.key and q.stage = 'videos' "
+    "and q.path is null and q.released_at is null) evidence "
+    "from unnest(cast(:keys as text[])) k (key) left join dlc.waiting_session w on w.session_key = k.key"
+)
+_REFUSE = text(
+    "update dlc.waiting_session w set look_at = 'infinity', left_out = cast(n.left_out as jsonb) "
+    "from unnest(cast(:keys as text[]), cast(:left_out as text[])) n (key, left_out) where w.session_key = n.key"
+)
+_HOLD = text(
+    "update dlc.waiting_session w set held = n.evidence from unnest(cast(:keys as text[]), cast(:evidence as text[])) "
+    "n (key, evidence) where w.session_key = n.key"
+)
+
+
+def _is_registered(file: VideoFile, row: Any) -> bool:
+    return (row.path, row.size_bytes, row.mtime_ns) == (str(file.path), file.size, file.mtime_ns)
+
+
+def _opened(
+    engine: Engine, lab: Lab, now: datetime, candidates: Sequence[Candidate], until: float
+) -> list[Candidate]:
+    """Those whose new files can be opened, or could not be for so long that they are to be read all the same."""
+    reasons: dict[str, str | None] = {}
+    threads = [
+        _threads.start(f"{root}, opening", partial(_open, [c for c in candidates if _below(str(c.session.folder), root)], reasons, until))
+        for root in map(str, lab.raw_roots)
+    ]
+    ready = []
+    waiting = {}
+    while time.monotonic() < until + _GRACE_SECONDS and any(c.session.key not in reasons for c in candidates):
+        time.sleep(0.002)
+    patience = timedelta(seconds=lab.scan.unopened_seconds)
+    for candidate in candidates:
+        key = candidate.session.key
+        since = candidate.unopened_since or now
+        if key not in reasons:
+            continue
+        reason = reasons[key]
+        if reason is None or now - since >= patience:
+            ready.append(candidate)
+            continue
+        # Each time as long again as it has waited already.
+        wait = max(timedelta(seconds=lab.settle_seconds), now - since)
+        waiting[key] = (since, min(now + wait, since + patience), reason)
+    return ready

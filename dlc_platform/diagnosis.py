@@ -4,8 +4,10 @@ Nothing is changed here, but that an embedded Postgres is started and left runni
 video is decoded, no network is loaded.
 """
 
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,14 @@ from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.layout import OUTSIDE, alike
 from dlc_platform.postgres.connection import postgres_url
-from dlc_platform.sessions import scan
+from dlc_platform.sessions import Scan, scan
 from dlc_platform.settings import Lab, load_lab
 from dlc_platform.video.region import Region
 
 _LITTLE_SPACE_BYTES = 5 << 30
+_MOST_OF_A_KIND = 10
 
 
 @dataclass(frozen=True)
@@ -140,11 +144,39 @@ def _networks(lab: Lab) -> dict[tuple[str, str], list[str]]:
 def _sessions(lab: Lab) -> Iterator[Finding]:
     found = scan(lab.raw_roots, lab.layout)
     yield Finding("sessions", f"{len(found.sessions)} on disk")
+    yield from _layout(lab, found)
+    waiting = [session for session in found.sessions if session.waits is not None]
+    if waiting:
+        text, _, remedy = f"{waiting[0].key} with {waiting[0].waits}".partition("; ")
+        yield Finding("sessions", f"{len(waiting)} are not ready, such as {text}", _sentence(remedy), warning=True)
+    shown: Counter[str] = Counter()
     for skipped in found.skipped:
-        if skipped.kind != "expected":
-            reason, _, remedy = skipped.reason.partition("; ")
-            lost = skipped.kind == "lost"
+        if skipped.kind == "expected":
+            continue
+        reason, _, remedy = skipped.reason.partition("; ")
+        lost = skipped.kind == "lost"
+        shown[skipped.reason] += not lost
+        if shown[skipped.reason] <= _MOST_OF_A_KIND:
             yield Finding("sessions", f"{skipped.path} is left out: {reason}", _sentence(remedy), warning=not lost)
+    for reason, number in shown.items():
+        if number > _MOST_OF_A_KIND:
+            more = f"{number - _MOST_OF_A_KIND} more are left out: {reason.partition('; ')[0]}"
+            yield Finding("sessions", more, "See all with `dlc-platform scan HOME --dry-run --all`", warning=True)
+
+
+def _layout(lab: Lab, found: Scan) -> Iterator[Finding]:
+    """What share of the videos on disk the layout places."""
+    name = lab.layout.preset or ("the pattern" if "pattern" in lab.layout.model_fields_set else "neuroblueprint")
+    placed = sum(len(recording.files) for session in found.sessions for recording in session.recordings)
+    outside = [skipped.path for skipped in found.skipped if skipped.reason == OUTSIDE]
+    videos = placed + len(outside)
+    if videos:
+        text = f"{name} matches {placed} of {videos} videos ({math.floor(100 * placed / videos)} %)"
+        remedy = f"Correct `layout` in lab.yaml if {outside[0]} and its like are sessions" if outside else ""
+        yield Finding("layout", text, remedy, warning=placed > 0)
+    for keys in alike(session.key for session in found.sessions):
+        text = f"{' and '.join(keys)} are nearly the same key"
+        yield Finding("layout", text, "Rename the folders of one, if they are one session", warning=True)
 
 
 def _regions(home: Path, lab: Lab) -> Iterator[Finding]:

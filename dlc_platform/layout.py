@@ -2,12 +2,17 @@
 
 import os
 import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: What Dagster refuses in a partition key, and what the platform uses to separate keys.
 _INVALID_IN_KEY = re.compile(r"\.\.\.|[\x00-\x1f\x7f|,/]")
 #: How cameras number the files of one recording, where layout.pattern has no group `part`.
 _PART = re.compile(r"[-_. ]*(?<![A-Za-z])part[-_. ]?(?P<part>\d+)(?![A-Za-z0-9])", re.I)
+#: Why a video belongs nowhere whose path says nothing to the layout.
+OUTSIDE = "its path does not match layout.pattern of lab.yaml, or its preset; rename it, or correct the layout"
 _CAMERA = re.compile(
     r"(?<![A-Za-z])cam(?:era)?(?:[-_ ]?(?P<number>\d+)(?![A-Za-z])|[-_ ](?P<name>[A-Za-z0-9]+))",
     re.I,
@@ -31,12 +36,21 @@ class Place:
     part: str | None
 
 
-def place_of(pattern: re.Pattern[str], root: str, relative: str) -> Place | str:
-    """Where a video belongs by its path below the root, or why it belongs nowhere."""
+def place_of(pattern: re.Pattern[str], root: str, relative: str, unnamed_session: str | None = None) -> Place | str:
+    """Where a video belongs by its path below the root, or why it belongs nowhere.
+
+    Names are those of Unicode's normal form C, in which people type: a disk that spells an accent in another way, or
+    begins to, makes no other session and no other camera.
+
+    Parameters
+    ----------
+    unnamed_session
+        The session of a path that names none; None where it has to.
+    """
     found = pattern.fullmatch(relative)
     if not found:
-        return "its path does not match layout.pattern of lab.yaml; rename it, or correct the pattern"
-    subject, name = found["subject"], found["session"]
+        return OUTSIDE
+    subject, name = normal(found["subject"]), normal(found["session"]) or unnamed_session
     if not subject or not name:
         return (
             "layout.pattern of lab.yaml finds no subject or no session in its path; rename it, or correct the pattern"
@@ -50,7 +64,7 @@ def place_of(pattern: re.Pattern[str], root: str, relative: str) -> Place | str:
     in_folder_names = end >= 0
     if not in_folder_names:
         end = max(relative.rfind("/"), 0)
-    camera = found["camera"] if "camera" in pattern.groupindex else None
+    camera = normal(found["camera"]) if "camera" in pattern.groupindex else None
     whole, part = _without_part(found, relative)
     return Place(
         key, subject, name, os.path.join(root, relative[:end]), in_folder_names, camera, os.path.join(root, whole), part
@@ -63,7 +77,13 @@ def _without_part(found: re.Match[str], relative: str) -> tuple[str, str | None]
         if not found["part"]:
             return relative, None
         before, after = relative[: found.start("part")], relative[found.end("part") :]
-        return before.rstrip("-_. ") + after, found["part"]
+        folder, stem = os.path.split(before)
+        stem = stem.rstrip("-_. ")
+        if not stem and after.startswith("."):
+            # Of 0.avi, 1.avi only their folder has a name.
+            stem = os.path.basename(folder)
+        name = stem + after if stem else after.lstrip("-_. /")
+        return os.path.join(folder, name), found["part"]
     folder, name = os.path.split(relative)
     stem, suffix = os.path.splitext(name)
     numbered = list(_PART.finditer(stem))
@@ -78,3 +98,16 @@ def camera_of(stem: str) -> str:
     """The camera that the stem of a file's name speaks of; the whole stem where it speaks of none."""
     found = _CAMERA.search(stem)
     return (found["number"] or found["name"]) if found else stem
+
+
+def normal(text: str | None) -> str:
+    """A name in Unicode's normal form C; empty for none."""
+    return unicodedata.normalize("NFC", text or "")
+
+
+def alike(keys: Iterable[str]) -> list[list[str]]:
+    """Session keys that differ in capitals or in how a character is written alone, and so may be one session."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        same[unicodedata.normalize("NFKC", key).casefold()].append(key)
+    return [sorted(group) for group in same.values() if len(group) > 1]

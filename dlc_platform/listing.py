@@ -1,21 +1,24 @@
 """What lies in one folder below a raw root: its videos, the folders to look at next, and what is left out and why.
 
-Only names, sizes and times are looked at. Nothing on a disk makes a listing fail. Which folders are listed, and when,
-is for those who scan.
+Only names, sizes and times are looked at; no file is opened. Nothing on a disk makes a listing fail. Which folders are
+listed, and when, is for those who scan; what a name says of a file's being complete is in `readiness`.
 """
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISREG
 from typing import Literal
 
 from dlc_platform.layout import Place, place_of
+from dlc_platform.readiness import final_name, is_backup, under_way, unmarked, unready
 from dlc_platform.settings import Layout
 
-_UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
+#: Folders that are links, one below the other: folders that link to each other could be walked through for ever.
+_MOST_LINKS = 4
 _MADE_BY_DLC = re.compile(r"DLC_|_labeled\.[^.]+$")
+_KINDS = {S_IFIFO: "a pipe", S_IFSOCK: "a socket", S_IFBLK: "a device", S_IFCHR: "a device"}
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,16 @@ class Skipped:
 
 @dataclass(frozen=True)
 class FoundVideo:
-    """A video file below a raw root, and where the layout puts it; `size` in bytes."""
+    """A video file below a raw root, and where the layout puts it; `size` in bytes.
+
+    `waits` says why it is not complete, as far as names and the lab's completion marker tell; None where they do not.
+    """
 
     place: Place
     path: str
     size: int
     mtime_ns: int
+    waits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,18 +92,28 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
             reason = f"the raw root cannot be read: {error.strerror}; mount it, or correct raw_roots in lab.yaml"
             skipped.append(Skipped(Path(root), reason, "lost"))
         return Listing(_possible(pattern, root, relative, layout), (), (), tuple(skipped))
+    names: set[str] = set()
+    readable: list[os.DirEntry[str]] = []
     for entry in listed:
         try:
             entry.name.encode()
         except UnicodeEncodeError:
             name = entry.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
             skipped.append(Skipped(Path(folder), f"the name {name} is not UTF-8; rename it"))
-            continue
-        match _entry(root, relative, entry, pattern, layout.extensions):
+        else:
+            names.add(entry.name)
+            readable.append(entry)
+    partners = under_way(names, layout.extensions)
+    waiting: dict[str, str | None] = {}
+    for entry in readable:
+        match _entry(root, relative, entry, pattern, layout):
             case str(below):
                 folders.append(below)
-            case FoundVideo() as video:
-                videos.append(video)
+            case FoundVideo(place=place) as video:
+                if place.folder not in waiting:
+                    waiting[place.folder] = unmarked(folder, place.folder, layout)
+                waits = waiting[place.folder] or unready(entry.name, names, partners, layout)
+                videos.append(video if waits is None else replace(video, waits=waits))
             case Skipped() as left_out:
                 skipped.append(left_out)
     return Listing(_possible(pattern, root, relative, layout), tuple(videos), tuple(folders), tuple(skipped))
@@ -105,63 +122,71 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
 def _possible(pattern: re.Pattern[str], root: str, relative: str, layout: Layout) -> Place | None:
     if relative:
         for extension in layout.extensions:
-            place = place_of(pattern, root, f"{relative}x{extension}")
+            place = place_of(pattern, root, f"{relative}x{extension}", layout.unnamed_session)
             if isinstance(place, Place) and place.in_folder_names:
                 return place
     return None
 
 
 def _entry(
-    root: str, relative: str, entry: os.DirEntry[str], pattern: re.Pattern[str], extensions: tuple[str, ...]
+    root: str, relative: str, entry: os.DirEntry[str], pattern: re.Pattern[str], layout: Layout
 ) -> str | FoundVideo | Skipped | None:
     """A folder's path below the root, a video, what is left out, or None for what is no business of ours."""
     path = Path(entry.path)
-    is_video = entry.name.lower().endswith(extensions)
+    is_video = entry.name.lower().endswith(layout.extensions)
     try:
+        reason = _name_reason(entry.name, layout.extensions)
         if entry.is_dir():
             if entry.name.startswith("."):
                 return Skipped(path, "it is hidden", "expected")
+            if reason:
+                return Skipped(path, reason, "expected")
             if is_video:
                 return Skipped(path, "it is a folder with the name of a video; rename it")
-            if entry.is_symlink() and _leads_back(root, relative, entry.path):
-                return Skipped(path, "the link leads back to a folder that holds it")
+            if entry.is_symlink() and (reason := _link_reason(root, relative, entry.path)):
+                return Skipped(path, reason)
             return f"{relative}{entry.name}/"
-        reason = _name_reason(entry.name, extensions)
         if reason:
             return Skipped(path, reason, "expected")
         if not is_video:
             return None
         stat = entry.stat()
     except FileNotFoundError:
-        if is_video:
+        if not is_video:
+            return None
+        if entry.is_symlink():
             return Skipped(path, "the link leads nowhere; restore the file it points to, or remove it")
-        return None
+        return Skipped(path, "it was taken away while its folder was looked at", "expected")
     except OSError as error:
         return Skipped(path, f"it cannot be read: {error.strerror}; check the link or the disk")
     if not S_ISREG(stat.st_mode):
-        return Skipped(path, "it is not a file; remove it")
-    place = place_of(pattern, root, f"{relative}{entry.name}")
+        return Skipped(path, f"it is not a file but {_KINDS.get(S_IFMT(stat.st_mode), 'something else')}; remove it")
+    place = place_of(pattern, root, f"{relative}{entry.name}", layout.unnamed_session)
     if isinstance(place, Place):
         return FoundVideo(place, entry.path, stat.st_size, stat.st_mtime_ns)
     return Skipped(path, place)
 
 
-def _leads_back(root: str, relative: str, link: str) -> bool:
-    """Whether a link to a folder leads to one of those that were gone through to reach it."""
+def _link_reason(root: str, relative: str, link: str) -> str | None:
+    """Why a link to a folder is not followed: it leads to one of those that were gone through to reach it."""
     target = os.path.realpath(link)
     on_the_way = [root]
     for name in relative.split("/")[:-1]:
         on_the_way.append(os.path.join(on_the_way[-1], name))
-    return any(os.path.realpath(folder) == target for folder in on_the_way)
+    if any(os.path.realpath(folder) == target for folder in on_the_way):
+        return "the link leads back to a folder that holds it"
+    if sum(map(os.path.islink, on_the_way[1:])) >= _MOST_LINKS:
+        return f"the link lies below {_MOST_LINKS} others; put its target, or a link to it, further up"
+    return None
 
 
 def _name_reason(name: str, extensions: tuple[str, ...]) -> str | None:
-    """Why a file that looks like a video is none of the recordings."""
-    lower = name.lower()
-    for ending in _UNFINISHED:
-        if lower.removesuffix(ending).endswith(extensions) and lower.endswith(ending):
-            return "it is still being written (or was left unfinished)"
-    if not lower.endswith(extensions):
+    """Why what looks like a video is none of the recordings, by its name."""
+    if final_name(name, extensions) is not None:
+        return "it is still being written (or was left unfinished)"
+    if is_backup(name, extensions):
+        return "it is a copy of what was there before, by its name"
+    if not name.lower().endswith(extensions):
         return None
     if name.startswith("."):
         return "it is hidden"

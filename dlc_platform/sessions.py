@@ -12,18 +12,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlc_platform.layout import Place, camera_of
+from dlc_platform.layout import Place, camera_of, normal
 from dlc_platform.listing import FoundVideo, Skipped, list_folder
 from dlc_platform.settings import Layout
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file as it lies on the disk; `size` in bytes."""
+    """A video file as it lies on the disk; `size` in bytes. `waits` says why it is not complete, where names tell."""
 
     path: Path
     size: int
     mtime_ns: int
+    waits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Session:
     name: str
     folder: Path
     recordings: tuple[Recording, ...]
+
+    @property
+    def waits(self) -> str | None:
+        """Why the session is not to be registered yet, as far as names tell: the first of its files that waits."""
+        files = (file for recording in self.recordings for file in recording.files)
+        return next((f"{file.path.name}: {file.waits}" for file in files if file.waits is not None), None)
 
 
 @dataclass(frozen=True)
@@ -152,8 +159,8 @@ def _session(videos: list[FoundVideo]) -> Session | Skipped:
     recordings = tuple(
         Recording(
             name,
-            files[0].place.camera or camera_of(whole.stem),
-            tuple(VideoFile(Path(file.path), file.size, file.mtime_ns) for file in files),
+            files[0].place.camera or camera_of(normal(whole.stem)),
+            tuple(VideoFile(Path(file.path), file.size, file.mtime_ns, file.waits) for file in files),
         )
         for name, whole, files in sorted(zip(names, wholes, recorded, strict=True))
     )
@@ -168,6 +175,7 @@ def _recorded(video: FoundVideo) -> tuple[list[tuple[int, str]], str]:
 
 def _unique_names(relative: list[Path]) -> list[str]:
     """The shortest of stem, file name and joined path that tells each file from the others."""
+    relative = [Path(normal(str(path))) for path in relative]
     names = [path.stem for path in relative]
     for longer in (lambda path: path.name, lambda path: "_".join(path.parts)):
         names = [longer(path) if names.count(name) > 1 else name for name, path in zip(names, relative, strict=True)]

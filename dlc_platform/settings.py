@@ -35,6 +35,23 @@ NEUROBLUEPRINT = (
     r"(?:.*/)?sub-(?P<subject>[A-Za-z0-9.+-]+)(?:_[^/]*)?/ses-(?P<session>[A-Za-z0-9.+-]+)(?:_[^/]*)?/(?:.*/)?"
     r"(?P<file>[^/]+)"
 )
+#: ``sub-01/ses-01/beh/sub-01_ses-01_task-x_recording-top_split-1_video.mp4``, as BIDS names what it calls behavioural
+#: recordings. The file repeats its folders; the camera is the entity `recording`, or else `acq`; files that differ in
+#: `split` follow each other, while each `run` is a recording by itself. Of derivatives nothing is taken.
+BIDS = (
+    r"(?!(?:.*/)?derivatives/)(?:.*/)?sub-(?P<subject>[A-Za-z0-9+]+)/(?:ses-(?P<session>[A-Za-z0-9+]+)/)?(?:[^/]+/)*"
+    r"sub-(?P=subject)(?(session)_ses-(?P=session))(?=_)(?!_ses-)"
+    r"(?:(?:_[^/]*?)?_(?:recording|acq(?![^/]*_recording-))-(?P<camera>[A-Za-z0-9+]+))?"
+    r"(?:(?:_[^/]*?)?_(?P<part>split-[0-9]+))?(?P<file>_[^/]*)"
+)
+#: ``subject1/session1/**/video.mp4`` below each of Element DeepLabCut's root directories, which may hold DeepLabCut
+#: projects too: their videos are no sessions.
+ELEMENT = (
+    r"(?![^/]+-\d{4}-\d{2}-\d{2}/(?:videos|labeled-data|dlc-models|evaluation-results|training-datasets)[^/]*/)"
+    r"(?P<subject>[^/]+)/(?P<session>[^/]+)/(?:.*/)?(?P<file>[^/]+)"
+)
+#: For each preset, the pattern, and what a subject's one session is called where its paths name none.
+PRESETS = {"neuroblueprint": (NEUROBLUEPRINT, None), "bids": (BIDS, "only"), "element": (ELEMENT, None)}
 PathOrText = TypeVar("PathOrText", Path, str)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -75,13 +92,38 @@ class _Section(BaseModel):
 class Layout(_Section):
     """How sessions are found below the raw roots."""
 
+    preset: Literal["neuroblueprint", "bids", "element"] | None = Field(
+        default=None, description="A layout that has a name, instead of a pattern of your own."
+    )
     pattern: Pattern = Field(
         default=NEUROBLUEPRINT,
         description="Regular expression that a video's path below its raw root must match as a whole, with the named "
         "groups `subject` and `session`, and `camera` and `part` where the path says them: files that differ in their "
-        "part alone are one recording, in the order of its numbers.",
+        "part alone are one recording, in the order of its numbers. NeuroBlueprint's by default.",
+    )
+    unnamed_session: Name | None = Field(
+        default=None,
+        description="What the session is called of a subject whose paths name none; they belong nowhere without it. "
+        "The preset `bids` says `only`.",
+    )
+    marker: str | None = Field(
+        default=None,
+        description="The name of the file that says that a video is complete, instead of any sign of the file itself: "
+        "`{stem}.done` or `{name}.done` beside each video, or one name, such as `transfer_complete`, in the folder of "
+        "the session or between it and its videos.",
     )
     extensions: tuple[str, ...] = Field(default=(".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"), min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_or_pattern(cls, values: Any) -> Any:
+        preset = values.get("preset") if isinstance(values, dict) else None
+        if preset is None or preset not in PRESETS:
+            return values
+        if "pattern" in values:
+            raise ValueError("has both a preset and a pattern; remove one of them")
+        pattern, unnamed_session = PRESETS[preset]
+        return {"unnamed_session": unnamed_session, **values, "pattern": pattern}
 
     @field_validator("pattern")
     @classmethod
@@ -90,6 +132,15 @@ class Layout(_Section):
         if missing:
             raise ValueError(f"lacks the named group(s) {', '.join(sorted(missing))}, written (?P<subject>...)")
         return pattern
+
+    @field_validator("marker")
+    @classmethod
+    def _a_file_name(cls, marker: str | None) -> str | None:
+        if marker is not None:
+            plain = marker.replace("{stem}", "").replace("{name}", "")
+            if not plain.strip(". ") or re.search(r"[/\0{}]", plain):
+                raise ValueError("must be the name of a file, such as {stem}.done or transfer_complete")
+        return marker
 
     @field_validator("extensions")
     @classmethod

@@ -397,11 +397,29 @@ def test_doctor_lets_pass_what_lies_in_every_lab(
     for name in (".hidden.mp4", "growing.mp4.part", "aDLC_Resnet50_x_labeled.mp4"):
         (folder / name).touch()
     (tmp_path / "raw" / "stray.mp4").touch()
+    (tmp_path / "raw" / "sub-2" / "ses-1").mkdir(parents=True)
+    (tmp_path / "raw" / "sub-2" / "ses-1" / "a.mp4").touch()
+    (tmp_path / "raw" / "sub-2" / "ses-1" / "a.mp4.part").touch()
     code, out = command("doctor", broken_lab(raw_roots=[str(tmp_path / "raw")]))
     assert code == 0, out
     assert "stray.mp4 is left out" in out
+    assert "warning layout: neuroblueprint matches 1 of 2 videos (50 %)" in out
+    assert "warning sessions: 1 are not ready, such as sub-2_ses-1 with a.mp4: a.mp4.part beside it says" in out
     assert "DLC_" not in out
     assert ".hidden" not in out
+
+
+def test_doctor_says_that_the_layout_matches_nothing(
+    tmp_path: Path, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    for number in range(15):
+        (tmp_path / "raw" / f"m{number}").mkdir(parents=True)
+        (tmp_path / "raw" / f"m{number}" / "day1.mp4").touch()
+    (tmp_path / "raw" / "m1.mp4").touch()
+    code, out = command("doctor", broken_lab(raw_roots=[str(tmp_path / "raw")], layout={"preset": "bids"}))
+    assert code == 1
+    assert "WRONG   layout: bids matches 0 of 16 videos (0 %). Correct `layout` in lab.yaml" in out
+    assert out.count("raw/m") == 11 and "6 more are left out: its path does not match" in out
 
 
 def test_doctor_says_that_versions_of_different_seeds_do_not_compare(

@@ -247,7 +247,7 @@ def test_odd_files_and_names_do_not_stop_a_scan(tmp_path: Path) -> None:
     found = scan([tmp_path], Layout())
     assert [recording.name for recording in found.sessions[0].recordings] == ["a b ü", "new\nline"]
     said = reasons(found, tmp_path)
-    assert "not a file" in said["sub-1/ses-1/pipe.mp4"]
+    assert "not a file but a pipe" in said["sub-1/ses-1/pipe.mp4"]
     assert r"latin-\xe9.mp4 is not UTF-8" in said["sub-1/ses-1"]
 
 

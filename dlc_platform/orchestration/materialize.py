@@ -281,7 +281,7 @@ def missing(lab: LabResource, asset: str) -> list[str]:
         rows = registry.files_by_session(lab.engine)
         unreadable = [key for key, files in rows.items() if any(file.problem for file in files)]
         found = lab.scan()
-        on_disk = {session.key for session in found.sessions}
+        on_disk = {session.key for session in found.sessions if session.waits is None}
         return sorted({*changed_sessions(lab, found), *unreadable} & on_disk)
     if asset == "labeled_frames":
         labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)

@@ -182,7 +182,12 @@ def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wan
         key: cursor.seen[key] if key in cursor.seen and cursor.seen[key][0] == fingerprint else (fingerprint, now)
         for key, fingerprint in changed.items()
     }
-    settled = {key: value for key, value in changed.items() if now - cursor.seen[key][1] >= lab.settings.settle_seconds}
+    waiting = {session.key for session in found.sessions if session.waits is not None}
+    settled = {
+        key: value
+        for key, value in changed.items()
+        if now - cursor.seen[key][1] >= lab.settings.settle_seconds and key not in waiting
+    }
 
     # A file that could not be read waits for a person, and the session's labels with it; it is looked at again when it
     # changes.

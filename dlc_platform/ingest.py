@@ -32,7 +32,9 @@ def register(engine: Engine, session: Session) -> list[Look]:
     A file whose path, size and time are those of its registered row is not read again, unless it could not be read or
     its frames are not accounted for.
     """
-    known = {(row.recording.name, row.position): row for row in registry.current_files(engine, session.key)}
+    known = {
+        (row.recording.name, row.position): row for row in registry.current_files(engine, session.key, missing=True)
+    }
     unaccounted = registry.unaccounted_videos(engine)
     looks, rows = [], []
     for recording in session.recordings:

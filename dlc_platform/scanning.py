@@ -11,6 +11,7 @@ All that is kept may be lost: it costs a second look, and what is registered is 
 in `listing`, how videos make sessions in `sessions`; what is asked of a session is for those who call.
 """
 
+import bisect
 import heapq
 import json
 import os
@@ -19,23 +20,23 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Connection, Engine, TextClause, text
+from sqlalchemy import Connection, Engine, text
 
+from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.layout import Place, place_of
 from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder
 from dlc_platform.readiness import unopened
-from dlc_platform.sessions import Scan, Session, gather, scan
+from dlc_platform.sessions import Scan, Session, VideoFile, gather, no_video, scan
 from dlc_platform.settings import Lab, Layout
-
-Order = Literal["newest", "oldest", "name"]
 
 #: File systems keep times as coarse as two seconds: a change right after a listing may leave a folder's time as it was.
 COARSE_SECONDS = 3.0
@@ -43,8 +44,12 @@ COARSE_SECONDS = 3.0
 _LISTED_AGAIN = 500
 #: Listings that are written down together.
 _TOGETHER = 500
-#: Sessions that are compared with their registered files together.
-_COMPARED = 1000
+#: What a look may take longer than its time for what is just under way, and a disk until it counts as silent.
+_GRACE_SECONDS = 1.0
+#: A marker can be written in a folder whose time tells nothing, as through some links.
+_LONGEST_WAIT = timedelta(hours=1)
+#: Reasons that are told at a time.
+_REASONS = 1000
 #: Of a look's time, the parts after which no more sessions are compared, no more folders listed, and none opened.
 _COMPARING, _LISTING, _OPENING = 0.25, 0.7, 0.8
 
@@ -62,15 +67,15 @@ class Candidate:
         The time of its newest file.
     new_files
         Its files that are not registered as they are.
-    unopened_since
-        When one of them did not open the first time.
+    unready_since
+        When it was found not to be complete the first time.
     """
 
     session: Session
     fingerprint: str
     newest_ns: int
     new_files: tuple[Path, ...]
-    unopened_since: datetime | None
+    unready_since: datetime | None
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,16 @@ def look(
     roots = _roots(engine, lab)
     with engine.begin() as connection:
         # A clock that was set back would let them wait for as long as it was wrong.
-        connection.execute(text("update dlc.waiting_session set changed_at = :now where changed_at > :now"), {"now": now})
+        connection.execute(
+            text("update dlc.waiting_session set changed_at = :now where changed_at > :now"), {"now": now}
+        )
     settled = _settled(engine, lab, now, most, under_way, began + _COMPARING * seconds)
     folders = _folders_of(engine, settled)
-    seen = _walk(engine, lab, roots, now, {folder for own in folders.values() for folder in own}, began + _LISTING * seconds)
+    seen = _walk(
+        engine, lab, roots, now, {folder for own in folders.values() for folder in own}, began + _LISTING * seconds
+    )
     unchanged = [key for key in settled if key not in seen.changed and folders[key] <= seen.listed]
-    ready = _opened(engine, lab, now, _compare(engine, lab, unchanged).wanted, began + _OPENING * seconds)
+    ready = _complete(engine, lab, now, compare(engine, lab, unchanged).wanted, began + _OPENING * seconds)
     return Look(
         tuple(sorted(ready, key=lambda candidate: settled.index(candidate.session.key))),
         *_counts(engine, lab, now, under_way, len(ready)),
@@ -133,9 +142,12 @@ def look(
     )
 
 
-def registered(engine: Engine, lab: Lab, keys: Collection[str]) -> set[str]:
-    """Those of these sessions whose files, as they were last seen, are those that are registered."""
-    return _compare(engine, lab, keys).registered
+@dataclass(frozen=True)
+class Compared:
+    """Sessions as they were last seen, held against the catalogue; those that can be neither are left out."""
+
+    wanted: list[Candidate]
+    registered: set[str]
 
 
 def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
@@ -152,6 +164,15 @@ def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
     if {session.key for session in sessions} >= set(keys):
         return Scan(tuple(sorted(sessions, key=lambda session: session.key)), (*skipped, *refused))
     return scan(lab.raw_roots, lab.layout)
+
+
+def unregistered(engine: Engine, sessions: Sequence[Session]) -> list[str]:
+    """Those of these sessions whose files are not those that are registered."""
+    rows: dict[str, dict[tuple[str, int], Any]] = defaultdict(dict)
+    with engine.connect() as connection:
+        for row in connection.execute(_ROWS, {"keys": [session.key for session in sessions]}):
+            rows[row.session_key][row.name, row.position] = row
+    return [session.key for session in sessions if not _differences(_files(session), rows[session.key])[1]]
 
 
 # --- the roots and what is known of them ---
@@ -207,8 +228,8 @@ def _roots(engine: Engine, lab: Lab) -> dict[str, _Root]:
         )
         rows = connection.execute(
             text(
-                "select r.id, r.path, r.checked, r.listed, exists (select from dlc.scanned_folder f join dlc.sighting s on "
-                "s.folder_id = f.id where f.root_id = r.id) holds_videos from dlc.scanned_root r"
+                "select r.id, r.path, r.checked, r.listed, exists (select from dlc.scanned_folder f "
+                "join dlc.sighting s on s.folder_id = f.id where f.root_id = r.id) holds_videos from dlc.scanned_root r"
             )
         ).all()
     known = {row.path: _Root(row.id, row.path, row.checked, row.listed, row.holds_videos) for row in rows}
@@ -296,7 +317,9 @@ class _Walk:
         except OSError:
             return list_folder(self.root.path, "", self.layout).skipped[0].reason
         if is_empty and self.root.holds_videos:
-            return "the raw root is empty, and it was not before; mount its disk, or remove it from raw_roots in lab.yaml"
+            return (
+                "the raw root is empty, and it was not before; mount its disk, or remove it from raw_roots in lab.yaml"
+            )
         return status.st_dev, status.st_ino
 
     def _check(self, until: float) -> None:
@@ -453,8 +476,8 @@ def _taken(found: "queue.Queue[_Listed]") -> list[_Listed]:
 
 def _stalled(seconds: float) -> str:
     return (
-        f"the raw root has not answered for {seconds:.0f} s and is left alone until it does; look after its disk or its "
-        "network, or remove it from raw_roots in lab.yaml"
+        f"the raw root has not answered for {seconds:.0f} s and is left alone until it does; look after its disk or "
+        "its network, or remove it from raw_roots in lab.yaml"
     )
 
 
@@ -462,7 +485,7 @@ class _Nested:
     """Which of several roots that lie in each other has a video: the first one that can place it."""
 
     def __init__(self, roots: list[str], layout: Layout):
-        self._pattern, self._extensions = re.compile(layout.pattern), layout.extensions
+        self._pattern, self._layout = re.compile(layout.pattern), layout
         self._others = {
             root: [other for other in roots if other != root and (_below(root, other) or _below(other, root))]
             for root in roots
@@ -481,9 +504,9 @@ class _Nested:
 
     def _has(self, root: str, path: str) -> bool:
         relative = path[len(root.rstrip("/")) + 1 :]
-        if not _below(path, root) or not path.lower().endswith(self._extensions) or "/." in f"/{relative}":
+        if not _below(path, root) or not path.lower().endswith(self._layout.extensions) or "/." in f"/{relative}":
             return False
-        return isinstance(place_of(self._pattern, root, relative), Place)
+        return isinstance(place_of(self._pattern, root, relative, self._layout.unnamed_session), Place)
 
 
 def _below(path: str, root: str) -> bool:
@@ -504,16 +527,15 @@ _FOLDERS = text(
     "is distinct from (excluded.changed_ns, excluded.listed_ns, excluded.session_key, excluded.left_out)"
 )
 _SIGHTINGS = text(
-    "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, session_key) select * from "
+    "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, waits, session_key) select * from "
     "unnest(cast(:folders as int[]), cast(:names as text[]), cast(:sizes as bigint[]), cast(:times as bigint[]), "
-    "cast(:keys as text[])) on conflict (folder_id, name) do update set size_bytes = excluded.size_bytes, "
-    "mtime_ns = excluded.mtime_ns, session_key = excluded.session_key"
+    "cast(:waits as text[]), cast(:keys as text[])) on conflict (folder_id, name) do update set "
+    "size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns, waits = excluded.waits, "
+    "session_key = excluded.session_key"
 )
 
 
-def _write(
-    engine: Engine, walk: _Walk, batch: list[_Listed], nested: _Nested, now: datetime, seen: _Seen
-) -> None:
+def _write(engine: Engine, walk: _Walk, batch: list[_Listed], nested: _Nested, now: datetime, seen: _Seen) -> None:
     """Write down what listings say, and which sessions have other files than before."""
     root = walk.root.path
     folders: dict[str, tuple[int, int | None, str | None, str | None]] = {}
@@ -552,7 +574,7 @@ def _write(
         }
         before = connection.execute(
             text(
-                "select folder_id, name, size_bytes, mtime_ns, session_key from dlc.sighting "
+                "select folder_id, name, size_bytes, mtime_ns, waits, session_key from dlc.sighting "
                 "where folder_id = any(:folders)"
             ),
             {"folders": list(folder_of.values())},
@@ -565,16 +587,16 @@ def _write(
             video = videos.get(place)
             if video is None:
                 gone.append(place)
-            elif (video.size, video.mtime_ns, video.place.key) == (row.size_bytes, row.mtime_ns, row.session_key):
+            elif (video.size, video.mtime_ns, video.waits, video.place.key) == row[2:]:
                 same.add(place)
                 continue
             touched[row.session_key] = max(row.mtime_ns, touched.get(row.session_key, 0))
         new = [
-            (*place, video.size, video.mtime_ns, video.place.key)
+            (*place, video.size, video.mtime_ns, video.waits, video.place.key)
             for place, video in videos.items()
             if place not in same
         ]
-        for *_, mtime_ns, key in new:
+        for *_, mtime_ns, _, key in new:
             touched[key] = max(mtime_ns, touched.get(key, 0))
         if gone:
             path_of = {identity: path for path, identity in folder_of.items()}
@@ -587,10 +609,25 @@ def _write(
                 {"folders": [folder for folder, _ in gone], "names": [name for _, name in gone]},
             )
         if new:
-            names = ("folders", "names", "sizes", "times", "keys")
+            names = ("folders", "names", "sizes", "times", "waits", "keys")
             connection.execute(_SIGHTINGS, dict(zip(names, map(list, zip(*new, strict=True)), strict=True)))
             _missing(connection, touched, [v.path for place, v in videos.items() if place not in same], None)
         _touch(connection, touched, now)
+        # A marker may have been written in a folder that holds none of the videos.
+        awake = {
+            found.listing.possible.key
+            for found in batch
+            if found.listing.possible is not None
+            and found.path in walk.known
+            and walk.known[found.path].changed_ns != found.mtime_ns
+        }
+        connection.execute(
+            text(
+                "update dlc.waiting_session set look_at = default where session_key = any(:keys) "
+                "and unready_since is not null"
+            ),
+            {"keys": list(awake)},
+        )
     seen.changed.update(touched)
     seen.listed.update((root, found.path) for found in batch if not found.failed)
 
@@ -603,13 +640,13 @@ def _finish(engine: Engine, walk: _Walk, now: datetime, seen: _Seen) -> None:
         if walk.gone:
             values = {"root": root.id, "gone": walk.gone}
             below = (
-                "dlc.scanned_folder f where f.root_id = :root and exists (select from unnest(cast(:gone as text[])) g (path) "
-                "where starts_with(f.path, g.path))"
+                "dlc.scanned_folder f where f.root_id = :root and exists (select from "
+                "unnest(cast(:gone as text[])) g (path) where starts_with(f.path, g.path))"
             )
             videos = connection.execute(
                 text(
-                    "select f.path || s.name path, s.session_key, s.mtime_ns from dlc.sighting s join (select f.id, f.path "
-                    f"from {below}) f on f.id = s.folder_id"
+                    "select f.path || s.name path, s.session_key, s.mtime_ns from dlc.sighting s "
+                    f"join (select f.id, f.path from {below}) f on f.id = s.folder_id"
                 ),
                 values,
             ).all()
@@ -632,10 +669,11 @@ def _touch(connection: Connection, touched: dict[str, int], now: datetime) -> No
     if touched:
         connection.execute(
             text(
-                "insert into dlc.waiting_session as w (session_key, newest_ns, changed_at) select n.key, n.newest_ns, :now "
-                "from unnest(cast(:keys as text[]), cast(:newest as bigint[])) n (key, newest_ns) order by n.key "
-                "on conflict (session_key) do update set newest_ns = greatest(w.newest_ns, excluded.newest_ns), "
-                "changed_at = excluded.changed_at, look_at = default, unopened_since = null, held = null, left_out = null"
+                "insert into dlc.waiting_session as w (session_key, newest_ns, changed_at) "
+                "select n.key, n.newest_ns, :now from unnest(cast(:keys as text[]), cast(:newest as bigint[])) "
+                "n (key, newest_ns) order by n.key on conflict (session_key) do update set "
+                "newest_ns = greatest(w.newest_ns, excluded.newest_ns), changed_at = excluded.changed_at, "
+                "look_at = default, unready_since = null, held = null, left_out = null"
             ),
             {"now": now, "keys": list(touched), "newest": list(touched.values())},
         )
@@ -645,8 +683,8 @@ def _missing(connection: Connection, keys: Iterable[str], paths: list[str], sinc
     """Write down since when registered files lie nowhere, or that they are back."""
     connection.execute(
         text(
-            "update dlc.recording_file f set missing_since = :since from dlc.recording r where r.id = f.recording_id and "
-            "r.session_key = any(:keys) and f.replaced_at is null and f.path = any(:paths) "
+            "update dlc.recording_file f set missing_since = :since from dlc.recording r where r.id = f.recording_id "
+            "and r.session_key = any(:keys) and f.replaced_at is null and f.path = any(:paths) "
             "and (f.missing_since is null) <> (cast(:since as timestamptz) is null)"
         ),
         {"since": since, "keys": list(keys), "paths": paths},
@@ -658,20 +696,12 @@ def _missing(connection: Connection, keys: Iterable[str], paths: list[str], sinc
 _ORDERS = {"newest": "w.newest_ns desc, w.session_key", "oldest": "w.newest_ns, w.session_key", "name": "w.session_key"}
 #: What is not to be asked for again before a person says so, or another file comes.
 _HELD = (
-    "exists (select from dlc.quarantine q where q.session_key = w.session_key and q.stage = 'videos' and q.path is null "
-    "and q.evidence = w.held and q.released_at is null)"
+    "exists (select from dlc.quarantine q where q.session_key = w.session_key and q.stage = 'videos' "
+    "and q.path is null and q.evidence = w.held and q.released_at is null)"
 )
 
 
-@dataclass(frozen=True)
-class _Compared:
-    wanted: list[Candidate]
-    registered: set[str]
-
-
-def _settled(
-    engine: Engine, lab: Lab, now: datetime, most: int, under_way: Collection[str], until: float
-) -> list[str]:
+def _settled(engine: Engine, lab: Lab, now: datetime, most: int, under_way: Collection[str], until: float) -> list[str]:
     """The first sessions that have settled as far as is known, and that are to be registered."""
     wanted: list[str] = []
     statement = text(
@@ -679,23 +709,23 @@ def _settled(
         f"and w.session_key <> all(cast(:others as text[])) and not (w.held is not null and {_HELD}) "
         "and not exists (select from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id "
         "join dlc.scanned_root r on r.id = f.root_id where s.session_key = w.session_key and r.problem is not null) "
-        f"order by {_ORDERS[lab.scan.order]} limit {_COMPARED}"
+        f"order by {_ORDERS[lab.scan.order]} limit :limit"
     )
     settled = now - timedelta(seconds=lab.settle_seconds)
     while len(wanted) < most and time.monotonic() < until:
         with engine.connect() as connection:
-            values = {"settled": settled, "now": now, "others": [*under_way, *wanted]}
+            values = {"settled": settled, "now": now, "others": [*under_way, *wanted], "limit": 2 * most}
             keys = connection.scalars(statement, values).all()
-        found = {candidate.session.key for candidate in _compare(engine, lab, keys[: max(most, 1) * 2]).wanted}
+        found = {candidate.session.key for candidate in compare(engine, lab, keys).wanted}
         wanted += [key for key in keys if key in found]
         if not keys:
             break
     return wanted[:most]
 
 
-def _compare(engine: Engine, lab: Lab, keys: Collection[str]) -> _Compared:
-    """Hold sessions, as they were last seen, against the catalogue; those that have nothing to wait for wait no more."""
-    compared = _Compared([], set())
+def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
+    """Hold sessions, as they were last seen, against the catalogue; what has nothing to wait for waits no more."""
+    compared = Compared([], set())
     if not keys:
         return compared
     values = {"keys": list(keys)}
@@ -703,11 +733,11 @@ def _compare(engine: Engine, lab: Lab, keys: Collection[str]) -> _Compared:
     videos: dict[str, dict[str, FoundVideo]] = {key: {} for key in keys}
     rows: dict[str, dict[tuple[str, int], Any]] = {key: {} for key in keys}
     with engine.begin() as connection:
-        for root, folder, name, size, mtime_ns, key in connection.execute(_SEEN_VIDEOS, values):
-            place = place_of(pattern, root, f"{folder}{name}")
+        for root, folder, name, size, mtime_ns, waits, key in connection.execute(_SEEN_VIDEOS, values):
+            place = place_of(pattern, root, f"{folder}{name}", lab.layout.unnamed_session)
             if isinstance(place, Place):
                 path = os.path.join(root, f"{folder}{name}")
-                videos[key].setdefault(path, FoundVideo(place, path, size, mtime_ns))
+                videos[key].setdefault(path, FoundVideo(place, path, size, mtime_ns, waits))
         for row in connection.execute(_ROWS, values):
             rows[row.session_key][row.name, row.position] = row
         states = {row.session_key: row for row in connection.execute(_STATES, values)}
@@ -722,10 +752,9 @@ def _compare(engine: Engine, lab: Lab, keys: Collection[str]) -> _Compared:
                     over.append(key)
                 continue
             (session,) = sessions
-            files = {(r.name, position): file for r in session.recordings for position, file in enumerate(r.files)}
-            known = {place: row for place, row in rows[key].items() if row.missing_since is None}
-            new = [f for place, f in files.items() if place not in known or not _is_registered(f, known[place])]
-            if not new and known.keys() == files.keys():
+            files = _files(session)
+            new, is_registered = _differences(files, rows[key])
+            if is_registered:
                 over.append(key)
                 compared.registered.add(key)
                 continue
@@ -742,7 +771,7 @@ def _compare(engine: Engine, lab: Lab, keys: Collection[str]) -> _Compared:
                 held[key] = fingerprint
                 continue
             newest_ns = max(file.mtime_ns for file in files.values())
-            since = state.unopened_since if state else None
+            since = state.unready_since if state else None
             compared.wanted.append(Candidate(session, fingerprint, newest_ns, tuple(f.path for f in new), since))
         if over:
             connection.execute(text("delete from dlc.waiting_session where session_key = any(:keys)"), {"keys": over})
@@ -754,17 +783,17 @@ def _compare(engine: Engine, lab: Lab, keys: Collection[str]) -> _Compared:
 
 
 _SEEN_VIDEOS = text(
-    "select r.path, f.path, s.name, s.size_bytes, s.mtime_ns, s.session_key from dlc.sighting s "
+    "select r.path, f.path, s.name, s.size_bytes, s.mtime_ns, s.waits, s.session_key from dlc.sighting s "
     "join dlc.scanned_folder f on f.id = s.folder_id join dlc.scanned_root r on r.id = f.root_id "
     "where s.session_key = any(:keys)"
 )
 _ROWS = text(
-    "select r.session_key, r.name, f.position, f.id, f.path, f.size_bytes, f.mtime_ns, f.registered_at, f.missing_since "
-    "from dlc.recording_file f join dlc.recording r on r.id = f.recording_id "
+    "select r.session_key, r.name, f.position, f.id, f.path, f.size_bytes, f.mtime_ns, f.registered_at, "
+    "f.missing_since from dlc.recording_file f join dlc.recording r on r.id = f.recording_id "
     "where r.session_key = any(:keys) and f.replaced_at is null"
 )
 _STATES = text(
-    "select k.key session_key, w.unopened_since, "
+    "select k.key session_key, w.unready_since, "
     "(select count(*) from dlc.quarantine q where q.session_key = k.key and q.stage = 'videos' "
     f"and q.released_by <> '{OTHER_EVIDENCE}') released, "
     "array(select q.evidence::text from dlc.quarantine q where q.session_key = k.key and q.stage = 'videos' "
@@ -781,34 +810,132 @@ _HOLD = text(
 )
 
 
-def _is_registered(file: VideoFile, row: Any) -> bool:
-    return (row.path, row.size_bytes, row.mtime_ns) == (str(file.path), file.size, file.mtime_ns)
+def _files(session: Session) -> dict[tuple[str, int], VideoFile]:
+    return {(own.name, position): file for own in session.recordings for position, file in enumerate(own.files)}
 
 
-def _opened(
+def _differences(
+    files: dict[tuple[str, int], VideoFile], rows: dict[tuple[str, int], Any]
+) -> tuple[list[VideoFile], bool]:
+    """The files that are not registered as they are, and whether the session is registered as a whole."""
+    known = {
+        place: (row.path, row.size_bytes, row.mtime_ns) for place, row in rows.items() if row.missing_since is None
+    }
+    new = [file for place, file in files.items() if known.get(place) != (str(file.path), file.size, file.mtime_ns)]
+    return new, not new and known.keys() == files.keys()
+
+
+def _complete(
     engine: Engine, lab: Lab, now: datetime, candidates: Sequence[Candidate], until: float
 ) -> list[Candidate]:
-    """Those whose new files can be opened, or could not be for so long that they are to be read all the same."""
-    reasons: dict[str, str | None] = {}
-    threads = [
-        _threads.start(f"{root}, opening", partial(_open, [c for c in candidates if _below(str(c.session.folder), root)], reasons, until))
-        for root in map(str, lab.raw_roots)
-    ]
-    ready = []
-    waiting = {}
-    while time.monotonic() < until + _GRACE_SECONDS and any(c.session.key not in reasons for c in candidates):
+    """Those of which nothing says that they are under way, and whose new files open, or did not for long enough.
+
+    The others are looked at again, each time after as long again as they have waited already.
+    """
+    reasons: dict[str, tuple[str, str] | None] = {}
+    for root in map(str, lab.raw_roots):
+        own = [c for c in candidates if c.session.waits is None and _below(str(c.session.folder) + "/", root)]
+        if own:
+            _threads.start(f"{root}, opening", partial(_open, own, reasons, until))
+    opening = {candidate.session.key for candidate in candidates if candidate.session.waits is None}
+    while not opening <= reasons.keys() and time.monotonic() < until + _GRACE_SECONDS:
         time.sleep(0.002)
     patience = timedelta(seconds=lab.scan.unopened_seconds)
+    ready: list[Candidate] = []
+    later: list[tuple[str, datetime, datetime, str]] = []
     for candidate in candidates:
-        key = candidate.session.key
-        since = candidate.unopened_since or now
-        if key not in reasons:
-            continue
-        reason = reasons[key]
-        if reason is None or now - since >= patience:
-            ready.append(candidate)
-            continue
-        # Each time as long again as it has waited already.
+        key, since = candidate.session.key, candidate.unready_since or now
         wait = max(timedelta(seconds=lab.settle_seconds), now - since)
-        waiting[key] = (since, min(now + wait, since + patience), reason)
+        if candidate.session.waits is not None:
+            what = [[str(candidate.session.folder), candidate.session.waits, "expected"]]
+            later.append((key, since, now + min(wait, _LONGEST_WAIT), json.dumps(what)))
+        elif key in reasons:
+            found = reasons[key]
+            if found is None or now - since >= patience:
+                ready.append(candidate)
+            else:
+                path, reason = found
+                what = [[path, f"it does not open ({reason}); it may still be under way, or be broken", "odd"]]
+                later.append((key, since, min(now + wait, since + patience), json.dumps(what)))
+    if later:
+        keys, sinces, times, left_out = map(list, zip(*later, strict=True))
+        with engine.begin() as connection:
+            connection.execute(_LATER, {"keys": keys, "since": sinces, "times": times, "left_out": left_out})
     return ready
+
+
+def _open(candidates: Sequence[Candidate], reasons: dict[str, tuple[str, str] | None], until: float) -> None:
+    """Say of each session which of its new files does not open and why; in a thread that a disk may hold for ever."""
+    for candidate in candidates:
+        if time.monotonic() > until:
+            return
+        found = ((str(path), unopened(path)) for path in candidate.new_files)
+        reasons[candidate.session.key] = next(((path, reason) for path, reason in found if reason is not None), None)
+
+
+_LATER = text(
+    "update dlc.waiting_session w set unready_since = n.since, look_at = n.look_at, "
+    "left_out = cast(n.left_out as jsonb) from unnest(cast(:keys as text[]), cast(:since as timestamptz[]), "
+    "cast(:times as timestamptz[]), cast(:left_out as text[])) n (key, since, look_at, left_out) where w.session_key = n.key"
+)
+
+
+def _folders_of(engine: Engine, keys: Collection[str]) -> dict[str, set[tuple[str, str]]]:
+    """The folders in which videos of these sessions were seen, each with its root."""
+    statement = text(
+        "select distinct s.session_key, r.path, f.path from dlc.sighting s join dlc.scanned_folder f "
+        "on f.id = s.folder_id join dlc.scanned_root r on r.id = f.root_id where s.session_key = any(:keys)"
+    )
+    found: dict[str, set[tuple[str, str]]] = {key: set() for key in keys}
+    with engine.connect() as connection:
+        for key, root, folder in connection.execute(statement, {"keys": list(keys)}):
+            found[key].add((root, folder))
+    return found
+
+
+# --- what a look tells ---
+
+
+def _counts(
+    engine: Engine, lab: Lab, now: datetime, under_way: Collection[str], ready: int
+) -> tuple[int, int, int, int]:
+    """How many sessions there are, how many of them settle and how many wait for their turn; and folders not listed."""
+    statement = text(
+        "select (select count(*) from (select distinct session_key from dlc.sighting) s) "
+        "- count(*) filter (where look_at = 'infinity') sessions, "
+        "count(*) filter (where look_at < 'infinity' and not turn) settling, "
+        "count(*) filter (where look_at < 'infinity' and turn and not held) queued, "
+        "(select count(*) from dlc.scanned_folder where listed_ns is null) unlisted "
+        "from (select w.look_at, w.changed_at <= :settled and w.look_at <= :now turn, "
+        f"w.held is not null and {_HELD} held from dlc.waiting_session w "
+        "where w.session_key <> all(cast(:under_way as text[]))) w"
+    )
+    values = {"settled": now - timedelta(seconds=lab.settle_seconds), "now": now, "under_way": list(under_way)}
+    with engine.connect() as connection:
+        sessions, settling, queued, unlisted = connection.execute(statement, values).one()
+    return sessions, settling, queued - ready, unlisted
+
+
+def _left_out(engine: Engine, layout: Layout) -> list[str]:
+    """A line for each reason why something is not used, with the first path that has it; roots first."""
+    statement = text(
+        "select min(path) path, count(*) n, reason from ("
+        "select e ->> 0 path, e ->> 1 reason from dlc.scanned_folder f, jsonb_array_elements(f.left_out) e "
+        "union all "
+        "select e ->> 0, e ->> 1 from dlc.waiting_session w, jsonb_array_elements(w.left_out) e) s "
+        f"group by reason order by n, path limit {_REASONS}"
+    )
+    empty = text(
+        "select rtrim(r.path || '/' || f.path, '/'), f.session_key from dlc.scanned_folder f join dlc.scanned_root r "
+        "on r.id = f.root_id where f.session_key is not null and f.listed_ns is not null and not exists ("
+        "select from dlc.sighting s join dlc.scanned_folder b on b.id = s.folder_id "
+        "where s.session_key = f.session_key and b.root_id = f.root_id and starts_with(b.path, f.path)) "
+        "and not exists (select from dlc.scanned_folder b where b.root_id = f.root_id and b.listed_ns is null and starts_with(b.path, f.path)) "
+        f"order by 1 limit {_REASONS}"
+    )
+    roots = text("select path, problem from dlc.scanned_root where problem is not null order by path")
+    with engine.connect() as connection:
+        lines = [f"{path}: {problem}" for path, problem in connection.execute(roots)]
+        lines += [f"{path}: {no_video(key, layout)}" for path, key in connection.execute(empty)]
+        found = connection.execute(statement).all()
+    return lines + [f"{path}{f' and {n - 1} more' if n > 1 else ''}: {reason}" for path, n, reason in found]

@@ -98,12 +98,17 @@ def scan(raw_roots: Iterable[Path], layout: Layout) -> Scan:
     skipped += refused
     for folder, place in possible.items():
         if folder not in used:
-            reason = f"the session folder of {place.key} holds no video ({', '.join(layout.extensions)})"
-            skipped.append(Skipped(Path(folder), f"{reason}; put its videos there, or remove it"))
+            skipped.append(Skipped(Path(folder), no_video(place.key, layout)))
     return Scan(
         tuple(sorted(sessions, key=lambda session: session.key)),
         tuple(sorted(set(skipped), key=lambda item: (str(item.path), item.reason))),
     )
+
+
+def no_video(key: str, layout: Layout) -> str:
+    """What is said of a session's folder that holds none of its videos."""
+    reason = f"the session folder of {key} holds no video ({', '.join(layout.extensions)})"
+    return f"{reason}; put its videos there, or remove it"
 
 
 def gather(videos: Iterable[FoundVideo]) -> tuple[list[Session], list[Skipped]]:

@@ -652,7 +652,7 @@ class ScannedFolder(Base):
 
 
 class Sighting(Base):
-    """A video file below a raw root as it was last seen, registered or not."""
+    """A video file below a raw root as it was last seen; `waits` is why it is not complete, where names tell."""
 
     __tablename__ = "sighting"
 
@@ -660,6 +660,7 @@ class Sighting(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    waits: Mapped[str | None]
     session_key: Mapped[str] = mapped_column(index=True)
 
 
@@ -667,9 +668,9 @@ class WaitingSession(Base):
     """A session whose files were seen to change and are not known to be those that are registered.
 
     `changed_at` is when that was last seen, by the clock of the host that scans, and `newest_ns` the time of its newest
-    file, which only puts sessions in order. It is looked at again at `look_at`; after a file did not open the first
-    time, at `unopened_since`, the waits double. `held` is the evidence of the quarantine that it waits in, and
-    `left_out` lists path, reason and kind of what is wrong with it.
+    file, which only puts sessions in order. It is looked at again at `look_at`; the waits double
+    after `unready_since`, when it was found not to be complete the first time. `held` is the evidence of the quarantine
+    that it waits in, and `left_out` lists path, reason and kind of what is wrong with it.
     """
 
     __tablename__ = "waiting_session"
@@ -679,6 +680,6 @@ class WaitingSession(Base):
     newest_ns: Mapped[int] = mapped_column(BigInteger)
     changed_at: Mapped[datetime]
     look_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
-    unopened_since: Mapped[datetime | None]
+    unready_since: Mapped[datetime | None]
     held: Mapped[str | None]
     left_out: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))

@@ -16,6 +16,7 @@ from uuid import uuid4
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
+from dlc_platform import scanning
 from dlc_platform.catalog import registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
@@ -26,7 +27,6 @@ from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.sensors import SESSIONS_PER_RUN, changed_sessions
 
 
 def promote(
@@ -132,7 +132,7 @@ def _materialize(
             )
         for asset in selected:
             node = definitions.get_assets_def(asset)
-            stretches = _stretches(lab, node, keys, partitions)
+            stretches = _stretches(lab, instance, node, keys, partitions)
             if not stretches:
                 say(f"{asset.to_user_string()}: {'not asked for' if partitions else 'nothing is missing'}")
                 if asset.to_user_string() == "session_videos":
@@ -247,25 +247,36 @@ def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
 
 
 def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]]:
-    """The partition keys of the lab, in Dagster's order; sessions on disk that Dagster does not know are added."""
-    known = list(instance.get_dynamic_partitions("sessions"))
-    new = sorted({session.key for session in lab.scan().sessions} - set(known))
-    if new:
-        instance.add_dynamic_partitions("sessions", new)
-    return {"sessions": known + new, "recipes": sorted(lab.settings.recipes)}
+    """The partition keys of the lab, in Dagster's order; after them sessions that are registered or on disk only."""
+    live = list(instance.get_dynamic_partitions("sessions"))
+    others = {session.key for session in lab.scan().sessions} | registry.registered_sessions(lab.engine)
+    return {"sessions": live + sorted(others - set(live)), "recipes": sorted(lab.settings.recipes)}
 
 
 def _stretches(
-    lab: LabResource, node: dg.AssetsDefinition, keys: dict[str, list[str]], partitions: Sequence[str]
+    lab: LabResource,
+    instance: dg.DagsterInstance,
+    node: dg.AssetsDefinition,
+    keys: dict[str, list[str]],
+    partitions: Sequence[str],
 ) -> list[list[str]]:
-    """The partitions to materialise, those of one run together; an empty one for an asset without partitions."""
+    """The partitions to materialise, those of one run together; an empty one for an asset without partitions.
+
+    Sessions that Dagster does not know, or knows no more, are added.
+    """
     kind = _kind(node)
     if kind is None:
         return [[]]
-    if partitions and kind == "sessions":
-        return newest_first(partitions, keys[kind], SESSIONS_PER_RUN)
     wanted = [key for key in partitions if key in keys[kind]] if partitions else missing(lab, node.key.to_user_string())
-    return neighbours(wanted, keys[kind], most=len(keys[kind]) if kind == "sessions" else 1)
+    if kind == "recipes":
+        return neighbours(wanted, keys[kind], most=1)
+    live = set(instance.get_dynamic_partitions("sessions"))
+    if new := [key for key in dict.fromkeys(wanted) if key not in live]:
+        instance.add_dynamic_partitions("sessions", new)
+    order = instance.get_dynamic_partitions("sessions")
+    if partitions:
+        return newest_first(wanted, order, lab.settings.scan.sessions_per_run)
+    return neighbours(wanted, order, most=len(order))
 
 
 def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes"] | None:
@@ -278,23 +289,17 @@ def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes"] | None:
 def missing(lab: LabResource, asset: str) -> list[str]:
     """The partitions of an asset that were never made, or whose files or dataset's recipe changed since."""
     if asset == "session_videos":
-        rows = registry.files_by_session(lab.engine)
-        unreadable = [key for key, files in rows.items() if any(file.problem for file in files)]
-        found = lab.scan()
-        on_disk = {session.key for session in found.sessions if session.waits is None}
-        return sorted({*changed_sessions(lab, found), *unreadable} & on_disk)
+        on_disk = [session for session in lab.scan().sessions if session.waits is None]
+        unreadable = registry.unreadable_sessions(lab.engine) & {session.key for session in on_disk}
+        return sorted({*scanning.unregistered(lab.engine, on_disk), *unreadable})
     if asset == "labeled_frames":
-        labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)
-        return sorted(registry.files_by_session(lab.engine).keys() - labelled)
-    if asset == "pose_estimates":
-        tracked = registry.tracked_files(lab.engine)
-        on_disk = {session.key for session in lab.scan().sessions}
         return sorted(
-            key
-            for key, files in registry.files_by_session(lab.engine).items()
-            if key in on_disk
-            and any(file.id not in tracked and lab.settings.rule_for(file.recording.camera) for file in files)
+            registry.registered_sessions(lab.engine) - registry.labelled_sessions(lab.engine, lab.settings.projects)
         )
+    if asset == "pose_estimates":
+        on_disk = {session.key for session in lab.scan().sessions}
+        untracked = registry.untracked_cameras(lab.engine)
+        return sorted({key for key, camera in untracked if key in on_disk and lab.settings.rule_for(camera)})
     recipes = sorted(lab.settings.recipes)
     if asset == "training_dataset":
         return [name for name in recipes if dataset_problem(lab, name)]

@@ -14,6 +14,7 @@ import dagster as dg
 import numpy as np
 import pytest
 import yaml
+from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import registry
@@ -29,6 +30,8 @@ from dlc_platform_tests.catalog import small_lab
 from dlc_platform_tests.video.conftest import spoil
 
 SETTLE = 30
+#: How a new session is asked for; one that is labelled already, or moved, is only registered.
+NEW = "session_videos+labeled_frames"
 
 
 class Clock:
@@ -51,6 +54,7 @@ class Watched:
         self.cursor: str | None = None
         self.summary = ""
         self.run_keys: list[str] = []
+        self.launched: dict[tuple[str, str, str], dg.DagsterRun] = {}
         self.checks: dict[str, dg.AssetCheckEvaluation] = {}
         self.definitions = build_definitions(home)
 
@@ -72,19 +76,22 @@ class Watched:
         asked = self.look()
         self.clock.now += SETTLE
         asked |= self.look()
-        for asset, asks in asked.items():
+        for assets, asks in asked.items():
             for first, last in asks:
-                if asset != "pose_estimates":
-                    self.run(asset, first, last)
+                if assets != "pose_estimates":
+                    self.run(assets, first, last)
         return asked
 
-    def run(self, asset: str, first: str, last: str) -> bool:
+    def run(self, assets: str, first: str, last: str) -> bool:
+        """Execute what was asked for last of these assets and sessions."""
         job = self.definitions.resolve_job_def("process_sessions")
-        tags = {RANGE_START: first, RANGE_END: last}
-        selection = [dg.AssetKey(asset)]
+        asked = self.launched[assets, first, last]
+        self.instance.delete_run(asked.run_id)
+        selection = [dg.AssetKey(asset) for asset in assets.split("+")]
         done = job.execute_in_process(
-            instance=self.instance, asset_selection=selection, tags=tags, raise_on_error=False
+            instance=self.instance, asset_selection=selection, tags=asked.tags, raise_on_error=False
         )
+        self.launched[assets, first, last] = done.dagster_run
         self.checks = {check.check_name: check for check in done.get_asset_check_evaluations()}
         return done.success
 
@@ -98,18 +105,23 @@ class Watched:
         ) as context:
             done = self.definitions.resolve_sensor_def("new_session_videos").evaluate_tick(context)
         for request in done.dynamic_partitions_requests or []:
-            assert list(request.partition_keys) == sorted(request.partition_keys)
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         self.cursor, self.summary = done.cursor, done.skip_message or ""
         asked: dict[str, list[tuple[str, str]]] = {}
         for request in done.run_requests or []:
-            (asset,) = request.asset_selection or []
+            assets = "+".join(asset.to_user_string() for asset in request.asset_selection or [])
             assert request.run_key
             # The daemon launches a run key once, for ever.
             assert request.run_key not in self.run_keys
             self.run_keys.append(request.run_key)
             stretch = (request.tags[RANGE_START], request.tags[RANGE_END])
-            asked.setdefault(asset.to_user_string(), []).append(stretch)
+            asked.setdefault(assets, []).append(stretch)
+            self.launched[assets, *stretch] = self.instance.create_run_for_job(
+                self.definitions.resolve_job_def("process_sessions"),
+                status=dg.DagsterRunStatus.STARTED,
+                tags={**request.tags, RUN_KEY_TAG: request.run_key, SENSOR_NAME_TAG: "new_session_videos"},
+                asset_selection=frozenset(request.asset_selection or []),
+            )
         return asked
 
     def registered(self) -> list[str]:
@@ -164,25 +176,19 @@ def test_a_growing_file_waits_until_it_has_settled(lab: Watched) -> None:
         lab.clock.now += SETTLE - 1
     assert lab.look() == {}
     lab.clock.now += 1
-    assert lab.look() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.look() == {NEW: one("sub-1_ses-1")}
     assert lab.instance.get_dynamic_partitions("sessions") == ["sub-1_ses-1"]
 
 
 def test_a_session_goes_its_way_once(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
     for _ in range(3):
         lab.clock.now += SETTLE
         assert lab.look() == {}, "it is under way"
-    assert lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
-    assert lab.look() == {"labeled_frames": one("sub-1_ses-1")}
+    assert lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
     assert lab.look() == {}
-    assert lab.run("labeled_frames", "sub-1_ses-1", "sub-1_ses-1")
-    assert lab.look() == {}
-    assert json.loads(lab.cursor or "") == {
-        "seen": {},
-        "requested": {"session_videos": {}, "labeled_frames": {}, "pose_estimates": {}},
-    }
+    assert json.loads(lab.cursor or "")["runs"] == {}
 
 
 def test_a_lost_cursor_repeats_nothing_that_is_done(lab: Watched) -> None:
@@ -245,7 +251,7 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     lab.promote()
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
     assert not lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
     (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     assert row.problem and str(path) in row.problem
@@ -258,7 +264,7 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
 def test_a_damaged_recording_is_registered_and_waits_for_the_rule(lab: Watched) -> None:
     side = spoil(lab.video("sub-1_ses-1", "cam-side.mp4", shade=9), [10, 11])
     lab.promote()
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
     assert lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
     check = lab.checks["recordings_are_whole"]
     assert not check.passed and check.description
@@ -299,7 +305,7 @@ def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -
     side = lab.raw / "sub-1/ses-1/cam-side.mp4"
     side.write_bytes(b"nothing that plays" * 50)
     lab.promote()
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
     assert not lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
     rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
     assert rows["top"].video_id and not rows["top"].problem
@@ -362,11 +368,11 @@ def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> N
 
 def test_a_run_that_was_cancelled_waits_for_a_person_or_another_file(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
     # The run never comes to anything.
     assert lab.settle() == lab.settle() == {}
     lab.video("sub-1_ses-1", shade=7)
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
 
 
 def test_a_missing_raw_root_stops_nothing_and_is_said(lab: Watched) -> None:
@@ -400,7 +406,7 @@ def test_two_sessions_with_one_key_are_said_and_the_others_go_on(lab: Watched) -
     assert "the session folder of sub-3_ses-1 holds no video" in lab.summary
     assert "and 8 more: it is hidden" in lab.summary
     shutil.rmtree(lab.raw / "copy")
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
 
 
 def test_many_reasons_do_not_flood_the_summary(lab: Watched) -> None:

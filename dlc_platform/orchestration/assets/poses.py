@@ -14,6 +14,7 @@ from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL, record_export
 from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import number, picture, table
+from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 
@@ -55,7 +56,11 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> None:
             )
         return estimators[key]
 
-    for_each_session(context, lambda key: _estimate_session(context, lab, key, estimator))
+    for_each_session(
+        context,
+        lambda key: _estimate_session(context, lab, key, estimator),
+        outcome(lab, "poses", context.run_id),
+    )
 
 
 def _estimate_session(

@@ -1,5 +1,6 @@
 """The group `sessions`: what was recorded, and what of it was labelled."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog import queries, registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.metadata import number, picture, table
+from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 
@@ -28,8 +30,9 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
     A truncated or damaged one is registered with an account of its frames, as long as one of them can be decoded.
     """
     from dlc_platform.ingest import register
+    from dlc_platform.scanning import find_sessions
 
-    found = lab.scan()
+    found = find_sessions(lab.engine, lab.settings, context.partition_keys)
     for line in found.left_out():
         context.log.warning(f"left out: {line}")
     on_disk = {session.key: session for session in found.sessions}
@@ -44,6 +47,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
         session = on_disk[key]
         looks = register(lab.engine, session)
         registry.assign_cameras(lab.engine, lab.settings.project_of)
+        for row in queries.repeated_videos(lab.engine, key).to_dict("records"):
+            context.log.warning(
+                f"{row['path']} is the very video that {row['other_path']} of {row['other_session']} is; its poses are "
+                "estimated once and count for both"
+            )
         problems = [look.problem for look in looks if look.problem is not None]
         if problems:
             raise PlatformError(
@@ -63,11 +71,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> None:
 
 
 def _metadata(lab: LabResource, key: str) -> Mapping[str, Any]:
-    from dlc_platform.catalog import queries
     from dlc_platform.pose.pictures import labelled_frames
     from dlc_platform.video.frames import find_frames
 
     recordings = queries.sessions(lab.engine, key)
+    recordings = recordings[recordings["path"].map(os.path.exists)]
     first = recordings.iloc[0]
     is_damaged = recordings["damage"].notna()
     middle = int(first["frames"]) // 2
@@ -140,7 +148,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
             "projects": table([{"project": name, "images": count} for name, count in counts.items()]),
         }
 
-    for_each_session(context, work)
+    for_each_session(context, work, outcome(lab, "labels", context.run_id))
 
 
 session_assets = [session_videos, labeled_frames]

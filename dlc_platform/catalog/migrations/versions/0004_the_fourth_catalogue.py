@@ -54,6 +54,7 @@ def _scan() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("mtime_ns", sa.BigInteger(), nullable=False),
+        sa.Column("waits", sa.String(), nullable=True),
         sa.Column("session_key", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(
             ["folder_id"], ["dlc.scanned_folder.id"], name=op.f("fk_sighting_folder_id"), ondelete="CASCADE"
@@ -68,7 +69,7 @@ def _scan() -> None:
         sa.Column("newest_ns", sa.BigInteger(), nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("look_at", sa.DateTime(timezone=True), server_default=sa.text("'-infinity'"), nullable=False),
-        sa.Column("unopened_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("unready_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("held", sa.String(), nullable=True),
         sa.Column("left_out", postgresql.JSONB(), nullable=True),
         sa.PrimaryKeyConstraint("session_key", name=op.f("pk_waiting_session")),

@@ -299,10 +299,10 @@ class _Walk:
             self._list(path)
         # Half of the time at most, or new folders would wait behind a slow disk's old ones.
         self._check(began + (self.until - began) / 2 if self._pending else self.until)
-        while self._pending and not self._over(self.until):
-            self._list(heapq.heappop(self._pending)[1])
+        self._list_new()
         if not self.checked:
             self._list_again()
+            self._list_new()
         if self.gone and self._device() != device:
             self.gone.clear()
             return "the raw root went away while it was looked through; look after its disk"
@@ -338,6 +338,10 @@ class _Walk:
                     changed = True
                 if changed:
                     self._list(path)
+
+    def _list_new(self) -> None:
+        while self._pending and not self._over(self.until):
+            self._list(heapq.heappop(self._pending)[1])
 
     def _list_again(self) -> None:
         paths = _beginning_at(self.root.listed, sorted(self.known))
@@ -928,8 +932,9 @@ def _left_out(engine: Engine, layout: Layout) -> list[str]:
     empty = text(
         "select rtrim(r.path || '/' || f.path, '/'), f.session_key from dlc.scanned_folder f join dlc.scanned_root r "
         "on r.id = f.root_id where f.session_key is not null and f.listed_ns is not null and not exists ("
-        "select from dlc.sighting s join dlc.scanned_folder b on b.id = s.folder_id "
-        "where s.session_key = f.session_key and b.root_id = f.root_id and starts_with(b.path, f.path)) "
+        "select from dlc.sighting s join dlc.scanned_folder b on b.id = s.folder_id join dlc.scanned_root o "
+        "on o.id = b.root_id where s.session_key = f.session_key "
+        "and starts_with(o.path || '/' || b.path, r.path || '/' || f.path)) "
         "and not exists (select from dlc.scanned_folder b where b.root_id = f.root_id and b.listed_ns is null and starts_with(b.path, f.path)) "
         f"order by 1 limit {_REASONS}"
     )

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 
@@ -188,14 +188,12 @@ class _Root:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """A folder as it was known before this look."""
+class _Folder(NamedTuple):
+    """A folder as it was known before this look; `seen_at` where its listing is not to be trusted."""
 
-    id: int
     changed_ns: int
-    seen_at: datetime
     listed_ns: int | None
+    seen_at: datetime | None
 
 
 def _roots(engine: Engine, lab: Lab) -> dict[str, _Root]:
@@ -237,9 +235,13 @@ def _roots(engine: Engine, lab: Lab) -> dict[str, _Root]:
 
 
 def _known(engine: Engine, root: _Root) -> dict[str, _Folder]:
-    statement = text("select path, id, changed_ns, seen_at, listed_ns from dlc.scanned_folder where root_id = :root")
+    statement = text(
+        "select path, changed_ns, listed_ns, case when listed_ns is distinct from changed_ns then seen_at end "
+        "from dlc.scanned_folder where root_id = :root"
+    )
     with engine.connect() as connection:
-        return {path: _Folder(*rest) for path, *rest in connection.execute(statement, {"root": root.id})}
+        rows = connection.execute(statement, {"root": root.id}).all()
+    return {path: _Folder(changed, listed, seen_at) for path, changed, listed, seen_at in rows}
 
 
 # --- reading the disks, a thread for each root ---
@@ -247,21 +249,19 @@ def _known(engine: Engine, root: _Root) -> dict[str, _Folder]:
 
 @dataclass(frozen=True)
 class _Listed:
-    """A folder that was listed: its time before, and the folders in it that were not known, with their times.
-
-    Where it `failed` to be read, what was known of it stays.
-    """
+    """A folder that was listed, and its time before. Where it `failed` to be read, what was known of it stays."""
 
     path: str
     mtime_ns: int
     listing: Listing
-    folders: dict[str, int]
     failed: bool
 
 
 @dataclass
 class _Walk:
     """One look at a raw root. It runs in a thread that a disk may hold for ever, and so touches nothing else.
+
+    `pending` are the folders that were seen and not listed, the newest first.
 
     `checked` and `listed` say where the next one goes on, and are empty where this one came to the end.
     """
@@ -278,7 +278,7 @@ class _Walk:
     listed: str = ""
     done: bool = False
     answered: float = field(default_factory=time.monotonic)
-    _pending: list[tuple[int, str]] = field(default_factory=list)
+    pending: list[tuple[int, str]] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
     def run(self) -> None:
@@ -293,12 +293,12 @@ class _Walk:
         device = self._device()
         if isinstance(device, str):
             return device
-        self._pending = [(-folder.changed_ns, path) for path, folder in self.known.items() if folder.listed_ns is None]
-        heapq.heapify(self._pending)
+        self.pending = [(-folder.changed_ns, path) for path, folder in self.known.items() if folder.listed_ns is None]
+        heapq.heapify(self.pending)
         for path in self.urgent:
             self._list(path)
         # Half of the time at most, or new folders would wait behind a slow disk's old ones.
-        self._check(began + (self.until - began) / 2 if self._pending else self.until)
+        self._check(began + (self.until - began) / 2 if self.pending else self.until)
         self._list_new()
         if not self.checked:
             self._list_again()
@@ -340,8 +340,8 @@ class _Walk:
                     self._list(path)
 
     def _list_new(self) -> None:
-        while self._pending and not self._over(self.until):
-            self._list(heapq.heappop(self._pending)[1])
+        while self.pending and not self._over(self.until):
+            self._list(heapq.heappop(self.pending)[1])
 
     def _list_again(self) -> None:
         paths = _beginning_at(self.root.listed, sorted(self.known))
@@ -365,15 +365,13 @@ class _Walk:
         except OSError:
             mtime_ns = 0
         listing = list_folder(self.root.path, path, self.layout)
-        folders: dict[str, int] = {}
         for below in listing.folders:
             if below not in self.known:
                 with suppress(OSError):
-                    folders[below] = os.stat(f"{self.root.path}/{below}").st_mtime_ns
-                    heapq.heappush(self._pending, (-folders[below], below))
+                    heapq.heappush(self.pending, (-os.stat(f"{self.root.path}/{below}").st_mtime_ns, below))
         nothing = not listing.videos and not listing.folders
         failed = nothing and any(os.path.normpath(folder) == str(item.path) for item in listing.skipped)
-        self._put(_Listed(path, mtime_ns, listing, folders, failed))
+        self._put(_Listed(path, mtime_ns, listing, failed))
 
     def _put(self, found: _Listed) -> None:
         while True:
@@ -456,6 +454,7 @@ def _walk(
                 walks.remove(walk)
             elif silent > lab.scan.root_timeout_seconds or time.monotonic() > until + _GRACE_SECONDS:
                 walk.root.problem = _stalled(silent) if silent > _GRACE_SECONDS else None
+                _write_pending(engine, walk, now)
                 walks.remove(walk)
         if walks:
             time.sleep(0.002)
@@ -527,7 +526,7 @@ _FOLDERS = text(
     "on conflict (root_id, path) do update set changed_ns = excluded.changed_ns, "
     "seen_at = case when f.changed_ns = excluded.changed_ns then f.seen_at else excluded.seen_at end, "
     "listed_ns = excluded.listed_ns, session_key = excluded.session_key, left_out = excluded.left_out "
-    "where excluded.listed_ns is not null and (f.changed_ns, f.listed_ns, f.session_key, f.left_out) "
+    "where (f.changed_ns, f.listed_ns, f.session_key, f.left_out) "
     "is distinct from (excluded.changed_ns, excluded.listed_ns, excluded.session_key, excluded.left_out)"
 )
 _SIGHTINGS = text(
@@ -542,15 +541,13 @@ _SIGHTINGS = text(
 def _write(engine: Engine, walk: _Walk, batch: list[_Listed], nested: _Nested, now: datetime, seen: _Seen) -> None:
     """Write down what listings say, and which sessions have other files than before."""
     root = walk.root.path
-    folders: dict[str, tuple[int, int | None, str | None, str | None]] = {}
-    for found in batch:
-        folders |= {below: (mtime_ns, None, None, None) for below, mtime_ns in found.folders.items()}
+    folders: dict[str, tuple[int, int, str | None, str | None]] = {}
     for found in batch:
         known = walk.known.get(found.path)
         is_old = (
             known is not None
             and known.changed_ns == found.mtime_ns
-            and (now - known.seen_at).total_seconds() >= COARSE_SECONDS
+            and (known.seen_at is None or (now - known.seen_at).total_seconds() >= COARSE_SECONDS)
         )
         possible = found.listing.possible
         is_session = possible is not None and f"{possible.folder}/" == f"{root}/{found.path}"
@@ -636,10 +633,30 @@ def _write(engine: Engine, walk: _Walk, batch: list[_Listed], nested: _Nested, n
     seen.listed.update((root, found.path) for found in batch if not found.failed)
 
 
+def _write_pending(engine: Engine, walk: _Walk, now: datetime) -> None:
+    """Write down the folders that the next look is to list. Until then a look that is killed has seen none of them.
+
+    That loses nothing: a folder in which new ones were seen is listed once more, as its time is not trusted at first.
+    """
+    pending = {path: -newest for newest, path in list(walk.pending) if path not in walk.known}
+    if pending:
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "insert into dlc.scanned_folder (root_id, path, changed_ns, seen_at) "
+                    "select :root, n.path, n.changed, :now "
+                    "from unnest(cast(:paths as text[]), cast(:changed as bigint[])) n (path, changed) "
+                    "on conflict do nothing"
+                ),
+                {"root": walk.root.id, "now": now, "paths": list(pending), "changed": list(pending.values())},
+            )
+
+
 def _finish(engine: Engine, walk: _Walk, now: datetime, seen: _Seen) -> None:
     """Write down which folders are gone, and where the next look goes on."""
     root = walk.root
     root.problem = walk.problem
+    _write_pending(engine, walk, now)
     with engine.begin() as connection:
         if walk.gone:
             values = {"root": root.id, "gone": walk.gone}
@@ -880,7 +897,8 @@ def _open(candidates: Sequence[Candidate], reasons: dict[str, tuple[str, str] | 
 _LATER = text(
     "update dlc.waiting_session w set unready_since = n.since, look_at = n.look_at, "
     "left_out = cast(n.left_out as jsonb) from unnest(cast(:keys as text[]), cast(:since as timestamptz[]), "
-    "cast(:times as timestamptz[]), cast(:left_out as text[])) n (key, since, look_at, left_out) where w.session_key = n.key"
+    "cast(:times as timestamptz[]), cast(:left_out as text[])) n (key, since, look_at, left_out) "
+    "where w.session_key = n.key"
 )
 
 
@@ -935,7 +953,8 @@ def _left_out(engine: Engine, layout: Layout) -> list[str]:
         "select from dlc.sighting s join dlc.scanned_folder b on b.id = s.folder_id join dlc.scanned_root o "
         "on o.id = b.root_id where s.session_key = f.session_key "
         "and starts_with(o.path || '/' || b.path, r.path || '/' || f.path)) "
-        "and not exists (select from dlc.scanned_folder b where b.root_id = f.root_id and b.listed_ns is null and starts_with(b.path, f.path)) "
+        # A root that is not looked through says nothing of what is not there.
+        "and f.root_id not in (select root_id from dlc.scanned_folder where listed_ns is null) "
         f"order by 1 limit {_REASONS}"
     )
     roots = text("select path, problem from dlc.scanned_root where problem is not null order by path")

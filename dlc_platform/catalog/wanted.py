@@ -95,10 +95,11 @@ def poses(
     lacks = "not exists (select from dlc.recording_poses p where p.recording_file_id = f.id)"
     trackable = (
         "from dlc.recording_file f join dlc.recording r on r.id = f.recording_id "
-        "join dlc.camera c on c.name = r.camera join dlc.video v on v.id = f.video_id where f.replaced_at is null and f.missing_since is null "
+        "join dlc.camera c on c.name = r.camera join dlc.video v on v.id = f.video_id "
+        "where f.replaced_at is null and f.missing_since is null "
         "and c.project = any(:projects) and (:damaged or v.damage is null) "
-        "and not exists (select from dlc.quarantine q where q.session_key = r.session_key and q.stage = 'videos' and q.released_at is null "
-        "and (q.path is null or q.path = f.path))"
+        "and not exists (select from dlc.quarantine q where q.session_key = r.session_key and q.stage = 'videos' "
+        "and q.released_at is null and (q.path is null or q.path = f.path))"
     )
     files = f"select r.session_key, f.id, f.mtime_ns, {lacks} lacks, true usable {trackable} and "
     files += (

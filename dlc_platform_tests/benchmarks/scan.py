@@ -88,6 +88,10 @@ class Lab:
         with self.engine.begin() as connection:
             for statement in _REGISTER:
                 connection.execute(text(statement))
+        self.vacuum()
+
+    def vacuum(self) -> None:
+        """What Postgres does by itself after a while."""
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("vacuum analyze"))
 
@@ -167,8 +171,8 @@ def ticks(videos: int = 100_000, roots: int = 4, new: int = 200, rounds: int = 5
         first = list(_until(lambda: lab.tick(instance), lambda _: lab.count("dlc.sighting") >= videos))
         longest = max(cost.wall for cost in first)
         print(
-            f"first scan: {sum(cost.wall for cost in first):.0f} s in {len(first)} ticks, the longest {longest:.1f} s of "
-            f"{lab.budget:g} s; {sum(cost.cpu for cost in first):.0f} s CPU "
+            f"first scan: {sum(cost.wall for cost in first):.0f} s in {len(first)} ticks, the longest {longest:.1f} s "
+            f"of {lab.budget:g} s; {sum(cost.cpu for cost in first):.0f} s CPU "
             f"(Postgres {sum(cost.server for cost in first):.0f} s)"
         )
         lab.register()
@@ -181,6 +185,7 @@ def ticks(videos: int = 100_000, roots: int = 4, new: int = 200, rounds: int = 5
         idle = [lab.tick(instance) for _ in range(rounds + 3)][3:]
         assert not any(cost.runs for cost in idle)
         print(f"a tick with nothing new, median of {rounds}: {_median(idle)}")
+        lab.vacuum()
         sizes = lab.sizes()
         written = sum(sizes.values()) + len(lab.cursor or "")
         print(f"the scan's tables and the cursor: {written / videos:.0f} bytes a video ({_bytes(sizes)})")
@@ -225,20 +230,22 @@ def roots(
         while size <= most:
             lab.add(known, size - known)
             known = size
-            list(_until(lambda: lab.tick(instance), lambda _: lab.count("dlc.sighting") >= size))
+            list(_until(lambda: lab.tick(instance), lambda _, all=size: lab.count("dlc.sighting") >= all))
             lab.register()
             lab.cursor = None
             list(_until(lambda: lab.tick(instance), lambda _: lab.count("dlc.waiting_session") == 0))
             costs[size] = _median([lab.tick(instance) for _ in range(rounds + 2)][2:])
             print(f"{size} videos: a tick with nothing new takes {costs[size]}")
             size *= 2
-        (few, before), (many, after) = list(costs.items())[0], list(costs.items())[-1]
+        (few, before), *_, (many, after) = costs.items()
         for part in ("cpu", "server", "wall"):
             each = (getattr(after, part) - getattr(before, part)) / (many - few)
             fixed = getattr(after, part) - each * many
             print(f"{part}: {fixed:.2f} s and {1e6 * each:.1f} us a video; 10 million: {fixed + 1e7 * each:.0f} s")
-        print(f"tables: {sum(lab.sizes().values()) / many:.0f} bytes a video; 10 million: "
-              f"{sum(lab.sizes().values()) / many * 1e7 / 1e9:.1f} GB")
+        print(
+            f"tables: {sum(lab.sizes().values()) / many:.0f} bytes a video; 10 million: "
+            f"{sum(lab.sizes().values()) / many * 1e7 / 1e9:.1f} GB"
+        )
         # What is slow is only the asking: the delay stands for the network.
         real = os.stat
 
@@ -252,28 +259,48 @@ def roots(
             slow = [lab.tick(instance) for _ in range(rounds)]
         finally:
             os.stat = real
-        folders = lab.count("dlc.scanned_folder f join dlc.scanned_root r on r.id = f.root_id "
-                            f"where r.path = '{lab.roots[0]}'")
+        folders = lab.count(
+            f"dlc.scanned_folder f join dlc.scanned_root r on r.id = f.root_id where r.path = '{lab.roots[0]}'"
+        )
         print(
             f"one root of {roots} with {milliseconds:g} ms for each question and {folders} folders: a tick takes "
             f"{max(cost.wall for cost in slow):.1f} s of {seconds:g} s at most"
         )
         per_tick = 0.7 * seconds / (milliseconds / 1000)
         print(
-            f"10 million videos over {roots} such roots, each with its own thread: {per_tick:.0f} folders of a root in a "
-            f"tick, {1e7 / roots / per_tick:.0f} ticks to go round"
+            f"10 million videos over {roots} such roots, each with its own thread: {per_tick:.0f} folders of a root "
+            f"in a tick, {1e7 / roots / per_tick:.0f} ticks to go round"
         )
 
 
 _TEMPLATE = "TEMPLATE-OF-A-PARTITION"
-_HEALTH = """query PartitionHealthQuery($assetKey: AssetKeyInput!) { assetNodeOrError(assetKey: $assetKey) { ... on AssetNode
-{ id partitionKeysByDimension { name type partitionKeys } assetPartitionStatuses { ... on DefaultPartitionStatuses {
-materializedPartitions materializingPartitions failedPartitions } } } } }"""
-_STATS = """query AssetGraphLiveQuery($assetKeys: [AssetKeyInput!]!) { assetNodes(assetKeys: $assetKeys, loadMaterializations:
-true) { id partitionStats { numMaterialized numMaterializing numPartitions numFailed } assetMaterializations(limit: 1) {
-timestamp runId } } }"""
-_DEFINITIONS = """query PartitionKeys($assetKey: AssetKeyInput!) { assetNodeOrError(assetKey: $assetKey) { ... on AssetNode
-{ id partitionKeys } } }"""
+_HEALTH = """
+query PartitionHealthQuery($assetKey: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $assetKey) {
+    ... on AssetNode {
+      id
+      partitionKeysByDimension { name type partitionKeys }
+      assetPartitionStatuses {
+        ... on DefaultPartitionStatuses { materializedPartitions materializingPartitions failedPartitions }
+      }
+    }
+  }
+}
+"""
+_STATS = """
+query AssetGraphLiveQuery($assetKeys: [AssetKeyInput!]!) {
+  assetNodes(assetKeys: $assetKeys, loadMaterializations: true) {
+    id
+    partitionStats { numMaterialized numMaterializing numPartitions numFailed }
+    assetMaterializations(limit: 1) { timestamp runId }
+  }
+}
+"""
+_KEYS = """
+query PartitionKeys($assetKey: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $assetKey) { ... on AssetNode { id partitionKeys } }
+}
+"""
 _ASSET = {"path": ["pose_estimates"]}
 _QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     "status of each partition": (_HEALTH, {"assetKey": _ASSET}),
@@ -281,7 +308,7 @@ _QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
         _STATS,
         {"assetKeys": [{"path": [name]} for name in ("session_videos", "labeled_frames", "pose_estimates")]},
     ),
-    "keys to choose from": (_DEFINITIONS, {"assetKey": _ASSET}),
+    "keys to choose from": (_KEYS, {"assetKey": _ASSET}),
 }
 
 
@@ -292,8 +319,9 @@ def _materialize(instance: dg.DagsterInstance, assets: list[str], keys: list[str
         for asset in assets:
             connection.execute(
                 text(
-                    "insert into event_logs (run_id, event, dagster_event_type, timestamp, step_key, asset_key, partition) "
-                    "select e.run_id, replace(e.event, :template, k.key), e.dagster_event_type, e.timestamp, e.step_key, "
+                    "insert into event_logs (run_id, event, dagster_event_type, timestamp, step_key, asset_key, "
+                    "partition) select e.run_id, replace(e.event, :template, k.key), e.dagster_event_type, "
+                    "e.timestamp, e.step_key, "
                     "e.asset_key, k.key from event_logs e, unnest(cast(:keys as text[])) k (key) "
                     "where e.partition = :template and e.asset_key = :asset"
                 ),
@@ -305,7 +333,8 @@ def _materialize(instance: dg.DagsterInstance, assets: list[str], keys: list[str
 
 @contextmanager
 def _webserver(lab: Lab) -> Iterator[str]:
-    command = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", "34567", "-m", "dlc_platform.definitions"]
+    listening = ["-h", "127.0.0.1", "-p", "34567"]
+    command = [sys.executable, "-m", "dagster_webserver", *listening, "-m", "dlc_platform.definitions"]
     process = subprocess.Popen(
         command, env=os.environ | lab.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

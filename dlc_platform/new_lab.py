@@ -49,7 +49,7 @@ store: store
 settle_seconds: 30
 scan_seconds: 30
 
-# A look at them takes tick_seconds at most; newest, oldest or name come first; so many sessions are under way at a time.
+# A look takes tick_seconds at most; newest, oldest or name come first; so many sessions are under way at a time.
 scan:
   tick_seconds: 20
   order: newest

@@ -558,14 +558,6 @@ def current_files(engine: Engine, session_key: str, missing: bool = False) -> li
     return _all(engine, statement if missing else statement.where(RecordingFile.missing_since.is_(None)))
 
 
-def files_by_session(engine: Engine) -> dict[str, list[RecordingFile]]:
-    """The current files of every session, by recording, in the order of recording."""
-    found: dict[str, list[RecordingFile]] = {}
-    for file in _all(engine, _current()):
-        found.setdefault(file.recording.session_key, []).append(file)
-    return found
-
-
 def registered_sessions(engine: Engine) -> set[str]:
     """The sessions whose files were registered."""
     with engine.connect() as connection:

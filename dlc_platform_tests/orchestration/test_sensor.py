@@ -141,7 +141,7 @@ class Watched:
         return asked
 
     def registered(self) -> list[str]:
-        return sorted(registry.files_by_session(self.engine))
+        return sorted(registry.registered_sessions(self.engine))
 
     def promote(self) -> None:
         """Give the project a production model, in the catalogue only."""

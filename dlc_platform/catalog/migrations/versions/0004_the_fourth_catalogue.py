@@ -45,7 +45,7 @@ def _scan() -> None:
             ["root_id"], ["dlc.scanned_root.id"], name=op.f("fk_scanned_folder_root_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_scanned_folder")),
-        sa.UniqueConstraint("root_id", "path", name=op.f("uq_scanned_folder_root_id")),
+        sa.UniqueConstraint("root_id", "path", name=op.f("uq_scanned_folder_root_id_path")),
         schema="dlc",
     )
     op.create_table(

@@ -7,43 +7,37 @@ because a file that is replaced in its place changes no folder. Where its time i
 is ready when nothing of it was seen to change for a while by the clock of this host, and once more when its folders
 were just listed again; times of files are only compared with each other.
 
-All that is kept may be lost: it costs a second look, and what is registered is found to be so. How a folder is read is
-in `listing`, how videos make sessions in `sessions`; what is asked of a session is for those who call.
+All that is kept may be lost: it costs a second look, and what is registered is found to be so. How a disk is asked is
+in `walking`, how a folder is read in `listing`, how videos make sessions in `sessions`; what is asked of a session is
+for those who call.
 """
 
-import bisect
-import heapq
 import json
 import os
-import queue
 import re
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.layout import Place, place_of
-from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder
+from dlc_platform.listing import FoundVideo, Skipped, list_folder
 from dlc_platform.readiness import unopened
 from dlc_platform.sessions import Scan, Session, VideoFile, gather, no_video, scan
 from dlc_platform.settings import Lab, Layout
+from dlc_platform.walking import KnownFolder, Listed, NestedRoots, Root, Threads, Walk, lies_below, taken
 
 #: File systems keep times as coarse as two seconds: a change right after a listing may leave a folder's time as it was.
 COARSE_SECONDS = 3.0
-#: Folders that a look lists whatever their times say.
-_LISTED_AGAIN = 500
-#: Listings that are written down together.
-_TOGETHER = 500
 #: What a look may take longer than its time for what is just under way, and a disk until it counts as silent.
 _GRACE_SECONDS = 1.0
 #: A marker can be written in a folder whose time tells nothing, as through some links.
@@ -178,25 +172,7 @@ def unregistered(engine: Engine, sessions: Sequence[Session]) -> list[str]:
 # --- the roots and what is known of them ---
 
 
-@dataclass
-class _Root:
-    id: int
-    path: str
-    checked: str
-    listed: str
-    holds_videos: bool
-    problem: str | None = None
-
-
-class _Folder(NamedTuple):
-    """A folder as it was known before this look; `seen_at` where its listing is not to be trusted."""
-
-    changed_ns: int
-    listed_ns: int | None
-    seen_at: datetime | None
-
-
-def _roots(engine: Engine, lab: Lab) -> dict[str, _Root]:
+def _roots(engine: Engine, lab: Lab) -> dict[str, Root]:
     """The roots of lab.yaml in their order; what is known of others, or by another layout, is forgotten."""
     layout = sha256_json(lab.layout.model_dump(mode="json"))
     paths = list(dict.fromkeys(map(str, lab.raw_roots)))
@@ -230,193 +206,24 @@ def _roots(engine: Engine, lab: Lab) -> dict[str, _Root]:
                 "join dlc.sighting s on s.folder_id = f.id where f.root_id = r.id) holds_videos from dlc.scanned_root r"
             )
         ).all()
-    known = {row.path: _Root(row.id, row.path, row.checked, row.listed, row.holds_videos) for row in rows}
+    known = {row.path: Root(row.id, row.path, row.checked, row.listed, row.holds_videos) for row in rows}
     return {path: known[path] for path in paths}
 
 
-def _known(engine: Engine, root: _Root) -> dict[str, _Folder]:
-    statement = text(
+def _known(engine: Engine, root: Root) -> dict[str, KnownFolder]:
+    statement = (
         "select path, changed_ns, listed_ns, case when listed_ns is distinct from changed_ns then seen_at end "
-        "from dlc.scanned_folder where root_id = :root"
+        "from dlc.scanned_folder where root_id = %s"
     )
-    with engine.connect() as connection:
-        rows = connection.execute(statement, {"root": root.id}).all()
-    return {path: _Folder(changed, listed, seen_at) for path, changed, listed, seen_at in rows}
+    # Of hundreds of thousands of rows, what a row object costs is most of it.
+    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute(statement, (root.id,))
+        return {row[0]: KnownFolder(*row[1:]) for row in cursor}
 
 
-# --- reading the disks, a thread for each root ---
+# --- looking at the disks ---
 
-
-@dataclass(frozen=True)
-class _Listed:
-    """A folder that was listed, and its time before. Where it `failed` to be read, what was known of it stays."""
-
-    path: str
-    mtime_ns: int
-    listing: Listing
-    failed: bool
-
-
-@dataclass
-class _Walk:
-    """One look at a raw root. It runs in a thread that a disk may hold for ever, and so touches nothing else.
-
-    `pending` are the folders that were seen and not listed, the newest first.
-
-    `checked` and `listed` say where the next one goes on, and are empty where this one came to the end.
-    """
-
-    root: _Root
-    known: dict[str, _Folder]
-    urgent: list[str]
-    layout: Layout
-    until: float
-    found: "queue.Queue[_Listed]" = field(default_factory=lambda: queue.Queue(maxsize=_TOGETHER))
-    gone: list[str] = field(default_factory=list)
-    problem: str | None = None
-    checked: str = ""
-    listed: str = ""
-    done: bool = False
-    answered: float = field(default_factory=time.monotonic)
-    pending: list[tuple[int, str]] = field(default_factory=list)
-    _seen: set[str] = field(default_factory=set)
-
-    def run(self) -> None:
-        try:
-            self.problem = self._look()
-        except Exception as error:  # a thread has nobody else to tell
-            self.problem = f"the raw root cannot be looked through: {type(error).__name__}: {error}"
-        self.done = True
-
-    def _look(self) -> str | None:
-        began = time.monotonic()
-        device = self._device()
-        if isinstance(device, str):
-            return device
-        self.pending = [(-folder.changed_ns, path) for path, folder in self.known.items() if folder.listed_ns is None]
-        heapq.heapify(self.pending)
-        for path in self.urgent:
-            self._list(path)
-        # Half of the time at most, or new folders would wait behind a slow disk's old ones.
-        self._check(began + (self.until - began) / 2 if self.pending else self.until)
-        self._list_new()
-        if not self.checked:
-            self._list_again()
-            self._list_new()
-        if self.gone and self._device() != device:
-            self.gone.clear()
-            return "the raw root went away while it was looked through; look after its disk"
-        return None
-
-    def _device(self) -> tuple[int, int] | str:
-        """Which folder of which file system the root is, or why it is of no use."""
-        try:
-            status = os.stat(self.root.path)
-            with os.scandir(self.root.path) as entries:
-                is_empty = next(entries, None) is None
-        except OSError:
-            return list_folder(self.root.path, "", self.layout).skipped[0].reason
-        if is_empty and self.root.holds_videos:
-            return (
-                "the raw root is empty, and it was not before; mount its disk, or remove it from raw_roots in lab.yaml"
-            )
-        return status.st_dev, status.st_ino
-
-    def _check(self, until: float) -> None:
-        """Ask the known folders for their times, and list those that changed."""
-        for path in _beginning_at(self.root.checked, ["", *(path for path in self.known if path)]):
-            if self._over(until):
-                self.checked = path
-                return
-            folder = self.known.get(path)
-            if folder is None:
-                self._list(path)
-            elif folder.listed_ns is not None:
-                try:
-                    changed = os.stat(f"{self.root.path}/{path}").st_mtime_ns != folder.listed_ns
-                except OSError:
-                    changed = True
-                if changed:
-                    self._list(path)
-
-    def _list_new(self) -> None:
-        while self.pending and not self._over(self.until):
-            self._list(heapq.heappop(self.pending)[1])
-
-    def _list_again(self) -> None:
-        paths = _beginning_at(self.root.listed, sorted(self.known))
-        for path in paths[:_LISTED_AGAIN]:
-            if self._over(self.until):
-                self.listed = path
-                return
-            self._list(path)
-        self.listed = paths[_LISTED_AGAIN] if len(paths) > _LISTED_AGAIN else ""
-
-    def _list(self, path: str) -> None:
-        if path in self._seen:
-            return
-        self._seen.add(path)
-        folder = f"{self.root.path}/{path}"
-        try:
-            mtime_ns = os.stat(folder).st_mtime_ns
-        except (FileNotFoundError, NotADirectoryError):
-            self.gone.append(path)
-            return
-        except OSError:
-            mtime_ns = 0
-        listing = list_folder(self.root.path, path, self.layout)
-        for below in listing.folders:
-            if below not in self.known:
-                with suppress(OSError):
-                    heapq.heappush(self.pending, (-os.stat(f"{self.root.path}/{below}").st_mtime_ns, below))
-        nothing = not listing.videos and not listing.folders
-        failed = nothing and any(os.path.normpath(folder) == str(item.path) for item in listing.skipped)
-        self._put(_Listed(path, mtime_ns, listing, failed))
-
-    def _put(self, found: _Listed) -> None:
-        while True:
-            try:
-                self.found.put(found, timeout=1)
-            except queue.Full:
-                # Nobody takes it any more.
-                if time.monotonic() > self.until + 10:
-                    raise
-            else:
-                self.answered = time.monotonic()
-                return
-
-    def _over(self, until: float) -> bool:
-        self.answered = time.monotonic()
-        return self.answered > until
-
-
-def _beginning_at(start: str, paths: list[str]) -> list[str]:
-    """All of them; in order where it is to begin in their middle."""
-    if not start:
-        return paths
-    ordered = sorted(paths)
-    middle = bisect.bisect_left(ordered, start)
-    return ordered[middle:] + ordered[:middle]
-
-
-class _Threads:
-    """What asks a disk: one thread to a name, however long that disk does not answer."""
-
-    def __init__(self) -> None:
-        self._started: dict[str, tuple[threading.Thread, float]] = {}
-
-    def start(self, name: str, work: Callable[[], None]) -> float | None:
-        """Start a thread, or say for how long the one before has not come back, in seconds."""
-        before = self._started.get(name)
-        if before is not None and before[0].is_alive():
-            return time.monotonic() - before[1]
-        thread = threading.Thread(target=work, name=f"scan of {name}", daemon=True)
-        self._started[name] = (thread, time.monotonic())
-        thread.start()
-        return None
-
-
-_threads = _Threads()
+_threads = Threads()
 
 
 @dataclass(frozen=True)
@@ -428,24 +235,24 @@ class _Seen:
 
 
 def _walk(
-    engine: Engine, lab: Lab, roots: dict[str, _Root], now: datetime, urgent: set[tuple[str, str]], until: float
+    engine: Engine, lab: Lab, roots: dict[str, Root], now: datetime, urgent: set[tuple[str, str]], until: float
 ) -> _Seen:
     """Look at every root, until then at the latest, and write down what is there."""
     seen = _Seen()
     walks = []
     for path, root in roots.items():
         first = sorted(folder for own, folder in urgent if own == path)
-        walk = _Walk(root, _known(engine, root), first, lab.layout, until)
+        walk = Walk(root, _known(engine, root), first, lab.layout, until)
         silent = _threads.start(path, walk.run)
         if silent is None:
             walks.append(walk)
         else:
             root.problem = _stalled(silent)
-    nested = _Nested(list(roots), lab.layout)
+    nested = NestedRoots(list(roots), lab.layout)
     while walks:
         for walk in list(walks):
             is_done = walk.done
-            batch = _taken(walk.found)
+            batch = taken(walk.found)
             silent = time.monotonic() - walk.answered
             if batch:
                 _write(engine, walk, batch, nested, now, seen)
@@ -469,51 +276,11 @@ def _walk(
     return seen
 
 
-def _taken(found: "queue.Queue[_Listed]") -> list[_Listed]:
-    batch: list[_Listed] = []
-    with suppress(queue.Empty):
-        while len(batch) < _TOGETHER:
-            batch.append(found.get_nowait())
-    return batch
-
-
 def _stalled(seconds: float) -> str:
     return (
         f"the raw root has not answered for {seconds:.0f} s and is left alone until it does; look after its disk or "
         "its network, or remove it from raw_roots in lab.yaml"
     )
-
-
-class _Nested:
-    """Which of several roots that lie in each other has a video: the first one that can place it."""
-
-    def __init__(self, roots: list[str], layout: Layout):
-        self._pattern, self._layout = re.compile(layout.pattern), layout
-        self._others = {
-            root: [other for other in roots if other != root and (_below(root, other) or _below(other, root))]
-            for root in roots
-        }
-        self._before = {root: [o for o in self._others[root] if roots.index(o) < roots.index(root)] for root in roots}
-
-    def videos(self, root: str, found: Sequence[FoundVideo]) -> Sequence[FoundVideo]:
-        """Those that no root before this one has."""
-        before = self._before[root]
-        return [v for v in found if not any(self._has(other, v.path) for other in before)] if before else found
-
-    def left_out(self, root: str, skipped: Sequence[Skipped]) -> Sequence[Skipped]:
-        """What no other root has as a video."""
-        others = self._others[root]
-        return [i for i in skipped if not any(self._has(other, str(i.path)) for other in others)] if others else skipped
-
-    def _has(self, root: str, path: str) -> bool:
-        relative = path[len(root.rstrip("/")) + 1 :]
-        if not _below(path, root) or not path.lower().endswith(self._layout.extensions) or "/." in f"/{relative}":
-            return False
-        return isinstance(place_of(self._pattern, root, relative, self._layout.unnamed_session), Place)
-
-
-def _below(path: str, root: str) -> bool:
-    return path.startswith(root.rstrip("/") + "/")
 
 
 # --- writing down what was seen ---
@@ -538,7 +305,7 @@ _SIGHTINGS = text(
 )
 
 
-def _write(engine: Engine, walk: _Walk, batch: list[_Listed], nested: _Nested, now: datetime, seen: _Seen) -> None:
+def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots, now: datetime, seen: _Seen) -> None:
     """Write down what listings say, and which sessions have other files than before."""
     root = walk.root.path
     folders: dict[str, tuple[int, int, str | None, str | None]] = {}
@@ -633,7 +400,7 @@ def _write(engine: Engine, walk: _Walk, batch: list[_Listed], nested: _Nested, n
     seen.listed.update((root, found.path) for found in batch if not found.failed)
 
 
-def _write_pending(engine: Engine, walk: _Walk, now: datetime) -> None:
+def _write_pending(engine: Engine, walk: Walk, now: datetime) -> None:
     """Write down the folders that the next look is to list. Until then a look that is killed has seen none of them.
 
     That loses nothing: a folder in which new ones were seen is listed once more, as its time is not trusted at first.
@@ -652,7 +419,7 @@ def _write_pending(engine: Engine, walk: _Walk, now: datetime) -> None:
             )
 
 
-def _finish(engine: Engine, walk: _Walk, now: datetime, seen: _Seen) -> None:
+def _finish(engine: Engine, walk: Walk, now: datetime, seen: _Seen) -> None:
     """Write down which folders are gone, and where the next look goes on."""
     root = walk.root
     root.problem = walk.problem
@@ -855,7 +622,7 @@ def _complete(
     """
     reasons: dict[str, tuple[str, str] | None] = {}
     for root in map(str, lab.raw_roots):
-        own = [c for c in candidates if c.session.waits is None and _below(str(c.session.folder) + "/", root)]
+        own = [c for c in candidates if c.session.waits is None and lies_below(str(c.session.folder) + "/", root)]
         if own:
             _threads.start(f"{root}, opening", partial(_open, own, reasons, until))
     opening = {candidate.session.key for candidate in candidates if candidate.session.waits is None}

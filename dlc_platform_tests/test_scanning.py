@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from dlc_platform import scanning
+from dlc_platform import scanning, walking
 from dlc_platform.catalog import registry
 from dlc_platform.demo.render import write_video
 from dlc_platform.ingest import register
@@ -255,13 +255,13 @@ def test_a_look_ends_in_time_and_the_next_ones_go_on(disks: Disks, monkeypatch: 
         path = disks.roots[0] / f"sub-{number:02}/ses-1/cam-top.mp4"
         path.parent.mkdir(parents=True)
         shutil.copy(first, path)
-    real = scanning.list_folder
+    real = walking.list_folder
 
     def slow(*args: object) -> object:
         threading.Event().wait(0.02)
         return real(*args)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(scanning, "list_folder", slow)
+    monkeypatch.setattr(walking, "list_folder", slow)
     disks.rule = disks.rule.model_copy(update={"tick_seconds": 1.0})
     unfinished = []
     for _ in range(30):

@@ -674,8 +674,6 @@ class WaitingSession(Base):
     """
 
     __tablename__ = "waiting_session"
-    __table_args__ = (Index("ix_waiting_session_newest_ns", "newest_ns"),)
-
     session_key: Mapped[str] = mapped_column(primary_key=True)
     newest_ns: Mapped[int] = mapped_column(BigInteger)
     changed_at: Mapped[datetime]

@@ -75,7 +75,6 @@ def _scan() -> None:
         sa.PrimaryKeyConstraint("session_key", name=op.f("pk_waiting_session")),
         schema="dlc",
     )
-    op.create_index("ix_waiting_session_newest_ns", "waiting_session", ["newest_ns"], schema="dlc")
 
 
 def _quarantine() -> None:

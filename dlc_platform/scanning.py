@@ -218,7 +218,7 @@ def _known(engine: Engine, root: Root) -> dict[str, KnownFolder]:
     # Of hundreds of thousands of rows, what a row object costs is most of it.
     with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
         cursor.execute(statement, (root.id,))
-        return {row[0]: KnownFolder(*row[1:]) for row in cursor}
+        return {row[0]: KnownFolder(*row[1:]) for row in cursor.fetchall()}
 
 
 # --- looking at the disks ---

@@ -40,7 +40,9 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None)
     sidecars
         Where to look for what the lab's own tables say; without it only the JSON files beside the videos are read.
     """
-    known = {(row.recording.name, row.position): row for row in registry.current_files(engine, session.key)}
+    known = {
+        (row.recording.name, row.position): row for row in registry.current_files(engine, session.key, missing=True)
+    }
     unaccounted = registry.unaccounted_videos(engine)
     looks, rows = [], []
     for recording in session.recordings:

@@ -73,6 +73,13 @@ store: store
 settle_seconds: 30
 scan_seconds: 30
 
+# A look takes tick_seconds at most; newest, oldest or name come first; so many sessions are under way at a time.
+scan:
+  tick_seconds: 20
+  order: newest
+  queued_sessions: 200
+  sessions_per_run: 25
+
 # GPUs that runs may use: auto, or a list such as [0, 1].
 gpus: auto
 

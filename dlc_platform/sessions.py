@@ -99,12 +99,17 @@ def scan(raw_roots: Iterable[Path], layout: Layout) -> Scan:
     unread = [item.path for item in skipped if item.reason.startswith(UNREADABLE)]
     for folder, place in possible.items():
         if folder not in used and not any(path.is_relative_to(folder) for path in unread):
-            reason = f"the session folder of {place.key} holds no video ({', '.join(layout.extensions)})"
-            skipped.append(Skipped(Path(folder), f"{reason}; put its videos there, or remove it"))
+            skipped.append(Skipped(Path(folder), no_video(place.key, layout)))
     return Scan(
         tuple(sorted(sessions, key=lambda session: session.key)),
         tuple(sorted(set(skipped), key=lambda item: (str(item.path), item.reason))),
     )
+
+
+def no_video(key: str, layout: Layout) -> str:
+    """What is said of a session's folder that holds none of its videos."""
+    reason = f"the session folder of {key} holds no video ({', '.join(layout.extensions)})"
+    return f"{reason}; put its videos there, or remove it"
 
 
 def gather(videos: Iterable[FoundVideo]) -> tuple[list[Session], list[Skipped]]:
@@ -121,8 +126,9 @@ def gather(videos: Iterable[FoundVideo]) -> tuple[list[Session], list[Skipped]]:
     sessions: list[Session] = []
     skipped: list[Skipped] = []
     for key, own in of_session.items():
+        claims = sorted({video.place.folder for video in own}, reverse=True)
         # The same folder may be reached by several ways.
-        folders = {os.path.realpath(folder): folder for folder in sorted({v.place.folder for v in own}, reverse=True)}
+        folders = {os.path.realpath(folder) if len(claims) > 1 else folder: folder for folder in claims}
         if len(folders) > 1:
             names = " and ".join(sorted(folders.values()))
             reason = f"the session key {key} is claimed by {names}; rename one of them, or move it out of the raw roots"

@@ -469,6 +469,36 @@ class PoseQuality(_Section):
         return next(matching, PoseQualityRule())
 
 
+class ScanRule(_Section):
+    """How the raw roots are looked through, and how much of what is new is asked for at a time."""
+
+    tick_seconds: float = Field(
+        default=20.0, ge=1, le=50, description="The time that one look may take; the next one goes on where it stopped."
+    )
+    root_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="A raw root that does not answer for so long is said to be stalled and left."
+    )
+    order: Literal["newest", "oldest", "name"] = Field(
+        default="newest", description="Which sessions come first, by the time of their newest file or by their key."
+    )
+    queued_sessions: int = Field(default=200, ge=1, description="Sessions that are under way at a time, at most.")
+    sessions_per_run: int = Field(
+        default=25, ge=1, description="Few, so that a run soon shows its results; many spare starts of processes."
+    )
+    live_sessions: int = Field(
+        default=10_000,
+        ge=1,
+        description="Sessions that the UI lists as partitions; of more, the oldest that are done are taken off the "
+        "list until something is wanted of them. The catalogue keeps all.",
+    )
+    unopened_seconds: float = Field(
+        default=3600.0,
+        ge=0,
+        description="How long a file that does not open may be one that is still being copied; then it is read all the "
+        "same, and named with what is wrong with it.",
+    )
+
+
 class Lab(_Section):
     """``lab.yaml``, validated; paths are absolute."""
 
@@ -492,6 +522,7 @@ class Lab(_Section):
         default=30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."
     )
     scan_seconds: int = Field(30, ge=1, description="The time between two looks at the raw roots.")
+    scan: ScanRule = ScanRule()
     gpus: Literal["auto"] | tuple[NonNegativeInt, ...] = Field(
         default="auto", description="The devices that runs may use: those NVML finds, or the listed ones."
     )

@@ -164,6 +164,16 @@ order by f.id desc
 limit :most
 """
 
+_REPEATED_VIDEOS = """
+select a.session_key as session, f.path, b.session_key as other_session, g.path as other_path, f.video_id as video
+from dlc.recording_file f
+join dlc.recording a on a.id = f.recording_id
+join dlc.recording_file g on g.video_id = f.video_id and g.replaced_at is null and g.missing_since is null
+join dlc.recording b on b.id = g.recording_id
+where f.replaced_at is null and f.missing_since is null and a.session_key <> b.session_key
+  and (a.session_key = :session or cast(:session as text) is null and f.id < g.id)
+order by a.session_key, f.path, b.session_key, g.path
+"""
 _INCOMPLETE_POSES = """
 select p.session, p.recording, p.position, p.path, v.frames, p.frames as rows, p.frames_lost, p.frames_damaged,
        p.damage, p.pose_estimate
@@ -365,6 +375,11 @@ def video_figures(engine: Engine, session: str) -> list[Mapping[str, Any]]:
 def earlier_videos(engine: Engine, camera: str, session: str, most: int) -> list[Mapping[str, Any]]:
     """Size and figures of the newest videos that a camera recorded in other sessions, by column."""
     return _rows(engine, _EARLIER_VIDEOS, camera=camera, session=session, most=most)
+
+
+def repeated_videos(engine: Engine, session: str | None = None) -> "pd.DataFrame":
+    """Pairs of files of different sessions that hold the very same video: those of a session, or of all."""
+    return _frame(engine, _REPEATED_VIDEOS, session=session)
 
 
 def incomplete_poses(engine: Engine) -> "pd.DataFrame":

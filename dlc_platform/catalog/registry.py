@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, delete, func, literal, orm, select, text, update
+from sqlalchemy import Connection, Engine, Select, delete, func, literal, or_, orm, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.tables import (
@@ -108,8 +108,10 @@ def register_session(
     """Write down a session and what each of its files holds now.
 
     A file that is unchanged, or only lies elsewhere or was touched, keeps its row and so its poses; a changed one gets
-    a new row and the old row is marked as replaced, as is the row of a file that is gone. What was read of a video that
-    is known already takes the place of what was known.
+    a new row and the old row is marked as replaced. The row of a file that is gone is marked as missing, and as
+    replaced when its content lies elsewhere in the session now. A new row takes over the poses of a row with the same
+    content that is replaced or missing, in whatever session: a video that moved is not tracked again. What was read of
+    a video that is known already takes the place of what was known.
 
     Parameters
     ----------
@@ -151,6 +153,7 @@ def register_session(
                 .where(Recording.session_key == session.key, RecordingFile.replaced_at.is_(None))
             )
         }
+        new: dict[int, RecordingFile] = {}
         for file, _ in files:
             file.recording_id = recordings[file.recording.name]
             old = current.pop((file.recording_id, file.position), None)
@@ -159,9 +162,24 @@ def register_session(
                     _move(connection, old, file)
                     continue
                 _replace(connection, old.id)
-            connection.execute(insert(RecordingFile).values(**_values(file)))
+            values = insert(RecordingFile).values(**_values(file)).returning(RecordingFile.id)
+            new[connection.execute(values).scalar_one()] = file
+        contents = {file.video_id for file, _ in files}
         for old in current.values():
-            _replace(connection, old.id)
+            if old.video_id is None or old.video_id in contents:
+                _replace(connection, old.id)
+            elif old.missing_since is None:
+                gone = update(RecordingFile).where(RecordingFile.id == old.id)
+                connection.execute(gone.values(missing_since=func.now()))
+        for file_id, file in new.items():
+            _take_over_poses(connection, file_id, file)
+
+
+def name_session(engine: Engine, session: Session) -> None:
+    """Write down that there is a session, whatever becomes of its files."""
+    with engine.begin() as connection:
+        _insert_new(connection, Subject(key=session.subject))
+        _insert_new(connection, session)
 
 
 def update_details(engine: Engine, subjects: Mapping[str, Any], sessions: Mapping[str, Any]) -> int:
@@ -609,17 +627,40 @@ def models_beginning_with(engine: Engine, start: str) -> list[str]:
         return list(connection.scalars(statement.order_by(ModelVersion.id)))
 
 
-def current_files(engine: Engine, session_key: str) -> list[RecordingFile]:
-    """The files of a session as they were last registered, by recording, in the order of recording."""
-    return _all(engine, _current().where(Recording.session_key == session_key))
+def current_files(engine: Engine, session_key: str, missing: bool = False) -> list[RecordingFile]:
+    """The files of a session as they were last registered, by recording, in the order of recording.
+
+    Parameters
+    ----------
+    missing
+        Those that lie nowhere now too.
+    """
+    statement = _current().where(Recording.session_key == session_key)
+    return _all(engine, statement if missing else statement.where(RecordingFile.missing_since.is_(None)))
 
 
-def files_by_session(engine: Engine) -> dict[str, list[RecordingFile]]:
-    """The current files of every session, by recording, in the order of recording."""
-    found: dict[str, list[RecordingFile]] = {}
-    for file in _all(engine, _current()):
-        found.setdefault(file.recording.session_key, []).append(file)
-    return found
+def registered_sessions(engine: Engine) -> set[str]:
+    """The sessions whose files were registered."""
+    with engine.connect() as connection:
+        statement = select(Recording.session_key).join(RecordingFile, RecordingFile.recording_id == Recording.id)
+        return set(connection.scalars(statement.where(RecordingFile.replaced_at.is_(None)).distinct()))
+
+
+def unreadable_sessions(engine: Engine) -> set[str]:
+    """The sessions with a file that could not be read."""
+    with engine.connect() as connection:
+        statement = select(Recording.session_key).join(RecordingFile, RecordingFile.recording_id == Recording.id)
+        current = (RecordingFile.replaced_at.is_(None), RecordingFile.problem.is_not(None))
+        return set(connection.scalars(statement.where(*current).distinct()))
+
+
+def untracked_cameras(engine: Engine) -> set[tuple[str, str]]:
+    """Sessions with a camera of theirs that has a file without poses, of whatever model."""
+    poses = select(RecordingPoses.id).where(RecordingPoses.recording_file_id == RecordingFile.id)
+    statement = select(Recording.session_key, Recording.camera).join(RecordingFile)
+    current = (RecordingFile.replaced_at.is_(None), RecordingFile.missing_since.is_(None), ~poses.exists())
+    with engine.connect() as connection:
+        return {(session, camera) for session, camera in connection.execute(statement.where(*current).distinct())}
 
 
 def video(engine: Engine, video_id: str) -> Video:
@@ -783,12 +824,33 @@ def _same_content(old: Any, new: RecordingFile) -> bool:
     return old.video_id == new.video_id and old.problem == new.problem
 
 
+def _take_over_poses(connection: Connection, file_id: int, file: RecordingFile) -> None:
+    """Let a new row have the poses of one with its content that lies nowhere any more; of its own project's cameras."""
+    project = select(Camera.project).where(Camera.name == file.recording.camera).scalar_subquery()
+    poses = (
+        select(literal(file_id), RecordingPoses.pose_estimate_id, RecordingPoses.run_id)
+        .join(RecordingFile, RecordingFile.id == RecordingPoses.recording_file_id)
+        .join(Recording, Recording.id == RecordingFile.recording_id)
+        .join(Camera, Camera.name == Recording.camera)
+        .where(
+            RecordingFile.video_id == file.video_id,
+            RecordingFile.id != file_id,
+            or_(RecordingFile.replaced_at.is_not(None), RecordingFile.missing_since.is_not(None)),
+            or_(Camera.name == file.recording.camera, Camera.project == project),
+        )
+        .order_by(RecordingPoses.id.desc())
+        .limit(1)
+    )
+    columns = ["recording_file_id", "pose_estimate_id", "run_id"]
+    connection.execute(insert(RecordingPoses).from_select(columns, poses))
+
+
 def _move(connection: Connection, old: Any, new: RecordingFile) -> None:
     """Let the row of a file say where it lies now, and when it was seen there."""
     place = {field: getattr(new, field) for field in ("path", "size_bytes", "mtime_ns")}
-    if any(getattr(old, field) != value for field, value in place.items()):
+    if old.missing_since is not None or any(getattr(old, field) != value for field, value in place.items()):
         statement = update(RecordingFile).where(RecordingFile.id == old.id)
-        connection.execute(statement.values(**place, registered_at=func.now()))
+        connection.execute(statement.values(**place, registered_at=func.now(), missing_since=None))
 
 
 def _set_details(

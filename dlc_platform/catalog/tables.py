@@ -711,3 +711,74 @@ class Notification(Base):
     sent_at: Mapped[datetime | None]
     given_up_at: Mapped[datetime | None]
     last_error: Mapped[str | None]
+
+
+class ScannedRoot(Base):
+    """A raw root as the scan knows it; with the tables below a memory that may be emptied at any time.
+
+    `layout` is a hash of the layout that its files were placed by. `checked` and `listed` are the folders at which the
+    next look goes on: asking folders for their times, and listing them whatever their times say.
+    """
+
+    __tablename__ = "scanned_root"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    path: Mapped[str] = mapped_column(unique=True)
+    layout: Mapped[str] = mapped_column(_Identity)
+    checked: Mapped[str] = mapped_column(server_default=text("''"))
+    listed: Mapped[str] = mapped_column(server_default=text("''"))
+    problem: Mapped[str | None]
+
+
+class ScannedFolder(Base):
+    """A folder below a raw root; `path` is the way to it from there and ends with a slash.
+
+    `changed_ns` is its time as it was last seen, and `seen_at` when that was first seen, by the clock of the host that
+    scans. `listed_ns` is its time when it was listed: null for never, 0 where a change right after could have left the
+    time as it is. `session_key` is the session whose folder it is; `left_out` lists name, reason and kind of what is
+    not used in it.
+    """
+
+    __tablename__ = "scanned_folder"
+    __table_args__ = (UniqueConstraint("root_id", "path"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    root_id: Mapped[int] = mapped_column(ForeignKey(ScannedRoot.id, ondelete="CASCADE"))
+    path: Mapped[str]
+    changed_ns: Mapped[int] = mapped_column(BigInteger)
+    seen_at: Mapped[datetime]
+    listed_ns: Mapped[int | None] = mapped_column(BigInteger)
+    session_key: Mapped[str | None]
+    left_out: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))
+
+
+class Sighting(Base):
+    """A video file below a raw root as it was last seen; `waits` is why it is not complete, where names tell."""
+
+    __tablename__ = "sighting"
+
+    folder_id: Mapped[int] = mapped_column(ForeignKey(ScannedFolder.id, ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    waits: Mapped[str | None]
+    session_key: Mapped[str] = mapped_column(index=True)
+
+
+class WaitingSession(Base):
+    """A session whose files were seen to change and are not known to be those that are registered.
+
+    `changed_at` is when that was last seen, by the clock of the host that scans, and `newest_ns` the time of its newest
+    file, which only puts sessions in order. It is looked at again at `look_at`; the waits double
+    after `unready_since`, when it was found not to be complete the first time. `held` is the evidence of the quarantine
+    that it waits in, and `left_out` lists path, reason and kind of what is wrong with it.
+    """
+
+    __tablename__ = "waiting_session"
+    session_key: Mapped[str] = mapped_column(primary_key=True)
+    newest_ns: Mapped[int] = mapped_column(BigInteger)
+    changed_at: Mapped[datetime]
+    look_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
+    unready_since: Mapped[datetime | None]
+    held: Mapped[str | None]
+    left_out: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))

@@ -17,6 +17,7 @@ import dagster as dg
 from dagster._core.events import DagsterEventType
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
+from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
@@ -29,7 +30,6 @@ from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.sensors import SESSIONS_PER_RUN, changed_sessions
 from dlc_platform.reports import yesterday
 
 
@@ -233,13 +233,11 @@ def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
 
 
 def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]]:
-    """The partition keys of the lab, in Dagster's order; sessions on disk that Dagster does not know are added."""
-    known = list(instance.get_dynamic_partitions("sessions"))
-    new = sorted({session.key for session in lab.scan().sessions} - set(known))
-    if new:
-        instance.add_dynamic_partitions("sessions", new)
+    """The partition keys of the lab, in Dagster's order; after them sessions that are registered or on disk only."""
+    live = list(instance.get_dynamic_partitions("sessions"))
+    others = {session.key for session in lab.scan().sessions} | registry.registered_sessions(lab.engine)
     return {
-        "sessions": known + new,
+        "sessions": live + sorted(others - set(live)),
         "recipes": sorted(lab.settings.recipes),
         "days": list(days(lab.settings.time_zone).get_partition_keys()),
     }
@@ -252,19 +250,28 @@ def _stretches(
     keys: dict[str, list[str]],
     partitions: Sequence[str],
 ) -> list[list[str]]:
-    """The partitions to materialise, those of one run together; an empty one for an asset without partitions."""
+    """The partitions to materialise, those of one run together; an empty one for an asset without partitions.
+
+    Sessions that Dagster does not know, or knows no more, are added.
+    """
     kind = _kind(node)
     if kind is None:
         return [[]]
-    if partitions and kind == "sessions":
-        return newest_first(partitions, keys[kind], SESSIONS_PER_RUN)
     if partitions:
         wanted = [key for key in partitions if key in keys[kind]]
     elif node.key.to_user_string() == "pose_quality":
         wanted = sorted(_without_quality(lab, instance) & set(keys[kind]))
     else:
         wanted = missing(lab, node.key.to_user_string())
-    return neighbours(wanted, keys[kind], most=len(keys[kind]) if kind == "sessions" else 1)
+    if kind != "sessions":
+        return neighbours(wanted, keys[kind], most=1)
+    live = set(instance.get_dynamic_partitions("sessions"))
+    if new := [key for key in dict.fromkeys(wanted) if key not in live]:
+        instance.add_dynamic_partitions("sessions", new)
+    order = instance.get_dynamic_partitions("sessions")
+    if partitions:
+        return newest_first(wanted, order, lab.settings.scan.sessions_per_run)
+    return neighbours(wanted, order, most=len(order))
 
 
 def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes", "days"] | None:
@@ -284,23 +291,17 @@ def missing(lab: LabResource, asset: str) -> list[str]:
     if asset == "daily_report":
         return [yesterday(lab.settings.time_zone).isoformat()]
     if asset == "session_videos":
-        rows = registry.files_by_session(lab.engine)
-        unreadable = [key for key, files in rows.items() if any(file.problem for file in files)]
-        found = lab.scan()
-        on_disk = {session.key for session in found.sessions if session.waits is None}
-        return sorted({*changed_sessions(lab, found), *unreadable} & on_disk)
+        on_disk = [session for session in lab.scan().sessions if session.waits is None]
+        unreadable = registry.unreadable_sessions(lab.engine) & {session.key for session in on_disk}
+        return sorted({*scanning.unregistered(lab.engine, on_disk), *unreadable})
     if asset == "labeled_frames":
-        labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)
-        return sorted(registry.files_by_session(lab.engine).keys() - labelled)
-    if asset == "pose_estimates":
-        tracked = registry.tracked_files(lab.engine)
-        on_disk = {session.key for session in lab.scan().sessions}
         return sorted(
-            key
-            for key, files in registry.files_by_session(lab.engine).items()
-            if key in on_disk
-            and any(file.id not in tracked and lab.settings.rule_for(file.recording.camera) for file in files)
+            registry.registered_sessions(lab.engine) - registry.labelled_sessions(lab.engine, lab.settings.projects)
         )
+    if asset == "pose_estimates":
+        on_disk = {session.key for session in lab.scan().sessions}
+        untracked = registry.untracked_cameras(lab.engine)
+        return sorted({key for key, camera in untracked if key in on_disk and lab.settings.rule_for(camera)})
     recipes = sorted(lab.settings.recipes)
     if asset == "training_dataset":
         return [name for name in recipes if dataset_problem(lab, name)]

@@ -50,17 +50,24 @@ def newest_first(keys: Sequence[str], order: Sequence[str], most: int) -> list[l
         All partitions as Dagster keeps them; a run can only hold neighbours.
     """
     age = {key: index for index, key in enumerate(keys)}
-    known = [key for key in keys if key in set(order)]
+    live = set(order)
+    known = [key for key in keys if key in live]
     return sorted(neighbours(known, order, most), key=lambda stretch: min(age[key] for key in stretch))
 
 
-def for_each_session(context: AssetExecutionContext, work: Callable[[str], Mapping[str, Any]]) -> None:
+def for_each_session(
+    context: AssetExecutionContext,
+    work: Callable[[str], Mapping[str, Any]],
+    outcome: Callable[[str, PlatformError | None], None] | None = None,
+) -> None:
     """Materialise each session of this run by itself: one that fails does not stop the others.
 
     Parameters
     ----------
     work
         Takes a session's key and returns the metadata of its materialisation.
+    outcome
+        Is told of each session what is wrong with it, or that nothing is.
 
     Raises
     ------
@@ -70,16 +77,21 @@ def for_each_session(context: AssetExecutionContext, work: Callable[[str], Mappi
     done: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, str] = {}
     for key in context.partition_keys:
+        problem = None
         try:
             done[key] = work(key)
         except PlatformError as error:
-            failed[key] = str(error)
+            problem = error
             context.log.error(f"{key}: {error}")
         except OperationalError:
             raise
         except Exception as error:
-            failed[key] = f"{type(error).__name__}: {error}"
+            problem = PlatformError(f"{type(error).__name__}: {error}", f"Look at the log of the run {context.run_id}")
             context.log.exception(f"{key} failed")
+        if problem is not None:
+            failed[key] = str(problem)
+        if outcome is not None:
+            outcome(key, problem)
     if not failed:
         for key, metadata in done.items():
             context.add_asset_metadata(metadata, partition_key=key)

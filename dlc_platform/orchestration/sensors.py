@@ -1,42 +1,68 @@
 """The sensor that makes the platform automatic.
 
-What is done is read from the catalogue at every look, so the cursor holds only what is under way: files that may still
-be growing, and what was asked for and has not come out yet. A restart therefore neither loses nor repeats a session,
-and a lost cursor costs a second look, not a second result.
+What is on the disks is known to `scanning`, what is done to the catalogue, so the cursor holds only what is under way:
+the runs that were asked for and have not ended, with their sessions, never more than lab.yaml lets wait at a time. A
+restart therefore neither loses nor repeats a session, and a lost cursor costs a second look, not a second result.
 
 A session is asked for once for each state of its files, and its poses once for each choice of files that can be
 tracked: one that cannot be read, that is damaged where lab.yaml says to stop there, or whose project has no production
-model yet, does not hold up the others. A run whose
-worker died is retried by Dagster. A run that a person cancelled or deleted, or that failed by its own fault, waits for
-a person, who sees it in the UI: `dlc-platform run HOME --select pose_estimates` completes what is missing, and so does
-a file that is replaced.
+model yet, does not hold up the others. A run whose worker died is retried by Dagster. The sessions of a run that a
+person cancelled or deleted, or that failed by its own fault, go into quarantine with what became of the run: they hold
+up nothing, and come back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME
+--select pose_estimates`, which completes what is missing.
+
+Dagster's partitions are the sessions that something is or was lately wanted of, in the order in which it was asked for,
+so that those of one run lie side by side. When there are more than `scan.live_sessions`, the oldest that are done are
+taken off; they stay in the catalogue, and are added again when something is wanted of them.
 """
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 
-from dlc_platform.catalog import queries, registry, tables
+from dlc_platform import scanning
+from dlc_platform.catalog import queries, registry, tables, wanted
+from dlc_platform.catalog.quarantine import Fault
 from dlc_platform.identity import sha256_json, short
-from dlc_platform.ingest import is_registered
 from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
-from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
+from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
+from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.sessions import Scan, Session
 
-#: Sessions that travel in one run: few enough that a run soon shows its results, many enough to spare process starts.
-SESSIONS_PER_RUN = 25
 #: Runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
 _STALE_RUNS = 4
 #: What is left out of the raw roots has as many reasons; the log of a tick has all of them, its summary the first.
 _REASONS_SHOWN = 5
+#: Sessions that one look takes off the partitions.
+_RETIRED_TOGETHER = 200
 
-#: For each asset, the sessions it is wanted for, each with the fingerprint of its files.
-Wanted = dict[str, dict[str, str]]
+_STAGES: dict[str, Literal["videos", "labels", "poses"]] = {
+    "session_videos": "videos",
+    "labeled_frames": "labels",
+    "pose_estimates": "poses",
+}
+#: What travels with the assets of a run.
+_WITH = {("pose_estimates",): ("pose_quality",)}
+_WORK = {
+    "session_videos": "register its videos",
+    "labeled_frames": "count its labels",
+    "pose_estimates": "estimate its poses",
+}
+
+
+@dataclass
+class Asked:
+    """A run that was asked for: its assets, and its sessions, each with a hash of what the run was to work on."""
+
+    assets: list[str]
+    sessions: dict[str, str]
 
 
 @dataclass
@@ -45,22 +71,30 @@ class Cursor:
 
     Attributes
     ----------
-    seen
-        For each session that is new or changed: the fingerprint of its files, and since when (seconds since the epoch,
-        by the sensor's own clock) it has been the same.
-    requested
-        What was asked for and has not come out.
+    runs
+        What was asked for and has not come out, by run key.
+    rules
+        A hash of the inference rules by which the cameras in the catalogue have their projects.
     """
 
-    seen: dict[str, tuple[str, float]] = field(default_factory=dict)
-    requested: Wanted = field(default_factory=dict)
+    runs: dict[str, Asked] = field(default_factory=dict)
+    rules: str = ""
 
     @classmethod
-    def read(cls, text: str | None) -> "Cursor":
-        return cls(**json.loads(text)) if text else cls()
+    def read(cls, text: str | None) -> "Cursor | None":
+        """None when there is none, or one of a platform that remembered other things."""
+        content = json.loads(text) if text else {}
+        if "runs" not in content:
+            return None
+        return cls({key: Asked(**asked) for key, asked in content["runs"].items()}, content["rules"])
 
     def write(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
+
+    def under_way(self, *assets: str) -> set[str]:
+        """The sessions under way for any of these assets, or for any asset."""
+        runs = [run for run in self.runs.values() if not assets or set(assets) & set(run.assets)]
+        return {key for run in runs for key in run.sessions}
 
 
 def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
@@ -73,52 +107,217 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
     )
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
         """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
-        cursor = Cursor.read(context.cursor)
-        found = lab.scan()
-        wanted, settling = look(lab, found, cursor, time.time())
-        new = {
-            asset: [key for key, value in keys.items() if cursor.requested.get(asset, {}).get(key) != value]
-            for asset, keys in wanted.items()
-        }
-        # What was out of sight for a moment, as on a network disk, is still under way when it comes back.
-        on_disk = {session.key for session in found.sessions}
-        under_way = {
-            asset: keys
-            | {
-                key: value
-                for key, value in cursor.requested.get(asset, {}).items()
-                if key not in on_disk or settling.get(key) == value
-            }
-            for asset, keys in wanted.items()
-        }
-        partitions = context.instance.get_dynamic_partitions("sessions")
-        added = sorted({key for keys in new.values() for key in keys} - set(partitions))
-        requests = [
-            dg.RunRequest(
-                run_key=short(sha256_json([asset, [(key, wanted[asset][key]) for key in stretch]])),
-                asset_selection=[dg.AssetKey(asset)],
-                tags=range_tags(stretch),
-            )
-            for asset, keys in new.items()
-            for stretch in neighbours(keys, [*partitions, *added], SESSIONS_PER_RUN)
-        ]
-        summary = f"{len(found.sessions)} sessions on disk, {len(settling)} new or changed ones still settling"
+        cursor = Cursor.read(context.cursor) or recover(context.instance)
+        assign_cameras(lab, cursor)
+        forget_ended(lab, context.instance, cursor)
+        now = datetime.fromtimestamp(time.time(), UTC)
+        room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way()))
+        found = scanning.look(lab.engine, lab.settings, now, room, cursor.under_way())
+        requests, added = ask(lab, context.instance, cursor, found.ready, room)
+        if not requests:
+            retire(lab, context.instance, cursor)
+        summary = _summary(found, cursor)
         context.log.info(summary)
-        left_out = found.left_out()
-        for line in left_out:
+        for line in found.left_out:
             context.log.info(f"left out: {line}")
-        if left_out:
-            summary += f". Left out: {'; '.join(left_out[:_REASONS_SHOWN])}"
-            if len(left_out) > _REASONS_SHOWN:
-                summary += f"; and {len(left_out) - _REASONS_SHOWN} more, which the tick's log names"
+        if found.left_out:
+            summary += f". Left out: {'; '.join(found.left_out[:_REASONS_SHOWN])}"
+            if len(found.left_out) > _REASONS_SHOWN:
+                summary += f"; and {len(found.left_out) - _REASONS_SHOWN} more, which the tick's log names"
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason(summary),
             dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
-            cursor=Cursor(cursor.seen, under_way).write(),
+            cursor=cursor.write(),
         )
 
     return new_session_videos
+
+
+def _summary(found: scanning.Look, cursor: Cursor) -> str:
+    summary = f"{found.sessions} sessions on disk, {found.waiting} new or changed ones still settling"
+    if found.queued:
+        summary += f", {found.queued} waiting for their turn behind {len(cursor.under_way())} under way"
+    if found.unfinished:
+        summary += f"; {found.unfinished} folders are still to be looked into"
+    return summary
+
+
+def recover(instance: dg.DagsterInstance) -> Cursor:
+    """What is under way by what Dagster knows of it, when the cursor is lost."""
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    runs = instance.get_runs(dg.RunsFilter(tags={SENSOR_NAME_TAG: "new_session_videos"}, statuses=unfinished))
+    order = instance.get_dynamic_partitions("sessions") if runs else []
+    place = {key: index for index, key in enumerate(order)}
+    cursor = Cursor()
+    for run in runs:
+        first, last = place.get(run.tags.get(RANGE_START, "")), place.get(run.tags.get(RANGE_END, ""))
+        if RUN_KEY_TAG in run.tags and run.asset_selection and first is not None and last is not None:
+            assets = [asset for asset in _STAGES if dg.AssetKey(asset) in run.asset_selection]
+            cursor.runs[run.tags[RUN_KEY_TAG]] = Asked(assets, dict.fromkeys(order[first : last + 1], ""))
+    return cursor
+
+
+def assign_cameras(lab: LabResource, cursor: Cursor) -> None:
+    """Let the catalogue know which project tracks each camera, when lab.yaml says it otherwise than before."""
+    rules = short(sha256_json([rule.model_dump(mode="json") for rule in lab.settings.inference]))
+    if rules != cursor.rules:
+        registry.assign_cameras(lab.engine, lab.settings.project_of)
+        cursor.rules = rules
+
+
+def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> None:
+    """Strike out what came out, and what will not: that goes into quarantine with what became of its run."""
+    if not cursor.runs:
+        return
+    videos = scanning.compare(lab.engine, lab.settings, cursor.under_way("session_videos"))
+    changed = {candidate.session.key: candidate for candidate in videos.wanted}
+    lacking: dict[str, Mapping[str, str]] = {
+        "session_videos": {key: candidate.fingerprint for key, candidate in changed.items()},
+        "labeled_frames": _lacking(wanted_labels(lab, only=cursor.under_way("labeled_frames"))),
+        "pose_estimates": _lacking(wanted_poses(lab, only=cursor.under_way("pose_estimates"))),
+    }
+    for run_key, asked in list(cursor.runs.items()):
+        # One at a time, as Dagster does itself: its tables are slow at many.
+        run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
+        ended = run is None or (run.is_finished and not run.is_complete_and_waiting_to_retry)
+        first = asked.assets[0]
+        asked.sessions = {
+            key: evidence
+            for key, evidence in asked.sessions.items()
+            if any(key in lacking[asset] for asset in asked.assets)
+            # Its files are out of sight.
+            or (first == "session_videos" and key not in videos.registered)
+        }
+        if asked.sessions and not ended:
+            continue
+        del cursor.runs[run_key]
+        for key, evidence in asked.sessions.items():
+            # Where the first asset failed the next one was not tried; and what changed since is asked for again.
+            now = lacking[first].get(key)
+            if now is not None and evidence in (now, ""):
+                if first == "session_videos":
+                    session = changed[key].session
+                    registry.name_session(
+                        lab.engine,
+                        tables.Session(key=key, subject=session.subject, name=session.name, folder=str(session.folder)),
+                    )
+                fault = Fault(_fate(instance, run, first, key), _remedy(lab, run, key), now)
+                hold(lab, key, _STAGES[first], fault, run.run_id if run else None)
+
+
+def _lacking(asked_about: Iterable[wanted.Wanted]) -> dict[str, str]:
+    return {session.session_key: session.evidence for session in asked_about if session.lacks}
+
+
+def _fate(instance: dg.DagsterInstance, run: dg.DagsterRun | None, asset: str, key: str) -> str:
+    """What became of a run that was to work on a session and did not."""
+    what = f"the run that was to {_WORK[asset]}"
+    if run is None:
+        return f"{what} was deleted"
+    if run.status == dg.DagsterRunStatus.CANCELED:
+        return f"{what} was cancelled"
+    if run.is_success:
+        return f"{what} ended without doing so"
+    return f"{what} failed{_why(instance, run, key)}"
+
+
+def _why(instance: dg.DagsterInstance, run: dg.DagsterRun, key: str) -> str:
+    for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
+        for record in instance.get_records_for_run(run.run_id, of_type=kind, limit=1).records:
+            event = record.event_log_entry.dagster_event
+            told = event.step_failure_data.user_failure_data if event and event.is_step_failure else None
+            if told is not None:
+                own = told.metadata.get(key)
+                return f": {own.value if own is not None else told.description}"
+            if event is not None and event.message:
+                return f": {event.message.splitlines()[0]}"
+    return ""
+
+
+def _remedy(lab: LabResource, run: dg.DagsterRun | None, key: str) -> str:
+    look = f"Look at the run {run.run_id} in the UI, and when" if run else "When"
+    return f"{look} it may be tried again, `dlc-platform sessions release {lab.home} {key}`"
+
+
+def ask(
+    lab: LabResource,
+    instance: dg.DagsterInstance,
+    cursor: Cursor,
+    ready: Sequence[scanning.Candidate],
+    room: int,
+) -> tuple[list[dg.RunRequest], list[str]]:
+    """Ask for what is wanted, the first in the order of lab.yaml first, for as many sessions as there is room.
+
+    Returns
+    -------
+    tuple
+        The runs, and the sessions that are to be added to the partitions for them, in this order.
+    """
+    if not room:
+        return [], []
+    projects = list(lab.settings.projects)
+    labelled = wanted.labelled(lab.engine, projects, [candidate.session.key for candidate in ready])
+    but = cursor.under_way("session_videos")
+    changed = {candidate.session.key for candidate in ready}
+    together = ("session_videos", "labeled_frames")
+    # By session: its newest file, and of each run that it is wanted for the assets and the evidence.
+    newest: dict[str, int] = {candidate.session.key: candidate.newest_ns for candidate in ready}
+    runs: dict[tuple[str, ...], dict[str, str]] = {together: {}, together[:1]: {}}
+    for candidate in ready:
+        runs[together[:1] if candidate.session.key in labelled else together][candidate.session.key] = (
+            candidate.fingerprint
+        )
+    for asset, look in (("labeled_frames", wanted_labels), ("pose_estimates", wanted_poses)):
+        found = look(lab, limit=room, but=changed | but | cursor.under_way(asset))
+        runs[(asset,)] = {session.session_key: session.evidence for session in found}
+        newest |= {session.session_key: session.newest_ns for session in found}
+    first = _ordered(newest, lab.settings.scan.order)[:room]
+    order = list(instance.get_dynamic_partitions("sessions")) if first else []
+    known = set(order)
+    added: list[str] = []
+    requests: list[tuple[int, dg.RunRequest]] = []
+    place = {key: index for index, key in enumerate(first)}
+    for assets, evidence in runs.items():
+        keys = [key for key in first if key in evidence]
+        new = [key for key in keys if key not in known]
+        known.update(new)
+        order += new
+        added += new
+        for stretch in newest_first(keys, order, lab.settings.scan.sessions_per_run):
+            run_key = short(sha256_json([assets, [(key, evidence[key]) for key in stretch]]))
+            cursor.runs[run_key] = Asked(list(assets), {key: evidence[key] for key in stretch})
+            request = dg.RunRequest(
+                run_key=run_key,
+                asset_selection=[dg.AssetKey(asset) for asset in (*assets, *_WITH.get(assets, ()))],
+                tags=range_tags(stretch),
+            )
+            requests.append((min(place[key] for key in stretch), request))
+    return [request for _, request in sorted(requests, key=lambda entry: entry[0])], added
+
+
+def _ordered(newest: Mapping[str, int], order: wanted.Order) -> list[str]:
+    keys = sorted(newest)
+    if order == "name":
+        return keys
+    return sorted(keys, key=newest.__getitem__, reverse=order == "newest")
+
+
+def retire(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> None:
+    """Take the oldest sessions off the partitions that nothing is wanted of, as long as there are too many."""
+    live = instance.get_dynamic_partitions("sessions")
+    surplus = len(live) - lab.settings.scan.live_sessions
+    left = min(surplus, _RETIRED_TOGETHER)
+    for start in range(0, max(0, surplus), _RETIRED_TOGETHER):
+        oldest = live[start : start + _RETIRED_TOGETHER]
+        busy = cursor.under_way() | wanted.unfinished(lab.engine, oldest)
+        busy |= _lacking(wanted_labels(lab, only=oldest)).keys() | _lacking(wanted_poses(lab, only=oldest)).keys()
+        done = [key for key in oldest if key not in busy][:left]
+        for key in done:
+            instance.delete_dynamic_partition("sessions", key)
+        left -= len(done)
+        if not left:
+            return
 
 
 @dg.sensor(job=estimate_poses, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.STOPPED)
@@ -134,18 +333,22 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     # roll back and the same promotion again, it must be asked again.
     wanted = dict(zip(stale["session"], map(str, stale["promotion"]), strict=True))
     asked = {key: promotion for key, promotion in asked.items() if wanted.get(key) == promotion}
-    new = [key for key in wanted if key not in asked]
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
     under_way = context.instance.get_runs_count(
-        dg.RunsFilter(tags={"dagster/sensor_name": "reestimate_stale_sessions"}, statuses=unfinished)
+        dg.RunsFilter(tags={SENSOR_NAME_TAG: "reestimate_stale_sessions"}, statuses=unfinished)
     )
-    runs = newest_first(new, context.instance.get_dynamic_partitions("sessions"), SESSIONS_PER_RUN)
-    runs = runs[: max(0, _STALE_RUNS - under_way)]
+    runs_left = max(0, _STALE_RUNS - under_way)
+    per_run = lab.settings.scan.sessions_per_run
+    new = [key for key in wanted if key not in asked][: runs_left * per_run]
+    order = context.instance.get_dynamic_partitions("sessions")
+    live = set(order)
+    added = [key for key in new if key not in live]
+    runs = newest_first(new, [*order, *added], per_run)[:runs_left]
     asked |= {key: wanted[key] for stretch in runs for key in stretch}
     requests = [
         dg.RunRequest(
             run_key=short(sha256_json([(key, wanted[key]) for key in stretch])),
-            asset_selection=[dg.AssetKey("pose_estimates")],
+            asset_selection=[dg.AssetKey("pose_estimates"), dg.AssetKey("pose_quality")],
             tags=range_tags(stretch),
         )
         for stretch in runs
@@ -153,79 +356,6 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else dg.SkipReason(f"{len(wanted)} stale sessions, {under_way} runs under way"),
+        dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
         cursor=json.dumps(asked, sort_keys=True),
     )
-
-
-def changed_sessions(lab: LabResource, found: Scan) -> dict[str, str]:
-    """The sessions on disk whose files are not those that are registered, with the fingerprint of their files."""
-    known = registry.files_by_session(lab.engine)
-    changed = {}
-    for session in found.sessions:
-        rows = {(row.recording.name, row.position): row for row in known.get(session.key, [])}
-        files = {
-            (recording.name, position): file
-            for recording in session.recordings
-            for position, file in enumerate(recording.files)
-        }
-        if rows.keys() != files.keys() or not all(is_registered(file, rows[place]) for place, file in files.items()):
-            changed[session.key] = _fingerprint(session, known)
-    return changed
-
-
-def look(lab: LabResource, found: Scan, cursor: Cursor, now: float) -> tuple[Wanted, dict[str, str]]:
-    """What is wanted now, and the sessions that are still settling; updates `cursor.seen`."""
-    changed = changed_sessions(lab, found)
-    known = registry.files_by_session(lab.engine)
-    registered = {session.key: _fingerprint(session, known) for session in found.sessions if session.key not in changed}
-    cursor.seen = {
-        key: cursor.seen[key] if key in cursor.seen and cursor.seen[key][0] == fingerprint else (fingerprint, now)
-        for key, fingerprint in changed.items()
-    }
-    waiting = {session.key for session in found.sessions if session.waits is not None}
-    settled = {
-        key: value
-        for key, value in changed.items()
-        if now - cursor.seen[key][1] >= lab.settings.settle_seconds and key not in waiting
-    }
-
-    # A file that could not be read waits for a person, and the session's labels with it; it is looked at again when it
-    # changes.
-    readable = {key: value for key, value in registered.items() if all(row.problem is None for row in known[key])}
-    labelled = registry.labelled_sessions(lab.engine, lab.settings.projects)
-    tracked = registry.tracked_files(lab.engine)
-    in_production = {project for project in lab.settings.projects if registry.production_model(lab.engine, project)}
-
-    stopped = registry.damaged_videos(lab.engine) if lab.settings.damaged_videos == "stop" else {}
-    trackable = {
-        key: sorted(
-            row.id
-            for row in known[key]
-            if row.problem is None
-            and row.video_id not in stopped
-            and lab.settings.project_of(row.recording.camera) in in_production
-        )
-        for key in registered
-    }
-    wanted = {
-        "session_videos": settled,
-        "labeled_frames": {key: value for key, value in readable.items() if key not in labelled},
-        # What is tracked counts too, or the session would be asked for again while its run goes from file to file.
-        "pose_estimates": {
-            key: short(sha256_json([value, trackable[key]]))
-            for key, value in registered.items()
-            if not tracked.issuperset(trackable[key])
-        },
-    }
-    return wanted, {key: value for key, value in changed.items() if key not in settled}
-
-
-def _fingerprint(session: Session, known: Mapping[str, list[tables.RecordingFile]]) -> str:
-    """A hash of the places, sizes and times of a session's files, and of the rows they have in the catalogue.
-
-    The rows, and when they were written, because Dagster remembers for ever what it was asked for: a file that is put
-    back after another one stood in its place must be asked for again, and so must one that is moved to and fro.
-    """
-    files = [[r.name, str(f.path), f.size, f.mtime_ns] for r in session.recordings for f in r.files]
-    rows = sorted((row.id, row.registered_at.isoformat()) for row in known.get(session.key, []))
-    return short(sha256_json([files, rows]))

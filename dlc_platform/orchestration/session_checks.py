@@ -12,6 +12,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
+from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.partitions import for_each_session, sessions
 
 # Dagster says so at every load, to every command.
@@ -31,6 +32,7 @@ def for_each_checked_session(
     work: Callable[[str], Mapping[str, Any]],
     check: Callable[[str], Iterable[dg.AssetCheckResult]],
     blocking: bool = False,
+    outcome: Callable[[str, PlatformError | None], None] | None = None,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Materialise each session of this run as `for_each_session` does, and check it, whether or not that succeeded.
 
@@ -46,6 +48,8 @@ def for_each_checked_session(
         Takes a session's key and returns a result for each check, with its `check_name`.
     blocking
         Whether what depends on the asset does not start in this run when any check failed as an error.
+    outcome
+        As `for_each_session` takes it.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def for_each_checked_session(
         After the last session and its checks, when any session failed.
     """
     try:
-        for_each_session(context, work)
+        for_each_session(context, work, outcome)
     except dg.Failure:
         yield from _evaluations(context, check, blocking)
         raise

@@ -125,7 +125,7 @@ def test_migrating_again_changes_nothing(lab: Engine) -> None:
     migrate(lab)
     migrate(lab)
     assert tables_in(lab) == before
-    assert len(registry.files_by_session(lab)) == 2
+    assert len(registry.registered_sessions(lab)) == 2
 
 
 def test_a_migration_that_fails_leaves_nothing(empty_database: URL) -> None:
@@ -149,7 +149,7 @@ def test_the_engine_survives_a_lost_connection(engine: Engine) -> None:
     other = sqlalchemy.create_engine(engine.url, poolclass=sqlalchemy.NullPool)
     with other.connect() as connection:
         connection.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
-    assert registry.files_by_session(engine) == {}
+    assert registry.registered_sessions(engine) == set()
 
 
 def test_a_recording_holds_either_a_video_or_a_problem(engine: Engine) -> None:
@@ -161,7 +161,7 @@ def test_a_recording_holds_either_a_video_or_a_problem(engine: Engine) -> None:
     ):
         with pytest.raises(IntegrityError):
             registry.register_session(engine, session(key), [(wrong, content)])
-    assert registry.files_by_session(engine) == {}
+    assert registry.registered_sessions(engine) == set()
 
 
 @pytest.mark.parametrize("key", ["frames", "width", "height"])

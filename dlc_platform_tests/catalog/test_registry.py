@@ -120,7 +120,10 @@ def test_a_removed_file_is_marked(engine: Engine) -> None:
     assert [name for _, name, _ in current(engine)] == ["a"]
     register(engine)
     assert current(engine) == []
-    assert registry.files_by_session(engine) == {}
+    missing = registry.current_files(engine, KEY, missing=True)
+    assert [row.recording.name for row in missing] == ["a", "b"] and all(row.missing_since for row in missing)
+    register(engine, (recording(KEY, "a", "1"), None))
+    assert [row.id for row in registry.current_files(engine, KEY)] == [missing[0].id], "it is back"
     assert len(rows(engine, tables.RecordingFile, "id")) == 2
 
 

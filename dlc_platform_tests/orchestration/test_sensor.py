@@ -14,9 +14,11 @@ import dagster as dg
 import numpy as np
 import pytest
 import yaml
+from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG, WILL_RETRY_TAG
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import registry
+from dlc_platform.catalog.quarantine import Stage, faults_of, release
 from dlc_platform.demo.render import write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration import sensors
@@ -29,6 +31,8 @@ from dlc_platform_tests.catalog import small_lab
 from dlc_platform_tests.video.conftest import spoil
 
 SETTLE = 30
+#: How a new session is asked for; one that is labelled already, or moved, is only registered.
+NEW = "session_videos+labeled_frames"
 
 
 class Clock:
@@ -51,6 +55,7 @@ class Watched:
         self.cursor: str | None = None
         self.summary = ""
         self.run_keys: list[str] = []
+        self.launched: dict[tuple[str, str, str], dg.DagsterRun] = {}
         self.checks: dict[str, dg.AssetCheckEvaluation] = {}
         self.definitions = build_definitions(home)
 
@@ -72,21 +77,39 @@ class Watched:
         asked = self.look()
         self.clock.now += SETTLE
         asked |= self.look()
-        for asset, asks in asked.items():
+        for assets, asks in asked.items():
             for first, last in asks:
-                if asset != "pose_estimates":
-                    self.run(asset, first, last)
+                if assets != "pose_estimates":
+                    self.run(assets, first, last)
         return asked
 
-    def run(self, asset: str, first: str, last: str) -> bool:
+    def run(self, assets: str, first: str, last: str) -> bool:
+        """Execute what was asked for last of these assets and sessions."""
         job = self.definitions.resolve_job_def("process_sessions")
-        tags = {RANGE_START: first, RANGE_END: last}
-        selection = [dg.AssetKey(asset)]
+        asked = self.launched[assets, first, last]
+        self.instance.delete_run(asked.run_id)
+        selection = [dg.AssetKey(asset) for asset in assets.split("+")]
         done = job.execute_in_process(
-            instance=self.instance, asset_selection=selection, tags=tags, raise_on_error=False
+            instance=self.instance, asset_selection=selection, tags=asked.tags, raise_on_error=False
         )
+        self.launched[assets, first, last] = done.dagster_run
         self.checks = {check.check_name: check for check in done.get_asset_check_evaluations()}
         return done.success
+
+    def cancel(self, assets: str, first: str, last: str) -> None:
+        self.instance.report_run_canceled(self.launched[assets, first, last])
+
+    def fail(self, assets: str, session: str, why: str) -> None:
+        """Let a run fail so that Dagster does not start it again."""
+        run = self.launched[assets, session, session]
+        self.instance.report_run_failed(run, why)
+        self.instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})
+
+    def scan(self, **rules: object) -> None:
+        self.change(scan={"unopened_seconds": 0, **rules})
+
+    def held(self, session: str, stage: Stage) -> list[str]:
+        return [fault.reason for fault in faults_of(self.engine, session, stage)]
 
     def look(self) -> dict[str, list[tuple[str, str]]]:
         """One tick: the ranges of sessions that it asks for, by asset."""
@@ -98,22 +121,27 @@ class Watched:
         ) as context:
             done = self.definitions.resolve_sensor_def("new_session_videos").evaluate_tick(context)
         for request in done.dynamic_partitions_requests or []:
-            assert list(request.partition_keys) == sorted(request.partition_keys)
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         self.cursor, self.summary = done.cursor, done.skip_message or ""
         asked: dict[str, list[tuple[str, str]]] = {}
         for request in done.run_requests or []:
-            (asset,) = request.asset_selection or []
+            assets = "+".join(asset.to_user_string() for asset in request.asset_selection or [])
             assert request.run_key
             # The daemon launches a run key once, for ever.
             assert request.run_key not in self.run_keys
             self.run_keys.append(request.run_key)
             stretch = (request.tags[RANGE_START], request.tags[RANGE_END])
-            asked.setdefault(asset.to_user_string(), []).append(stretch)
+            asked.setdefault(assets, []).append(stretch)
+            self.launched[assets, *stretch] = self.instance.create_run_for_job(
+                self.definitions.resolve_job_def("process_sessions"),
+                status=dg.DagsterRunStatus.STARTED,
+                tags={**request.tags, RUN_KEY_TAG: request.run_key, SENSOR_NAME_TAG: "new_session_videos"},
+                asset_selection=frozenset(request.asset_selection or []),
+            )
         return asked
 
     def registered(self) -> list[str]:
-        return sorted(registry.files_by_session(self.engine))
+        return sorted(registry.registered_sessions(self.engine))
 
     def promote(self) -> None:
         """Give the project a production model, in the catalogue only."""
@@ -138,6 +166,8 @@ def lab(
         "projects": {"tiny": {"path": str(make_project(tmp_path / "project", 2))}},
         "inference": [{"camera": "*", "project": "tiny"}],
         "settle_seconds": SETTLE,
+        # What does not open is not waited for.
+        "scan": {"unopened_seconds": 0},
     }
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(settings))
     clock = Clock()
@@ -164,25 +194,19 @@ def test_a_growing_file_waits_until_it_has_settled(lab: Watched) -> None:
         lab.clock.now += SETTLE - 1
     assert lab.look() == {}
     lab.clock.now += 1
-    assert lab.look() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.look() == {NEW: one("sub-1_ses-1")}
     assert lab.instance.get_dynamic_partitions("sessions") == ["sub-1_ses-1"]
 
 
 def test_a_session_goes_its_way_once(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
     for _ in range(3):
         lab.clock.now += SETTLE
         assert lab.look() == {}, "it is under way"
-    assert lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
-    assert lab.look() == {"labeled_frames": one("sub-1_ses-1")}
+    assert lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
     assert lab.look() == {}
-    assert lab.run("labeled_frames", "sub-1_ses-1", "sub-1_ses-1")
-    assert lab.look() == {}
-    assert json.loads(lab.cursor or "") == {
-        "seen": {},
-        "requested": {"session_videos": {}, "labeled_frames": {}, "pose_estimates": {}},
-    }
+    assert json.loads(lab.cursor or "")["runs"] == {}
 
 
 def test_a_lost_cursor_repeats_nothing_that_is_done(lab: Watched) -> None:
@@ -195,23 +219,24 @@ def test_a_lost_cursor_repeats_nothing_that_is_done(lab: Watched) -> None:
 
 
 def test_neighbours_travel_together(lab: Watched) -> None:
+    lab.scan(order="name")
     first = lab.video("sub-01_ses-1")
     for number in range(28, 1, -1):
         copy = lab.raw / f"sub-{number:02}/ses-1/cam-top.mp4"
         copy.parent.mkdir(parents=True)
         shutil.copy(first, copy)
-    assert lab.settle() == {"session_videos": [("sub-01_ses-1", "sub-25_ses-1"), ("sub-26_ses-1", "sub-28_ses-1")]}
+    assert lab.settle() == {NEW: [("sub-01_ses-1", "sub-25_ses-1"), ("sub-26_ses-1", "sub-28_ses-1")]}
     # What comes later lies behind, whatever its name: these two lie side by side.
     lab.video("sub-0_ses-1")
     lab.video("sub-99_ses-1")
-    assert lab.settle() == {"session_videos": [("sub-0_ses-1", "sub-99_ses-1")]}
+    assert lab.settle() == {NEW: [("sub-0_ses-1", "sub-99_ses-1")]}
 
 
 def test_sessions_that_lie_apart_travel_alone(lab: Watched) -> None:
+    lab.scan(order="name")
     for number in (1, 2, 3, 4):
         lab.video(f"sub-{number}_ses-1", shade=10 * number)
-    assert lab.settle_and_run() == {"session_videos": [("sub-1_ses-1", "sub-4_ses-1")]}
-    assert lab.settle_and_run() == {"labeled_frames": [("sub-1_ses-1", "sub-4_ses-1")]}
+    assert lab.settle_and_run() == {NEW: [("sub-1_ses-1", "sub-4_ses-1")]}
     for number in (1, 2, 4):
         lab.video(f"sub-{number}_ses-1", shade=100 + number)
     assert lab.settle()["session_videos"] == [("sub-1_ses-1", "sub-2_ses-1"), ("sub-4_ses-1", "sub-4_ses-1")]
@@ -231,9 +256,13 @@ def test_a_replaced_file_is_asked_for_again_and_so_is_the_one_that_is_put_back(l
             lab.video("sub-1_ses-1", shade=200)
         elif number == 2:
             shutil.copy2(lab.home / "first.mp4", path)  # with its old time
-        assert lab.settle_and_run()["session_videos"] == one("sub-1_ses-1")
-        assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
+        assert lab.settle_and_run()["session_videos" if number else NEW] == one("sub-1_ses-1")
         (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
+        if number == 2:
+            assert lab.settle() == {}, "it keeps the poses that it had"
+            assert row.id in registry.tracked_files(lab.engine)
+            break
+        assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
         small_lab.track(lab.engine, "78"[number % 2], row, "a")
     videos = [file.session for file in registry.known_files(lab.engine)]
     assert videos == ["sub-1_ses-1"]
@@ -245,29 +274,28 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     lab.promote()
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
-    assert not lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
+    assert not lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
     (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     assert row.problem and str(path) in row.problem
     assert lab.settle() == lab.settle() == {}
     path.write_bytes(whole)
-    assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
-    assert lab.look() == {"labeled_frames": one("sub-1_ses-1"), "pose_estimates": one("sub-1_ses-1")}
+    assert lab.settle_and_run() == {NEW: one("sub-1_ses-1")}
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
 
 
 def test_a_damaged_recording_is_registered_and_waits_for_the_rule(lab: Watched) -> None:
     side = spoil(lab.video("sub-1_ses-1", "cam-side.mp4", shade=9), [10, 11])
     lab.promote()
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
-    assert lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
+    assert lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
     check = lab.checks["recordings_are_whole"]
     assert not check.passed and check.description
     assert f"{side}: damaged: " in check.description and "of 25 frames can be decoded" in check.description
     (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     assert row.video_id and not row.problem
     # Its labels count; its poses are not asked for, now or after the cursor was lost.
-    assert lab.look() == {"labeled_frames": one("sub-1_ses-1")}
-    assert lab.run("labeled_frames", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.look() == {}
     lab.cursor = None
     assert lab.settle() == lab.settle() == {}
     lab.change(damaged_videos="track")
@@ -286,8 +314,7 @@ def test_a_damaged_recording_does_not_keep_the_other_one_back(lab: Watched) -> N
     spoil(lab.video("sub-1_ses-1", "cam-side.mp4", shade=9), [10])
     lab.promote()
     lab.settle_and_run()
-    assert lab.look() == {"labeled_frames": one("sub-1_ses-1"), "pose_estimates": one("sub-1_ses-1")}
-    assert lab.run("labeled_frames", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
     rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
     small_lab.track(lab.engine, "7", rows["top"], "a")
     lab.cursor = None
@@ -299,8 +326,8 @@ def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -
     side = lab.raw / "sub-1/ses-1/cam-side.mp4"
     side.write_bytes(b"nothing that plays" * 50)
     lab.promote()
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
-    assert not lab.run("session_videos", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
+    assert not lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
     rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
     assert rows["top"].video_id and not rows["top"].problem
     assert rows["side"].problem and str(side) in rows["side"].problem
@@ -311,7 +338,7 @@ def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -
     lab.cursor = None
     assert lab.settle() == lab.settle() == {}, "what can be tracked has poses"
     lab.video("sub-1_ses-1", "cam-side.mp4", shade=7)
-    assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle_and_run() == {NEW: one("sub-1_ses-1")}
     assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
 
 
@@ -345,8 +372,8 @@ def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> N
     lab.video("sub-1_ses-1")
     lab.video("sub-2_ses-1", "cam-side.mp4", shade=9)
     lab.change(inference=[{"camera": "top", "project": "tiny"}])
-    lab.settle_and_run()
-    assert lab.settle_and_run() == {"labeled_frames": [("sub-1_ses-1", "sub-2_ses-1")]}
+    lab.scan(order="name")
+    assert lab.settle_and_run() == {NEW: [("sub-1_ses-1", "sub-2_ses-1")]}
     lab.promote()
     assert lab.look()["pose_estimates"] == one("sub-1_ses-1"), "no rule names the camera of the other"
     assert lab.look() == {}
@@ -362,11 +389,99 @@ def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> N
 
 def test_a_run_that_was_cancelled_waits_for_a_person_or_another_file(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
-    # The run never comes to anything.
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
     assert lab.settle() == lab.settle() == {}
+    lab.cancel(NEW, "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.settle() == lab.settle() == {}
+    assert lab.held("sub-1_ses-1", "videos") == ["the run that was to register its videos was cancelled"]
+    lab.cursor = None
+    assert lab.settle() == lab.settle() == {}
+    release(lab.engine, "sub-1_ses-1", "anna")
+    assert lab.look() == {NEW: one("sub-1_ses-1")}
+    lab.instance.delete_run(lab.launched[NEW, "sub-1_ses-1", "sub-1_ses-1"].run_id)
+    assert lab.settle() == lab.settle() == {}
+    assert lab.held("sub-1_ses-1", "videos") == ["the run that was to register its videos was deleted"]
     lab.video("sub-1_ses-1", shade=7)
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
+
+
+def test_runs_that_fail_hold_up_no_queue_and_are_not_asked_for_again(lab: Watched) -> None:
+    lab.scan(order="name", queued_sessions=2, sessions_per_run=1)
+    for number in (1, 2, 3, 4, 5):
+        lab.video(f"sub-{number}_ses-1", shade=10 * number)
+    assert lab.settle() == {NEW: [*one("sub-1_ses-1"), *one("sub-2_ses-1")]}
+    assert lab.look() == {}
+    assert "3 waiting for their turn behind 2 under way" in lab.summary
+    asked = []
+    for number in (1, 3):
+        for session in (f"sub-{number}_ses-1", f"sub-{number + 1}_ses-1"):
+            lab.fail(NEW, session, "the disk is full")
+        asked += lab.look()[NEW]
+    assert asked == [*one("sub-3_ses-1"), *one("sub-4_ses-1"), *one("sub-5_ses-1")]
+    assert lab.run(NEW, "sub-5_ses-1", "sub-5_ses-1")
+    assert lab.settle() == lab.settle() == {}
+    assert lab.held("sub-1_ses-1", "videos") == ["the run that was to register its videos failed: the disk is full"]
+    lab.video("sub-2_ses-1", shade=99)
+    release(lab.engine, "sub-4_ses-1", "anna")
+    lab.look()
+    lab.clock.now += SETTLE
+    assert lab.look()[NEW] == one("sub-2_ses-1")
+
+
+def test_a_run_that_dagster_starts_again_is_still_under_way(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
+    run = lab.launched[NEW, "sub-1_ses-1", "sub-1_ses-1"]
+    lab.instance.report_run_failed(run, "its worker died")
+    lab.instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "true"})
+    assert lab.settle() == {} and lab.held("sub-1_ses-1", "videos") == []
+    assert lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.settle() == {} and json.loads(lab.cursor or "")["runs"] == {}
+
+
+def test_what_is_under_way_is_known_without_the_cursor(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
+    lab.cursor = None
+    lab.video("sub-2_ses-1", shade=3)
+    assert lab.settle() == {NEW: one("sub-2_ses-1")}
+    assert lab.settle() == {}
+
+
+def test_a_session_whose_poses_fail_waits_in_quarantine_until_it_is_released(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    lab.promote()
+    lab.settle_and_run()
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    # The model is in the catalogue alone, and not in the store.
+    assert not lab.run("pose_estimates", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.settle() == lab.settle() == {}
+    (reason,) = lab.held("sub-1_ses-1", "poses")
+    assert "failed" not in reason, "what was wrong, not that something was"
+    release(lab.engine, "sub-1_ses-1", "anna")
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert not lab.run("pose_estimates", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.settle() == lab.settle() == {}, "released once, tried once"
+    lab.video("sub-1_ses-1", shade=8)
+    lab.settle_and_run()
+    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+
+
+def test_old_sessions_leave_the_partitions_and_come_back(lab: Watched) -> None:
+    lab.scan(order="name", live_sessions=2)
+    for number in (1, 2, 3, 4):
+        lab.video(f"sub-{number}_ses-1", shade=10 * number)
+    lab.settle_and_run()
+    assert lab.look() == {}
+    assert lab.instance.get_dynamic_partitions("sessions") == ["sub-3_ses-1", "sub-4_ses-1"]
+    assert len(lab.registered()) == 4
+    lab.video("sub-1_ses-1", shade=99)
+    assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.look() == {}
+    assert lab.instance.get_dynamic_partitions("sessions") == ["sub-4_ses-1", "sub-1_ses-1"]
+    lab.promote()
+    assert lab.look() == {"pose_estimates": [("sub-4_ses-1", "sub-3_ses-1")]}
+    assert lab.instance.get_dynamic_partitions("sessions") == [f"sub-{number}_ses-1" for number in (4, 1, 2, 3)]
 
 
 def test_a_missing_raw_root_stops_nothing_and_is_said(lab: Watched) -> None:
@@ -375,10 +490,10 @@ def test_a_missing_raw_root_stops_nothing_and_is_said(lab: Watched) -> None:
     other = lab.home / "disk/sub-2/ses-1/cam-top.mp4"
     other.parent.mkdir(parents=True)
     shutil.copy(path, other)
-    assert lab.settle() == {"session_videos": [("sub-1_ses-1", "sub-2_ses-1")]}
+    assert lab.settle() == {NEW: [("sub-2_ses-1", "sub-1_ses-1")]}
     (lab.home / "disk").rename(lab.home / "away")
     lab.video("sub-3_ses-1")
-    assert lab.settle() == {"session_videos": one("sub-3_ses-1")}
+    assert lab.settle() == {NEW: one("sub-3_ses-1")}
     assert lab.look() == {}
     assert f"{lab.home}/disk: the raw root cannot be read: No such file or directory; mount it" in lab.summary
     (lab.home / "away").rename(lab.home / "disk")
@@ -394,13 +509,13 @@ def test_two_sessions_with_one_key_are_said_and_the_others_go_on(lab: Watched) -
     for number in range(9):
         (lab.raw / f".hidden{number}.mp4").touch()
     lab.video("sub-2_ses-1")
-    assert lab.settle() == {"session_videos": one("sub-2_ses-1")}
+    assert lab.settle() == {NEW: one("sub-2_ses-1")}
     assert lab.look() == {}
     assert f"sub-1_ses-1 is claimed by {twin.parent} and {path.parent}" in lab.summary
     assert "the session folder of sub-3_ses-1 holds no video" in lab.summary
     assert "and 8 more: it is hidden" in lab.summary
     shutil.rmtree(lab.raw / "copy")
-    assert lab.settle() == {"session_videos": one("sub-1_ses-1")}
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
 
 
 def test_many_reasons_do_not_flood_the_summary(lab: Watched) -> None:
@@ -431,7 +546,10 @@ def test_a_renamed_folder(lab: Watched) -> None:
         assert lab.look() == {}
     # The name itself: a new session; the catalogue keeps the old one.
     (lab.raw / "sub-1_id-mouse7").rename(lab.raw / "sub-2")
-    assert lab.settle_and_run() == {"session_videos": one("sub-2_ses-1")}
+    assert lab.settle_and_run() == {NEW: one("sub-2_ses-1")}
+    (renamed,) = registry.current_files(lab.engine, "sub-2_ses-1")
+    assert renamed.id in registry.tracked_files(lab.engine) and lab.settle() == {}, "it keeps its poses"
+    assert registry.current_files(lab.engine, "sub-1_ses-1") == []
     assert lab.registered() == ["sub-1_ses-1", "sub-2_ses-1"]
 
 

@@ -14,6 +14,7 @@ from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL, record_export
 from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import number, picture, table
+from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
@@ -91,7 +92,12 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
         judged[key] = assess(lab.engine, lab.store, lab.settings, key, context.run_id, reference)
         return metadata
 
-    yield from for_each_checked_session(context, work, lambda key: _check_results(judged.get(key, [])))
+    yield from for_each_checked_session(
+        context,
+        work,
+        lambda key: _check_results(judged.get(key, [])),
+        outcome=outcome(lab, "poses", context.run_id),
+    )
 
 
 def _estimate_session(

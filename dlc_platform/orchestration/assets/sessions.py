@@ -1,5 +1,6 @@
 """The group `sessions`: what was recorded, and what of it was labelled."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from dagster import AssetExecutionContext
 from dlc_platform.catalog import queries, registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.metadata import number, picture, table
+from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
@@ -59,10 +61,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     of them are in quarantine, and so not tracked, is judged here by the rules of lab.yaml.
     """
     from dlc_platform.ingest import judge, register
+    from dlc_platform.scanning import find_sessions
     from dlc_platform.sidecars import Sidecars
 
     sidecars = Sidecars(lab.settings.raw_roots)
-    found = lab.scan()
+    found = find_sessions(lab.engine, lab.settings, context.partition_keys)
     for line in found.left_out():
         context.log.warning(f"left out: {line}")
     on_disk = {session.key: session for session in found.sessions}
@@ -83,6 +86,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
             # What cannot be read is the failure of this session, and said there.
             if fault.path not in problems:
                 context.log.warning(f"{key} is in quarantine: {fault.reason}. {fault.remedy}.")
+        for row in queries.repeated_videos(lab.engine, key).to_dict("records"):
+            context.log.warning(
+                f"{row['path']} is the very video that {row['other_path']} of {row['other_session']} is; its poses are "
+                "estimated once and count for both"
+            )
         if problems:
             raise PlatformError(
                 "; ".join(problem.problem for problem in problems.values()),
@@ -134,6 +142,7 @@ def _metadata(lab: LabResource, key: str, looks: "Sequence[Look]") -> Mapping[st
 
     recordings = queries.sessions(lab.engine, key)
     details = queries.details(lab.engine, key)
+    recordings = recordings[recordings["path"].map(os.path.exists)]
     first = recordings.iloc[0]
     is_damaged = recordings["damage"].notna()
     middle = int(first["frames"]) // 2
@@ -219,7 +228,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
             "projects": table([{"project": name, "images": count} for name, count in counts.items()]),
         }
 
-    for_each_session(context, work)
+    for_each_session(context, work, outcome(lab, "labels", context.run_id))
 
 
 session_assets = [session_videos, labeled_frames]

@@ -18,6 +18,66 @@ def upgrade() -> None:
     _video_quality()
     _notifications()
     _pose_quality()
+    _scan()
+
+
+def _scan() -> None:
+    op.create_table(
+        "scanned_root",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("path", sa.String(), nullable=False),
+        sa.Column("layout", sa.String(length=64), nullable=False),
+        sa.Column("checked", sa.String(), server_default=sa.text("''"), nullable=False),
+        sa.Column("listed", sa.String(), server_default=sa.text("''"), nullable=False),
+        sa.Column("problem", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_scanned_root")),
+        sa.UniqueConstraint("path", name=op.f("uq_scanned_root_path")),
+        schema="dlc",
+    )
+    op.create_table(
+        "scanned_folder",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("root_id", sa.Integer(), nullable=False),
+        sa.Column("path", sa.String(), nullable=False),
+        sa.Column("changed_ns", sa.BigInteger(), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("listed_ns", sa.BigInteger(), nullable=True),
+        sa.Column("session_key", sa.String(), nullable=True),
+        sa.Column("left_out", postgresql.JSONB(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["root_id"], ["dlc.scanned_root.id"], name=op.f("fk_scanned_folder_root_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_scanned_folder")),
+        sa.UniqueConstraint("root_id", "path", name=op.f("uq_scanned_folder_root_id_path")),
+        schema="dlc",
+    )
+    op.create_table(
+        "sighting",
+        sa.Column("folder_id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("mtime_ns", sa.BigInteger(), nullable=False),
+        sa.Column("waits", sa.String(), nullable=True),
+        sa.Column("session_key", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["folder_id"], ["dlc.scanned_folder.id"], name=op.f("fk_sighting_folder_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("folder_id", "name", name=op.f("pk_sighting")),
+        schema="dlc",
+    )
+    op.create_index(op.f("ix_sighting_session_key"), "sighting", ["session_key"], schema="dlc")
+    op.create_table(
+        "waiting_session",
+        sa.Column("session_key", sa.String(), nullable=False),
+        sa.Column("newest_ns", sa.BigInteger(), nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("look_at", sa.DateTime(timezone=True), server_default=sa.text("'-infinity'"), nullable=False),
+        sa.Column("unready_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("held", sa.String(), nullable=True),
+        sa.Column("left_out", postgresql.JSONB(), nullable=True),
+        sa.PrimaryKeyConstraint("session_key", name=op.f("pk_waiting_session")),
+        schema="dlc",
+    )
 
 
 def _quarantine() -> None:

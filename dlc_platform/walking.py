@@ -1,0 +1,258 @@
+"""Walking below a raw root, in a thread that a disk may hold for ever.
+
+Nothing here knows of the database: what was known before is given, and what is found is taken from a queue. Whether
+there is time left is looked at between two questions to the disk; a question itself takes as long as the disk likes.
+"""
+
+import bisect
+import heapq
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from dlc_platform.layout import Place, place_of
+from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder
+from dlc_platform.settings import Layout
+
+#: Folders that a look lists whatever their times say.
+_LISTED_AGAIN = 500
+#: Listings that are written down together.
+TOGETHER = 500
+
+
+@dataclass
+class Root:
+    id: int
+    path: str
+    checked: str
+    listed: str
+    holds_videos: bool
+    problem: str | None = None
+
+
+class KnownFolder(NamedTuple):
+    """A folder as it was known before this look; `seen_at` where its listing is not to be trusted."""
+
+    changed_ns: int
+    listed_ns: int | None
+    seen_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A folder that was listed, and its time before. Where it `failed` to be read, what was known of it stays."""
+
+    path: str
+    mtime_ns: int
+    listing: Listing
+    failed: bool
+
+
+@dataclass
+class Walk:
+    """One look at a raw root. It runs in a thread that a disk may hold for ever, and so touches nothing else.
+
+    `pending` are the folders that were seen and not listed, the newest first.
+
+    `checked` and `listed` say where the next one goes on, and are empty where this one came to the end.
+    """
+
+    root: Root
+    known: dict[str, KnownFolder]
+    urgent: list[str]
+    layout: Layout
+    until: float
+    found: "queue.Queue[Listed]" = field(default_factory=lambda: queue.Queue(maxsize=TOGETHER))
+    gone: list[str] = field(default_factory=list)
+    problem: str | None = None
+    checked: str = ""
+    listed: str = ""
+    done: bool = False
+    answered: float = field(default_factory=time.monotonic)
+    pending: list[tuple[int, str]] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+
+    def run(self) -> None:
+        try:
+            self.problem = self._look()
+        except Exception as error:  # a thread has nobody else to tell
+            self.problem = f"the raw root cannot be looked through: {type(error).__name__}: {error}"
+        self.done = True
+
+    def _look(self) -> str | None:
+        began = time.monotonic()
+        device = self._device()
+        if isinstance(device, str):
+            return device
+        self.pending = [(-folder.changed_ns, path) for path, folder in self.known.items() if folder.listed_ns is None]
+        heapq.heapify(self.pending)
+        for path in self.urgent:
+            self._list(path)
+        # Half of the time at most, or new folders would wait behind a slow disk's old ones.
+        self._check(began + (self.until - began) / 2 if self.pending else self.until)
+        self._list_new()
+        if not self.checked:
+            self._list_again()
+            self._list_new()
+        if self.gone and self._device() != device:
+            self.gone.clear()
+            return "the raw root went away while it was looked through; look after its disk"
+        return None
+
+    def _device(self) -> tuple[int, int] | str:
+        """Which folder of which file system the root is, or why it is of no use."""
+        try:
+            status = os.stat(self.root.path)
+            with os.scandir(self.root.path) as entries:
+                is_empty = next(entries, None) is None
+        except OSError:
+            return list_folder(self.root.path, "", self.layout).skipped[0].reason
+        if is_empty and self.root.holds_videos:
+            return (
+                "the raw root is empty, and it was not before; mount its disk, or remove it from raw_roots in lab.yaml"
+            )
+        return status.st_dev, status.st_ino
+
+    def _check(self, until: float) -> None:
+        """Ask the known folders for their times, and list those that changed."""
+        known: dict[str, KnownFolder | None] = {"": None, **self.known}
+        start = f"{self.root.path}/"
+        for path in _beginning_at(self.root.checked, known):
+            self.answered = time.monotonic()
+            if self.answered > until:
+                self.checked = path
+                return
+            folder = known[path]
+            if folder is None:
+                self._list(path)
+            elif folder.listed_ns is not None:
+                try:
+                    changed = os.stat(start + path).st_mtime_ns != folder.listed_ns
+                except OSError:
+                    changed = True
+                if changed:
+                    self._list(path)
+
+    def _list_new(self) -> None:
+        while self.pending and not self._over(self.until):
+            self._list(heapq.heappop(self.pending)[1])
+
+    def _list_again(self) -> None:
+        rest = (path for path in self.known if path >= self.root.listed)
+        paths = heapq.nsmallest(_LISTED_AGAIN + 1, rest)
+        for path in paths[:_LISTED_AGAIN]:
+            if self._over(self.until):
+                self.listed = path
+                return
+            self._list(path)
+        self.listed = paths[_LISTED_AGAIN] if len(paths) > _LISTED_AGAIN else ""
+
+    def _list(self, path: str) -> None:
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        folder = f"{self.root.path}/{path}"
+        try:
+            mtime_ns = os.stat(folder).st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            self.gone.append(path)
+            return
+        except OSError:
+            mtime_ns = 0
+        listing = list_folder(self.root.path, path, self.layout)
+        for below in listing.folders:
+            if below not in self.known:
+                with suppress(OSError):
+                    heapq.heappush(self.pending, (-os.stat(f"{self.root.path}/{below}").st_mtime_ns, below))
+        nothing = not listing.videos and not listing.folders
+        failed = nothing and any(os.path.normpath(folder) == str(item.path) for item in listing.skipped)
+        self._put(Listed(path, mtime_ns, listing, failed))
+
+    def _put(self, found: Listed) -> None:
+        while True:
+            try:
+                self.found.put(found, timeout=1)
+            except queue.Full:
+                # Nobody takes it any more.
+                if time.monotonic() > self.until + 10:
+                    raise
+            else:
+                self.answered = time.monotonic()
+                return
+
+    def _over(self, until: float) -> bool:
+        self.answered = time.monotonic()
+        return self.answered > until
+
+
+def _beginning_at(start: str, paths: Collection[str]) -> Collection[str]:
+    """All of them; in order where it is to begin in their middle."""
+    if not start:
+        return paths
+    ordered = sorted(paths)
+    middle = bisect.bisect_left(ordered, start)
+    return ordered[middle:] + ordered[:middle]
+
+
+class Threads:
+    """What asks a disk: one thread to a name, however long that disk does not answer."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, tuple[threading.Thread, float]] = {}
+
+    def start(self, name: str, work: Callable[[], None]) -> float | None:
+        """Start a thread, or say for how long the one before has not come back, in seconds."""
+        before = self._started.get(name)
+        if before is not None and before[0].is_alive():
+            return time.monotonic() - before[1]
+        thread = threading.Thread(target=work, name=f"scan of {name}", daemon=True)
+        self._started[name] = (thread, time.monotonic())
+        thread.start()
+        return None
+
+
+def taken(found: "queue.Queue[Listed]") -> list[Listed]:
+    batch: list[Listed] = []
+    with suppress(queue.Empty):
+        while len(batch) < TOGETHER:
+            batch.append(found.get_nowait())
+    return batch
+
+
+class NestedRoots:
+    """Which of several roots that lie in each other has a video: the first one that can place it."""
+
+    def __init__(self, roots: list[str], layout: Layout):
+        self._pattern, self._layout = re.compile(layout.pattern), layout
+        self._others = {
+            root: [other for other in roots if other != root and (lies_below(root, other) or lies_below(other, root))]
+            for root in roots
+        }
+        self._before = {root: [o for o in self._others[root] if roots.index(o) < roots.index(root)] for root in roots}
+
+    def videos(self, root: str, found: Sequence[FoundVideo]) -> Sequence[FoundVideo]:
+        """Those that no root before this one has."""
+        before = self._before[root]
+        return [v for v in found if not any(self._has(other, v.path) for other in before)] if before else found
+
+    def left_out(self, root: str, skipped: Sequence[Skipped]) -> Sequence[Skipped]:
+        """What no other root has as a video."""
+        others = self._others[root]
+        return [i for i in skipped if not any(self._has(other, str(i.path)) for other in others)] if others else skipped
+
+    def _has(self, root: str, path: str) -> bool:
+        relative = path[len(root.rstrip("/")) + 1 :]
+        if not lies_below(path, root) or not path.lower().endswith(self._layout.extensions) or "/." in f"/{relative}":
+            return False
+        return isinstance(place_of(self._pattern, root, relative, self._layout.unnamed_session), Place)
+
+
+def lies_below(path: str, root: str) -> bool:
+    return path.startswith(root.rstrip("/") + "/")

@@ -21,7 +21,7 @@ from dlc_platform.catalog import registry
 from dlc_platform.identity import short
 from dlc_platform.layout import alike
 from dlc_platform.listing import Skipped
-from dlc_platform.readiness import PATIENCE_S, read_header
+from dlc_platform.readiness import read_header
 from dlc_platform.sessions import Scan, Session, VideoFile, scan
 from dlc_platform.settings import Lab
 from dlc_platform.sidecars import Sidecars
@@ -304,7 +304,7 @@ class _Planner:
                 (
                     f"{file.path.name} {one.reason}"
                     for (*_, file), one in zip(files, planned, strict=True)
-                    if _is_closed(one) and self._age_s(file) < PATIENCE_S
+                    if _is_closed(one) and self._age_s(file) < self._lab.scan.unopened_seconds
                 ),
                 None,
             )

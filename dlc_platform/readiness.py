@@ -38,8 +38,6 @@ _AROUND = tuple(
     )
 )
 _MOST_PACKETS = 1000
-#: For so long a file whose container does not open may still be under way; then it is looked at as it is.
-PATIENCE_S = 3600
 
 
 def final_name(name: str, extensions: tuple[str, ...]) -> str | None:

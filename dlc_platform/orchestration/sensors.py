@@ -49,7 +49,7 @@ _STAGES: dict[str, Literal["videos", "labels", "poses"]] = {
     "pose_estimates": "poses",
 }
 #: What travels with the assets of a run.
-_WITH = {("pose_estimates",): ("pose_quality",)}
+_WITH: dict[tuple[str, ...], tuple[str, ...]] = {("pose_estimates",): ("pose_quality",)}
 _WORK = {
     "session_videos": "register its videos",
     "labeled_frames": "count its labels",

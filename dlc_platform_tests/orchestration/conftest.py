@@ -30,6 +30,7 @@ def lab_home(make_reachable: Callable[[], AbstractContextManager[Path]]) -> Iter
             "inference": [{"camera": "*", "project": material.PROJECT}],
             "settle_seconds": 1,
             "scan_seconds": 2,
+            "scan": {"unopened_seconds": 0},
         }
         (home / "lab.yaml").write_text(yaml.safe_dump(settings))
         before = dict(os.environ)

@@ -305,7 +305,7 @@ def test_without_dry_run_what_is_ready_is_registered(
     place(raw, "sub-2/ses-1/cam-top.mp4.part")
     code, out = command("scan", home)
     assert code == 0 and "as `dlc-platform run --select session_videos` does" in out, out
-    assert set(registry.files_by_session(engine)) == {"sub-1_ses-1"}
+    assert [key for key, *_ in registry.session_places(engine)] == ["sub-1_ses-1"]
     (raw / "sub-2/ses-1/cam-top.mp4.part").unlink()
     (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,M\n")
     code, out = command("scan", home)
@@ -313,7 +313,7 @@ def test_without_dry_run_what_is_ready_is_registered(
     table = Platform(home).sessions(details=True).set_index("recording")
     assert dict(zip(table["session"], table["subject.sex"], strict=True)) == {"sub-1_ses-1": "F", "sub-2_ses-1": "M"}
     assert len(Platform(home).details()) == 4
-    place(raw, "sub-3/ses-1/cam-top.mp4").write_text("no video")
+    write_video(raw / "sub-3/ses-1/cam-top.mp4", 5).write_text("no video")
     age(raw)
     (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,F\n")
     (home / "lab.yaml").write_text((home / "lab.yaml").read_text() + "scan: {unopened_seconds: 0}\n")

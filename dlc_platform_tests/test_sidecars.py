@@ -267,7 +267,7 @@ def test_a_root_that_is_not_to_be_asked_changes_no_details(engine: Engine, told:
     (told / "subjects.csv").unlink()
     (told / "sub-1/sessions.csv").write_text("session,weather\n1,snow\n")
     assert update_details(engine, Sidecars([other, told], [other])) == 2
-    assert table_of(engine) == {"subject": "1", "strain": "wild", "session": "1", "weather": "snow", "Lens": "wide"}
+    assert table_of(engine) == {"strain": "wild", "session": "1", "weather": "snow", "Lens": "wide"}
 
 
 def test_a_folder_that_is_gone_keeps_what_was_said(engine: Engine, told: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_changed_table_is_followed_without_a_run(lab: Watched, monkeypatch: py
     lab.settle_and_run()
 
     def said() -> list[str]:
-        return list(queries.details(lab.engine, "sub-1_ses-1")["value"])
+        return sorted(queries.details(lab.engine, "sub-1_ses-1")["value"])
 
     (lab.raw / "subjects.csv").write_text("subject,sex\n1,F\n")
     assert lab.look() == {} and said() == ["1", "F"]

@@ -185,10 +185,15 @@ def scan_(
         if session is not None or all_ or as_json:
             raise PlatformError("--session, --all and --json go with --dry-run", "Add --dry-run, or leave them out")
         _say("Registering the sessions that are ready, as `dlc-platform run --select session_videos` does")
-        _end_with(lambda: materialize(_absolute(home), "session_videos", [], _say))
-        lab, engine = _lab(home)
-        changed = update_details(engine, Sidecars(lab.raw_roots))
-        _say(f"The lab's own tables say something new of {changed} subjects and sessions")
+
+        def register() -> bool:
+            succeeded = materialize(_absolute(home), "session_videos", [], _say)
+            lab, engine = _lab(home)
+            changed = update_details(engine, Sidecars(lab.raw_roots))
+            _say(f"The lab's own tables say something new of {changed} subjects and sessions")
+            return succeeded
+
+        _end_with(register)
         return
     plan = Platform(_absolute(home)).plan()
     if session is not None:

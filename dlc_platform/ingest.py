@@ -3,6 +3,7 @@
 Finding sessions on disk is in `sessions`; what a single file holds is in `video`; the rows are in `catalog`.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dlc_platform.dlc.environment import versions
 from dlc_platform.errors import PlatformError
 from dlc_platform.sessions import Recording, Session, VideoFile
 from dlc_platform.settings import Lab
-from dlc_platform.sidecars import Sidecars
+from dlc_platform.sidecars import Sidecars, kept
 from dlc_platform.video.probe import VideoInfo, probe
 from dlc_platform.video_limits import findings
 
@@ -38,7 +39,7 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None)
     Parameters
     ----------
     sidecars
-        Where to look for what the lab's own tables say; without it only the JSON files beside the videos are read.
+        Where to look for what the lab's own tables say; without it what they said before is left as it is.
     """
     known = {
         (row.recording.name, row.position): row for row in registry.current_files(engine, session.key, missing=True)
@@ -58,20 +59,18 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None)
             look = _look(recording, file)
             looks.append(look)
             rows.append((_file_row(position, look), _video_row(look.video) if look.video else None))
-    paths = [look.file.path for look in looks]
-    details = (sidecars or Sidecars(())).details(session.folder, session.subject, session.name, paths)
+    details = None
+    if sidecars is not None:
+        paths = [look.file.path for look in looks]
+        now = sidecars.details(session.folder, session.subject, session.name, paths)
+        before = registry.known_details(engine, session.subject, session.key)
+        details = (kept(before[0], now.subject, now.unread), kept(before[1], now.session, now.unread))
     registry.register_session(
         engine,
-        tables.Session(
-            key=session.key,
-            subject=session.subject,
-            name=session.name,
-            folder=str(session.folder),
-            details=details.session,
-        ),
+        tables.Session(key=session.key, subject=session.subject, name=session.name, folder=str(session.folder)),
         rows,
         versions() if any(look.video for look in looks) else None,
-        details.subject,
+        details,
         [_quality_row(look.video) for look in looks if look.video],
     )
     return looks
@@ -80,6 +79,8 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None)
 def update_details(engine: Engine, sidecars: Sidecars) -> int:
     """Write down what the lab's own tables say now of the sessions that are registered; no video is looked at.
 
+    What a table said that cannot be read or used now stays, and so does all of a session whose folder cannot be read.
+
     Returns
     -------
     int
@@ -87,10 +88,15 @@ def update_details(engine: Engine, sidecars: Sidecars) -> int:
     """
     subjects: dict[str, Any] = {}
     sessions: dict[str, Any] = {}
+    unread: dict[str, set[str]] = defaultdict(set)
+    before_subjects, before_sessions = registry.all_details(engine)
     for key, subject, name, folder, paths in registry.session_places(engine):
         details = sidecars.details(Path(folder), subject, name, map(Path, paths))
-        subjects[subject] = details.subject or subjects.get(subject)
-        sessions[key] = details.session
+        unread[subject] |= details.unread
+        if folder not in details.unread:
+            subjects[subject] = details.subject or subjects.get(subject)
+            sessions[key] = kept(before_sessions.get(key), details.session, details.unread)
+    subjects = {key: kept(before_subjects.get(key), said, unread[key]) for key, said in subjects.items()}
     return registry.update_details(engine, subjects, sessions)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sqlalchemy import Engine, Row, text
 
 from dlc_platform.catalog import registry
+from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.identity import short
 from dlc_platform.layout import alike
 from dlc_platform.listing import Skipped
@@ -48,6 +49,12 @@ _HELD = """
 select session_key, path, reason, remedy from dlc.quarantine
 where released_at is null and stage in ('videos', 'poses')
 order by id
+"""
+
+
+_RELEASED = f"""
+select session_key, path from dlc.quarantine
+where stage = 'videos' and path is not null and released_by <> '{OTHER_EVIDENCE}'
 """
 
 
@@ -237,6 +244,8 @@ class _Catalogue:
     def __init__(self, lab: Lab, engine: Engine | None) -> None:
         self.files: dict[str, dict[tuple[str, int], Row]] = defaultdict(dict)
         self.held: dict[tuple[str, str | None], str] = {}
+        #: Files that a person let go: only what holds them up now decides.
+        self.released: set[tuple[str, str]] = set()
         self.labelled: set[str] = set()
         self.models: dict[str, str] = {}
         if engine is None:
@@ -246,6 +255,7 @@ class _Catalogue:
                 self.files[row.session_key][row.name, row.position] = row
             for row in connection.execute(text(_HELD)):
                 self.held.setdefault((row.session_key, row.path), f"{row.reason}; {row.remedy}")
+            self.released = {(row.session_key, row.path) for row in connection.execute(text(_RELEASED))}
         self.labelled = registry.labelled_sessions(engine, lab.projects)
         for project in lab.projects:
             model = registry.production_model(engine, project)
@@ -426,7 +436,8 @@ class _Planner:
                 return f"in quarantine: {held}"
             if row.problem is not None:
                 return row.problem
-            if row.damage is not None and self._lab.damaged_videos == "stop":
+            is_released = (key, str(file.path)) in self._catalogue.released
+            if row.damage is not None and self._lab.damaged_videos == "stop" and not is_released:
                 return f"it is {row.damage}, and `damaged_videos` in lab.yaml says stop"
         if project is None:
             return "no inference rule matches its camera; add one under `inference` in lab.yaml"

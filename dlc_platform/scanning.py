@@ -88,6 +88,8 @@ class Look:
         Folders that were seen and not yet listed.
     left_out
         A line for each reason why something is not used, with the first path that has it.
+    unreachable
+        The raw roots that did not answer, or are not there.
     """
 
     ready: tuple[Candidate, ...]
@@ -96,6 +98,7 @@ class Look:
     queued: int
     unfinished: int
     left_out: tuple[str, ...]
+    unreachable: tuple[Path, ...]
 
 
 def look(
@@ -133,6 +136,7 @@ def look(
         tuple(sorted(ready, key=lambda candidate: settled.index(candidate.session.key))),
         *_counts(engine, lab, now, under_way, len(ready)),
         tuple(_left_out(engine, lab.layout)),
+        tuple(Path(path) for path, root in roots.items() if root.problem is not None),
     )
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +37,7 @@ _MOST_COLUMNS = 256
 _NAMED = 5
 
 _Kind = Literal["subject", "session"]
+_Row = tuple[int, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,42 @@ class Details:
     Both are ``{"values": {name: text}, "sources": {name: path}}``, or None where nothing is said; that of a session
     may hold ``{"videos": {file name: {"values": ..., "source": path}}}`` too. A table that lies nearer to the session
     has the last word.
+
+    Attributes
+    ----------
+    unread
+        The files and folders that may say more and could not be read or used; see `kept`.
     """
 
     subject: dict[str, Any] | None
     session: dict[str, Any] | None
     problems: tuple[Skipped, ...]
+    unread: frozenset[str]
+
+
+def kept(before: dict[str, Any] | None, said: dict[str, Any] | None, unread: Collection[str]) -> dict[str, Any] | None:
+    """What sidecar files say now, and what those said before that cannot be read now.
+
+    Parameters
+    ----------
+    before, said
+        Of one subject or session, as in `Details`.
+    unread
+        Files and folders.
+    """
+
+    def is_unread(source: str) -> bool:
+        return source in unread or os.path.dirname(source) in unread
+
+    before, now = before or {}, said or {}
+    old = {name: source for name, source in before.get("sources", {}).items() if is_unread(source)}
+    values = {**now.get("values", {}), **{name: before["values"][name] for name in old}}
+    videos = {name: video for name, video in before.get("videos", {}).items() if is_unread(video["source"])}
+    videos |= now.get("videos", {})
+    if not values and not videos:
+        return None
+    details = {"values": values, "sources": {**now.get("sources", {}), **old}}
+    return {**details, "videos": videos} if videos else details
 
 
 @dataclass(frozen=True)
@@ -58,30 +90,32 @@ class _Table:
     """A table as it was read; `rows` are pairs of a line's number and its values by column, without empty ones."""
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[int, Mapping[str, str]], ...]
+    rows: tuple[_Row, ...]
     problems: tuple[str, ...]
+
+    @property
+    def is_usable(self) -> bool:
+        return bool(self.columns)
 
     def column(self, names: Sequence[str]) -> str | None:
         by_name = {column.lower(): column for column in reversed(self.columns)}
         return next((by_name[name] for name in names if name in by_name), None)
 
-    def of_subject(self, subject: str) -> Sequence[tuple[int, Mapping[str, str]]]:
-        """The rows that may be of a subject: all of them, where the table does not name subjects."""
-        return self.rows if self._by_subject is None else self._by_subject.get(subject.removeprefix("sub-"), ())
+    def of_subject(self, subject: str) -> Sequence[_Row]:
+        """The rows of a subject."""
+        return self._by_subject.get(subject.removeprefix("sub-"), ())
 
     @property
     def subjects(self) -> set[str]:
         """The subjects that the table names."""
-        return set(self._by_subject or ())
+        return set(self._by_subject)
 
     @cached_property
-    def _by_subject(self) -> dict[str, list[tuple[int, Mapping[str, str]]]] | None:
+    def _by_subject(self) -> dict[str, list[_Row]]:
         column = self.column(_SUBJECT_COLUMNS)
-        if column is None:
-            return None
-        found: dict[str, list[tuple[int, Mapping[str, str]]]] = defaultdict(list)
+        found: dict[str, list[_Row]] = defaultdict(list)
         for line, row in self.rows:
-            if column in row:
+            if column is not None and column in row:
                 found[normal(row[column]).removeprefix("sub-")].append((line, row))
         return dict(found)
 
@@ -90,12 +124,22 @@ class Sidecars:
     """The sidecar files below the raw roots, each table read once.
 
     Make another one to see what has changed since.
+
+    Parameters
+    ----------
+    raw_roots
+        All raw roots of the lab.
+    unreachable
+        Those of them that are not to be asked.
     """
 
-    def __init__(self, raw_roots: Iterable[Path]) -> None:
+    def __init__(self, raw_roots: Iterable[Path], unreachable: Iterable[Path] = ()) -> None:
         self._roots = list(dict.fromkeys(map(str, raw_roots)))
+        self._unreachable = tuple(map(str, unreachable))
         self._in_folder: dict[str, list[tuple[str, _Kind]]] = {}
+        self._unread: set[str] = set()
         self._tables: dict[str, _Table] = {}
+        self._session_rows: dict[str, _SessionRows] = {}
 
     def details(self, folder: Path, subject: str, name: str, videos: Iterable[Path]) -> Details:
         """What sidecar files say of one session.
@@ -110,15 +154,23 @@ class Sidecars:
         values: dict[_Kind, dict[str, str]] = {"subject": {}, "session": {}}
         sources: dict[_Kind, dict[str, str]] = {"subject": {}, "session": {}}
         problems: list[Skipped] = []
+        unread: set[str] = set()
         for root, place in _places(self._roots, folder):
-            for path, kind in self._tables_in(place):
+            tables = self._tables_in(place)
+            if place in self._unread:
+                unread.add(place)
+            for path, kind in tables:
                 table = self._read(path)
                 problems += [Skipped(Path(path), problem) for problem in table.problems]
-                rows = [
-                    (line, row)
-                    for line, row in table.of_subject(subject)
-                    if kind == "subject" or _is_of_session(table, path, row, root, folder, subject, name)
-                ]
+                if not table.is_usable:
+                    unread.add(path)
+                    continue
+                if kind == "subject":
+                    rows = table.of_subject(subject)
+                else:
+                    if path not in self._session_rows:
+                        self._session_rows[path] = _SessionRows(table, path, root)
+                    rows = self._session_rows[path].of(folder, subject, name)
                 for line, row in rows[1:]:
                     if row != rows[0][1]:
                         reason = (
@@ -132,16 +184,17 @@ class Sidecars:
             kind: {"values": values[kind], "sources": sources[kind]} if values[kind] else None for kind in values
         }
         by_video = {}
-        for video in videos:
+        for video in videos if str(folder) not in unread else ():
             beside = video.with_suffix(".json")
             own, problem = _read_json(beside)
             if problem is not None:
                 problems.append(Skipped(beside, problem))
+                unread.add(str(beside))
             elif own:
                 by_video[video.name] = {"values": own, "source": str(beside)}
         if by_video:
             said["session"] = {**(said["session"] or {"values": {}, "sources": {}}), "videos": by_video}
-        return Details(said["subject"], said["session"], tuple(dict.fromkeys(problems)))
+        return Details(said["subject"], said["session"], tuple(dict.fromkeys(problems)), frozenset(unread))
 
     def strangers(self, subjects: Iterable[str]) -> list[Skipped]:
         """The tables of the raw roots that speak of subjects of whom there is no session."""
@@ -171,10 +224,13 @@ class Sidecars:
 
     def _tables_in(self, folder: str) -> list[tuple[str, _Kind]]:
         if folder not in self._in_folder:
-            try:
-                names = sorted(os.listdir(folder))
-            except OSError:
-                names = []
+            names: list[str] = []
+            if not any(Path(folder).is_relative_to(root) for root in self._unreachable):
+                with suppress(OSError):
+                    names = sorted(os.listdir(folder))
+            # A root without anything is taken for a disk that is not mounted, and a folder that is gone lay below one.
+            if not names:
+                self._unread.add(folder)
             self._in_folder[folder] = [
                 (os.path.join(folder, name), "subject" if _OF_SUBJECTS.fullmatch(name) else "session")
                 for name in names
@@ -206,23 +262,37 @@ def _places(roots: Sequence[str], folder: Path) -> Iterator[tuple[str, str]]:
             yield max((root for root in within if Path(place).is_relative_to(root)), key=len), place
 
 
-def _is_of_session(
-    table: _Table, path: str, row: Mapping[str, str], root: str, folder: Path, subject: str, name: str
-) -> bool:
-    """Whether a row that may be of a session's subject is of the session."""
-    column = table.column(_FOLDER_COLUMNS)
-    if column is not None and column in row:
-        return os.path.normpath(os.path.join(root, row[column].replace("\\", "/"))) == str(folder)
-    if table.column(_SUBJECT_COLUMNS) is None:
+class _SessionRows:
+    """The rows of a table of sessions, by what names a session in them: its folder, or its subject and name."""
+
+    def __init__(self, table: _Table, path: str, root: str) -> None:
+        of_subject, of_session = table.column(_SUBJECT_COLUMNS), table.column(_SESSION_COLUMNS)
+        of_folder = table.column(_FOLDER_COLUMNS)
         place, file = os.path.split(path)
         in_name = _OF_SESSIONS.fullmatch(file)
-        named = normal((in_name and in_name["subject"]) or os.path.basename(place)).removeprefix("sub-")
+        #: Whom the table speaks of by its own name or its folder's, where its rows do not say.
+        self._named = normal((in_name and in_name["subject"]) or os.path.basename(place)).removeprefix("sub-")
+        self._names_subjects = of_subject is not None
+        self._rows: dict[tuple[str, str, str], list[_Row]] = defaultdict(list)
+        for line, row in table.rows:
+            if of_subject is not None and of_subject not in row:
+                continue
+            subject = normal(row[of_subject]).removeprefix("sub-") if of_subject is not None else ""
+            if of_folder is not None and of_folder in row:
+                folder = os.path.normpath(os.path.join(root, row[of_folder].replace("\\", "/")))
+                self._rows[subject, "folder", folder].append((line, row))
+            else:
+                written = normal(row.get(of_session)) if of_session is not None else ""
+                self._rows[subject, "name", written.removeprefix("ses-")].append((line, row))
+
+    def of(self, folder: Path, subject: str, name: str) -> list[_Row]:
+        """The rows of one session, in their order."""
         bare = subject.removeprefix("sub-")
-        if named != bare and not named.startswith(f"{bare}_"):
-            return False
-    column = table.column(_SESSION_COLUMNS)
-    written = normal(row.get(column)) if column is not None else ""
-    return written.removeprefix("ses-") == name.removeprefix("ses-")
+        own = bare if self._names_subjects else ""
+        rows = list(self._rows.get((own, "folder", str(folder)), ()))
+        if self._names_subjects or self._named == bare or self._named.startswith(f"{bare}_"):
+            rows += self._rows.get((own, "name", name.removeprefix("ses-")), ())
+        return sorted(rows, key=lambda row: row[0])
 
 
 def _read_table(path: str) -> _Table:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 from dlc_platform import cli
 from dlc_platform.catalog import quarantine, registry
-from dlc_platform.ingest import register
+from dlc_platform.ingest import judge, register
 from dlc_platform.plan import Plan, PlannedFile, PlannedSession, plan
 from dlc_platform.platform import Platform
 from dlc_platform.sessions import scan
@@ -209,6 +209,19 @@ def test_what_is_damaged_unreadable_or_in_quarantine_says_so(engine: Engine, lab
     assert file(plan(track_all, engine), "sub-1_ses-1", "cam-top").poses == "wanted"
 
 
+def test_a_damaged_video_that_a_person_let_go_is_tracked(engine: Engine, lab: Lab, raw: Path) -> None:
+    spoil(raw / "sub-1/ses-1/cam-top.mp4", [3])
+    age(raw)
+    register_all(engine, lab)
+    put_into_production(engine)
+    key = "sub-1_ses-1"
+    judge(engine, lab, key)
+    assert "in quarantine" in (file(plan(lab, engine), key, "cam-top").reason or "")
+    quarantine.release(engine, key, "ada")
+    judge(engine, lab, key)
+    assert file(plan(lab, engine), key, "cam-top").poses == "wanted"
+
+
 def test_a_plan_writes_nothing(engine: Engine, home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", engine.url.render_as_string(hide_password=False))
 
@@ -292,7 +305,7 @@ def test_without_dry_run_what_is_ready_is_registered(
     place(raw, "sub-2/ses-1/cam-top.mp4.part")
     code, out = command("scan", home)
     assert code == 0 and "as `dlc-platform run --select session_videos` does" in out, out
-    assert set(registry.files_by_session(engine)) == {"sub-1_ses-1"}
+    assert [key for key, *_ in registry.session_places(engine)] == ["sub-1_ses-1"]
     (raw / "sub-2/ses-1/cam-top.mp4.part").unlink()
     (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,M\n")
     code, out = command("scan", home)
@@ -300,3 +313,9 @@ def test_without_dry_run_what_is_ready_is_registered(
     table = Platform(home).sessions(details=True).set_index("recording")
     assert dict(zip(table["session"], table["subject.sex"], strict=True)) == {"sub-1_ses-1": "F", "sub-2_ses-1": "M"}
     assert len(Platform(home).details()) == 4
+    write_video(raw / "sub-3/ses-1/cam-top.mp4", 5).write_text("no video")
+    age(raw)
+    (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,F\n")
+    (home / "lab.yaml").write_text((home / "lab.yaml").read_text() + "scan: {unopened_seconds: 0}\n")
+    code, out = command("scan", home)
+    assert code == 1 and "say something new of 1 subjects and sessions" in out, out

@@ -226,3 +226,94 @@ def test_details_come_with_registration_and_follow_their_tables(engine: Engine, 
     assert said() == {("subject", "subject"): "1", ("subject", "sex"): "M", ("cam-top.mp4", "Lens"): "wide"}
     assert update_details(engine, Sidecars([raw])) == 0
     assert registry.current_files(engine, "sub-1_ses-1")[0].id == row.id
+
+
+def table_of(engine: Engine) -> dict[str, str]:
+    table = queries.details(engine, "sub-1_ses-1")
+    return dict(zip(table["name"], table["value"], strict=True))
+
+
+@pytest.fixture
+def told(engine: Engine, tmp_path: Path) -> Path:
+    """A raw root with a registered session of which two tables and a JSON file speak."""
+    raw = tmp_path / "raw"
+    write_video(raw / "sub-1/ses-1/cam-top.mp4", 3).with_suffix(".json").write_text('{"Lens": "wide"}')
+    (raw / "subjects.csv").write_text("subject,sex\n1,F\n")
+    (raw / "sub-1/sessions.csv").write_text("session,weather\n1,rain\n")
+    (session,) = scan([raw], Layout()).sessions
+    register(engine, session, Sidecars([raw]))
+    return raw
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_root_that_is_not_mounted_changes_no_details(engine: Engine, told: Path, is_there: bool) -> None:
+    before = table_of(engine)
+    assert len(before) == 5
+    told.rename(told.with_name("elsewhere"))
+    if is_there:
+        told.mkdir()
+    assert update_details(engine, Sidecars([told])) == 0
+    assert table_of(engine) == before
+
+
+def test_a_root_that_is_not_to_be_asked_changes_no_details(engine: Engine, told: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "subjects.csv").write_text("subject,strain\n1,wild\n")
+    (told / "subjects.csv").write_text("subject,sex\n1,M\n")
+    assert update_details(engine, Sidecars([other, told], [told])) == 0
+    assert update_details(engine, Sidecars([other, told])) == 1
+    assert (table_of(engine)["sex"], table_of(engine)["strain"]) == ("M", "wild")
+    (told / "subjects.csv").unlink()
+    (told / "sub-1/sessions.csv").write_text("session,weather\n1,snow\n")
+    assert update_details(engine, Sidecars([other, told], [other])) == 2
+    assert table_of(engine) == {"strain": "wild", "session": "1", "weather": "snow", "Lens": "wide"}
+
+
+def test_a_folder_that_is_gone_keeps_what_was_said(engine: Engine, told: Path) -> None:
+    write_video(told / "sub-2/ses-1/cam-top.mp4", 3)
+    (told / "subjects.csv").write_text("subject,sex\n1,M\n")
+    before = table_of(engine)
+    (told / "sub-1").rename(told.parent / "sub-1")
+    assert update_details(engine, Sidecars([told])) == 0
+    (told.parent / "sub-1").rename(told / "sub-1")
+    assert update_details(engine, Sidecars([told])) == 1
+    assert table_of(engine) == before | {"sex": "M"}
+
+
+@pytest.mark.parametrize("content", [b"", b"session,weather\n1,\xfcber\n", b"nothing,known\n1,2\n"])
+def test_a_table_that_cannot_be_used_keeps_what_it_said(engine: Engine, told: Path, content: bytes) -> None:
+    before = table_of(engine)
+    (told / "sub-1/sessions.csv").write_bytes(content)
+    (told / "sub-1/ses-1/cam-top.json").write_text('{"Lens"')
+    (told / "subjects.csv").write_text("subject,sex\n1,M\n")
+    assert update_details(engine, Sidecars([told])) == 1
+    assert table_of(engine) == before | {"sex": "M"}
+    (session,) = scan([told], Layout()).sessions
+    register(engine, session, Sidecars([told]))
+    assert table_of(engine) == before | {"sex": "M"}
+
+
+def test_registering_without_sidecars_leaves_the_details(engine: Engine, told: Path) -> None:
+    before = table_of(engine)
+    (session,) = scan([told], Layout()).sessions
+    register(engine, session)
+    assert table_of(engine) == before
+
+
+def test_each_session_of_a_large_table_gets_its_own_row(tmp_path: Path) -> None:
+    """By folder, by subject and name, and by the name in a subject's own table; the first row counts."""
+    raw = tmp_path / "raw"
+    (raw / "sub-1/ses-1").mkdir(parents=True)
+    number = range(300)
+    by_folder = [f"sub-{i},ses-1,sub-{i}/ses-1/,{i}" for i in number]
+    by_name = [f"{i},1,,named {i}" for i in number]
+    (raw / "sessions.csv").write_text("\n".join(["subject,session,session_dir,a", *by_folder, *by_name]))
+    (raw / "sub-1/sessions.csv").write_text("\n".join(["session,b", *(f"ses-{i},{i}" for i in number)]))
+    sidecars = Sidecars([raw])
+    for subject in ("sub-1", "sub-299"):
+        said = sidecars.details(raw / subject / "ses-1", subject, "ses-1", [])
+        assert values(said.session)["a"] == subject.removeprefix("sub-")
+        assert values(said.session).get("b") == ("1" if subject == "sub-1" else None)
+    elsewhere = sidecars.details(raw / "sub-7" / "moved", "sub-7", "ses-1", [])
+    assert values(elsewhere.session)["a"] == "named 7" and not elsewhere.problems

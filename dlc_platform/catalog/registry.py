@@ -102,7 +102,7 @@ def register_session(
     session: Session,
     files: Iterable[tuple[RecordingFile, Video | None]],
     environment: Mapping[str, Any] | None = None,
-    subject_details: dict[str, Any] | None = None,
+    details: tuple[Any, Any] | None = None,
     qualities: Iterable[VideoQuality] = (),
 ) -> None:
     """Write down a session and what each of its files holds now.
@@ -119,8 +119,8 @@ def register_session(
         Each with its `recording`, of which name and camera are taken, and its video where it was read.
     environment
         What read the videos.
-    subject_details
-        What the lab's own tables say of the subject; what they say of the session is in its row.
+    details
+        What the lab's own tables say of the subject and of the session; without it what they said before stays.
     qualities
         Of the videos that were read.
     """
@@ -128,8 +128,9 @@ def register_session(
     with engine.begin() as connection:
         _insert_new(connection, Subject(key=session.subject))
         _insert_new(connection, session)
-        _set_details(connection, Subject, session.subject, subject_details)
-        _set_details(connection, Session, session.key, session.details)
+        if details is not None:
+            _set_details(connection, Subject, session.subject, details[0])
+            _set_details(connection, Session, session.key, details[1])
         # Its folder may have been renamed, or moved to another root.
         connection.execute(update(Session).where(Session.key == session.key).values(folder=session.folder))
         # One registration of a session at a time.
@@ -198,6 +199,25 @@ def update_details(engine: Engine, subjects: Mapping[str, Any], sessions: Mappin
             for key in sorted(key for key in own if key in before and before[key] != own[key]):
                 changed += _set_details(connection, table, key, own[key])
     return changed
+
+
+def all_details(engine: Engine) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the lab's own tables said of subjects and of sessions, by their keys, where they said something."""
+    with engine.connect() as connection:
+        subjects, sessions = (
+            dict(connection.execute(select(table.key, table.details).where(table.details.is_not(None))).tuples().all())
+            for table in (Subject, Session)
+        )
+    return subjects, sessions
+
+
+def known_details(engine: Engine, subject: str, session_key: str) -> tuple[Any, Any]:
+    """What the lab's own tables said of a subject and of a session; None for nothing."""
+    with engine.connect() as connection:
+        return (
+            connection.scalar(select(Subject.details).where(Subject.key == subject)),
+            connection.scalar(select(Session.details).where(Session.key == session_key)),
+        )
 
 
 def session_places(engine: Engine) -> list[tuple[str, str, str, str, list[str]]]:

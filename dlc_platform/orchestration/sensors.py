@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import dagster as dg
@@ -35,6 +36,7 @@ from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.sidecars import Sidecars
 
 #: Runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
 _STALE_RUNS = 4
@@ -75,10 +77,13 @@ class Cursor:
         What was asked for and has not come out, by run key.
     rules
         A hash of the inference rules by which the cameras in the catalogue have their projects.
+    tables
+        A hash of the lab's own tables in the raw roots, as they were when the catalogue last followed them.
     """
 
     runs: dict[str, Asked] = field(default_factory=dict)
     rules: str = ""
+    tables: str = ""
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor | None":
@@ -86,7 +91,11 @@ class Cursor:
         content = json.loads(text) if text else {}
         if "runs" not in content:
             return None
-        return cls({key: Asked(**asked) for key, asked in content["runs"].items()}, content["rules"])
+        return cls(
+            {key: Asked(**asked) for key, asked in content["runs"].items()},
+            content["rules"],
+            content.get("tables", ""),
+        )
 
     def write(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -113,6 +122,10 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
         now = datetime.fromtimestamp(time.time(), UTC)
         room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way()))
         found = scanning.look(lab.engine, lab.settings, now, room, cursor.under_way())
+        try:
+            follow_tables(lab, cursor, found.unreachable)
+        except Exception as problem:
+            context.log.warning(f"the lab's own tables could not be followed, and are tried again: {problem}")
         requests, added = ask(lab, context.instance, cursor, found.ready, room)
         if not requests:
             retire(lab, context.instance, cursor)
@@ -164,6 +177,17 @@ def assign_cameras(lab: LabResource, cursor: Cursor) -> None:
     if rules != cursor.rules:
         registry.assign_cameras(lab.engine, lab.settings.project_of)
         cursor.rules = rules
+
+
+def follow_tables(lab: LabResource, cursor: Cursor, unreachable: Iterable[Path]) -> None:
+    """Let the catalogue say what the lab's own tables do, when one in a raw root is another one than before."""
+    from dlc_platform.ingest import update_details
+
+    sidecars = Sidecars(lab.settings.raw_roots, unreachable)
+    state = short(sidecars.state(()))
+    if state != cursor.tables:
+        update_details(lab.engine, sidecars)
+        cursor.tables = state
 
 
 def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> None:

@@ -89,6 +89,17 @@ def test_migrations_give_the_tables_of_the_code(engine: Engine) -> None:
         assert {str(check["name"]) for check in found} == checks
 
 
+def test_the_fourth_catalogue_can_be_left_again(empty_database: URL) -> None:
+    engine = open_catalog(empty_database)
+    migrate(engine)
+    declared = tables_in(engine)
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0003")
+    assert declared - tables_in(engine) >= {"quarantine", "sighting", "pose_verdict", "notification", "video_quality"}
+    migrate(engine)
+    assert tables_in(engine) == declared
+
+
 def test_processes_that_migrate_at_once(empty_database: URL) -> None:
     environment = {"CATALOGUE": empty_database.render_as_string(hide_password=False)}
     processes = [

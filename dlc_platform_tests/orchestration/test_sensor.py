@@ -17,7 +17,7 @@ import yaml
 from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG, WILL_RETRY_TAG
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import Stage, faults_of, release
 from dlc_platform.demo.render import write_video
 from dlc_platform.errors import PlatformError
@@ -207,6 +207,30 @@ def test_a_session_goes_its_way_once(lab: Watched) -> None:
     assert lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
     assert lab.look() == {}
     assert json.loads(lab.cursor or "")["runs"] == {}
+
+
+def test_a_changed_table_is_followed_without_a_run(lab: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.video("sub-1_ses-1")
+    lab.settle_and_run()
+
+    def said() -> list[str]:
+        return sorted(queries.details(lab.engine, "sub-1_ses-1")["value"])
+
+    (lab.raw / "subjects.csv").write_text("subject,sex\n1,F\n")
+    assert lab.look() == {} and said() == ["1", "F"]
+    (lab.raw / "subjects.csv").write_text("subject,sex\n1,male\n")
+    with monkeypatch.context() as broken:
+        broken.setattr(registry, "session_places", lambda engine: 1 / 0)
+        assert lab.look() == {} and said() == ["1", "F"]
+    # A cursor of before knows nothing of tables.
+    cursor = json.loads(lab.cursor or "")
+    del cursor["tables"]
+    lab.cursor = json.dumps(cursor)
+    assert lab.look() == {} and said() == ["1", "male"]
+    away = lab.raw.rename(lab.home / "away")
+    assert lab.look() == {} and said() == ["1", "male"]
+    away.rename(lab.raw)
+    assert lab.look() == {} and said() == ["1", "male"]
 
 
 def test_a_lost_cursor_repeats_nothing_that_is_done(lab: Watched) -> None:

@@ -21,6 +21,25 @@ def upgrade() -> None:
     _scan()
 
 
+def downgrade() -> None:
+    # Those that refer to others first; an index goes with its table.
+    for table in (
+        "waiting_session",
+        "sighting",
+        "scanned_folder",
+        "scanned_root",
+        "pose_verdict",
+        "pose_score",
+        "notification",
+        "video_quality",
+        "quarantine",
+    ):
+        op.drop_table(table, schema="dlc")
+    op.drop_column("recording_file", "missing_since", schema="dlc")
+    for table in ("session", "subject"):
+        op.drop_column(table, "details", schema="dlc")
+
+
 def _scan() -> None:
     op.create_table(
         "scanned_root",

@@ -19,6 +19,7 @@ from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, read_parquet
 from dlc_platform.store import Store
 from dlc_platform.video.account import FrameAccount
 from dlc_platform.video.probe import VideoInfo, probe
+from dlc_platform.video.quality import Timeline, VideoQuality
 
 SCORER = "DLC_Resnet50_tinyJan1shuffle1_snapshot_best-190"
 

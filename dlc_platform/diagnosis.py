@@ -25,10 +25,10 @@ from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.layout import OUTSIDE, alike
-from dlc_platform.notifications import channel_states, reach
+from dlc_platform.notifications import channel_states, exposed_secret, reach
 from dlc_platform.postgres.connection import postgres_url
 from dlc_platform.sessions import Scan, scan
-from dlc_platform.settings import Lab, Webhook, load_lab
+from dlc_platform.settings import Lab, load_lab
 from dlc_platform.video.region import Region
 
 _LITTLE_SPACE_BYTES = 5 << 30
@@ -252,8 +252,7 @@ def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
         states = channel_states(engine, names) if engine is not None else {}
     for channel in lab.notify.channels:
         what = f"channel {channel.name}"
-        secret_file = channel.url_file if isinstance(channel, Webhook) else channel.password_file
-        if secret_file is not None and secret_file.is_file() and secret_file.stat().st_mode & 0o077:
+        if secret_file := exposed_secret(channel):
             yield Finding(
                 what,
                 f"others on this machine may read {secret_file}",

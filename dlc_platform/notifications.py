@@ -2,8 +2,9 @@
 
 Each thing is written down once for each channel, and travels in one message. A message is sent at least once: it is
 marked after the receiver took it, because a failure that nobody hears of is worse than one that is heard of twice. That
-can happen only when the process dies between the receiver's answer and one commit; then the message goes out again as
-it was, under the same `Idempotency-Key` (for e-mail, `Message-ID`), by which a receiver knows it.
+happens when the process dies between the receiver's answer and one commit, and when a receiver got the message and did
+not answer in time, which is tried again a few times only. The message goes out as it was, under the same
+`Idempotency-Key` (for e-mail, `Message-ID`), by which a receiver knows it.
 
 A URL or password is read when it is needed, and nothing that is written or logged holds it. What is worth telling is
 decided elsewhere.
@@ -14,9 +15,11 @@ import re
 import smtplib
 import socket
 import ssl
+import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +28,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener, getproxies, proxy_bypass
@@ -40,6 +43,7 @@ from dlc_platform.identity import canonical_json
 from dlc_platform.settings import Event, Lab, Mail, Webhook
 
 Channel = Webhook | Mail
+_Result = TypeVar("_Result")
 
 #: For how long one message may take, whatever the receiver does.
 SEND_SECONDS = 10.0
@@ -47,6 +51,10 @@ SEND_SECONDS = 10.0
 _LONGEST_WAIT = timedelta(hours=1)
 #: A message that nobody took for so long is given up: over a weekend, mail servers come back.
 PATIENCE = timedelta(days=3)
+#: How often a message is sent again that was written to the end and not answered: the receiver may have it.
+_UNANSWERED = 3
+#: A URL or password is no longer; whatever else a file holds is not read.
+_LONGEST_SECRET = 4096
 #: What a message shows of each kind; the rest is counted.
 _SHOWN = 10
 _LONGEST_TEXT = 600
@@ -97,11 +105,15 @@ class Message:
 
 
 class SendError(Exception):
-    """A message that did not get through; `passing` says whether it may another time."""
+    """A message that did not get through; `passing` says whether it may another time.
 
-    def __init__(self, reason: str, passing: bool):
+    One that is `unanswered` was written to the end, so the receiver may have it.
+    """
+
+    def __init__(self, reason: str, passing: bool, unanswered: bool = False):
         super().__init__(reason)
         self.passing = passing
+        self.unanswered = unanswered
 
 
 def announce(engine: Engine, channels: Iterable[Channel], news: Iterable[News]) -> int:
@@ -227,20 +239,26 @@ def _deliver(
 ) -> bool:
     rows = (Notification.message == message_id, Notification.sent_at.is_(None), Notification.given_up_at.is_(None))
     with engine.begin() as connection:
-        # Held until the message is marked, also while it is sent: whoever else comes passes it by.
+        # The message as a whole is held until it is marked, also while it is sent: whoever else comes passes it by.
+        lock = text("select pg_try_advisory_xact_lock(hashtextextended('dlc_platform message ' || :id, 0))")
+        if not connection.scalar(lock, {"id": message_id}):
+            return False
         first = connection.execute(
-            select(Notification.attempts, Notification.created_at, func.now().label("now"))
+            select(Notification.attempts, Notification.unanswered, Notification.created_at, func.now().label("now"))
             .where(*rows, Notification.next_attempt_at <= func.now())
             .order_by(Notification.id)
             .limit(1)
-            .with_for_update(skip_locked=True)
         ).one_or_none()
         if first is None:
             return False
+        unanswered = first.unanswered
         try:
             send(channel, _message(connection, lab, message_id), limit)
         except SendError as error:
             failed, passing = str(error), error.passing
+            if error.unanswered:
+                unanswered += 1
+                passing = unanswered <= _UNANSWERED
         except PlatformError as error:
             # A person can mend it, and until then nothing was tried.
             failed, passing = str(error), True
@@ -258,6 +276,7 @@ def _deliver(
             .where(*rows)
             .values(
                 attempts=first.attempts + 1,
+                unanswered=unanswered,
                 last_error=failed,
                 next_attempt_at=func.now() + wait,
                 given_up_at=func.now() if over else None,
@@ -301,26 +320,47 @@ def send(channel: Channel, message: Message, limit: float = SEND_SECONDS) -> Non
     PlatformError
         When the URL or the password is not where lab.yaml says.
     """
-    secret = secret_of(channel)
-    work = _post if isinstance(channel, Webhook) else _mail
-    outcome: list[BaseException | None] = []
+    written = threading.Event()
+    secret: list[str] = []
 
     def attempt() -> None:
-        try:
-            work(channel, message, secret, limit)  # pyright: ignore[reportArgumentType] (each of its own channel)
-            outcome.append(None)
-        except BaseException as error:
-            outcome.append(error)
+        secret.append(secret_of(channel))
+        if isinstance(channel, Webhook):
+            _post(channel, message, secret[0], limit, written)
+        else:
+            _mail(channel, message, secret[0], limit, written)
 
-    # A time limit of the socket is one for each byte, and finding a host has none.
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(limit)
-    if not outcome:
-        raise SendError(f"no answer within {limit:g} s", passing=True)
-    if outcome[0] is not None:
-        # From None: what was raised may hold the secret.
-        raise _explained(outcome[0], secret) from None
+    try:
+        _within(limit, attempt)
+    except PlatformError:
+        raise
+    except BaseException as error:
+        failed = (
+            _explained(error, secret[0]) if secret else SendError("its secret cannot be read in time", passing=True)
+        )
+        if written.is_set() and (isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError)):
+            failed = SendError(f"{failed}, and the receiver may have the message", passing=True, unanswered=True)
+    else:
+        return
+    # Not from what was raised, which may hold the secret.
+    raise failed
+
+
+def _within(seconds: float, work: Callable[[], _Result]) -> _Result:
+    """What `work` returns or raises, and a TimeoutError when it takes longer; then it is left to itself.
+
+    A time limit of a socket is one for each byte, and neither finding a host nor a disk that is away has any.
+    """
+    done: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result(seconds)
 
 
 def secret_of(channel: Channel) -> str:
@@ -364,13 +404,21 @@ def _read(name: str, what: str, variable: str | None, file: Path | None) -> str:
 
 def _text_of(name: str, what: str, file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8").strip()
+        # A pipe that nobody writes to would be waited for.
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
+            if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                content = opened.read(_LONGEST_SECRET + 1)
+                said = f"it holds more than {_LONGEST_SECRET} bytes"
+                if len(content) <= _LONGEST_SECRET:
+                    return content.decode().strip()
+            else:
+                said = "it is not an ordinary file"
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise PlatformError(
-            f"{file}, which holds the {what} of the channel {name}, cannot be read: {said}",
-            "Write it there, readable for the user of the lab alone",
-        ) from None
+    raise PlatformError(
+        f"{file}, which holds the {what} of the channel {name}, cannot be read: {said}",
+        "Write it there, readable for the user of the lab alone",
+    )
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -380,19 +428,27 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
-def _post(channel: Webhook, message: Message, url: str, limit: float) -> None:
+def _post(channel: Webhook, message: Message, url: str, limit: float, written: threading.Event) -> None:
     if channel.format == "slack":
         content: dict[str, Any] = {"text": _slack(f"*{message.lab}: {message.title}*\n{message.text}")}
     else:
         content = payload(message)
     parts = urlsplit(url)
+    body = canonical_json(content).encode()
     headers = {
         "Content-Type": "application/json; charset=utf-8",
+        "Content-Length": str(len(body)),
         "Idempotency-Key": message.id,
         "User-Agent": "dlc-platform",
     }
     target = parts._replace(fragment="", path=quote(parts.path, safe="/%:@!$&'()*+,;=~-._")).geturl()
-    request = Request(target, canonical_json(content).encode(), headers, method="POST")
+
+    def parts_of_body() -> Iterator[bytes]:
+        yield body
+        # Asked for more: this much is written.
+        written.set()
+
+    request = Request(target, parts_of_body(), headers, method="POST")
     # The status is the answer; what follows it may never end.
     build_opener(_NoRedirect).open(request, timeout=limit).close()
 
@@ -421,7 +477,7 @@ def _slack(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _mail(channel: Mail, message: Message, password: str, limit: float) -> None:
+def _mail(channel: Mail, message: Message, password: str, limit: float, written: threading.Event) -> None:
     mail = EmailMessage()
     mail["Subject"] = f"[{message.lab}] {message.title}"
     mail["From"] = channel.sender
@@ -440,6 +496,8 @@ def _mail(channel: Mail, message: Message, password: str, limit: float) -> None:
             server.starttls(context=context)
         if channel.user is not None:
             server.login(channel.user, password)
+        # Which of its steps a server hangs in is not told; the last one is where a server looks at the message.
+        written.set()
         refused = server.send_message(mail)
     finally:
         # Not `quit`: the message is taken, and a farewell that fails must not have it sent again.
@@ -471,7 +529,7 @@ def _explained(error: BaseException, secret: str) -> SendError:
     reason = error.reason if isinstance(error, URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return SendError(f"its certificate is not trusted: {reason.verify_message}", passing=False)
-    if isinstance(reason, TimeoutError):
+    if isinstance(reason, TimeoutError) or isinstance(error.__context__, TimeoutError):
         return SendError("no answer in time", passing=True)
     if isinstance(reason, OSError | HTTPException | smtplib.SMTPException):
         said = getattr(reason, "strerror", None) or type(reason).__name__
@@ -495,6 +553,15 @@ def _plain(words: str) -> str:
     return words if len(words) <= _LONGEST_TEXT else words[: _LONGEST_TEXT - 4] + " ..."
 
 
+def exposed_secret(channel: Channel, seconds: float = 3.0) -> Path | None:
+    """The file that holds a channel's URL or password, where others on this machine may read it."""
+    file = channel.url_file if isinstance(channel, Webhook) else channel.password_file
+    with suppress(OSError):
+        if file is not None and _within(seconds, file.stat).st_mode & 0o077:
+            return file
+    return None
+
+
 def reach(channel: Channel, seconds: float = 3.0) -> str:
     """How a channel's server is reached, found out by opening a connection and sending nothing.
 
@@ -503,7 +570,13 @@ def reach(channel: Channel, seconds: float = 3.0) -> str:
     PlatformError
         When the secret is not where lab.yaml says, or the server does not answer; the URL is not shown.
     """
-    secret = secret_of(channel)
+    try:
+        secret = _within(seconds, lambda: secret_of(channel))
+    except TimeoutError:
+        raise PlatformError(
+            f"the file that holds the secret of the channel {channel.name} cannot be read: its disk does not answer",
+            "See to the disk, or keep the file on another one",
+        ) from None
     if isinstance(channel, Webhook):
         parts = urlsplit(secret)
         host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)

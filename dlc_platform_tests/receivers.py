@@ -74,7 +74,7 @@ def webhook() -> Iterator[Webhook]:
 
 @dataclass
 class MailServer:
-    """What a mail server got; `replies` are what it says to a command instead of yes."""
+    """What a mail server got; `replies` are what it says to a command instead of yes; an empty one is silence."""
 
     port: int = 0
     replies: dict[str, str] = field(default_factory=dict)
@@ -95,7 +95,8 @@ def mail_server() -> Iterator[MailServer]:
             while line := self.rfile.readline().decode().strip():
                 verb = line.split()[0].upper().split(":")[0]
                 if verb in state.replies:
-                    self._say(state.replies[verb])
+                    if state.replies[verb]:
+                        self._say(state.replies[verb])
                 elif verb == "EHLO":
                     self._say("250-here", "250 AUTH PLAIN")
                 elif verb == "AUTH":

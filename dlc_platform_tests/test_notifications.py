@@ -1,7 +1,9 @@
 """Notifications on their way to real servers on this machine, which answer well, badly, late or not at all."""
 
+import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -241,6 +243,80 @@ def test_a_receiver_that_hangs_costs_a_bounded_time(engine: Engine, lab: Lab, ho
     assert "no answer" in rows(engine)[0]["last_error"]
 
 
+def test_what_was_written_and_not_answered_is_tried_again_a_few_times_only(
+    engine: Engine, tmp_path: Path, lab: Lab, hook: Webhook
+) -> None:
+    # Attempts that did not reach anybody do not count.
+    with receivers.webhook() as gone:
+        away = make_lab(tmp_path, gone.url)
+    tell(engine, lab, "a")
+    for _ in range(5):
+        assert deliver(engine, away, print) == 0
+        make_due(engine)
+    hook.statuses, hook.silence = [0], 20.0
+    make_lab(tmp_path, hook.url)
+    said: list[str] = []
+    for _ in range(6):
+        deliver(engine, lab, said.append, limit=0.4)
+        make_due(engine)
+    assert len(hook.got) == len(said) == 4
+    assert len(set(hook.keys)) == 1
+    (row,) = rows(engine)
+    assert row["given_up_at"] is not None
+    assert "the receiver may have the message" in row["last_error"]
+    assert "is given up" in said[-1]
+
+
+def test_a_mail_server_that_took_the_message_and_says_nothing(mails: MailServer) -> None:
+    mails.replies = {"RCPT": ""}
+    lab = mail_lab(mails.port)
+    with pytest.raises(notifications.SendError, match="may have the message") as caught:
+        notifications.send(lab.notify.mails[0], notifications.trial_message(lab), limit=0.4)
+    assert caught.value.unanswered
+
+
+def test_a_server_that_takes_no_message_does_not_have_it(tmp_path: Path) -> None:
+    # It accepts connections and reads nothing; the message is larger than what the kernels keep.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lab = make_lab(tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}/")
+        message = dataclasses.replace(notifications.trial_message(lab), lab=20_000_000 * "x")
+        with pytest.raises(notifications.SendError) as caught:
+            notifications.send(lab.notify.webhooks[0], message, limit=1)
+    assert (caught.value.passing, caught.value.unanswered) == (True, False)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "large", "device"])
+def test_a_secret_is_read_from_a_small_ordinary_file_only(tmp_path: Path, hook: Webhook, kind: str) -> None:
+    lab = make_lab(tmp_path, hook.url)
+    file = tmp_path / "url"
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.write_text(hook.url + 5000 * "x")
+    (channel,) = lab.notify.webhooks
+    for ask in (
+        lambda: notifications.send(channel, notifications.trial_message(lab)),
+        lambda: notifications.reach(channel),
+    ):
+        with pytest.raises(PlatformError, match=f"{file}, which holds the URL of the channel room, cannot be read"):
+            ask()
+    assert hook.got == []
+
+
+def test_a_secret_that_others_may_read_is_named(tmp_path: Path, hook: Webhook) -> None:
+    (channel,) = make_lab(tmp_path, hook.url).notify.webhooks
+    (tmp_path / "url").chmod(0o644)
+    assert notifications.exposed_secret(channel) == tmp_path / "url"
+    (tmp_path / "url").chmod(0o600)
+    assert notifications.exposed_secret(channel) is None
+
+
 def test_nobody_there(engine: Engine, tmp_path: Path) -> None:
     with receivers.webhook() as gone:
         lab = make_lab(tmp_path, gone.url)
@@ -330,6 +406,32 @@ def test_two_deliverers_at_once_send_each_message_once(engine: Engine, lab: Lab,
     assert [one["counts"] for one in hook.got] == [{"run_failure": 50}]
 
 
+def test_a_message_of_several_rows_is_held_as_a_whole_while_it_is_sent(engine: Engine, lab: Lab, hook: Webhook) -> None:
+    # Put together and due, as after an attempt that failed.
+    hook.statuses, hook.silence = [503, 0, 200], 1.0
+    tell(engine, lab, *"abcde")
+    assert deliver(engine, lab, print) == 0
+    make_due(engine)
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            deliver(engine, lab, print)
+        except BaseException as error:
+            raised.append(error)
+
+    deliverers = [threading.Thread(target=work) for _ in range(3)]
+    for deliverer in deliverers:
+        deliverer.start()
+        while len(hook.got) < 2:
+            time.sleep(0.01)
+    for deliverer in deliverers:
+        deliverer.join()
+    assert raised == []
+    assert len(hook.got) == 2
+    assert {row["attempts"] for row in rows(engine)} == {2}
+
+
 def test_a_second_deliverer_passes_by_what_is_being_sent(engine: Engine, lab: Lab, hook: Webhook) -> None:
     hook.statuses, hook.silence = [0, 200], 2.0
     tell(engine, lab, "a")
@@ -403,7 +505,7 @@ def test_a_mail_server_that_says_no(
     message = notifications.trial_message(mail_lab(mails.port))
     # As with a password, which this server without encryption is not given.
     try:
-        notifications._mail(channel, message, "verysecretpassword", 5)
+        notifications._mail(channel, message, "verysecretpassword", 5, threading.Event())
         raise AssertionError("it was taken")
     except Exception as error:
         explained = notifications._explained(error, "verysecretpassword")

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.tables import Quarantine, Session
+from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 
 Stage = Literal["videos", "labels", "poses", "quality"]
@@ -41,8 +42,7 @@ def judge(
     by_path = _by_place(faults)
     own = (Quarantine.session_key == session_key, Quarantine.stage == stage)
     with engine.begin() as connection:
-        # One judgement of a session at a time. Its row is locked, because it may have no entry yet.
-        connection.execute(select(Session.key).where(Session.key == session_key).with_for_update(key_share=True))
+        _lock(connection, session_key)
         entries = connection.execute(
             select(Quarantine.id, Quarantine.path, Quarantine.evidence, Quarantine.released_by).where(*own)
         ).all()
@@ -77,6 +77,11 @@ def judge(
     return list(held.values())
 
 
+def _lock(connection: Connection, session_key: str) -> None:
+    """One judgement or release of a session at a time. Its row is locked, because it may have no entry yet."""
+    connection.execute(select(Session.key).where(Session.key == session_key).with_for_update(key_share=True))
+
+
 def _by_place(faults: Iterable[Fault]) -> dict[str | None, Fault]:
     """One fault for each file, and one for the session: several of one place are one, with all their reasons."""
     own: dict[str | None, list[Fault]] = {}
@@ -98,11 +103,20 @@ def _by_place(faults: Iterable[Fault]) -> dict[str | None, Fault]:
 def release(
     engine: Engine, session_key: str, by: str, stages: Collection[Stage] | None = None, reason: str | None = None
 ) -> int:
-    """Let a session out of quarantine because a person says so; returns how many entries that ended."""
+    """Let a session out of quarantine because a person says so; returns how many entries that ended.
+
+    Raises
+    ------
+    PlatformError
+        When `by` is what stands for nobody.
+    """
+    if by.strip() in ("", OTHER_EVIDENCE):
+        raise PlatformError(f"nobody is called {by!r}", "Say who releases the session")
     statement = update(Quarantine).where(Quarantine.session_key == session_key, Quarantine.released_at.is_(None))
     if stages is not None:
         statement = statement.where(Quarantine.stage.in_(stages))
     with engine.begin() as connection:
+        _lock(connection, session_key)
         return connection.execute(
             statement.values(released_at=func.now(), released_by=by, release_reason=reason)
         ).rowcount

@@ -309,13 +309,27 @@ and not exists (
 )
 """
 
+#: A wait is named by its session and by when the newest of the files arrived that can be late, tracked or not.
 _LATE_SESSIONS = f"""
-select session, min(project) as project, count(*) as files, min(path) as file, max(id) as newest_file,
-       min(since) as since, count(*) over () as sessions
-from ({_WAITING}) w
-where since < :before
-group by session
-order by min(since), session
+select *, count(*) over () as sessions
+from (
+    select l.*, session || ' ' || (
+        select to_char(max(f.registered_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')
+        from dlc.recording_file f join dlc.recording r on r.id = f.recording_id
+        where r.session_key = session and f.replaced_at is null and f.registered_at < :before
+    ) as wait
+    from (
+        select session, min(project) as project, count(*) as files, min(path) as file, min(since) as since
+        from ({_WAITING}) w
+        where since < :before
+        group by session
+    ) l
+) n
+where cast(:untold_to as text[]) is null or (
+    select count(*) from dlc.notification
+    where kind = 'stale' and subject = wait and channel = any(cast(:untold_to as text[]))
+) < cardinality(cast(:untold_to as text[]))
+order by since, session
 limit :most
 """
 
@@ -506,11 +520,14 @@ def waiting_sessions(engine: Engine, until: datetime, damaged_videos: str) -> in
         return connection.scalar(query, {"until": until, "damaged_videos": damaged_videos}) or 0
 
 
-def late_sessions(engine: Engine, before: datetime, damaged_videos: str, most: int) -> "pd.DataFrame":
+def late_sessions(
+    engine: Engine, before: datetime, damaged_videos: str, most: int, untold_to: Sequence[str] | None = None
+) -> "pd.DataFrame":
     """The sessions that wait for poses although they could have been tracked before a moment, the oldest first.
 
     `since` is when the session had arrived, its project had a model and no quarantine held it up; `sessions` counts
-    them all, also those beyond `most`.
+    them all, also those beyond `most`. `wait` names this wait among the notifications: with the names of channels in
+    `untold_to`, what all of these were told of is left out.
     """
     return _frame(
         engine,
@@ -519,6 +536,7 @@ def late_sessions(engine: Engine, before: datetime, damaged_videos: str, most: i
         before=before,
         damaged_videos=damaged_videos,
         most=most,
+        untold_to=None if untold_to is None else list(untold_to),
     )
 
 

@@ -687,7 +687,8 @@ class Notification(Base):
 
     `subject` names it among those of its kind: a run's id, an entry of the quarantine, a day. `message` is the message
     that it travels in, with whatever else was waiting then; a message that failed is tried again as it was. It is over
-    when it was sent, or given up. Nothing secret is in a row: neither the channel's URL nor what it answered with it.
+    when it was sent, or given up. `unanswered` counts the attempts after which the receiver may have it. Nothing secret
+    is in a row: neither the channel's URL nor what it answered with it.
     """
 
     __tablename__ = "notification"
@@ -707,6 +708,7 @@ class Notification(Base):
     created_at: Mapped[datetime] = _now()
     message: Mapped[str | None] = mapped_column(index=True)
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    unanswered: Mapped[int] = mapped_column(server_default=text("0"))
     next_attempt_at: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
     given_up_at: Mapped[datetime | None]

@@ -22,15 +22,18 @@ from dlc_platform.catalog import queries
 from dlc_platform.notifications import News, announce, announce_quarantine, deliver
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.sessions import session_videos
-from dlc_platform.orchestration.failures import failure_reasons
+from dlc_platform.orchestration.failures import failed_sessions, failure_reasons
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings import Freshness
 
-#: Rows of a check's table, names in its sentence, and runs that one look asks about.
+#: Rows of a check's table, names in its sentence, late sessions that one look tells of, and runs that it asks about.
 _LISTED = 100
 _NAMED = 5
+_LATE = 10_000
 _RUNS = 300
+#: Failures of steps that are looked at to find whether the quarantine says all about a run; with more it does not.
+_STEPS = 20
 #: How far back the first look goes, and by how much each look overlaps with the one before: a run is marked as one that
 #: will be retried a moment after it has failed.
 _FIRST_LOOK = timedelta(days=1)
@@ -122,7 +125,8 @@ def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.
 def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
     """Tells the channels of lab.yaml what failed, what is in quarantine and what else waits to be told, each once.
 
-    A run that Dagster will retry is no failure yet, and one that put sessions in quarantine is told by these.
+    A run that Dagster will retry is no failure yet. One of which the quarantine says all, the same reasons for every
+    session that failed, is told by that, where a channel wants to hear of it.
     """
     channels = lab.settings.notify.channels
     if not channels:
@@ -135,9 +139,19 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
         order_by="update_timestamp",
         ascending=True,
     )
-    announce(lab.engine, channels, _failures(context.instance, lab.engine, failed))
-    # Where there are more than that, the next look goes on from the last one of them.
-    until = _utc(failed[-1].update_timestamp) + _OVERLAP if len(failed) == _RUNS else datetime.now(UTC)
+    now = datetime.now(UTC)
+    young = [record for record in failed if _may_be_retried(record, now)]
+    settled = [record for record in failed if not _may_be_retried(record, now)]
+    told = list(_failures(context.instance, lab.engine, settled))
+    announce(lab.engine, channels, [news for news, in_quarantine in told if not in_quarantine])
+    deaf = [channel for channel in channels if "quarantine" not in channel.send]
+    announce(lab.engine, deaf, [news for news, in_quarantine in told if in_quarantine])
+    until = now
+    if len(failed) == _RUNS:
+        # There may be more than that: the next look goes on from the last one of them, or the first that was too young.
+        until = _utc(failed[-1].update_timestamp) + _OVERLAP
+        if young:
+            until = min(until, _utc(young[0].update_timestamp) + _OVERLAP - timedelta(milliseconds=1))
     sent = deliver(lab.engine, lab.settings, context.log.warning)
     return dg.SensorResult(skip_reason=dg.SkipReason(f"{sent} messages sent"), cursor=until.isoformat())
 
@@ -171,10 +185,12 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
     rule = lab.settings.freshness
     if rule.poses_within_hours is not None:
         before = datetime.now(UTC) - timedelta(hours=rule.poses_within_hours)
-        for row in queries.late_sessions(lab.engine, before, lab.settings.damaged_videos, _LISTED).itertuples():
+        channels = [channel.name for channel in lab.settings.notify.channels if "stale" in channel.send]
+        late = queries.late_sessions(lab.engine, before, lab.settings.damaged_videos, _LATE, channels)
+        for row in late.itertuples():
             yield News(
                 "stale",
-                f"{row.session} {row.newest_file}",
+                str(row.wait),
                 f"{row.session} has waited for poses for more than {rule.poses_within_hours:g} hours",
                 f"{row.files} file(s), such as {row.file}, since {row.since:%Y-%m-%d %H:%M} UTC",
             )
@@ -189,31 +205,47 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
             )
 
 
-def _failures(instance: dg.DagsterInstance, engine: Engine, records: Sequence[dg.RunRecord]) -> Iterator[News]:
+def _may_be_retried(record: dg.RunRecord, now: datetime) -> bool:
+    """Whether a run failed so lately that Dagster may not have said yet whether it retries it."""
+    ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else _utc(record.update_timestamp)
+    return WILL_RETRY_TAG not in record.dagster_run.tags and now - ended < _OVERLAP / 2
+
+
+def _failures(
+    instance: dg.DagsterInstance, engine: Engine, records: Sequence[dg.RunRecord]
+) -> Iterator[tuple[News, bool]]:
+    """The runs that failed and were not told of, and of each whether the quarantine says all that failed."""
     told_already = _told(engine, [record.dagster_run.run_id for record in records])
-    now = datetime.now(UTC)
     for record in records:
         run = record.dagster_run
-        ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else now
-        will_retry = run.tags.get(WILL_RETRY_TAG)
-        if run.run_id in told_already or will_retry == "true" or (will_retry is None and now - ended < _OVERLAP / 2):
+        if run.run_id in told_already or run.tags.get(WILL_RETRY_TAG) == "true":
             continue
-        events = [
-            entry.event_log_entry.dagster_event
-            for entry in instance.get_records_for_run(run.run_id, of_type=_FAILURES, limit=5).records
-        ]
-        why = "; ".join(failure_reasons(event for event in events if event is not None))
+        entries = instance.get_records_for_run(run.run_id, of_type=_FAILURES, limit=_STEPS).records
+        events = [event for entry in entries if (event := entry.event_log_entry.dagster_event) is not None]
+        why = "; ".join(failure_reasons(events))
         what = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or run.job_name
-        yield News(
+        news = News(
             "run_failure", run.run_id, f"A run of {what} failed", f"{why or 'no reason is known'} (run {run.run_id})"
         )
+        failed = failed_sessions(events) if len(events) < _STEPS else None
+        yield news, failed is not None and _all_in_quarantine(engine, run.run_id, failed)
 
 
 def _told(engine: Engine, runs: list[str]) -> set[str]:
-    """The runs that were told of, and those that put sessions in quarantine, whose entries say more than the run."""
-    query = text(
-        "select subject from dlc.notification where kind = 'run_failure' and subject = any(:runs) "
-        "union select run_id from dlc.quarantine where run_id = any(:runs)"
-    )
+    query = text("select subject from dlc.notification where kind = 'run_failure' and subject = any(:runs)")
     with engine.connect() as connection:
         return set(connection.scalars(query, {"runs": runs}))
+
+
+def _all_in_quarantine(engine: Engine, run_id: str, failed: Sequence[tuple[str, str]]) -> bool:
+    """Whether each session is in quarantine for what this run says of it, or was let out after that was told."""
+    query = text(
+        "select session_key, reason from dlc.quarantine q where session_key = any(:keys) and (released_at is null "
+        "or run_id = :run and exists (select from dlc.notification where kind = 'quarantine' and subject = q.id::text))"
+    )
+    with engine.connect() as connection:
+        held = connection.execute(query, {"keys": [key for key, _ in failed], "run": run_id}).all()
+    reasons: dict[str, list[str]] = {}
+    for key, reason in held:
+        reasons.setdefault(key, []).append(reason)
+    return all(any(reason in said for reason in reasons.get(key, ())) for key, said in failed)

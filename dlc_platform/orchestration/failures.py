@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import dagster as dg
+from dagster._core.events import RunFailureReason
 
 from dlc_platform.errors import PlatformError
 
@@ -24,3 +25,20 @@ def failure_reasons(events: Iterable[dg.DagsterEvent]) -> list[str]:
         if error is not None:
             found.append(error.message.strip().removeprefix(prefix))
     return found
+
+
+def failed_sessions(events: Iterable[dg.DagsterEvent]) -> list[tuple[str, str]] | None:
+    """The sessions that failed in a run, each with what is said of it; None when anything else failed.
+
+    `partitions.for_each_session` names them in the metadata of its failure.
+    """
+    found: list[tuple[str, str]] = []
+    for event in events:
+        if event.is_step_failure:
+            told = event.step_failure_data.user_failure_data
+            if told is None or not told.metadata:
+                return None
+            found += [(key, str(value.value)) for key, value in told.metadata.items()]
+        elif event.is_job_failure and event.job_failure_data.failure_reason != RunFailureReason.STEP_FAILURE:
+            return None
+    return found or None

@@ -1,10 +1,13 @@
 import subprocess
 import sys
+import threading
 
+import pytest
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE, Fault, faults_of, judge, release
+from dlc_platform.errors import PlatformError
 from dlc_platform_tests.catalog.small_lab import identity
 
 ONE, TWO = "sub-1_ses-1", "sub-2_ses-1"
@@ -109,6 +112,29 @@ def test_two_processes_judge_a_session_that_has_no_entry_yet(lab: Engine) -> Non
     assert {by for _, by in found[:-1]} == {OTHER_EVIDENCE}
     # Neither process was ever told what the other one had found.
     assert {letter for letter, _ in found} == {"a", "b"}
+
+
+def test_a_release_waits_for_the_judgement_that_is_under_way(lab: Engine) -> None:
+    judge(lab, ONE, "videos", [fault("a")])
+    ended: list[int] = []
+    releasing = threading.Thread(target=lambda: ended.append(release(lab, ONE, "ada")))
+    with lab.begin() as judging:
+        # As `judge` does before it reads the entries.
+        judging.execute(text("select key from dlc.session where key = :key for no key update"), {"key": ONE})
+        releasing.start()
+        releasing.join(0.5)
+        assert ended == []
+        judging.execute(text("update dlc.quarantine set reason = 'much too dark'"))
+    releasing.join()
+    assert ended == [1]
+
+
+@pytest.mark.parametrize("by", [OTHER_EVIDENCE, f" {OTHER_EVIDENCE}", ""])
+def test_nobody_releases_in_the_name_of_other_evidence(lab: Engine, by: str) -> None:
+    judge(lab, ONE, "videos", [fault("a")])
+    with pytest.raises(PlatformError, match="nobody is called"):
+        release(lab, ONE, by)
+    assert entries(lab) == [("a", None)]
 
 
 def test_the_listing_names_reason_and_remedy_the_newest_first(lab: Engine) -> None:

@@ -13,6 +13,7 @@ from dagster._core.definitions.freshness import FreshnessState, FreshnessStateCh
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 from sqlalchemy import Engine, text
 
+from dlc_platform.catalog import registry
 from dlc_platform.catalog.quarantine import Fault, judge, release
 from dlc_platform.orchestration import alerts
 from dlc_platform.orchestration.build import build_definitions
@@ -22,7 +23,7 @@ from dlc_platform.reports import yesterday
 from dlc_platform.settings import POSTGRES_VARIABLE
 from dlc_platform_tests import receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
-from dlc_platform_tests.catalog.small_lab import identity
+from dlc_platform_tests.catalog.small_lab import identity, recording, session, track, video
 from dlc_platform_tests.receivers import Webhook
 
 ONE, TWO = "sub-1_ses-1", "sub-2_ses-1"
@@ -38,6 +39,17 @@ def breaks() -> None:
 @dg.job
 def doomed() -> None:
     breaks()
+
+
+@dg.op(config_schema={str: str})
+def fails_for_sessions(context: dg.OpExecutionContext) -> None:
+    # As `for_each_session` says it.
+    raise dg.Failure("sessions failed", metadata=context.op_config, allow_retries=False)
+
+
+@dg.job
+def doomed_sessions() -> None:
+    fails_for_sessions()
 
 
 class Told:
@@ -68,6 +80,13 @@ class Told:
     def fail(self, **tags: str) -> str:
         """A run that fails by its own fault."""
         return doomed.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False).run_id
+
+    def fail_for(self, **sessions: str) -> str:
+        """A run that failed for these sessions, with what is said of each."""
+        config = {"ops": {"fails_for_sessions": {"config": sessions}}}
+        return doomed_sessions.execute_in_process(
+            config, instance=self.instance, tags={MAX_RETRIES_TAG: "0"}, raise_on_error=False
+        ).run_id
 
     def notified(self) -> list[dict[str, Any]]:
         """What the webhook is told by the next tick."""
@@ -170,6 +189,39 @@ def test_a_session_whose_poses_are_late_is_named_and_told_once(told: Told) -> No
     assert told.notified() == []
 
 
+def test_a_wait_is_told_once_though_one_of_its_files_was_tracked(told: Told) -> None:
+    side = (recording(TWO, "side", "8"), video("8"))
+    registry.register_session(told.engine, session(TWO), [(recording(TWO, "top", "2"), video("2")), side])
+    arrive_earlier(told.engine, 25)
+    told.look("watch_sessions")
+    assert [one["kind"] for one in told.notified()] == ["stale"]
+    track(told.engine, "9", max(registry.current_files(told.engine, TWO), key=lambda file: file.id), "b")
+    told.look("watch_sessions")
+    assert told.notified() == []
+    # Another file arrives; it is told of when it is late itself.
+    files = [(recording(TWO, "top", "2"), None), (recording(TWO, "side", "8"), None)]
+    registry.register_session(told.engine, session(TWO), [*files, (recording(TWO, "back", "9"), video("9"))])
+    told.look("watch_sessions")
+    assert told.notified() == []
+    arrive_earlier(told.engine, 25)
+    told.look("watch_sessions")
+    assert [one["kind"] for one in told.notified()] == ["stale"]
+
+
+def test_all_late_sessions_are_told_in_the_end(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "_LATE", 3)
+    for number in range(4):
+        key = f"sub-9_ses-{number}"
+        registry.register_session(told.engine, session(key), [(recording(key, "top", "2"), video("2"))])
+    arrive_earlier(told.engine, 25)
+    looks = []
+    for _ in range(3):
+        told.look("watch_sessions")
+        looks.append({one["title"].split()[0] for one in told.notified()})
+    assert [len(look) for look in looks] == [3, 2, 0]
+    assert set.union(*looks) == {TWO, *(f"sub-9_ses-{number}" for number in range(4))}
+
+
 def test_both_checks_can_be_run_by_hand(told: Told) -> None:
     arrive_earlier(told.engine, 25)
     names = ("no_session_in_quarantine", "poses_follow_recordings")
@@ -206,12 +258,37 @@ def test_a_run_that_will_be_retried_is_no_failure_yet(told: Told) -> None:
     assert one["subject"] == run_id
 
 
-def test_a_run_that_put_sessions_in_quarantine_is_told_by_these(told: Told) -> None:
-    run_id = told.fail(**{MAX_RETRIES_TAG: "0"})
-    judge(told.engine, ONE, "poses", [Fault("failed", "Look", identity("a"))], run_id)
+def test_a_run_of_which_the_quarantine_says_all_is_told_by_that(told: Told) -> None:
+    run_id = told.fail_for(**{ONE: "it failed. Look."})
+    judge(told.engine, ONE, "poses", [Fault("it failed", "Look", identity("a"))], run_id)
     (one,) = told.notified()
     assert (one["kind"], one["title"]) == ("quarantine", f"{ONE} is in quarantine (poses)")
+    # Held since before, on the same evidence.
+    told.fail_for(**{ONE: "it failed. Look."})
     assert told.notified() == []
+    # A person let it out, and it fails again: no entry says so.
+    release(told.engine, ONE, "ada")
+    run_id = told.fail_for(**{ONE: "it failed. Look."})
+    judge(told.engine, ONE, "poses", [Fault("it failed", "Look", identity("a"))], run_id)
+    assert run_id in [one["subject"] for one in told.notified()]
+
+
+@pytest.mark.parametrize("sessions", [{}, {ONE: "it failed. Look."}, {ONE: "dark. Look.", TWO: "it failed. Look."}])
+def test_a_failure_that_the_quarantine_does_not_name_is_told_beside_it(told: Told, sessions: dict[str, str]) -> None:
+    run_id = told.fail_for(**sessions) if sessions else told.fail(**{MAX_RETRIES_TAG: "0"})
+    judge(told.engine, ONE, "videos", [Fault("dark", "Look", identity("a"))], run_id)
+    assert sorted(one["kind"] for one in told.notified()) == ["quarantine", "run_failure"]
+    assert told.notified() == []
+
+
+def test_a_channel_that_hears_nothing_of_the_quarantine_is_told_of_the_run(told: Told) -> None:
+    settings = yaml.safe_load((told.home / "lab.yaml").read_text())
+    settings["notify"]["webhooks"].append({"name": "runs", "url_variable": "LAB_HOOK", "send": ["run_failure"]})
+    (told.home / "lab.yaml").write_text(yaml.safe_dump(settings))
+    run_id = told.fail_for(**{ONE: "it failed. Look."})
+    judge(told.engine, ONE, "poses", [Fault("it failed", "Look", identity("a"))], run_id)
+    told.look("deliver_notifications")
+    assert [message["counts"] for message in told.hook.got] == [{"quarantine": 1}, {"run_failure": 1}]
 
 
 def test_many_failures_at_once_are_one_message(told: Told) -> None:
@@ -228,6 +305,25 @@ def test_more_failures_than_one_look_takes_are_told_by_the_next(told: Told, monk
     looks = [{one["subject"] for one in told.notified()} for _ in range(4)]
     assert [len(look) for look in looks] == [2, 2, 1, 0]
     assert set.union(*looks) == runs
+
+
+def test_a_run_too_young_to_be_told_is_not_passed_over_by_a_full_look(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "_RUNS", 2)
+    # Whether they are retried is not said yet.
+    young = [told.fail() for _ in range(2)]
+    with told.engine.begin() as connection:
+        untag = (
+            "update dagster.runs set run_body = replace(run_body, 'dagster/will_retry', 'x') where run_id = any(:runs)"
+        )
+        connection.execute(text(untag), {"runs": young})
+    later = [told.fail(**{MAX_RETRIES_TAG: "0"}) for _ in range(2)]
+    assert told.notified() == []
+    with told.engine.begin() as connection:
+        connection.execute(text("update dagster.runs set end_time = end_time - 300"))
+    looks = [told.notified() for _ in range(3)]
+    assert sorted(one["subject"] for look in looks for one in look) == sorted(young + later)
 
 
 def test_stale_poses_are_told_once_for_each_time(told: Told) -> None:

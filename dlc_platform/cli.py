@@ -480,6 +480,10 @@ def import_poses(
     )
 
 
+#: What `quality` lists without a session.
+_NOT_PASSING = 100
+
+
 @app.command()
 def quality(
     home: Home,
@@ -489,7 +493,10 @@ def quality(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List how good the poses in force look, by body part and limb, with the verdict as it was last given."""
+    """List how good the poses in force look, with the verdict as it was last given.
+
+    Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` gives all.
+    """
     from dlc_platform.gate import assess, references
     from dlc_platform.platform import Platform
     from dlc_platform.store import Store
@@ -517,7 +524,19 @@ def quality(
         "temporal_norm_px",
         "findings",
     ]
-    _table(platform.quality(session), columns, as_json)
+    if session or as_json:
+        _table(platform.quality(session), columns, as_json)
+        return
+    worst, verdicts = platform.worst_quality(_NOT_PASSING)
+    if verdicts and worst.empty:
+        print("all pass")
+    else:
+        _table(worst, columns, as_json)
+    counts = [f"{verdicts[verdict]} {verdict}" for verdict in ("fail", "warn", "pass") if verdict in verdicts]
+    if counts:
+        bad = sum(verdicts.values()) - verdicts.get("pass", 0)
+        newest = f" (the newest {len(worst)} of {bad} that do not pass are listed)" if bad > len(worst) else ""
+        _say(f"{sum(verdicts.values())} recordings: {', '.join(counts)}{newest}")
 
 
 @app.command()

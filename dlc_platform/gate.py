@@ -37,6 +37,9 @@ from dlc_platform.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+#: A version is judged by the poses that it made from so many estimates on.
+FEWEST_ESTIMATES = 10
+
 #: How a person lets a session out.
 RELEASE = "`dlc-platform sessions release HOME SESSION --stage quality`"
 
@@ -209,13 +212,31 @@ def barred_versions(engine: Engine, lab: Lab, project: str) -> dict[str, str]:
         str(row.model): f"version {short(str(row.model))} was passed over, because {row.failed} of the {row.estimates} "
         "poses that it made fail the limits of lab.yaml"
         for row in queries.failing_versions(engine, project).itertuples()
-        if row.failed > lab.pose_quality.promotion_fraction * row.estimates  # pyright: ignore[reportOperatorIssue]
+        if row.estimates >= FEWEST_ESTIMATES  # pyright: ignore[reportOperatorIssue]
+        and row.failed > lab.pose_quality.promotion_fraction * row.estimates  # pyright: ignore[reportOperatorIssue]
     }
 
 
 def quality_table(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     """The scores of the poses in force by body part, each with the verdict on it and the findings in words."""
-    scores = queries.pose_quality(engine, session).astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
+    return _in_words(queries.pose_quality(engine, session))
+
+
+def worst_quality(engine: Engine, most: int) -> "tuple[pd.DataFrame, dict[str, int]]":
+    """The newest recordings whose poses do not pass, each in one row over all body parts, and how many pass or not.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `quality_table`; at most `most` rows.
+    dict
+        The number of recordings by verdict.
+    """
+    return _in_words(queries.poses_that_do_not_pass(engine, most)), queries.pose_verdicts(engine)
+
+
+def _in_words(scores: "pd.DataFrame") -> "pd.DataFrame":
+    scores = scores.astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
     of_row = []
     for individual, bodypart, recorded in zip(
         scores["individual"], scores["bodypart"], scores["findings"], strict=True

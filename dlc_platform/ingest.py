@@ -125,17 +125,24 @@ def require_unchanged(row: tables.RecordingFile) -> None:
         )
 
 
-def judge(engine: Engine, settings: Lab, session_key: str, run_id: str | None = None) -> list[quarantine.Fault]:
+def judge(
+    engine: Engine, settings: Lab, session_key: str, run_id: str | None = None, *, files_only: bool = False
+) -> list[quarantine.Fault]:
     """Put the files of a session in quarantine that lab.yaml holds up as it is now, and let the others out.
+
+    Parameters
+    ----------
+    files_only
+        The session was not registered just now, so what holds it up as a whole stays.
 
     Returns
     -------
     list of quarantine.Fault
-        Those that hold a file up. What a person released is not among them.
+        Those that hold a file up, or the session. What a person released is not among them.
     """
     found = findings(settings, session_key, queries.video_figures(engine, session_key))
     faults = [finding.fault for finding in found if finding.holds]
-    return quarantine.judge(engine, session_key, "videos", faults, run_id)
+    return quarantine.judge(engine, session_key, "videos", faults, run_id, files_only=files_only)
 
 
 def require_trackable(engine: Engine, row: tables.RecordingFile, settings: Lab) -> None:
@@ -146,7 +153,7 @@ def require_trackable(engine: Engine, row: tables.RecordingFile, settings: Lab) 
     PlatformError
         When the file, or all of its session, is in quarantine for its videos.
     """
-    for fault in judge(engine, settings, row.recording.session_key):
+    for fault in judge(engine, settings, row.recording.session_key, files_only=True):
         if fault.path in (None, row.path):
             raise PlatformError(fault.reason, fault.remedy)
 

@@ -16,7 +16,7 @@ from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import open_lab, open_unchanged
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
-from dlc_platform.gate import RELEASE, held_back, quality_table, require_good_poses
+from dlc_platform.gate import RELEASE, held_back, quality_table, require_good_poses, worst_quality
 from dlc_platform.plan import Plan, plan
 from dlc_platform.postgres.connection import existing_url, postgres_url
 from dlc_platform.reports import DailyReport, daily_report, yesterday
@@ -144,6 +144,13 @@ class Platform:
             limits in words.
         """
         return quality_table(self._engine, session)
+
+    def worst_quality(self, most: int = 100) -> "tuple[pd.DataFrame, dict[str, int]]":
+        """The newest recordings whose poses do not pass, in the columns of `quality`, and how many have each verdict.
+
+        Each is one row over all of its body parts.
+        """
+        return worst_quality(self._engine, most)
 
     def require_good_poses(self, session: str) -> None:
         """Refuse a session whose poses failed, where lab.yaml says that they block what is downstream.

@@ -460,7 +460,10 @@ class PoseQuality(_Section):
         "without saying that they may be bad; `promotion`, of the version that made them, by the rule.",
     )
     promotion_fraction: float = Field(
-        default=0.1, ge=0, lt=1, description="`promotion` is blocked where more than so many of a version's poses fail."
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="`promotion` is blocked where more than so many of a version's poses fail, of at least ten.",
     )
 
     def rule_for(self, project: str | None, camera: str) -> PoseQualityRule:

@@ -1,5 +1,6 @@
 """Poses are judged by their model's own labels and evaluation, and what fails is held back as lab.yaml says."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -296,8 +297,13 @@ def test_a_version_whose_poses_fail_is_not_promoted_by_the_rule(tracked: SmallLa
     tracked.assess()
     assert barred_versions(tracked.engine, lab, "maze") == {}
     lab = tracked.settle(strict | {"blocks": ["promotion"]})
+    # Of few poses nothing follows for the version.
+    for letter in "012345679":
+        assert barred_versions(tracked.engine, lab, "maze") == {}
+        tracked.track(letter, "a", poses(points(FRAMES, seed=2)))
+        tracked.assess()
     ((model, reason),) = barred_versions(tracked.engine, lab, "maze").items()
-    assert model == identity("a") and "1 of the 1 poses" in reason
+    assert model == identity("a") and "10 of the 10 poses" in reason
     assert barred_versions(tracked.engine, lab, "other") == {}
 
 
@@ -313,11 +319,24 @@ def test_the_command_lists_and_judges_again(
 
     assert "none yet" in said()
     judged = said("--judge")
-    assert "nose to tail" in judged and "pass" in judged
+    assert "all pass" in judged and "1 recordings: 1 pass" in judged
+    assert "nose to tail" in said(SESSION) and "pass" in said(SESSION)
     tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.1}}})
     assert "fail" not in said(SESSION)
     assert "fail" in said(SESSION, "--judge") and tracked.held()
-    assert '"temporal_norm_px"' in said("--json")
+    assert len(json.loads(said("--json"))) == 4
+
+    # Without a session the newest that do not pass, in one line each.
+    other = "sub-2_ses-1"
+    registry.register_session(tracked.engine, session(other), [(recording(other, "top", "1"), video("1"))])
+    (file,) = registry.current_files(tracked.engine, other)
+    track(tracked.engine, "8", file, "a")
+    listed = said()
+    assert SESSION in listed and other in listed and "nose to tail" not in listed and "2 recordings: 2 fail" in listed
+    monkeypatch.setattr(cli, "_NOT_PASSING", 1)
+    listed = said()
+    assert other in listed and SESSION not in listed and "the newest 1 of 2 that do not pass are listed" in listed
+    assert len(json.loads(said("--json"))) == 8
 
 
 @pytest.mark.parametrize(

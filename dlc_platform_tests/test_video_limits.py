@@ -1,13 +1,15 @@
 """What lab.yaml and earlier videos find wrong with a session's files, what that holds up, and until when."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import quarantine, queries, registry
+from dlc_platform import scanning
+from dlc_platform.catalog import quarantine, queries, registry, wanted
 from dlc_platform.errors import PlatformError
 from dlc_platform.ingest import judge, register, require_trackable
 from dlc_platform.settings import Lab
@@ -99,6 +101,60 @@ def test_a_damaged_file_is_tracked_once_a_person_releases_it(engine: Engine, raw
     top(raw).write_bytes(whole)
     register(engine, session(raw))
     assert judge(engine, lab(), SESSION) == [] and found(engine, lab()) == []
+
+
+def test_a_released_damaged_file_is_asked_for_and_tracked(engine: Engine, raw: Path) -> None:
+    settings = lab(raw_roots=[raw], inference=[{"camera": "top", "project": "maze"}])
+    spoil(top(raw), [3, 4])
+    scanning.look(engine, settings, datetime(2024, 5, 1, tzinfo=UTC), 10)
+    register(engine, session(raw))
+    with engine.begin() as connection:
+        connection.execute(text("truncate dlc.waiting_session"))
+    registry.assign_cameras(engine, settings.project_of)
+    row = next(row for row in registry.current_files(engine, SESSION) if row.recording.camera == "top")
+
+    def asked_for() -> list[str]:
+        return [session.session_key for session in wanted.poses(engine, ["maze"], damaged=False)]
+
+    judge(engine, settings, SESSION, "run")
+    assert asked_for() == [] and held(engine) == [str(top(raw))]
+    quarantine.release(engine, SESSION, "a person")
+    # What is asked for is made, and that does not take the person's word back.
+    for _ in range(2):
+        assert asked_for() == [SESSION]
+        require_trackable(engine, row, settings)
+        assert held(engine) == []
+    track_elsewhere = lab(raw_roots=[raw], damaged_videos="track")
+    require_trackable(engine, row, track_elsewhere)
+    require_trackable(engine, row, settings)
+    assert asked_for() == [SESSION]
+    # Another damaged video in its place is another matter.
+    write_video(top(raw), 31, shade=90)
+    spoil(top(raw), [5])
+    register(engine, session(raw))
+    assert len(judge(engine, settings, SESSION)) == 1 and asked_for() == []
+
+
+def test_what_holds_up_a_whole_session_stays_until_it_is_registered(engine: Engine, raw: Path) -> None:
+    whole = quarantine.Fault("its run ended", "Look at the run", "evidence")
+    spoil(top(raw), [3, 4])
+    register(engine, session(raw))
+    quarantine.judge(engine, SESSION, "videos", [whole], "run")
+    for row in [*registry.current_files(engine, SESSION)] * 2:
+        with pytest.raises(PlatformError, match="its run ended"):
+            require_trackable(engine, row, lab())
+    assert quarantine.faults_of(engine, SESSION, "videos")[0] == whole and len(held(engine)) == 2
+    # A file that is mended meanwhile is let out by itself.
+    require = {row.recording.camera: row for row in registry.current_files(engine, SESSION)}["side"]
+    with pytest.raises(PlatformError, match="its run ended"):
+        require_trackable(engine, require, lab(damaged_videos="track"))
+    assert held(engine) == ["None"]
+    assert judge(engine, lab(damaged_videos="track"), SESSION, "another run") == []
+    require_trackable(engine, require, lab())
+    # A person's word ends it too.
+    quarantine.judge(engine, SESSION, "videos", [whole], "run")
+    quarantine.release(engine, SESSION, "a person")
+    require_trackable(engine, require, lab())
 
 
 def test_an_unreadable_file_stays_so_whatever_is_released(engine: Engine, raw: Path) -> None:

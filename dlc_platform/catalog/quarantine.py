@@ -30,9 +30,20 @@ class Fault:
 
 
 def judge(
-    engine: Engine, session_key: str, stage: Stage, faults: Iterable[Fault], run_id: str | None = None
+    engine: Engine,
+    session_key: str,
+    stage: Stage,
+    faults: Iterable[Fault],
+    run_id: str | None = None,
+    *,
+    files_only: bool = False,
 ) -> list[Fault]:
     """Write down what is wrong with a session at one stage now; entries of before that are not named again end.
+
+    Parameters
+    ----------
+    files_only
+        Nothing is said of the session as a whole: what holds that up stays.
 
     Returns
     -------
@@ -44,8 +55,16 @@ def judge(
     with engine.begin() as connection:
         _lock(connection, session_key)
         entries = connection.execute(
-            select(Quarantine.id, Quarantine.path, Quarantine.evidence, Quarantine.released_by).where(*own)
+            select(
+                Quarantine.id,
+                Quarantine.path,
+                Quarantine.evidence,
+                Quarantine.released_by,
+                Quarantine.reason,
+                Quarantine.remedy,
+            ).where(*own)
         ).all()
+        stays = [e for e in entries if files_only and e.path is None and e.released_by is None]
         released = {
             (entry.path, entry.evidence)
             for entry in entries
@@ -53,7 +72,9 @@ def judge(
         }
         held = {path: fault for path, fault in by_path.items() if (path, fault.evidence) not in released}
         current = {(path, fault.evidence) for path, fault in held.items()}
-        over = [e.id for e in entries if e.released_by is None and (e.path, e.evidence) not in current]
+        over = [
+            e.id for e in entries if e.released_by is None and e not in stays and (e.path, e.evidence) not in current
+        ]
         connection.execute(
             update(Quarantine).where(Quarantine.id.in_(over)).values(released_at=func.now(), released_by=OTHER_EVIDENCE)
         )
@@ -74,7 +95,7 @@ def judge(
                 set_={"reason": fault.reason, "remedy": fault.remedy},
             )
             connection.execute(statement)
-    return list(held.values())
+    return [*(Fault(e.reason, e.remedy, e.evidence) for e in stays), *held.values()]
 
 
 def _lock(connection: Connection, session_key: str) -> None:

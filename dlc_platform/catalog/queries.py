@@ -193,18 +193,35 @@ where p.session = :session
 order by p.recording, p.position
 """
 
-_POSE_QUALITY = """
+_POSE_QUALITY_COLUMNS = """
 select p.session, p.recording, p.position, p.camera, s.individual, s.bodypart, s.rows, s.mean_likelihood,
        s.fraction_confident, s.fraction_missing, s.jumps, s.unsure_jumps, s.swaps, s.limb_outliers, s.outside,
        s.reprojection_px, s.temporal_norm_px, v.verdict, v.findings, p.model, p.pose_estimate, v.judged_at
 from dlc.poses_in_force p
 join dlc.pose_score s on s.pose_estimate_id = p.pose_estimate
 join dlc.pose_verdict v on v.pose_estimate_id = p.pose_estimate
+"""
+_POSE_QUALITY = f"""{_POSE_QUALITY_COLUMNS}
 left join dlc.model_version m on m.id = p.model
 left join dlc.bodypart b on b.skeleton_id = m.skeleton_id and b.name = s.bodypart
 where cast(:session as text) is null or p.session = :session
 order by p.session, p.recording, p.position, s.bodypart = 'all', s.limb_outliers is not null, s.individual, b.position,
          s.bodypart
+"""
+
+#: The newest recordings whose poses do not pass, each with its row over everything.
+_POSES_THAT_DO_NOT_PASS = f"""{_POSE_QUALITY_COLUMNS}
+join dlc.video w on w.id = p.video
+join dlc.session a on a.key = p.session
+where v.verdict <> 'pass' and s.individual = 'all' and s.bodypart = 'all'
+order by coalesce(w.start_time, a.registered_at) desc, p.session, p.recording, p.position
+limit :most
+"""
+
+_POSE_VERDICTS = """
+select v.verdict, count(*) as recordings
+from dlc.poses_in_force p join dlc.pose_verdict v on v.pose_estimate_id = p.pose_estimate
+group by v.verdict
 """
 
 #: Sessions in quarantine for the quality of one of these estimates.
@@ -417,6 +434,16 @@ def poses_to_judge(engine: Engine, session: str) -> "pd.DataFrame":
 def pose_quality(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     """One row for each judged recording in force, individual and body part; `verdict` is that on the recording."""
     return _frame(engine, _POSE_QUALITY, session=session)
+
+
+def poses_that_do_not_pass(engine: Engine, most: int) -> "pd.DataFrame":
+    """The columns of `pose_quality`, for the newest recordings whose verdict is not pass, over all body parts."""
+    return _frame(engine, _POSES_THAT_DO_NOT_PASS, most=most)
+
+
+def pose_verdicts(engine: Engine) -> dict[str, int]:
+    """How many recordings with poses in force have each verdict."""
+    return {row["verdict"]: row["recordings"] for row in _rows(engine, _POSE_VERDICTS)}
 
 
 def held_back(engine: Engine, estimates: Sequence[str]) -> "pd.DataFrame":

@@ -244,10 +244,15 @@ def forget_account(engine: Engine, video_id: str) -> None:
         connection.execute(update(Video).where(Video.id == video_id).values(decoder=None))
 
 
-def assign_cameras(engine: Engine, project_of: Callable[[str], str | None]) -> None:
-    """Write down which project tracks each known camera, by the inference rules as they are now."""
+def assign_cameras(
+    engine: Engine, project_of: Callable[[str], str | None], only: Collection[str] | None = None
+) -> None:
+    """Write down which project tracks each known camera, or `only` these, by the inference rules as they are now."""
+    cameras = select(Camera.name, Camera.project).order_by(Camera.name)
+    if only is not None:
+        cameras = cameras.where(Camera.name.in_(only))
     with engine.begin() as connection:
-        for name, project in connection.execute(select(Camera.name, Camera.project).order_by(Camera.name)).all():
+        for name, project in connection.execute(cameras).all():
             if project_of(name) != project:
                 connection.execute(update(Camera).where(Camera.name == name).values(project=project_of(name)))
 

@@ -5,7 +5,7 @@ Checks over the whole catalogue are in `checks.py`.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -54,7 +54,7 @@ def for_each_checked_session(
     Raises
     ------
     dagster.Failure
-        After the last session and its checks, when any session failed.
+        After the last session and its checks, when any session failed, or could not be checked.
     """
     try:
         for_each_session(context, work, outcome)
@@ -62,7 +62,9 @@ def for_each_checked_session(
         yield from _evaluations(context, check, blocking)
         raise
     yield dg.MaterializeResult()
-    yield from _evaluations(context, check, blocking)
+    unchecked = yield from _evaluations(context, check, blocking)
+    if unchecked:
+        raise dg.Failure(f"{len(unchecked)} sessions could not be checked: {', '.join(unchecked)}")
     # A check is an output of its step too, which this run has to give once, however many sessions it checked.
     for key in context.selected_asset_check_keys:
         yield dg.Output(None, context.assets_def.get_output_name_for_asset_check_key(key))
@@ -70,10 +72,18 @@ def for_each_checked_session(
 
 def _evaluations(
     context: AssetExecutionContext, check: Callable[[str], Iterable[dg.AssetCheckResult]], blocking: bool
-) -> Iterator[dg.AssetCheckEvaluation]:
+) -> Generator[dg.AssetCheckEvaluation, None, list[str]]:
+    """Returns the sessions that could not be checked: that stops neither the others nor the word on what failed."""
+    unchecked = []
     for key in context.partition_keys:
-        target = _materialization(context, key)
-        for result in check(key):
+        try:
+            results = list(check(key))
+            target = _materialization(context, key)
+        except Exception:
+            context.log.exception(f"{key} could not be checked")
+            unchecked.append(key)
+            continue
+        for result in results:
             yield dg.AssetCheckEvaluation(
                 asset_key=context.asset_key,
                 check_name=str(result.check_name),
@@ -85,6 +95,7 @@ def _evaluations(
                 blocking=blocking,
                 partition=key,
             )
+    return unchecked
 
 
 def _materialization(context: AssetExecutionContext, key: str) -> AssetCheckEvaluationTargetMaterializationData | None:

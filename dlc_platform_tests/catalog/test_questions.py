@@ -117,7 +117,9 @@ def test_a_camera_that_no_rule_names_makes_nothing_stale(lab: Engine) -> None:
     assert queries.stale_sessions(lab).empty
     registry.assign_cameras(lab, lambda camera: "another")
     assert queries.stale_sessions(lab).empty
-    registry.assign_cameras(lab, lambda camera: "maze")
+    registry.assign_cameras(lab, lambda camera: "maze", only=["side"])
+    assert queries.stale_sessions(lab).empty
+    registry.assign_cameras(lab, lambda camera: "maze", only=["top"])
     assert len(queries.stale_sessions(lab)) == 1
 
 

@@ -82,6 +82,13 @@ class Lab:
     def estimate(self, session: str) -> str:
         return str(Platform(self.home).estimates().set_index("session").loc[session, "pose_estimate"])
 
+    def is_checked(self, session: str) -> bool:
+        """Whether the UI shows checks of a session's poses."""
+        keys = [dg.AssetCheckKey(dg.AssetKey("pose_estimates"), "likelihood")]
+        with dg.DagsterInstance.get() as instance:
+            infos = instance.event_log_storage.get_asset_check_partition_info(keys, partition_keys=[session])
+            return [info.latest_execution_status.value for info in infos] in (["SUCCEEDED"], ["FAILED"])
+
     def count(self, query: str, **parameters: str) -> int:
         engine = sqlalchemy.create_engine(server.ensure_running(self.home / "postgres"))
         with engine.connect() as connection:
@@ -120,16 +127,29 @@ def test_a_damaged_recording_is_registered_and_not_tracked_and_the_others_are(la
     spoil(bad, [10, 11])
     assert lab.run("session_videos"), lab.output
     lab.checks(recordings_are_whole=f"{bad}: damaged: ", every_frame_is_accounted_for="")
-    assert not lab.run("pose_estimates")
-    for told in (last_failure(), lab.output):
-        assert f"{bad} is damaged: " in told and "of 20 frames can be decoded" in told
-        assert "damaged_videos: track" in told and str(good) not in told
+    # A file in quarantine holds up no other.
+    assert lab.run("pose_estimates"), lab.output
+    assert "cam-side.mp4 of sub-d1_ses-1 is left out" in lab.output and f"{bad} is damaged: " in lab.output
+    assert "of 20 frames can be decoded" in lab.output and "damaged_videos: track" in lab.output
+    assert lab.is_checked("sub-d1_ses-1")
     estimates = Platform(lab.home).estimates().set_index("session")
     assert estimates.loc["sub-d1_ses-1", "recording"] == "cam-top"
     bad.write_bytes(whole)
     assert lab.run(SESSIONS), lab.output
     lab.checks(recordings_are_whole="", every_frame_is_accounted_for="")
     assert len(Platform(lab.home).estimates().set_index("session").loc["sub-d1_ses-1"]) == 2
+
+
+def test_the_poses_of_a_session_that_fails_for_another_file_are_judged(lab: Lab) -> None:
+    good = lab.video("sub-d2_ses-1", seed=31)
+    bad = good.with_name("cam-side.mp4")
+    write_video(bad, render(32, 20).frames)
+    assert lab.run("session_videos"), lab.output
+    write_video(bad, render(33, 20).frames)
+    assert not lab.run("pose_estimates")
+    assert f"{bad} was replaced since it was registered" in last_failure()
+    assert lab.count("dlc.pose_verdict where pose_estimate_id = :id", id=lab.estimate("sub-d2_ses-1")) == 1
+    assert lab.is_checked("sub-d2_ses-1")
 
 
 def test_a_video_that_gives_other_frames_is_tracked_once_its_session_is_read_again(lab: Lab) -> None:

@@ -5,13 +5,20 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 
+from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.orchestration.partitions import many_sessions, range_tags, sessions
+from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
 from dlc_platform.video_limits import QUESTIONS
+
+#: A partition without a folder.
+NEVER_SEEN = "sub-1_ses-9"
 
 
 @pytest.fixture
@@ -47,7 +54,10 @@ def verdicts() -> dict[str, dict[str, bool]]:
     keys = [dg.AssetCheckKey(dg.AssetKey("session_videos"), name) for name in QUESTIONS]
     with dg.DagsterInstance.get() as instance:
         for info in instance.event_log_storage.get_asset_check_partition_info(keys):
-            assert info.is_current and info.partition_key is not None
+            assert info.partition_key is not None
+            if info.latest_execution_status.value == "PLANNED":
+                continue
+            assert info.is_current or info.partition_key == NEVER_SEEN
             found[info.check_key.name][info.partition_key] = info.latest_execution_status.value == "SUCCEEDED"
     return found
 
@@ -64,11 +74,52 @@ def test_each_session_has_its_own_checks(home: Path, tiny_video: Path) -> None:
     expected["resolution_as_expected"] = good | {"sub-1_ses-3": False}
     assert verdicts() == expected
 
+    # Of a session that was never registered nothing is known, so nothing is good.
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions("sessions", [NEVER_SEEN])
+    assert not materialize(home, "session_videos", [NEVER_SEEN], said.append)
+    expected["videos_can_be_read"] |= {NEVER_SEEN: False}
+    assert verdicts() == expected
+
     shutil.copy(tiny_video, home.parent / "raw/sub-1/ses-2/cam-top.mp4")
     said.clear()
     assert materialize(home, "session_videos", ["sub-1_ses-2"], said.append), "\n".join(said)
-    assert verdicts() == expected | {"videos_can_be_read": good}
+    assert verdicts() == expected | {"videos_can_be_read": good | {NEVER_SEEN: False}}
     with dg.DagsterInstance.get() as instance:
         (record,) = instance.fetch_materializations(dg.AssetKey("session_videos"), limit=1).records
         assert record.asset_materialization is not None
         assert "data:image/" in str(record.asset_materialization.metadata["picture_timeline"].value)
+
+
+@pytest.mark.parametrize("broken", [["a"], []])
+def test_a_check_that_breaks_hides_neither_the_failure_nor_the_other_sessions(broken: list[str]) -> None:
+    @dg.asset(
+        partitions_def=sessions,
+        backfill_policy=many_sessions,
+        check_specs=session_checks("things", {"fine": "Whether it is."}),
+    )
+    def things(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        def work(key: str) -> dict[str, Any]:
+            if key in broken:
+                raise PlatformError("no folder", "Bring it back")
+            return {}
+
+        def check(key: str) -> Iterator[dg.AssetCheckResult]:
+            if key == "a":
+                raise ValueError("odd")
+            yield dg.AssetCheckResult(passed=True, check_name="fine")
+
+        yield from for_each_checked_session(context, work, check)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("sessions", ["a", "b"])
+        job = dg.Definitions(
+            assets=[things], jobs=[dg.define_asset_job("job", [things], partitions_def=sessions)]
+        ).resolve_job_def("job")
+        result = job.execute_in_process(tags=range_tags(["a", "b"]), instance=instance, raise_on_error=False)
+        (failure,) = result.get_step_failure_events()
+        data = failure.step_failure_data.user_failure_data
+        assert data is not None and data.description is not None
+        assert ("1 of 2 sessions failed: a: no folder" if broken else "could not be checked: a") in data.description
+        evaluations = result.get_asset_check_evaluations()
+        assert [(own.partition, own.passed) for own in evaluations] == [("b", True)]

@@ -87,9 +87,20 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
     judged: dict[str, list[Assessment]] = {}
     reference = references(lab.engine, lab.store, lab.settings)
 
-    def work(key: str) -> Mapping[str, Any]:
-        metadata = _estimate_session(context, lab, key, estimator)
+    def judge(key: str) -> None:
         judged[key] = assess(lab.engine, lab.store, lab.settings, key, context.run_id, reference)
+
+    def work(key: str) -> Mapping[str, Any]:
+        try:
+            metadata = _estimate_session(context, lab, key, estimator)
+        except Exception:
+            # The poses of its other files may be in force, and are judged like any.
+            try:
+                judge(key)
+            except PlatformError as problem:
+                context.log.error(f"{key}: {problem}")
+            raise
+        judge(key)
         return metadata
 
     yield from for_each_checked_session(
@@ -113,10 +124,12 @@ def _estimate_session(
         raise PlatformError(f"session {key} is not registered", "Materialise session_videos for it first")
     estimates = []
     problems = []
+    # What is in quarantine holds up no other file of the session.
+    held: list[tuple[tables.RecordingFile, str]] = []
     without_rule = []
     for file in files:
         if file.problem is not None or file.video_id is None:
-            problems.append(str(file.problem))
+            held.append((file, str(file.problem)))
             continue
         path = Path(file.path)
         try:
@@ -125,7 +138,11 @@ def _estimate_session(
                 without_rule.append(file)
                 continue
             require_unchanged(file)
-            require_trackable(lab.engine, file, lab.settings)
+            try:
+                require_trackable(lab.engine, file, lab.settings)
+            except PlatformError as fault:
+                held.append((file, str(fault)))
+                continue
             video = registry.video(lab.engine, file.video_id)
             region = lab.settings.region_for(key, file.recording.camera)
             # Of two runs that want the same poses, the second one waits and then finds them; also on two hosts, which
@@ -175,6 +192,8 @@ def _estimate_session(
         if estimate.note:
             context.log.warning(f"{path.name}: {estimate.note}")
         estimates.append((file, estimate, summary, estimator.model_id))
+    if not estimates or problems:
+        problems += [reason for _, reason in held]
     if problems:
         raise PlatformError(
             f"{len(problems)} of {len(files)} recordings cannot be tracked: "
@@ -187,7 +206,9 @@ def _estimate_session(
             f"no inference rule names the camera(s) {cameras} of session {key}",
             "Add a rule under `inference` in lab.yaml",
         )
-    return _metadata(lab, estimates, without_rule)
+    for file, reason in held:
+        context.log.warning(f"{Path(file.path).name} of {key} is left out: {reason}")
+    return _metadata(lab, estimates, without_rule, held)
 
 
 def _progress(context: AssetExecutionContext, key: str, recording: str) -> Callable[[Any], None]:
@@ -204,7 +225,12 @@ def _progress(context: AssetExecutionContext, key: str, recording: str) -> Calla
     return report
 
 
-def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.RecordingFile]) -> Mapping[str, Any]:
+def _metadata(
+    lab: LabResource,
+    estimates: list[Any],
+    without_rule: list[tables.RecordingFile],
+    held: Sequence[tuple[tables.RecordingFile, str]],
+) -> Mapping[str, Any]:
     from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
     from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
     from dlc_platform.video.frames import find_frames
@@ -240,6 +266,12 @@ def _metadata(lab: LabResource, estimates: list[Any], without_rule: list[tables.
         "recordings": table(
             [_row(file, frames=estimate.frames, model=short(model_id)) for file, estimate, _, model_id in estimates]
             + [_row(file, frames=0, model="no rule") for file in without_rule]
+            + [_row(file, frames=0, model="in quarantine") for file, _ in held]
+        ),
+        **(
+            {"left_out": table([{"file": Path(file.path).name, "reason": reason} for file, reason in held])}
+            if held
+            else {}
         ),
         "frames": sum(estimate.frames for _, estimate, _, _ in estimates),
         "seconds": number(sum(estimate.seconds for _, estimate, _, _ in estimates)),

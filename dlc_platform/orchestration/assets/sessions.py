@@ -69,6 +69,9 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     for line in found.left_out():
         context.log.warning(f"left out: {line}")
     on_disk = {session.key: session for session in found.sessions}
+    registry.assign_cameras(lab.engine, lab.settings.project_of)
+    # Cameras that are new come with their sessions.
+    assigned: set[str] = set()
 
     def work(key: str) -> Mapping[str, Any]:
         if key not in on_disk:
@@ -80,7 +83,10 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
         session = on_disk[key]
         looks = register(lab.engine, session, sidecars)
         faults = judge(lab.engine, lab.settings, key, context.run_id)
-        registry.assign_cameras(lab.engine, lab.settings.project_of)
+        cameras = {recording.camera for recording in session.recordings}
+        if cameras - assigned:
+            registry.assign_cameras(lab.engine, lab.settings.project_of, cameras - assigned)
+            assigned.update(cameras)
         problems = {str(look.file.path): look.problem for look in looks if look.problem is not None}
         for fault in faults:
             # What cannot be read is the failure of this session, and said there.
@@ -114,6 +120,12 @@ def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
     from dlc_platform.video_limits import findings, unusual
 
     figures = queries.video_figures(lab.engine, key)
+    if not figures:
+        # Of a session that was never registered nothing else can be said.
+        yield dg.AssetCheckResult(
+            check_name="videos_can_be_read", passed=False, description="No file of this session is registered."
+        )
+        return
     found = [*findings(lab.settings, key, figures), *unusual(lab.engine, lab.settings, key, figures)]
     for name in _CHECKS:
         yield _result(name, figures, [finding for finding in found if finding.question == name])

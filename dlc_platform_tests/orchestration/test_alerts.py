@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +320,12 @@ def test_a_run_too_young_to_be_told_is_not_passed_over_by_a_full_look(
         connection.execute(text(untag), {"runs": young})
     later = [told.fail(**{MAX_RETRIES_TAG: "0"}) for _ in range(2)]
     assert told.notified() == []
+    # As if five minutes had gone by.
     with told.engine.begin() as connection:
-        connection.execute(text("update dagster.runs set end_time = end_time - 300"))
+        earlier = "end_time = end_time - 300, update_timestamp = update_timestamp - interval '5 minutes'"
+        connection.execute(text(f"update dagster.runs set {earlier}"))
+    cursor = datetime.fromisoformat(str(told.cursors["deliver_notifications"]))
+    told.cursors["deliver_notifications"] = (cursor - timedelta(minutes=5)).isoformat()
     looks = [told.notified() for _ in range(3)]
     assert sorted(one["subject"] for look in looks for one in look) == sorted(young + later)
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -324,18 +325,25 @@ def test_a_root_in_another_one_is_looked_at_once(disks: Disks) -> None:
     assert disks.last is not None and disks.last.sessions == 1 and disks.said == ""
 
 
-def test_a_folder_that_cannot_be_read_keeps_what_was_known_of_it(disks: Disks) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("no folder is closed to root")
-    path = disks.write("sub-1/ses-1")
-    disks.take()
-    path.parent.chmod(0)
-    try:
-        assert disks.look() == disks.look() == []
-        assert "the folder cannot be read: Permission denied" in disks.said and disks.missing() == []
-    finally:
-        path.parent.chmod(0o755)
-    assert disks.look() == disks.look() == [] and disks.said == ""
+def test_a_folder_that_cannot_be_read_keeps_what_was_known_of_it(
+    engine: Engine, make_reachable: Callable[[], AbstractContextManager[Path]]
+) -> None:
+    with make_reachable() as folder:
+        disks = Disks(engine, folder)
+        path = disks.write("sub-1/ses-1")
+        disks.take()
+        path.parent.chmod(0)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)  # no folder is closed to root
+        try:
+            assert disks.look() == disks.look() == []
+            assert "the folder cannot be read: Permission denied" in disks.said and disks.missing() == []
+        finally:
+            if is_root:
+                os.seteuid(0)
+            path.parent.chmod(0o755)
+        assert disks.look() == disks.look() == [] and disks.said == ""
 
 
 def test_a_session_on_the_disk_is_found_with_its_files_of_now(disks: Disks) -> None:

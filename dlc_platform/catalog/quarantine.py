@@ -150,3 +150,10 @@ def faults_of(engine: Engine, session_key: str, stage: Stage) -> list[Fault]:
     )
     with engine.connect() as connection:
         return [Fault(*row) for row in connection.execute(statement.order_by(Quarantine.id))]
+
+
+def held_sessions(engine: Engine, stage: Stage) -> list[str]:
+    """The sessions that are in quarantine at a stage, whole or with a file."""
+    statement = select(Quarantine.session_key).where(Quarantine.stage == stage, Quarantine.released_at.is_(None))
+    with engine.connect() as connection:
+        return list(connection.scalars(statement.distinct().order_by(Quarantine.session_key)))

@@ -30,7 +30,7 @@ from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 
 from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry, tables, wanted
-from dlc_platform.catalog.quarantine import Fault
+from dlc_platform.catalog.quarantine import Fault, held_sessions
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
@@ -76,7 +76,7 @@ class Cursor:
     runs
         What was asked for and has not come out, by run key.
     rules
-        A hash of the inference rules by which the cameras in the catalogue have their projects.
+        A hash of the rules by which the cameras in the catalogue have their projects and its videos were judged.
     tables
         A hash of the lab's own tables in the raw roots, as they were when the catalogue last followed them.
     """
@@ -117,7 +117,7 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
         """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
         cursor = Cursor.read(context.cursor) or recover(context.instance)
-        assign_cameras(lab, cursor)
+        follow_rules(lab, cursor)
         forget_ended(lab, context.instance, cursor)
         now = datetime.fromtimestamp(time.time(), UTC)
         room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way()))
@@ -171,11 +171,16 @@ def recover(instance: dg.DagsterInstance) -> Cursor:
     return cursor
 
 
-def assign_cameras(lab: LabResource, cursor: Cursor) -> None:
-    """Let the catalogue know which project tracks each camera, when lab.yaml says it otherwise than before."""
-    rules = short(sha256_json([rule.model_dump(mode="json") for rule in lab.settings.inference]))
+def follow_rules(lab: LabResource, cursor: Cursor) -> None:
+    """Let the catalogue know what lab.yaml says now of cameras and of videos in quarantine, when that has changed."""
+    from dlc_platform.ingest import judge
+
+    said = lab.settings.model_dump(mode="json", include={"inference", "damaged_videos", "video_quality"})
+    rules = short(sha256_json(said))
     if rules != cursor.rules:
         registry.assign_cameras(lab.engine, lab.settings.project_of)
+        for key in held_sessions(lab.engine, "videos"):
+            judge(lab.engine, lab.settings, key, files_only=True)
         cursor.rules = rules
 
 

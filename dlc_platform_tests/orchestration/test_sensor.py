@@ -33,6 +33,8 @@ from dlc_platform_tests.video.conftest import spoil
 SETTLE = 30
 #: How a new session is asked for; one that is labelled already, or moved, is only registered.
 NEW = "session_videos+labeled_frames"
+#: Poses are judged in the run that makes them.
+POSES = "pose_estimates+pose_quality"
 
 
 class Clock:
@@ -79,7 +81,7 @@ class Watched:
         asked |= self.look()
         for assets, asks in asked.items():
             for first, last in asks:
-                if assets != "pose_estimates":
+                if assets != POSES:
                     self.run(assets, first, last)
         return asked
 
@@ -286,7 +288,7 @@ def test_a_replaced_file_is_asked_for_again_and_so_is_the_one_that_is_put_back(l
             assert lab.settle() == {}, "it keeps the poses that it had"
             assert row.id in registry.tracked_files(lab.engine)
             break
-        assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
+        assert lab.look()[POSES] == one("sub-1_ses-1")
         small_lab.track(lab.engine, "78"[number % 2], row, "a")
     videos = [file.session for file in registry.known_files(lab.engine)]
     assert videos == ["sub-1_ses-1"]
@@ -305,7 +307,7 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
     assert lab.settle() == lab.settle() == {}
     path.write_bytes(whole)
     assert lab.settle_and_run() == {NEW: one("sub-1_ses-1")}
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
 
 
 def test_a_damaged_recording_is_registered_and_waits_for_the_rule(lab: Watched) -> None:
@@ -323,7 +325,7 @@ def test_a_damaged_recording_is_registered_and_waits_for_the_rule(lab: Watched) 
     lab.cursor = None
     assert lab.settle() == lab.settle() == {}
     lab.change(damaged_videos="track")
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
     assert lab.settle() == {}, "it is under way"
     small_lab.track(lab.engine, "7", row, "a")
     assert lab.settle() == {}
@@ -338,7 +340,7 @@ def test_a_damaged_recording_does_not_keep_the_other_one_back(lab: Watched) -> N
     spoil(lab.video("sub-1_ses-1", "cam-side.mp4", shade=9), [10])
     lab.promote()
     lab.settle_and_run()
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
     rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
     small_lab.track(lab.engine, "7", rows["top"], "a")
     lab.cursor = None
@@ -355,7 +357,7 @@ def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -
     rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
     assert rows["top"].video_id and not rows["top"].problem
     assert rows["side"].problem and str(side) in rows["side"].problem
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
     assert lab.settle() == {}
     small_lab.track(lab.engine, "7", rows["top"], "a")
     assert lab.settle() == {}
@@ -363,7 +365,7 @@ def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -
     assert lab.settle() == lab.settle() == {}, "what can be tracked has poses"
     lab.video("sub-1_ses-1", "cam-side.mp4", shade=7)
     assert lab.settle_and_run() == {NEW: one("sub-1_ses-1")}
-    assert lab.look()["pose_estimates"] == one("sub-1_ses-1")
+    assert lab.look()[POSES] == one("sub-1_ses-1")
 
 
 def test_a_project_without_a_model_does_not_keep_another_ones_cameras_back(lab: Watched) -> None:
@@ -376,7 +378,7 @@ def test_a_project_without_a_model_does_not_keep_another_ones_cameras_back(lab: 
     lab.settle_and_run()
     lab.settle_and_run()
     lab.promote()
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
     rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
     for letter, camera in (("6", "top"), ("7", "bottom")):
         assert lab.settle() == {}, "it is under way"
@@ -386,7 +388,7 @@ def test_a_project_without_a_model_does_not_keep_another_ones_cameras_back(lab: 
     small_lab.record_dataset(lab.engine, "s", small_lab.dataset("e", "other"), [small_lab.image("e", "3", None)])
     small_lab.train(lab.engine, "b", "e", "s", "other")
     assert registry.promote(lab.engine, small_lab.promotion("b", "other"), expected=None)
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
     assert lab.look() == {}
     small_lab.track(lab.engine, "8", rows["side"], "b")
     assert lab.settle() == {}
@@ -399,16 +401,16 @@ def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> N
     lab.scan(order="name")
     assert lab.settle_and_run() == {NEW: [("sub-1_ses-1", "sub-2_ses-1")]}
     lab.promote()
-    assert lab.look()["pose_estimates"] == one("sub-1_ses-1"), "no rule names the camera of the other"
+    assert lab.look()[POSES] == one("sub-1_ses-1"), "no rule names the camera of the other"
     assert lab.look() == {}
     (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     small_lab.track(lab.engine, "7", row, "a")
     lab.cursor = None
-    assert lab.settle().get("pose_estimates") is None
+    assert lab.settle().get(POSES) is None
     # Another production model makes poses stale; it does not start anything by itself.
     small_lab.train(lab.engine, "b", "d", "r", "tiny")
     assert registry.promote(lab.engine, small_lab.promotion("b", "tiny"), expected=small_lab.identity("a"))
-    assert lab.settle().get("pose_estimates") is None
+    assert lab.settle().get(POSES) is None
 
 
 def test_a_run_that_was_cancelled_waits_for_a_person_or_another_file(lab: Watched) -> None:
@@ -476,19 +478,19 @@ def test_a_session_whose_poses_fail_waits_in_quarantine_until_it_is_released(lab
     lab.video("sub-1_ses-1")
     lab.promote()
     lab.settle_and_run()
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
     # The model is in the catalogue alone, and not in the store.
-    assert not lab.run("pose_estimates", "sub-1_ses-1", "sub-1_ses-1")
+    assert not lab.run(POSES, "sub-1_ses-1", "sub-1_ses-1")
     assert lab.settle() == lab.settle() == {}
     (reason,) = lab.held("sub-1_ses-1", "poses")
     assert "failed" not in reason, "what was wrong, not that something was"
     release(lab.engine, "sub-1_ses-1", "anna")
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
-    assert not lab.run("pose_estimates", "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
+    assert not lab.run(POSES, "sub-1_ses-1", "sub-1_ses-1")
     assert lab.settle() == lab.settle() == {}, "released once, tried once"
     lab.video("sub-1_ses-1", shade=8)
     lab.settle_and_run()
-    assert lab.look() == {"pose_estimates": one("sub-1_ses-1")}
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
 
 
 def test_old_sessions_leave_the_partitions_and_come_back(lab: Watched) -> None:
@@ -504,7 +506,7 @@ def test_old_sessions_leave_the_partitions_and_come_back(lab: Watched) -> None:
     assert lab.look() == {}
     assert lab.instance.get_dynamic_partitions("sessions") == ["sub-4_ses-1", "sub-1_ses-1"]
     lab.promote()
-    assert lab.look() == {"pose_estimates": [("sub-4_ses-1", "sub-3_ses-1")]}
+    assert lab.look() == {POSES: [("sub-4_ses-1", "sub-3_ses-1")]}
     assert lab.instance.get_dynamic_partitions("sessions") == [f"sub-{number}_ses-1" for number in (4, 1, 2, 3)]
 
 
@@ -554,7 +556,7 @@ def test_a_renamed_folder(lab: Watched) -> None:
     path = lab.video("sub-1_ses-1")
     lab.promote()
     lab.settle_and_run()
-    assert lab.settle_and_run()["pose_estimates"] == one("sub-1_ses-1")
+    assert lab.settle_and_run()[POSES] == one("sub-1_ses-1")
     (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
     small_lab.track(lab.engine, "7", row, "a")
     # Only what the key leaves out: the session moves, and its poses with it.

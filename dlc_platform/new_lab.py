@@ -78,7 +78,8 @@ scan:
   tick_seconds: 20
   order: newest
   queued_sessions: 200
-  sessions_per_run: 25
+  sessions_per_run: 100
+  gigabytes_per_run: 4
 
 # GPUs that runs may use: auto, or a list such as [0, 1].
 gpus: auto

@@ -219,10 +219,10 @@ def _known(engine: Engine, root: Root) -> dict[str, KnownFolder]:
         "select path, changed_ns, listed_ns, case when listed_ns is distinct from changed_ns then seen_at end "
         "from dlc.scanned_folder where root_id = %s"
     )
-    # Of hundreds of thousands of rows, what a row object costs is most of it.
+    # Of hundreds of thousands of rows, what an object for each costs is most of it.
     with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
         cursor.execute(statement, (root.id,))
-        return {row[0]: KnownFolder(*row[1:]) for row in cursor.fetchall()}
+        return {row[0]: row for row in cursor.fetchall()}
 
 
 # --- looking at the disks ---
@@ -315,11 +315,8 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
     folders: dict[str, tuple[int, int, str | None, str | None]] = {}
     for found in batch:
         known = walk.known.get(found.path)
-        is_old = (
-            known is not None
-            and known.changed_ns == found.mtime_ns
-            and (known.seen_at is None or (now - known.seen_at).total_seconds() >= COARSE_SECONDS)
-        )
+        _, changed_ns, _, seen_at = known or (None, None, None, None)
+        is_old = changed_ns == found.mtime_ns and (seen_at is None or (now - seen_at).total_seconds() >= COARSE_SECONDS)
         possible = found.listing.possible
         is_session = possible is not None and f"{possible.folder}/" == f"{root}/{found.path}"
         left_out = [[str(i.path), i.reason, i.kind] for i in nested.left_out(root, found.listing.skipped)]
@@ -391,7 +388,7 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
             for found in batch
             if found.listing.possible is not None
             and found.path in walk.known
-            and walk.known[found.path].changed_ns != found.mtime_ns
+            and walk.known[found.path][1] != found.mtime_ns
         }
         connection.execute(
             text(
@@ -720,10 +717,8 @@ def _left_out(engine: Engine, layout: Layout) -> list[str]:
     )
     empty = text(
         "select rtrim(r.path || '/' || f.path, '/'), f.session_key from dlc.scanned_folder f join dlc.scanned_root r "
-        "on r.id = f.root_id where f.session_key is not null and f.listed_ns is not null and not exists ("
-        "select from dlc.sighting s join dlc.scanned_folder b on b.id = s.folder_id join dlc.scanned_root o "
-        "on o.id = b.root_id where s.session_key = f.session_key "
-        "and starts_with(o.path || '/' || b.path, r.path || '/' || f.path)) "
+        "on r.id = f.root_id where f.session_key is not null and f.listed_ns is not null "
+        "and not exists (select from dlc.sighting s where s.session_key = f.session_key) "
         # A root that is not looked through says nothing of what is not there.
         "and f.root_id not in (select root_id from dlc.scanned_folder where listed_ns is null) "
         f"order by 1 limit {_REASONS}"

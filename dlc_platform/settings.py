@@ -486,7 +486,13 @@ class ScanRule(_Section):
     )
     queued_sessions: int = Field(default=200, ge=1, description="Sessions that are under way at a time, at most.")
     sessions_per_run: int = Field(
-        default=25, ge=1, description="Few, so that a run soon shows its results; many spare starts of processes."
+        default=100, ge=1, description="Sessions of a run, at most: many spare starts of processes and of networks."
+    )
+    gigabytes_per_run: float = Field(
+        default=4.0,
+        gt=0,
+        description="A run with video files of so many gigabytes is full too, so that long recordings soon show their "
+        "results, and what is recorded next does not wait for long.",
     )
     live_sessions: int = Field(
         default=10_000,

@@ -11,18 +11,19 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 
 from dlc_platform.layout import Place, place_of
 from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder
 from dlc_platform.settings import Layout
 
 #: Folders that a look lists whatever their times say.
-_LISTED_AGAIN = 500
+_LISTED_AGAIN = 250
+#: Folders that are asked for their times in one turn, and how long a turn may last before it holds up nobody.
+_ASKED_TOGETHER, _PATIENCE_SECONDS = 1000, 0.1
 #: Listings that are written down together.
 TOGETHER = 500
 
@@ -37,12 +38,9 @@ class Root:
     problem: str | None = None
 
 
-class KnownFolder(NamedTuple):
-    """A folder as it was known before this look; `seen_at` where its listing is not to be trusted."""
-
-    changed_ns: int
-    listed_ns: int | None
-    seen_at: datetime | None
+#: A folder as it was known before this look: its path, when it changed, when it had changed as it was listed, and
+#: when it was seen where its listing is not to be trusted. As the database gives it, because there are very many.
+KnownFolder = tuple[str, int, int | None, datetime | None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,9 @@ class Walk:
         device = self._device()
         if isinstance(device, str):
             return device
-        self.pending = [(-folder.changed_ns, path) for path, folder in self.known.items() if folder.listed_ns is None]
+        self.pending = [
+            (-changed_ns, path) for path, changed_ns, listed_ns, _ in self.known.values() if listed_ns is None
+        ]
         heapq.heapify(self.pending)
         for path in self.urgent:
             self._list(path)
@@ -122,23 +122,25 @@ class Walk:
 
     def _check(self, until: float) -> None:
         """Ask the known folders for their times, and list those that changed."""
-        known: dict[str, KnownFolder | None] = {"": None, **self.known}
         start = f"{self.root.path}/"
-        for path in _beginning_at(self.root.checked, known):
-            self.answered = time.monotonic()
-            if self.answered > until:
-                self.checked = path
-                return
-            folder = known[path]
-            if folder is None:
-                self._list(path)
-            elif folder.listed_ns is not None:
-                try:
-                    changed = os.stat(start + path).st_mtime_ns != folder.listed_ns
-                except OSError:
-                    changed = True
-                if changed:
-                    self._list(path)
+        paths = _beginning_at(self.root.checked, ["", *self.known])
+        for first in range(0, len(paths), _ASKED_TOGETHER):
+            with _turns.take():
+                for path in paths[first : first + _ASKED_TOGETHER]:
+                    if self._over(until):
+                        self.checked = path
+                        return
+                    if not path:
+                        self._list(path)
+                        continue
+                    listed_ns = self.known[path][2]
+                    if listed_ns is not None:
+                        try:
+                            changed = os.stat(start + path).st_mtime_ns != listed_ns
+                        except OSError:
+                            changed = True
+                        if changed:
+                            self._list(path)
 
     def _list_new(self) -> None:
         while self.pending and not self._over(self.until):
@@ -192,13 +194,35 @@ class Walk:
         return self.answered > until
 
 
-def _beginning_at(start: str, paths: Collection[str]) -> Collection[str]:
+def _beginning_at(start: str, paths: list[str]) -> list[str]:
     """All of them; in order where it is to begin in their middle."""
     if not start:
         return paths
     ordered = sorted(paths)
     middle = bisect.bisect_left(ordered, start)
     return ordered[middle:] + ordered[:middle]
+
+
+class _Turns:
+    """One thread at a time as long as its disk is quick: several would wait for each other at each question."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        lock = self._lock
+        if not lock.acquire(timeout=_PATIENCE_SECONDS):
+            # Whoever has it waits for a disk.
+            self._lock = lock = threading.Lock()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+_turns = _Turns()
 
 
 class Threads:

@@ -134,6 +134,18 @@ def unfinished(engine: Engine, keys: Collection[str]) -> set[str]:
         return set(connection.scalars(statement, {"keys": list(keys)}))
 
 
+def sizes(engine: Engine, keys: Collection[str]) -> dict[str, int]:
+    """How large the video files of these sessions are together, in bytes, as far as they were seen or registered."""
+    statement = text(
+        "select session_key, max(size) from (select session_key, sum(size_bytes) size from dlc.sighting "
+        "where session_key = any(:keys) group by session_key union all select r.session_key, sum(f.size_bytes) "
+        "from dlc.recording_file f join dlc.recording r on r.id = f.recording_id "
+        "where r.session_key = any(:keys) and f.replaced_at is null group by r.session_key) s group by session_key"
+    )
+    with engine.connect() as connection:
+        return {key: int(size) for key, size in connection.execute(statement, {"keys": list(keys)})}
+
+
 def _wanted(
     engine: Engine,
     stage: Stage,

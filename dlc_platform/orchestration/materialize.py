@@ -19,6 +19,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog.wanted import sizes
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import gpu_indices
@@ -270,7 +271,7 @@ def _stretches(
         instance.add_dynamic_partitions("sessions", new)
     order = instance.get_dynamic_partitions("sessions")
     if partitions:
-        return newest_first(wanted, order, lab.settings.scan.sessions_per_run)
+        return newest_first(wanted, order, lab.settings.scan, sizes(lab.engine, wanted))
     return neighbours(wanted, order, most=len(order))
 
 

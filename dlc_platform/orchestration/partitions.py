@@ -1,7 +1,9 @@
 """Partitions: the recording sessions and the recipes, and how one run works through many sessions."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import dagster as dg
@@ -9,6 +11,7 @@ from dagster import AssetExecutionContext
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.settings import ScanRule
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -26,21 +29,36 @@ def range_tags(keys: Sequence[str]) -> dict[str, str]:
     return {RANGE_START: keys[0], RANGE_END: keys[-1]}
 
 
-def neighbours(keys: Iterable[str], order: Sequence[str], most: int) -> list[list[str]]:
-    """Split partition keys into stretches that lie side by side in `order`, each of at most `most` keys."""
+def neighbours(
+    keys: Iterable[str],
+    order: Sequence[str],
+    most: int,
+    sizes: Mapping[str, int] | None = None,
+    most_bytes: float = math.inf,
+) -> list[list[str]]:
+    """Split partition keys into stretches that lie side by side in `order`, each of at most `most` keys.
+
+    With `sizes`, in bytes, no two keys lie in a stretch that is larger than `most_bytes`.
+    """
     place = {key: index for index, key in enumerate(order)}
+    sizes = sizes or {}
     stretches: list[list[str]] = []
+    size = 0
     for key in sorted(keys, key=place.__getitem__):
         last = stretches[-1] if stretches else None
-        if last and len(last) < most and place[key] == place[last[-1]] + 1:
+        size += sizes.get(key, 0)
+        if last and len(last) < most and size <= most_bytes and place[key] == place[last[-1]] + 1:
             last.append(key)
         else:
             stretches.append([key])
+            size = sizes.get(key, 0)
     return stretches
 
 
-def newest_first(keys: Sequence[str], order: Sequence[str], most: int) -> list[list[str]]:
-    """Split sessions into runs that begin with the newest: stretches of neighbours, each of at most `most` keys.
+def newest_first(
+    keys: Sequence[str], order: Sequence[str], rules: ScanRule, sizes: Mapping[str, int]
+) -> list[list[str]]:
+    """Split sessions into runs that begin with the newest: stretches of neighbours, no more than lab.yaml says.
 
     Parameters
     ----------
@@ -48,16 +66,21 @@ def newest_first(keys: Sequence[str], order: Sequence[str], most: int) -> list[l
         The newest session first.
     order
         All partitions as Dagster keeps them; a run can only hold neighbours.
+    rules
+        Of lab.yaml.
+    sizes
+        Of each session's video files, in bytes.
     """
     age = {key: index for index, key in enumerate(keys)}
     live = set(order)
     known = [key for key in keys if key in live]
-    return sorted(neighbours(known, order, most), key=lambda stretch: min(age[key] for key in stretch))
+    runs = neighbours(known, order, rules.sessions_per_run, sizes, 1e9 * rules.gigabytes_per_run)
+    return sorted(runs, key=lambda run: min(age[key] for key in run))
 
 
 def for_each_session(
     context: AssetExecutionContext,
-    work: Callable[[str], Mapping[str, Any]],
+    work: Callable[[str], Mapping[str, Any] | Callable[[], Mapping[str, Any]]],
     outcome: Callable[[str, PlatformError | None], None] | None = None,
 ) -> None:
     """Materialise each session of this run by itself: one that fails does not stop the others.
@@ -65,7 +88,8 @@ def for_each_session(
     Parameters
     ----------
     work
-        Takes a session's key and returns the metadata of its materialisation.
+        Takes a session's key and returns the metadata of its materialisation, or what makes it: that is called in
+        another thread while the next session is worked on.
     outcome
         Is told of each session what is wrong with it, or that nothing is.
 
@@ -76,10 +100,11 @@ def for_each_session(
     """
     done: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, str] = {}
-    for key in context.partition_keys:
+
+    def end(key: str, metadata: Future[Mapping[str, Any]]) -> None:
         problem = None
         try:
-            done[key] = work(key)
+            done[key] = metadata.result()
         except PlatformError as error:
             problem = error
             context.log.error(f"{key}: {error}")
@@ -92,6 +117,16 @@ def for_each_session(
             failed[key] = str(problem)
         if outcome is not None:
             outcome(key, problem)
+
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        before: tuple[str, Future[Mapping[str, Any]]] | None = None
+        for key in context.partition_keys:
+            metadata = _begun(work, key, beside)
+            if before is not None:
+                end(*before)
+            before = key, metadata
+        if before is not None:
+            end(*before)
     if not failed:
         for key, metadata in done.items():
             context.add_asset_metadata(metadata, partition_key=key)
@@ -105,3 +140,19 @@ def for_each_session(
         metadata={key: dg.MetadataValue.text(reason) for key, reason in failed.items()},
         allow_retries=False,
     )
+
+
+def _begun(
+    work: Callable[[str], Mapping[str, Any] | Callable[[], Mapping[str, Any]]], key: str, beside: ThreadPoolExecutor
+) -> Future[Mapping[str, Any]]:
+    """Work on a session, and have its metadata made; what goes wrong is in the future."""
+    made: Future[Mapping[str, Any]] = Future()
+    try:
+        result = work(key)
+    except Exception as error:
+        made.set_exception(error)
+        return made
+    if callable(result):
+        return beside.submit(result)
+    made.set_result(result)
+    return made

@@ -18,7 +18,7 @@ taken off; they stay in the catalogue, and are added again when something is wan
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_pose
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.sidecars import Sidecars
+from dlc_platform.walking import Threads
 
 #: Runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
 _STALE_RUNS = 4
@@ -52,6 +53,12 @@ _STAGES: dict[str, Literal["videos", "labels", "poses"]] = {
 }
 #: What travels with the assets of a run.
 _WITH: dict[tuple[str, ...], tuple[str, ...]] = {("pose_estimates",): ("pose_quality",)}
+#: How long a look waits for the lab's own tables.
+_FOLLOWING_SECONDS = 2.0
+_threads = Threads()
+#: Of each lab whose tables were followed since it was last asked: their state, or what went wrong.
+_followed: dict[str, str | Exception] = {}
+_IN_LINE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED)
 _WORK = {
     "session_videos": "register its videos",
     "labeled_frames": "count its labels",
@@ -118,7 +125,7 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
         """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
         cursor = Cursor.read(context.cursor) or recover(context.instance)
         follow_rules(lab, cursor)
-        forget_ended(lab, context.instance, cursor)
+        in_line = forget_ended(lab, context.instance, cursor)
         now = datetime.fromtimestamp(time.time(), UTC)
         room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way()))
         found = scanning.look(lab.engine, lab.settings, now, room, cursor.under_way())
@@ -126,7 +133,7 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
             follow_tables(lab, cursor, found.unreachable)
         except Exception as problem:
             context.log.warning(f"the lab's own tables could not be followed, and are tried again: {problem}")
-        requests, added = ask(lab, context.instance, cursor, found.ready, room)
+        requests, added = ask(lab, context.instance, cursor, found.ready, room, in_line)
         if not requests:
             retire(lab, context.instance, cursor)
         summary = _summary(found, cursor)
@@ -185,20 +192,47 @@ def follow_rules(lab: LabResource, cursor: Cursor) -> None:
 
 
 def follow_tables(lab: LabResource, cursor: Cursor, unreachable: Iterable[Path]) -> None:
-    """Let the catalogue say what the lab's own tables do, when one in a raw root is another one than before."""
+    """Let the catalogue say what the lab's own tables do, when one in a raw root is another one than before.
+
+    A disk may answer slowly or never, and an archive has many tables: what takes longer than a while goes on beside
+    the looks, and a later one finds it done.
+    """
     from dlc_platform.ingest import update_details
 
-    sidecars = Sidecars(lab.settings.raw_roots, unreachable)
-    state = short(sidecars.state(()))
-    if state != cursor.tables:
-        update_details(lab.engine, sidecars)
-        cursor.tables = state
+    settings, engine, before = lab.settings, lab.engine, cursor.tables
+
+    def follow() -> None:
+        try:
+            sidecars = Sidecars(settings.raw_roots, unreachable)
+            state = short(sidecars.state(()))
+            if state != before:
+                update_details(engine, sidecars)
+            _followed[lab.home] = state
+        except Exception as problem:  # a thread has nobody else to tell
+            _followed[lab.home] = problem
+
+    if lab.home not in _followed:
+        _threads.start(lab.home, follow)
+    until = time.monotonic() + _FOLLOWING_SECONDS
+    while lab.home not in _followed and time.monotonic() < until:
+        time.sleep(0.002)
+    outcome = _followed.pop(lab.home, before)
+    if isinstance(outcome, Exception):
+        raise outcome
+    cursor.tables = outcome
 
 
-def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> None:
-    """Strike out what came out, and what will not: that goes into quarantine with what became of its run."""
+def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> set[str]:
+    """Strike out what came out, and what will not: that goes into quarantine with what became of its run.
+
+    Returns
+    -------
+    set of str
+        The first assets of the runs that wait for their turn.
+    """
+    in_line: set[str] = set()
     if not cursor.runs:
-        return
+        return in_line
     videos = scanning.compare(lab.engine, lab.settings, cursor.under_way("session_videos"))
     changed = {candidate.session.key: candidate for candidate in videos.wanted}
     lacking: dict[str, Mapping[str, str]] = {
@@ -219,6 +253,8 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
             or (first == "session_videos" and key not in videos.registered)
         }
         if asked.sessions and not ended:
+            if run is not None and run.status in _IN_LINE:
+                in_line.add(first)
             continue
         del cursor.runs[run_key]
         for key, evidence in asked.sessions.items():
@@ -233,6 +269,7 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
                     )
                 fault = Fault(_fate(instance, run, first, key), _remedy(lab, run, key), now)
                 hold(lab, key, _STAGES[first], fault, run.run_id if run else None)
+    return in_line
 
 
 def _lacking(asked_about: Iterable[wanted.Wanted]) -> dict[str, str]:
@@ -275,8 +312,17 @@ def ask(
     cursor: Cursor,
     ready: Sequence[scanning.Candidate],
     room: int,
+    in_line: Collection[str] = (),
 ) -> tuple[list[dg.RunRequest], list[str]]:
     """Ask for what is wanted, the first in the order of lab.yaml first, for as many sessions as there is room.
+
+    Behind a run for poses that waits for its turn another one could only wait too: what comes meanwhile is gathered,
+    so that few runs load their networks for few sessions.
+
+    Parameters
+    ----------
+    in_line
+        The first assets of the runs that wait for their turn.
 
     Returns
     -------
@@ -299,6 +345,8 @@ def ask(
         )
     for asset, look in (("labeled_frames", wanted_labels), ("pose_estimates", wanted_poses)):
         found = look(lab, limit=room, but=changed | but | cursor.under_way(asset))
+        if asset in in_line and len(found) < min(room, lab.settings.scan.sessions_per_run):
+            continue
         runs[(asset,)] = {session.session_key: session.evidence for session in found}
         newest |= {session.session_key: session.newest_ns for session in found}
     first = _ordered(newest, lab.settings.scan.order)[:room]
@@ -307,13 +355,14 @@ def ask(
     added: list[str] = []
     requests: list[tuple[int, dg.RunRequest]] = []
     place = {key: index for index, key in enumerate(first)}
+    sizes = wanted.sizes(lab.engine, first)
     for assets, evidence in runs.items():
         keys = [key for key in first if key in evidence]
         new = [key for key in keys if key not in known]
         known.update(new)
         order += new
         added += new
-        for stretch in newest_first(keys, order, lab.settings.scan.sessions_per_run):
+        for stretch in newest_first(keys, order, lab.settings.scan, sizes):
             run_key = short(sha256_json([assets, [(key, evidence[key]) for key in stretch]]))
             cursor.runs[run_key] = Asked(list(assets), {key: evidence[key] for key in stretch})
             request = dg.RunRequest(
@@ -360,23 +409,22 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     stale = queries.stale_sessions(lab.engine, imported=False)
     # The promotion and not its model, because Dagster remembers for ever what it was asked for: after a promotion, a
     # roll back and the same promotion again, it must be asked again.
-    wanted = dict(zip(stale["session"], map(str, stale["promotion"]), strict=True))
-    asked = {key: promotion for key, promotion in asked.items() if wanted.get(key) == promotion}
+    to_do = dict(zip(stale["session"], map(str, stale["promotion"]), strict=True))
+    asked = {key: promotion for key, promotion in asked.items() if to_do.get(key) == promotion}
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
     under_way = context.instance.get_runs_count(
         dg.RunsFilter(tags={SENSOR_NAME_TAG: "reestimate_stale_sessions"}, statuses=unfinished)
     )
     runs_left = max(0, _STALE_RUNS - under_way)
-    per_run = lab.settings.scan.sessions_per_run
-    new = [key for key in wanted if key not in asked][: runs_left * per_run]
+    new = [key for key in to_do if key not in asked][: runs_left * lab.settings.scan.sessions_per_run]
     order = context.instance.get_dynamic_partitions("sessions")
     live = set(order)
     added = [key for key in new if key not in live]
-    runs = newest_first(new, [*order, *added], per_run)[:runs_left]
-    asked |= {key: wanted[key] for stretch in runs for key in stretch}
+    runs = newest_first(new, [*order, *added], lab.settings.scan, wanted.sizes(lab.engine, new))[:runs_left]
+    asked |= {key: to_do[key] for stretch in runs for key in stretch}
     requests = [
         dg.RunRequest(
-            run_key=short(sha256_json([(key, wanted[key]) for key in stretch])),
+            run_key=short(sha256_json([(key, to_do[key]) for key in stretch])),
             asset_selection=[dg.AssetKey("pose_estimates"), dg.AssetKey("pose_quality")],
             tags=range_tags(stretch),
         )
@@ -384,7 +432,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     ]
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else dg.SkipReason(f"{len(wanted)} stale sessions, {under_way} runs under way"),
+        skip_reason=None if requests else dg.SkipReason(f"{len(to_do)} stale sessions, {under_way} runs under way"),
         dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
         cursor=json.dumps(asked, sort_keys=True),
     )

@@ -29,7 +29,7 @@ def session_checks(asset: str, descriptions: Mapping[str, str]) -> list[dg.Asset
 
 def for_each_checked_session(
     context: AssetExecutionContext,
-    work: Callable[[str], Mapping[str, Any]],
+    work: Callable[[str], Mapping[str, Any] | Callable[[], Mapping[str, Any]]],
     check: Callable[[str], Iterable[dg.AssetCheckResult]],
     blocking: bool = False,
     outcome: Callable[[str, PlatformError | None], None] | None = None,
@@ -43,7 +43,7 @@ def for_each_checked_session(
     Parameters
     ----------
     work
-        Takes a session's key and returns the metadata of its materialisation.
+        As `for_each_session` takes it.
     check
         Takes a session's key and returns a result for each check, with its `check_name`.
     blocking

@@ -29,6 +29,8 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#
 _WIDTH = 9.0
 _DPI = 100
 _FONT = 9.0
+#: Intervals between the numbers of an axis in pictures of many: each number takes as long as a line.
+_TICKS = 4
 #: Stretches of a video's time that a plot can show side by side.
 _STRETCHES = 600
 
@@ -218,9 +220,9 @@ def video_timeline(times_s: np.ndarray, timeline: "Timeline") -> bytes:
     timeline
         As `video.quality` measures it.
     """
-    figure = _figure(5.2)
-    grid = figure.subplots(4, 1, sharex=True)
+    figure, grid = _grid(4, 1, 1.05, extra=0.15, wide=True, left=0.75, bottom=0.45)
     intervals = np.append(np.nan, np.diff(times_s) * 1000)
+    last = max(float(times_s.max(initial=0)), 1e-3)
     rows = (
         ("grey level", timeline.exposure),
         ("focus", timeline.focus),
@@ -232,12 +234,15 @@ def video_timeline(times_s: np.ndarray, timeline: "Timeline") -> bytes:
         times, shown = _extremes(times_s[known], values[known])
         axes.plot(times, shown, color=_COLOURS[number], linewidth=1, marker="o" if len(shown) < 3 else None)
         axes.set_ylabel(name, fontsize=_FONT - 1)
+        axes.yaxis.set_label_coords(-0.055, 0.5)
+        axes.set_xlim(-0.02 * last, 1.02 * last)
+        axes.tick_params(labelbottom=number == len(rows) - 1)
         _tidy(axes)
+        axes.locator_params(nbins=_TICKS)
     grid[0].set_ylim(0, 255)
     for axes in grid[1:]:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     grid[-1].set_xlabel("time (s)", fontsize=_FONT)
-    figure.align_ylabels(grid)
     return _png(figure)
 
 
@@ -284,6 +289,7 @@ def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
         axes.set_ylabel("y (px, downwards)" if leftmost else "", fontsize=_FONT)
         axes.tick_params(labelbottom=lowest, labelleft=leftmost)
         _tidy(axes)
+        axes.locator_params(nbins=_TICKS)
     return _png(figure)
 
 
@@ -682,7 +688,7 @@ def _smallest_that_fits(image: Any, kind: str) -> bytes:
     """Encode as well as the limit allows: quality goes first, then size."""
     while True:
         if kind == "PNG":
-            encoded = _encode(image.quantize(64, method=2), "PNG", optimize=True)
+            encoded = _encode(image.quantize(64, method=2), "PNG")
             if len(encoded) <= LIMIT_BYTES:
                 return encoded
         for quality in (88, 80, 70):

@@ -7,8 +7,11 @@ test can look at each step; the runs are executed in this process.
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -17,6 +20,7 @@ import yaml
 from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG, WILL_RETRY_TAG
 from sqlalchemy import Engine
 
+from dlc_platform import ingest
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import Stage, faults_of, release
 from dlc_platform.demo.render import write_video
@@ -40,6 +44,7 @@ POSES = "pose_estimates+pose_quality"
 class Clock:
     def __init__(self) -> None:
         self.now = 1_000_000.0
+        self.monotonic, self.sleep = time.monotonic, time.sleep
 
     def time(self) -> float:
         return self.now
@@ -235,6 +240,58 @@ def test_a_changed_table_is_followed_without_a_run(lab: Watched, monkeypatch: py
     assert lab.look() == {} and said() == ["1", "male"]
 
 
+def test_tables_on_a_disk_that_does_not_answer_hold_up_no_look(lab: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.video("sub-1_ses-1")
+    lab.settle_and_run()
+    (lab.raw / "subjects.csv").write_text("subject,sex\n1,F\n")
+    answers, asked, real = threading.Event(), [], ingest.update_details
+
+    def slow(*args: Any) -> int:
+        """A stand-in for a network drive, as nothing here can stall a real one."""
+        asked.append(args)
+        answers.wait()
+        return real(*args)
+
+    with monkeypatch.context() as stalled:
+        stalled.setattr(sensors, "_FOLLOWING_SECONDS", 0.2)
+        stalled.setattr(ingest, "update_details", slow)
+        try:
+            assert lab.look() == {} and lab.look() == {} and len(asked) == 1
+        finally:
+            answers.set()
+    assert lab.look() == {}
+    assert sorted(queries.details(lab.engine, "sub-1_ses-1")["value"]) == ["1", "F"]
+    assert lab.look() == {} and len(asked) == 1
+
+
+def test_large_recordings_travel_in_more_runs(lab: Watched) -> None:
+    size = lab.video("sub-1_ses-1").stat().st_size
+    lab.video("sub-1_ses-2")
+    lab.video("sub-1_ses-3")
+    lab.scan(order="name", gigabytes_per_run=2.5e-9 * size)
+    assert lab.settle() == {NEW: [("sub-1_ses-1", "sub-1_ses-2"), ("sub-1_ses-3", "sub-1_ses-3")]}
+
+
+def test_poses_are_gathered_while_a_run_for_poses_waits_for_its_turn(lab: Watched) -> None:
+    lab.promote()
+    lab.video("sub-1_ses-1")
+    lab.settle_and_run()
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
+    first = lab.launched[POSES, "sub-1_ses-1", "sub-1_ses-1"]
+
+    def now(status: dg.DagsterRunStatus) -> None:
+        lab.instance.delete_run(first.run_id)
+        lab.instance.add_run(first.with_status(status))
+
+    now(dg.DagsterRunStatus.NOT_STARTED)
+    for number in (2, 3):
+        lab.video(f"sub-1_ses-{number}")
+        assert list(lab.settle_and_run()) == [NEW]
+    assert lab.look() == {}
+    now(dg.DagsterRunStatus.STARTED)
+    assert lab.look() == {POSES: [("sub-1_ses-2", "sub-1_ses-3")]}
+
+
 def test_a_lost_cursor_repeats_nothing_that_is_done(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
     lab.settle_and_run()
@@ -271,6 +328,8 @@ def test_sessions_that_lie_apart_travel_alone(lab: Watched) -> None:
 def test_neighbours_are_those_of_the_order() -> None:
     assert neighbours(["c", "a", "b", "e"], ["a", "b", "c", "d", "e"], most=2) == [["a", "b"], ["c"], ["e"]]
     assert neighbours([], ["a"], most=2) == []
+    sizes = {"a": 1, "b": 2, "c": 9, "d": 1, "e": 1}
+    assert neighbours("abcde", "abcde", 3, sizes, 3) == [["a", "b"], ["c"], ["d", "e"]]
 
 
 def test_a_replaced_file_is_asked_for_again_and_so_is_the_one_that_is_put_back(lab: Watched) -> None:

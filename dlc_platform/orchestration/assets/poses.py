@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
     def judge(key: str) -> None:
         judged[key] = assess(lab.engine, lab.store, lab.settings, key, context.run_id, reference)
 
-    def work(key: str) -> Mapping[str, Any]:
+    def work(key: str) -> Callable[[], Mapping[str, Any]]:
         try:
             metadata = _estimate_session(context, lab, key, estimator)
         except Exception:
@@ -113,7 +114,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
 
 def _estimate_session(
     context: AssetExecutionContext, lab: LabResource, key: str, estimator_of: Callable[[str], Any]
-) -> Mapping[str, Any]:
+) -> Callable[[], Mapping[str, Any]]:
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.inference import OtherFrames
     from dlc_platform.ingest import require_trackable, require_unchanged
@@ -208,7 +209,7 @@ def _estimate_session(
         )
     for file, reason in held:
         context.log.warning(f"{Path(file.path).name} of {key} is left out: {reason}")
-    return _metadata(lab, estimates, without_rule, held)
+    return partial(_metadata, lab, estimates, without_rule, held)
 
 
 def _progress(context: AssetExecutionContext, key: str, recording: str) -> Callable[[Any], None]:

@@ -1,7 +1,7 @@
 """The group `sessions`: what was recorded, and what of it was labelled."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     # Cameras that are new come with their sessions.
     assigned: set[str] = set()
 
-    def work(key: str) -> Mapping[str, Any]:
+    def work(key: str) -> Callable[[], Mapping[str, Any]]:
         if key not in on_disk:
             reasons = [f"{skipped.path}: {skipped.reason}" for skipped in found.skipped if key in skipped.reason]
             raise PlatformError(
@@ -107,10 +107,14 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
             if video.duplicated_timestamps is None:
                 rate = video.frame_rate_numerator / video.frame_rate_denominator
                 context.log.warning(f"{file.path} has no timestamps: times are counted at {rate:g} frames per second")
-        metadata = _metadata(lab, key, looks)
-        if "damage" in metadata and not faults:
-            context.log.warning(f"{key}: {metadata['damage'].value}")
-        return metadata
+
+        def tell() -> Mapping[str, Any]:
+            metadata = _metadata(lab, key, looks)
+            if "damage" in metadata and not faults:
+                context.log.warning(f"{key}: {metadata['damage'].value}")
+            return metadata
+
+        return tell
 
     yield from for_each_checked_session(context, work, lambda key: _check(lab, key))
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries, registry
-from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, recording, session, train
+from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, recording, session, train, video
 
 ONE, TWO = "sub-1_ses-1", "sub-2_ses-1"
 
@@ -147,3 +147,14 @@ def test_lineage(lab: Engine) -> None:
 def test_a_new_lab_has_empty_tables(engine: Engine, query: Any) -> None:
     found = query(engine)
     assert found.empty and len(found.columns) > 10
+
+
+def test_one_video_in_two_sessions_is_said_until_one_of_them_is_gone(engine: Engine) -> None:
+    for key in (ONE, TWO):
+        registry.register_session(engine, session(key), [(recording(key, "top", "1"), video("1"))])
+    (pair,) = queries.repeated_videos(engine).to_dict("records")
+    assert (pair["session"], pair["other_session"]) == (ONE, TWO)
+    (other,) = queries.repeated_videos(engine, TWO).to_dict("records")
+    assert (other["path"], other["other_path"]) == (pair["other_path"], pair["path"])
+    registry.register_session(engine, session(TWO), [(recording(TWO, "top", "2"), video("2"))])
+    assert queries.repeated_videos(engine).empty

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.materialize import materialize
-from dlc_platform.orchestration.partitions import many_sessions, range_tags, sessions
+from dlc_platform.orchestration.partitions import for_each_session, many_sessions, range_tags, sessions
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
 from dlc_platform.video_limits import QUESTIONS
 
@@ -123,3 +124,39 @@ def test_a_check_that_breaks_hides_neither_the_failure_nor_the_other_sessions(br
         assert ("1 of 2 sessions failed: a: no folder" if broken else "could not be checked: a") in data.description
         evaluations = result.get_asset_check_evaluations()
         assert [(own.partition, own.passed) for own in evaluations] == [("b", True)]
+
+
+def test_what_tells_of_a_session_is_made_beside_the_next_one_and_fails_for_it_alone() -> None:
+    told: list[tuple[str, str | None]] = []
+    drawn = threading.Event()
+
+    @dg.asset(partitions_def=sessions, backfill_policy=many_sessions)
+    def things(context: dg.AssetExecutionContext) -> None:
+        def work(key: str) -> Callable[[], Mapping[str, Any]]:
+            if key == "b":
+                assert drawn.wait(60), "the first session's metadata is not made before the second one is done"
+
+            def tell() -> Mapping[str, Any]:
+                drawn.set()
+                if key == "b":
+                    raise PlatformError("no picture", "Draw one")
+                return {"of": key}
+
+            return tell
+
+        for_each_session(context, work, lambda key, problem: told.append((key, problem and problem.problem)))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        keys = ["a", "b", "c"]
+        instance.add_dynamic_partitions("sessions", keys)
+        job = dg.Definitions(
+            assets=[things], jobs=[dg.define_asset_job("job", [things], partitions_def=sessions)]
+        ).resolve_job_def("job")
+        result = job.execute_in_process(tags=range_tags(keys), instance=instance, raise_on_error=False)
+        (failure,) = result.get_step_failure_events()
+        data = failure.step_failure_data.user_failure_data
+        assert data is not None and "1 of 3 sessions failed: b: no picture" in str(data.description)
+        found = instance.fetch_materializations(dg.AssetKey("things"), limit=5).records
+        done = [record.asset_materialization for record in reversed(found)]
+        assert [own and (own.partition, own.metadata["of"].value) for own in done] == [("a", "a"), ("c", "c")]
+        assert told == [("a", None), ("b", "no picture"), ("c", None)]

@@ -117,7 +117,15 @@ Event = Literal["run_failure", "quarantine", "stale", "daily_report"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 LimitName = Literal[
-    "resolution", "frame_rate", "exposure", "focus", "black_seconds", "frozen_seconds", "dropped_fraction"
+    "resolution",
+    "frame_rate",
+    "constant_frame_rate",
+    "jitter_ms",
+    "exposure",
+    "focus",
+    "black_seconds",
+    "frozen_seconds",
+    "dropped_fraction",
 ]
 
 
@@ -274,6 +282,10 @@ class VideoLimits(_Section):
     camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
     resolution: tuple[int, int] | None = Field(default=None, description="Width and height in pixels, as it is shown.")
     frame_rate: float | None = Field(default=None, gt=0, description="Frames per second, within 1 %.")
+    constant_frame_rate: bool = Field(default=False, description="Whether all frames must be equally far apart.")
+    jitter_ms: float | None = Field(
+        default=None, gt=0, description="The standard deviation of the intervals between frames is at most that."
+    )
     exposure: Range | None = Field(default=None, description="Of the mean grey level, from 0 to 255.")
     focus: Range | None = Field(default=None, description="Of the variance of the Laplacian, as the checks show it.")
     black_seconds: float = Field(default=2.0, gt=0, description="A black stretch is shorter than that.")

@@ -167,6 +167,19 @@ def _broken(limits: VideoLimits, row: Mapping[str, Any]) -> Iterator[tuple[str, 
             "timestamps_are_regular",
             f"has {rate:.4g} frames per second, and {limits.frame_rate:g} are expected",
         )
+    if limits.constant_frame_rate and row["variable_frame_rate"]:
+        yield (
+            "constant_frame_rate",
+            "timestamps_are_regular",
+            "has a variable frame rate, and a constant one is expected",
+        )
+    if limits.jitter_ms is not None and row["jitter_ms"] is not None and row["jitter_ms"] > limits.jitter_ms:
+        yield (
+            "jitter_ms",
+            "timestamps_are_regular",
+            f"has intervals between frames that jitter by {row['jitter_ms']:.3g} ms, and at most {limits.jitter_ms:g} "
+            "ms are expected",
+        )
     for name, what in _WHAT.items():
         ends, value = getattr(limits, name), row[name]
         if ends is not None and value is not None and not ends[0] <= value <= ends[1]:

@@ -16,6 +16,7 @@ from dlc_platform.settings import Lab
 from dlc_platform.video_limits import FEWEST_EARLIER, Finding, findings, unusual
 from dlc_platform_tests.test_ingest import lab, session, top, write_video
 from dlc_platform_tests.video.conftest import spoil
+from dlc_platform_tests.video.test_quality import retimed
 
 SESSION = "sub-1_ses-1"
 
@@ -56,6 +57,25 @@ def test_a_written_limit_fails_and_a_limit_that_is_kept_does_not(
     (finding,) = found(engine, lab(video_quality=[{"camera": "top", **limits, "only_warn": [name]}]))
     assert not finding.fails
     assert found(engine, lab(video_quality=[{"camera": "top"}, {"camera": "*", "resolution": [64, 48]}])) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"constant_frame_rate": True}, "has a variable frame rate"),
+        ({"jitter_ms": 5}, "ms, and at most 5 ms are expected"),
+    ],
+)
+def test_frames_that_come_unevenly_fail_where_lab_yaml_says_so(
+    engine: Engine, raw: Path, limits: Mapping[str, Any], said: str
+) -> None:
+    times = [40 * number + (20 if number % 4 == 2 else 0) for number in range(30)]
+    retimed(top(raw), times).replace(top(raw))
+    register(engine, session(raw))
+    assert found(engine, lab()) == []
+    (finding,) = found(engine, lab(video_quality=[limits]))
+    assert finding.question == "timestamps_are_regular" and finding.path == str(top(raw)) and finding.fails
+    assert said in finding.problem
 
 
 def test_quarantine_release_and_replacement(engine: Engine, raw: Path) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 FEWEST_ESTIMATES = 10
 
 #: How a person lets a session out.
-RELEASE = "`dlc-platform sessions release HOME SESSION --stage quality`"
+RELEASE = "`dlc-platform sessions release HOME {session} --stage quality`"
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def assess(
         found.append(
             Assessment(identity, str(row["recording"]), str(row["path"]), row["frames"], against, scores, findings)
         )
-    quarantine.judge(engine, session_key, "quality", _faults(found), run_id)
+    quarantine.judge(engine, session_key, "quality", _faults(session_key, found), run_id)
     return found
 
 
@@ -248,7 +248,7 @@ def _in_words(scores: "pd.DataFrame") -> "pd.DataFrame":
     return scores
 
 
-def _faults(assessments: Sequence[Assessment]) -> list[quarantine.Fault]:
+def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.Fault]:
     """One for the session, however many of its files fail: a person decides on a session."""
     failed = [
         (assessment, [finding for finding in assessment.findings if finding.level == "fail"])
@@ -268,7 +268,7 @@ def _faults(assessments: Sequence[Assessment]) -> list[quarantine.Fault]:
     ]
     remedy = (
         "Look at the picture of pose_quality; label frames of this session and train again, correct `pose_quality` in "
-        f"lab.yaml, or release it with {RELEASE}"
+        f"lab.yaml, or release it with {RELEASE.format(session=session)}"
     )
     return [quarantine.Fault(f"bad poses: {'; '.join(reasons)}", remedy, sha256_json(evidence))]
 

@@ -19,6 +19,8 @@ from dlc_platform.settings import Layout
 UNREADABLE = "the folder cannot be read"
 #: Folders that are links, one below the other: folders that link to each other could be walked through for ever.
 _MOST_LINKS = 3
+#: What cameras and their programs write besides the extensions that a lab begins with.
+OTHER_VIDEOS = (".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".h264", ".264", ".h265", ".hevc", ".seq")
 _MADE_BY_DLC = re.compile(r"DLC_|_labeled\.[^.]+$")
 _KINDS = {S_IFIFO: "a pipe", S_IFSOCK: "a socket", S_IFBLK: "a device", S_IFCHR: "a device"}
 
@@ -151,6 +153,9 @@ def _entry(
         if reason:
             return Skipped(path, reason, "expected")
         if not is_video:
+            if entry.name.lower().endswith(OTHER_VIDEOS):
+                reason = "it seems to be a video, and `layout.extensions` in lab.yaml does not name its extension"
+                return Skipped(path, reason)
             return None
         stat = entry.stat()
     except FileNotFoundError:

@@ -301,13 +301,13 @@ def _message(connection: Connection, lab: Lab, message_id: str) -> Message:
 def trial_message(lab: Lab) -> Message:
     """What `dlc-platform notify --test` sends."""
     row = Notification(
-        kind="daily_report",
+        kind="test",
         subject="test",
         title="A test of dlc-platform",
         body="This channel works.",
         created_at=datetime.now(UTC),
     )
-    return Message(str(uuid4()), lab.name, {"daily_report": 1}, (row,))
+    return Message(str(uuid4()), lab.name, {"test": 1}, (row,))
 
 
 def send(channel: Channel, message: Message, limit: float = SEND_SECONDS) -> None:

@@ -27,7 +27,7 @@ from dlc_platform.sessions import Scan, Session, VideoFile, scan
 from dlc_platform.settings import Lab
 from dlc_platform.sidecars import Sidecars
 
-State = Literal["new", "changed", "moved", "registered", "missing"]
+State = Literal["new", "changed", "moved", "registered", "missing", "unreachable"]
 #: Files whose headers are read for one plan: opening each of an archive on a network disk takes long.
 _MOST_HEADERS = 1000
 #: Sessions, files and reasons that a summary names.
@@ -90,7 +90,8 @@ class PlannedSession:
     Attributes
     ----------
     state
-        What it is beside the catalogue. ``moved``: its files are, by size and time, those of another place.
+        What it is beside the catalogue. ``moved``: its files are, by size and time, those of another place;
+        ``unreachable``: it is registered, and its raw root cannot be read.
     registers
         Whether `session_videos` would run for it.
     labels
@@ -154,7 +155,12 @@ class Plan:
     def lines(self, everything: bool = False) -> Iterator[str]:
         """The plan for a person to read: counts, and the first of everything, or all of it."""
         shown = sys.maxsize if everything else _SHOWN
-        on_disk = [session for session in self.sessions if session.state != "missing"]
+        on_disk = [session for session in self.sessions if session.state not in ("missing", "unreachable")]
+        left_out = [item for item in self.skipped if everything or item.kind != "expected"]
+        if lost := [item for item in left_out if item.kind == "lost"]:
+            yield f"{len(lost)} LOST until mended"
+            yield from _grouped(((item.reason, str(item.path)) for item in lost), shown, everything)
+            yield ""
         states = [f"{number} {state}" for state, number in _counts(session.state for session in on_disk).items()]
         yield f"{len(on_disk)} sessions on disk{': ' if states else ''}{', '.join(states)}"
         if not self.has_catalogue:
@@ -171,14 +177,14 @@ class Plan:
         for title, chosen in (
             ("not ready", [s for s in on_disk if s.state != "registered" and not s.registers]),
             ("missing: registered, and no longer on disk", [s for s in self.sessions if s.state == "missing"]),
+            ("out of sight: their raw root cannot be read", [s for s in self.sessions if s.state == "unreachable"]),
         ):
             if chosen:
                 yield f"\n{len(chosen)} sessions are {title}"
                 for session in chosen[:shown]:
                     yield f"  {session.key}: {session.note}"
                 yield from _rest(len(chosen) - shown, "sessions")
-        left_out = [item for item in self.skipped if everything or item.kind != "expected"]
-        for kind, title in (("lost", "LOST until mended"), ("odd", "left out"), ("expected", "left out as usual")):
+        for kind, title in (("odd", "left out"), ("expected", "left out as usual")):
             own = [item for item in left_out if item.kind == kind]
             if own:
                 yield f"\n{len(own)} {title}"
@@ -366,7 +372,8 @@ class _Planner:
                 )
                 for row in rows
             )
-            yield PlannedSession(key, str(place.parent), "missing", False, False, note, files)
+            state: State = "missing" if moved or not out_of_sight else "unreachable"
+            yield PlannedSession(key, str(place.parent), state, False, False, note, files)
 
     def _change(self, key: str, file: VideoFile, row: Row | None) -> str | None:
         """What is other about a file than the catalogue knows; None for nothing."""

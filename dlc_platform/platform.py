@@ -317,7 +317,7 @@ class Platform:
         estimates = self._estimates_of(session, model)
         if not include_quarantined and (held := held_back(self._engine, list(estimates["pose_estimate"]))):
             problem = "in quarantine: " + "; ".join(f"{key}, {reason}" for key, reason in held.items())
-            remedy = f"Release them with {RELEASE}, or ask for `include_quarantined=True`"
+            remedy = f"Release them with {RELEASE.format(session='SESSION')}, or ask for `include_quarantined=True`"
             if "exports" in self.settings.pose_quality.blocks:
                 raise PlatformError(problem, remedy)
             warnings.warn(f"{problem}. {remedy} to read them without this warning.", stacklevel=2)

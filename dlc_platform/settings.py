@@ -3,6 +3,7 @@
 Only what a person writes belongs here. A setting is read once, at the edge; the layers below get plain values.
 """
 
+import math
 import os
 import re
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveInt,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -103,6 +105,12 @@ def _time_zone(text: str) -> str:
 def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
     if not ends[0] < ends[1]:
         raise ValueError("must be two numbers, the smaller one first")
+    return ends
+
+
+def _grey_levels(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] < 0 or ends[1] > 255:
+        raise ValueError("must be two grey levels, from 0 to 255")
     return ends
 
 
@@ -280,13 +288,17 @@ class VideoLimits(_Section):
     """
 
     camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
-    resolution: tuple[int, int] | None = Field(default=None, description="Width and height in pixels, as it is shown.")
+    resolution: tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="Width and height in pixels, as it is shown."
+    )
     frame_rate: float | None = Field(default=None, gt=0, description="Frames per second, within 1 %.")
     constant_frame_rate: bool = Field(default=False, description="Whether all frames must be equally far apart.")
     jitter_ms: float | None = Field(
         default=None, gt=0, description="The standard deviation of the intervals between frames is at most that."
     )
-    exposure: Range | None = Field(default=None, description="Of the mean grey level, from 0 to 255.")
+    exposure: Annotated[Range, AfterValidator(_grey_levels)] | None = Field(
+        default=None, description="Of the mean grey level, from 0 to 255."
+    )
     focus: Range | None = Field(default=None, description="Of the variance of the Laplacian, as the checks show it.")
     black_seconds: float = Field(default=2.0, gt=0, description="A black stretch is shorter than that.")
     frozen_seconds: float = Field(
@@ -426,6 +438,10 @@ class ScoreLimits(_Section):
     fail: float | None = None
 
 
+#: Scores of which less is worse.
+LESS_IS_WORSE = ("mean_likelihood", "fraction_confident")
+
+
 class PoseLimits(_Section):
     """From which values on the scores of poses are worth a warning, or fail; `pose.quality` says what they are.
 
@@ -442,6 +458,21 @@ class PoseLimits(_Section):
     outside: ScoreLimits = ScoreLimits()
     reprojection_px: ScoreLimits = ScoreLimits()
     temporal_norm_px: ScoreLimits = ScoreLimits()
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> "PoseLimits":
+        wrong = []
+        for name in type(self).model_fields:
+            limits: ScoreLimits = getattr(self, name)
+            known = [value for value in (limits.warn, limits.fail) if value is not None]
+            most = math.inf if name.endswith("_px") else 1
+            if any(not 0 <= value <= most for value in known):
+                wrong.append(f"{name} must be {'0 or more pixels' if most > 1 else 'a fraction from 0 to 1'}")
+            elif known != sorted(known, reverse=name in LESS_IS_WORSE):
+                wrong.append(f"{name} must warn before it fails: fail is the worse value of the two")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 class PoseQualityRule(_Section):
@@ -586,6 +617,11 @@ class Lab(_Section):
     def _names_resolve(self) -> "Lab":
         users = [(f"recipes.{name}", recipe.project) for name, recipe in self.recipes.items()]
         users += [(f"inference.{index}", rule.project) for index, rule in enumerate(self.inference)]
+        users += [
+            (f"pose_quality.rules.{index}", rule.project)
+            for index, rule in enumerate(self.pose_quality.rules)
+            if not any(fnmatchcase(project, rule.project) for project in self.projects)
+        ]
         wrong = [
             f"{key}.project is {project!r}, but the projects are {', '.join(self.projects)}"
             for key, project in users

@@ -6,6 +6,7 @@ is needed for anything else, so what is wrong with one is said and stops nothing
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -374,6 +375,8 @@ def _read_json(path: Path) -> tuple[dict[str, str], str | None]:
     except FileNotFoundError:
         return {}, None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return {}, None
         return {}, f"it cannot be read: {error.strerror}; check the file and its permissions"
     except (ValueError, RecursionError) as error:
         return {}, f"it is not JSON in UTF-8: {str(error).splitlines()[0]}; mend it, or remove it"

@@ -156,7 +156,8 @@ def test_what_is_gone_is_missing_and_what_is_out_of_sight_is_said(engine: Engine
     raw.rename(raw.with_name("unmounted"))
     made = plan(lab, engine)
     assert made.loses
-    assert {(one.state, one.note) for one in made.sessions} == {("missing", f"{raw} cannot be read")}
+    assert {(one.state, one.note) for one in made.sessions} == {("unreachable", f"{raw} cannot be read")}
+    assert next(made.lines()) == "1 LOST until mended"
 
 
 def test_a_session_that_is_not_ready_waits_and_is_not_counted_as_tracked(engine: Engine, lab: Lab, raw: Path) -> None:

@@ -198,6 +198,8 @@ def test_a_session_folder_without_videos_is_named(tmp_path: Path) -> None:
         ("a_labeled.mp4", "made by DeepLabCut"),
         ("aDLC_resnet50_p60_labeled.mp4", "made by DeepLabCut"),
         ("b.mp4/frame.txt", "a folder with the name of a video"),
+        ("b.MTS", "`layout.extensions` in lab.yaml does not name its extension"),
+        ("b.h264", "`layout.extensions` in lab.yaml does not name its extension"),
     ],
 )
 def test_what_is_no_recording_is_left_out(tmp_path: Path, name: str, reason: str) -> None:

@@ -198,6 +198,12 @@ def test_the_state_changes_when_a_table_does(raw: Path) -> None:
     assert len(set(seen)) == 5 and state() == seen[-1]
 
 
+def test_a_name_that_leaves_no_room_for_a_sidecar_has_none(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "raw/sub-1/ses-1" / f"{'n' * 251}.mp4", 3)
+    details = Sidecars([tmp_path / "raw"]).details(video.parent, "1", "1", [video])
+    assert (details.session, details.problems, details.unread) == (None, (), frozenset())
+
+
 def test_details_come_with_registration_and_follow_their_tables(engine: Engine, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     video = write_video(raw / "sub-1/ses-1/cam-top.mp4", 3)

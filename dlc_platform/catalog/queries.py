@@ -17,7 +17,7 @@ _SESSIONS = """
 select s.key as session, s.subject, r.name as recording, r.camera, f.position, f.path, v.width, v.height,
        round(v.frame_rate_numerator::numeric / v.frame_rate_denominator, 3)::float as frame_rate, v.frames,
        v.frames_lost, v.frames_damaged, v.duration_s, v.start_time, f.video_id as video, p.model_id as model,
-       p.materialized_at as estimated_at, v.damage, f.problem
+       p.materialized_at as estimated_at, v.damage, f.problem, f.missing_since
 from dlc.session s
 left join (dlc.recording r join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null)
     on r.session_key = s.key

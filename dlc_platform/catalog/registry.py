@@ -47,6 +47,7 @@ from dlc_platform.catalog.tables import (
     Video,
     VideoQuality,
 )
+from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import Kind, Product
 
@@ -662,6 +663,27 @@ def current_files(engine: Engine, session_key: str, missing: bool = False) -> li
     """
     statement = _current().where(Recording.session_key == session_key)
     return _all(engine, statement if missing else statement.where(RecordingFile.missing_since.is_(None)))
+
+
+def require_files(engine: Engine, session_key: str) -> list[RecordingFile]:
+    """The files of a session that are there, as `current_files` gives them.
+
+    Raises
+    ------
+    PlatformError
+        When the session was never registered, or none of its files is there now.
+    """
+    files = current_files(engine, session_key)
+    if files:
+        return files
+    gone = current_files(engine, session_key, missing=True)
+    if not gone:
+        raise PlatformError(f"session {session_key} is not registered", "Materialise session_videos for it first")
+    since = min(file.missing_since for file in gone if file.missing_since is not None)
+    raise PlatformError(
+        f"the videos of session {session_key} are gone since {since:%Y-%m-%d %H:%M} UTC, {gone[0].path} first of all",
+        "Bring them back, and the session goes on by itself",
+    )
 
 
 def registered_sessions(engine: Engine) -> set[str]:

@@ -137,6 +137,8 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
         if not requests:
             retire(lab, context.instance, cursor)
         summary = _summary(found, cursor)
+        if "pose_estimates" in in_line:
+            summary += "; a run for poses waits for its turn, and those of more sessions are asked for behind it"
         context.log.info(summary)
         for line in found.left_out:
             context.log.info(f"left out: {line}")

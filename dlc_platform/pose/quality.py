@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dlc_platform.pose.table import SINGLE_ANIMAL
+from dlc_platform.settings import LESS_IS_WORSE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,8 +51,6 @@ METRICS = (
     "reprojection_px",
     "temporal_norm_px",
 )
-#: Those of which less is worse.
-_LESS_IS_WORSE = ("mean_likelihood", "fraction_confident")
 #: Stands for every individual, and for every body part.
 ALL = "all"
 
@@ -344,7 +343,7 @@ def judge(
         if bodypart not in of_bodypart:
             of_bodypart[bodypart] = _merged(limits, default_limits(evaluated, bodypart))
         for metric, limit in of_bodypart[bodypart].items():
-            value, sign = float(row[metric]), -1 if metric in _LESS_IS_WORSE else 1
+            value, sign = float(row[metric]), -1 if metric in LESS_IS_WORSE else 1
             bounds: tuple[tuple[Level, float | None], ...] = (("fail", limit.fail), ("warn", limit.warn))
             for level, bound in bounds:
                 if bound is not None and sign * value > sign * bound:

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError
 
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.database import open_catalog
+from dlc_platform.errors import PlatformError
 from dlc_platform_tests.catalog.small_lab import (
     dataset,
     evaluate,
@@ -61,6 +62,18 @@ def register(engine: Engine, *files: tuple[tables.RecordingFile, tables.Video | 
 
 def current(engine: Engine) -> list[tuple[int, str, str | None]]:
     return [(row.id, row.recording.name, row.video_id) for row in registry.current_files(engine, KEY)]
+
+
+def test_files_that_are_gone_are_no_session_that_never_was(engine: Engine) -> None:
+    with pytest.raises(PlatformError, match="session sub-1_ses-1 is not registered"):
+        registry.require_files(engine, "sub-1_ses-1")
+    registry.register_session(engine, session("sub-1_ses-1"), [(recording("sub-1_ses-1", "top", "1"), video("1"))])
+    assert len(registry.require_files(engine, "sub-1_ses-1")) == 1
+    with engine.begin() as connection:
+        connection.execute(text("update dlc.recording_file set missing_since = '2026-03-01 12:00+00'"))
+    with pytest.raises(PlatformError, match=r"are gone since 2026-03-01 12:00 UTC, /raw/.*Bring them back"):
+        registry.require_files(engine, "sub-1_ses-1")
+    assert str(queries.sessions(engine)["missing_since"][0]).startswith("2026-03-01 12:00")
 
 
 def test_an_unchanged_file_keeps_its_row(engine: Engine) -> None:

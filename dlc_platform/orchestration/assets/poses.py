@@ -120,9 +120,7 @@ def _estimate_session(
     from dlc_platform.ingest import require_trackable, require_unchanged
     from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 
-    files = registry.current_files(lab.engine, key)
-    if not files:
-        raise PlatformError(f"session {key} is not registered", "Materialise session_videos for it first")
+    files = registry.require_files(lab.engine, key)
     estimates = []
     problems = []
     # What is in quarantine holds up no other file of the session.

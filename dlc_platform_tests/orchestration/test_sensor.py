@@ -302,7 +302,7 @@ def test_a_lost_cursor_repeats_nothing_that_is_done(lab: Watched) -> None:
 
 
 def test_neighbours_travel_together(lab: Watched) -> None:
-    lab.scan(order="name")
+    lab.scan(order="name", sessions_per_run=25)
     first = lab.video("sub-01_ses-1")
     for number in range(28, 1, -1):
         copy = lab.raw / f"sub-{number:02}/ses-1/cam-top.mp4"

@@ -754,6 +754,13 @@ def _written_twice(root: yaml.Node | None) -> list[str]:
     return found
 
 
+#: What is to be written, where pydantic speaks of its own types.
+_FORMS = {
+    **dict.fromkeys(("list_type", "tuple_type", "frozen_set_type"), "must be a list, such as [a, b]"),
+    **dict.fromkeys(("model_type", "dict_type"), "must hold keys of its own, such as {key: value}"),
+}
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
@@ -769,7 +776,8 @@ def _explain(error: ValidationError) -> str:
         elif value is None:
             lines.append(f"{key} has no value; give it one, or remove it")
         else:
-            reason = problem["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
+            reason = _FORMS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+            reason = reason.replace("tuple", "list").replace("Tuple", "List")
             lines.append(f"{key} is {shown}: {reason}" if key else reason)
     return "; ".join(lines)
 

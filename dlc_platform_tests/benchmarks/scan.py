@@ -159,6 +159,8 @@ _REGISTER = (
     "select id, id, 'imported', 's', 2, '{}', 'e' from dlc.video on conflict do nothing",
     "insert into dlc.recording_poses (recording_file_id, pose_estimate_id) select f.id, f.video_id "
     "from dlc.recording_file f where not exists (select from dlc.recording_poses p where p.recording_file_id = f.id)",
+    # Of runs that were asked for and that nobody starts here.
+    "delete from dlc.quarantine",
 )
 
 

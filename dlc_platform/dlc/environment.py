@@ -1,6 +1,8 @@
 """The software and the machine that made a product, found without importing deeplabcut or torch."""
 
 import platform
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,8 +25,12 @@ _PACKAGES = (
 )
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes; the platform, host, CPU and GPU of this process's machine (``none`` without one)."""
+@cache
+def versions() -> Mapping[str, str]:
+    """Versions of what computes; the platform, host, CPU and GPU of this process's machine (``none`` without one).
+
+    Asked once in a process: to look up what is installed takes as long as a short session's poses take to be judged.
+    """
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},

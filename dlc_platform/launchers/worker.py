@@ -17,6 +17,7 @@ from dagster._serdes import deserialize_value
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
 from dlc_platform.launchers import devices, leases
+from dlc_platform.launchers.connections import keep_connections
 from dlc_platform.launchers.gpu_run_launcher import ARGUMENTS_VARIABLE, DEVICE_TAG, GpuRunLauncher, needs_device
 
 
@@ -28,6 +29,7 @@ def main() -> int:
     """Execute the run that the environment names; the exit code tells whether it succeeded."""
     arguments = deserialize_value(os.environ.pop(ARGUMENTS_VARIABLE), ExecuteRunArgs)
     with capture_interrupts(), DagsterInstance.from_ref(check.not_none(arguments.instance_ref)) as instance:
+        keep_connections(instance)
 
         def on_event(event: DagsterEvent) -> None:
             if event.event_type == DagsterEventType.RUN_START:

@@ -389,12 +389,16 @@ def quality_plot(course: "pd.DataFrame", lengths: "pd.DataFrame", cutoff: float)
     """
     of_kind = {kind: own for kind, own in course.groupby("kind", sort=False)}
     rows = ["likelihood", "jumps", *(["limb"] if "limb" in of_kind else [])]
-    figure = _figure(1.9 * len(rows) + (0.9 + 0.28 * len(lengths) if len(lengths) else 0.4))
-    heights = [1.9] * len(rows) + ([0.7 + 0.28 * len(lengths)] if len(lengths) else [])
-    grid = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     labels = {"likelihood": "likelihood", "jumps": "jumps", "limb": "limb length\n(labels = 1)"}
     colours = _colours(_bodyparts(of_kind["likelihood"])) if "likelihood" in of_kind else {}
-    for axes, kind in zip(grid, rows, strict=False):
+    # In inches: the names of the limbs, the numbers below a plot, and the limbs below everything.
+    names = max(0.8, 0.25 + 0.07 * max(map(len, lengths["bodypart"]), default=0))
+    numbers, limbs = 0.5, 0.2 + 0.28 * len(lengths)
+    below = numbers + (limbs + numbers if len(lengths) else 0.0)
+    figure, grid = _grid(
+        len(rows), 1, 1.5, extra=0.3, wide=True, legend=list(colours), between=0.15, left=names, bottom=below
+    )
+    for axes, kind in zip(grid, rows, strict=True):
         own = of_kind.get(kind)
         shades = _colours(list(lengths["bodypart"])) if kind == "limb" else colours
         for name, line in own.groupby("bodypart", sort=False) if own is not None else ():
@@ -410,9 +414,11 @@ def quality_plot(course: "pd.DataFrame", lengths: "pd.DataFrame", cutoff: float)
         axes.set_ylabel(labels[kind], fontsize=_FONT)
         axes.set_xlim(0, max(1.0, float(course["frame"].max()) if len(course) else 1.0))
         _tidy(axes)
-    grid[len(rows) - 1].set_xlabel("frame", fontsize=_FONT)
+        axes.locator_params(nbins=_TICKS)
+    grid[-1].set_xlabel("frame", fontsize=_FONT)
     if len(lengths):
-        axes = grid[-1]
+        plot, height = grid[-1].get_position(), figure.get_figheight()
+        axes = figure.add_axes((plot.x0, numbers / height, plot.width, limbs / height))
         shades = _colours(list(lengths["bodypart"]))
         for place, row in enumerate(lengths.to_dict("records")):
             colour = shades[row["bodypart"]]

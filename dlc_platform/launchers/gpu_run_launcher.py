@@ -1,6 +1,6 @@
 """`GpuRunLauncher`: starts, watches and stops the worker processes of runs on this machine.
 
-What a worker does, and how it gets its GPU, is in `worker`.
+What a worker does, and how it gets its GPU, is in `gpu_worker`.
 """
 
 import os
@@ -96,7 +96,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         log.parent.mkdir(exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [origin.executable_path, "-m", "dlc_platform.launchers.worker"],
+                [origin.executable_path, "-m", "dlc_platform.launchers.gpu_worker"],
                 # Not on the command line, which everybody can read: the instance may hold a password.
                 env={**os.environ, **devices.environment(None), ARGUMENTS_VARIABLE: serialize_value(arguments)},
                 stdin=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from dagster import Config, Definitions, OpExecutionContext, asset, in_process_e
 
 # A worker inherits this variable; the server that only loads the definitions must survive.
 _death = os.environ.get("TEST_DEATH_ON_LOAD")
-if _death and Path(_death).exists() and "dlc_platform.launchers.worker" in " ".join(sys.orig_argv):
+if _death and Path(_death).exists() and "dlc_platform.launchers.gpu_worker" in " ".join(sys.orig_argv):
     os.kill(os.getpid(), signal.SIGKILL)
 
 

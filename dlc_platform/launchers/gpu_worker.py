@@ -1,4 +1,4 @@
-"""The process of one run: ``python -m dlc_platform.launchers.worker``, started by `GpuRunLauncher`.
+"""The process of one run: ``python -m dlc_platform.launchers.gpu_worker``, started by `GpuRunLauncher`.
 
 It is Dagster's own run worker with one addition: a run in the ``gpu`` pool waits for a device before its first step.
 It waits after the run has started, and not before, because Dagster watches over the workers of started runs only,

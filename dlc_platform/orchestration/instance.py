@@ -13,7 +13,8 @@ import yaml
 
 from dlc_platform.catalog.database import open_lab
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.launchers.devices import find_devices
+from dlc_platform.launchers.needs import gpu_slots
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
@@ -53,7 +54,7 @@ def prepare(home: Path) -> dict[str, str]:
     _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab), sort_keys=False))
     with open_instance(environment) as instance:
         # The pool's default limit does not hold for the first runs of a new pool.
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, max(1, len(gpu_indices(lab.gpus))))
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpu_slots(find_devices(lab.gpus), lab))
     return environment
 
 
@@ -114,7 +115,10 @@ def _dagster_yaml(home: Path, lab: Lab) -> dict:
         "run_launcher": {
             "module": "dlc_platform.launchers.gpu_run_launcher",
             "class": "GpuRunLauncher",
-            "config": {"gpus": "auto" if lab.gpus == "auto" else [int(gpu) for gpu in lab.gpus]},
+            "config": {
+                "gpus": "auto" if lab.gpus == "auto" else list(lab.gpus),
+                "avoid_busy": lab.avoid_busy_gpus,
+            },
         },
         "concurrency": {
             "pools": {"granularity": "run", "default_limit": 1},

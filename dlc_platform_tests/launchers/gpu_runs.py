@@ -19,6 +19,7 @@ if _death and Path(_death).exists() and "dlc_platform.launchers.gpu_worker" in "
 class Stay(Config):
     folder: str
     deaf: bool = False
+    last_words: str = ""
 
 
 def _stay(context: OpExecutionContext, config: Stay) -> None:
@@ -28,9 +29,13 @@ def _stay(context: OpExecutionContext, config: Stay) -> None:
     report = {
         "devices": os.environ["CUDA_VISIBLE_DEVICES"],
         "order": os.environ["CUDA_DEVICE_ORDER"],
+        "memory_gb": os.environ.get("DLC_PLATFORM_GPU_MEMORY_GB"),
         "pid": os.getpid(),
         "child": child.pid,
     }
+    if config.last_words:
+        os.write(2, f"{config.last_words}\n".encode())
+        os.abort()
     folder = Path(config.folder)
     (folder / f"{context.run_id}.part").write_text(json.dumps(report))
     (folder / f"{context.run_id}.part").rename(folder / f"{context.run_id}.json")

@@ -51,10 +51,11 @@ def prepare(home: Path) -> dict[str, str]:
     if given := os.environ.get(POSTGRES_VARIABLE):
         # Or the catalogue would be looked for in the embedded server.
         environment[POSTGRES_VARIABLE] = given
-    _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab), sort_keys=False))
+    slots = gpu_slots(find_devices(lab.gpus), lab)
+    _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab, slots), sort_keys=False))
     with open_instance(environment) as instance:
         # The pool's default limit does not hold for the first runs of a new pool.
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpu_slots(find_devices(lab.gpus), lab))
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, slots)
     return environment
 
 
@@ -109,7 +110,7 @@ def clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
             shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _dagster_yaml(home: Path, lab: Lab) -> dict:
+def _dagster_yaml(home: Path, lab: Lab, gpu_runs: int) -> dict:
     return {
         "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},
         "run_launcher": {
@@ -122,7 +123,7 @@ def _dagster_yaml(home: Path, lab: Lab) -> dict:
         },
         "concurrency": {
             "pools": {"granularity": "run", "default_limit": 1},
-            "runs": {"max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1))},
+            "runs": {"max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1), gpu_runs + 2)},
         },
         "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "free_slots_after_run_end_seconds": 5},
         # A worker that died is started again; a computation that failed is not, it would fail the same way.

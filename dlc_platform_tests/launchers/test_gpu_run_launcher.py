@@ -4,14 +4,10 @@ The GPUs are a test double (`doubles`): two of 24 GB each, on which nothing here
 speed.
 """
 
-import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +15,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from dagster import DagsterInstance, DagsterRun
+from dagster import DagsterInstance
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
-from dagster_graphql.schema import create_schema
 
 from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import Device
@@ -31,131 +26,11 @@ from dlc_platform.launchers.needs import GPUS_TAG, MEMORY_TAG
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.routing_run_launcher import ROUTE_TAG
 from dlc_platform.settings import HOME_VARIABLE
+from dlc_platform_tests.launchers.launching_lab import Daemon, Lab
 
 CODE = Path(__file__).with_name("gpu_runs.py")
 DOUBLES = Path(__file__).with_name("doubles")
 GPUS = (Device("gpu-0", "0", 24.0), Device("gpu-1", "1", 24.0))
-# Generous: the tests wait for things to happen, never measure how long they took.
-DEADLINE_SECONDS = 120
-
-LAUNCH = """
-mutation Launch($parameters: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $parameters) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message stack }
-  }
-}
-"""
-TERMINATE = """
-mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }
-"""
-
-
-class Daemon:
-    """A `dagster-daemon` process that can be killed and started again."""
-
-    def __init__(self, home: Path):
-        self._home = home
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self._home / "daemon.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dagster._daemon", "run", "-f", str(CODE), "-d", str(CODE.parent)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def kill(self) -> None:
-        """Kill the daemon and its code server, if it runs; the workers have sessions of their own and live on."""
-        if self._process:
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                if os.getsid(child.pid) == os.getsid(0):
-                    child.kill()
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-class Lab:
-    """An instance, driven through GraphQL as the UI does."""
-
-    def __init__(self, instance: DagsterInstance, workspace: WorkspaceProcessContext, daemon: Daemon, home: Path):
-        self.instance = instance
-        self.daemon = daemon
-        self.home = home
-        self._workspace = workspace
-        self._schema = create_schema()
-
-    def _ask(self, query: str, **variables: Any) -> Any:
-        context = self._workspace.create_request_context()
-        result = asyncio.run(self._schema.execute_async(query, variables=variables, context_value=context))
-        assert not result.errors, result.errors
-        return result.data
-
-    def launch(self, asset: str, tags: dict[str, str] | None = None, **config: Any) -> str:
-        """Materialise an asset through the implicit asset job; the run's id."""
-        (location,) = self._workspace.create_request_context().code_locations
-        parameters = {
-            "selector": {
-                "repositoryLocationName": location.name,
-                "repositoryName": "__repository__",
-                "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": [asset]}],
-                "assetCheckSelection": [],
-            },
-            "runConfigData": {"ops": {asset: {"config": {"folder": str(self.home), **config}}}},
-            "mode": "default",
-            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]},
-        }
-        answer = self._ask(LAUNCH, parameters=parameters)["launchPipelineExecution"]
-        assert answer["__typename"] == "LaunchRunSuccess", answer
-        return answer["run"]["runId"]
-
-    def terminate(self, run_id: str) -> None:
-        """Terminate a run from this process, which did not launch it."""
-        assert self._ask(TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
-
-    def run(self, run_id: str) -> DagsterRun:
-        run = self.instance.get_run_by_id(run_id)
-        assert run
-        return run
-
-    def wait(self, what: str, condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not (value := condition()):
-            assert time.monotonic() < deadline, f"{what} did not happen; see {self.home}"
-            time.sleep(0.1)
-        return value
-
-    def report(self, run_id: str) -> dict[str, Any]:
-        """What the step of a run says about its process, once it has begun."""
-        file = self.home / f"{run_id}.json"
-        self.wait(f"the step of {run_id}", lambda: file.exists() or self.run(run_id).is_finished)
-        assert file.exists(), self.messages(run_id)
-        return json.loads(file.read_text())
-
-    def let_go(self, run_id: str) -> None:
-        """Let a run's step end."""
-        (self.home / f"{run_id}.go").touch()
-
-    def ends(self, run_id: str) -> str:
-        """A run's final status."""
-        self.wait(f"the end of {run_id}", lambda: self.run(run_id).is_finished)
-        return self.run(run_id).status.value
-
-    def messages(self, run_id: str) -> str:
-        records = self.instance.all_logs(run_id)
-        return "\n".join(record.message for record in records)
-
-    def says(self, run_id: str, text: str) -> None:
-        self.wait(f"{text!r} of {run_id}", lambda: text in self.messages(run_id))
-
-    def worker(self, run_id: str) -> WorkerProcess:
-        worker = WorkerProcess.from_tags(self.run(run_id).tags)
-        assert worker
-        return worker
 
 
 def _runs(pid: int) -> bool:
@@ -173,7 +48,7 @@ def _lab(home: Path, configuration: dict[str, Any], environment: pytest.MonkeyPa
     (home / "nvml.json").write_text(json.dumps([{"memory_gb": 24}, {"memory_gb": 24}]))
     environment.setenv("TEST_NVML", str(home / "nvml.json"))
     environment.setenv("PYTHONPATH", os.pathsep.join((str(DOUBLES), *filter(None, [os.environ.get("PYTHONPATH")]))))
-    daemon = Daemon(home)
+    daemon = Daemon(home, CODE)
     target = PythonFileTarget(str(CODE), attribute=None, working_directory=str(CODE.parent), location_name="gpu_runs")
     with DagsterInstance.from_config(str(home)) as instance:
         try:

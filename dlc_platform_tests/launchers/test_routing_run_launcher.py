@@ -115,5 +115,5 @@ def test_any_launcher_can_be_named_in_dagster_yaml(tmp_path: Path):
         launcher = launcher_of(instance, DagsterRun(job_name="job", tags={ROUTE_TAG: "gpu"}))
         assert isinstance(launcher, GpuRunLauncher) and launcher.gpus == [0, "GPU-abc"]
         assert launcher._instance is instance
-        with pytest.raises(PlatformError, match="launched by the route 'old', which dagster.yaml lacks"):
+        with pytest.raises(PlatformError, match=r"launched by the route 'old', which dagster\.yaml lacks"):
             launcher_of(instance, DagsterRun(job_name="job", tags={ROUTE_TAG: "old"}))

@@ -69,23 +69,23 @@ def needs_of(instance: "DagsterInstance", run: "DagsterRun") -> Needs | None:
         return None
     declared = Needs()
     if (lab := _lab()) is not None:
-        declared = declared_needs(lab, _steps(instance, run), run.tags.get(_PARTITION_TAG))
+        declared = declared_needs(lab, _steps(instance, run), [run.tags.get(_PARTITION_TAG, "")])
     return Needs(gpus or declared.gpus, declared.memory_gb if memory_gb is None else memory_gb)
 
 
-def declared_needs(lab: Lab, assets: Collection[str], recipe: str | None) -> Needs:
+def declared_needs(lab: Lab, assets: Collection[str], partitions: Collection[str]) -> Needs:
     """What lab.yaml says that assets need: recipes of training, inference rules of inference.
 
     Parameters
     ----------
-    recipe
-        The recipe that is the run's partition, if it is one.
+    partitions
+        Those that are worked on; where no recipe is among them, any recipe may be.
     """
     found: list[Needs] = []
     recipes = [Needs(own.gpus, own.gpu_memory_gb) for own in lab.recipes.values()]
     if set(assets) & set(_OF_A_RECIPE):
-        own = lab.recipes.get(recipe or "")
-        found += recipes if own is None else [Needs(own.gpus, own.gpu_memory_gb)]
+        named = [Needs(own.gpus, own.gpu_memory_gb) for name, own in lab.recipes.items() if name in partitions]
+        found += named or recipes
     if "model_comparison" in assets:
         # Every version is evaluated, one after the other on one device.
         found.append(Needs(1, Needs.all_of(recipes).memory_gb))

@@ -148,7 +148,7 @@ def _materialize(
                 title = asset.to_user_string() + (f" [{', '.join(stretch)}]" if stretch else "")
                 if GPU_POOL in _pools(node) and lease is None:
                     # Once for all that is selected: a process that computes cannot change its devices any more.
-                    needs = declared_needs(lab.settings, [key.to_user_string() for key in selected], None)
+                    needs = declared_needs(lab.settings, [key.to_user_string() for key in selected], partitions)
                     lease = held.enter_context(
                         leases.acquire(
                             find_devices(lab.settings.gpus),

@@ -63,7 +63,7 @@ def _hold(purpose: str, *gpus: int, memory_gb: float = 0) -> subprocess.Popen[st
 
 def _end(process: subprocess.Popen[str]) -> None:
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 @pytest.fixture(autouse=True)

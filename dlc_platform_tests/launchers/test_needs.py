@@ -81,11 +81,11 @@ def test_a_tag_that_is_no_number_is_named(instance: dg.DagsterInstance, tag: str
 
 def test_who_works_for_several_needs_what_is_enough_for_each(settings: dict[str, Any]):
     lab = Lab.model_validate(settings)
-    assert declared_needs(lab, ["trained_model", "model_evaluation", "model_comparison"], "small") == Needs(1, None)
-    assert declared_needs(lab, ["trained_model"], None) == Needs(2, None)
-    assert declared_needs(lab, ["session_videos"], None) == Needs(1, None)
+    assert declared_needs(lab, ["trained_model", "model_evaluation", "model_comparison"], ["small"]) == Needs(1, None)
+    assert declared_needs(lab, ["trained_model"], []) == Needs(2, None)
+    assert declared_needs(lab, ["session_videos"], []) == Needs(1, None)
     settings["recipes"]["large"]["gpu_memory_gb"] = 20
-    assert declared_needs(Lab.model_validate(settings), ["model_comparison", "pose_estimates"], None) == Needs(1, 20.0)
+    assert declared_needs(Lab.model_validate(settings), ["model_comparison", "pose_estimates"], []) == Needs(1, 20.0)
 
 
 def test_there_are_slots_for_all_that_can_compute_and_some_that_wait(settings: dict[str, Any]):

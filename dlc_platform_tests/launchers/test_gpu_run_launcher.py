@@ -227,7 +227,7 @@ def test_each_run_takes_its_route_and_is_watched_stopped_and_resumed_there(
 
         lab.terminate(here)
         assert lab.ends(here) == "CANCELED"
-        assert not lab.worker(here).is_alive()
+        lab.wait("the end of its worker", lambda: not lab.worker(here).is_alive())
 
         killed = lab.worker(by_pool)
         (lab.home / f"{by_pool}.json").unlink()

@@ -104,7 +104,8 @@ def main(devices: int = 8, runs: int = 64, kills: int = 20, seconds: float = 30.
         # For the workers, which import this module's code from a file.
         os.environ["PYTHONPATH"] = str(CODE.parents[2])
         environment = prepare(home)
-        target = PythonFileTarget(str(CODE), attribute=None, working_directory=str(Path.cwd()), location_name="work")
+        # By the name that the daemon gives it, or it would not find what it is to retry.
+        target = PythonFileTarget(str(CODE), attribute=None, working_directory=str(Path.cwd()), location_name=CODE.name)
         daemon = Daemon(home, CODE)
         try:
             with open_instance(environment) as instance, WorkspaceProcessContext(instance, target) as workspace:
@@ -132,15 +133,15 @@ def _kill(lab: Lab, records: Path, chance: random.Random, kills: int, runs: int)
     whom = ["worker"] * (kills - 2 * (kills // 5)) + ["daemon", "launcher"] * (kills // 5)
     chance.shuffle(whom)
     for kind in whom:
-        time.sleep(chance.uniform(4, 12))
+        time.sleep(chance.uniform(6, 20))
         if kind == "worker":
-            at_work = [work for work in _read(records, killed) if work.ended is None]
-            if at_work:
-                work = chance.choice(at_work)
+            while not (at_work := [work for work in _read(records, killed) if work.ended is None]):
+                time.sleep(0.1)
+            work = chance.choice(at_work)
+            with contextlib.suppress(ProcessLookupError):  # It ended meanwhile.
                 now = time.time()
-                with contextlib.suppress(ProcessLookupError):  # It ended meanwhile.
-                    os.kill(work.pid, signal.SIGKILL)
-                    killed[work.pid] = now
+                os.kill(work.pid, signal.SIGKILL)
+                killed[work.pid] = now
         else:
             if kind == "launcher":
                 _wait_for_a_launch(lab)

@@ -12,9 +12,12 @@ import yaml
 
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.engine import load_engine
+from dlc_platform.dlc.inference import PoseEstimator
 from dlc_platform.dlc.memory import gpu_peak_gb, is_out_of_memory, keep_to_share, with_smaller_batches
 from dlc_platform.dlc.training import TrainedModel, load_model, parameters_of, train_model
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_file
+from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.settings import GPU_MEMORY_VARIABLE, Recipe
 from dlc_platform.store import Store
 
@@ -99,6 +102,22 @@ def test_inference_that_runs_out_of_memory_gives_the_same_in_smaller_batches(
     caplog.clear()
     assert np.array_equal(engine.detect(pictures), expected)
     assert not caplog.text, "what is known of the memory is not found out again"
+
+
+def test_poses_of_a_video_say_with_which_batches_they_were_made(
+    tiny_model: TrainedModel, tiny_store: Store, tiny_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    expected = PoseEstimator(tiny_model.path, tiny_store, device="cpu").estimate(tiny_video, sha256_file(tiny_video))
+    engine = load_engine(tiny_model.path, tiny_store, device="cpu")
+    compute = engine._detect
+    monkeypatch.setattr(engine, "_detect", lambda part: _full() if len(part) > 2 else compute(part))
+    estimator = PoseEstimator(tiny_model.path, Store(tmp_path), device="cpu")
+    estimator.engine = engine
+    poses = estimator.estimate(tiny_video, sha256_file(tiny_video))
+    assert (poses.id, poses.batch_size) == (expected.id, engine.largest_batch)
+    assert expected.batch_size is not None and poses.batch_size is not None
+    assert 1 <= poses.batch_size <= 2 < expected.batch_size
+    assert read_parquet(poses.path / POSE_TABLE).equals(read_parquet(expected.path / POSE_TABLE))
 
 
 def test_a_recipe_for_several_gpus_reaches_deeplabcut_as_its_own_setting(

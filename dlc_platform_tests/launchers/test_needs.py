@@ -97,6 +97,12 @@ def test_there_are_slots_for_all_that_can_compute_and_some_that_wait(settings: d
     assert gpu_slots([Device("gpu-0", "0", None)], Lab.model_validate(settings)) == 1 + 1
 
 
+def test_gpus_are_listed_by_number_or_uuid(settings: dict[str, Any]):
+    assert Lab.model_validate(settings | {"gpus": [0, "GPU-1a2b", "MIG-3c"]}).gpus == (0, "GPU-1a2b", "MIG-3c")
+    with pytest.raises(ValueError, match="must be auto, or a list of device numbers"):
+        Lab.model_validate(settings | {"gpus": ["0000:3b:00.0"]})
+
+
 def test_more_gpus_than_images_in_a_batch_are_refused(settings: dict[str, Any]):
     settings["recipes"]["large"]["batch_size"] = 1
     with pytest.raises(ValueError, match="gpus is 2 and batch_size 1"):

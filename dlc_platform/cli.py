@@ -160,6 +160,43 @@ def run(
     _end_with(lambda: materialize(_absolute(home), select, partition or [], _say))
 
 
+@app.command()
+def gpus(
+    home: Home,
+    drain: Annotated[str | None, typer.Option(metavar="GPU", help="Keep new runs away from this device.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="GPU", help="Let a drained device take runs again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The devices that runs may use, who computes there, and which take no new runs (drained)."""
+    import pandas as pd
+
+    from dlc_platform.launchers import leases
+    from dlc_platform.launchers.devices import CPU, find_devices
+    from dlc_platform.settings import load_lab
+
+    devices = find_devices(load_lab(_absolute(home)).gpus) or (CPU,)
+    for name, change in ((drain, leases.drain), (resume, leases.resume)):
+        if name is not None:
+            named = [device for device in devices if name in (device.key, device.visible)]
+            if not named:
+                known = ", ".join(device.visible or device.key for device in devices)
+                raise PlatformError(f"runs of this lab use no GPU {name!r}", f"Name one of {known}")
+            change(named[0])
+    rows = [
+        {
+            "gpu": state.device.visible or state.device.key,
+            "model": state.device.model or "",
+            "memory_gb": state.device.memory_gb,
+            "shared_gb": sum(holder.memory_gb or 0 for holder in state.holders) or None,
+            "held_by": "; ".join(map(str, state.holders)),
+            "drained": state.drained or "",
+            "without_lease": ", ".join(map(str, sorted(state.strangers))),
+        }
+        for state in leases.survey(devices)
+    ]
+    _table(pd.DataFrame(rows), list(rows[0]), as_json)
+
+
 @app.command("scan")
 def scan_(
     home: Home,

@@ -23,7 +23,7 @@ from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.launchers.devices import find_devices
 from dlc_platform.layout import OUTSIDE, alike
 from dlc_platform.notifications import channel_states, exposed_secret, reach
 from dlc_platform.postgres.connection import postgres_url
@@ -68,8 +68,8 @@ def examine(home: Path) -> Iterator[Finding]:
     yield from _waiting_for_a_person(home)
     yield from _notify(home, lab)
     try:
-        gpus = gpu_indices(lab.gpus)
-        yield Finding("devices", f"GPU {', '.join(map(str, gpus))}" if gpus else "no GPU: everything runs on the CPU")
+        gpus = find_devices(lab.gpus)
+        yield Finding("devices", ", ".join(map(str, gpus)) or "no GPU: everything runs on the CPU")
     except PlatformError as error:
         yield Finding("devices", error.problem, error.remedy)
 

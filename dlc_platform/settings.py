@@ -30,6 +30,8 @@ from dlc_platform.video.region import Region
 
 HOME_VARIABLE = "DLC_PLATFORM_HOME"
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
+#: How many gigabytes of each of its GPUs a process may use, where it shares them.
+GPU_MEMORY_VARIABLE = "DLC_PLATFORM_GPU_MEMORY_GB"
 LAB_FILE = "lab.yaml"
 
 #: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out. A name ends at an underscore, not
@@ -120,6 +122,7 @@ Folder = Annotated[Path, AfterValidator(_without_zero)]
 VariableName = Annotated[str, AfterValidator(_variable_name)]
 Address = Annotated[str, AfterValidator(_address)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+GpuUuid = Annotated[str, Field(pattern=r"^(GPU|MIG)-[A-Za-z0-9/-]+$")]
 #: What a lab can be notified of.
 Event = Literal["run_failure", "quarantine", "stale", "daily_report"]
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -252,6 +255,23 @@ class Recipe(_Section):
         min_length=1,
         description="`imagenet` (downloaded), `random`, or a folder with config.json and model.safetensors.",
     )
+    gpus: int = Field(
+        default=1,
+        ge=1,
+        description="GPUs to train on at a time, by DeepLabCut's own support for several; each gets its part of every "
+        "batch. Where it runs is no parameter of a model.",
+    )
+    gpu_memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="Gigabytes of each GPU that it needs; then runs share a GPU. By default each has one for itself.",
+    )
+
+    @model_validator(mode="after")
+    def _each_gpu_has_work(self) -> "Recipe":
+        if self.gpus > self.batch_size:
+            raise ValueError(f"gpus is {self.gpus} and batch_size {self.batch_size}: some GPUs would have no image")
+        return self
 
 
 class InferenceRule(_Section):
@@ -267,6 +287,12 @@ class InferenceRule(_Section):
     precision: Literal["full", "half"] = Field(
         default="full",
         description="`half` computes in 16 bits: faster on GPUs, at a cost in pixels; on CPUs it is measured.",
+    )
+    gpu_memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="Gigabytes of a GPU that it needs; where every rule says so, runs share a GPU. Never part of an "
+        "identity.",
     )
 
 
@@ -575,8 +601,13 @@ class Lab(_Section):
     )
     scan_seconds: int = Field(30, ge=1, description="The time between two looks at the raw roots.")
     scan: ScanRule = ScanRule()
-    gpus: Literal["auto"] | tuple[NonNegativeInt, ...] = Field(
-        default="auto", description="The devices that runs may use: those NVML finds, or the listed ones."
+    gpus: Literal["auto"] | tuple[NonNegativeInt | GpuUuid, ...] = Field(
+        default="auto",
+        description="The devices that runs may use: those NVML finds, or the listed ones, by number or by the UUID of "
+        "a GPU or a MIG slice.",
+    )
+    avoid_busy_gpus: bool = Field(
+        default=False, description="Leave GPUs alone on which somebody computes without the platform, as NVML sees it."
     )
     freshness: Freshness = Freshness()
     notify: Notify = Notify()
@@ -611,7 +642,7 @@ class Lab(_Section):
         try:
             return validate(gpus)
         except ValidationError:
-            raise ValueError("must be auto, or a list of device numbers such as [0, 1]") from None
+            raise ValueError("must be auto, or a list of device numbers such as [0, 1], or of UUIDs") from None
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Lab":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from dlc_platform.dlc.memory import is_out_of_memory
 from dlc_platform.dlc.network import keypoint_network
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ class PyTorch:
                 started = time.perf_counter()
                 self(pictures)
                 seconds = (time.perf_counter() - started) / size
-            except torch.cuda.OutOfMemoryError:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 break
             if seconds > best_seconds * 0.95:
                 break

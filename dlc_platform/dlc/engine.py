@@ -8,8 +8,9 @@ deeplabcut; every other model, and every option that `network` does not reproduc
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import numpy as np
 from dlc_platform.dlc.backends import Precision, PyTorch, most_pictures
 from dlc_platform.dlc.exports import Export, find_export, make_export
 from dlc_platform.dlc.geometry import Geometry, geometry
+from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import is_reproduced, read_configuration
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.table import SINGLE_ANIMAL
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from dlc_platform.dlc.exports import Pictures
     from dlc_platform.dlc.runner import DeepLabCutRunner
     from dlc_platform.dlc.tracking import Tracks
+
+
+_logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -47,6 +52,8 @@ class Engine:
         The export that is used, or that was made and is not used because it is too far from DeepLabCut; else None.
     tracks
         True for a model of several animals: what `detect` gives for all frames goes through `track`.
+    largest_batch
+        How many pictures memory holds at once, once it has run out; else None.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class Engine:
         self.scorer: str = manifest["scorer"]
         self.precision = precision
         self.export = export
+        self.largest_batch: int | None = None
         self._network = network
         self._runner = runner
         self._inference = read_configuration(model_path)["data"]["inference"]
@@ -87,10 +95,11 @@ class Engine:
 
     def batch_size(self, width: int, height: int) -> int:
         """How many pictures of a size, as `fitting` fits them, are best given to `detect` at once."""
-        return self._network.batch_size(width, height) if self._network else self._runner_batch(width, height)
+        best = self._network.batch_size(width, height) if self._network else self._runner_batch(width, height)
+        return min(best, self.largest_batch or best)
 
     def detect(self, pictures: np.ndarray) -> np.ndarray:
-        """What the network finds in fitted pictures, each by itself.
+        """What the network finds in fitted pictures, each by itself; a few at a time where memory runs out.
 
         Parameters
         ----------
@@ -102,7 +111,25 @@ class Engine:
         array
             float32, shape (pictures, individuals, bodyparts, 3): x, y in pixels of what was given, and the likelihood.
             Of a model of several animals the last axis is what `track` needs instead.
+
+        Raises
+        ------
+        PlatformError
+            When memory does not hold a single picture.
         """
+        return self._in_batches(self._detect, pictures)
+
+    def _in_batches(self, compute: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray) -> np.ndarray:
+        def attempt(size: int) -> np.ndarray:
+            return np.concatenate([compute(pictures[at : at + size]) for at in range(0, len(pictures), size)])
+
+        asked = min(len(pictures), self.largest_batch or len(pictures))
+        found, size = with_smaller_batches(attempt, asked, _logger.warning, "inference")
+        if size < asked:
+            self.largest_batch = size
+        return found
+
+    def _detect(self, pictures: np.ndarray) -> np.ndarray:
         if self._network is not None:
             return self._network(pictures)[:, np.newaxis]
         assert self._runner is not None
@@ -136,7 +163,7 @@ class Engine:
             for first in range(0, len(numbers), size):
                 own = numbers[first : first + size]
                 batch = np.stack([fitting.fit(pictures[number]) for number in own])
-                found = self._runner.predict(batch) if self._runner is not None else self.detect(batch)
+                found = self._in_batches(self._runner.predict if self._runner is not None else self._detect, batch)
                 fitting.back(found)
                 poses[own] = found
         return poses
@@ -177,6 +204,8 @@ def load_engine(
     if reason := unusable(model_path):
         raise PlatformError(f"the model {model_path.name} cannot be used: {reason}", "Use another version")
     device = device or _device()
+    if device.startswith("cuda"):
+        keep_to_share()
     if not is_reproduced(read_configuration(model_path)):
         if precision != "full":
             raise PlatformError(

@@ -96,6 +96,9 @@ class PoseEstimate:
         See `engine.Engine`; the export by its identity, and the device None where it was not written down.
     note
         What a person has to know of them, such as tracks that could not be made; else empty.
+    batch_size
+        Frames to a batch, at the end: fewer than at the start where memory ran out. None for poses of before that was
+        written down.
     """
 
     id: str
@@ -107,6 +110,7 @@ class PoseEstimate:
     device: str | None
     export: str | None
     note: str
+    batch_size: int | None
 
 
 class OtherFrames(PlatformError):
@@ -250,6 +254,7 @@ class PoseEstimator:
             "backend": engine.backend,
             "export": engine.export.id if engine.export and engine.export.accepted else None,
             "device": engine.device,
+            "batch_size": work.batch_size,
             "versions": versions(),
         }
 
@@ -285,6 +290,7 @@ def load_poses(path: Path) -> PoseEstimate:
         manifest.get("device"),
         manifest.get("export"),
         manifest.get("note", ""),
+        manifest.get("batch_size"),
     )
 
 
@@ -437,6 +443,7 @@ class _Work:
         self.decoder = decoder
         self.video_path = video_path
         self.workspace = workspace
+        self.batch_size: int | None = None
         self._region = region
         # DeepLabCut's tracker takes a fourth number.
         self._shape = (len(engine.individuals), len(engine.bodyparts), 4 if engine.tracks else 3)
@@ -470,6 +477,7 @@ class _Work:
                 on_progress(Progress(done, frames, speed, max(0, frames - done) / speed))
         if rows:
             self._keep(rows, done, time.monotonic() - kept, reader.batch_size)
+        self.batch_size = reader.batch_size
 
     def read(self) -> tuple[_Rows, float]:
         """What all chunks hold, and the seconds that they took."""
@@ -539,6 +547,8 @@ class _Work:
         poses = np.full((len(lost), *self._shape), -1 if engine.tracks else np.nan, np.float32)
         if batch.pictures:
             found = engine.detect(np.stack([picture.result() for picture in batch.pictures]))
+            if engine.largest_batch is not None and reader.batch_size is not None:
+                reader.batch_size = min(reader.batch_size, engine.largest_batch)
             reader.back(found)
             poses[~lost] = found
         return _Rows(

@@ -24,6 +24,7 @@ import yaml
 from dlc_platform.dlc.backbone import IMAGENET, LOCAL_WEIGHTS, RANDOM, check_weights, write_first_snapshot
 from dlc_platform.dlc.dataset import Dataset, load_dataset
 from dlc_platform.dlc.environment import versions
+from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.identity import sha256_file, sha256_json, short
 from dlc_platform.settings import Recipe
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _STATS_FILE = "learning_stats.csv"
 _LARGEST_CROP = 448
 _EVALUATIONS = 20
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class TrainedModel:
         not pixels.
     seconds
         The training's wall time.
+    batch_size
+        With which it was trained: that of the recipe, or less where memory did not hold it.
     """
 
     id: str
@@ -63,6 +68,7 @@ class TrainedModel:
     learning_curve: pd.DataFrame
     seconds: float
     epochs: int
+    batch_size: int
 
 
 def train_model(
@@ -72,6 +78,7 @@ def train_model(
     workspace: Path,
     device: str | None = None,
     on_progress: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
+    warn: Callable[[str], None] = _logger.warning,
 ) -> TrainedModel:
     """Train a network and store it as a product of kind ``models``.
 
@@ -82,6 +89,10 @@ def train_model(
     image where all are smaller. On the CPU the same recipe and dataset give the same model, bit for bit, on the same
     machine.
 
+    Where memory does not hold the recipe's batches, training begins anew with half of them, and so on; the learning
+    rate stays the recipe's. The model's own configuration says which batch size made it, and so does `TrainedModel`.
+    On several GPUs, where the recipe asks for them, DeepLabCut splits each batch among them.
+
     Parameters
     ----------
     workspace
@@ -90,22 +101,31 @@ def train_model(
         ``cpu``, ``cuda``, ``cuda:0``...; the GPU when there is one, by default.
     on_progress
         Called after each epoch with the epoch (from 1), the number of epochs and the training loss.
+    warn
+        Called with a sentence where it is not trained as the recipe says.
 
     Raises
     ------
     PlatformError
-        When the first weights cannot be had.
+        When the first weights cannot be had, or memory does not hold a single image.
     """
     check_weights(recipe.weights, recipe.net_type)
     dataset = load_dataset(dataset_path)
     workspace.mkdir(parents=True, exist_ok=True)
     private = Path(tempfile.mkdtemp(prefix="training-", dir=workspace))
     try:
-        with _root_logger_kept():
+        folder = private / "training"
+
+        def attempt(batch_size: int) -> tuple[str, float]:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
             started = time.monotonic()
-            used_device = _train(dataset, recipe, private, device, on_progress)
-            seconds = time.monotonic() - started
-        return _store_model(dataset, recipe, private, used_device, seconds, store)
+            used_device = _train(dataset, _with_batches(recipe, batch_size), folder, device, on_progress, warn)
+            return used_device, time.monotonic() - started
+
+        with _root_logger_kept():
+            (used_device, seconds), batch_size = with_smaller_batches(attempt, recipe.batch_size, warn, "training")
+        return _store_model(dataset, recipe, batch_size, folder, used_device, seconds, store)
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
@@ -113,9 +133,10 @@ def train_model(
 def parameters_of(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says of training, as it enters the identity of a parameter set.
 
-    The project does not belong to it, so that one set can be used in many; weights in a folder count by their content.
+    The project does not belong to it, so that one set can be used in many, nor what is needed of GPUs; weights in a
+    folder count by their content.
     """
-    parameters = recipe.model_dump(mode="json", exclude={"project"})
+    parameters = recipe.model_dump(mode="json", exclude={"project", "gpus", "gpu_memory_gb"})
     if recipe.weights not in (IMAGENET, RANDOM):
         check_weights(recipe.weights, recipe.net_type)
         parameters["weights"] = f"sha256:{sha256_file(Path(recipe.weights) / LOCAL_WEIGHTS)}"
@@ -141,6 +162,7 @@ def load_model(path: Path) -> TrainedModel:
         ),
         seconds=manifest["seconds"],
         epochs=manifest["recipe"]["epochs"],
+        batch_size=manifest.get("batch_size", manifest["recipe"]["batch_size"]),
     )
 
 
@@ -181,8 +203,17 @@ def dataset_loader(dataset: Dataset, config: PoseConfig) -> Loader:
     return DatasetLoader(dataset.path, dataset.path / "images", config)
 
 
+def _with_batches(recipe: Recipe, batch_size: int) -> Recipe:
+    return recipe.model_copy(update={"batch_size": batch_size, "gpus": min(recipe.gpus, batch_size)})
+
+
 def _train(
-    dataset: Dataset, recipe: Recipe, folder: Path, device: str | None, on_progress: Callable[[int, int, float], None]
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    device: str | None,
+    on_progress: Callable[[int, int, float], None],
+    warn: Callable[[str], None],
 ) -> str:
     """Train in `folder`, which then holds the configuration, the last snapshot and the statistics; the device."""
     from deeplabcut.pose_estimation_pytorch.apis.training import train
@@ -204,6 +235,12 @@ def _train(
 
     config = _pose_config(dataset, recipe, folder)
     device = device or resolve_device(config)
+    if device.startswith("cuda"):
+        keep_to_share()
+    if gpus := _several_gpus(recipe, device, warn):
+        # In the numbers of this process, which sees only what it has leased.
+        config.set_nested("runner.gpus", gpus)
+        device = "cuda"
     fix_seeds(recipe.seed)
     first = folder / "first.pt"
     write_first_snapshot(config, recipe.weights, recipe.net_type, first)
@@ -217,6 +254,19 @@ def _train(
         snapshot_path=first,
     )
     return device
+
+
+def _several_gpus(recipe: Recipe, device: str, warn: Callable[[str], None]) -> list[int]:
+    """The GPUs to train on, where the recipe asks for more than one and they are there."""
+    if recipe.gpus == 1:
+        return []
+    import torch
+
+    seen = torch.cuda.device_count() if device.startswith("cuda") else 0
+    if seen < recipe.gpus:
+        warn(f"the recipe asks for {recipe.gpus} GPUs and this process sees {seen}: it is trained on {device} alone")
+        return []
+    return list(range(recipe.gpus))
 
 
 def _pose_config(dataset: Dataset, recipe: Recipe, folder: Path) -> PoseConfig:
@@ -272,10 +322,10 @@ def _crop_size(dataset: Dataset) -> tuple[int, int]:
 
 
 def _store_model(
-    dataset: Dataset, recipe: Recipe, folder: Path, device: str, seconds: float, store: Store
+    dataset: Dataset, recipe: Recipe, batch_size: int, folder: Path, device: str, seconds: float, store: Store
 ) -> TrainedModel:
-    # Anew, because DeepLabCut changes the one that it trains with.
-    config = _pose_config(dataset, recipe, folder).to_dict(normalize=True)
+    # Anew, because DeepLabCut changes the one that it trains with, and where it was trained is no part of a model.
+    config = _pose_config(dataset, _with_batches(recipe, batch_size), folder).to_dict(normalize=True)
     config["metadata"] |= {"project_path": None, "pose_config_path": None}
     snapshot = folder / f"snapshot-{recipe.epochs:03}.pt"
     weights_sha256 = sha256_file(snapshot)
@@ -286,6 +336,7 @@ def _store_model(
         "bodyparts": dataset.bodyparts,
         "skeleton": dataset.skeleton,
         "recipe": recipe.model_dump(mode="json"),
+        "batch_size": batch_size,
         "weights_sha256": weights_sha256,
         "versions": versions(),
         "device": device,

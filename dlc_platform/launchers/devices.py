@@ -1,48 +1,189 @@
-"""Which GPUs this machine has, and how a process is told which of them is its own.
+"""Which GPUs this machine has, and how a process is told which of them are its own.
 
-Who may use a device at a given moment is decided in `leases`.
+All that is known of NVIDIA's library (NVML) is here. Who may use a device at a given moment is decided in `leases`.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from dlc_platform.errors import PlatformError
 
+#: How lab.yaml and dagster.yaml say which GPUs runs may use: by number, or by the UUID of a GPU or of a MIG slice.
+GpuNames = Literal["auto"] | Sequence[int | str]
 
-def gpu_indices(gpus: Literal["auto"] | Sequence[int]) -> tuple[int, ...]:
-    """The GPUs that runs may use, as NVML and ``nvidia-smi`` number them.
+
+@dataclass(frozen=True)
+class Device:
+    """What a run computes on: a GPU, a MIG slice of one, or the CPU.
+
+    Attributes
+    ----------
+    key
+        Names its lease, the same for every lab of the machine, however that lists it: ``gpu-0``, ``mig-...``, ``cpu``.
+    visible
+        How ``CUDA_VISIBLE_DEVICES`` names it.
+    memory_gb
+        Its memory in gigabytes (1e9 bytes); None where NVML does not say.
+    model
+        What the vendor calls it, such as ``NVIDIA A100-SXM4-80GB``.
+    """
+
+    key: str
+    visible: str
+    memory_gb: float | None = None
+    model: str | None = None
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is a MIG slice."""
+        return self.visible.startswith("MIG-")
+
+    def __str__(self) -> str:
+        if self.key == CPU.key:
+            return "the CPU"
+        return f"GPU {self.visible}" if self.visible.isdigit() else self.visible
+
+
+CPU = Device("cpu", "")
+
+
+def find_devices(gpus: GpuNames) -> tuple[Device, ...]:
+    """The GPUs that runs may use; without any, they compute on the CPU.
+
+    A GPU that is cut into MIG slices stands for its slices. Where there is no driver, devices are taken as they are
+    listed.
 
     Parameters
     ----------
     gpus
-        ``auto`` asks NVML, and a machine without a driver has none. Listed indices are taken as they are.
+        ``auto`` for all that NVML finds, or some by their number (as ``nvidia-smi`` counts) or their UUID.
 
     Raises
     ------
     PlatformError
-        When there is a driver that does not answer: going on without it would train on the CPU unnoticed.
+        When there is a driver that does not answer, or that knows no such GPU: going on without it would train on the
+        CPU unnoticed.
     """
-    if gpus != "auto":
-        return tuple(gpus)
+    if gpus != "auto" and not gpus:
+        return ()
+    found = _found()
+    if gpus == "auto":
+        return tuple(device for _, device in found)
+    if not found:
+        return tuple(Device(f"gpu-{name}".lower(), str(name)) for name in gpus)
+    devices: dict[Device, None] = {}
+    for name in gpus:
+        named = [device for names, device in found if str(name) in names]
+        if not named:
+            raise PlatformError(
+                f"this machine has no GPU {name}: NVML knows {', '.join(str(device) for _, device in found)}",
+                "Correct `gpus` in lab.yaml; `nvidia-smi -L` lists numbers and UUIDs",
+            )
+        devices |= dict.fromkeys(named)
+    return tuple(devices)
+
+
+def computing(device: Device) -> frozenset[int]:
+    """The processes that compute on a device now, by NVML; none where that cannot be asked."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return frozenset()
+        try:
+            processes = nvml.library.nvmlDeviceGetComputeRunningProcesses(nvml.handle(device))
+        except nvml.error:
+            return frozenset()
+        return frozenset(process.pid for process in processes)
+
+
+def environment(devices: Sequence[Device]) -> dict[str, str]:
+    """The variables with which a process sees these devices only."""
+    # CUDA counts the fastest GPU first unless it is told to count as NVML does.
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(device.visible for device in devices),
+    }
+
+
+class _Nvml:
+    """NVML, as far as it is asked here."""
+
+    def __init__(self, library: Any):
+        self.library = library
+        self.error: type[Exception] = library.NVMLError
+
+    def devices(self) -> Iterator[tuple[set[str], Device]]:
+        """Each device, with the names that a list may give it."""
+        for index in range(self.library.nvmlDeviceGetCount()):
+            handle = self.library.nvmlDeviceGetHandleByIndex(index)
+            names = {str(index), self.library.nvmlDeviceGetUUID(handle)}
+            slices = list(self._slices(handle))
+            for part in slices:
+                uuid = self.library.nvmlDeviceGetUUID(part)
+                yield {*names, uuid}, Device(uuid.lower(), uuid, self._memory_gb(part), self._model(handle))
+            if not slices:
+                yield names, Device(f"gpu-{index}", str(index), self._memory_gb(handle), self._model(handle))
+
+    def handle(self, device: Device) -> Any:
+        """NVML's own name of a device that `devices` found."""
+        if device.visible.isdigit():
+            return self.library.nvmlDeviceGetHandleByIndex(int(device.visible))
+        return self.library.nvmlDeviceGetHandleByUUID(device.visible)
+
+    def _slices(self, handle: Any) -> Iterator[Any]:
+        try:
+            enabled, _ = self.library.nvmlDeviceGetMigMode(handle)
+        except self.error:
+            return  # a GPU that cannot be cut
+        if enabled != self.library.NVML_DEVICE_MIG_ENABLE:
+            return
+        for number in range(self.library.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            try:
+                yield self.library.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+            except self.error:
+                continue  # fewer slices than there could be
+
+    def _memory_gb(self, handle: Any) -> float | None:
+        try:
+            return self.library.nvmlDeviceGetMemoryInfo(handle).total / 1e9
+        except self.error:
+            return None  # where the GPU has the machine's own memory
+
+    def _model(self, handle: Any) -> str:
+        return str(self.library.nvmlDeviceGetName(handle))
+
+
+@contextmanager
+def _nvml() -> Iterator[_Nvml | None]:
+    """NVML, ready to be asked; None on a machine without a driver."""
     import pynvml
 
-    no_driver = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
     try:
         pynvml.nvmlInit()
-        try:
-            return tuple(range(pynvml.nvmlDeviceGetCount()))
-        finally:
-            pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        if error.value in no_driver:  # pyright: ignore[reportAttributeAccessIssue]
-            return ()
-        raise PlatformError(
-            f"the NVIDIA driver does not say which GPUs there are: {error}",
-            "Mend the driver (after its update that takes a reboot), or set `gpus: []` in lab.yaml to work on the CPU",
-        ) from error
+        if error.value in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED):  # pyright: ignore[reportAttributeAccessIssue]
+            yield None
+            return
+        raise _unanswered(error) from error
+    try:
+        yield _Nvml(pynvml)
+    finally:
+        pynvml.nvmlShutdown()
 
 
-def environment(device: int | None) -> dict[str, str]:
-    """The variables with which a process sees one GPU only, or none (None)."""
-    # CUDA counts the fastest GPU first unless it is told to count as NVML does.
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "" if device is None else str(device)}
+def _found() -> list[tuple[set[str], Device]]:
+    with _nvml() as nvml:
+        if nvml is None:
+            return []
+        try:
+            return list(nvml.devices())
+        except nvml.error as error:
+            raise _unanswered(error) from error
+
+
+def _unanswered(error: Exception) -> PlatformError:
+    return PlatformError(
+        f"the NVIDIA driver does not say which GPUs there are: {error}",
+        "Mend the driver (after its update that takes a reboot), or set `gpus: []` in lab.yaml to work on the CPU",
+    )

@@ -1,62 +1,73 @@
 """`GpuRunLauncher`: starts, watches and stops the worker processes of runs on this machine.
 
-What a worker does, and how it gets its GPU, is in `worker`.
+What a worker does, and how it gets its devices, is in `gpu_worker`; how many it needs is in `needs`.
 """
 
 import os
+import re
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Field, ScalarUnion
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Field
 from dagster import _check as check
-from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
-from dagster._grpc.types import ExecuteRunArgs
+from dagster._core.launcher.base import (
+    CheckRunHealthResult,
+    LaunchRunContext,
+    ResumeRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
+from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import devices
-from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.launchers.devices import GpuNames
+from dlc_platform.launchers.needs import needs_of
+from dlc_platform.launchers.processes import WorkerProcess, killed_for_memory
 
-GPU_POOL = "gpu"
 DEVICE_TAG = "dlc_platform/device"
+#: How many processes the kernel had killed for want of memory when the worker was started, and where it counts them.
+MEMORY_KILLS_TAG = "dlc_platform/memory_kills"
 ARGUMENTS_VARIABLE = "DLC_PLATFORM_RUN_ARGUMENTS"
 
 _LOG_FOLDER = "run-logs"
 _LOG_LINES = 20
-
-
-def needs_device(run: DagsterRun) -> bool:
-    """Whether one of the run's steps is in the ``gpu`` pool."""
-    concurrency = run.run_op_concurrency
-    return concurrency is not None and GPU_POOL in (concurrency.all_pools or ())
+_LOG_BYTES = 20_000
+#: What is said by programs that could not get memory.
+_OUT_OF_MEMORY = re.compile(r".*(?:MemoryError|bad_alloc|[Cc]annot allocate memory|[Oo]ut of memory|OutOfMemory).*")
 
 
 class GpuRunLauncher(RunLauncher, ConfigurableClass):
-    """Runs each run in a process of its own on this machine; those in the ``gpu`` pool get one GPU each.
+    """Runs each run in a process of its own on this machine; those that need GPUs get theirs, and the others none.
 
     Configured in ``dagster.yaml``. A run whose tags name no worker was started by something else, and is left alone.
 
     Parameters
     ----------
     gpus
-        ``auto`` (those NVML finds) or the indices of the GPUs that runs may use.
+        ``auto`` (those NVML finds), or a list of the GPUs that runs may use; see `devices.find_devices`.
+    avoid_busy
+        Leave GPUs alone on which a process computes that no run of a lab has started.
     grace_seconds
         How long a terminated run may tidy up before it is killed with all its processes.
     """
 
     def __init__(
         self,
-        gpus: Literal["auto"] | Sequence[int] = "auto",
+        gpus: GpuNames = "auto",
         grace_seconds: float = 15.0,
         inst_data: ConfigurableClassData | None = None,
+        avoid_busy: bool = False,
     ):
         super().__init__()
-        self.gpus: Literal["auto"] | Sequence[int] = gpus
+        self.gpus: GpuNames = gpus
+        self.avoid_busy = avoid_busy
         self._grace_seconds = grace_seconds
         self._inst_data = inst_data
         # Only for their exit codes, and so that they do not stay behind as zombies: whether a worker is alive, and
@@ -72,7 +83,9 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
     def config_type(cls) -> dict[str, Field]:
         """The keys below ``config`` in ``dagster.yaml``."""
         return {
-            "gpus": Field(ScalarUnion(scalar_type=str, non_scalar_schema=[int]), default_value="auto"),
+            # Numbers and UUIDs in one list, for which Dagster has no type.
+            "gpus": Field(Any, default_value="auto"),  # pyright: ignore[reportArgumentType]
+            "avoid_busy": Field(bool, default_value=False),
             "grace_seconds": Field(float, default_value=15.0),
         }
 
@@ -80,25 +93,49 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> "GpuRunLauncher":
         """The launcher that ``dagster.yaml`` describes."""
         gpus = config_value["gpus"]
-        if isinstance(gpus, str) and gpus != "auto":
+        listed = isinstance(gpus, list) and all(isinstance(gpu, int | str) for gpu in gpus)
+        if gpus != "auto" and not listed:
             raise PlatformError(
-                f"run_launcher.config.gpus in dagster.yaml is {gpus!r}", "Write `auto` or a list such as [0, 1]"
+                f"run_launcher.config.gpus in dagster.yaml is {gpus!r}",
+                "Write `auto` or a list such as [0, 1], or of the UUIDs that `nvidia-smi -L` shows",
             )
-        return cls(gpus=gpus, grace_seconds=config_value["grace_seconds"], inst_data=inst_data)
+        return cls(
+            gpus=gpus,
+            grace_seconds=config_value["grace_seconds"],
+            inst_data=inst_data,
+            avoid_busy=config_value["avoid_busy"],
+        )
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Start the run's worker, and come back at once: it is the worker that waits for a device."""
+        origin = check.not_none(context.dagster_run.job_code_origin)
+        run_id = context.dagster_run.run_id
+        self._start(context.dagster_run, ExecuteRunArgs(origin, run_id, self._instance.get_ref()))
+
+    @property
+    def supports_resume_run(self) -> bool:
+        """True: where ``run_monitoring.max_resume_run_attempts`` says so, a run goes on with a second worker."""
+        return True
+
+    def resume_run(self, context: ResumeRunContext) -> None:
+        """Start a second worker for a run whose worker has died: it does what no step of the run has finished."""
         run = context.dagster_run
+        if (worker := WorkerProcess.from_tags(run.tags)) is not None:
+            worker.kill()  # Two workers must never work on one run.
         origin = check.not_none(run.job_code_origin)
+        self._start(run, ResumeRunArgs(origin, run.run_id, self._instance.get_ref()))
+
+    def _start(self, run: DagsterRun, arguments: ExecuteRunArgs | ResumeRunArgs) -> None:
         instance = self._instance
-        arguments = ExecuteRunArgs(job_origin=origin, run_id=run.run_id, instance_ref=instance.get_ref())
+        needs = needs_of(instance, run)
         log = self._log(run.run_id)
         log.parent.mkdir(exist_ok=True)
+        kills = killed_for_memory()
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [origin.executable_path, "-m", "dlc_platform.launchers.worker"],
+                [check.not_none(run.job_code_origin).executable_path, "-m", "dlc_platform.launchers.gpu_worker"],
                 # Not on the command line, which everybody can read: the instance may hold a password.
-                env={**os.environ, **devices.environment(None), ARGUMENTS_VARIABLE: serialize_value(arguments)},
+                env={**os.environ, **devices.environment(()), ARGUMENTS_VARIABLE: serialize_value(arguments)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -106,7 +143,9 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             )
         worker = WorkerProcess.of(process.pid)
         # A retried run brings the tags of its predecessor, device included.
-        tags = worker.tags() | ({DEVICE_TAG: "none yet"} if needs_device(run) else {})
+        tags = worker.tags() | ({DEVICE_TAG: "none yet"} if needs else {})
+        if kills is not None:
+            tags[MEMORY_KILLS_TAG] = f"{kills[1]} {kills[0]}"
         try:
             instance.add_run_tags(run.run_id, tags)
         except BaseException:
@@ -153,30 +192,35 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         if check.not_none(self._instance.get_run_by_id(run.run_id)).is_finished:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         worker.kill()
-        return CheckRunHealthResult(WorkerStatus.FAILED, self._cause_of_death(run.run_id, worker))
+        return CheckRunHealthResult(WorkerStatus.FAILED, self._cause_of_death(run, worker))
 
     def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:
         """Where the worker's output is, and its last lines."""
-        log = self._log(run.run_id)
-        try:
-            lines = log.read_text(errors="replace").splitlines()
-        except FileNotFoundError:
-            return None
-        return "\n".join((f"The end of {log}:", *lines[-_LOG_LINES:]))
+        lines = self._last_lines(run.run_id)
+        return "\n".join((f"The end of {self._log(run.run_id)}:", *lines)) if lines else None
 
     def _log(self, run_id: str) -> Path:
         return Path(self._instance.root_directory) / _LOG_FOLDER / f"{run_id}.log"
+
+    def _last_lines(self, run_id: str) -> list[str]:
+        try:
+            with self._log(run_id).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
+                return log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+        except FileNotFoundError:
+            return []
 
     def _wait_for(self, instance: DagsterInstance, run_id: str, process: subprocess.Popen[bytes]) -> None:
         """Reap a worker of this process; fail its run if that never started, which monitoring does not look into."""
         process.wait()
         run = instance.get_run_by_id(run_id)
-        if run is None or run.status == DagsterRunStatus.STARTED:
+        if run is not None and run.status == DagsterRunStatus.STARTED:
             return  # The exit code is needed when monitoring asks.
-        if run.status == DagsterRunStatus.STARTING:
-            cause = self._cause_of_death(run_id, check.not_none(WorkerProcess.from_tags(run.tags)))
+        if run is not None and run.status == DagsterRunStatus.STARTING:
+            cause = self._cause_of_death(run, check.not_none(WorkerProcess.from_tags(run.tags)))
             instance.report_run_failed(run, f"{cause}\n{self.get_run_worker_debug_info(run)}")
-        self._children.pop(run_id, None)
+        if self._children.get(run_id) is process:
+            del self._children[run_id]
 
     def _stop(self, instance: DagsterInstance, run_id: str, worker: WorkerProcess) -> None:
         deadline = time.monotonic() + self._grace_seconds
@@ -189,13 +233,28 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             how = f"was killed, because it had not stopped after {self._grace_seconds:g} s" if killed else "has stopped"
             instance.report_run_canceled(run, f"The worker ({worker}) {how}.")
 
-    def _cause_of_death(self, run_id: str, worker: WorkerProcess) -> str:
-        child = self._children.pop(run_id, None)
-        if child is None:
-            return f"The worker ({worker}) is gone; another process had started it, so its exit code is not known"
-        code = child.wait()
+    def _cause_of_death(self, run: DagsterRun, worker: WorkerProcess) -> str:
+        child = self._children.get(run.run_id)
+        if child is None or child.pid != worker.pid:
+            how = "is gone; another process had started it, so its exit code is not known"
+            return f"The worker ({worker}) {how}{self._memory_ran_out(run)}"
+        code = self._children.pop(run.run_id).wait()
         if code >= 0:
-            return f"The worker ({worker}) ended with exit code {code} before its run did"
-        name = signal.Signals(-code).name
-        hint = ": the kernel does that when memory runs out (`dmesg` tells), and so can a person" if code == -9 else ""
-        return f"The worker ({worker}) was killed by {name}{hint}"
+            return f"The worker ({worker}) ended with exit code {code} before its run did{self._memory_ran_out(run)}"
+        hint = self._memory_ran_out(run)
+        if not hint and code == -signal.SIGKILL:
+            hint = ": a person can do that, and so can the kernel when memory runs out (`dmesg` tells)"
+            if MEMORY_KILLS_TAG in run.tags:
+                hint = ", and not by the kernel for want of memory, which it counts: so by a person or a program"
+        return f"The worker ({worker}) was killed by {signal.Signals(-code).name}{hint}"
+
+    def _memory_ran_out(self, run: DagsterRun) -> str:
+        """The signs that it was memory, to be added to what became of the worker; empty where there are none."""
+        before, _, place = run.tags.get(MEMORY_KILLS_TAG, "").partition(" ")
+        now = killed_for_memory()
+        if now is not None and str(now[0]) == place and now[1] > int(before):
+            return f": memory ran out (the kernel has killed {now[1] - int(before)} process(es) for it meanwhile)"
+        for line in reversed(self._last_lines(run.run_id)):
+            if _OUT_OF_MEMORY.match(line):
+                return f": memory ran out (its output says: {line.strip()[:200]})"
+        return ""

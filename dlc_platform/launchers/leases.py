@@ -3,50 +3,83 @@
 A lease is a `flock` on a file, so the kernel takes it back from a process that dies, however it dies. Every lab of a
 machine uses the same folder, and so shares its GPUs. A machine without a GPU has one lease, on its CPU, because two
 DeepLabCut processes there only slow each other down.
+
+The files of a device are named by its key. Whoever has all of it locks ``gpu-0`` for itself. Those who share it lock
+that file together, and each its own file in ``gpu-0.shares``, which says how much of the memory it may use; only the
+sum is left to us. A file ``gpu-0.drained`` keeps new work away. Who looks for a device locks ``choosing`` meanwhile, so
+that several devices are leased together or not at all.
 """
 
+import contextlib
 import errno
 import fcntl
+import json
 import logging
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import psutil
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers import devices
+from dlc_platform.launchers import devices as gpu
+from dlc_platform.launchers.devices import CPU, Device
+from dlc_platform.launchers.needs import Needs
+from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.settings import GPU_MEMORY_VARIABLE
 
 DIRECTORY_VARIABLE = "DLC_PLATFORM_LEASE_DIR"
 _POLL_SECONDS = 0.5
+_CHOOSING = "choosing"
+_CHOOSING_SECONDS = 2.0
+#: Who has waited for so long is served before those who came later, or a stream of small runs would starve a large one.
+_PATIENCE_SECONDS = 60.0
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to compute on one device, until `release` or the end of the process.
+    """The right to compute on devices, until `release` or the end of the process.
 
     A forked child holds it as well: a device is free when nobody is left who could be using it.
+
+    Attributes
+    ----------
+    memory_gb
+        How much of each device's memory may be used; None for all of it.
     """
 
-    device: int | None
-    descriptor: int
+    devices: tuple[Device, ...]
+    memory_gb: float | None
+    _descriptors: tuple[int, ...] = field(repr=False)
+    _shares: tuple[Path, ...] = field(repr=False, default=())
 
     def __str__(self) -> str:
-        return _name(self.device)
+        names = " and ".join(str(device) for device in self.devices)
+        return names if self.memory_gb is None else f"{self.memory_gb:g} GB of {names}"
 
     def environment(self) -> dict[str, str]:
-        """The variables with which a process sees this device only."""
-        return devices.environment(self.device)
+        """The variables with which a process sees these devices only, and knows how much memory it may use."""
+        share = {} if self.memory_gb is None else {GPU_MEMORY_VARIABLE: f"{self.memory_gb:g}"}
+        return gpu.environment([device for device in self.devices if device != CPU]) | share
 
     def release(self) -> None:
-        """Give the device back."""
-        os.close(self.descriptor)
+        """Give the devices back."""
+        for share in self._shares:
+            share.unlink(missing_ok=True)
+        for descriptor in self._descriptors:
+            # Whoever finds a name there has to ask whether that process still tidies up.
+            os.ftruncate(descriptor, 0)
+            os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -57,42 +90,123 @@ class Lease:
         self.release()
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a device, or held it last, as it said itself; `worker` is None where it said nothing."""
+
+    purpose: str
+    worker: WorkerProcess | None = None
+    memory_gb: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.purpose} (pid {self.worker.pid})" if self.worker else self.purpose
+
+    def processes(self) -> list[psutil.Process]:
+        """Those of its processes that run, as far as they can be seen from this host."""
+        return self.worker.family() if self.worker and self.worker.was_started_here() else []
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """A device at one moment.
+
+    Attributes
+    ----------
+    holders
+        Who computes there by a lease.
+    drained
+        Who drained it and when; None when it takes new work.
+    strangers
+        Processes that compute there without a lease, by NVML.
+    """
+
+    device: Device
+    holders: tuple[Holder, ...]
+    drained: str | None
+    strangers: frozenset[int]
+
+
 def acquire(
-    gpus: Sequence[int],
+    devices: Sequence[Device],
     purpose: str,
     announce: Callable[[str], None] = _logger.info,
     pause: Callable[[float], None] = time.sleep,
+    needs: Needs | None = None,
+    avoid_busy: bool = False,
 ) -> Lease:
-    """Wait for a free device and lease it.
+    """Wait for free devices and lease them, as many as are needed at once or none.
 
     Parameters
     ----------
-    gpus
-        The devices that will do (see `devices.gpu_indices`); none of them means the CPU.
+    devices
+        Those that will do (see `devices.find_devices`); none of them means the CPU, whatever is needed.
     purpose
         What the lease is for, such as ``run 1a2b``: told to those who wait for it.
     announce
         Called once, with a sentence, if it has to wait.
     pause
         Called with a number of seconds between two tries; what it raises ends the wait.
+    needs
+        One whole device by default.
+    avoid_busy
+        Leave devices alone on which a process computes that has no lease.
 
     Raises
     ------
     PlatformError
-        When the lease folder cannot be used.
+        When the lease folder cannot be used, or there are not so many devices, or none with so much memory.
     """
-    choices: tuple[int | None, ...] = tuple(gpus) or (None,)
-    announced = False
-    while True:
-        for device in choices:
-            if lease := _try(device, purpose):
-                return lease
-        if not announced:
-            held = "; ".join(f"{_name(device)} is held by {_holder(device)}" for device in choices)
-            announce(f"Waiting for a device: {held}")
-            announced = True
-        # The jitter keeps two waiting processes from knocking at the same moments for ever.
-        pause(_POLL_SECONDS * random.uniform(0.5, 1.5))
+    needs = needs if needs and devices else Needs()
+    wanted = _Wanted(_suitable(devices or [CPU], needs), purpose, needs, avoid_busy)
+    with contextlib.ExitStack() as waiting:
+        ticket: Path | None = None
+        while True:
+            chosen = _choose(wanted, ticket)
+            if isinstance(chosen, Lease):
+                return chosen
+            if ticket is None and chosen:
+                announce(f"Waiting for {'a device' if needs == Needs() else needs}: {'; '.join(chosen)}")
+                ticket = waiting.enter_context(_in_line(wanted))
+            # The jitter keeps two waiting processes from knocking at the same moments for ever.
+            pause(_POLL_SECONDS * random.uniform(0.5, 1.5))
+
+
+def survey(devices: Sequence[Device]) -> list[DeviceState]:
+    """Who holds each device, and whether it takes new work."""
+    with _choosing():
+        holders = {device: _holders(device) for device in devices or (CPU,)}
+    return [
+        DeviceState(device, own, _drained(device), gpu.computing(device) - _pids(own))
+        for device, own in holders.items()
+    ]
+
+
+def drain(device: Device) -> None:
+    """Keep new work away from a device; what computes there goes on to its end."""
+    who = f"{_user()} at {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
+    descriptor = _open(_drain_file(device))
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, who.encode(), 0)
+    finally:
+        os.close(descriptor)
+
+
+def resume(device: Device) -> None:
+    """Let a drained device take new work.
+
+    Raises
+    ------
+    PlatformError
+        When another user drained it.
+    """
+    file = _drain_file(device)
+    try:
+        file.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise PlatformError(
+            f"{device} was drained by {_drained(device)}, and {file} is that user's", "Ask that user, or root"
+        ) from error
 
 
 def directory() -> Path:
@@ -101,16 +215,290 @@ def directory() -> Path:
     return Path(given) if given else Path(tempfile.gettempdir()) / "dlc-platform-leases"
 
 
-def _name(device: int | None) -> str:
-    return "the CPU" if device is None else f"GPU {device}"
+@dataclass(frozen=True)
+class _Wanted:
+    """What a process asks for."""
+
+    choices: tuple[Device, ...]
+    purpose: str
+    needs: Needs
+    avoid_busy: bool
+
+    def shares(self, device: Device) -> bool:
+        """Whether part of the device is enough."""
+        return self.needs.memory_gb is not None and device.memory_gb is not None
 
 
-def _file(device: int | None) -> Path:
-    return directory() / ("cpu" if device is None else f"gpu-{device}")
+def _suitable(devices: Sequence[Device], needs: Needs) -> tuple[Device, ...]:
+    """The devices that would do if they were free."""
+    suitable = [device for device in devices if device.memory_gb is None or device.memory_gb >= (needs.memory_gb or 0)]
+    if needs.gpus > 1:
+        suitable = [device for device in suitable if not device.is_slice]  # CUDA shows a process one slice at most.
+    if len(suitable) < needs.gpus:
+        raise PlatformError(
+            f"{needs} cannot be had: of {', '.join(map(_size, devices))} only {len(suitable)} would do",
+            "Ask for fewer GPUs or less memory, or list more under `gpus` in lab.yaml",
+        )
+    return tuple(suitable)
 
 
-def _try(device: int | None, purpose: str) -> Lease | None:
-    file = _file(device)
+def _size(device: Device) -> str:
+    return str(device) if device.memory_gb is None else f"{device} ({device.memory_gb:.1f} GB)"
+
+
+def _choose(wanted: _Wanted, ticket: Path | None) -> Lease | list[str]:
+    """Lease what is wanted now; or say of each device why not. Nothing is said when others are choosing."""
+    busy = {device: gpu.computing(device) for device in wanted.choices} if wanted.avoid_busy else {}
+    with _choosing() as alone:
+        if not alone:
+            return []
+        reserved = _reserved(ticket)
+        reasons, parts = [], []
+        for device in _by_room(wanted):
+            reason = _drained(device) and f"{device} is drained (by {_drained(device)})"
+            if not reason and device.key in reserved:
+                reason = f"{device} is kept for {reserved[device.key]}, which has waited longer"
+            if not reason:
+                part = _take(device, wanted, busy.get(device, frozenset()))
+                if isinstance(part, _Part):
+                    parts.append(part)
+                else:
+                    reason = part
+            if reason:
+                reasons.append(reason)
+            if len(parts) == wanted.needs.gpus:
+                return _lease(parts, wanted)
+        for part in parts:
+            reasons.append(f"{part.device} alone is not enough")
+            part.give_back()
+        return reasons
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A device that is locked already, while it is not known whether there are enough."""
+
+    device: Device
+    descriptor: int
+
+    def give_back(self) -> None:
+        os.close(self.descriptor)
+
+
+def _take(device: Device, wanted: _Wanted, computing: frozenset[int]) -> _Part | str:
+    """Lock a device if it has room; else the reason why not."""
+    share = wanted.shares(device)
+    descriptor = _lock(_file(device), fcntl.LOCK_SH if share else fcntl.LOCK_EX)
+    if descriptor is None:
+        return f"{device} is held by {' and '.join(map(str, _holders(device))) or 'another process'}"
+    part = _Part(device, descriptor)
+    # The lock is free as soon as its process is gone, and its children and the driver may take a moment longer.
+    last = _read(_file(device))
+    present = _sharers(device)
+    reason = None
+    if last and last.processes():
+        reason = f"what {last} left behind on {device} still runs"
+    elif not share and present:
+        reason = f"what {present[0]} left behind on {device} still runs"
+    elif share and device.memory_gb is not None and wanted.needs.memory_gb is not None:
+        left = device.memory_gb - sum(holder.memory_gb or 0 for holder in present)
+        if wanted.needs.memory_gb > left + 1e-6:
+            reason = f"{device} has {left:.1f} GB left beside {' and '.join(map(str, present))}"
+    if reason is None and computing and (strangers := computing - _pids(present)):
+        reason = f"{device} is used by {', '.join(map(_stranger, sorted(strangers)))}"
+    if reason is not None:
+        part.give_back()
+        return reason
+    return part
+
+
+def _lease(parts: Sequence[_Part], wanted: _Wanted) -> Lease:
+    shares: list[Path] = []
+    descriptors = [part.descriptor for part in parts]
+    for part in parts:
+        text = _record(wanted, part.device)
+        if wanted.shares(part.device):
+            share = _shares(part.device) / uuid.uuid4().hex
+            descriptor = _lock(share, fcntl.LOCK_EX)
+            assert descriptor is not None
+            descriptors.append(descriptor)
+            shares.append(share)
+            # Whoever had all of it has left nothing behind.
+            os.ftruncate(part.descriptor, 0)
+        else:
+            descriptor = part.descriptor
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
+    memory_gb = wanted.needs.memory_gb if shares else None
+    return Lease(tuple(part.device for part in parts), memory_gb, tuple(descriptors), tuple(shares))
+
+
+def _by_room(wanted: _Wanted) -> list[Device]:
+    """The choices; for a share the fullest first, so that whole devices stay free for who needs one."""
+    if wanted.needs.memory_gb is None:
+        return list(wanted.choices)
+    used = {device: sum(own.memory_gb or 0 for own in _sharers(device)) for device in wanted.choices}
+    return sorted(wanted.choices, key=lambda device: (device.memory_gb or 0) - used[device] if used[device] else 1e9)
+
+
+@contextmanager
+def _choosing() -> Iterator[bool]:
+    """Be the only one who chooses; False when somebody else does for long, such as one who was stopped."""
+    deadline = time.monotonic() + _CHOOSING_SECONDS
+    while (descriptor := _lock(directory() / _CHOOSING, fcntl.LOCK_EX)) is None:
+        if time.monotonic() > deadline:
+            yield False
+            return
+        time.sleep(0.01)
+    try:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _in_line(wanted: _Wanted) -> Iterator[Path]:
+    """Be known as one who waits."""
+    ticket = directory() / "waiting" / f"{time.time_ns()}-{os.getpid()}"
+    descriptor = _lock(ticket, fcntl.LOCK_EX)
+    assert descriptor is not None
+    says = {
+        "purpose": wanted.purpose,
+        "choices": [device.key for device in wanted.choices],
+        "gpus": wanted.needs.gpus,
+    }
+    os.pwrite(descriptor, json.dumps(says).encode(), 0)
+    try:
+        yield ticket
+    finally:
+        ticket.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _reserved(ticket: Path | None) -> dict[str, str]:
+    """The devices that are kept for those who have lost their patience and came before `ticket`, by key."""
+    reserved: dict[str, str] = {}
+    for file in sorted((directory() / "waiting").glob("*-*")):
+        since = int(file.name.partition("-")[0])
+        if time.time_ns() - since < _PATIENCE_SECONDS * 1e9 or (ticket is not None and file.name >= ticket.name):
+            break
+        if (descriptor := _lock(file, fcntl.LOCK_EX)) is not None:
+            file.unlink(missing_ok=True)  # It died while it waited.
+            os.close(descriptor)
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            says = json.loads(file.read_text())
+            free = [key for key in says["choices"] if key not in reserved and not _drained_key(key)]
+            # Those that nobody has for himself are the nearest to being free.
+            free.sort(key=lambda key: _is_locked(directory() / key, fcntl.LOCK_SH))
+            reserved |= dict.fromkeys(free[: says["gpus"]], says["purpose"])
+    return reserved
+
+
+def _holders(device: Device) -> tuple[Holder, ...]:
+    """Who has leased a device."""
+    if _is_locked(_file(device), fcntl.LOCK_SH):
+        return (_read(_file(device)) or Holder("another process"),)
+    return _sharers(device)
+
+
+def _sharers(device: Device) -> tuple[Holder, ...]:
+    """Who shares a device; one that is gone counts for as long as processes of it run."""
+    sharers = []
+    for file in sorted(_shares(device).glob("*")):
+        holder = _read(file)
+        if _is_locked(file, fcntl.LOCK_EX):
+            sharers.append(holder or Holder("another process", None, device.memory_gb))
+        elif holder and holder.processes():
+            sharers.append(holder)
+        else:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+    return tuple(sharers)
+
+
+def _pids(holders: Sequence[Holder]) -> frozenset[int]:
+    return frozenset(process.pid for holder in holders for process in holder.processes())
+
+
+def _stranger(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        return f"the process {pid} ({process.name()} of {process.username()})"
+    except psutil.Error:
+        return f"the process {pid}"
+
+
+def _record(wanted: _Wanted, device: Device) -> bytes:
+    said: dict[str, Any] = WorkerProcess.current().tags()
+    if wanted.shares(device):
+        said["memory_gb"] = wanted.needs.memory_gb
+    return f"{wanted.purpose}\n{json.dumps(said)}".encode()
+
+
+def _read(file: Path) -> Holder | None:
+    """What a lease file says; None where it says nothing."""
+    try:
+        purpose, _, said = file.read_text().partition("\n")
+    except OSError:
+        return None
+    if not purpose:
+        return None
+    try:
+        parts = json.loads(said)
+        return Holder(purpose, WorkerProcess.from_tags(parts), parts.get("memory_gb"))
+    except ValueError:
+        return Holder(purpose)
+
+
+def _file(device: Device) -> Path:
+    return directory() / device.key
+
+
+def _shares(device: Device) -> Path:
+    return directory() / f"{device.key}.shares"
+
+
+def _drain_file(device: Device) -> Path:
+    return directory() / f"{device.key}.drained"
+
+
+def _drained(device: Device) -> str | None:
+    return _drained_key(device.key)
+
+
+def _drained_key(key: str) -> str | None:
+    try:
+        return (directory() / f"{key}.drained").read_text() or "somebody"
+    except OSError:
+        return None
+
+
+def _user() -> str:
+    try:
+        return psutil.Process().username()
+    except (psutil.Error, KeyError):
+        return f"user {os.getuid()}"
+
+
+def _is_locked(file: Path, kind: int) -> bool:
+    """Whether somebody's lock keeps others from one of this kind."""
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _lock(file: Path, kind: int) -> int | None:
+    """Open and lock a file, its descriptor; None when somebody's lock is in the way."""
     while True:
         try:
             descriptor = _open(file)
@@ -120,7 +508,7 @@ def _try(device: int | None, purpose: str) -> Lease | None:
                 f"Make it writable for everybody, or set {DIRECTORY_VARIABLE} to a folder that is",
             ) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
             if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -130,17 +518,16 @@ def _try(device: int | None, purpose: str) -> Lease | None:
                 f"Set {DIRECTORY_VARIABLE} to a folder on a local disk",
             ) from error
         if _is_current(descriptor, file):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{purpose} (pid {os.getpid()})".encode(), 0)
-            return Lease(device, descriptor)
+            return descriptor
         os.close(descriptor)
 
 
 def _open(file: Path) -> int:
     """Open a lease file, or create one that every user of the machine can open."""
-    if not file.parent.is_dir():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.parent.chmod(0o1777)
+    for folder in (file.parent.parent, file.parent):
+        if folder.is_relative_to(directory()) and not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o1777)
     # First without O_CREAT: in a sticky folder Linux refuses it on a file of another user (fs.protected_regular).
     try:
         return os.open(file, os.O_RDWR | os.O_NOFOLLOW)
@@ -160,10 +547,3 @@ def _is_current(descriptor: int, file: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except FileNotFoundError:
         return False
-
-
-def _holder(device: int | None) -> str:
-    try:
-        return _file(device).read_text() or "another process"
-    except OSError:
-        return "another process"

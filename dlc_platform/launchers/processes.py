@@ -1,6 +1,7 @@
 """Worker processes: how a process is named so that any other process, now or later, recognises or stops it.
 
-Nothing is kept in memory: a worker's name travels in the tags of its run.
+Nothing is kept in memory: a worker's name travels in the tags of its run. What the kernel says of memory that ran out
+is read here too.
 """
 
 import contextlib
@@ -18,6 +19,9 @@ PID_TAG = "dlc_platform/pid"
 STARTED_TAG = "dlc_platform/process_started"
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_CGROUP = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_VMSTAT = Path("/proc/vmstat")
 _KILL_SECONDS = 5.0
 
 
@@ -75,7 +79,7 @@ class WorkerProcess:
         """Kill it and every process that it left behind: its descendants and the members of its session."""
         # A process can fork while it is being looked at, so look until nobody is left or somebody cannot be killed.
         deadline = time.monotonic() + _KILL_SECONDS
-        while (family := self._family()) and time.monotonic() < deadline:
+        while (family := self.family()) and time.monotonic() < deadline:
             for process in family:
                 try:
                     process.kill()
@@ -83,7 +87,8 @@ class WorkerProcess:
                     continue
             time.sleep(0.05)
 
-    def _family(self) -> list[psutil.Process]:
+    def family(self) -> list[psutil.Process]:
+        """It and every process that it left behind, as far as they run: descendants and members of its session."""
         now = _started(self.pid)
         if now is not None and now != self.started:
             return []  # The kernel gives a pid away again only when no session has that number.
@@ -130,3 +135,37 @@ def _started(pid: int) -> str | None:
 
 def _boot() -> str:
     return _BOOT_ID.read_text().strip() if psutil.LINUX else "boot"
+
+
+def killed_for_memory() -> tuple[Path, int] | None:
+    """How many processes the kernel has killed so far because memory ran out; None where it does not say.
+
+    Returns
+    -------
+    tuple
+        Where that was read, and the count: of this process's control group where that is known, as for a unit of
+        systemd or a container, else of the whole machine. Counts of two places say nothing of each other.
+    """
+    for file in (*_group_counters(), _VMSTAT):
+        try:
+            counts = dict(line.split()[:2] for line in file.read_text().splitlines() if len(line.split()) > 1)
+            return file, int(counts["oom_kill"])
+        except (OSError, KeyError, ValueError):
+            continue
+    return None
+
+
+def _group_counters() -> list[Path]:
+    try:
+        groups = [line.split(":", 2) for line in _CGROUP.read_text().splitlines()]
+    except OSError:
+        return []
+    files = []
+    for _, controllers, path in groups:
+        folder = path.lstrip("/")
+        if controllers == "":
+            files.append(_CGROUPS / folder / "memory.events")
+        elif "memory" in controllers.split(","):
+            # Inside a container its own group is mounted in the place of the root.
+            files += [_CGROUPS / "memory" / folder / "memory.oom_control", _CGROUPS / "memory" / "memory.oom_control"]
+    return files

@@ -13,7 +13,8 @@ import yaml
 
 from dlc_platform.catalog.database import open_lab
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.launchers.devices import find_devices
+from dlc_platform.launchers.needs import gpu_slots
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
@@ -50,10 +51,11 @@ def prepare(home: Path) -> dict[str, str]:
     if given := os.environ.get(POSTGRES_VARIABLE):
         # Or the catalogue would be looked for in the embedded server.
         environment[POSTGRES_VARIABLE] = given
-    _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab), sort_keys=False))
+    slots = gpu_slots(find_devices(lab.gpus), lab)
+    _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab, slots), sort_keys=False))
     with open_instance(environment) as instance:
         # The pool's default limit does not hold for the first runs of a new pool.
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, max(1, len(gpu_indices(lab.gpus))))
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, slots)
     return environment
 
 
@@ -108,17 +110,20 @@ def clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
             shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _dagster_yaml(home: Path, lab: Lab) -> dict:
+def _dagster_yaml(home: Path, lab: Lab, gpu_runs: int) -> dict:
     return {
         "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},
         "run_launcher": {
             "module": "dlc_platform.launchers.gpu_run_launcher",
             "class": "GpuRunLauncher",
-            "config": {"gpus": "auto" if lab.gpus == "auto" else [int(gpu) for gpu in lab.gpus]},
+            "config": {
+                "gpus": "auto" if lab.gpus == "auto" else list(lab.gpus),
+                "avoid_busy": lab.avoid_busy_gpus,
+            },
         },
         "concurrency": {
             "pools": {"granularity": "run", "default_limit": 1},
-            "runs": {"max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1))},
+            "runs": {"max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1), gpu_runs + 2)},
         },
         "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "free_slots_after_run_end_seconds": 5},
         # A worker that died is started again; a computation that failed is not, it would fail the same way.

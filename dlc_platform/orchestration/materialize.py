@@ -22,7 +22,8 @@ from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.wanted import sizes
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import leases
-from dlc_platform.launchers.devices import gpu_indices
+from dlc_platform.launchers.devices import find_devices
+from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.assets.report import days
@@ -146,8 +147,17 @@ def _materialize(
             for stretch in stretches:
                 title = asset.to_user_string() + (f" [{', '.join(stretch)}]" if stretch else "")
                 if GPU_POOL in _pools(node) and lease is None:
-                    gpus = gpu_indices(lab.settings.gpus)
-                    lease = held.enter_context(leases.acquire(gpus, f"dlc-platform run {selection}", say))
+                    # Once for all that is selected: a process that computes cannot change its devices any more.
+                    needs = declared_needs(lab.settings, [key.to_user_string() for key in selected], partitions)
+                    lease = held.enter_context(
+                        leases.acquire(
+                            find_devices(lab.settings.gpus),
+                            f"dlc-platform run {selection}",
+                            say,
+                            needs=needs,
+                            avoid_busy=lab.settings.avoid_busy_gpus,
+                        )
+                    )
                     os.environ.update(lease.environment())
                 say(f"{title}: running")
                 run_id = str(uuid4())

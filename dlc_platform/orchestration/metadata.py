@@ -32,6 +32,12 @@ def stale_rows(sessions: "pd.DataFrame") -> "pd.DataFrame":
     return shown.assign(models=[", ".join(short(m) if m else "imported" for m in own) for own in shown["models"]])
 
 
+def gpu_memory(declared_gb: float | None, peak_gb: float | None) -> dict[str, Any]:
+    """What was asked for of a GPU's memory, and what was used of it, in gigabytes; what is not known is left out."""
+    known = {"gpu_memory_gb": declared_gb, "gpu_memory_peak_gb": peak_gb}
+    return {name: number(value) for name, value in known.items() if value is not None}
+
+
 def number(value: float) -> float:
     """A measurement as a person reads it, to four digits."""
     return float(f"{value:.4g}")

@@ -12,13 +12,14 @@ from dagster import Config, Definitions, OpExecutionContext, asset, in_process_e
 
 # A worker inherits this variable; the server that only loads the definitions must survive.
 _death = os.environ.get("TEST_DEATH_ON_LOAD")
-if _death and Path(_death).exists() and "dlc_platform.launchers.worker" in " ".join(sys.orig_argv):
+if _death and Path(_death).exists() and "dlc_platform.launchers.gpu_worker" in " ".join(sys.orig_argv):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Stay(Config):
     folder: str
     deaf: bool = False
+    last_words: str = ""
 
 
 def _stay(context: OpExecutionContext, config: Stay) -> None:
@@ -28,9 +29,13 @@ def _stay(context: OpExecutionContext, config: Stay) -> None:
     report = {
         "devices": os.environ["CUDA_VISIBLE_DEVICES"],
         "order": os.environ["CUDA_DEVICE_ORDER"],
+        "memory_gb": os.environ.get("DLC_PLATFORM_GPU_MEMORY_GB"),
         "pid": os.getpid(),
         "child": child.pid,
     }
+    if config.last_words:
+        os.write(2, f"{config.last_words}\n".encode())
+        os.abort()
     folder = Path(config.folder)
     (folder / f"{context.run_id}.part").write_text(json.dumps(report))
     (folder / f"{context.run_id}.part").rename(folder / f"{context.run_id}.json")

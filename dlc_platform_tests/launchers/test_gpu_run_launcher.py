@@ -1,17 +1,13 @@
 """Runs through the launcher with a real daemon and real worker processes.
 
-The GPUs are a test double: two listed indices that no machine needs to have, as nothing here computes on them. The
-storage is SQLite, for speed.
+The GPUs are a test double (`doubles`): two of 24 GB each, on which nothing here computes. The storage is SQLite, for
+speed.
 """
 
-import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,136 +15,22 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from dagster import DagsterInstance, DagsterRun
+from dagster import DagsterInstance
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
-from dagster_graphql.schema import create_schema
 
 from dlc_platform.launchers import leases
+from dlc_platform.launchers.devices import Device
 from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
+from dlc_platform.launchers.needs import GPUS_TAG, MEMORY_TAG
 from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.launchers.routing_run_launcher import ROUTE_TAG
+from dlc_platform.settings import HOME_VARIABLE
+from dlc_platform_tests.launchers.launching_lab import Daemon, Lab
 
 CODE = Path(__file__).with_name("gpu_runs.py")
-# Generous: the tests wait for things to happen, never measure how long they took.
-DEADLINE_SECONDS = 120
-
-LAUNCH = """
-mutation Launch($parameters: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $parameters) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message stack }
-  }
-}
-"""
-TERMINATE = """
-mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }
-"""
-
-
-class Daemon:
-    """A `dagster-daemon` process that can be killed and started again."""
-
-    def __init__(self, home: Path):
-        self._home = home
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self._home / "daemon.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dagster._daemon", "run", "-f", str(CODE), "-d", str(CODE.parent)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def kill(self) -> None:
-        """Kill the daemon and its code server, if it runs; the workers have sessions of their own and live on."""
-        if self._process:
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                if os.getsid(child.pid) == os.getsid(0):
-                    child.kill()
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-class Lab:
-    """An instance, driven through GraphQL as the UI does."""
-
-    def __init__(self, instance: DagsterInstance, workspace: WorkspaceProcessContext, daemon: Daemon, home: Path):
-        self.instance = instance
-        self.daemon = daemon
-        self.home = home
-        self._workspace = workspace
-        self._schema = create_schema()
-
-    def _ask(self, query: str, **variables: Any) -> Any:
-        context = self._workspace.create_request_context()
-        result = asyncio.run(self._schema.execute_async(query, variables=variables, context_value=context))
-        assert not result.errors, result.errors
-        return result.data
-
-    def launch(self, asset: str, **config: Any) -> str:
-        """Materialise an asset through the implicit asset job; the run's id."""
-        (location,) = self._workspace.create_request_context().code_locations
-        parameters = {
-            "selector": {
-                "repositoryLocationName": location.name,
-                "repositoryName": "__repository__",
-                "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": [asset]}],
-                "assetCheckSelection": [],
-            },
-            "runConfigData": {"ops": {asset: {"config": {"folder": str(self.home), **config}}}},
-            "mode": "default",
-        }
-        answer = self._ask(LAUNCH, parameters=parameters)["launchPipelineExecution"]
-        assert answer["__typename"] == "LaunchRunSuccess", answer
-        return answer["run"]["runId"]
-
-    def terminate(self, run_id: str) -> None:
-        """Terminate a run from this process, which did not launch it."""
-        assert self._ask(TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
-
-    def run(self, run_id: str) -> DagsterRun:
-        run = self.instance.get_run_by_id(run_id)
-        assert run
-        return run
-
-    def wait(self, what: str, condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not (value := condition()):
-            assert time.monotonic() < deadline, f"{what} did not happen; see {self.home}"
-            time.sleep(0.1)
-        return value
-
-    def report(self, run_id: str) -> dict[str, Any]:
-        """What the step of a run says about its process, once it has begun."""
-        file = self.home / f"{run_id}.json"
-        self.wait(f"the step of {run_id}", lambda: file.exists() or self.run(run_id).is_finished)
-        assert file.exists(), self.messages(run_id)
-        return json.loads(file.read_text())
-
-    def let_go(self, run_id: str) -> None:
-        """Let a run's step end."""
-        (self.home / f"{run_id}.go").touch()
-
-    def ends(self, run_id: str) -> str:
-        """A run's final status."""
-        self.wait(f"the end of {run_id}", lambda: self.run(run_id).is_finished)
-        return self.run(run_id).status.value
-
-    def messages(self, run_id: str) -> str:
-        records = self.instance.all_logs(run_id)
-        return "\n".join(record.message for record in records)
-
-    def says(self, run_id: str, text: str) -> None:
-        self.wait(f"{text!r} of {run_id}", lambda: text in self.messages(run_id))
-
-    def worker(self, run_id: str) -> WorkerProcess:
-        worker = WorkerProcess.from_tags(self.run(run_id).tags)
-        assert worker
-        return worker
+DOUBLES = Path(__file__).with_name("doubles")
+GPUS = (Device("gpu-0", "0", 24.0), Device("gpu-1", "1", 24.0))
 
 
 def _runs(pid: int) -> bool:
@@ -162,7 +44,11 @@ def _lab(home: Path, configuration: dict[str, Any], environment: pytest.MonkeyPa
     environment.setenv("DAGSTER_HOME", str(home))
     environment.setenv("TEST_DEATH_ON_LOAD", str(home / "death-on-load"))
     environment.setenv(leases.DIRECTORY_VARIABLE, str(home / "leases"))
-    daemon = Daemon(home)
+    environment.delenv(HOME_VARIABLE, raising=False)
+    (home / "nvml.json").write_text(json.dumps([{"memory_gb": 24}, {"memory_gb": 24}]))
+    environment.setenv("TEST_NVML", str(home / "nvml.json"))
+    environment.setenv("PYTHONPATH", os.pathsep.join((str(DOUBLES), *filter(None, [os.environ.get("PYTHONPATH")]))))
+    daemon = Daemon(home, CODE)
     target = PythonFileTarget(str(CODE), attribute=None, working_directory=str(CODE.parent), location_name="gpu_runs")
     with DagsterInstance.from_config(str(home)) as instance:
         try:
@@ -177,7 +63,7 @@ def _lab(home: Path, configuration: dict[str, Any], environment: pytest.MonkeyPa
                     worker.kill()
 
 
-def _launcher(gpus: list[int]) -> dict[str, Any]:
+def _launcher(gpus: Any) -> dict[str, Any]:
     return {
         "module": "dlc_platform.launchers.gpu_run_launcher",
         "class": "GpuRunLauncher",
@@ -217,7 +103,8 @@ def test_two_runs_get_one_device_each_a_third_waits_and_inherits_from_a_killed_w
     os.kill(lab.worker(first).pid, signal.SIGKILL)
     assert lab.report(third)["devices"] == reports[first]["devices"]
     assert lab.ends(first) == "FAILURE"
-    assert "killed by SIGKILL: the kernel does that when memory runs out" in lab.messages(first)
+    assert "was killed by SIGKILL" in lab.messages(first)
+    assert "memory ran out" not in lab.messages(first)
     assert not _runs(reports[first]["child"])
 
     lab.let_go(second)
@@ -226,12 +113,39 @@ def test_two_runs_get_one_device_each_a_third_waits_and_inherits_from_a_killed_w
 
 
 def test_a_run_outside_the_pool_sees_no_device_and_waits_for_none(lab: Lab):
-    with leases.acquire([0], "another lab"), leases.acquire([1], "another lab"):
+    with leases.acquire(GPUS, "another lab"), leases.acquire(GPUS, "another lab"):
         run = lab.launch("on_cpu")
         assert lab.report(run)["devices"] == ""
         lab.let_go(run)
         assert lab.ends(run) == "SUCCESS"
     assert DEVICE_TAG not in lab.run(run).tags
+
+
+def test_small_runs_share_a_device_and_a_large_one_has_two(lab: Lab):
+    small = [lab.launch("on_gpu", {MEMORY_TAG: "10"}) for _ in range(3)]
+    reports = [lab.report(run) for run in small]
+    assert sorted(report["devices"] for report in reports) in (["0", "0", "1"], ["0", "1", "1"])
+    assert {report["memory_gb"] for report in reports} == {"10"}
+    assert lab.run(small[0]).tags[DEVICE_TAG] == f"10 GB of GPU {reports[0]['devices']}"
+    large = lab.launch("on_gpu", {GPUS_TAG: "2"})
+    lab.says(large, "Waiting for 2 GPUs")
+    for run in small:
+        lab.let_go(run)
+    assert lab.report(large)["devices"] == "0,1"
+    lab.let_go(large)
+    assert {lab.ends(run) for run in (*small, large)} == {"SUCCESS"}
+
+
+def test_a_worker_that_gets_no_memory_says_so_before_it_dies(lab: Lab):
+    run = lab.launch("on_gpu", last_words="terminate called after throwing an instance of 'std::bad_alloc'")
+    assert lab.ends(run) == "FAILURE"
+    assert "was killed by SIGABRT: memory ran out (its output says: terminate called" in lab.messages(run)
+
+
+def test_a_need_that_no_device_can_meet_fails_the_run_at_once(lab: Lab):
+    run = lab.launch("on_gpu", {GPUS_TAG: "3"})
+    assert lab.ends(run) == "FAILURE"
+    assert "No device for this run: 3 GPUs cannot be had" in lab.messages(run)
 
 
 def test_a_terminated_run_stops_with_its_children(lab: Lab):
@@ -254,7 +168,7 @@ def test_a_run_that_does_not_listen_is_killed_and_still_ends_canceled(lab: Lab):
 
 
 def test_a_run_that_waits_for_a_device_can_be_terminated(lab: Lab):
-    with leases.acquire([0], "another lab"), leases.acquire([1], "another lab"):
+    with leases.acquire(GPUS, "another lab"), leases.acquire(GPUS, "another lab"):
         run = lab.launch("on_gpu")
         lab.says(run, "GPU 1 is held by another lab")
         assert lab.run(run).status.value == "STARTED"
@@ -285,6 +199,47 @@ def test_a_restarted_daemon_knows_the_runs_of_the_one_before(lab: Lab):
     assert "its exit code is not known" in lab.messages(killed)
     lab.let_go(kept)
     assert lab.ends(kept) == "SUCCESS"
+
+
+def test_each_run_takes_its_route_and_is_watched_stopped_and_resumed_there(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+):
+    routes = [
+        {"name": "without_gpus", "tags": {"lab/where": "here"}, "launcher": _launcher([])},
+        {"name": "gpus", "pool": "gpu", "launcher": _launcher("auto")},
+        {"name": "others", "launcher": _launcher([])},
+    ]
+    configuration = {
+        "run_launcher": {
+            "module": "dlc_platform.launchers.routing_run_launcher",
+            "class": "RoutingRunLauncher",
+            "config": {"routes": routes},
+        },
+        "run_queue": {"dequeue_interval_seconds": 1},
+        "run_monitoring": {"enabled": True, "poll_interval_seconds": 1, "max_resume_run_attempts": 1},
+    }
+    with environment.context() as patch, _lab(tmp_path / "home", configuration, patch) as lab:
+        here = lab.launch("on_gpu", {"lab/where": "here"})
+        by_pool = lab.launch("on_gpu", {"lab/where": "elsewhere"})
+        other = lab.launch("on_cpu")
+        assert [lab.report(run)["devices"] for run in (here, by_pool, other)] == ["", "0", ""]
+        assert [lab.run(run).tags[ROUTE_TAG] for run in (here, by_pool, other)] == ["without_gpus", "gpus", "others"]
+
+        lab.terminate(here)
+        assert lab.ends(here) == "CANCELED"
+        lab.wait("the end of its worker", lambda: not lab.worker(here).is_alive())
+
+        killed = lab.worker(by_pool)
+        (lab.home / f"{by_pool}.json").unlink()
+        os.kill(killed.pid, signal.SIGKILL)
+        lab.says(by_pool, "Started process for resuming job")
+        assert lab.report(by_pool)["devices"] in ("0", "1")
+        assert lab.worker(by_pool) != killed
+        os.kill(lab.worker(by_pool).pid, signal.SIGKILL)
+        assert lab.ends(by_pool) == "FAILURE", "it is resumed once and no more"
+        assert "was killed by SIGKILL" in lab.messages(by_pool)
+        lab.let_go(other)
+        assert lab.ends(other) == "SUCCESS"
 
 
 def test_without_a_gpu_runs_compute_on_the_cpu_one_at_a_time(tmp_path: Path, environment: pytest.MonkeyPatch):

@@ -5,10 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
+import pytest
 
-from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.launchers import processes
+from dlc_platform.launchers.processes import WorkerProcess, killed_for_memory
 
 PARENT = """
 import subprocess, sys, time
@@ -85,3 +88,20 @@ def test_kill_stays_within_the_worker():
     assert neighbour.poll() is None
     neighbour.kill()
     neighbour.wait()
+
+
+def test_the_kernel_counts_whom_it_killed_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(processes, "_VMSTAT", tmp_path / "vmstat")
+    monkeypatch.setattr(processes, "_CGROUP", tmp_path / "cgroup")
+    assert killed_for_memory() is None
+    (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 7\n")
+    assert killed_for_memory() == (tmp_path / "vmstat", 7)
+    (tmp_path / "cgroup").write_text("4:memory:/a/b\n")
+    (tmp_path / "memory" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "memory" / "a" / "b" / "memory.oom_control").write_text("under_oom 0\noom_kill 3\n")
+    assert killed_for_memory() == (tmp_path / "memory" / "a" / "b" / "memory.oom_control", 3)
+    (tmp_path / "cgroup").write_text("0::/unit.service\n")
+    (tmp_path / "unit.service").mkdir()
+    (tmp_path / "unit.service" / "memory.events").write_text("max 5\noom 2\noom_kill 1\n")
+    assert killed_for_memory() == (tmp_path / "unit.service" / "memory.events", 1)

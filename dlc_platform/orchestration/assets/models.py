@@ -12,7 +12,7 @@ from dagster import AssetExecutionContext
 from dlc_platform.catalog import registry, tables
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.assets.sessions import labeled_frames
-from dlc_platform.orchestration.metadata import number, picture, table
+from dlc_platform.orchestration.metadata import gpu_memory, number, picture, table
 from dlc_platform.orchestration.resources import LabResource
 
 GPU_POOL = "gpu"
@@ -170,6 +170,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
     from dlc_platform.dlc.dataset import load_dataset
     from dlc_platform.dlc.engine import load_engine
     from dlc_platform.dlc.environment import versions
+    from dlc_platform.dlc.memory import gpu_peak_gb
     from dlc_platform.dlc.samples import first_look
     from dlc_platform.dlc.training import parameters_of, train_model
     from dlc_platform.pose.pictures import frames_with_keypoints, learning_curve
@@ -196,7 +197,9 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
         lab.store,
         lab.workspaces / context.run_id,
         on_progress=on_progress,
+        warn=context.log.warning,
     )
+    peak_gb = gpu_peak_gb()
     environment = versions()
     new = registry.record_training(
         lab.engine,
@@ -231,6 +234,8 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
             "loss_curve": picture(learning_curve(model.learning_curve), f"Loss of {name}"),
             "epochs": model.epochs,
             "train_seconds": number(model.seconds),
+            "batch_size": model.batch_size,
+            **gpu_memory(recipe.gpu_memory_gb, peak_gb),
             "new_version": new,
             "model": model.id,
             "dataset": dataset_id,

@@ -14,7 +14,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL, record_export
 from dlc_platform.orchestration.assets.sessions import session_videos
-from dlc_platform.orchestration.metadata import number, picture, table
+from dlc_platform.orchestration.metadata import gpu_memory, number, picture, table
 from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
@@ -230,6 +230,7 @@ def _metadata(
     without_rule: list[tables.RecordingFile],
     held: Sequence[tuple[tables.RecordingFile, str]],
 ) -> Mapping[str, Any]:
+    from dlc_platform.dlc.memory import gpu_peak_gb
     from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
     from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
     from dlc_platform.video.frames import find_frames
@@ -276,11 +277,19 @@ def _metadata(
         "seconds": number(sum(estimate.seconds for _, estimate, _, _ in estimates)),
         "frames_lost": sum(estimate.account.lost for _, estimate, _, _ in estimates if estimate.account),
         "backend": ", ".join(sorted({estimate.backend for _, estimate, _, _ in estimates})),
+        "batch_size": ", ".join(sorted({str(own.batch_size) for _, own, _, _ in estimates if own.batch_size})),
+        **gpu_memory(_declared_gb(lab, estimates), gpu_peak_gb()),
         **_deviation(lab, [estimate.export for _, estimate, _, _ in estimates if estimate.export]),
         "paths": dg.MetadataValue.json(
             {Path(file.path).name: str(estimate.path) for file, estimate, _, _ in estimates}
         ),
     }
+
+
+def _declared_gb(lab: LabResource, estimates: list[Any]) -> float | None:
+    """What the inference rules of some files say that they need of a GPU's memory: the most of them."""
+    rules = [lab.settings.rule_for(file.recording.camera) for file, _, _, _ in estimates]
+    return max((rule.gpu_memory_gb for rule in rules if rule and rule.gpu_memory_gb is not None), default=None)
 
 
 def _deviation(lab: LabResource, exports: list[str]) -> Mapping[str, Any]:

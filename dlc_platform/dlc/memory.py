@@ -1,0 +1,103 @@
+"""Memory that runs out: told apart from other errors, answered with smaller batches; and how much of a GPU was used.
+
+A batch's size decides speed and memory. In inference it decides nothing else. In training it is a parameter of the
+recipe, so whoever trains with a smaller one than was asked for has to say so.
+"""
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.settings import GPU_MEMORY_VARIABLE
+
+Result = TypeVar("Result")
+
+#: What CUDA and its libraries take of a GPU's memory for a process, beside the tensors.
+_CUDA_GB = 0.5
+#: Words of allocators that raise a plain RuntimeError: of CUDA and its libraries, of PyTorch and OpenVINO on the CPU.
+_WORDS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "alloc_failed")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on a GPU or on the machine."""
+    # By name, because whoever runs on OpenVINO has not imported torch.
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+
+
+def with_smaller_batches(
+    attempt: Callable[[int], Result], batch_size: int, say: Callable[[str], None], what: str
+) -> tuple[Result, int]:
+    """Try with a batch size, and with half of it as often as memory runs out.
+
+    Parameters
+    ----------
+    attempt
+        Called with the batch size; what it began must not be in the way of a second try.
+    say
+        Called with a sentence before each try with less.
+    what
+        What is tried, such as ``training``.
+
+    Returns
+    -------
+    tuple
+        What `attempt` gave, and the batch size with which it did.
+
+    Raises
+    ------
+    PlatformError
+        When memory does not even hold a batch of one.
+    """
+    while True:
+        try:
+            return attempt(batch_size), batch_size
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            told = " ".join(str(error).split())[:300] or type(error).__name__
+            if batch_size == 1:
+                raise PlatformError(
+                    f"{what} ran out of memory even with a batch of 1: {told}",
+                    "Use a GPU with more memory, give it more of one (gpu_memory_gb), or a smaller network or pictures",
+                ) from error
+        # Not before here, where the error with its frames, and what these held, is gone.
+        _free()
+        say(f"{what} ran out of memory with a batch of {batch_size}, and is tried with {batch_size // 2}: {told}")
+        batch_size //= 2
+
+
+def keep_to_share() -> None:
+    """Let this process take no more of its GPUs than its lease says, so that it takes none from its neighbours."""
+    share_gb = os.environ.get(GPU_MEMORY_VARIABLE)
+    if share_gb is None:
+        return
+    import torch
+
+    for device in range(torch.cuda.device_count()):
+        total = torch.cuda.get_device_properties(device).total_memory
+        part = max(float(share_gb) - _CUDA_GB, float(share_gb) / 2) * 1e9 / total
+        torch.cuda.set_per_process_memory_fraction(min(1.0, part), device)
+
+
+def gpu_peak_gb() -> float | None:
+    """The most that this process's tensors have taken of a GPU, in gigabytes (1e9 bytes); None where there is none.
+
+    CUDA itself takes about half a gigabyte more.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    peaks = [torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())]
+    return max(peaks, default=0) / 1e9
+
+
+def _free() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

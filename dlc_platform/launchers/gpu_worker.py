@@ -1,0 +1,85 @@
+"""The process of one run: ``python -m dlc_platform.launchers.gpu_worker``, started by `GpuRunLauncher`.
+
+It is Dagster's own run worker with one addition: a run that needs GPUs waits for them before its first step. It waits
+after the run has started, and not before, because Dagster watches over the workers of started runs only, and fails a
+run that takes long to start.
+"""
+
+import os
+import sys
+import time
+
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun
+from dagster import _check as check
+from dagster._cli.api import _execute_run_command_body, _resume_run_command_body
+from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
+from dagster._serdes import deserialize_value
+from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
+
+from dlc_platform.launchers import devices, leases
+from dlc_platform.launchers.connections import keep_connections
+from dlc_platform.launchers.gpu_run_launcher import ARGUMENTS_VARIABLE, DEVICE_TAG, GpuRunLauncher
+from dlc_platform.launchers.needs import Needs, needs_of
+from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.launchers.routing_run_launcher import launcher_of
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def main() -> int:
+    """Execute or resume the run that the environment names; the exit code tells whether it succeeded."""
+    arguments = deserialize_value(os.environ.pop(ARGUMENTS_VARIABLE), (ExecuteRunArgs, ResumeRunArgs))
+    with capture_interrupts(), DagsterInstance.from_ref(check.not_none(arguments.instance_ref)) as instance:
+        keep_connections(instance)
+        # Its launcher does so as well, and may have been killed before it could.
+        instance.add_run_tags(arguments.run_id, WorkerProcess.current().tags())
+
+        def on_event(event: DagsterEvent) -> None:
+            if event.event_type == DagsterEventType.RUN_START:
+                _prepare(instance, arguments.run_id)
+
+        if isinstance(arguments, ExecuteRunArgs):
+            return _execute_run_command_body(arguments.run_id, instance, on_event, set_exit_code_on_failure=True)
+        _prepare(instance, arguments.run_id)
+        return _resume_run_command_body(arguments.run_id, instance, on_event, set_exit_code_on_failure=True)
+
+
+def _prepare(instance: DagsterInstance, run_id: str) -> None:
+    run = check.not_none(instance.get_run_by_id(run_id))
+    try:
+        if (needs := needs_of(instance, run)) is not None:
+            _take_devices(instance, run, needs)
+    except Exception as error:
+        # Dagster ends the process at an error raised here, but does not tell the run.
+        instance.report_run_failed(run, f"No device for this run: {error}")
+        raise
+
+
+def _take_devices(instance: DagsterInstance, run: DagsterRun, needs: Needs) -> None:
+    """Lease devices until the process ends, and let this process and its children see those only."""
+    launcher = check.inst(launcher_of(instance, run), GpuRunLauncher)
+
+    def announce(message: str) -> None:
+        instance.report_engine_event(message, run)
+
+    try:
+        lease = leases.acquire(
+            devices.find_devices(launcher.gpus), f"run {run.run_id}", announce, _pause, needs, launcher.avoid_busy
+        )
+    except _Interrupted:
+        return  # Dagster raises the interrupt itself, before the first step.
+    os.environ.update(lease.environment())
+    instance.add_run_tags(run.run_id, {DEVICE_TAG: str(lease)})
+    instance.report_engine_event(f"This run computes on {lease}", run)
+
+
+def _pause(seconds: float) -> None:
+    if check_captured_interrupt():
+        raise _Interrupted
+    time.sleep(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""What a run needs of the GPUs: how many, and how much memory of each.
+
+What a person writes on a run (its tags) goes before what lab.yaml declares for its assets. It is found out anew when
+the run is launched, never written on the run, because a retried run brings the tags of its predecessor. Every launcher
+asks here, so a run means the same on a workstation and on a cluster.
+"""
+
+import math
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.settings import HOME_VARIABLE, Lab, home_from_environment, load_lab
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, DagsterRun
+
+    from dlc_platform.launchers.devices import Device
+
+GPU_POOL = "gpu"
+#: A run's tags: a whole number of GPUs, and gigabytes (1e9 bytes) of each.
+GPUS_TAG = "dlc_platform/gpus"
+MEMORY_TAG = "dlc_platform/gpu_memory_gb"
+
+_PARTITION_TAG = "dagster/partition"
+#: Assets that work for the recipe which is their partition.
+_OF_A_RECIPE = ("trained_model", "model_evaluation")
+#: More runs than that share no device: each has a process and a CUDA context of its own.
+_MOST_SHARES = 8
+
+
+@dataclass(frozen=True)
+class Needs:
+    """How many devices, and how much memory of each in gigabytes (1e9 bytes); None means all of it, for itself."""
+
+    gpus: int = 1
+    memory_gb: float | None = None
+
+    def __str__(self) -> str:
+        what = "a GPU" if self.gpus == 1 else f"{self.gpus} GPUs"
+        return what if self.memory_gb is None else f"{self.memory_gb:g} GB of {what}"
+
+    @classmethod
+    def all_of(cls, several: Iterable["Needs"]) -> "Needs":
+        """What is enough for each of several, one after the other; one whole device where there are none."""
+        several = list(several)
+        gpus = max((needs.gpus for needs in several), default=1)
+        if not several or any(needs.memory_gb is None for needs in several):
+            return cls(gpus)
+        return cls(gpus, max(needs.memory_gb or 0.0 for needs in several))
+
+
+def needs_of(instance: "DagsterInstance", run: "DagsterRun") -> Needs | None:
+    """What a run needs; None when it computes on no GPU.
+
+    A run needs one if a step of it is in the pool ``gpu``, or if its tag asks for some.
+
+    Raises
+    ------
+    PlatformError
+        When a tag is no number.
+    """
+    concurrency = run.run_op_concurrency
+    in_pool = concurrency is not None and GPU_POOL in (concurrency.all_pools or ())
+    gpus, memory_gb = _gpus_tag(run), _memory_tag(run)
+    if gpus == 0 or (gpus is None and not in_pool):
+        return None
+    declared = Needs()
+    if (lab := _lab()) is not None:
+        declared = declared_needs(lab, _steps(instance, run), [run.tags.get(_PARTITION_TAG, "")])
+    return Needs(gpus or declared.gpus, declared.memory_gb if memory_gb is None else memory_gb)
+
+
+def declared_needs(lab: Lab, assets: Collection[str], partitions: Collection[str]) -> Needs:
+    """What lab.yaml says that assets need: recipes of training, inference rules of inference.
+
+    Parameters
+    ----------
+    partitions
+        Those that are worked on; where no recipe is among them, any recipe may be.
+    """
+    found: list[Needs] = []
+    recipes = [Needs(own.gpus, own.gpu_memory_gb) for own in lab.recipes.values()]
+    if set(assets) & set(_OF_A_RECIPE):
+        named = [Needs(own.gpus, own.gpu_memory_gb) for name, own in lab.recipes.items() if name in partitions]
+        found += named or recipes
+    if "model_comparison" in assets:
+        # Every version is evaluated, one after the other on one device.
+        found.append(Needs(1, Needs.all_of(recipes).memory_gb))
+    if "pose_estimates" in assets:
+        found.append(Needs.all_of(Needs(1, rule.gpu_memory_gb) for rule in lab.inference))
+    return Needs.all_of(found)
+
+
+def gpu_slots(devices: Sequence["Device"], lab: Lab) -> int:
+    """How many runs of the pool ``gpu`` are started at a time: as many as can compute, and a few that wait ready.
+
+    Without those that wait a device would stand still while the next run's process starts. On the CPU there are none,
+    because their start would slow down the run that computes.
+    """
+    if not devices:
+        return 1
+    declared = [own.gpu_memory_gb for own in (*lab.recipes.values(), *lab.inference) if own.gpu_memory_gb is not None]
+    slots = len(devices)
+    if declared:
+        shares = [int((device.memory_gb or 0.0) // min(declared)) for device in devices]
+        slots = sum(max(1, min(_MOST_SHARES, share)) for share in shares)
+    return slots + max(1, len(devices) // 4)
+
+
+def _gpus_tag(run: "DagsterRun") -> int | None:
+    text = run.tags.get(GPUS_TAG)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise PlatformError(f"the tag {GPUS_TAG} of the run {run.run_id} is {text!r}", "Write a whole number of GPUs")
+    return int(text)
+
+
+def _memory_tag(run: "DagsterRun") -> float | None:
+    text = run.tags.get(MEMORY_TAG)
+    if text is None:
+        return None
+    try:
+        memory_gb = float(text)
+    except ValueError:
+        memory_gb = math.nan
+    if not 0 < memory_gb < math.inf:
+        raise PlatformError(f"the tag {MEMORY_TAG} of the run {run.run_id} is {text!r}", "Write gigabytes, such as 6.5")
+    return memory_gb
+
+
+def _lab() -> Lab | None:
+    """The lab whose Dagster this is; None where it is somebody else's, which the launchers serve as well."""
+    return load_lab(home_from_environment()) if os.environ.get(HOME_VARIABLE) else None
+
+
+def _steps(instance: "DagsterInstance", run: "DagsterRun") -> Collection[str]:
+    if run.step_keys_to_execute is not None:
+        return run.step_keys_to_execute
+    if run.execution_plan_snapshot_id is None:
+        return ()
+    return instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).step_keys_to_execute

@@ -1,0 +1,85 @@
+"""Devices by a test double of NVML, because no machine that runs the tests need have a GPU."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers.devices import CPU, Device, computing, environment, find_devices
+
+DOUBLES = Path(__file__).with_name("doubles")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Says which GPUs the machine has; None for no driver."""
+    monkeypatch.syspath_prepend(DOUBLES)
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+
+    def has(gpus: list[dict[str, Any]] | None) -> None:
+        if gpus is None:
+            monkeypatch.delenv("TEST_NVML", raising=False)
+            return
+        (tmp_path / "nvml.json").write_text(json.dumps(gpus))
+        monkeypatch.setenv("TEST_NVML", str(tmp_path / "nvml.json"))
+
+    return has
+
+
+def test_devices_are_found_with_their_memory(machine):
+    machine([{"memory_gb": 24}, {"memory_gb": None}])
+    assert find_devices("auto") == (
+        Device("gpu-0", "0", 24.0, "A test double"),
+        Device("gpu-1", "1", None, "A test double"),
+    )
+    assert [str(device) for device in (*find_devices("auto"), CPU)] == ["GPU 0", "GPU 1", "the CPU"]
+
+
+def test_a_gpu_has_one_lease_however_it_is_listed(machine):
+    machine([{"memory_gb": 24}, {"memory_gb": 24}])
+    assert find_devices([1]) == find_devices(["GPU-1"]) == find_devices([1, "GPU-1"])
+
+
+def test_a_gpu_that_is_cut_stands_for_its_slices(machine):
+    machine([{"memory_gb": 80, "slices": [{"memory_gb": 40}, {"memory_gb": 20}]}, {"memory_gb": 80}])
+    first, second, whole = find_devices("auto")
+    assert (first.key, first.visible, first.memory_gb) == ("mig-0-0", "MIG-0-0", 40.0)
+    assert find_devices([0]) == find_devices(["GPU-0"]) == (first, second)
+    assert find_devices(["MIG-0-1"]) == (second,)
+    assert environment([second])["CUDA_VISIBLE_DEVICES"] == "MIG-0-1"
+    assert (first.is_slice, whole.is_slice) == (True, False)
+
+
+def test_without_a_driver_there_are_the_listed_devices(machine):
+    machine(None)
+    assert find_devices("auto") == ()
+    assert find_devices([]) == ()
+    assert find_devices([2, "GPU-abc"]) == (Device("gpu-2", "2"), Device("gpu-gpu-abc", "GPU-abc"))
+    assert computing(Device("gpu-2", "2")) == frozenset()
+
+
+def test_a_gpu_that_is_not_there_is_named(machine):
+    machine([{"memory_gb": 24}])
+    with pytest.raises(PlatformError, match=r"this machine has no GPU 3: NVML knows GPU 0.*nvidia-smi -L"):
+        find_devices([0, 3])
+
+
+def test_who_computes_is_known(machine):
+    machine([{"memory_gb": 24, "computing": [11, 12]}, {"slices": [{"memory_gb": 10, "computing": [13]}]}])
+    assert [computing(device) for device in find_devices("auto")] == [{11, 12}, {13}]
+    assert computing(Device("gpu-9", "9")) == frozenset()
+
+
+def test_a_driver_that_does_not_answer_is_no_machine_without_gpus(machine, monkeypatch: pytest.MonkeyPatch):
+    machine([{"memory_gb": 24}])
+    import pynvml
+
+    def fail() -> None:
+        raise pynvml.NVMLError(999)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    with pytest.raises(PlatformError, match="the NVIDIA driver does not say which GPUs there are"):
+        find_devices("auto")

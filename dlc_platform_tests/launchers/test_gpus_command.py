@@ -1,0 +1,51 @@
+"""`dlc-platform gpus`, on a test double of NVML."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from dlc_platform.cli import app
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers import leases
+from dlc_platform.launchers.devices import find_devices
+from dlc_platform.launchers.needs import Needs
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(Path(__file__).with_name("doubles"))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    monkeypatch.setenv("TEST_NVML", str(tmp_path / "nvml.json"))
+    monkeypatch.setenv(leases.DIRECTORY_VARIABLE, str(tmp_path / "leases"))
+    (tmp_path / "nvml.json").write_text(json.dumps([{"memory_gb": 24}, {"memory_gb": 24, "computing": [1]}]))
+    (tmp_path / "lab").mkdir()
+    settings = {"raw_roots": [str(tmp_path / "raw")], "projects": {"mouse": {"path": str(tmp_path / "project")}}}
+    (tmp_path / "lab" / "lab.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path / "lab"
+
+
+def _gpus(home: Path, *options: str) -> list[dict[str, Any]]:
+    result = CliRunner().invoke(app, ["gpus", str(home), "--json", *options], catch_exceptions=False)
+    return json.loads(result.stdout)
+
+
+def test_devices_are_shown_with_who_computes_there(home: Path):
+    with leases.acquire(find_devices([0]), "run 1a2b", needs=Needs(1, 6.5)):
+        first, second = _gpus(home)
+    assert first["held_by"].startswith("run 1a2b (pid ") and first["shared_gb"] == 6.5
+    assert (first["gpu"], first["memory_gb"], first["drained"], first["without_lease"]) == ("0", 24.0, "", "")
+    assert (second["held_by"], second["without_lease"]) == ("", "1")
+
+
+def test_a_device_is_drained_and_takes_work_again(home: Path):
+    assert [bool(row["drained"]) for row in _gpus(home, "--drain", "1")] == [False, True]
+    with leases.acquire(find_devices("auto"), "a run") as lease:
+        assert str(lease) == "GPU 0"
+    assert not any(row["drained"] for row in _gpus(home, "--resume", "1"))
+    with pytest.raises(PlatformError, match=r"runs of this lab use no GPU '7'.*Name one of 0, 1"):
+        _gpus(home, "--drain", "7")

@@ -47,7 +47,7 @@ def postgres_url(home: Path) -> URL:
     """
     if not is_external():
         return ensure_running(home / "postgres")
-    if (given := os.environ.get(POSTGRES_VARIABLE)) is None:
+    if not (given := os.environ.get(POSTGRES_VARIABLE)):
         url = _from_file(POSTGRES_FILE_VARIABLE)
     elif os.environ.get(POSTGRES_FILE_VARIABLE):
         raise PlatformError(f"{POSTGRES_VARIABLE} and {POSTGRES_FILE_VARIABLE} are both set", "Unset one of them")

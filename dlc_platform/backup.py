@@ -39,9 +39,9 @@ from dlc_platform.catalog.tables import SCHEMA
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.postgres import server
-from dlc_platform.postgres.connection import DAGSTER_SCHEMA, postgres_url
+from dlc_platform.postgres.connection import DAGSTER_SCHEMA, is_external, postgres_url
 from dlc_platform.postgres.dump import dump_schemas, require_restorable, restore_schemas, server_version
-from dlc_platform.settings import LAB_FILE, POSTGRES_VARIABLE, load_lab
+from dlc_platform.settings import LAB_FILE, load_lab
 from dlc_platform.store import MANIFEST, Product, Store
 
 _SUMS = "SHA256SUMS"
@@ -147,7 +147,7 @@ def backup(home: Path, file: Path) -> Backup:
 def restore(file: Path, home: Path) -> Restored:
     """Make a lab out of a backup, in an empty or new folder, which may hold the products in ``store`` already.
 
-    Its database is that of ``DLC_PLATFORM_POSTGRES_URL``, which must not hold a lab, else a new embedded one. When this
+    Its database is the one that the environment names, which must not hold a lab, else a new embedded one. When this
     fails or is killed there is no lab: lab.yaml is written last.
 
     Raises
@@ -260,7 +260,7 @@ def _take_out(tar: tarfile.TarFile, folder: Path) -> Iterator[tuple[str, str]]:
 
 def _restore_database(home: Path, dump: Path, manifest: BackupManifest) -> None:
     """Fill the lab's empty database and bring it up to date; when that fails it is as empty as it was."""
-    embedded = not os.environ.get(POSTGRES_VARIABLE)
+    embedded = not is_external()
     restored = False
     engine = None
     try:
@@ -294,7 +294,8 @@ def _require_suitable(engine: Engine, manifest: BackupManifest) -> None:
         for schema in _SCHEMAS:
             if connection.scalar(text("select to_regnamespace(:name)"), {"name": schema}) is not None:
                 raise PlatformError(
-                    f"the database of {POSTGRES_VARIABLE} has a schema {schema} already",
+                    f"the database {connection.engine.url.database} that the environment names has a schema {schema} "
+                    "already",
                     "Make an empty database for the restored lab, or unset the variable to use an embedded one",
                 )
 

@@ -147,6 +147,31 @@ def env(home: Home) -> None:
 
 
 @app.command()
+def migrate(
+    home: Home,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what would be done; the exit code is 1 when it cannot be.")
+    ] = False,
+) -> None:
+    """Bring the database up to date before services of a new version start: the catalogue's tables and Dagster's."""
+    from dlc_platform.orchestration.migration import migrate as bring_up_to_date
+    from dlc_platform.orchestration.migration import require_known, revisions
+
+    if not check:
+        for revision, before in bring_up_to_date(_absolute(home)):
+            done = "were there already" if before == revision.now else f"are new: they were at {before or 'nothing'}"
+            _say(f"{revision.what}: the tables of {revision.now} {done}")
+        return
+    found = revisions(_absolute(home))
+    require_known(found)
+    for revision in found:
+        todo = "nothing to do" if revision.now == revision.newest else f"would be brought to {revision.newest}"
+        _say(f"{revision.what}: the tables are at {revision.now or 'nothing'}; {todo}")
+    if not found:
+        _say("the lab has no database yet; one would be made")
+
+
+@app.command()
 def run(
     home: Home,
     select: Annotated[str, typer.Option(help="Assets, separated by commas, or Dagster's selection syntax.")],

@@ -32,6 +32,11 @@ HOME_VARIABLE = "DLC_PLATFORM_HOME"
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
 #: How many gigabytes of each of its GPUs a process may use, where it shares them.
 GPU_MEMORY_VARIABLE = "DLC_PLATFORM_GPU_MEMORY_GB"
+#: A file that holds the URL, as secrets come to containers and services.
+POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_POSTGRES_URL_FILE"
+#: A file with another URL of the same database, for a role of Dagster's own. There is no such variable for the URL
+#: itself: that one is what dagster.yaml names, and it is made.
+DAGSTER_POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE"
 LAB_FILE = "lab.yaml"
 
 #: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out. A name ends at an underscore, not

@@ -57,7 +57,9 @@ def migrate(engine: Engine) -> None:
 
     with engine.begin() as connection:
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-        connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+        # IF NOT EXISTS would fail all the same where the role may not make schemas.
+        if connection.scalar(text("select to_regnamespace(:name)"), {"name": SCHEMA}) is None:
+            connection.execute(CreateSchema(SCHEMA))
         config = alembic_config(connection)
         command.upgrade(config, "head")
 

@@ -19,7 +19,14 @@ from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.postgres.connection import dagster_url, postgres_url
-from dlc_platform.settings import HOME_VARIABLE, POSTGRES_VARIABLE, Lab, load_lab
+from dlc_platform.settings import (
+    DAGSTER_POSTGRES_FILE_VARIABLE,
+    HOME_VARIABLE,
+    POSTGRES_FILE_VARIABLE,
+    POSTGRES_VARIABLE,
+    Lab,
+    load_lab,
+)
 
 #: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
 _URL_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL"
@@ -48,9 +55,10 @@ def prepare(home: Path) -> dict[str, str]:
         "DAGSTER_DISABLE_TELEMETRY": "true",
         _URL_VARIABLE: dagster_url(url).render_as_string(hide_password=False),
     }
-    if given := os.environ.get(POSTGRES_VARIABLE):
-        # Or the catalogue would be looked for in the embedded server.
-        environment[POSTGRES_VARIABLE] = given
+    for name in (POSTGRES_VARIABLE, POSTGRES_FILE_VARIABLE, DAGSTER_POSTGRES_FILE_VARIABLE):
+        if given := os.environ.get(name):
+            # Or the catalogue would be looked for in the embedded server.
+            environment[name] = given
     slots = gpu_slots(find_devices(lab.gpus), lab)
     _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab, slots), sort_keys=False))
     with open_instance(environment) as instance:

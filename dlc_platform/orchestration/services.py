@@ -28,7 +28,8 @@ from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.instance import clean, is_used, open_instance, open_lock, prepare
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.postgres import server
-from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
+from dlc_platform.postgres.connection import is_external
+from dlc_platform.settings import load_lab
 
 _START_SECONDS = 180
 _STOP_SECONDS = 20
@@ -145,7 +146,7 @@ class Services:
         PlatformError
             When a service has ended by itself, or Postgres does not start.
         """
-        if POSTGRES_VARIABLE not in os.environ:
+        if not is_external():
             server.ensure_running(self.home / "postgres")
         for name, process in self._processes.items():
             if process.poll() is not None:
@@ -257,7 +258,7 @@ def running(home: Path, port: int | None, say: Callable[[str], None]) -> Iterato
         patience = _PORT_SECONDS if _end_left_over(home) else 0
         port = port or _free_port()
         _require_free(port, patience)
-        embedded = POSTGRES_VARIABLE not in os.environ
+        embedded = not is_external()
         say("Starting Postgres" if embedded else "Connecting to Postgres")
         services = None
         try:

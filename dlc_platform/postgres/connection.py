@@ -16,15 +16,22 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.server import ensure_running
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
 
 DAGSTER_SCHEMA = "dagster"
 _DRIVER = "postgresql+psycopg2"
 _CONNECT_SECONDS = 10
 
 
+def is_external() -> bool:
+    """Whether the environment names a database; if not, the lab has an embedded server."""
+    return bool(os.environ.get(POSTGRES_VARIABLE) or os.environ.get(POSTGRES_FILE_VARIABLE))
+
+
 def postgres_url(home: Path) -> URL:
-    """The lab's database: the one that ``DLC_PLATFORM_POSTGRES_URL`` names, else that of the server in HOME/postgres.
+    """The lab's database: the one that the environment names, else that of the server in HOME/postgres.
+
+    ``DLC_PLATFORM_POSTGRES_URL`` holds the URL, or ``DLC_PLATFORM_POSTGRES_URL_FILE`` names a file that does.
 
     The embedded server is started if it does not run; an external database must exist and answer.
 
@@ -36,12 +43,16 @@ def postgres_url(home: Path) -> URL:
     Raises
     ------
     PlatformError
-        When the variable is malformed or its database cannot be reached; it never shows the password.
+        When the URL is malformed, its file cannot be read or its database not be reached; it never shows the password.
     """
-    given = os.environ.get(POSTGRES_VARIABLE)
-    if not given:
+    if not is_external():
         return ensure_running(home / "postgres")
-    url = _parse(given)
+    if not (given := os.environ.get(POSTGRES_VARIABLE)):
+        url = _from_file(POSTGRES_FILE_VARIABLE)
+    elif os.environ.get(POSTGRES_FILE_VARIABLE):
+        raise PlatformError(f"{POSTGRES_VARIABLE} and {POSTGRES_FILE_VARIABLE} are both set", "Unset one of them")
+    else:
+        url = _parse(given, POSTGRES_VARIABLE)
     with _connect(url):
         pass
     return url
@@ -49,7 +60,7 @@ def postgres_url(home: Path) -> URL:
 
 def existing_url(home: Path) -> URL | None:
     """As `postgres_url`; but None, and nothing is made or started, where the lab has no embedded server yet."""
-    if not os.environ.get(POSTGRES_VARIABLE) and not (home / "postgres").exists():
+    if not is_external() and not (home / "postgres").exists():
         return None
     return postgres_url(home)
 
@@ -57,13 +68,16 @@ def existing_url(home: Path) -> URL | None:
 def dagster_url(url: URL) -> URL:
     """The same database for Dagster's own storage, whose tables go to the schema `dagster`; makes the schema.
 
-    dagster-postgres knows no schemas, but makes and finds its tables by the search path of its connections.
+    dagster-postgres knows no schemas, but makes and finds its tables by the search path of its connections. Where
+    ``DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE`` names a file, Dagster connects by the URL in it.
 
     Raises
     ------
     PlatformError
-        When the role may not make the schema.
+        When the role may not make the schema, or the file is of no use.
     """
+    if os.environ.get(DAGSTER_POSTGRES_FILE_VARIABLE):
+        url = _from_file(DAGSTER_POSTGRES_FILE_VARIABLE)
     with _connect(url) as connection:
         # IF NOT EXISTS alone fails when two processes are at it, and where the role may not make schemas at all.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('dlc_platform schema'))"))
@@ -81,26 +95,41 @@ def dagster_url(url: URL) -> URL:
     return url.update_query_dict({"options": " ".join(options)})
 
 
-def _parse(given: str) -> URL:
+def _from_file(variable: str) -> URL:
+    file = Path(os.environ[variable])
+    try:
+        given = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise PlatformError(
+            f"{file}, which {variable} names, cannot be read: {error.strerror}",
+            "Correct the path, or let the account that runs the platform read the file",
+        ) from None
+    except UnicodeDecodeError:
+        raise PlatformError(f"{file}, which {variable} names, is not UTF-8", "Write a URL and nothing else") from None
+    return _parse(given, f"{file} ({variable})")
+
+
+def _parse(given: str, source: str) -> URL:
+    """The URL, for psycopg2; `source` is the variable or the file that it was read from."""
     remedy = (
-        f"Set {POSTGRES_VARIABLE} to postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters of the "
-        "password percent-encoded (@ is %40, / is %2F), or unset it to use the embedded server"
+        "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters of the password percent-encoded "
+        "(@ is %40, / is %2F), or unset the variable to use the embedded server"
     )
     try:
         url = make_url(given)
     except (ArgumentError, ValueError):
         # What the parser says may quote the password.
-        raise PlatformError(f"the value of {POSTGRES_VARIABLE} is not a URL", remedy) from None
+        raise PlatformError(f"the value of {source} is not a URL", remedy) from None
     if url.drivername not in ("postgresql", "postgres", _DRIVER):
-        raise PlatformError(f"{POSTGRES_VARIABLE} begins with {url.drivername}://, which is not Postgres", remedy)
+        raise PlatformError(f"{source} begins with {url.drivername}://, which is not Postgres", remedy)
     if "@" in f"{url.host}{url.database}":
         # An unencoded @ in the password: its rest was taken for the host.
-        raise PlatformError(f"the value of {POSTGRES_VARIABLE} has an @ too many", remedy)
+        raise PlatformError(f"the value of {source} has an @ too many", remedy)
     if "password" in url.query:
         # SQLAlchemy hides only the other one where it shows a URL.
-        raise PlatformError(f"{POSTGRES_VARIABLE} has its password among the parameters after the ?", remedy)
+        raise PlatformError(f"{source} has its password among the parameters after the ?", remedy)
     if not url.database:
-        raise PlatformError(f"{POSTGRES_VARIABLE} names no database on {_host(url)}", remedy)
+        raise PlatformError(f"{source} names no database on {_host(url)}", remedy)
     return url.set(drivername=_DRIVER)
 
 
@@ -113,7 +142,7 @@ def _connect(url: URL) -> Iterator[Connection]:
         raise PlatformError(
             f"{_place(url)} cannot be reached: {_said(error)}",
             f"Check that the server runs, that the database exists (it is not made for you), and that the user and the "
-            f"password in {POSTGRES_VARIABLE} are right",
+            f"password in {POSTGRES_VARIABLE}, or in the file that a variable names, are right",
         ) from error
     with connection:
         yield connection

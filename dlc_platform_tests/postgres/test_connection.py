@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.connection import dagster_url, postgres_url
 from dlc_platform.postgres.server import ensure_running
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
 from dlc_platform_tests.postgres.conftest import is_running
 
 SECRET = "s3cret-w0rd"
@@ -83,6 +83,55 @@ def test_unreachable(url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             postgres_url(tmp_path)
         assert f"database '{wrong.database}' on 127.0.0.1:{wrong.port}" in str(caught.value)
         assert str(wrong.password) not in str(caught.value)
+
+
+def test_the_url_comes_from_a_file(url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "url"
+    file.write_text(url.set(drivername="postgresql").render_as_string(hide_password=False) + "\n")
+    monkeypatch.setenv(POSTGRES_FILE_VARIABLE, str(file))
+    assert postgres_url(tmp_path) == url
+    assert not is_running(tmp_path / "postgres")
+    monkeypatch.setenv(POSTGRES_VARIABLE, url.render_as_string(hide_password=False))
+    with pytest.raises(PlatformError, match=f"{POSTGRES_VARIABLE} and {POSTGRES_FILE_VARIABLE} are both set"):
+        postgres_url(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "is not a URL"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (f"postgresql://lab:p@{SECRET}@db.example/lab".encode(), "an @ too many"),
+    ],
+)
+def test_a_file_of_no_use_is_named(
+    content: bytes | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "url"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.delenv(POSTGRES_VARIABLE, raising=False)
+    monkeypatch.setenv(POSTGRES_FILE_VARIABLE, str(file))
+    with pytest.raises(PlatformError, match=problem) as caught:
+        postgres_url(tmp_path)
+    assert str(file) in str(caught.value)
+    assert POSTGRES_FILE_VARIABLE in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_dagster_may_have_a_role_of_its_own(url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(url, "create role keeper login password 'kept' in role pg_read_all_data")
+    execute(url, "create schema dagster authorization keeper")
+    file = tmp_path / "url"
+    own = url.set(username="keeper", password="kept")
+    file.write_text(own.render_as_string(hide_password=False))
+    monkeypatch.setenv(DAGSTER_POSTGRES_FILE_VARIABLE, str(file))
+    try:
+        assert execute(dagster_url(url), "select current_user || current_schema") == ["keeperdagster"]
+    finally:
+        execute(url, "drop schema dagster cascade")
+        execute(url, "drop role keeper")
 
 
 def test_dagster_keeps_its_tables_in_its_schema(url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

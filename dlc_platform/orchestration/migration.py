@@ -1,0 +1,114 @@
+"""Bringing a lab's database up to date: the tables of the catalogue, and those of Dagster's own storage.
+
+Every command does the former by itself; Dagster leaves the latter to a command of its own. Where services are started
+one by one, both have to be done before those of a new version start. The migrations themselves do not belong here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION
+from sqlalchemy import Connection, text
+
+from dlc_platform.catalog.database import alembic_config, open_catalog
+from dlc_platform.catalog.tables import SCHEMA
+from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.instance import open_instance, prepare, used
+from dlc_platform.postgres.connection import DAGSTER_SCHEMA, existing_url
+from dlc_platform.settings import load_lab
+
+
+@dataclass(frozen=True)
+class Revision:
+    """At which migration some tables of the database are.
+
+    Attributes
+    ----------
+    what
+        Whose tables they are.
+    now
+        None where there are none yet.
+    newest
+        The last migration that this version of the platform brings.
+    known
+        False when `now` is a migration of a newer version, which this one cannot work with.
+    """
+
+    what: str
+    now: str | None
+    newest: str
+    known: bool
+
+
+def revisions(home: Path) -> list[Revision]:
+    """What the tables of a lab's database are at. Nothing is changed; a lab without a database has none.
+
+    Raises
+    ------
+    PlatformError
+        When lab.yaml is not valid or Postgres cannot be reached.
+    """
+    load_lab(home)
+    if (url := existing_url(home)) is None:
+        return []
+    engine = open_catalog(url)
+    try:
+        with engine.connect() as connection:
+            of_dagster = Config()
+            of_dagster.set_main_option("script_location", ALEMBIC_SCRIPTS_LOCATION)
+            return [
+                _revision("the catalogue", SCHEMA, alembic_config(connection), connection),
+                _revision("Dagster's storage", DAGSTER_SCHEMA, of_dagster, connection),
+            ]
+    finally:
+        engine.dispose()
+
+
+def require_known(found: list[Revision]) -> None:
+    """Make sure that this version of the platform can work with the tables.
+
+    Raises
+    ------
+    PlatformError
+        When a newer version has changed some of them.
+    """
+    for revision in found:
+        if not revision.known:
+            raise PlatformError(
+                f"the tables of {revision.what} are at {revision.now}, which this version of the platform does not "
+                "know: a newer one has changed them",
+                "Install that version, or restore the backup that was made before it into an empty database",
+            )
+
+
+def migrate(home: Path) -> list[tuple[Revision, str | None]]:
+    """Bring all tables up to date, and write dagster.yaml and the limits of the pools as every start does.
+
+    Returns
+    -------
+    list
+        What the tables are at now, and at which migration each was before.
+
+    Raises
+    ------
+    PlatformError
+        When lab.yaml is not valid, Postgres cannot be reached, or a newer version has changed the tables.
+    """
+    with used(home):
+        before = revisions(home)
+        require_known(before)
+        with open_instance(prepare(home)) as instance:
+            instance.upgrade()
+        earlier = {revision.what: revision.now for revision in before}
+        return [(revision, earlier.get(revision.what)) for revision in revisions(home)]
+
+
+def _revision(what: str, schema: str, config: Config, connection: Connection) -> Revision:
+    script = ScriptDirectory.from_config(config)
+    now = None
+    if connection.scalar(text("select to_regclass(:table)"), {"table": f"{schema}.alembic_version"}) is not None:
+        now = connection.scalar(text(f"select version_num from {schema}.alembic_version"))
+    known = now is None or any(step.revision == now for step in script.walk_revisions())
+    return Revision(what, now, str(script.get_current_head()), known)

@@ -1,0 +1,151 @@
+"""What runs elsewhere: the workflows, the scripts and the image, against published schemas and our own command line."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from dlc_platform import cli
+from dlc_platform_tests.deployments.conftest import DEPLOYMENTS
+
+ROOT = DEPLOYMENTS.parent
+WORKFLOWS = ROOT / ".github" / "workflows"
+SCRIPTS = [
+    DEPLOYMENTS / "entrypoint",
+    DEPLOYMENTS / "postgres" / "initialise.sh",
+    *sorted(DEPLOYMENTS.glob("*/deploy")),
+    DEPLOYMENTS / "workstation" / "make-secrets",
+]
+#: A variable of a shell, of a unit or of a workflow.
+VARIABLE = re.compile(r"\$\{\{.*?\}\}|\$\{[^}]*\}|\$\w+|%i")
+
+
+def workflow(name: str) -> dict[str, Any]:
+    content = yaml.safe_load((WORKFLOWS / name).read_text())
+    # YAML takes `on` for a truth value.
+    return {"on" if key is True else key: value for key, value in content.items()}
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-workflows", sorted(WORKFLOWS.glob("*.yml"))),
+        ("dependabot", [ROOT / ".github" / "dependabot.yml"]),
+        ("compose-spec", sorted((DEPLOYMENTS / "workstation").glob("compose*.yaml"))),
+    ],
+)
+def test_the_published_schema_takes_it(schema: str, files: list[Path]):
+    assert files
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *files],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(DEPLOYMENTS)))
+def test_the_scripts_can_be_run(script: Path):
+    assert script.stat().st_mode & 0o111, "it is not executable"
+    subprocess.run(["sh", "-n", script], check=True)
+    assert "set -eu" in script.read_text()
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every `dlc-platform` in a text; what only its own place knows is replaced by a number."""
+    text = text.replace('"$program"', "dlc-platform").replace('"$@"', "").replace("\\\n", " ")
+    text = re.sub(r"\$\([^)]*\)", "1", VARIABLE.sub("1", text))
+    # The lists of YAML, which need no shell.
+    text = re.sub(r"\[(dlc-platform, [^]]*)\]", lambda found: found[1].replace(",", " "), text)
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    calls = re.findall(r"(?:(?<![\w/.-])|bin/)dlc-platform ([a-z][^|;&`\n]*)", "\n".join(lines))
+    return [shlex.split(call) for call in calls]
+
+
+def test_every_command_that_a_deployment_calls_exists():
+    """Each is parsed by our own command line; nothing is run."""
+    known = typer.main.get_command(cli.app).commands
+    files = [
+        *SCRIPTS,
+        *(path for kind in ("*.yaml", "*.service", "*.md") for path in sorted(DEPLOYMENTS.rglob(kind))),
+        *sorted(WORKFLOWS.glob("*.yml")),
+    ]
+    called = set()
+    for file in files:
+        for name, *arguments in commands(file.read_text()):
+            assert name in known, f"{file}: there is no command {name}"
+            known[name].make_context(name, arguments)
+            called.add(name)
+    assert {"migrate", "backup", "doctor", "up"} <= called
+
+
+def test_each_workflow_may_do_no_more_than_it_needs():
+    for file in WORKFLOWS.glob("*.yml"):
+        described = workflow(file.name)
+        assert described["permissions"] == {"contents": "read"}, file.name
+        text = file.read_text()
+        # What somebody outside can name is never part of a script.
+        for job in described["jobs"].values():
+            for step in job.get("steps", []):
+                assert "${{" not in step.get("run", ""), (file.name, step)
+                if "uses" in step:
+                    assert re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]), step
+                    assert "checkout" not in step["uses"] or step["with"]["persist-credentials"] is False
+        assert "pull_request_target" not in text
+    # Only what pushes an image may write packages.
+    writing = {
+        (file.name, name)
+        for file in WORKFLOWS.glob("*.yml")
+        for name, job in workflow(file.name)["jobs"].items()
+        if job.get("permissions", {}).get("packages") == "write"
+    }
+    assert writing == {("deploy.yml", "image"), ("deploy.yml", "release")}
+
+
+def test_main_goes_to_staging_and_a_release_to_production():
+    described = workflow("deploy.yml")
+    assert described["on"]["push"] == {"branches": ["main"], "tags": ["v*"]}
+    jobs = described["jobs"]
+    assert jobs["image"]["needs"] == jobs["release"]["needs"] == "ci"
+    assert jobs["image"]["if"] == "github.ref == 'refs/heads/main'"
+    assert jobs["release"]["if"] == "startsWith(github.ref, 'refs/tags/v')"
+    for name, needs in (("staging", "image"), ("production", "release")):
+        assert jobs[name]["needs"] == needs
+        assert jobs[name]["with"]["environment"] == name
+    deployed = workflow("deploy-to.yml")["jobs"]["deploy"]
+    assert deployed["environment"] == "${{ inputs.environment }}"
+    assert deployed["concurrency"]["cancel-in-progress"] is False
+    asked = workflow("rollback.yml")["on"]["workflow_dispatch"]["inputs"]
+    assert asked["environment"]["options"] == ["staging", "production"]
+
+
+def test_the_image_runs_as_an_ordinary_user_and_holds_only_what_it_needs():
+    lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
+    stages = [line.split() for line in lines if line.startswith("FROM ")]
+    names = [stage[-1] for stage in stages]
+    assert names[-2:] == ["cpu", "cuda"]
+    for number, stage in enumerate(stages):
+        assert stage[1] in names[:number] or stage[1].startswith("python:"), stage
+    users = [line for line in lines if line.startswith("USER ")]
+    assert users == ["USER 10001:10001"]
+    # It stands in the stage that both targets are made of.
+    runtime = lines.index("FROM base AS runtime")
+    assert runtime < lines.index(users[0]) < lines.index("FROM runtime AS cpu")
+    copied = [line.split() for line in lines if line.startswith("COPY ") and "--from" not in line]
+    allowed = {
+        line.removeprefix("!")
+        for line in (DEPLOYMENTS / "Dockerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    given = {word for line in copied for word in line[1:-1] if not word.startswith("--")}
+    assert given == allowed
+    assert all((ROOT / one).exists() for one in given)
+    # `uv pip install` takes the dependencies alone; the tests' are in a group.
+    assert not any("uv sync" in line or "uv run" in line for line in lines)

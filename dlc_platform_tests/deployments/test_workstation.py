@@ -1,0 +1,405 @@
+"""The compose deployment of a server: its services run here as ordinary processes, its files against their schemas.
+
+There is no Docker here. What a container would do, its entrypoint does without one; `docker` itself is a double that
+writes down what it was asked for, and the identity provider a double that knows two people by their cookies.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+
+from dlc_platform_tests.deployments.conftest import DEPLOYMENTS, Server
+from dlc_platform_tests.orchestration.up import plain_environment, wait_for
+
+WORKSTATION = DEPLOYMENTS / "workstation"
+ENTRYPOINT = DEPLOYMENTS / "entrypoint"
+PROGRAMS = str(Path(sys.executable).parent)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((WORKSTATION / "compose.yaml").read_text())
+
+
+class Place:
+    """A lab as its containers see it, below a folder instead of below the root."""
+
+    def __init__(self, folder: Path, project: Path, server: Server):
+        self.folder = folder
+        self.home = folder / "lab"
+        self.home.mkdir()
+        (folder / "raw").mkdir()
+        lab = {"raw_roots": [str(folder / "raw")], "projects": {"tiny": {"path": str(project)}}, "gpus": []}
+        (self.home / "lab.yaml").write_text(yaml.safe_dump(lab))
+        self.port = free_port()
+        self.migrated = ""
+        (folder / "instance").mkdir()
+        instance = (WORKSTATION / "dagster.yaml").read_text().replace("/lab/", f"{self.home}/")
+        (folder / "instance" / "dagster.yaml").write_text(instance)
+        workspace = yaml.safe_load((WORKSTATION / "workspace.yaml").read_text())
+        workspace["load_from"][0]["grpc_server"] |= {"host": "localhost", "port": self.port}
+        (folder / "workspace.yaml").write_text(yaml.safe_dump(workspace))
+        # As in the image and in compose.yaml; the webserver gets the URL of Dagster's role alone.
+        self.of_dagster = {
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "HOST": "127.0.0.1",
+            "WORKSPACE": str(folder / "workspace.yaml"),
+            "DAGSTER_HOME": str(folder / "instance"),
+            "DAGSTER_DISABLE_TELEMETRY": "true",
+            "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE": str(server.secrets / "dagster_url"),
+        }
+        self.environment = self.of_dagster | {
+            "DLC_PLATFORM_HOME": str(self.home),
+            "DLC_PLATFORM_LEASE_DIR": str(folder / "leases"),
+            "DLC_PLATFORM_POSTGRES_URL_FILE": str(server.secrets / "platform_url"),
+        }
+
+    def step(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [ENTRYPOINT, *arguments],
+            env=plain_environment() | self.environment,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def serving(self, name: str, environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        with (
+            (self.folder / f"{name}.log").open("wb") as log,
+            subprocess.Popen(
+                [ENTRYPOINT, *arguments],
+                env=plain_environment() | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            ) as process,
+        ):
+            try:
+                yield process
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def said(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def place(
+    server: Server,
+    make_reachable: Callable[[], AbstractContextManager[Path]],
+    make_project: Callable[..., Path],
+) -> Iterator[Place]:
+    """A lab whose database `migrate` has made."""
+    with make_reachable() as folder:
+        place = Place(folder, make_project(folder / "tiny-tester-2026-01-01", 4), server)
+        place.migrated = place.step("migrate")
+        yield place
+
+
+def ask(port: int, query: str) -> dict[str, Any] | None:
+    """What the webserver answers, or None while it answers nothing."""
+    request = Request(
+        f"http://127.0.0.1:{port}/graphql",
+        json.dumps({"query": query}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urlopen(request, timeout=30) as response:
+            return json.load(response)["data"]
+    except OSError:
+        return None
+
+
+def test_the_definitions_are_validated_without_a_database(place: Place):
+    blind = {name: value for name, value in place.environment.items() if "POSTGRES" not in name}
+    done = subprocess.run(
+        [ENTRYPOINT, "validate"], env=plain_environment() | blind, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Validation successful" in done.stdout + done.stderr
+
+
+def test_each_role_makes_its_tables(server: Server, place: Place):
+    lines = place.migrated.splitlines()
+    assert [line.partition(" the tables of ")[0] for line in lines] == ["the catalogue:", "Dagster's storage:"]
+    assert all(line.endswith("are new: they were at nothing") for line in lines)
+    assert place.step("migrate", "--check").count("nothing to do") == 2
+    owners = server.ask(
+        "select n.nspname || ' ' || c.relowner::regrole from pg_class c join pg_namespace n on n.oid = relnamespace "
+        "where n.nspname in ('dlc', 'dagster') and relkind = 'r' group by 1 order by 1"
+    )
+    assert owners.split("\n") == ["dagster dagster", "dlc platform"]
+
+
+def test_a_viewers_webserver_shows_the_lab_and_changes_nothing(server: Server, place: Place):
+    web = free_port()
+    with (
+        place.serving("code-server", place.environment | {"PORT": str(place.port)}, "code-server") as code,
+        place.serving("viewer", place.of_dagster | {"PORT": str(web)}, "webserver", "--read-only") as viewer,
+    ):
+
+        def loaded() -> dict[str, Any] | None:
+            assert code.poll() is None, place.said("code-server")
+            assert viewer.poll() is None, place.said("viewer")
+            found = ask(
+                web,
+                "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename "
+                "... on PythonError { message } } } } } permissions { permission value } }",
+            )
+            entries = found and found["workspaceOrError"]["locationEntries"]
+            done = entries and entries[0]["locationOrLoadError"]
+            if done and done["__typename"] == "PythonError" and "UNAVAILABLE" in done["message"]:
+                return None  # The webserver asks again by itself.
+            return found if done else None
+
+        found = wait_for(loaded)
+        (entry,) = found["workspaceOrError"]["locationEntries"]
+        assert entry == {
+            "name": "dlc_platform.definitions",
+            "locationOrLoadError": {"__typename": "RepositoryLocation"},
+        }
+        assert not any(permission["value"] for permission in found["permissions"])
+        for process in (code, viewer):
+            call = Path(f"/proc/{process.pid}/cmdline").read_text()
+            assert "postgresql" not in call
+        environment = Path(f"/proc/{viewer.pid}/environ").read_text()
+    for role in ("dagster", "platform"):
+        password = (server.secrets / f"{role}_password").read_text().strip()
+        assert password not in place.said("code-server") + place.said("viewer") + place.migrated
+        assert (password in environment) == (role == "dagster")
+
+
+def test_a_server_keeps_its_runs_in_order_as_one_lab_does(place: Place):
+    """What `up` writes into a lab's own dagster.yaml, and what the deployments say, is the same."""
+    of_lab = yaml.safe_load((place.home / "dagster" / "dagster.yaml").read_text())
+    of_workstation = yaml.safe_load((place.folder / "instance" / "dagster.yaml").read_text())
+    of_kubernetes = yaml.safe_load((DEPLOYMENTS / "kubernetes" / "values.yaml").read_text())["additionalInstanceConfig"]
+    # That one depends on the machine's processors.
+    for of_any in (of_lab, of_workstation, of_kubernetes):
+        assert of_any["concurrency"]["runs"].pop("max_concurrent_runs") > 1
+    assert of_lab.pop("run_launcher")["class"] == of_workstation.pop("run_launcher")["class"] == "GpuRunLauncher"
+    assert of_workstation == of_lab
+    # Where the files lie is another matter, and the chart writes the rest itself.
+    for key in {*of_lab, *of_kubernetes} - {"storage", "compute_logs", "local_artifact_storage", "telemetry"}:
+        assert of_kubernetes.get(key) == of_lab.get(key), key
+
+
+DOCKER = """#!/bin/sh
+# A double of docker, which is not here: it writes down what it was asked for, and fails where it is told to.
+echo "$TAG: $*" >> "$CALLS"
+case "$*" in *"$FAIL"*) exit 1 ;; esac
+"""
+
+
+@pytest.fixture
+def deploy(tmp_path: Path) -> Callable[..., tuple[int, list[str], str]]:
+    """Runs the script `deploy` with a double of docker: its exit code, what docker was asked, and the tag in force."""
+    folder = shutil.copytree(WORKSTATION, tmp_path / "workstation")
+    (folder / ".env").write_text((folder / "env.example").read_text())
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+
+    def run(tag: str, fail: str = "nothing") -> tuple[int, list[str], str]:
+        calls = tmp_path / f"calls-{tag}"
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            [folder / "deploy", tag], env={"PATH": path, "CALLS": str(calls), "FAIL": fail}, check=False
+        )
+        (line,) = [line for line in (folder / ".env").read_text().splitlines() if line.startswith("TAG=")]
+        return done.returncode, calls.read_text().splitlines(), line.removeprefix("TAG=")
+
+    return run
+
+
+def test_a_deployment_backs_up_and_migrates_before_it_starts(deploy: Callable[..., tuple[int, list[str], str]]):
+    code, calls, tag = deploy("v2")
+    assert (code, tag) == (0, "v2")
+    assert all(call.startswith("v2: compose ") for call in calls)
+    order = ["pull", "run --rm validate", "migrate --check", "backup /lab", "run --rm migrate", "up", "doctor /lab"]
+    rest = iter(calls)
+    for step in order:
+        assert any(step in call for call in rest), f"{step} does not come in its turn: {calls}"
+
+
+@pytest.mark.parametrize("step", ["pull", "validate", "migrate --check", "backup", "run --rm migrate"])
+def test_what_fails_leaves_the_old_version_at_work(deploy: Callable[..., tuple[int, list[str], str]], step: str):
+    code, calls, tag = deploy("v3", fail=step)
+    assert code != 0
+    assert tag == "cuda"
+    assert step in calls[-1]
+    assert not any("up --detach --wait --remove-orphans" in call for call in calls)
+
+
+def test_nothing_secret_is_in_the_compose_file_and_nothing_runs_with_more_than_it_needs():
+    described = compose()
+    services = described["services"]
+    of_platform = {name for name, service in services.items() if str(service["image"]).startswith("${IMAGE")}
+    assert of_platform == {"code-server", "daemon", "webserver", "viewer", "migrate", "validate"}
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+        assert "docker.sock" not in json.dumps(service), name
+        assert "PASSWORD:" not in json.dumps(service.get("environment", {}))
+        # Only the proxy is reached from outside.
+        assert ("ports" in service) == (name == "proxy"), name
+    for name in of_platform:
+        assert services[name]["user"] == "${PLATFORM_UID:-10001}:${PLATFORM_GID:-10001}"
+        mounts = {mount["target"]: mount for mount in services[name]["volumes"]}
+        for target in {"/raw", "/projects", "/lab/lab.yaml"} & mounts.keys():
+            assert mounts[target]["read_only"] is True, (name, target)
+    for name in ("webserver", "viewer"):
+        assert services[name]["secrets"] == ["dagster_url", "postgres_ca"]
+        assert set(services[name]["networks"]) == {"database", "services"}
+    assert described["networks"]["database"] == described["networks"]["services"] == {"internal": True}
+    # Who stops runs has to see the workers and to bear the name of their machine.
+    assert services["webserver"]["pid"] == "service:daemon"
+    assert services["webserver"]["hostname"] == services["daemon"]["hostname"]
+
+
+def test_everything_that_compose_asks_for_has_an_example():
+    given = {
+        line.partition("=")[0]
+        for line in (WORKSTATION / "env.example").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    text = (WORKSTATION / "compose.yaml").read_text()
+    asked = {part.split("}")[0].partition(":")[0] for part in text.split("${")[1:]}
+    assert asked - given <= {"OIDC_SCOPE", "OIDC_GROUPS_CLAIM"}
+    assert given - asked <= {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE"}
+    # make-secrets makes what compose mounts.
+    made = (WORKSTATION / "make-secrets").read_text()
+    for name in compose()["secrets"]:
+        assert name in made or name.removesuffix("_password") in made or name.removesuffix("_url") in made
+
+
+@contextmanager
+def answering(answer: Callable[[BaseHTTPRequestHandler], tuple[int, str]]) -> Iterator[str]:
+    """A web server on loopback; its host and port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answer(self)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+#: Who is in which groups, by the cookie.
+GROUPS = {"ada": {"dlc-editors"}, "visitor": {"dlc-viewers"}, "stranger": {"others"}}
+
+
+def sign_on(request: BaseHTTPRequestHandler) -> tuple[int, str]:
+    """As oauth2-proxy answers: 202 for a member of an allowed group, 403 for another one, 401 for nobody."""
+    url = urlsplit(request.path)
+    if url.path != "/oauth2/auth":
+        return 200, f"signing on for {request.headers['X-Forwarded-Host']}"
+    groups = GROUPS.get(request.headers.get("Cookie", ""))
+    if groups is None:
+        return 401, ""
+    allowed = parse_qs(url.query)["allowed_groups"][0].split(",")
+    return (202 if groups & set(allowed) else 403), ""
+
+
+def test_the_proxy_lets_in_whom_the_sign_on_knows_and_viewers_to_the_viewer_alone(tmp_path: Path):
+    caddy = shutil.which("caddy")
+    if caddy is None:
+        pytest.skip("the system has no Caddy: install the package caddy")
+    port = free_port()
+    with (
+        answering(sign_on) as signing,
+        answering(lambda request: (200, "everything")) as webserver,
+        answering(lambda request: (200, "looking on")) as viewer,
+    ):
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "HTTP_PORT": str(free_port()),
+            "EDIT_HOST": f"https://edit.localhost:{port}",
+            "VIEW_HOST": f"https://view.localhost:{port}",
+            "EDITORS": "dlc-editors",
+            "VIEWERS": "dlc-editors,dlc-viewers",
+            "SIGN_ON": signing,
+            "WEBSERVER": webserver,
+            "VIEWER": viewer,
+        }
+        log = (tmp_path / "log").open("wb")
+        command = [caddy, "run", "--config", WORKSTATION / "Caddyfile", "--adapter", "caddyfile"]
+        with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+
+            def get(name: str, cookie: str = "", path: str = "/runs") -> tuple[int, str, dict[str, str]] | None:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                try:
+                    with socket.create_connection(("127.0.0.1", port), 30) as plain:
+                        connection = http.client.HTTPConnection(f"{name}.localhost", port)
+                        connection.sock = context.wrap_socket(plain, server_hostname=f"{name}.localhost")
+                        connection.request("GET", path, headers={"Cookie": cookie} if cookie else {})
+                        response = connection.getresponse()
+                        return response.status, response.read().decode(), dict(response.getheaders())
+                except (ConnectionError, ssl.SSLError):
+                    return None
+
+            try:
+                status, _, headers = wait_for(lambda: get("edit"))
+                assert status == 302
+                assert headers["Location"] == "/oauth2/start?rd=https://edit.localhost/runs"
+                assert headers["Strict-Transport-Security"]
+                answers = {
+                    (name, who): wait_for(lambda n=name, w=who: get(n, w))[:2]
+                    for name in ("edit", "view")
+                    for who in GROUPS
+                }
+                assert answers[("edit", "ada")] == (200, "everything")
+                assert answers[("view", "ada")] == answers[("view", "visitor")] == (200, "looking on")
+                for refused in (("edit", "visitor"), ("edit", "stranger"), ("view", "stranger")):
+                    assert answers[refused] == (403, "")
+                # To sign on, nobody has to have signed on.
+                assert wait_for(lambda: get("view", path="/oauth2/start"))[1] == f"signing on for view.localhost:{port}"
+            finally:
+                process.terminate()

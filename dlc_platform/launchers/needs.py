@@ -107,7 +107,7 @@ def gpu_slots(devices: Sequence["Device"], lab: Lab) -> int:
     if declared:
         shares = [int((device.memory_gb or 0.0) // min(declared)) for device in devices]
         slots = sum(max(1, min(_MOST_SHARES, share)) for share in shares)
-    return slots + max(1, len(devices) // 4)
+    return slots + max(1, len(devices) // 2)
 
 
 def _gpus_tag(run: "DagsterRun") -> int | None:

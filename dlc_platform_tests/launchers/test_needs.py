@@ -91,7 +91,7 @@ def test_who_works_for_several_needs_what_is_enough_for_each(settings: dict[str,
 def test_there_are_slots_for_all_that_can_compute_and_some_that_wait(settings: dict[str, Any]):
     lab = Lab.model_validate(settings | {"recipes": {}, "inference": []})
     gpus = [Device(f"gpu-{number}", str(number), 24.0) for number in range(8)]
-    assert [gpu_slots(gpus[:count], lab) for count in (0, 1, 2, 8)] == [1, 2, 3, 10]
+    assert [gpu_slots(gpus[:count], lab) for count in (0, 1, 2, 8)] == [1, 2, 3, 12]
     assert gpu_slots(gpus[:1], Lab.model_validate(settings)) == 8 + 1
     assert gpu_slots([Device("gpu-0", "0", 7.0)], Lab.model_validate(settings)) == 2 + 1
     assert gpu_slots([Device("gpu-0", "0", None)], Lab.model_validate(settings)) == 1 + 1

@@ -36,6 +36,12 @@ class Server:
         query = {"sslmode": "verify-full", "sslrootcert": str(self.secrets / "postgres_ca")}
         return URL.create("postgresql+psycopg2", role, password, "localhost", self.port, "dlc_platform", query)
 
+    def empty(self) -> None:
+        """Make the database anew, with its roles and without any tables."""
+        self.ask("drop database if exists dlc_platform with (force)", "postgres")
+        self.ask("create database dlc_platform", "postgres")
+        self.initialise()
+
     def initialise(self) -> None:
         """Make the roles, as the container does when its data directory is new."""
         done = subprocess.run(
@@ -128,8 +134,7 @@ def server(make_reachable: Callable[[], AbstractContextManager[Path]]) -> Iterat
         made = Server(port, secrets, own, described / "roles.sql")
         try:
             _wait(made, process, own / "log")
-            made.ask("create database dlc_platform", "postgres")
-            made.initialise()
+            made.empty()
             yield made
         finally:
             process.terminate()

@@ -65,7 +65,7 @@ def commands(text: str) -> list[list[str]]:
     # The lists of YAML, which need no shell.
     text = re.sub(r"\[(dlc-platform, [^]]*)\]", lambda found: found[1].replace(",", " "), text)
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    calls = re.findall(r"(?:(?<![\w/.-])|bin/)dlc-platform ([a-z][^|;&`\n]*)", "\n".join(lines))
+    calls = re.findall(r"(?:(?<![\w/.=-])|bin/)dlc-platform ([a-z][^|;&`\n]*)", "\n".join(lines))
     return [shlex.split(call) for call in calls]
 
 

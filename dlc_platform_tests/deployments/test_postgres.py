@@ -39,6 +39,7 @@ def refused(url: URL, *statements: str) -> str:
 @pytest.fixture(scope="module")
 def tables(server: Server) -> Server:
     """The server with the tables of both owners, made by them."""
+    server.empty()
     engine = open_catalog(server.url("platform"))
     migrate(engine)
     engine.dispose()

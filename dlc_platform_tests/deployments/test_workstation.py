@@ -121,6 +121,7 @@ def place(
     """A lab whose database `migrate` has made."""
     with make_reachable() as folder:
         place = Place(folder, make_project(folder / "tiny-tester-2026-01-01", 4), server)
+        server.empty()
         place.migrated = place.step("migrate")
         yield place
 

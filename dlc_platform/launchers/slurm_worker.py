@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 from dagster import DagsterEvent, DagsterInstance, DagsterRunStatus
-from dagster import _check as check
 from dagster._cli.api import _execute_run_command_body, _resume_run_command_body
 from dagster._core.instance.ref import InstanceRef
 from dagster._serdes import deserialize_value
@@ -33,8 +32,7 @@ def main() -> int:
     task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     entry = spool.batch_entries(folder.name)[task]
     if entry is None:
-        print("The run of this job has ended, or goes on in another job", flush=True)
-        return 0
+        return 0  # The run of this job has ended, or goes on in another job.
     os.environ.update(entry.environment)
     if not entry.gpus:
         # On a cluster that does not confine jobs to their devices, others' would be seen.
@@ -49,7 +47,7 @@ def main() -> int:
 
 
 def _work(spool: Spool, entry: Entry, instance: DagsterInstance) -> int:
-    job = check.not_none(spool.job_of(entry) or os.environ.get("SLURM_JOB_ID"))
+    job = _job()
     waits = False
     while True:
         with spool.claimed(entry.run_id) as claimed:
@@ -79,6 +77,12 @@ def _execute(spool: Spool, entry: Entry, instance: DagsterInstance, job: str) ->
     instance.report_engine_event(f"This run works in Slurm job {job} on {where}{devices}{again}", run)
     body = _resume_run_command_body if run.status == DagsterRunStatus.STARTED else _execute_run_command_body
     return body(entry.run_id, instance, _ignore, set_exit_code_on_failure=True)
+
+
+def _job() -> str:
+    """This job, as `slurm.Job` names it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def _ignore(event: DagsterEvent) -> None:

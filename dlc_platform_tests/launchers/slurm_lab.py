@@ -139,6 +139,10 @@ class SlurmLab:
             process.kill()
         self._kill(f"slurmd {node}")
 
+    def kill_slurmd(self, node: str) -> None:
+        """Kill the slurmd of a node alone, as when its network is cut: its jobs go on, and Slurm does not know."""
+        self._kill(f"slurmd {node}")
+
     def _processes_of(self, node: str) -> list[psutil.Process]:
         """Its step daemons and their jobs: no children of the slurmd, so they are found by their node's name."""
         found: list[psutil.Process] = []

@@ -19,6 +19,7 @@ def _stay(context: OpExecutionContext, config: Stay) -> None:
 
     def write(what: str) -> None:
         told = {name: value for name, value in os.environ.items() if name.startswith(("SLURM", "CUDA"))}
+        told["secret"] = os.environ.get("DLC_PLATFORM_TEST_SECRET", "")
         with record.open("a") as file:
             file.write(json.dumps({"what": what, "pid": os.getpid(), "at": time.time(), **told}) + "\n")
 

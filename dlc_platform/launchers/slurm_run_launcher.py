@@ -21,6 +21,7 @@ from dagster._core.launcher.base import (
     RunLauncher,
     WorkerStatus,
 )
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
 from dlc_platform.errors import PlatformError
@@ -116,8 +117,14 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             self._follower.start(instance)
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Put the run into the spool, and come back at once."""
-        self._put(context.dagster_run)
+        """Put the run into the spool, and come back at once; a run whose tags are wrong fails with what is wrong."""
+        run = context.dagster_run
+        try:
+            self._put(run)
+        except PlatformError as error:
+            # Raised, it would be hidden behind Dagster's own words.
+            self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
+            self._instance.report_run_failed(run, str(error))
 
     @property
     def supports_resume_run(self) -> bool:

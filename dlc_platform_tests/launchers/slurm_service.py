@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import yaml
-from dagster import DagsterInstance, DagsterRun
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster_graphql.schema import create_schema
@@ -31,7 +31,7 @@ mutation Launch($parameters: ExecutionParams!) {
 }
 """
 TERMINATE = """
-mutation Terminate($run: String!) { terminateRun(runId: $run) {
+mutation Terminate($run: String!, $policy: TerminateRunPolicy!) { terminateRun(runId: $run, terminatePolicy: $policy) {
   __typename ... on TerminateRunFailure { message } ... on PythonError { message stack } } }
 """
 
@@ -90,7 +90,10 @@ class SlurmService:
 
     def terminate(self, run_id: str) -> None:
         """Terminate a run from this process, which did not launch it."""
-        answer = self._ask(TERMINATE, run=run_id)["terminateRun"]
+        # As the UI does: Dagster lets a run that has not begun only be marked.
+        begun = self.run(run_id).status == DagsterRunStatus.STARTED
+        policy = "SAFE_TERMINATE" if begun else "MARK_AS_CANCELED_IMMEDIATELY"
+        answer = self._ask(TERMINATE, run=run_id, policy=policy)["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess", answer
 
     def run(self, run_id: str) -> DagsterRun:

@@ -110,6 +110,8 @@ def test_a_backlog_is_an_array_and_what_waits_says_why(slurm: SlurmLab, service:
     # What waits in the queue is taken out of it.
     service.terminate(waiting[0])
     assert service.ends(waiting[0]) == "CANCELED"
+    job = service.run(waiting[0]).tags[JOB_TAG]
+    wait("the end of its job", lambda: job not in slurm.ask("squeue", "-h", "--array", "--format=%i").split())
     assert not service.records(waiting[0], "begin")
     _finish(service, *(run for run in runs if run != waiting[0]))
 

@@ -230,14 +230,14 @@ def test_a_new_daemon_goes_on_where_the_one_before_was_killed(slurm: SlurmLab, s
     service.begins(goes_on)
     worker = service.begins(dies)
     queued = [service.launch("on_gpu") for _ in range(2)]
-    jobs = [_job(service, run) for run in queued]
-    waiting = next(job for run, job in zip(queued, jobs, strict=True) if not service.records(run, "begin"))
-    gone = queued[jobs.index(waiting)]
+    wait("one that works", lambda: any(service.records(run, "begin") for run in queued))
+    (gone,) = [run for run in queued if not service.records(run, "begin")]
+    job = _job(service, gone)
     service.kill_daemon()
+    slurm.ask("scancel", job)
     os.kill(worker["pid"], 9)
-    slurm.ask("scancel", waiting)
     service.start_daemon()
     # Nothing but the follower of the new daemon notices that a run which never began has no job any more.
-    assert service.ends(gone) == "CANCELED"
+    assert service.ends(gone) == "CANCELED", service.messages(gone)
     service.begins(dies, times=2)
     _finish(service, goes_on, dies, *(run for run in queued if run != gone))

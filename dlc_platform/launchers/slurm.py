@@ -1,0 +1,350 @@
+"""Slurm, through its commands: submit jobs, look at them, signal and cancel them; and what its words mean.
+
+It knows neither Dagster nor runs. A controller that does not answer is `ControllerAway`, never a verdict about a job.
+"""
+
+import os
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Self
+
+from dlc_platform.errors import PlatformError
+
+#: Longer than Slurm's own patience with its controller, so that Slurm says first what is wrong.
+_COMMAND_SECONDS = 180
+#: What Slurm's commands need of the environment. Nothing else is given to them, because sbatch keeps the variables that
+#: it sees with the job, on the controller's disk.
+_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "SLURM_CONF")
+
+_AWAY = (
+    "unable to contact slurm controller",
+    "socket timed out",
+    "connection refused",
+    "connection timed out",
+    "connection reset",
+    "zero bytes were transmitted",
+    "unable to connect",
+    "slurm backup controller in standby",
+    "failed to fetch config",
+    "could not establish a configuration source",
+)
+
+#: States in which Slurm is not done with a job; the first ones before its processes run (again).
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING")
+_RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
+
+_PENDING = {
+    "Resources": "it waits for nodes to become free",
+    "Priority": "jobs of a higher priority go first",
+    "None": "Slurm has not looked at it yet",
+    "BeginTime": "it was put back into the queue, and Slurm lets it wait a moment",
+    "Dependency": "it waits for another job",
+    "JobHeldUser": "it is held; `scontrol release` lets it go",
+    "JobHeldAdmin": "an administrator of the cluster holds it; ask them",
+    "JobArrayTaskLimit": "as many tasks of its array run as may run at once",
+    "Licenses": "it waits for a licence",
+    "Reservation": "it waits for its reservation",
+    "ReqNodeNotAvail": "the nodes it needs are down, drained or reserved; `sinfo` tells which",
+    "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions": "the nodes it needs "
+    "are down, drained or reserved; `sinfo` tells which",
+    "BadConstraints": "no node can ever fulfil it; change `constraint`, `gres`, `memory` or `cpus`",
+    "PartitionDown": "its partition is down; ask the cluster's administrators or choose another `partition`",
+    "PartitionInactive": "its partition takes no jobs now; ask the cluster's administrators or choose another one",
+    "PartitionNodeLimit": "its partition has too few nodes for it; choose another `partition`",
+    "PartitionTimeLimit": "it asks for more time than its partition allows; lower `time` or choose another `partition`",
+    "InvalidAccount": "the account is not valid; correct `account`",
+    "InvalidQOS": "the quality of service is not valid; correct `qos`",
+    "NodeDown": "a node that it needs is down",
+}
+
+_ENDED = {
+    "COMPLETED": "ended before its run did",
+    "FAILED": "failed",
+    "BOOT_FAIL": "failed because its node did not boot; the cluster's administrators can tell why",
+    "NODE_FAIL": "died with its node; what was written is kept, and the run can go on elsewhere",
+    "PREEMPTED": "was stopped for a job of a higher priority, and Slurm does not put it back into the queue; what was "
+    "written is kept, and the run can go on",
+    "TIMEOUT": "reached its time limit; raise `time` (or the tag dlc_platform/slurm/time) and run it again: inference "
+    "goes on from its last chunk",
+    "DEADLINE": "reached its deadline; run it again without one",
+    "OUT_OF_MEMORY": "ran out of memory; raise `memory` (or the tag dlc_platform/slurm/memory) and run it again",
+    "CANCELLED": "was cancelled in Slurm",
+    "REVOKED": "was taken over by another cluster",
+    "UNKNOWN": "is not known to Slurm any more, and its worker is gone",
+}
+
+#: Ends that come again if the same job is tried again.
+FINAL = ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "CANCELLED")
+
+
+class ControllerAway(Exception):
+    """Slurm's controller does not answer: what is true of a job cannot be said now."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a job asks Slurm for, in sbatch's own notation; None leaves it to the cluster's default.
+
+    Parameters
+    ----------
+    gres
+        Kind of device of the runs that need a GPU: `gpu` or `gpu:a100`; how many is what the run needs, unless it ends
+        with a number. An empty text asks for none.
+    setup
+        Lines of shell before the worker starts, such as `module load cuda`.
+    python
+        The interpreter on the nodes; by default the path of the one that loaded the code.
+    extra
+        Further arguments of sbatch, separated by blanks.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    gres: str | None = "gpu"
+    time: str | None = None
+    memory: str | None = None
+    cpus: str | None = None
+    constraint: str | None = None
+    qos: str | None = None
+    setup: str | None = None
+    python: str | None = None
+    extra: str | None = None
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Every option's name."""
+        return tuple(field.name for field in fields(cls))
+
+    def arguments(self, gpus: int) -> list[str]:
+        """The arguments of sbatch for a job that needs so many GPUs."""
+        named = {
+            "partition": self.partition,
+            "account": self.account,
+            "time": self.time,
+            "mem": self.memory,
+            "cpus-per-task": self.cpus,
+            "constraint": self.constraint,
+            "qos": self.qos,
+            "gres": self._devices(gpus),
+        }
+        return [f"--{name}={value}" for name, value in named.items() if value] + (self.extra or "").split()
+
+    def _devices(self, gpus: int) -> str | None:
+        if not gpus or not self.gres:
+            return None
+        return self.gres if self.gres.rpartition(":")[2].isdecimal() else f"{self.gres}:{gpus}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, or one task of an array, as Slurm sees it now.
+
+    Attributes
+    ----------
+    id
+        As Slurm writes it: `12`, or `12_3` for a task of an array.
+    code, signal
+        How its script ended, once it has; 0 where it was not so.
+    """
+
+    id: str
+    state: str
+    reason: str = "None"
+    node: str = ""
+    code: int = 0
+    signal: int = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether none of its processes run, but will."""
+        return self.state in WAITING
+
+    @property
+    def is_active(self) -> bool:
+        """Whether Slurm is not done with it."""
+        return self.is_waiting or self.state in _RUNNING
+
+    def killed_for_memory(self) -> Self:
+        """The same job, where its output shows that memory ran out, which Slurm's state does not always say."""
+        return replace(self, state="OUT_OF_MEMORY")
+
+    def sentence(self) -> str:
+        """What is with it, and what to do, for a person; without a full stop."""
+        if self.is_waiting:
+            reason = self.reason.strip("()")
+            told = _PENDING.get(reason.split(",")[0], _of_a_limit(reason))
+            return f"Slurm job {self.id} is waiting: {told} ({reason})"
+        where = f" on {self.node}" if self.node else ""
+        if self.is_active:
+            return f"Slurm job {self.id} is {self.state.lower()}{where}"
+        how = ""
+        if self.state == "FAILED":
+            how = f", killed by signal {self.signal}" if self.signal else f" with exit code {self.code}"
+        return f"Slurm job {self.id}{where} {_ENDED.get(self.state, f'ended as {self.state}')}{how}"
+
+
+def _of_a_limit(reason: str) -> str:
+    if reason.startswith(("QOS", "Assoc", "Max")):
+        return "a limit of your account or quality of service is reached; it starts when other jobs have ended"
+    return "`scontrol show job` tells more"
+
+
+def submit(script: str, arguments: Sequence[str], name: str, output: Path, tasks: int) -> str:
+    """Hand in a job, or an array of them.
+
+    Parameters
+    ----------
+    script
+        The job's shell script. Everybody may be able to read it.
+    name
+        By which `find` finds the job if this process ends before it has heard its number.
+    output
+        Where what the job prints goes; `%a` stands for the task of an array.
+    tasks
+        More than one makes an array, with tasks numbered from 0.
+
+    Returns
+    -------
+    str
+        The number of the job, or of its array.
+
+    Raises
+    ------
+    ControllerAway
+        When nobody answered; the job may have been handed in all the same.
+    PlatformError
+        When Slurm refuses the job.
+    """
+    command = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--job-name={name}", f"--output={output}"]
+    command += [f"--chdir={output.parent}", *([f"--array=0-{tasks - 1}"] if tasks > 1 else []), *arguments]
+    return _ask(command, script).strip().split(";")[0]
+
+
+def find(name: str) -> str | None:
+    """The number of the job, or of the array, that was handed in under a name; None where Slurm knows none.
+
+    Raises
+    ------
+    ControllerAway
+        When nobody answered.
+    """
+    found = _ask(["squeue", "--noheader", "--me", "--states=all", f"--name={name}", "--format=%F"]).split()
+    if not found:
+        told = _account([f"--name={name}", "--format=JobID"])
+        found = [line.split("_")[0] for line in told]
+    return found[0] if found else None
+
+
+def jobs(ids: Collection[str]) -> dict[str, Job]:
+    """What Slurm knows of jobs; those it has forgotten are missing.
+
+    One question to the controller, whatever their number; and one to the accounting, where there is one, for jobs that
+    the controller has forgotten (`MinJobAge` after their end).
+
+    Raises
+    ------
+    ControllerAway
+        When nobody answered.
+    """
+    columns = "JobArrayID:|,State:|,exit_code:|,NodeList:|,Reason:"
+    found: dict[str, Job] = {}
+    for line in _ask(["squeue", "--noheader", "--me", "--array", "--states=all", f"--Format={columns}"]).splitlines():
+        job, state, status, node, reason = line.split("|", 4)
+        # The controller shows the status as wait() does.
+        code, signal = int(status) >> 8, int(status) & 127
+        found[job] = Job(job, state, reason.strip(), node, code, signal)
+    if forgotten := set(ids) - set(found):
+        for line in _account([f"--jobs={','.join(sorted(forgotten))}", "--format=JobID,State,ExitCode,NodeList"]):
+            job, state, status, node = line.split("|")
+            code, signal = (int(part) for part in status.split(":"))
+            # "CANCELLED by 1000"
+            found[job] = Job(job, state.split()[0], node=node, code=code, signal=signal)
+    return {job: found[job] for job in ids if job in found}
+
+
+def interrupt(job: str) -> None:
+    """Ask the processes of a job that runs to stop (SIGINT, which Slurm itself does not send).
+
+    Raises
+    ------
+    ControllerAway
+        When nobody answered.
+    """
+    _ask(["scancel", "--signal=INT", "--full", job], gone="")
+
+
+def cancel(job: str) -> None:
+    """End a job: at once where it waits, else with Slurm's own grace time (`KillWait`).
+
+    Raises
+    ------
+    ControllerAway
+        When nobody answered.
+    """
+    _ask(["scancel", job], gone="")
+
+
+def array_limit() -> int:
+    """How many tasks an array of this cluster may have.
+
+    Raises
+    ------
+    ControllerAway
+        When nobody answered.
+    """
+    for line in _ask(["scontrol", "show", "config"]).splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "MaxArraySize":
+            # The highest index is one less, and 0 forbids arrays.
+            return max(1, int(value))
+    return 1
+
+
+def script(options: Options, command: Sequence[str]) -> str:
+    """The script of a job that runs a command, of plain words, in the place of its shell."""
+    # `exec`, so that signals for the script reach the worker.
+    return "\n".join(("#!/bin/bash", options.setup or "", f"exec {' '.join(command)}", ""))
+
+
+def _account(arguments: Sequence[str]) -> list[str]:
+    """Lines of sacct; none where the cluster keeps no accounts."""
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-30days", *arguments]
+    return _ask(command, gone="").splitlines()
+
+
+def _environment() -> Mapping[str, str]:
+    return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+
+
+def _ask(command: Sequence[str], text: str | None = None, gone: str | None = None) -> str:
+    """What a command of Slurm prints; `gone`, if given, where it says anything but that nobody answered."""
+    try:
+        done = subprocess.run(
+            command,
+            input=text,
+            stdin=subprocess.DEVNULL if text is None else None,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_SECONDS,
+        )
+    except FileNotFoundError as error:
+        raise PlatformError(
+            f"this machine has no {command[0]}", "Install Slurm's commands, or start the services on a login node"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ControllerAway(f"{command[0]} did not end within {_COMMAND_SECONDS} s") from error
+    if done.returncode == 0:
+        return done.stdout
+    said = " ".join(done.stderr.split())
+    if any(words in said.lower() for words in _AWAY):
+        raise ControllerAway(said)
+    if gone is not None:
+        return gone
+    raise PlatformError(
+        f"{command[0]} refuses: {said.removeprefix(f'{command[0]}: error: ')}",
+        "Correct the launcher's config in dagster.yaml, or the run's tags dlc_platform/slurm/...",
+    )

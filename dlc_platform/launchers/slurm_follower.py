@@ -1,0 +1,304 @@
+"""`SlurmFollower`: hands launched runs to Slurm, and brings the news of their jobs to the runs.
+
+A thread of the daemon. Everything it knows lies in the spool and in Slurm, so the follower of a new daemon goes on
+where the one before stopped. Only one follower of a spool works at a time.
+"""
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import MAX_RETRIES_TAG
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers import slurm
+from dlc_platform.launchers.slurm import ControllerAway, Job
+from dlc_platform.launchers.slurm_spool import Entry, Spool
+
+JOB_TAG = "dlc_platform/slurm_job"
+
+_RUNS_AT_ONCE = 500
+_OUTPUT_LINES = 20
+_OUTPUT_BYTES = 20_000
+#: What Slurm writes into a job's output when it, or the kernel, kills it for its memory.
+_MEMORY_WORDS = ("exceeded job memory limit", "exceeded memory limit", "oom-kill", "oom_kill", "out of memory")
+
+_logger = logging.getLogger(__name__)
+
+
+class SlurmFollower:
+    """Submits and watches the jobs of a spool.
+
+    Parameters
+    ----------
+    poll_seconds
+        Between two looks at Slurm; each is one question, however many jobs there are.
+    collect_seconds
+        How long runs are collected, so that a backlog becomes an array.
+    grace_seconds
+        How long a worker that was asked to stop may tidy up.
+    """
+
+    def __init__(self, spool: Spool, poll_seconds: float, collect_seconds: float, grace_seconds: float):
+        self._spool = spool
+        self._poll_seconds = poll_seconds
+        self._collect_seconds = collect_seconds
+        self._grace_seconds = grace_seconds
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._array_limit: int | None = None
+        self._told: dict[str, set[str]] = {}
+        self._ending_since: dict[str, float] = {}
+        self._looking = threading.Lock()
+        self._seen: dict[str, Job] = {}
+        self._seen_of: set[str] = set()
+        self._seen_at = -float("inf")
+
+    def start(self, instance: DagsterInstance) -> None:
+        """Follow in a thread of this process until `stop`, or until the instance is gone."""
+        with self._starting:
+            if self._thread is None:
+                arguments = (weakref.ref(instance),)
+                self._thread = threading.Thread(target=self._follow, args=arguments, name="slurm", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def stop(self, seconds: float) -> None:
+        """End the thread, and wait for that."""
+        self._stopped.set()
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+
+    def _follow(self, reference: "weakref.ReferenceType[DagsterInstance]") -> None:
+        while True:
+            woken = self._wake.wait(self._poll_seconds)
+            self._wake.clear()
+            if woken:
+                self._stopped.wait(self._collect_seconds)
+            instance = reference()
+            if instance is None or self._stopped.is_set():
+                return
+            try:
+                with self._spool.alone() as alone:
+                    if alone:
+                        self.look_after(instance)
+            except Exception:
+                # Postgres may be away, or the shared file system: the next look tries again.
+                _logger.exception("The Slurm jobs of runs could not be looked after")
+            del instance
+
+    def look_after(self, instance: DagsterInstance) -> None:
+        """Submit what waits in the spool, and tell the runs what has become of their jobs; once."""
+        entries = self._spool.entries()
+        runs = _runs(instance, [entry.run_id for entry in entries])
+        try:
+            self._submit(instance, entries, runs)
+            self._tell(instance, runs)
+        except ControllerAway as away:
+            for entry in self._spool.entries():
+                run = runs.get(entry.run_id)
+                if run is not None and not run.is_finished and run.status != DagsterRunStatus.STARTED:
+                    self._say(instance, run, f"Slurm's controller does not answer, so this run waits: {away}", "away")
+            return
+        for said in self._told.values():
+            said.discard("away")
+        self._spool.remove_old_batches()
+
+    def job(self, entry: Entry) -> Job | None:
+        """The job of a run as Slurm saw it lately; None where Slurm does not know it, or it has not been handed in.
+
+        Raises
+        ------
+        ControllerAway
+            When nobody answered.
+        """
+        number = self._spool.job_of(entry)
+        if number is None:
+            return None
+        with self._looking:
+            if number not in self._seen_of or time.monotonic() - self._seen_at > self._poll_seconds / 2:
+                numbers = {found for other in self._spool.entries() if (found := self._spool.job_of(other))}
+                self._seen_of = numbers | {number}
+                self._seen = slurm.jobs(self._seen_of)
+                self._seen_at = time.monotonic()
+            return self._seen.get(number)
+
+    def end(self, entry: Entry, job: Job | None) -> Job:
+        """How a job has ended that is not active any more, with what its output adds to Slurm's word."""
+        if job is None:
+            return Job(self._spool.job_of(entry) or "?", "UNKNOWN")
+        if job.state in ("FAILED", "CANCELLED") and job.signal in (9, 15):
+            output = tail(self._spool.output_of(entry)).lower()
+            if any(words in output for words in _MEMORY_WORDS):
+                return job.killed_for_memory()
+        return job
+
+    def settle(self, instance: DagsterInstance, run: DagsterRun, ended: Job) -> bool:
+        """End a run whose job has come to an end that another try would not change; whether it was one."""
+        if ended.state not in slurm.FINAL:
+            return False
+        if ended.state == "CANCELLED":
+            instance.report_run_canceled(run, ended.sentence())
+            return True
+        instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
+        instance.report_run_failed(run, ended.sentence())
+        return True
+
+    def _submit(self, instance: DagsterInstance, entries: Sequence[Entry], runs: dict[str, DagsterRun]) -> None:
+        new: list[Entry] = []
+        unsure: set[str] = set()
+        for entry in entries:
+            run = runs.get(entry.run_id)
+            if run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING:
+                continue
+            if entry.batch is None:
+                new.append(entry)
+            elif self._spool.job_of(entry) is None:
+                unsure.add(entry.batch)
+        for batch in sorted(unsure):
+            # Whoever handed it in did not live to write down its number, or had no answer.
+            if job := slurm.find(batch):
+                self._handed_in(instance, batch, job)
+            else:
+                self._hand_in(instance, batch, runs)
+        if new and self._array_limit is None:
+            self._array_limit = slurm.array_limit()
+
+        def kind(entry: Entry) -> str:
+            return repr((entry.options, entry.gpus))
+
+        for _, group in groupby(sorted(new, key=kind), key=kind):
+            alike = list(group)
+            while alike:
+                some, alike = alike[: self._array_limit], alike[self._array_limit :]
+                self._hand_in(instance, self._spool.make_batch(some), runs)
+
+    def _hand_in(self, instance: DagsterInstance, batch: str, runs: dict[str, DagsterRun]) -> None:
+        entries = self._spool.batch_entries(batch)
+        some = next(entry for entry in entries if entry is not None)
+        folder = self._spool.batch_folder(batch)
+        command = [some.options.python or "python", "-m", "dlc_platform.launchers.slurm_worker", str(folder)]
+        output = folder / ("%a.out" if len(entries) > 1 else "0.out")
+        script = slurm.script(some.options, command)
+        try:
+            job = slurm.submit(script, some.options.arguments(some.gpus), batch, output, len(entries))
+        except PlatformError as error:
+            for entry in entries:
+                if entry is not None and (run := runs.get(entry.run_id)):
+                    instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
+                    instance.report_run_failed(run, str(error))
+                    self._forget(entry)
+            return
+        self._handed_in(instance, batch, job)
+
+    def _handed_in(self, instance: DagsterInstance, batch: str, job: str) -> None:
+        self._spool.set_job(batch, job)
+        for entry in self._spool.batch_entries(batch):
+            if entry is not None:
+                instance.add_run_tags(entry.run_id, {JOB_TAG: self._spool.job_of(entry) or job})
+
+    def _tell(self, instance: DagsterInstance, runs: dict[str, DagsterRun]) -> None:
+        for entry in self._spool.entries():
+            run = runs.get(entry.run_id)
+            if run is None:
+                # Launched since the runs were read, or deleted: that shows when it is asked for by itself.
+                if instance.get_run_by_id(entry.run_id) is None:
+                    self._end(entry)
+            elif run.is_finished:
+                self._end(entry)
+            elif run.status == DagsterRunStatus.CANCELING:
+                self._stop(instance, run, entry)
+            elif self._spool.job_of(entry) is not None:
+                self._watch(instance, run, entry)
+
+    def _watch(self, instance: DagsterInstance, run: DagsterRun, entry: Entry) -> None:
+        job = self.job(entry)
+        if job is not None and job.is_active:
+            if job.is_waiting:
+                self._say(instance, run, job.sentence(), job.reason)
+            return
+        if run.status == DagsterRunStatus.STARTED:
+            return  # Dagster's monitoring asks about it.
+        now = instance.get_run_by_id(run.run_id)
+        if now is None or now.status != run.status or self._spool.is_claimed(entry.run_id):
+            return
+        ended = self.end(entry, job)
+        if not self.settle(instance, now, ended):
+            instance.report_run_failed(now, "\n".join((ended.sentence(), describe(self._spool.output_of(entry)))))
+
+    def _stop(self, instance: DagsterInstance, run: DagsterRun, entry: Entry) -> None:
+        """Bring a run to its end that somebody terminates, wherever its job is."""
+        number = self._spool.job_of(entry)
+        job = self.job(entry)
+        if job is not None and job.is_waiting:
+            slurm.cancel(job.id)
+        elif job is not None and job.is_active:
+            if self._is_over_due(entry):
+                slurm.cancel(job.id)
+            elif not self._spool.was_interrupted(entry.run_id):
+                slurm.interrupt(job.id)
+                self._spool.note_interrupt(entry.run_id)
+        elif number is None or not self._spool.is_claimed(entry.run_id):
+            now = instance.get_run_by_id(run.run_id)
+            if now is not None and not now.is_finished:
+                told = "This run was terminated before it was handed to Slurm"
+                instance.report_run_canceled(now, self.end(entry, job).sentence() if number else told)
+            self._forget(entry)
+
+    def _end(self, entry: Entry) -> None:
+        """Forget a run that has ended, and see that its job does too."""
+        job = self.job(entry)
+        if job is None or not job.is_active:
+            self._forget(entry)
+        elif job.is_waiting or self._is_over_due(entry):
+            slurm.cancel(job.id)
+
+    def _is_over_due(self, entry: Entry) -> bool:
+        since = self._ending_since.setdefault(entry.run_id, time.monotonic())
+        return time.monotonic() - since > self._grace_seconds
+
+    def _forget(self, entry: Entry) -> None:
+        self._spool.remove(entry.run_id)
+        self._told.pop(entry.run_id, None)
+        self._ending_since.pop(entry.run_id, None)
+
+    def _say(self, instance: DagsterInstance, run: DagsterRun, sentence: str, about: str) -> None:
+        """Say something on a run, but not again: the reasons for which jobs wait come and go."""
+        said = self._told.setdefault(run.run_id, set())
+        if about not in said:
+            instance.report_engine_event(sentence, run)
+            said.add(about)
+
+
+def tail(output: Path | None) -> str:
+    """The last lines of a job's output; nothing where there is none."""
+    if output is None:
+        return ""
+    try:
+        with output.open("rb") as file:
+            file.seek(max(0, output.stat().st_size - _OUTPUT_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(lines[-_OUTPUT_LINES:])
+
+
+def describe(output: Path | None) -> str:
+    """Where a job's output is, and how it ends."""
+    return f"The end of {output}:\n{tail(output)}" if output is not None else "Its job has printed nothing"
+
+
+def _runs(instance: DagsterInstance, run_ids: Sequence[str]) -> dict[str, DagsterRun]:
+    found: dict[str, DagsterRun] = {}
+    for first in range(0, len(run_ids), _RUNS_AT_ONCE):
+        some = list(run_ids[first : first + _RUNS_AT_ONCE])
+        found |= {run.run_id: run for run in instance.get_runs(filters=RunsFilter(run_ids=some))}
+    return found

@@ -1,0 +1,243 @@
+"""Runs through a real Slurm, with a real daemon and real workers on virtual nodes (see `slurm_lab`).
+
+Devices are a test double: plain files that Slurm hands out. The storage is SQLite, for speed.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from dlc_platform.launchers.slurm_follower import JOB_TAG
+from dlc_platform_tests.launchers.slurm_lab import SlurmLab, missing, slurm_lab, wait
+from dlc_platform_tests.launchers.slurm_service import SlurmService, slurm_service
+
+SECRET = "hush-1234"
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=f"Slurm is not installed: {', '.join(missing())}")
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Iterator[SlurmLab]:
+    with slurm_lab(tmp_path_factory.mktemp("slurm")) as lab:
+        for name, value in lab.environment.items():
+            environment.setenv(name, value)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def service(
+    slurm: SlurmLab, tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch
+) -> Iterator[SlurmService]:
+    home = tmp_path_factory.mktemp("service")
+    environment.setenv("DAGSTER_HOME", str(home))
+    environment.setenv("DLC_PLATFORM_TEST_SECRET", SECRET)
+    with slurm_service(home, {"partition": "work", "memory": "600", "setup": "export SLURM_TEST_SETUP=done"}) as lab:
+        yield lab
+
+
+def _job(service: SlurmService, run: str) -> str:
+    return wait(f"a job of {run}", lambda: service.run(run).tags.get(JOB_TAG))
+
+
+def _is_over(slurm: SlurmLab, job: str) -> bool:
+    return slurm.ask("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip() == ""
+
+
+def _finish(service: SlurmService, *runs: str) -> None:
+    for run in runs:
+        service.let_go(run)
+    assert [service.ends(run) for run in runs] == ["SUCCESS"] * len(runs)
+    for run in runs:
+        assert len(service.records(run, "end")) == 1
+        wait("no entry is left", lambda run=run: not (service.home / "slurm" / "runs" / f"{run}.json").exists())
+
+
+def _show(slurm: SlurmLab) -> str:
+    lines = slurm.ask("scontrol", "show", "job", "-o", "-dd")
+    scripts = [slurm.ask("scontrol", "write", "batch_script", job, "-") for job in re.findall(r"JobId=(\d+)", lines)]
+    return "\n".join([lines, *scripts])
+
+
+def test_runs_become_jobs_with_devices_for_those_that_need_one_and_secrets_stay_hidden(
+    slurm: SlurmLab, service: SlurmService
+):
+    gpu, cpu = service.launch("on_gpu"), service.launch("on_cpu", {"dlc_platform/slurm/memory": "500"})
+    on_gpu, on_cpu = service.begins(gpu), service.begins(cpu)
+    assert on_gpu["SLURM_GPUS_ON_NODE"] == "1"
+    assert "SLURM_GPUS_ON_NODE" not in on_cpu
+    assert on_cpu["CUDA_VISIBLE_DEVICES"] == ""
+    assert (on_gpu["SLURM_MEM_PER_NODE"], on_cpu["SLURM_MEM_PER_NODE"]) == ("600", "500")
+    assert on_gpu["SLURM_TEST_SETUP"] == "done"
+    assert f"works in Slurm job {service.run(gpu).tags[JOB_TAG]} on {on_gpu['SLURMD_NODENAME']}" in service.messages(
+        gpu
+    )
+
+    # The worker has the secret from its entry; Slurm was not told.
+    assert on_cpu["secret"] == SECRET
+    assert "DLC_PLATFORM_TEST_SECRET" not in psutil.Process(on_cpu["pid"]).environ()
+    entry = service.home / "slurm" / "runs" / f"{cpu}.json"
+    assert SECRET in entry.read_text()
+    assert entry.stat().st_mode & 0o077 == 0
+    assert SECRET not in _show(slurm)
+    for process in psutil.process_iter(["cmdline"]):
+        assert SECRET not in " ".join(process.info["cmdline"] or ())
+    for file in (slurm.folder / "state").rglob("*"):
+        assert not file.is_file() or SECRET.encode() not in file.read_bytes()
+    assert SECRET not in str(service.run(cpu).tags) + service.messages(cpu)
+    _finish(service, gpu, cpu)
+
+
+def test_a_backlog_is_an_array_and_what_waits_says_why(slurm: SlurmLab, service: SlurmService):
+    runs = [service.launch("on_gpu") for _ in range(5)]
+    jobs = [_job(service, run) for run in runs]
+    assert any("_" in job for job in jobs)
+    assert len({job.split("_")[0] for job in jobs}) < len(runs)
+    wait("three that work", lambda: sum(bool(service.records(run, "begin")) for run in runs) == 3)
+    waiting = [run for run in runs if not service.records(run, "begin")]
+    for run in waiting:
+        wait("a reason", lambda run=run: "is waiting: " in service.messages(run))
+    assert "(Resources)" in "".join(service.messages(run) for run in waiting)
+    # What waits in the queue is taken out of it.
+    service.terminate(waiting[0])
+    assert service.ends(waiting[0]) == "CANCELED"
+    job = service.run(waiting[0]).tags[JOB_TAG]
+    wait("the end of its job", lambda: job not in slurm.ask("squeue", "-h", "--array", "--format=%i").split())
+    assert not service.records(waiting[0], "begin")
+    _finish(service, *(run for run in runs if run != waiting[0]))
+
+
+def test_a_killed_worker_is_followed_by_another_job_of_the_same_run(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_cpu")
+    first = service.begins(run)
+    job = service.run(run).tags[JOB_TAG]
+    os.kill(first["pid"], 9)
+    service.begins(run, times=2)
+    assert service.run(run).tags[JOB_TAG] != job
+    assert "killed by signal 9" in service.messages(run)
+    _finish(service, run)
+
+
+def test_a_requeued_job_goes_on_and_says_so(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_cpu")
+    service.begins(run)
+    job = service.run(run).tags[JOB_TAG]
+    slurm.ask("scontrol", "requeue", job)
+    service.says(run, "was put back into the queue")
+    service.begins(run, times=2)
+    assert service.run(run).tags[JOB_TAG] == job
+    assert "started for the 2. time" in service.messages(run)
+    _finish(service, run)
+
+
+def test_a_job_gives_way_to_urgent_ones_and_comes_back(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_gpu", {"dlc_platform/slurm/cpus": "2"})
+    node = service.begins(run)["SLURMD_NODENAME"]
+    command = ["sbatch", "--parsable", "--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null"]
+    urgent = subprocess.run(
+        [*command, "--wrap=sleep 5"], capture_output=True, text=True, check=True, cwd=slurm.folder
+    ).stdout.strip()
+    service.begins(run, times=2)
+    assert _is_over(slurm, urgent) or "RUNNING" in slurm.ask("squeue", "-h", f"--jobs={urgent}", "--format=%T")
+    _finish(service, run)
+
+
+def test_a_node_that_dies_loses_no_run(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_cpu")
+    node = service.begins(run)["SLURMD_NODENAME"]
+    slurm.kill_node(node)
+    try:
+        assert service.begins(run, times=2)["SLURMD_NODENAME"] != node
+        _finish(service, run)
+    finally:
+        slurm.start_node(node)
+
+
+def test_a_worker_whose_slurmd_died_is_not_overtaken(slurm: SlurmLab, service: SlurmService):
+    """Slurm takes the node for dead and starts the job elsewhere, while the first worker is at work all the time."""
+    run = service.launch("on_cpu")
+    first = service.begins(run)
+    slurm.kill_slurmd(first["SLURMD_NODENAME"])
+    try:
+        service.says(run, "an earlier job of this run is still at work")
+        assert len(service.records(run, "begin")) == 1
+        _finish(service, run)
+        assert len(service.records(run, "begin")) == 1
+        assert service.records(run, "end")[0]["pid"] == first["pid"]
+    finally:
+        slurm.start_node(first["SLURMD_NODENAME"])
+
+
+def test_a_terminated_run_is_interrupted_and_ends_canceled(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_cpu")
+    report = service.begins(run)
+    service.terminate(run)
+    assert service.ends(run) == "CANCELED"
+    wait("the end of the worker", lambda: not psutil.pid_exists(report["pid"]))
+
+
+def test_a_job_cancelled_in_slurm_cancels_its_run(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_cpu")
+    service.begins(run)
+    slurm.ask("scancel", service.run(run).tags[JOB_TAG])
+    assert service.ends(run) == "CANCELED"
+    assert "was cancelled in Slurm" in service.messages(run)
+
+
+def test_a_job_out_of_memory_says_so_and_is_not_tried_again(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_cpu", megabytes=2000)
+    assert service.ends(run) == "FAILURE"
+    assert "ran out of memory; raise `memory`" in service.messages(run)
+    assert len(service.records(run, "begin")) == 1
+
+
+def test_what_slurm_refuses_fails_with_its_words(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_cpu", {"dlc_platform/slurm/partition": "nowhere"})
+    assert service.ends(run) == "FAILURE"
+    assert "invalid partition" in service.messages(run).lower()
+    run = service.launch("on_cpu", {"dlc_platform/slurm/setup": "rm -r ~"})
+    assert service.ends(run) == "FAILURE"
+    assert "says nothing to Slurm" in service.messages(run)
+
+
+def test_without_a_controller_runs_go_on_and_new_ones_wait(slurm: SlurmLab, service: SlurmService):
+    at_work = service.launch("on_cpu")
+    service.begins(at_work)
+    slurm.stop_controller()
+    try:
+        new = service.launch("on_cpu")
+        service.says(new, "Slurm's controller does not answer, so this run waits")
+        assert not service.run(at_work).is_finished
+        service.let_go(at_work)
+        assert service.ends(at_work) == "SUCCESS"
+    finally:
+        slurm.start_controller()
+    service.begins(new)
+    _finish(service, new)
+
+
+def test_a_new_daemon_goes_on_where_the_one_before_was_killed(slurm: SlurmLab, service: SlurmService):
+    goes_on, dies = service.launch("on_gpu"), service.launch("on_gpu")
+    service.begins(goes_on)
+    worker = service.begins(dies)
+    queued = [service.launch("on_gpu") for _ in range(2)]
+    wait("one that works", lambda: any(service.records(run, "begin") for run in queued))
+    (gone,) = [run for run in queued if not service.records(run, "begin")]
+    job = _job(service, gone)
+    service.kill_daemon()
+    slurm.ask("scancel", job)
+    os.kill(worker["pid"], 9)
+    service.start_daemon()
+    # Nothing but the follower of the new daemon notices that a run which never began has no job any more.
+    assert service.ends(gone) == "CANCELED", service.messages(gone)
+    service.begins(dies, times=2)
+    _finish(service, goes_on, dies, *(run for run in queued if run != gone))

@@ -113,11 +113,17 @@ def init(
 def up(
     home: Home,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI on 127.0.0.1.")] = 3000,
+    read_only_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of a second UI, in which nothing can be started or changed."),
+    ] = None,
 ) -> None:
     """Start Postgres, the Dagster daemon and the webserver; Ctrl-C stops all of it."""
     from dlc_platform.orchestration.services import running
 
-    with _stoppable(), running(_absolute(home), port, _say) as services:
+    with _stoppable(), running(_absolute(home), port, _say, read_only_port) as services:
+        if services.read_only_url is not None:
+            _say(f"To look only: {services.read_only_url}")
         _say(f"The lab is up: {services.url} (Ctrl-C stops it)")
         while not _stop.wait(2):
             services.check()

@@ -17,6 +17,7 @@ from dlc_platform.launchers.devices import gpu_indices
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import NONE_THAT_WAITS, PatientRunCoordinator
 from dlc_platform.postgres.connection import dagster_url, postgres_url
 from dlc_platform.settings import HOME_VARIABLE, POSTGRES_VARIABLE, Lab, load_lab
 
@@ -53,8 +54,14 @@ def prepare(home: Path) -> dict[str, str]:
     _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab), sort_keys=False))
     with open_instance(environment) as instance:
         # The pool's default limit does not hold for the first runs of a new pool.
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, max(1, len(gpu_indices(lab.gpus))))
+        for pool, limit in pool_limits(lab).items():
+            instance.event_log_storage.set_concurrency_slots(pool, limit)
     return environment
+
+
+def pool_limits(lab: Lab) -> dict[str, int]:
+    """How many runs of each pool of the lab's assets may be under way at a time."""
+    return {GPU_POOL: max(1, len(gpu_indices(lab.gpus)))}
 
 
 def open_instance(environment: Mapping[str, str]) -> dg.DagsterInstance:
@@ -118,11 +125,35 @@ def _dagster_yaml(home: Path, lab: Lab) -> dict:
         },
         "concurrency": {
             "pools": {"granularity": "run", "default_limit": 1},
-            "runs": {"max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1))},
+            "runs": {
+                "max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1)),
+                "tag_concurrency_limits": [NONE_THAT_WAITS],
+            },
         },
-        "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "free_slots_after_run_end_seconds": 5},
+        "run_coordinator": {
+            "module": PatientRunCoordinator.__module__,
+            "class": PatientRunCoordinator.__name__,
+            "config": {"retry_minutes": list(lab.runs.retry_minutes)},
+        },
+        "run_monitoring": {
+            "enabled": True,
+            "poll_interval_seconds": 5,
+            "free_slots_after_run_end_seconds": 5,
+            "start_timeout_seconds": round(60 * lab.runs.start_minutes),
+            "cancel_timeout_seconds": round(60 * lab.runs.cancel_minutes),
+            **({} if lab.runs.most_hours is None else {"max_runtime_seconds": round(3600 * lab.runs.most_hours)}),
+        },
         # A worker that died is started again; a computation that failed is not, it would fail the same way.
-        "run_retries": {"enabled": True, "max_retries": 1, "retry_on_asset_or_op_failure": False},
+        "run_retries": {
+            "enabled": True,
+            "max_retries": len(lab.runs.retry_minutes),
+            "retry_on_asset_or_op_failure": False,
+        },
+        # Of each look of a sensor a row is kept, most of which say that there was nothing to do.
+        "retention": {
+            "sensor": {"purge_after_days": {"skipped": 3, "failure": 30, "success": 90}},
+            "schedule": {"purge_after_days": {"skipped": 30, "failure": 90, "success": 365}},
+        },
         "local_artifact_storage": {
             "module": "dagster._core.storage.root",
             "class": "LocalArtifactStorage",

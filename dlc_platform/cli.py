@@ -9,7 +9,9 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import date, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -130,15 +132,21 @@ def up(
 
 
 @app.command()
-def doctor(home: Home) -> None:
-    """Say what is wrong with a lab and what to do; the exit code is 1 when something is."""
+def doctor(home: Home, as_json: AsJson = False) -> None:
+    """Say what is wrong with a lab, its services included, and what to do; the exit code is 1 when something is."""
     from dlc_platform.diagnosis import examine
+    from dlc_platform.orchestration.inspection import inspect
 
     wrong = 0
-    for finding in examine(_absolute(home)):
-        mark = "ok     " if not finding.remedy else "warning" if finding.warning else "WRONG  "
-        wrong += mark == "WRONG  "
-        _say(f"{mark} {finding.what}: {finding.found}" + (f". {finding.remedy}." if finding.remedy else ""))
+    records = []
+    for finding in chain(examine(_absolute(home)), inspect(_absolute(home))):
+        mark = "ok" if not finding.remedy else "warning" if finding.warning else "WRONG"
+        wrong += mark == "WRONG"
+        records.append({**asdict(finding), "state": mark.lower()})
+        if not as_json:
+            _say(f"{mark:7} {finding.what}: {finding.found}" + (f". {finding.remedy}." if finding.remedy else ""))
+    if as_json:
+        print(json.dumps(records, indent=2))
     if wrong:
         sys.exit(1)
 

@@ -579,7 +579,9 @@ class Schedules(_Section):
     """When the platform looks after itself, as cron expressions in the lab's time zone; null switches one off."""
 
     catch_up: Cron | None = Field(
-        default="30 2 * * *", description="Ask for the sessions that the sensor should have asked for and did not."
+        default="30,40 2 * * *",
+        description="Ask for the sessions that the sensor should have asked for and did not. What nobody saw before is "
+        "seen by one look and asked for by the next, when it has not changed meanwhile: so there are two.",
     )
     evaluate_new_labels: Cron | None = Field(
         default="0 3 * * 6", description="Evaluate production models again where more frames were labelled."

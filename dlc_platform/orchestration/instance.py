@@ -42,20 +42,26 @@ def prepare(home: Path) -> dict[str, str]:
     lab = load_lab(home)
     url = postgres_url(home)
     open_lab(url, lab).dispose()
-    environment = {
-        HOME_VARIABLE: str(home),
-        "DAGSTER_HOME": str(home / "dagster"),
-        "DAGSTER_DISABLE_TELEMETRY": "true",
-        _URL_VARIABLE: dagster_url(url).render_as_string(hide_password=False),
-    }
-    if given := os.environ.get(POSTGRES_VARIABLE):
-        # Or the catalogue would be looked for in the embedded server.
-        environment[POSTGRES_VARIABLE] = given
+    environment = environment_of(home)
     _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab), sort_keys=False))
     with open_instance(environment) as instance:
         # The pool's default limit does not hold for the first runs of a new pool.
         for pool, limit in pool_limits(lab).items():
             instance.event_log_storage.set_concurrency_slots(pool, limit)
+    return environment
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """The environment variables of a lab that is prepared already; some of them hold a password."""
+    environment = {
+        HOME_VARIABLE: str(home),
+        "DAGSTER_HOME": str(home / "dagster"),
+        "DAGSTER_DISABLE_TELEMETRY": "true",
+        _URL_VARIABLE: dagster_url(postgres_url(home)).render_as_string(hide_password=False),
+    }
+    if given := os.environ.get(POSTGRES_VARIABLE):
+        # Or the catalogue would be looked for in the embedded server.
+        environment[POSTGRES_VARIABLE] = given
     return environment
 
 

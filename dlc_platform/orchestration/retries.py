@@ -57,7 +57,7 @@ class PatientRunCoordinator(QueuedRunCoordinator):
 
     def _minutes(self, tags: Mapping[str, str], parent_run_id: str | None) -> float:
         number = int(tags.get(RETRY_NUMBER_TAG, "0"))
-        by_itself = tags.get(STOPPED_TAG) != parent_run_id
+        by_itself = tags.get(STOPPED_TAG, "") != parent_run_id
         if not (number and by_itself and self._retry_minutes):
             return 0
         return self._retry_minutes[min(number, len(self._retry_minutes)) - 1]

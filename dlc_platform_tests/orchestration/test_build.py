@@ -138,7 +138,7 @@ SENSORS = {
 
 SCHEDULES = {
     "morning_report": {"job": "report_day", "cron": "0 7 * * *"},
-    "catch_up": {"job": "process_sessions", "cron": "30 2 * * *"},
+    "catch_up": {"job": "process_sessions", "cron": "30,40 2 * * *"},
     "evaluate_new_labels": {"job": "evaluate_new_labels", "cron": "0 3 * * 6"},
     "verify_store": {"job": "verify_store", "cron": "0 4 1 * *"},
     "back_up": {"job": "back_up", "cron": "0 6 1 * *"},

@@ -7,16 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 import yaml
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 from dagster._core.run_coordinator.base import SubmitRunContext
-from dagster._core.storage.tags import RETRY_NUMBER_TAG, SCHEDULE_NAME_TAG
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.storage.tags import RETRY_NUMBER_TAG, RUN_KEY_TAG, SCHEDULE_NAME_TAG
+from dagster._daemon.types import DaemonHeartbeat
+from dagster._utils.error import SerializableErrorInfo
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 from sqlalchemy import Engine, text
 
 from dlc_platform import upkeep
-from dlc_platform.orchestration import run_history
+from dlc_platform.demo.render import write_video
+from dlc_platform.diagnosis import Finding
+from dlc_platform.orchestration import inspection, run_history, sensors
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.orchestration.partitions import RANGE_START
@@ -28,7 +47,9 @@ from dlc_platform_tests import keeping, receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
 from dlc_platform_tests.receivers import Webhook
 
-ONE, TWO = "sub-1_ses-1", "sub-2_ses-1"
+NEW = "sub-7_ses-1"
+#: As a run has that the daemon or the UI submits.
+ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lab"), "__repository__"), "clean_up")
 __all__ = ["catalogue"]
 
 
@@ -61,11 +82,12 @@ class Kept:
             found = self.definitions.resolve_schedule_def(schedule).evaluate_tick(context)
         return list(found.run_requests or [])
 
-    def look(self, sensor: str) -> None:
+    def look(self, sensor: str) -> list[dg.RunRequest]:
+        """What a sensor asks for now."""
         with dg.build_sensor_context(
             instance=self.instance, definitions=self.definitions, resources={"lab": self.lab}
         ) as context:
-            self.definitions.resolve_sensor_def(sensor).evaluate_tick(context)
+            return list(self.definitions.resolve_sensor_def(sensor).evaluate_tick(context).run_requests or [])
 
     def events(self, run_id: str) -> set[str]:
         """The kinds of events that Dagster has of a run."""
@@ -76,7 +98,9 @@ class Kept:
     def submit(self, **tags: str) -> dg.DagsterRun:
         """A run that is tried again, in the queue."""
         run = self.instance.create_run_for_job(
-            self.definitions.resolve_job_def("clean_up"), tags={RETRY_NUMBER_TAG: "1", **tags}
+            self.definitions.resolve_job_def("clean_up"),
+            tags={RETRY_NUMBER_TAG: "1", **tags},
+            remote_job_origin=ORIGIN,
         )
         # Only Dagster's own checks of an origin need a workspace.
         self.instance.run_coordinator.submit_run(SubmitRunContext(run, workspace=None))  # pyright: ignore
@@ -106,6 +130,7 @@ def kept(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> 
             "projects": {"maze": {"path": "maze"}},
             "recipes": {"first": {"project": "maze", "weights": "random"}},
             "inference": [{"camera": "top", "project": "maze"}],
+            "settle_seconds": 0,
             "backups": {"folder": "safe", "keep": 2},
             "runs": {"retry_minutes": [2, 10], "keep_events_days": 30, "most_hours": 12},
             "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},
@@ -207,22 +232,31 @@ def test_old_runs_forget_what_they_logged_and_not_what_they_made(kept: Kept) -> 
 
 
 def test_what_the_sensor_missed_is_asked_for_at_night(kept: Kept) -> None:
-    """Session 2 has no poses, and the sensor is off."""
-    (request,) = [one for one in kept.tick("catch_up") if dg.AssetKey("pose_estimates") in (one.asset_selection or ())]
-    assert request.tags[RANGE_START] == TWO
-    assert TWO in kept.instance.get_dynamic_partitions("sessions")
+    """The sensor is off, and a session was recorded: the first look of the night sees it, the second asks for it."""
+    video = kept.lab.settings.raw_roots[0] / "sub-7" / "ses-1" / "cam-top.mp4"
+    video.parent.mkdir(parents=True)
+    write_video(video, np.zeros((25, 48, 64, 3), dtype=np.uint8))
+    asked = kept.tick("catch_up") or kept.tick("catch_up")
+    (request,) = asked
+    assert request.tags[RANGE_START] == NEW
+    assert dg.AssetKey("session_videos") in (request.asset_selection or ())
+    assert request.tags["dagster/priority"] == "10"
+    assert NEW in kept.instance.get_dynamic_partitions("sessions")
 
-    # While that run is under way, neither the schedule nor the sensor asks again.
+    # While that run is under way, the schedule does not ask again, and neither does the sensor.
     run = kept.instance.create_run_for_job(
         kept.definitions.resolve_job_def("process_sessions"),
         asset_selection=frozenset(request.asset_selection or ()),
-        tags={**request.tags, SCHEDULE_NAME_TAG: "catch_up", "dagster/run_key": str(request.run_key)},
+        tags={**request.tags, SCHEDULE_NAME_TAG: "catch_up", RUN_KEY_TAG: str(request.run_key)},
         status=dg.DagsterRunStatus.STARTED,
     )
-    assert TWO not in {one.tags[RANGE_START] for one in kept.tick("catch_up")}
-    # It came to nothing, and is asked for again: Dagster would not hear the same key a second time.
+    assert sensors.caught_up(kept.instance) == {NEW}
+    assert kept.tick("catch_up") == []
+    assert kept.look("new_session_videos") == []
+    # It came to nothing, and is asked for again, by another key: Dagster would not hear the same one a second time.
     kept.instance.report_run_failed(run)
-    assert TWO in {one.tags[RANGE_START] for one in kept.tick("catch_up")}
+    (again,) = kept.tick("catch_up")
+    assert again.tags[RANGE_START] == NEW
 
 
 def test_each_production_model_is_evaluated_on_new_labels(kept: Kept) -> None:
@@ -271,6 +305,7 @@ def test_a_run_that_was_stopped_with_the_lab_goes_on_at_once(kept: Kept) -> None
         parent_run_id=stopped.run_id,
         root_run_id=stopped.run_id,
         tags={**stopped.tags, STOPPED_TAG: stopped.run_id},
+        remote_job_origin=ORIGIN,
     )
     kept.instance.run_coordinator.submit_run(SubmitRunContext(again, workspace=None))  # pyright: ignore
     assert kept.may_start(again)
@@ -294,3 +329,64 @@ def test_hygiene_is_written_into_dagster_yaml(kept: Kept) -> None:
         for pool in kept.definitions.resolve_asset_graph().get(key).pools or ()
     }
     assert pools == set(limits)
+
+
+def found(kept: Kept) -> dict[str, list[Finding]]:
+    """What doctor says of Dagster, by what it is said of."""
+    said: dict[str, list[Finding]] = {}
+    for finding in inspection.inspect(kept.home):
+        said.setdefault(finding.what, []).append(finding)
+    return said
+
+
+def test_doctor_looks_at_the_instance(kept: Kept) -> None:
+    said = found(kept)
+    (daemon,) = said["daemon"]
+    assert daemon.warning and "does not run" in daemon.found
+    for what in ("definitions", "home", "backups", "pools", "runs", "queue", "schedules and sensors"):
+        assert [finding.remedy for finding in said[what]] == [""], what
+    assert "gpu: 1" in said["pools"][0].found and "tried again 2 times" in said["runs"][0].found
+
+    now = datetime.now(UTC).timestamp()
+    for part in kept.instance.get_required_daemon_types():
+        kept.instance.add_daemon_heartbeat(DaemonHeartbeat(now, part, "me", errors=[]))
+    kept.instance.event_log_storage.set_concurrency_slots("gpu", 7)
+    stuck = kept.submit()
+    kept.instance.add_run_tags(stuck.run_id, {"dlc_platform/waits": "no"})
+    kept.submit()
+    with kept.engine.begin() as connection:
+        query = f"update {DAGSTER_SCHEMA}.runs set create_timestamp = create_timestamp - interval '2 hours'"
+        connection.execute(text(query))
+    said = found(kept)
+    assert said["daemon"][0].remedy == "" and "live" in said["daemon"][0].found
+    assert "gpu lets 7 runs at a time" in said["pools"][0].found and not said["pools"][0].warning
+    assert "1 runs wait and 0 are at work; 1 wait before they are tried again" in said["queue"][0].found
+    assert said["queue"][0].remedy
+
+    written = kept.home / "dagster" / "dagster.yaml"
+    content = yaml.safe_load(written.read_text())
+    content["run_monitoring"]["free_slots_after_run_end_seconds"] = 0
+    content["run_retries"]["enabled"] = False
+    written.write_text(yaml.safe_dump(content))
+    (runs,) = found(kept)["runs"]
+    assert "freeing slots of ended runs, retries of dead runs" in runs.found and not runs.warning
+
+
+def test_doctor_says_what_of_schedules_is_off_or_failed(kept: Kept) -> None:
+    origins = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lab"), "__repository__")
+    for name, status in (("back_up", InstigatorStatus.STOPPED), ("verify_store", InstigatorStatus.DECLARED_IN_CODE)):
+        origin = RemoteInstigatorOrigin(origins, name)
+        state = InstigatorState(origin, InstigatorType.SCHEDULE, status, ScheduleInstigatorData("0 4 1 * *"))
+        kept.instance.add_instigator_state(state)
+        if status == InstigatorStatus.DECLARED_IN_CODE:
+            error = SerializableErrorInfo("Exception: no room\n", [], "Exception")
+            kept.instance.create_tick(
+                TickData(
+                    origin.get_id(), name, InstigatorType.SCHEDULE, TickStatus.FAILURE,
+                    datetime.now(UTC).timestamp(), error=error, selector_id=state.selector_id,
+                )
+            )  # fmt: skip
+    said = found(kept)
+    assert [finding.found for finding in said["schedule back_up"]] == ["it was switched off"]
+    (failed,) = said["schedule verify_store"]
+    assert failed.warning and "no room" in failed.found

@@ -131,6 +131,7 @@ def kept(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> 
             "recipes": {"first": {"project": "maze", "weights": "random"}},
             "inference": [{"camera": "top", "project": "maze"}],
             "settle_seconds": 0,
+            "gpus": [],
             "backups": {"folder": "safe", "keep": 2},
             "runs": {"retry_minutes": [2, 10], "keep_events_days": 30, "most_hours": 12},
             "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},

@@ -9,6 +9,7 @@ from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.materialize import _selected
 from dlc_platform.orchestration.partitions import sessions
 
 EVERY_SESSION = "sessions (one run for many)"
@@ -244,6 +245,13 @@ def test_a_schedule_that_has_no_time_is_not_there(tmp_path: Path) -> None:
         "back_up": "0 1 1 1 *",
         "clean_up": "0 5 * * *",
     }
+
+
+def test_upkeep_is_not_missing_where_everything_else_is_asked_for(definitions: dg.Definitions) -> None:
+    names = [key.to_user_string() for key in _selected(definitions, "*")]
+    assert set(names) == {asset for asset, described in ASSETS.items() if described["group"] != "upkeep"}
+    for selection in ("lab_backup", "group:upkeep", "*, lab_backup"):
+        assert dg.AssetKey("lab_backup") in _selected(definitions, selection)
 
 
 def policies(graph: Any) -> dict[str, timedelta]:

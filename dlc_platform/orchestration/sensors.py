@@ -36,6 +36,7 @@ from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import WAITS, WAITS_TAG
 from dlc_platform.sidecars import Sidecars
 from dlc_platform.walking import Threads
 
@@ -270,7 +271,8 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
             or (first == "session_videos" and key not in videos.registered)
         }
         if asked.sessions and not ended:
-            if run is not None and run.status in _IN_LINE:
+            # What waits before it is tried again is no reason for others to wait behind it.
+            if run is not None and run.status in _IN_LINE and run.tags.get(WAITS_TAG) != WAITS:
                 in_line.add(first)
             continue
         del cursor.runs[run_key]

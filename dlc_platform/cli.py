@@ -9,7 +9,9 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import date, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -113,26 +115,38 @@ def init(
 def up(
     home: Home,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI on 127.0.0.1.")] = 3000,
+    read_only_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of a second UI, in which nothing can be started or changed."),
+    ] = None,
 ) -> None:
     """Start Postgres, the Dagster daemon and the webserver; Ctrl-C stops all of it."""
     from dlc_platform.orchestration.services import running
 
-    with _stoppable(), running(_absolute(home), port, _say) as services:
+    with _stoppable(), running(_absolute(home), port, _say, read_only_port) as services:
+        if services.read_only_url is not None:
+            _say(f"To look only: {services.read_only_url}")
         _say(f"The lab is up: {services.url} (Ctrl-C stops it)")
         while not _stop.wait(2):
             services.check()
 
 
 @app.command()
-def doctor(home: Home) -> None:
-    """Say what is wrong with a lab and what to do; the exit code is 1 when something is."""
+def doctor(home: Home, as_json: AsJson = False) -> None:
+    """Say what is wrong with a lab, its services included, and what to do; the exit code is 1 when something is."""
     from dlc_platform.diagnosis import examine
+    from dlc_platform.orchestration.inspection import inspect
 
     wrong = 0
-    for finding in examine(_absolute(home)):
-        mark = "ok     " if not finding.remedy else "warning" if finding.warning else "WRONG  "
-        wrong += mark == "WRONG  "
-        _say(f"{mark} {finding.what}: {finding.found}" + (f". {finding.remedy}." if finding.remedy else ""))
+    records = []
+    for finding in chain(examine(_absolute(home)), inspect(_absolute(home))):
+        mark = "ok" if not finding.remedy else "warning" if finding.warning else "WRONG"
+        wrong += mark == "WRONG"
+        records.append({**asdict(finding), "state": mark.lower()})
+        if not as_json:
+            _say(f"{mark:7} {finding.what}: {finding.found}" + (f". {finding.remedy}." if finding.remedy else ""))
+    if as_json:
+        print(json.dumps(records, indent=2))
     if wrong:
         sys.exit(1)
 

@@ -84,6 +84,21 @@ scan:
 # GPUs that runs may use: auto, or a list such as [0, 1].
 gpus: auto
 
+# Schedules and sensors are on in production, and off in staging and development until somebody switches them on.
+stage: production
+
+# When the lab looks after itself: minute, hour, day of the month, month, day of the week; null switches one off.
+# schedules:
+#   catch_up: '30,40 2 * * *'
+#   evaluate_new_labels: '0 3 * * 6'
+#   verify_store: '0 4 1 * *'
+#   back_up: '0 6 1 * *'
+#   clean_up: '0 5 * * *'
+# Where backups go (best on another disk), and how many of them stay.
+# backups: {{folder: backups, keep: 12}}
+# A run whose worker died is tried again after so many minutes; what runs logged is kept for so many days.
+# runs: {{retry_minutes: [1, 5, 25], keep_events_days: 90}}
+
 # Keypoints with a lower likelihood are drawn hollow and left out of figures that say "confident".
 likelihood_cutoff: 0.6
 """

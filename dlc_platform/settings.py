@@ -37,6 +37,7 @@ POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_POSTGRES_URL_FILE"
 #: A file with another URL of the same database, for a role of Dagster's own. There is no such variable for the URL
 #: itself: that one is what dagster.yaml names, and it is made.
 DAGSTER_POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE"
+STAGE_VARIABLE = "DLC_PLATFORM_STAGE"
 LAB_FILE = "lab.yaml"
 
 #: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out. A name ends at an underscore, not
@@ -109,6 +110,25 @@ def _time_zone(text: str) -> str:
     return text
 
 
+#: The least and the largest number of each field of a cron expression, from minutes to days of the week.
+_CRON = ((0, 59), (0, 23), (1, 28), (1, 12), (0, 6))
+
+
+def _cron(text: str) -> str:
+    fields = text.split()
+    for field, (least, most) in zip(fields, _CRON, strict=False):
+        for part in field.split(","):
+            known = re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/([1-9]\d*))?", part)
+            numbers = [int(number) for number in known.groups()[:2] if number] if known else []
+            if known is None or numbers != sorted(numbers) or not all(least <= number <= most for number in numbers):
+                raise ValueError(
+                    f"has {part!r} where numbers from {least} to {most} are written, as in 5, 1-5, 1,15, * or */5"
+                )
+    if len(fields) != len(_CRON):
+        raise ValueError("must be minute, hour, day of the month, month and day of the week, such as '30 2 * * *'")
+    return " ".join(fields)
+
+
 def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
     if not ends[0] < ends[1]:
         raise ValueError("must be two numbers, the smaller one first")
@@ -128,6 +148,10 @@ VariableName = Annotated[str, AfterValidator(_variable_name)]
 Address = Annotated[str, AfterValidator(_address)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 GpuUuid = Annotated[str, Field(pattern=r"^(GPU|MIG)-[A-Za-z0-9/-]+$")]
+Cron = Annotated[str, AfterValidator(_cron)]
+#: What an instance of the platform is for.
+Stage = Literal["production", "staging", "development"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 #: What a lab can be notified of.
 Event = Literal["run_failure", "quarantine", "stale", "daily_report"]
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -582,10 +606,68 @@ class ScanRule(_Section):
     )
 
 
+class Schedules(_Section):
+    """When the platform looks after itself, as cron expressions in the lab's time zone; null switches one off."""
+
+    catch_up: Cron | None = Field(
+        default="30,40 2 * * *",
+        description="Ask for the sessions that the sensor should have asked for and did not. What nobody saw before is "
+        "seen by one look and asked for by the next, when it has not changed meanwhile: so there are two.",
+    )
+    evaluate_new_labels: Cron | None = Field(
+        default="0 3 * * 6", description="Evaluate production models again where more frames were labelled."
+    )
+    verify_store: Cron | None = Field(default="0 4 1 * *", description="Read the whole store again and compare it.")
+    back_up: Cron | None = Field(default="0 6 1 * *", description="Write a backup into the folder of `backups`.")
+    clean_up: Cron | None = Field(
+        default="0 5 * * *", description="Remove what crashes left, and events of runs that are old."
+    )
+
+
+class Backups(_Section):
+    """Where the schedule `back_up` writes to."""
+
+    folder: Folder = Field(
+        default=Path("backups"), description="Best on another disk than the database's; it is made when it is missing."
+    )
+    keep: int = Field(default=12, ge=1, description="So many of its own backups stay there, the newest.")
+
+
+class RunRules(_Section):
+    """What becomes of runs that die, hang or are old."""
+
+    retry_minutes: tuple[Annotated[float, Field(ge=0, le=24 * 60)], ...] = Field(
+        default=(1.0, 5.0, 25.0),
+        max_length=10,
+        description="A run whose worker died waits so long before each further try; [] tries nothing again. A "
+        "computation that failed is never tried again by itself: it would fail the same way.",
+    )
+    start_minutes: float = Field(
+        default=10.0, ge=1, description="A run whose worker has not started for so long has failed."
+    )
+    cancel_minutes: float = Field(
+        default=5.0, ge=1, description="A run that has not stopped so long after it was told to is called cancelled."
+    )
+    most_hours: float | None = Field(
+        default=None, gt=0, description="A run that takes longer has failed; no limit by default, for trainings."
+    )
+    keep_events_days: int | None = Field(
+        default=90,
+        ge=7,
+        description="What runs logged is removed after so many days by `clean_up`; that they ran, how they ended and "
+        "what they made stays. null keeps all.",
+    )
+
+
 class Lab(_Section):
     """``lab.yaml``, validated; paths are absolute."""
 
     name: Name = "lab"
+    stage: Stage = Field(
+        default="production",
+        description="Schedules and sensors are on in production, and off elsewhere until somebody switches them on in "
+        "the UI. The environment variable DLC_PLATFORM_STAGE has the last word.",
+    )
     raw_roots: tuple[Folder, ...] = Field(min_length=1)
     layout: Layout = Layout()
     projects: dict[Name, ProjectEntry] = Field(min_length=1)
@@ -616,6 +698,9 @@ class Lab(_Section):
     )
     freshness: Freshness = Freshness()
     notify: Notify = Notify()
+    schedules: Schedules = Schedules()
+    backups: Backups = Backups()
+    runs: RunRules = RunRules()
     time_zone: TimeZone = Field(default="UTC", description="In which the days of reports begin, such as Europe/Berlin.")
     likelihood_cutoff: float = Field(
         default=0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."
@@ -704,7 +789,9 @@ def load_lab(home: Path) -> Lab:
     lab = lab.model_copy(
         update={
             "raw_roots": tuple(_absolute(home, root) for root in lab.raw_roots),
+            "stage": _stage(lab.stage),
             "store": _absolute(home, lab.store),
+            "backups": lab.backups.model_copy(update={"folder": _absolute(home, lab.backups.folder)}),
             "projects": {
                 name: entry.model_copy(update={"path": _absolute(home, entry.path)})
                 for name, entry in lab.projects.items()
@@ -729,7 +816,25 @@ def load_lab(home: Path) -> Lab:
                 f"{file} is not valid: store is {lab.store}, which lies inside {folder}, where nothing may be written",
                 "Choose a folder outside the raw roots and the projects",
             )
+        if lab.backups.folder.resolve().is_relative_to(folder.resolve()):
+            raise PlatformError(
+                f"{file} is not valid: backups.folder is {lab.backups.folder}, which lies inside {folder}, where "
+                "nothing may be written",
+                "Choose a folder outside the raw roots and the projects",
+            )
     return lab
+
+
+def _stage(written: Stage) -> Stage:
+    given = os.environ.get(STAGE_VARIABLE)
+    if not given:
+        return written
+    for stage in STAGES:
+        if given == stage:
+            return stage
+    raise PlatformError(
+        f"the environment variable {STAGE_VARIABLE} is {given!r}", f"Set it to one of {', '.join(STAGES)}, or unset it"
+    )
 
 
 def home_from_environment() -> Path:

@@ -101,6 +101,16 @@ def test_a_new_lab_is_healthy(home: Path):
     assert "WRONG" not in done.stdout
     assert "4 labelled frames" in done.stdout
     assert "sessions: 1 on disk" in done.stdout
+    assert "Dagster: the lab was never up" in done.stdout
+
+
+def test_doctor_speaks_json(tmp_path: Path, command: Callable[..., tuple[object, str]]):
+    (tmp_path / "lab.yaml").write_text("raw_roots: 7")
+    code, out = command("doctor", tmp_path, "--json")
+    assert code == 1
+    (finding,) = json.loads(out)
+    assert (finding["what"], finding["state"], finding["warning"]) == ("lab.yaml", "wrong", False)
+    assert "raw_roots" in finding["found"] and finding["remedy"]
 
 
 def test_any_dagster_command_works_with_the_variables(home: Path, variables: dict[str, str]):

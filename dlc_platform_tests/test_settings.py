@@ -351,3 +351,47 @@ def test_a_wrong_channel_is_named_without_what_may_be_secret(tmp_path: Path, not
 )
 def test_times_that_make_no_sense(tmp_path: Path, text: str, said: str) -> None:
     assert said in refusal(tmp_path, text).problem
+
+
+@pytest.mark.parametrize(
+    ("cron", "reason"),
+    [
+        ("5 4 * *", "must be minute, hour, day of the month, month and day of the week"),
+        ("0 0 4 * * *", "must be minute, hour"),
+        ("60 * * * *", "'60' where numbers from 0 to 59"),
+        ("0 3 * * sat", "'sat' where numbers from 0 to 6"),
+        # Every month has a 28th.
+        ("0 3 31 * *", "'31' where numbers from 1 to 28"),
+        ("0 9-5 * * *", "'9-5' where numbers from 0 to 23"),
+        ("*/0 * * * *", "'*/0'"),
+        ("@daily", "'@daily'"),
+    ],
+)
+def test_a_schedule_that_never_comes(tmp_path: Path, cron: str, reason: str) -> None:
+    problem = refusal(tmp_path, changed("schedules", "back_up", cron)).problem
+    assert "schedules.back_up" in problem and reason in problem
+
+
+@pytest.mark.parametrize("cron", ["*/5 8-18 * * 1-5", "0,30 2 1,15 */3 *"])
+def test_a_schedule_that_comes(tmp_path: Path, cron: str) -> None:
+    assert load(tmp_path, changed("schedules", "clean_up", cron)).schedules.clean_up == cron
+
+
+def test_the_stage_is_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(tmp_path, LAB).stage == "production"
+    assert load(tmp_path, changed("", "stage", "staging")).stage == "staging"
+    monkeypatch.setenv("DLC_PLATFORM_STAGE", "development")
+    assert load(tmp_path, changed("", "stage", "staging")).stage == "development"
+
+
+def test_backups_are_written_beside_the_lab_and_never_into_raw_data(tmp_path: Path) -> None:
+    assert load(tmp_path, LAB).backups.folder == tmp_path / "backups"
+    problem = refusal(tmp_path, changed("backups", "folder", "/data/raw/backups")).problem
+    assert "backups.folder is /data/raw/backups" in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("retry_minutes", [-1]), ("retry_minutes", [1] * 11), ("keep_events_days", 1), ("most_hours", 0)]
+)
+def test_rules_of_runs_that_cannot_be(tmp_path: Path, key: str, value: object) -> None:
+    assert f"runs.{key}" in refusal(tmp_path, changed("runs", key, value)).problem

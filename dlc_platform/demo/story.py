@@ -4,6 +4,7 @@ The demo does what a person would do, from outside: it writes lab.yaml, starts t
 puts videos into the raw folder. Its material comes from `lab` and `render`.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from dlc_platform.demo import lab as material
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.services import Services, running
 from dlc_platform.platform import Platform
-from dlc_platform.settings import LAB_FILE
+from dlc_platform.settings import LAB_FILE, STAGE_VARIABLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,8 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
             f"{home} is not empty",
             f"Look at that demo again with `dlc-platform up {home}`, remove it, or choose another --home",
         )
+    # The demo waits for the sensors, whatever this machine is used for otherwise.
+    os.environ[STAGE_VARIABLE] = "production"
     stages: dict[str, float] = {}
     with _stage("render the lab", stages, say):
         lab = material.make_lab(home)

@@ -25,6 +25,7 @@ from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.failures import failed_sessions, failure_reasons
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.schedules import MADE_BY
 from dlc_platform.settings import Freshness
 
 #: Rows of a check's table, names in its sentence, late sessions that one look tells of, and runs that it asks about.
@@ -93,7 +94,6 @@ def poses_follow_recordings(lab: LabResource) -> dg.AssetCheckResult:
 alert_checks = [no_session_in_quarantine, poses_follow_recordings]
 
 
-@dg.sensor(minimum_interval_seconds=120, default_status=dg.DefaultSensorStatus.RUNNING)
 def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
     """Looks at the checks that speak of waiting, shows in the UI what has changed, and has people told who is late.
 
@@ -121,7 +121,6 @@ def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.
     )
 
 
-@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
     """Tells the channels of lab.yaml what failed, what is in quarantine and what else waits to be told, each once.
 
@@ -156,7 +155,12 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
     return dg.SensorResult(skip_reason=dg.SkipReason(f"{sent} messages sent"), cursor=until.isoformat())
 
 
-alert_sensors = [watch_sessions, deliver_notifications]
+def alert_sensors(status: dg.DefaultSensorStatus) -> list[dg.SensorDefinition]:
+    """The sensors of this module, on or off until somebody says otherwise in the UI."""
+    return [
+        dg.sensor(minimum_interval_seconds=seconds, default_status=status)(look)
+        for look, seconds in ((watch_sessions, 120), (deliver_notifications, 30))
+    ]
 
 
 def _utc(moment: datetime) -> datetime:
@@ -202,6 +206,15 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
                 f"pose_estimates {state.updated_at.isoformat()}",
                 f"No poses were estimated for more than {rule.fail_hours:g} hours",
                 "This is the limit freshness.fail_hours of lab.yaml, whether or not anything was recorded",
+            )
+    made = {dg.AssetKey(asset): schedule for schedule, asset in MADE_BY.items()}
+    for key, state in instance.get_freshness_state_records(list(made)).items():
+        if state.freshness_state == FreshnessState.FAIL:
+            yield News(
+                "stale",
+                f"{key.to_user_string()} {state.updated_at.isoformat()}",
+                f"{key.to_user_string()} is late",
+                f"The schedule {made[key]} should have made it. See in the UI whether it is on, and what its runs say",
             )
 
 

@@ -18,6 +18,7 @@ from dlc_platform.launchers.needs import gpu_slots
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import NONE_THAT_WAITS, PatientRunCoordinator
 from dlc_platform.postgres.connection import dagster_url, postgres_url
 from dlc_platform.settings import (
     DAGSTER_POSTGRES_FILE_VARIABLE,
@@ -49,22 +50,33 @@ def prepare(home: Path) -> dict[str, str]:
     lab = load_lab(home)
     url = postgres_url(home)
     open_lab(url, lab).dispose()
+    environment = environment_of(home)
+    _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab), sort_keys=False))
+    with open_instance(environment) as instance:
+        # The pool's default limit does not hold for the first runs of a new pool.
+        for pool, limit in pool_limits(lab).items():
+            instance.event_log_storage.set_concurrency_slots(pool, limit)
+    return environment
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """The environment variables of a lab that is prepared already; some of them hold a password."""
     environment = {
         HOME_VARIABLE: str(home),
         "DAGSTER_HOME": str(home / "dagster"),
         "DAGSTER_DISABLE_TELEMETRY": "true",
-        _URL_VARIABLE: dagster_url(url).render_as_string(hide_password=False),
+        _URL_VARIABLE: dagster_url(postgres_url(home)).render_as_string(hide_password=False),
     }
     for name in (POSTGRES_VARIABLE, POSTGRES_FILE_VARIABLE, DAGSTER_POSTGRES_FILE_VARIABLE):
         if given := os.environ.get(name):
             # Or the catalogue would be looked for in the embedded server.
             environment[name] = given
-    slots = gpu_slots(find_devices(lab.gpus), lab)
-    _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab, slots), sort_keys=False))
-    with open_instance(environment) as instance:
-        # The pool's default limit does not hold for the first runs of a new pool.
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, slots)
     return environment
+
+
+def pool_limits(lab: Lab) -> dict[str, int]:
+    """How many runs of each pool of the lab's assets may be under way at a time."""
+    return {GPU_POOL: gpu_slots(find_devices(lab.gpus), lab)}
 
 
 def open_instance(environment: Mapping[str, str]) -> dg.DagsterInstance:
@@ -118,7 +130,7 @@ def clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
             shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _dagster_yaml(home: Path, lab: Lab, gpu_runs: int) -> dict:
+def _dagster_yaml(home: Path, lab: Lab) -> dict:
     return {
         "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},
         "run_launcher": {
@@ -131,11 +143,35 @@ def _dagster_yaml(home: Path, lab: Lab, gpu_runs: int) -> dict:
         },
         "concurrency": {
             "pools": {"granularity": "run", "default_limit": 1},
-            "runs": {"max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1), gpu_runs + 2)},
+            "runs": {
+                "max_concurrent_runs": max(4, 2 * (os.cpu_count() or 1), pool_limits(lab)[GPU_POOL] + 2),
+                "tag_concurrency_limits": [NONE_THAT_WAITS],
+            },
         },
-        "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "free_slots_after_run_end_seconds": 5},
+        "run_coordinator": {
+            "module": PatientRunCoordinator.__module__,
+            "class": PatientRunCoordinator.__name__,
+            "config": {"retry_minutes": list(lab.runs.retry_minutes)},
+        },
+        "run_monitoring": {
+            "enabled": True,
+            "poll_interval_seconds": 5,
+            "free_slots_after_run_end_seconds": 5,
+            "start_timeout_seconds": round(60 * lab.runs.start_minutes),
+            "cancel_timeout_seconds": round(60 * lab.runs.cancel_minutes),
+            **({} if lab.runs.most_hours is None else {"max_runtime_seconds": round(3600 * lab.runs.most_hours)}),
+        },
         # A worker that died is started again; a computation that failed is not, it would fail the same way.
-        "run_retries": {"enabled": True, "max_retries": 1, "retry_on_asset_or_op_failure": False},
+        "run_retries": {
+            "enabled": True,
+            "max_retries": len(lab.runs.retry_minutes),
+            "retry_on_asset_or_op_failure": False,
+        },
+        # Of each look of a sensor a row is kept, most of which say that there was nothing to do.
+        "retention": {
+            "sensor": {"purge_after_days": {"skipped": 3, "failure": 30, "success": 90}},
+            "schedule": {"purge_after_days": {"skipped": 30, "failure": 90, "success": 365}},
+        },
         "local_artifact_storage": {
             "module": "dagster._core.storage.root",
             "class": "LocalArtifactStorage",

@@ -34,4 +34,41 @@ estimate_poses = dg.define_asset_job(
     description="Estimate the poses of sessions with the production models, again where they were estimated before.",
 )
 
-default_jobs = [process_sessions, train_recipe, promote_model, estimate_poses]
+evaluate_new_labels = dg.define_asset_job(
+    "evaluate_new_labels",
+    selection=["training_dataset", "production_evaluation"],
+    executor_def=dg.in_process_executor,
+    description="Gather the labelled frames of a recipe's project, and evaluate its production model on them.",
+)
+
+verify_store = dg.define_asset_job(
+    "verify_store",
+    selection=["store_verification"],
+    executor_def=dg.in_process_executor,
+    description="Read the whole store again and compare it with what was made.",
+)
+
+back_up = dg.define_asset_job(
+    "back_up",
+    selection=["lab_backup"],
+    executor_def=dg.in_process_executor,
+    description="Write the database, the index of the store and lab.yaml into one file.",
+)
+
+clean_up = dg.define_asset_job(
+    "clean_up",
+    selection=["lab_cleaning"],
+    executor_def=dg.in_process_executor,
+    description="Remove what crashes left in the store, and what old runs logged.",
+)
+
+default_jobs = [
+    process_sessions,
+    train_recipe,
+    promote_model,
+    estimate_poses,
+    evaluate_new_labels,
+    verify_store,
+    back_up,
+    clean_up,
+]

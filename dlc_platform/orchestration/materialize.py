@@ -27,6 +27,7 @@ from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.assets.report import days
+from dlc_platform.orchestration.assets.upkeep import UPKEEP_GROUP
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
@@ -240,7 +241,13 @@ def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     if not chosen:
         names = ", ".join(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
         raise PlatformError(f"{selection!r} selects no asset", f"Choose among {names}")
-    return [key for key in graph.toposorted_asset_keys if key in chosen]
+    # What is done from time to time is not missing where everything else is asked for.
+    named = set(re.findall(r"\w+", selection))
+    return [
+        key
+        for key in graph.toposorted_asset_keys
+        if key in chosen and (graph.get(key).group_name != UPKEEP_GROUP or named & {key.to_user_string(), UPKEEP_GROUP})
+    ]
 
 
 def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]]:

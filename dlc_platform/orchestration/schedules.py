@@ -1,21 +1,50 @@
-"""Schedules: what happens at a time of the day, rather than because something arrived."""
+"""Schedules: what happens at a time of the day, rather than because something arrived.
 
+Each is on by default in production and off elsewhere (`stage` in lab.yaml), and is made only where lab.yaml gives it a
+time. What each does is in `assets.upkeep`; how late it may be is said here.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import dagster as dg
+from dagster._utils.schedules import cron_string_iterator
 
+from dlc_platform import scanning
+from dlc_platform.catalog import registry
+from dlc_platform.orchestration import jobs, sensors
 from dlc_platform.orchestration.assets.report import days
+from dlc_platform.orchestration.partitions import sessions
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.settings import Lab
 
 #: When yesterday's report is made, by the lab's clock.
 _REPORT_HOUR = 7
+#: Of the schedules in lab.yaml, what each of them makes.
+MADE_BY = {
+    "evaluate_new_labels": "production_evaluation",
+    "verify_store": "store_verification",
+    "back_up": "lab_backup",
+    "clean_up": "lab_cleaning",
+}
+#: Ticks that are looked at to find the longest time between two: a week of any daily pattern, a year of months.
+_TICKS = 14
 
 
-def morning_report(time_zone: str) -> tuple[Any, Any]:
+def default_status(lab: Lab) -> dg.DefaultScheduleStatus:
+    """Whether a lab's schedules are on until somebody says otherwise in the UI."""
+    on = lab.stage == "production"
+    return dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
+
+
+def morning_report(lab: Lab) -> tuple[Any, Any]:
     """The job that makes a day's report, and the schedule that runs it each morning for the day before."""
     job = dg.define_asset_job(
         "report_day",
         selection=["daily_report"],
-        partitions_def=days(time_zone),
+        partitions_def=days(lab.time_zone),
         executor_def=dg.in_process_executor,
         description="Report what a day brought.",
     )
@@ -23,7 +52,108 @@ def morning_report(time_zone: str) -> tuple[Any, Any]:
         job,
         name="morning_report",
         hour_of_day=_REPORT_HOUR,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Makes the report of the day before at {_REPORT_HOUR}:00, {time_zone}.",
+        default_status=default_status(lab),
+        description=f"Makes the report of the day before at {_REPORT_HOUR}:00, {lab.time_zone}.",
     )
     return job, schedule
+
+
+def upkeep_schedules(lab: Lab) -> list[dg.ScheduleDefinition]:
+    """The schedules of lab.yaml that have a time."""
+    made = []
+    if lab.schedules.catch_up is not None:
+        made.append(_catch_up(lab, lab.schedules.catch_up))
+    if lab.schedules.evaluate_new_labels is not None:
+        made.append(_evaluate_new_labels(lab, lab.schedules.evaluate_new_labels))
+    for job, cron in (
+        (jobs.verify_store, lab.schedules.verify_store),
+        (jobs.back_up, lab.schedules.back_up),
+        (jobs.clean_up, lab.schedules.clean_up),
+    ):
+        if cron is not None:
+            made.append(
+                dg.ScheduleDefinition(
+                    name=job.name,
+                    job=job,
+                    cron_schedule=cron,
+                    execution_timezone=lab.time_zone,
+                    default_status=default_status(lab),
+                    description=job.description,
+                )
+            )
+    return made
+
+
+def upkeep_freshness(lab: Lab) -> dict[str, dg.FreshnessPolicy]:
+    """When what a schedule makes counts as late: half as long again after it was due.
+
+    Only in production, where the schedules are on. Of `catch_up` the check `poses_follow_recordings` speaks.
+    """
+    if lab.stage != "production":
+        return {}
+    policies = {}
+    for schedule, asset in MADE_BY.items():
+        cron = getattr(lab.schedules, schedule)
+        if cron is not None:
+            policies[asset] = dg.FreshnessPolicy.time_window(fail_window=1.5 * interval(cron, lab.time_zone))
+    return policies
+
+
+def interval(cron: str, time_zone: str, now: datetime | None = None) -> timedelta:
+    """The longest time between two of the next ticks of a schedule."""
+    ticks = cron_string_iterator((now or datetime.now(UTC)).timestamp(), cron, time_zone)
+    moments = [next(ticks) for _ in range(_TICKS)]
+    return max(later - earlier for earlier, later in pairwise(moments))
+
+
+def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=sensors.CATCH_UP,
+        job=jobs.process_sessions,
+        cron_schedule=cron,
+        execution_timezone=lab.time_zone,
+        default_status=default_status(lab),
+    )
+    def catch_up(context: dg.ScheduleEvaluationContext, lab: LabResource) -> dg.SkipReason | list[dg.RunRequest]:
+        """Asks for the sessions that are wanted and that no run is under way for, as when the sensor was off.
+
+        What waits for its turn behind the sensor's runs is not missed, nor is what is in quarantine.
+        """
+        now = context.scheduled_execution_time
+        cursor = sensors.recover(context.instance)
+        elsewhere = sensors.caught_up(context.instance)
+        room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way() | elsewhere))
+        found = scanning.look(lab.engine, lab.settings, datetime.now(UTC), room, cursor.under_way() | elsewhere)
+        requests, added = sensors.ask(lab, context.instance, cursor, found.ready, room, elsewhere=elsewhere)
+        if not requests:
+            return dg.SkipReason(f"nothing was missed; {len(cursor.under_way())} sessions are under way")
+        if added:
+            context.instance.add_dynamic_partitions(str(sessions.name), added)
+        # Dagster remembers for ever what it was asked for, and what came to nothing then is to be tried now.
+        return [request._replace(run_key=f"{request.run_key}-{now:%Y%m%d%H%M}") for request in requests]
+
+    return catch_up
+
+
+def _evaluate_new_labels(lab: Lab, cron: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        job=jobs.evaluate_new_labels,
+        cron_schedule=cron,
+        execution_timezone=lab.time_zone,
+        default_status=default_status(lab),
+    )
+    def evaluate_new_labels(lab: LabResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        """Evaluates the production model of each project on the frames that are labelled by now.
+
+        With one recipe of the project, so that the images keep its sides; what was evaluated already is not again.
+        """
+        asked = False
+        for project in lab.settings.projects:
+            names = [name for name, recipe in lab.settings.recipes.items() if recipe.project == project]
+            if names and registry.production_model(lab.engine, project) is not None:
+                asked = True
+                yield dg.RunRequest(partition_key=names[0])
+        if not asked:
+            yield dg.SkipReason("no project has both a recipe and a production model")
+
+    return evaluate_new_labels

@@ -20,13 +20,13 @@ import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
+from dagster._core.storage.tags import PRIORITY_TAG, RUN_KEY_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
 from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry, tables, wanted
@@ -36,6 +36,7 @@ from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import WAITS, WAITS_TAG
 from dlc_platform.sidecars import Sidecars
 from dlc_platform.walking import Threads
 
@@ -58,6 +59,11 @@ _FOLLOWING_SECONDS = 2.0
 _threads = Threads()
 #: Of each lab whose tables were followed since it was last asked: their state, or what went wrong.
 _followed: dict[str, str | Exception] = {}
+#: The schedule that asks for what this sensor missed.
+CATCH_UP = "catch_up"
+#: Dagster's priorities: what was recorded lately comes before the backlog, and both before what has poses already.
+_LATELY = timedelta(days=1)
+_PRIORITIES = {"lately": "10", "stale": "-10"}
 _IN_LINE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED)
 _WORK = {
     "session_videos": "register its videos",
@@ -113,13 +119,13 @@ class Cursor:
         return {key for run in runs for key in run.sessions}
 
 
-def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
+def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """The sensor `new_session_videos`, which looks at the raw roots every `interval_seconds`."""
 
     @dg.sensor(
         job=process_sessions,
         minimum_interval_seconds=interval_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=status,
     )
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
         """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
@@ -127,13 +133,14 @@ def session_sensor(interval_seconds: int) -> dg.SensorDefinition:
         follow_rules(lab, cursor)
         in_line = forget_ended(lab, context.instance, cursor)
         now = datetime.fromtimestamp(time.time(), UTC)
-        room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way()))
-        found = scanning.look(lab.engine, lab.settings, now, room, cursor.under_way())
+        elsewhere = caught_up(context.instance)
+        room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way() | elsewhere))
+        found = scanning.look(lab.engine, lab.settings, now, room, cursor.under_way() | elsewhere)
         try:
             follow_tables(lab, cursor, found.unreachable)
         except Exception as problem:
             context.log.warning(f"the lab's own tables could not be followed, and are tried again: {problem}")
-        requests, added = ask(lab, context.instance, cursor, found.ready, room, in_line)
+        requests, added = ask(lab, context.instance, cursor, found.ready, room, in_line, elsewhere)
         if not requests:
             retire(lab, context.instance, cursor)
         summary = _summary(found, cursor)
@@ -165,10 +172,19 @@ def _summary(found: scanning.Look, cursor: Cursor) -> str:
     return summary
 
 
+def caught_up(instance: dg.DagsterInstance) -> set[str]:
+    """The sessions that runs of the schedule `catch_up` are under way for."""
+    return _under_way(instance, {SCHEDULE_NAME_TAG: CATCH_UP}).under_way()
+
+
 def recover(instance: dg.DagsterInstance) -> Cursor:
     """What is under way by what Dagster knows of it, when the cursor is lost."""
+    return _under_way(instance, {SENSOR_NAME_TAG: "new_session_videos"})
+
+
+def _under_way(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> Cursor:
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
-    runs = instance.get_runs(dg.RunsFilter(tags={SENSOR_NAME_TAG: "new_session_videos"}, statuses=unfinished))
+    runs = instance.get_runs(dg.RunsFilter(tags=dict(tags), statuses=unfinished))
     order = instance.get_dynamic_partitions("sessions") if runs else []
     place = {key: index for index, key in enumerate(order)}
     cursor = Cursor()
@@ -255,7 +271,8 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
             or (first == "session_videos" and key not in videos.registered)
         }
         if asked.sessions and not ended:
-            if run is not None and run.status in _IN_LINE:
+            # What waits before it is tried again is no reason for others to wait behind it.
+            if run is not None and run.status in _IN_LINE and run.tags.get(WAITS_TAG) != WAITS:
                 in_line.add(first)
             continue
         del cursor.runs[run_key]
@@ -315,6 +332,7 @@ def ask(
     ready: Sequence[scanning.Candidate],
     room: int,
     in_line: Collection[str] = (),
+    elsewhere: Collection[str] = (),
 ) -> tuple[list[dg.RunRequest], list[str]]:
     """Ask for what is wanted, the first in the order of lab.yaml first, for as many sessions as there is room.
 
@@ -325,6 +343,8 @@ def ask(
     ----------
     in_line
         The first assets of the runs that wait for their turn.
+    elsewhere
+        Sessions that somebody else asked for, and that are under way.
 
     Returns
     -------
@@ -335,7 +355,7 @@ def ask(
         return [], []
     projects = list(lab.settings.projects)
     labelled = wanted.labelled(lab.engine, projects, [candidate.session.key for candidate in ready])
-    but = cursor.under_way("session_videos")
+    but = cursor.under_way("session_videos") | set(elsewhere)
     changed = {candidate.session.key for candidate in ready}
     together = ("session_videos", "labeled_frames")
     # By session: its newest file, and of each run that it is wanted for the assets and the evidence.
@@ -358,6 +378,7 @@ def ask(
     requests: list[tuple[int, dg.RunRequest]] = []
     place = {key: index for index, key in enumerate(first)}
     sizes = wanted.sizes(lab.engine, first)
+    lately = 1e9 * (time.time() - _LATELY.total_seconds())
     for assets, evidence in runs.items():
         keys = [key for key in first if key in evidence]
         new = [key for key in keys if key not in known]
@@ -370,7 +391,10 @@ def ask(
             request = dg.RunRequest(
                 run_key=run_key,
                 asset_selection=[dg.AssetKey(asset) for asset in (*assets, *_WITH.get(assets, ()))],
-                tags=range_tags(stretch),
+                tags={
+                    **range_tags(stretch),
+                    **({PRIORITY_TAG: _PRIORITIES["lately"]} if any(newest[key] >= lately for key in stretch) else {}),
+                },
             )
             requests.append((min(place[key] for key in stretch), request))
     return [request for _, request in sorted(requests, key=lambda entry: entry[0])], added
@@ -428,7 +452,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
         dg.RunRequest(
             run_key=short(sha256_json([(key, to_do[key]) for key in stretch])),
             asset_selection=[dg.AssetKey("pose_estimates"), dg.AssetKey("pose_quality")],
-            tags=range_tags(stretch),
+            tags={**range_tags(stretch), PRIORITY_TAG: _PRIORITIES["stale"]},
         )
         for stretch in runs
     ]

@@ -27,6 +27,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.instance import clean, is_used, open_instance, open_lock, prepare
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external
 from dlc_platform.settings import load_lab
@@ -43,10 +44,13 @@ _RECORD = "services.json"
 class Services:
     """The running webserver and daemon of a lab."""
 
-    def __init__(self, home: Path, port: int, environment: dict[str, str]):
+    def __init__(self, home: Path, port: int, environment: dict[str, str], read_only_port: int | None = None):
         self.home = home
         self.url = f"http://127.0.0.1:{port}"
+        #: Of the webserver in which nothing can be started or changed, where there is one.
+        self.read_only_url = None if read_only_port is None else f"http://127.0.0.1:{read_only_port}"
         self._port = port
+        self._read_only_port = read_only_port
         self._environment = environment
         self._logs = home / "logs"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -55,7 +59,10 @@ class Services:
         """Start the webserver and the daemon; what was started is stopped by `stop`, even if this is interrupted."""
         self._logs.mkdir(exist_ok=True)
         workspace = ["-m", "dlc_platform.definitions"]
-        self._start("webserver", "dagster_webserver", "-h", "127.0.0.1", "-p", str(self._port), *workspace)
+        webserver = ("dagster_webserver", "-h", "127.0.0.1", "-p")
+        self._start("webserver", *webserver, str(self._port), *workspace)
+        if self._read_only_port is not None:
+            self._start("read-only-webserver", *webserver, str(self._read_only_port), "--read-only", *workspace)
         self._start("daemon", "dagster._daemon", "run", *workspace)
 
     def _start(self, name: str, *module: str) -> None:
@@ -82,11 +89,12 @@ class Services:
             When a service died or did not answer in time, with the place of its log.
         """
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            self.check()
-            if time.monotonic() > deadline:
-                raise self._failure("webserver", f"did not answer within {_START_SECONDS} s")
-            time.sleep(0.3)
+        for name, url in (("webserver", self.url), ("read-only-webserver", self.read_only_url)):
+            while url is not None and not _answers(url):
+                self.check()
+                if time.monotonic() > deadline:
+                    raise self._failure(name, f"did not answer within {_START_SECONDS} s")
+                time.sleep(0.3)
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:
@@ -152,13 +160,6 @@ class Services:
             if process.poll() is not None:
                 raise self._failure(name, f"ended with exit code {process.returncode}")
 
-    def _answers(self) -> bool:
-        try:
-            with urlopen(f"{self.url}/server_info", timeout=5) as response:
-                return response.status == 200
-        except (URLError, OSError):
-            return False
-
     def _failure(self, name: str, what: str) -> PlatformError:
         log = self._logs / f"{name}.log"
         lines = log.read_text(errors="replace").splitlines()[-5:]
@@ -208,11 +209,19 @@ class Services:
                 self.instance.report_run_canceled(now, "The lab was stopped")
                 continue
             # Failed, not cancelled, because only failed runs are retried; and being stopped is none of their retries.
-            group = self.instance.get_run_group(run.run_id)
-            self.instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(len(list(group[1])) if group else 1)})
+            most = int(now.tags.get(MAX_RETRIES_TAG, self.instance.run_retries_max_retries))
+            self.instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(most + 1), STOPPED_TAG: run.run_id})
             self.instance.report_run_failed(now, "The lab was stopped; this run is retried when it is started again")
             stopped += 1
         return stopped
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/server_info", timeout=5) as response:
+            return response.status == 200
+    except (URLError, OSError):
+        return False
 
 
 def _end_left_over(home: Path) -> bool:
@@ -239,13 +248,17 @@ def _end_left_over(home: Path) -> bool:
 
 
 @contextlib.contextmanager
-def running(home: Path, port: int | None, say: Callable[[str], None]) -> Iterator[Services]:
+def running(
+    home: Path, port: int | None, say: Callable[[str], None], read_only_port: int | None = None
+) -> Iterator[Services]:
     """The services of a lab, up and answering; everything is stopped at the end.
 
     Parameters
     ----------
     port
         Of the webserver on 127.0.0.1; None takes a free one.
+    read_only_port
+        Of a second webserver, in which nothing can be started or changed; None starts none.
 
     Raises
     ------
@@ -258,11 +271,17 @@ def running(home: Path, port: int | None, say: Callable[[str], None]) -> Iterato
         patience = _PORT_SECONDS if _end_left_over(home) else 0
         port = port or _free_port()
         _require_free(port, patience)
+        if read_only_port is not None:
+            if read_only_port == port:
+                raise PlatformError(
+                    f"port {port} is given to both webservers", "Choose another one with --read-only-port"
+                )
+            _require_free(read_only_port, patience)
         embedded = not is_external()
         say("Starting Postgres" if embedded else "Connecting to Postgres")
         services = None
         try:
-            services = Services(home, port, prepare(home))
+            services = Services(home, port, prepare(home), read_only_port)
             clean(LabResource(home=str(home)), services.instance)
             say("Starting the Dagster webserver and daemon")
             services.start()

@@ -31,6 +31,7 @@ def lab_home(make_reachable: Callable[[], AbstractContextManager[Path]]) -> Iter
             "settle_seconds": 1,
             "scan_seconds": 2,
             "scan": {"unopened_seconds": 0},
+            "runs": {"retry_minutes": [0.05]},
         }
         (home / "lab.yaml").write_text(yaml.safe_dump(settings))
         before = dict(os.environ)

@@ -7,7 +7,9 @@ import pytest
 import yaml
 from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
+from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.materialize import _selected
 from dlc_platform.orchestration.partitions import sessions
 
 EVERY_SESSION = "sessions (one run for many)"
@@ -78,6 +80,25 @@ ASSETS = {
         "kinds": ["deeplabcut", "parquet"],
         "pool": "gpu",
     },
+    "production_evaluation": {
+        "deps": ["production_model", "training_dataset"],
+        "partitions": None,
+        "group": "upkeep",
+        "owners": ["team:pose-estimation"],
+        "kinds": ["deeplabcut", "postgres"],
+        "pool": "gpu",
+    },
+    **{
+        asset: {
+            "deps": [],
+            "partitions": None,
+            "group": "upkeep",
+            "owners": ["team:acquisition"],
+            "kinds": ["postgres"],
+            "pool": None,
+        }
+        for asset in ("store_verification", "lab_backup", "lab_cleaning")
+    },
     "daily_report": {
         "deps": [],
         "partitions": "days in Europe/Berlin",
@@ -97,6 +118,10 @@ ASSETS = {
 }
 
 JOBS = {
+    "back_up": ["lab_backup"],
+    "clean_up": ["lab_cleaning"],
+    "evaluate_new_labels": ["production_evaluation", "training_dataset"],
+    "verify_store": ["store_verification"],
     "estimate_poses": ["pose_estimates", "pose_quality"],
     "process_sessions": ["labeled_frames", "pose_estimates", "pose_quality", "session_videos"],
     "promote_model": ["production_model"],
@@ -109,11 +134,20 @@ SENSORS = {
     "reestimate_stale_sessions": {"job": "estimate_poses", "seconds": 60, "status": "STOPPED"},
     "watch_sessions": {"job": None, "seconds": 120, "status": "RUNNING"},
     "deliver_notifications": {"job": None, "seconds": 30, "status": "RUNNING"},
+    "start_waiting_retries": {"job": None, "seconds": 10, "status": "RUNNING"},
+}
+
+SCHEDULES = {
+    "morning_report": {"job": "report_day", "cron": "0 7 * * *"},
+    "catch_up": {"job": "process_sessions", "cron": "30,40 2 * * *"},
+    "evaluate_new_labels": {"job": "evaluate_new_labels", "cron": "0 3 * * 6"},
+    "verify_store": {"job": "verify_store", "cron": "0 4 1 * *"},
+    "back_up": {"job": "back_up", "cron": "0 6 1 * *"},
+    "clean_up": {"job": "clean_up", "cron": "0 5 * * *"},
 }
 
 
-@pytest.fixture
-def definitions(tmp_path: Path) -> dg.Definitions:
+def defined(home: Path, **others: Any) -> dg.Definitions:
     recipe = {"project": "maze", "weights": "random"}
     settings = {
         "raw_roots": ["raw"],
@@ -122,9 +156,15 @@ def definitions(tmp_path: Path) -> dg.Definitions:
         "scan_seconds": 7,
         "time_zone": "Europe/Berlin",
         "freshness": {"warn_hours": 24, "fail_hours": 48},
+        **others,
     }
-    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(settings))
-    return build_definitions(tmp_path)
+    (home / "lab.yaml").write_text(yaml.safe_dump(settings))
+    return build_definitions(home)
+
+
+@pytest.fixture
+def definitions(tmp_path: Path) -> dg.Definitions:
+    return defined(tmp_path)
 
 
 def test_the_asset_graph(definitions: dg.Definitions) -> None:
@@ -172,13 +212,65 @@ def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
         }
         for sensor in repository.sensor_defs
     } == SENSORS
-    (morning,) = repository.schedule_defs
-    assert (morning.job.name, morning.cron_schedule, morning.execution_timezone, morning.default_status.value) == (
-        "report_day",
-        "0 7 * * *",
-        "Europe/Berlin",
-        "RUNNING",
-    )
+    assert {
+        schedule.name: {"job": schedule.job.name, "cron": schedule.cron_schedule}
+        for schedule in repository.schedule_defs
+    } == SCHEDULES
+    assert {schedule.execution_timezone for schedule in repository.schedule_defs} == {"Europe/Berlin"}
+    assert {schedule.default_status.value for schedule in repository.schedule_defs} == {"RUNNING"}
+
+
+def test_out_of_production_nothing_starts_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One setting; and the environment, which CI sets, has the last word."""
+    for stage, variable in (("staging", None), ("production", "development")):
+        if variable:
+            monkeypatch.setenv("DLC_PLATFORM_STAGE", variable)
+        repository = defined(tmp_path, stage=stage).get_repository_def()
+        assert {schedule.default_status.value for schedule in repository.schedule_defs} == {"STOPPED"}
+        on = {sensor.name for sensor in repository.sensor_defs if sensor.default_status.value == "RUNNING"}
+        assert on == {"start_waiting_retries"}
+        assert policies(repository.asset_graph) == {"pose_estimates": timedelta(hours=48)}
+    monkeypatch.setenv("DLC_PLATFORM_STAGE", "live")
+    with pytest.raises(PlatformError, match=r"DLC_PLATFORM_STAGE is 'live'.*production, staging, development"):
+        build_definitions(tmp_path)
+
+
+def test_a_schedule_that_has_no_time_is_not_there(tmp_path: Path) -> None:
+    times = {"catch_up": None, "evaluate_new_labels": None, "verify_store": "0 1 * * 0", "back_up": "0 1 1 1 *"}
+    definitions = defined(tmp_path, schedules=times)
+    found = {one.name: one.cron_schedule for one in definitions.get_repository_def().schedule_defs}
+    assert found == {
+        "morning_report": "0 7 * * *",
+        "verify_store": "0 1 * * 0",
+        "back_up": "0 1 1 1 *",
+        "clean_up": "0 5 * * *",
+    }
+
+
+def test_upkeep_is_not_missing_where_everything_else_is_asked_for(definitions: dg.Definitions) -> None:
+    names = [key.to_user_string() for key in _selected(definitions, "*")]
+    assert set(names) == {asset for asset, described in ASSETS.items() if described["group"] != "upkeep"}
+    for selection in ("lab_backup", "group:upkeep", "*, lab_backup"):
+        assert dg.AssetKey("lab_backup") in _selected(definitions, selection)
+
+
+def policies(graph: Any) -> dict[str, timedelta]:
+    """How old each asset may be that has a limit."""
+    return {
+        key.to_user_string(): policy.fail_window.to_timedelta()
+        for key in graph.get_all_asset_keys()
+        if (policy := graph.get(key).freshness_policy) is not None
+    }
+
+
+def test_what_a_schedule_makes_is_late_half_as_long_again_after_it_was_due(definitions: dg.Definitions) -> None:
+    assert policies(definitions.resolve_asset_graph()) == {
+        "pose_estimates": timedelta(hours=48),
+        "production_evaluation": pytest.approx(timedelta(days=10.5), abs=timedelta(hours=2)),
+        "store_verification": pytest.approx(timedelta(days=46.5), abs=timedelta(hours=2)),
+        "lab_backup": pytest.approx(timedelta(days=46.5), abs=timedelta(hours=2)),
+        "lab_cleaning": pytest.approx(timedelta(days=1.5), abs=timedelta(hours=2)),
+    }
 
 
 def test_poses_are_fresh_as_long_as_the_lab_says(definitions: dg.Definitions) -> None:

@@ -253,3 +253,18 @@ def test_no_secret_reaches_dagster(tracked_lab: Path):
         if file.is_file():
             assert password.encode() not in file.read_bytes(), file
     assert password in os.environ["DLC_PLATFORM_DAGSTER_POSTGRES_URL"]
+
+
+def test_upkeep_is_done_when_it_is_asked_for(tracked_lab: Path):
+    """Everything was evaluated on the newest labels when it was made, and the store is as it was."""
+    said: list[str] = []
+    assert materialize(tracked_lab, "production_evaluation,store_verification", [], said.append), "\n".join(said)
+    with dg.DagsterInstance.get() as instance:
+        metadata = {}
+        for asset in ("production_evaluation", "store_verification"):
+            event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+            assert event is not None and event.asset_materialization is not None
+            metadata |= event.asset_materialization.metadata
+    (row,) = metadata["projects"].records
+    assert (row.data["project"], row.data["evaluated"]) == (PROJECT, False)
+    assert metadata["products"].value > 0

@@ -292,6 +292,18 @@ def test_poses_are_gathered_while_a_run_for_poses_waits_for_its_turn(lab: Watche
     assert lab.look() == {POSES: [("sub-1_ses-2", "sub-1_ses-3")]}
 
 
+def test_nothing_waits_behind_a_run_that_waits_before_it_is_tried_again(lab: Watched) -> None:
+    lab.promote()
+    lab.video("sub-1_ses-1")
+    lab.settle_and_run()
+    lab.look()
+    again = lab.launched[POSES, "sub-1_ses-1", "sub-1_ses-1"]
+    lab.instance.add_run_tags(again.run_id, {"dlc_platform/waits": "yes"})
+    lab.video("sub-1_ses-2")
+    lab.settle_and_run()
+    assert lab.look() == {POSES: one("sub-1_ses-2")}
+
+
 def test_a_lost_cursor_repeats_nothing_that_is_done(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
     lab.settle_and_run()

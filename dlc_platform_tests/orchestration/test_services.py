@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import dagster as dg
@@ -35,6 +35,7 @@ STARTED = dg.DagsterRunStatus.STARTED
 @pytest.fixture(scope="module")
 def lab(tracked_lab: Path) -> Iterator[Up]:
     up = Up(tracked_lab)
+    up.with_read_only = True
     yield up
     up.ensure_down()
     server.ensure_running(tracked_lab / "postgres")
@@ -85,6 +86,32 @@ def test_a_lab_goes_up_once(lab: Up):
     assert second.stderr.count("\n") == 1
     assert f"the lab {lab.home} is up already" in second.stderr
     assert lab.process is not None and str(lab.process.pid) in second.stderr
+
+
+def test_who_only_looks_has_a_port_of_their_own(lab: Up):
+    """Nothing can be started, stopped or changed there."""
+    lab.ensure()
+    assert f"To look only: http://127.0.0.1:{lab.read_only_port}" in lab.said()
+    query = b'{"query": "{permissions {permission value}}"}'
+    allowed = {}
+    for port in (lab.port, lab.read_only_port):
+        request = Request(f"http://127.0.0.1:{port}/graphql", query, {"Content-Type": "application/json"})
+        with urlopen(request) as response:
+            permissions = json.load(response)["data"]["permissions"]
+        allowed[port] = {one["permission"] for one in permissions if one["value"]}
+    assert "launch_pipeline_execution" in allowed[lab.port]
+    assert not allowed[lab.read_only_port]
+    # Later starts need it no more.
+    lab.with_read_only = False
+
+
+def test_two_webservers_need_two_ports(lab_home: Path, tmp_path: Path):
+    (tmp_path / "lab.yaml").write_text((lab_home / "lab.yaml").read_text())
+    with (
+        pytest.raises(PlatformError, match=r"port 3999 is given to both webservers.*--read-only-port"),
+        running(tmp_path, 3999, print, read_only_port=3999),
+    ):
+        pass
 
 
 def test_a_port_that_is_taken_is_named(lab_home: Path, tmp_path: Path):

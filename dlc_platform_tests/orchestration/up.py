@@ -43,9 +43,12 @@ class Up:
 
     def __init__(self, home: Path):
         self.home = home
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket() as other:
             probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+            other.bind(("127.0.0.1", 0))
+            self.port, self.read_only_port = probe.getsockname()[1], other.getsockname()[1]
+        #: At the next start; it costs memory and seconds.
+        self.with_read_only = False
         self.process: subprocess.Popen[bytes] | None = None
         self._log = home / "up.log"
 
@@ -55,9 +58,10 @@ class Up:
 
     def command(self) -> subprocess.Popen[bytes]:
         """Start the command, without waiting for anything."""
+        read_only = ["--read-only-port", str(self.read_only_port)] if self.with_read_only else []
         with open(self._log, "wb") as log:
             return subprocess.Popen(
-                [COMMAND, "up", str(self.home), "--port", str(self.port)],
+                [COMMAND, "up", str(self.home), "--port", str(self.port), *read_only],
                 env={**plain_environment(), "DLC_PLATFORM_LEASE_DIR": str(self.home / "leases")},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -33,7 +33,7 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
     metadata: dict[str, Any] = {}
     compared = {}
     for project in lab.settings.projects:
-        _evaluate_all(context, lab, project)
+        evaluate_missing(context, lab, project)
         try:
             comparison = compare_project(lab.engine, lab.store, project, lab.settings.likelihood_cutoff)
         except PlatformError as problem:
@@ -52,16 +52,25 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(sha256_json(compared)))
 
 
-def _evaluate_all(context: AssetExecutionContext, lab: LabResource, project: str) -> None:
-    """Evaluate every version of a project on its newest dataset, where that can be done and has not been."""
+def evaluate_missing(
+    context: AssetExecutionContext, lab: LabResource, project: str, only: str | None = None
+) -> list[str]:
+    """Evaluate every version of a project on its newest dataset, or `only` one, where it can be done and was not.
+
+    Returns
+    -------
+    list of str
+        The versions that were evaluated.
+    """
     from dlc_platform.dlc.evaluation import evaluate_model
 
     dataset_id = registry.newest_dataset(lab.engine, project)
     if dataset_id is None:
-        return
+        return []
+    evaluated = []
     done = {row.model_id for row in registry.evaluations_of(lab.engine, project) if row.dataset_id == dataset_id}
     for model in registry.models_of(lab.engine, project):
-        if model.id in done or not lab.store.has("models", model.id):
+        if model.id in done or only not in (None, model.id) or not lab.store.has("models", model.id):
             continue
         context.log.info(f"evaluating {short(model.id)} on the newest dataset of {project}")
         try:
@@ -75,6 +84,8 @@ def _evaluate_all(context: AssetExecutionContext, lab: LabResource, project: str
             context.log.warning(f"{short(model.id)} cannot be evaluated: {problem}")
             continue
         record_evaluation(context, lab, evaluation)
+        evaluated.append(model.id)
+    return evaluated
 
 
 def _record_comparison(context: AssetExecutionContext, lab: LabResource, compared: Any) -> None:

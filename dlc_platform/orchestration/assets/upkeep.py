@@ -1,0 +1,104 @@
+"""The group `upkeep`: what a lab does for itself from time to time. How is in `dlc_platform.upkeep`.
+
+When each is due is in `schedules`; each is late, and said to be, when it was not made for longer than that allows.
+"""
+
+from pathlib import Path
+
+import dagster as dg
+from dagster import AssetExecutionContext
+
+from dlc_platform import upkeep
+from dlc_platform.catalog import registry
+from dlc_platform.identity import sha256_json, short
+from dlc_platform.orchestration import run_history
+from dlc_platform.orchestration.assets.comparison import evaluate_missing
+from dlc_platform.orchestration.assets.models import GPU_POOL, OWNERS
+from dlc_platform.orchestration.metadata import table
+from dlc_platform.orchestration.resources import LabResource
+
+UPKEEP_GROUP = "upkeep"
+_ACQUISITION = ["team:acquisition"]
+
+
+@dg.asset(
+    deps=[dg.AssetKey("training_dataset"), dg.AssetKey("production_model")],
+    pool=GPU_POOL,
+    kinds={"deeplabcut", "postgres"},
+    group_name=UPKEEP_GROUP,
+    owners=OWNERS,
+    code_version="1",
+)
+def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+    """The test error of each project's production model on the newest labelled frames."""
+    rows = []
+    for project in lab.settings.projects:
+        model = registry.production_model(lab.engine, project)
+        if model is None:
+            continue
+        evaluated = evaluate_missing(context, lab, project, only=model)
+        newest = registry.newest_dataset(lab.engine, project)
+        dataset = registry.dataset(lab.engine, newest) if newest else None
+        rows.append(
+            {
+                "project": project,
+                "model": short(model),
+                "test_images": dataset.test_images if dataset else 0,
+                "evaluated": bool(evaluated),
+            }
+        )
+    return dg.MaterializeResult(
+        metadata={"projects": table(rows), "evaluated": sum(row["evaluated"] for row in rows)},
+        data_version=dg.DataVersion(sha256_json(rows)),
+    )
+
+
+@dg.asset(kinds={"postgres"}, group_name=UPKEEP_GROUP, owners=_ACQUISITION, code_version="1")
+def store_verification(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+    """Every product of the store, read again and compared with its checksums; fails where one is not as it was."""
+    verified = upkeep.verify_store(lab.engine, lab.store, context.log.error)
+    return dg.MaterializeResult(metadata={"products": verified.products, "unchecked": verified.unchecked})
+
+
+@dg.asset(kinds={"postgres"}, group_name=UPKEEP_GROUP, owners=_ACQUISITION, code_version="1")
+def lab_backup(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+    """The database, the index of the store and lab.yaml in one file of the folder that lab.yaml names."""
+    done = upkeep.back_up(Path(lab.home))
+    for path in done.removed:
+        context.log.info(f"removed {path}")
+    if done.backup.missing:
+        context.log.warning(f"the store lacks {len(done.backup.missing)} products, such as {done.backup.missing[0]}")
+    return dg.MaterializeResult(
+        metadata={
+            "file": dg.MetadataValue.path(done.backup.file),
+            "megabytes": round(done.backup.size_bytes / 1e6, 1),
+            "products": done.backup.products,
+            "missing_products": len(done.backup.missing),
+            "removed_backups": len(done.removed),
+        }
+    )
+
+
+@dg.asset(kinds={"postgres"}, group_name=UPKEEP_GROUP, owners=_ACQUISITION, code_version="1")
+def lab_cleaning(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+    """What crashes left in the store, and what old runs logged: removed."""
+    cleaned = upkeep.clean_up(lab.engine, lab.store)
+    for path in cleaned.removed:
+        context.log.info(f"removed {path}")
+    days = lab.settings.runs.keep_events_days
+    forgotten = run_history.Forgotten(0, 0, False) if days is None else run_history.forget(context.instance, days)
+    return dg.MaterializeResult(
+        metadata={
+            "left_overs_removed": len(cleaned.removed),
+            "megabytes_removed": round(cleaned.removed_bytes / 1e6, 1),
+            # Only a person removes these, with `dlc-platform gc HOME --delete`.
+            "unnamed_products": cleaned.unnamed,
+            "unnamed_megabytes": round(cleaned.unnamed_bytes / 1e6, 1),
+            "events_removed": forgotten.events,
+            "more_events_next_time": forgotten.more,
+            "outputs_removed": forgotten.log_folders,
+        }
+    )
+
+
+upkeep_assets = [production_evaluation, store_verification, lab_backup, lab_cleaning]

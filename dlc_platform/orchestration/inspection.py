@@ -1,0 +1,275 @@
+"""Whether a lab's Dagster is in order: the second half of `dlc-platform doctor`.
+
+What can be said without Dagster is in `dlc_platform.diagnosis`. Nothing is changed here.
+"""
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._daemon.controller import get_daemon_statuses
+
+from dlc_platform.diagnosis import Finding
+from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.instance import environment_of, open_instance, pool_limits
+from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG
+from dlc_platform.orchestration.schedules import MADE_BY, interval
+from dlc_platform.settings import Lab, load_lab
+
+#: A daemon says every 30 s that it lives.
+_SILENT_SECONDS = 120
+_STUCK = timedelta(hours=1)
+#: Slots of finished runs are freed within seconds.
+_HELD = timedelta(minutes=2)
+_LITTLE_SPACE_BYTES = 5 << 30
+#: A sensor that has not looked for so many of its intervals is held up.
+_INTERVALS = 20
+_QUEUE = 1000
+
+
+def inspect(home: Path) -> Iterator[Finding]:
+    """Look at the definitions, the daemon, limits, monitoring, the queue, schedules and sensors, in this order."""
+    try:
+        lab = load_lab(home)
+        environment = environment_of(home)
+    except PlatformError:  # as `diagnosis` says
+        return
+    yield from _space(home, lab)
+    try:
+        definitions = build_definitions(home)
+        definitions.resolve_asset_graph()
+    except Exception as error:
+        told = " ".join(str(error).split())
+        yield Finding("definitions", f"they do not load: {told}", "Mend what it names, and start the lab again")
+        return
+    yield Finding("definitions", f"they load; the stage is {lab.stage}")
+    if not (home / "dagster" / "dagster.yaml").exists():
+        yield Finding("Dagster", "the lab was never up")
+        return
+    try:
+        instance = open_instance(environment)
+    except Exception as error:
+        told = " ".join(str(error).split())
+        yield Finding(
+            "Dagster", f"its instance does not open: {told}", "Write dagster.yaml anew with `dlc-platform up`"
+        )
+        return
+    with instance:
+        alive = yield from _daemon(instance)
+        yield from _limits(instance, lab)
+        yield from _monitoring(instance, lab)
+        yield from _queue(instance, alive)
+        yield from _instigators(instance, definitions, lab, alive)
+        yield from _late(instance)
+
+
+def _space(home: Path, lab: Lab) -> Iterator[Finding]:
+    """Disks other than the store's, which `diagnosis` looks at."""
+    for what, folder in (("home", home), ("backups", lab.backups.folder)):
+        place = folder
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        found = f"{folder}, {free / 2**30:.0f} GiB free"
+        if free < _LITTLE_SPACE_BYTES:
+            yield Finding(what, found, "Free some space, before the database or a backup needs it", warning=True)
+        else:
+            yield Finding(what, found)
+
+
+def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    """Whether Dagster's daemons live, which is also returned."""
+    statuses = get_daemon_statuses(
+        instance,
+        instance.get_required_daemon_types(),
+        ignore_errors=True,
+        heartbeat_interval_seconds=0,
+        heartbeat_tolerance_seconds=_SILENT_SECONDS,
+    )
+    silent = sorted(name for name, status in statuses.items() if not status.healthy)
+    if len(silent) == len(statuses):
+        yield Finding(
+            "daemon",
+            "it does not run, so nothing starts by itself",
+            "Start the lab with `dlc-platform up`, or its service",
+            warning=True,
+        )
+        return False
+    if silent:
+        yield Finding(
+            "daemon",
+            f"{', '.join(silent)} said nothing for more than {_SILENT_SECONDS} s, while others live",
+            "Read HOME/logs/daemon.log, and start the lab again",
+        )
+    errors = [
+        f"{name}: {heartbeat.errors[0].message.strip().splitlines()[0]}"
+        for name, status in statuses.items()
+        if (heartbeat := status.last_heartbeat) is not None and heartbeat.errors
+    ]
+    if errors:
+        yield Finding("daemon", "; ".join(errors), "Read HOME/logs/daemon.log", warning=True)
+    if not silent and not errors:
+        yield Finding("daemon", f"all {len(statuses)} parts of it live")
+    return True
+
+
+def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
+    """Whether the limits of pools are those of the last start, and no finished run holds a slot."""
+    limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+    try:
+        wanted = pool_limits(lab)
+    except PlatformError:  # as `diagnosis` says of the devices
+        wanted = {}
+    wrong = [
+        f"{pool} lets {limits.get(pool, 'no number')} runs at a time, where lab.yaml and the devices make it {limit}"
+        for pool, limit in wanted.items()
+        if limits.get(pool) != limit
+    ]
+    if wrong:
+        yield Finding("pools", "; ".join(wrong), "Start the lab again, which sets them")
+    else:
+        yield Finding("pools", ", ".join(f"{pool}: {limit}" for pool, limit in sorted(limits.items())) or "none")
+    now = datetime.now(UTC).timestamp()
+    holders = sorted(instance.event_log_storage.get_concurrency_run_ids())
+    records = instance.get_run_records(dg.RunsFilter(run_ids=holders)) if holders else []
+    ended = [
+        record.dagster_run.run_id
+        for record in records
+        if record.dagster_run.is_finished and (record.end_time or 0) < now - _HELD.total_seconds()
+    ]
+    if ended:
+        yield Finding(
+            "pools",
+            f"{len(ended)} finished runs still hold slots, such as {ended[0]}",
+            "Let the daemon run, which frees them; or free them in the UI under Deployment, Concurrency",
+        )
+
+
+def _monitoring(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
+    """Whether dead runs are noticed, tried again as lab.yaml says, and free their slots."""
+    queue = instance.get_concurrency_config().run_queue_config
+    off = [
+        what
+        for what, on in (
+            ("run monitoring", instance.run_monitoring_enabled),
+            ("freeing slots of ended runs", instance.run_monitoring_enabled and _frees(instance)),
+            ("retries of dead runs", instance.run_retries_enabled),
+            ("waiting before retries", queue is not None and NONE_THAT_WAITS in list(queue.tag_concurrency_limits)),
+        )
+        if not on
+    ]
+    if off:
+        yield Finding(
+            "runs", f"dagster.yaml switches off: {', '.join(off)}", "Start the lab again, which writes it anew"
+        )
+        return
+    tries = instance.run_retries_max_retries
+    if tries != len(lab.runs.retry_minutes):
+        yield Finding(
+            "runs",
+            f"dagster.yaml has {tries} retries, and lab.yaml {len(lab.runs.retry_minutes)}",
+            "Start the lab again, which writes it anew",
+            warning=True,
+        )
+        return
+    yield Finding("runs", f"they are monitored, and tried again {tries} times when their worker dies")
+
+
+def _frees(instance: dg.DagsterInstance) -> bool:
+    return bool((instance.get_settings("run_monitoring") or {}).get("free_slots_after_run_end_seconds"))
+
+
+def _queue(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
+    """Whether runs wait while nothing is at work."""
+    records = instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=_QUEUE, order_by="create_timestamp", ascending=True
+    )
+    waiting = [record for record in records if record.dagster_run.tags.get(WAITS_TAG) != WAITS]
+    at_work = instance.get_runs_count(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES)))
+    found = f"{len(waiting)} runs wait and {at_work} are at work"
+    if len(records) > len(waiting):
+        found += f"; {len(records) - len(waiting)} wait before they are tried again"
+    oldest = waiting[0].create_timestamp if waiting else None
+    if oldest is not None and oldest.tzinfo is None:
+        oldest = oldest.replace(tzinfo=UTC)
+    if alive and oldest is not None and not at_work and datetime.now(UTC) - oldest > _STUCK:
+        yield Finding(
+            "queue",
+            f"{found}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
+            "See in the UI what the oldest one waits for, under View queue criteria; and read HOME/logs/daemon.log",
+        )
+    else:
+        yield Finding("queue", found)
+
+
+def _instigators(instance: dg.DagsterInstance, definitions: dg.Definitions, lab: Lab, alive: bool) -> Iterator[Finding]:
+    """Whether schedules and sensors are on, went well the last time, and that was when it should have been."""
+    repository = definitions.get_repository_def()
+    known: dict[str, timedelta] = {}
+    on: set[str] = set()
+    for schedule in repository.schedule_defs:
+        known[schedule.name] = interval(str(schedule.cron_schedule), lab.time_zone)
+        if schedule.default_status == dg.DefaultScheduleStatus.RUNNING:
+            on.add(schedule.name)
+    for sensor in repository.sensor_defs:
+        known[sensor.name] = _INTERVALS * timedelta(seconds=sensor.minimum_interval_seconds or 30)
+        if sensor.default_status == dg.DefaultSensorStatus.RUNNING:
+            on.add(sensor.name)
+    good = 0
+    seen: set[str] = set()
+    for state in instance.all_instigator_state():
+        name = state.name
+        if name not in known or name in seen:
+            continue
+        seen.add(name)
+        what = "schedule" if state.instigator_type == InstigatorType.SCHEDULE else "sensor"
+        if state.status == InstigatorStatus.STOPPED and name in on:
+            yield Finding(
+                f"{what} {name}", "it was switched off", "Switch it on in the UI, if it should be", warning=True
+            )
+            continue
+        if state.status == InstigatorStatus.DECLARED_IN_CODE and name not in on:
+            continue
+        problem = _tick_problem(instance, state, known[name], alive)
+        if problem is None:
+            good += 1
+        else:
+            yield Finding(f"{what} {name}", problem, "Look at its ticks in the UI", warning=True)
+    off = (
+        "" if lab.stage == "production" else f"; at the stage {lab.stage} they are off until somebody switches them on"
+    )
+    yield Finding("schedules and sensors", f"{good} are on and went well the last time{off}")
+
+
+def _tick_problem(instance: dg.DagsterInstance, state: InstigatorState, most: timedelta, alive: bool) -> str | None:
+    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+    if not ticks:
+        return None
+    (last,) = ticks
+    when = datetime.fromtimestamp(last.timestamp, UTC)
+    if last.status == TickStatus.FAILURE:
+        told = last.error.message.strip().splitlines()[0] if last.error else "no reason is known"
+        return f"it failed at {when:%Y-%m-%d %H:%M} UTC: {told}"
+    if alive and datetime.now(UTC) - when > 1.5 * most:
+        return f"it has not looked since {when:%Y-%m-%d %H:%M} UTC, while the daemon lives"
+    return None
+
+
+def _late(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    """What schedules should have made and did not: backups, verifications, what is cleaned up."""
+    made = {dg.AssetKey(asset): schedule for schedule, asset in MADE_BY.items()}
+    for key, record in instance.get_freshness_state_records(list(made)).items():
+        if record.freshness_state == FreshnessState.FAIL:
+            yield Finding(
+                f"schedule {made[key]}",
+                f"{key.to_user_string()} is late",
+                "See in the UI whether the schedule is on, and what its runs say",
+                warning=True,
+            )

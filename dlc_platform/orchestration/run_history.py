@@ -1,0 +1,123 @@
+"""How long Dagster keeps what runs logged.
+
+A run of networks writes dozens of events, and a lab makes thousands of runs a year: most of Dagster's tables is what
+nobody will read again. What is kept for ever is what Dagster answers with: that a run was there, when and how it began
+and ended, what it was to make, made and checked. The lab's own lineage is in the catalogue and needs none of it.
+"""
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from sqlalchemy import delete, or_, select
+
+from dlc_platform.errors import PlatformError
+
+#: Kinds of events that stay: those of assets and of runs as wholes. `None` is what is logged by the code of a run.
+_STAY = (
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+    dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+    dg.DagsterEventType.ASSET_OBSERVATION,
+    dg.DagsterEventType.ASSET_FAILED_TO_MATERIALIZE,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
+    dg.DagsterEventType.FRESHNESS_STATE_CHANGE,
+    dg.DagsterEventType.FRESHNESS_STATE_EVALUATION,
+    dg.DagsterEventType.RUN_ENQUEUED,
+    dg.DagsterEventType.RUN_DEQUEUED,
+    dg.DagsterEventType.RUN_STARTING,
+    dg.DagsterEventType.RUN_START,
+    dg.DagsterEventType.RUN_SUCCESS,
+    dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.RUN_CANCELING,
+    dg.DagsterEventType.RUN_CANCELED,
+    # Why a run failed.
+    dg.DagsterEventType.STEP_FAILURE,
+)
+#: Events of one transaction, so that nobody waits for it, and of one call: the rest waits for the next one.
+_BATCH = 5_000
+_MOST = 1_000_000
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was removed, and whether there is more for the next time."""
+
+    events: int
+    log_folders: int
+    more: bool
+
+
+def forget(
+    instance: dg.DagsterInstance, keep_days: int, now: datetime | None = None, most_events: int = _MOST
+) -> Forgotten:
+    """Remove what runs logged more than `keep_days` ago, other than runs under way, and the output of their processes.
+
+    Raises
+    ------
+    PlatformError
+        When Dagster's storage is none that can be asked.
+    """
+    before = (now or datetime.now(UTC)) - timedelta(days=keep_days)
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    under_way = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=unfinished))}
+    events = _forget_events(instance, before, under_way, most_events)
+    folders = _forget_output(Path(instance.root_directory), before, under_way)
+    return Forgotten(events, folders, events >= most_events)
+
+
+def _forget_events(instance: dg.DagsterInstance, before: datetime, under_way: set[str], most: int) -> int:
+    storage = instance.event_log_storage
+    # Postgres is behind a wrapper of Dagster's where instances are not made from dagster.yaml.
+    storage = getattr(storage, "event_log_storage", storage)
+    if not isinstance(storage, SqlEventLogStorage):
+        raise PlatformError(
+            f"Dagster keeps its events in {type(storage).__name__}, which cannot be asked to forget",
+            "Set `runs: {keep_events_days: null}` in lab.yaml, or let `dlc-platform` write dagster.yaml",
+        )
+    events = SqlEventLogStorageTable
+    removed, last = 0, 0
+    while removed < most:
+        kind = events.c.dagster_event_type
+        # By number, so that what stays is passed over once and not at every batch. A time of Dagster's has no zone.
+        batch = (
+            select(events.c.id)
+            .where(events.c.id > last)
+            .where(events.c.timestamp < before.replace(tzinfo=None))
+            .where(or_(kind.is_(None), kind.not_in([one.value for one in _STAY])))
+            .where(events.c.run_id.not_in(under_way))
+            .order_by(events.c.id)
+            .limit(min(_BATCH, most - removed))
+        )
+        with storage.index_connection() as connection:
+            numbers = list(connection.execute(batch).scalars())
+            if not numbers:
+                return removed
+            connection.execute(delete(events).where(events.c.id.in_(numbers)))
+        last = numbers[-1]
+        removed += len(numbers)
+    return removed
+
+
+def _forget_output(root: Path, before: datetime, under_way: set[str]) -> int:
+    """Remove what the processes of old runs printed: folders of Dagster's, and files of the launcher's."""
+    removed = 0
+    for folder in (root / "compute-logs", root / "run-logs"):
+        for place in folder.glob("*"):
+            try:
+                old = place.stat().st_mtime < before.timestamp()
+            except FileNotFoundError:
+                continue
+            if not old or place.stem in under_way:
+                continue
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+            removed += 1
+    return removed

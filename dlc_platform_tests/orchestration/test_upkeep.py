@@ -1,0 +1,393 @@
+"""What a lab does for itself, on a real Dagster instance and catalogue; the daemon's part is done by hand."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+import yaml
+from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.run_coordinator.base import SubmitRunContext
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.storage.tags import RETRY_NUMBER_TAG, RUN_KEY_TAG, SCHEDULE_NAME_TAG
+from dagster._daemon.types import DaemonHeartbeat
+from dagster._utils.error import SerializableErrorInfo
+from dagster._utils.tags import TagConcurrencyLimitsCounter
+from sqlalchemy import Engine, text
+
+from dlc_platform import upkeep
+from dlc_platform.demo.render import write_video
+from dlc_platform.diagnosis import Finding
+from dlc_platform.orchestration import inspection, run_history, sensors
+from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.instance import open_instance, prepare
+from dlc_platform.orchestration.partitions import RANGE_START
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import STOPPED_TAG
+from dlc_platform.postgres.connection import DAGSTER_SCHEMA
+from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform_tests import keeping, receivers
+from dlc_platform_tests.catalog.conftest import lab as catalogue
+from dlc_platform_tests.receivers import Webhook
+
+NEW = "sub-7_ses-1"
+#: As a run has that the daemon or the UI submits.
+ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lab"), "__repository__"), "clean_up")
+__all__ = ["catalogue"]
+
+
+class Kept:
+    """A lab that looks after itself."""
+
+    def __init__(self, home: Path, engine: Engine, instance: dg.DagsterInstance, hook: Webhook):
+        self.home = home
+        self.engine = engine
+        self.instance = instance
+        self.hook = hook
+        self.lab = LabResource(home=str(home))
+        self.definitions = build_definitions(home)
+
+    def run(self, job: str) -> tuple[bool, dict[str, Any]]:
+        """Execute a job that makes one asset: whether it went well, and the metadata."""
+        done = self.definitions.resolve_job_def(job).execute_in_process(instance=self.instance, raise_on_error=False)
+        made = [event for event in done.all_events if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION]
+        metadata = made[0].materialization.metadata if made else {}
+        return done.success, {name: value.value for name, value in metadata.items()}
+
+    def tick(self, schedule: str) -> list[dg.RunRequest]:
+        """What a schedule asks for now."""
+        with dg.build_schedule_context(
+            instance=self.instance,
+            scheduled_execution_time=datetime.now(UTC),
+            resources={"lab": self.lab},
+            repository_def=self.definitions.get_repository_def(),
+        ) as context:
+            found = self.definitions.resolve_schedule_def(schedule).evaluate_tick(context)
+        return list(found.run_requests or [])
+
+    def look(self, sensor: str) -> list[dg.RunRequest]:
+        """What a sensor asks for now."""
+        with dg.build_sensor_context(
+            instance=self.instance, definitions=self.definitions, resources={"lab": self.lab}
+        ) as context:
+            return list(self.definitions.resolve_sensor_def(sensor).evaluate_tick(context).run_requests or [])
+
+    def events(self, run_id: str) -> set[str]:
+        """The kinds of events that Dagster has of a run."""
+        query = text(f"select dagster_event_type from {DAGSTER_SCHEMA}.event_logs where run_id = :run")
+        with self.engine.connect() as connection:
+            return {kind or "log" for kind in connection.scalars(query, {"run": run_id})}
+
+    def submit(self, **tags: str) -> dg.DagsterRun:
+        """A run that is tried again, in the queue."""
+        run = self.instance.create_run_for_job(
+            self.definitions.resolve_job_def("clean_up"),
+            tags={RETRY_NUMBER_TAG: "1", **tags},
+            remote_job_origin=ORIGIN,
+        )
+        # Only Dagster's own checks of an origin need a workspace.
+        self.instance.run_coordinator.submit_run(SubmitRunContext(run, workspace=None))  # pyright: ignore
+        return self.run_of(run.run_id)
+
+    def run_of(self, run_id: str) -> dg.DagsterRun:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run
+
+    def may_start(self, run: dg.DagsterRun) -> bool:
+        """Whether the daemon would start a queued run, by the limits of dagster.yaml."""
+        queue = self.instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        return not TagConcurrencyLimitsCounter(queue.tag_concurrency_limits, []).is_blocked(self.run_of(run.run_id))
+
+
+@pytest.fixture
+def kept(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+    home = tmp_path / "lab"
+    (tmp_path / "raw").mkdir()
+    home.mkdir()
+    with receivers.webhook() as hook:
+        settings = {
+            "name": "maze-lab",
+            "raw_roots": [str(tmp_path / "raw")],
+            "projects": {"maze": {"path": "maze"}},
+            "recipes": {"first": {"project": "maze", "weights": "random"}},
+            "inference": [{"camera": "top", "project": "maze"}],
+            "settle_seconds": 0,
+            "gpus": [],
+            "backups": {"folder": "safe", "keep": 2},
+            "runs": {"retry_minutes": [2, 10], "keep_events_days": 30, "most_hours": 12},
+            "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},
+        }
+        (home / "lab.yaml").write_text(yaml.safe_dump(settings))
+        before = dict(os.environ)
+        monkeypatch.setenv("LAB_HOOK", hook.url)
+        monkeypatch.setenv(POSTGRES_VARIABLE, catalogue.url.render_as_string(hide_password=False))
+        with open_instance(prepare(home)) as instance:
+            yield Kept(home, catalogue, instance, hook)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def test_a_backup_takes_the_place_of_the_oldest(kept: Kept) -> None:
+    folder = kept.home / "safe"
+    for month in (1, 2):
+        upkeep.back_up(kept.home, datetime(2026, month, 1, tzinfo=UTC))
+    (folder / "maze-lab-by-hand.tar").write_text("a person's own")
+    succeeded, metadata = kept.run("back_up")
+    assert succeeded and metadata["removed_backups"] == 1
+    assert Path(metadata["file"]).parent == folder
+    assert {path.name for path in folder.iterdir()} == {
+        "maze-lab-20260201T000000Z.tar",
+        "maze-lab-by-hand.tar",
+        Path(metadata["file"]).name,
+    }
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_store_that_is_not_as_it_was_fails_the_run(kept: Kept) -> None:
+    store = kept.lab.store
+    keeping.fill(kept.engine, store)
+    succeeded, metadata = kept.run("verify_store")
+    assert succeeded and metadata["products"] > 0 and metadata["unchecked"] == 0
+    kind, identity = store.products()[0]
+    (store.path(kind, identity) / "sub" / "file").write_text("!")
+    done = kept.definitions.resolve_job_def("verify_store").execute_in_process(
+        instance=kept.instance, raise_on_error=False
+    )
+    (failure,) = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
+    while failure is not None and failure.cause is not None:
+        failure = failure.cause
+    assert failure is not None
+    assert "1 differences between the store and the catalogue" in failure.message
+    assert str(store.path(kind, identity)) in failure.message and "dlc-platform verify" in failure.message
+
+
+def test_only_what_crashes_left_is_removed_by_itself(kept: Kept) -> None:
+    """After a restore, products of no row are found again by what makes them: they are a person's to remove."""
+    store = kept.lab.store
+    keeping.fill(kept.engine, store)
+    unnamed = store.put("models", "e" * 64, {}, lambda folder: None)
+    left = store.root / "models" / ".partial-crashed"
+    left.mkdir()
+    for folder in (unnamed, left):
+        keeping.make_old(folder)
+    before = set(store.products())
+    succeeded, metadata = kept.run("clean_up")
+    assert succeeded
+    assert metadata["unnamed_products"] == 1
+    assert set(store.products()) == before
+
+
+def test_old_runs_forget_what_they_logged_and_not_what_they_made(kept: Kept) -> None:
+    runs = []
+    for _ in range(2):
+        done = kept.definitions.resolve_job_def("clean_up").execute_in_process(instance=kept.instance)
+        runs.append(done.run_id)
+    old, new = runs
+    output = Path(kept.instance.root_directory) / "compute-logs" / old
+    output.mkdir(parents=True, exist_ok=True)
+    long_ago = datetime.now(UTC) - timedelta(days=31)
+    os.utime(output, (long_ago.timestamp(), long_ago.timestamp()))
+    with kept.engine.begin() as connection:
+        connection.execute(
+            text(
+                f"update {DAGSTER_SCHEMA}.event_logs set timestamp = timestamp - interval '31 days' where run_id = :run"
+            ),
+            {"run": old},
+        )
+    assert {"STEP_START", "STEP_SUCCESS"} <= kept.events(old)
+    untouched = kept.events(new)
+    # Bounded: the rest is for the next time.
+    first = run_history.forget(kept.instance, 30, most_events=3)
+    assert (first.events, first.more, first.log_folders) == (3, True, 1)
+    succeeded, metadata = kept.run("clean_up")
+    assert succeeded and metadata["events_removed"] > 0 and not metadata["more_events_next_time"]
+    assert kept.events(old) == {
+        "ASSET_MATERIALIZATION",
+        "ASSET_MATERIALIZATION_PLANNED",
+        "PIPELINE_START",
+        "PIPELINE_SUCCESS",
+    }
+    assert kept.events(new) == untouched
+    assert kept.run_of(old).is_success
+    assert not output.exists()
+    assert run_history.forget(kept.instance, 30).events == 0
+
+
+def test_what_the_sensor_missed_is_asked_for_at_night(kept: Kept) -> None:
+    """The sensor is off, and a session was recorded: the first look of the night sees it, the second asks for it."""
+    video = kept.lab.settings.raw_roots[0] / "sub-7" / "ses-1" / "cam-top.mp4"
+    video.parent.mkdir(parents=True)
+    write_video(video, np.zeros((25, 48, 64, 3), dtype=np.uint8))
+    asked = kept.tick("catch_up") or kept.tick("catch_up")
+    (request,) = asked
+    assert request.tags[RANGE_START] == NEW
+    assert dg.AssetKey("session_videos") in (request.asset_selection or ())
+    assert request.tags["dagster/priority"] == "10"
+    assert NEW in kept.instance.get_dynamic_partitions("sessions")
+
+    # While that run is under way, the schedule does not ask again, and neither does the sensor.
+    run = kept.instance.create_run_for_job(
+        kept.definitions.resolve_job_def("process_sessions"),
+        asset_selection=frozenset(request.asset_selection or ()),
+        tags={**request.tags, SCHEDULE_NAME_TAG: "catch_up", RUN_KEY_TAG: str(request.run_key)},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    assert sensors.caught_up(kept.instance) == {NEW}
+    assert kept.tick("catch_up") == []
+    assert kept.look("new_session_videos") == []
+    # It came to nothing, and is asked for again, by another key: Dagster would not hear the same one a second time.
+    kept.instance.report_run_failed(run)
+    (again,) = kept.tick("catch_up")
+    assert again.tags[RANGE_START] == NEW
+
+
+def test_each_production_model_is_evaluated_on_new_labels(kept: Kept) -> None:
+    (request,) = kept.tick("evaluate_new_labels")
+    assert request.partition_key == "first"
+
+
+def test_what_a_schedule_did_not_make_is_told(kept: Kept) -> None:
+    change = FreshnessStateChange(
+        key=dg.AssetKey("lab_backup"),
+        new_state=FreshnessState.FAIL,
+        previous_state=FreshnessState.PASS,
+        state_change_timestamp=datetime.now(UTC).timestamp(),
+    )
+    kept.instance._report_runless_asset_event(change)
+    for _ in range(2):
+        kept.look("watch_sessions")
+        kept.look("deliver_notifications")
+    told = [one["title"] for message in kept.hook.got for one in message["notifications"]]
+    assert told.count("lab_backup is late") == 1
+
+
+def test_a_run_that_is_tried_again_waits_first(kept: Kept) -> None:
+    first = kept.submit()
+    assert first.status == dg.DagsterRunStatus.QUEUED
+    assert not kept.may_start(first)
+    kept.look("start_waiting_retries")
+    assert not kept.may_start(first)
+    until = datetime.fromisoformat(first.tags["dlc_platform/waits_until"])
+    assert timedelta(minutes=1) < until - datetime.now(UTC) <= timedelta(minutes=2)
+    kept.instance.add_run_tags(first.run_id, {"dlc_platform/waits_until": datetime.now(UTC).isoformat()})
+    kept.look("start_waiting_retries")
+    assert kept.may_start(first)
+
+    # It has the tags of the one before, and waits for longer; further ones for as long as the last number says.
+    later = kept.submit(**{**kept.run_of(first.run_id).tags, RETRY_NUMBER_TAG: "5"})
+    until = datetime.fromisoformat(later.tags["dlc_platform/waits_until"])
+    assert until - datetime.now(UTC) > timedelta(minutes=9)
+    assert not kept.may_start(later)
+
+
+def test_a_run_that_was_stopped_with_the_lab_goes_on_at_once(kept: Kept) -> None:
+    stopped = kept.submit()
+    again = kept.instance.create_run_for_job(
+        kept.definitions.resolve_job_def("clean_up"),
+        parent_run_id=stopped.run_id,
+        root_run_id=stopped.run_id,
+        tags={**stopped.tags, STOPPED_TAG: stopped.run_id},
+        remote_job_origin=ORIGIN,
+    )
+    kept.instance.run_coordinator.submit_run(SubmitRunContext(again, workspace=None))  # pyright: ignore
+    assert kept.may_start(again)
+
+
+def test_hygiene_is_written_into_dagster_yaml(kept: Kept) -> None:
+    written = yaml.safe_load((kept.home / "dagster" / "dagster.yaml").read_text())
+    assert written["run_retries"] == {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False}
+    assert written["run_monitoring"] == {
+        "enabled": True,
+        "poll_interval_seconds": 5,
+        "free_slots_after_run_end_seconds": 5,
+        "start_timeout_seconds": 600,
+        "cancel_timeout_seconds": 300,
+        "max_runtime_seconds": 43200,
+    }
+    limits = {pool.name: pool.limit for pool in kept.instance.event_log_storage.get_pool_limits()}
+    pools = {
+        pool
+        for key in kept.definitions.resolve_asset_graph().get_all_asset_keys()
+        for pool in kept.definitions.resolve_asset_graph().get(key).pools or ()
+    }
+    assert pools == set(limits)
+
+
+def found(kept: Kept) -> dict[str, list[Finding]]:
+    """What doctor says of Dagster, by what it is said of."""
+    said: dict[str, list[Finding]] = {}
+    for finding in inspection.inspect(kept.home):
+        said.setdefault(finding.what, []).append(finding)
+    return said
+
+
+def test_doctor_looks_at_the_instance(kept: Kept) -> None:
+    said = found(kept)
+    (daemon,) = said["daemon"]
+    assert daemon.warning and "does not run" in daemon.found
+    for what in ("definitions", "home", "backups", "pools", "runs", "queue", "schedules and sensors"):
+        assert [finding.remedy for finding in said[what]] == [""], what
+    assert "gpu: 1" in said["pools"][0].found and "tried again 2 times" in said["runs"][0].found
+
+    now = datetime.now(UTC).timestamp()
+    for part in kept.instance.get_required_daemon_types():
+        kept.instance.add_daemon_heartbeat(DaemonHeartbeat(now, part, "me", errors=[]))
+    kept.instance.event_log_storage.set_concurrency_slots("gpu", 7)
+    stuck = kept.submit()
+    kept.instance.add_run_tags(stuck.run_id, {"dlc_platform/waits": "no"})
+    kept.submit()
+    with kept.engine.begin() as connection:
+        query = f"update {DAGSTER_SCHEMA}.runs set create_timestamp = create_timestamp - interval '2 hours'"
+        connection.execute(text(query))
+    said = found(kept)
+    assert said["daemon"][0].remedy == "" and "live" in said["daemon"][0].found
+    assert "gpu lets 7 runs at a time" in said["pools"][0].found and not said["pools"][0].warning
+    assert "1 runs wait and 0 are at work; 1 wait before they are tried again" in said["queue"][0].found
+    assert said["queue"][0].remedy
+
+    written = kept.home / "dagster" / "dagster.yaml"
+    content = yaml.safe_load(written.read_text())
+    content["run_monitoring"]["free_slots_after_run_end_seconds"] = 0
+    content["run_retries"]["enabled"] = False
+    written.write_text(yaml.safe_dump(content))
+    (runs,) = found(kept)["runs"]
+    assert "freeing slots of ended runs, retries of dead runs" in runs.found and not runs.warning
+
+
+def test_doctor_says_what_of_schedules_is_off_or_failed(kept: Kept) -> None:
+    origins = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lab"), "__repository__")
+    for name, status in (("back_up", InstigatorStatus.STOPPED), ("verify_store", InstigatorStatus.DECLARED_IN_CODE)):
+        origin = RemoteInstigatorOrigin(origins, name)
+        state = InstigatorState(origin, InstigatorType.SCHEDULE, status, ScheduleInstigatorData("0 4 1 * *"))
+        kept.instance.add_instigator_state(state)
+        if status == InstigatorStatus.DECLARED_IN_CODE:
+            error = SerializableErrorInfo("Exception: no room\n", [], "Exception")
+            kept.instance.create_tick(
+                TickData(
+                    origin.get_id(), name, InstigatorType.SCHEDULE, TickStatus.FAILURE,
+                    datetime.now(UTC).timestamp(), error=error, selector_id=state.selector_id,
+                )
+            )  # fmt: skip
+    said = found(kept)
+    assert [finding.found for finding in said["schedule back_up"]] == ["it was switched off"]
+    (failed,) = said["schedule verify_store"]
+    assert failed.warning and "no room" in failed.found

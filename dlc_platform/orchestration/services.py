@@ -276,7 +276,7 @@ def running(
                 raise PlatformError(
                     f"port {port} is given to both webservers", "Choose another one with --read-only-port"
                 )
-            _require_free(read_only_port, patience)
+            _require_free(read_only_port, patience, "--read-only-port")
         embedded = not is_external()
         say("Starting Postgres" if embedded else "Connecting to Postgres")
         services = None
@@ -336,7 +336,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _require_free(port: int, patience: float) -> None:
+def _require_free(port: int, patience: float, option: str = "--port") -> None:
     deadline = time.monotonic() + patience
     while True:
         with socket.socket() as probe:
@@ -347,6 +347,6 @@ def _require_free(port: int, patience: float) -> None:
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise PlatformError(
-                        f"port {port} is taken: {error.strerror}", "Choose another one with --port"
+                        f"port {port} is taken: {error.strerror}", f"Choose another one with {option}"
                     ) from None
         time.sleep(0.1)

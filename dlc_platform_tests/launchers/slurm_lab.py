@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +135,17 @@ class SlurmLab:
 
     def kill_node(self, node: str) -> None:
         """Kill the slurmd of a node with everything that it started, as a power cut does."""
-        for process in self._processes_of(node):
-            process.kill()
+        self._kill_jobs(node)
         self._kill(f"slurmd {node}")
 
     def kill_slurmd(self, node: str) -> None:
         """Kill the slurmd of a node alone, as when its network is cut: its jobs go on, and Slurm does not know."""
         self._kill(f"slurmd {node}")
+
+    def _kill_jobs(self, node: str) -> None:
+        for process in self._processes_of(node):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _processes_of(self, node: str) -> list[psutil.Process]:
         """Its step daemons and their jobs: no children of the slurmd, so they are found by their node's name."""
@@ -202,8 +206,7 @@ class SlurmLab:
         """Cancel every job and end the daemons."""
         self.ask("scancel", "--signal=KILL", "--user", pwd.getpwuid(os.getuid()).pw_name)
         for node in self.nodes:
-            for process in self._processes_of(node):
-                process.kill()
+            self._kill_jobs(node)
         for name in reversed(list(self._processes)):
             self._kill(name)
 

@@ -648,6 +648,12 @@ class RunRules(_Section):
     cancel_minutes: float = Field(
         default=5.0, ge=1, description="A run that has not stopped so long after it was told to is called cancelled."
     )
+    gpu_runs: int | None = Field(
+        default=None,
+        ge=1,
+        description="So many runs of the pool `gpu` are started at a time; by default as many as this machine's GPUs "
+        "can take. For clusters, where the GPUs are elsewhere.",
+    )
     most_hours: float | None = Field(
         default=None, gt=0, description="A run that takes longer has failed; no limit by default, for trainings."
     )

@@ -8,12 +8,15 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.settings import GPU_MEMORY_VARIABLE
 
 Result = TypeVar("Result")
+
+#: What a log says of a batch that was too large, for those who look there for a cause of death.
+TRIED_WITH_LESS = "and is tried with"
 
 #: What CUDA and its libraries take of a GPU's memory for a process, beside the tensors.
 _CUDA_GB = 0.5
@@ -54,6 +57,7 @@ def with_smaller_batches(
         When memory does not even hold a batch of one.
     """
     while True:
+        _forget_peak()
         try:
             return attempt(batch_size), batch_size
         except Exception as error:
@@ -67,7 +71,7 @@ def with_smaller_batches(
                 ) from error
         # Not before here, where the error with its frames, and what these held, is gone.
         _free()
-        say(f"{what} ran out of memory with a batch of {batch_size}, and is tried with {batch_size // 2}: {told}")
+        say(f"{what} ran out of memory with a batch of {batch_size}, {TRIED_WITH_LESS} {batch_size // 2}: {told}")
         batch_size //= 2
 
 
@@ -85,15 +89,28 @@ def keep_to_share() -> None:
 
 
 def gpu_peak_gb() -> float | None:
-    """The most that this process's tensors have taken of a GPU, in gigabytes (1e9 bytes); None where there is none.
+    """The most that PyTorch took of a GPU since the last attempt began, in gigabytes (1e9 bytes); None without one.
 
     CUDA itself takes about half a gigabyte more.
     """
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    torch = _torch_on_a_gpu()
+    if torch is None:
         return None
-    peaks = [torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())]
+    peaks = [torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count())]
     return max(peaks, default=0) / 1e9
+
+
+def _forget_peak() -> None:
+    """Let the peak be that of what comes now, not of another recipe, or of a batch that was too large."""
+    torch = _torch_on_a_gpu()
+    if torch is not None:
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+
+
+def _torch_on_a_gpu() -> Any:
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized() else None
 
 
 def _free() -> None:

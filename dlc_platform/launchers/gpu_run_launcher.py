@@ -25,6 +25,7 @@ from dagster._core.launcher.base import (
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
+from dlc_platform.dlc.memory import TRIED_WITH_LESS
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import devices
 from dlc_platform.launchers.devices import GpuNames
@@ -240,21 +241,26 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             return f"The worker ({worker}) {how}{self._memory_ran_out(run)}"
         code = self._children.pop(run.run_id).wait()
         if code >= 0:
-            return f"The worker ({worker}) ended with exit code {code} before its run did{self._memory_ran_out(run)}"
-        hint = self._memory_ran_out(run)
+            hint = self._memory_ran_out(run, killed=False)
+            return f"The worker ({worker}) ended with exit code {code} before its run did{hint}"
+        hint = self._memory_ran_out(run, killed=code == -signal.SIGKILL)
         if not hint and code == -signal.SIGKILL:
             hint = ": a person can do that, and so can the kernel when memory runs out (`dmesg` tells)"
             if MEMORY_KILLS_TAG in run.tags:
                 hint = ", and not by the kernel for want of memory, which it counts: so by a person or a program"
         return f"The worker ({worker}) was killed by {signal.Signals(-code).name}{hint}"
 
-    def _memory_ran_out(self, run: DagsterRun) -> str:
-        """The signs that it was memory, to be added to what became of the worker; empty where there are none."""
+    def _memory_ran_out(self, run: DagsterRun, killed: bool = True) -> str:
+        """The signs that it was memory, to be added to what became of the worker; empty where there are none.
+
+        The kernel's count says something only of a worker that may have been `killed` by it.
+        """
         before, _, place = run.tags.get(MEMORY_KILLS_TAG, "").partition(" ")
         now = killed_for_memory()
-        if now is not None and str(now[0]) == place and now[1] > int(before):
+        if killed and now is not None and str(now[0]) == place and now[1] > int(before):
             return f": memory ran out (the kernel has killed {now[1] - int(before)} process(es) for it meanwhile)"
         for line in reversed(self._last_lines(run.run_id)):
-            if _OUT_OF_MEMORY.match(line):
+            # A batch that was too large and went on with a smaller one is no cause of death.
+            if _OUT_OF_MEMORY.match(line) and TRIED_WITH_LESS not in line:
                 return f": memory ran out (its output says: {line.strip()[:200]})"
         return ""

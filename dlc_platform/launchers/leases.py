@@ -20,7 +20,7 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,7 +176,9 @@ def survey(devices: Sequence[Device]) -> list[DeviceState]:
     with _choosing():
         holders = {device: _holders(device) for device in devices or (CPU,)}
     return [
-        DeviceState(device, own, _drained(device), gpu.computing(device) - _pids(own))
+        DeviceState(
+            device, own, _drained(device), (frozenset() if device == CPU else gpu.computing(device)) - _pids(own)
+        )
         for device, own in holders.items()
     ]
 
@@ -248,10 +250,15 @@ def _size(device: Device) -> str:
 
 def _choose(wanted: _Wanted, ticket: Path | None) -> Lease | list[str]:
     """Lease what is wanted now; or say of each device why not. Nothing is said when others are choosing."""
-    busy = {device: gpu.computing(device) for device in wanted.choices} if wanted.avoid_busy else {}
+    asked = [device for device in wanted.choices if wanted.avoid_busy and device != CPU]
+    busy = {device: gpu.computing(device) for device in asked}
     with _choosing() as alone:
         if not alone:
             return []
+        if ticket is not None:
+            # Nothing is kept for it where a stranger computes, who may stay for days.
+            occupied = {device for device, pids in busy.items() if pids - _pids(_holders(device))}
+            ticket.write_bytes(_ticket(wanted, occupied))
         reserved = _reserved(ticket)
         reasons, parts = [], []
         for device in _by_room(wanted):
@@ -362,17 +369,18 @@ def _in_line(wanted: _Wanted) -> Iterator[Path]:
     ticket = directory() / "waiting" / f"{time.time_ns()}-{os.getpid()}"
     descriptor = _lock(ticket, fcntl.LOCK_EX)
     assert descriptor is not None
-    says = {
-        "purpose": wanted.purpose,
-        "choices": [device.key for device in wanted.choices],
-        "gpus": wanted.needs.gpus,
-    }
-    os.pwrite(descriptor, json.dumps(says).encode(), 0)
+    os.pwrite(descriptor, _ticket(wanted, ()), 0)
     try:
         yield ticket
     finally:
         ticket.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _ticket(wanted: _Wanted, occupied: Collection[Device]) -> bytes:
+    """What others have to know of one who waits."""
+    choices = [device.key for device in wanted.choices if device not in occupied]
+    return json.dumps({"purpose": wanted.purpose, "choices": choices, "gpus": wanted.needs.gpus}).encode()
 
 
 def _reserved(ticket: Path | None) -> dict[str, str]:
@@ -391,7 +399,9 @@ def _reserved(ticket: Path | None) -> dict[str, str]:
             free = [key for key in says["choices"] if key not in reserved and not _drained_key(key)]
             # Those that nobody has for himself are the nearest to being free.
             free.sort(key=lambda key: _is_locked(directory() / key, fcntl.LOCK_SH))
-            reserved |= dict.fromkeys(free[: says["gpus"]], says["purpose"])
+            # Where there are not enough, such as beside a drained one, what is kept would stand still for nothing.
+            if len(free) >= says["gpus"]:
+                reserved |= dict.fromkeys(free[: says["gpus"]], says["purpose"])
     return reserved
 
 

@@ -83,9 +83,10 @@ def declared_needs(lab: Lab, assets: Collection[str], partitions: Collection[str
     """
     found: list[Needs] = []
     recipes = [Needs(own.gpus, own.gpu_memory_gb) for own in lab.recipes.values()]
-    if set(assets) & set(_OF_A_RECIPE):
+    for asset in sorted(set(assets) & set(_OF_A_RECIPE)):
         named = [Needs(own.gpus, own.gpu_memory_gb) for name, own in lab.recipes.items() if name in partitions]
-        found += named or recipes
+        # Only training works on several devices.
+        found += [own if asset == "trained_model" else Needs(1, own.memory_gb) for own in named or recipes]
     if "model_comparison" in assets:
         # Every version is evaluated, one after the other on one device.
         found.append(Needs(1, Needs.all_of(recipes).memory_gb))

@@ -76,7 +76,7 @@ def environment_of(home: Path) -> dict[str, str]:
 
 def pool_limits(lab: Lab) -> dict[str, int]:
     """How many runs of each pool of the lab's assets may be under way at a time."""
-    return {GPU_POOL: gpu_slots(find_devices(lab.gpus), lab)}
+    return {GPU_POOL: lab.runs.gpu_runs or gpu_slots(find_devices(lab.gpus), lab)}
 
 
 def open_instance(environment: Mapping[str, str]) -> dg.DagsterInstance:

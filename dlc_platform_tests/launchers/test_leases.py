@@ -255,6 +255,51 @@ def test_a_device_is_left_alone_on_which_a_stranger_computes(nvml: Path):
     _end(holder)
 
 
+def test_nothing_is_kept_for_who_cannot_be_served(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(leases, "_PATIENCE_SECONDS", 0.0)
+    leases.drain(GPUS[0])
+    pauses = 0
+
+    def others_come(seconds: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        leases.acquire(TWO, "one", pause=_refuse_to_wait).release()
+        if pauses == 2:
+            leases.resume(GPUS[0])
+
+    with leases.acquire(TWO, "both", pause=others_come, needs=Needs(2)) as lease:
+        assert lease.devices == TWO
+    assert pauses == 2
+
+
+def test_what_is_kept_is_not_where_a_stranger_computes(nvml: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(leases, "_PATIENCE_SECONDS", 0.0)
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
+    nvml.write_text(json.dumps([{"memory_gb": 24, "computing": [stranger.pid]}, {"memory_gb": 24, "computing": []}]))
+    ours = leases.acquire(GPUS[1:2], "ours")
+    pauses = 0
+
+    def others_come(seconds: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 2:
+            ours.release()
+            said: list[str] = []
+            with pytest.raises(_Busy):
+                leases.acquire(TWO, "late", said.append, _refuse_to_wait, avoid_busy=True)
+            assert "GPU 1 is kept for first, which has waited longer" in said[0]
+
+    with leases.acquire(TWO, "first", pause=others_come, avoid_busy=True) as lease:
+        assert lease.devices == TWO[1:]
+    _end(stranger)
+
+
+def test_a_broken_driver_is_not_asked_about_the_cpu(nvml: Path):
+    nvml.write_text("this is no answer")
+    leases.acquire((), "a run", pause=_refuse_to_wait, avoid_busy=True).release()
+    assert leases.survey(())[0].strangers == frozenset()
+
+
 def test_what_no_device_can_give_is_refused_at_once():
     with pytest.raises(PlatformError, match=r"3 GPUs cannot be had: of GPU 0 \(24.0 GB\), GPU 1 \(24.0 GB\) only 2"):
         leases.acquire(TWO, "a run", needs=Needs(3))

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
@@ -104,6 +105,13 @@ def _forget_events(instance: dg.DagsterInstance, before: datetime, under_way: se
     return removed
 
 
+def _is_run(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
 def _forget_output(root: Path, before: datetime, under_way: set[str]) -> int:
     """Remove what the processes of old runs printed: folders of Dagster's, and files of the launcher's."""
     removed = 0
@@ -113,7 +121,8 @@ def _forget_output(root: Path, before: datetime, under_way: set[str]) -> int:
                 old = place.stat().st_mtime < before.timestamp()
             except FileNotFoundError:
                 continue
-            if not old or place.stem in under_way:
+            # Beside those of runs lies one folder for what all sensors and schedules print.
+            if not old or place.stem in under_way or not _is_run(place.stem):
                 continue
             if place.is_dir():
                 shutil.rmtree(place, ignore_errors=True)

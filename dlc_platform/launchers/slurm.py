@@ -4,6 +4,8 @@ It knows neither Dagster nor runs. A controller that does not answer is `Control
 """
 
 import os
+import re
+import shlex
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -27,9 +29,44 @@ _AWAY = (
     "zero bytes were transmitted",
     "unable to connect",
     "slurm backup controller in standby",
+    "controller is in standby mode",
     "failed to fetch config",
     "could not establish a configuration source",
+    "transport endpoint is not connected",
+    "no route to host",
+    "network is unreachable",
+    "communication connection failure",
+    "message send failure",
+    "message receive failure",
+    # Mostly a munge that is being started again, here or there.
+    "protocol authentication error",
+    "invalid authentication credential",
+    "munge encode failed",
+    "failed to connect to authentication agent",
 )
+
+_SUBMIT_LIMIT = "job violates accounting/qos policy"
+#: Refusals of sbatch that say nothing about the job, only about the moment.
+_NOT_NOW = (
+    _SUBMIT_LIMIT,
+    "requested account has breached requested qos usage threshold",
+    "resource temporarily unavailable",
+    "unable to create job record, try again",
+    "i/o error writing script/environment to file",
+    "required partition not available",
+    "requested partition configuration not available now",
+    "partition in down state",
+    "required node not available",
+    "requested nodes are busy",
+    "requested reservation not usable now",
+    "system submissions disabled",
+    "requested operation is presently disabled",
+)
+#: Limits that sbatch names beside the above, but which the job itself breaks: it will never be taken.
+_LIMIT_OF_A_JOB = re.compile(r"\b(?:QOS|Assoc)\w*(?:PerJob|PerNode|Min[A-Z])")
+
+#: Printed by each start of a job, since one that was requeued writes on in the same file.
+BEGINS = "--- Slurm starts this job ---"
 
 #: States in which Slurm is not done with a job; the first ones before its processes run (again).
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING")
@@ -81,6 +118,20 @@ FINAL = ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "CANCELLED")
 
 class ControllerAway(Exception):
     """Slurm's controller does not answer: what is true of a job cannot be said now."""
+
+
+class NotNow(Exception):
+    """Slurm does not take a job now, for a reason that can pass.
+
+    Attributes
+    ----------
+    fewer
+        Whether a smaller array might be taken.
+    """
+
+    def __init__(self, said: str):
+        super().__init__(said)
+        self.fewer = _SUBMIT_LIMIT in said.lower()
 
 
 @dataclass(frozen=True)
@@ -214,10 +265,14 @@ def submit(script: str, arguments: Sequence[str], name: str, output: Path, tasks
     ------
     ControllerAway
         When nobody answered; the job may have been handed in all the same.
+    NotNow
+        When Slurm refuses the job for a reason that can pass.
     PlatformError
-        When Slurm refuses the job.
+        When Slurm refuses the job for good.
     """
-    command = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--job-name={name}", f"--output={output}"]
+    # A `%` of the folder's own is no placeholder.
+    printed = f"{str(output.parent).replace('%', '%%')}/{output.name}"
+    command = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--job-name={name}", f"--output={printed}"]
     command += [f"--chdir={output.parent}", *([f"--array=0-{tasks - 1}"] if tasks > 1 else []), *arguments]
     return _ask(command, script).strip().split(";")[0]
 
@@ -303,9 +358,9 @@ def array_limit() -> int:
 
 
 def script(options: Options, command: Sequence[str]) -> str:
-    """The script of a job that runs a command, of plain words, in the place of its shell."""
+    """The script of a job that runs a command in the place of its shell."""
     # `exec`, so that signals for the script reach the worker.
-    return "\n".join(("#!/bin/bash", options.setup or "", f"exec {' '.join(command)}", ""))
+    return "\n".join(("#!/bin/bash", f"echo '{BEGINS}'", options.setup or "", f"exec {shlex.join(command)}", ""))
 
 
 def _account(arguments: Sequence[str]) -> list[str]:
@@ -319,7 +374,7 @@ def _environment() -> Mapping[str, str]:
 
 
 def _ask(command: Sequence[str], text: str | None = None, gone: str | None = None) -> str:
-    """What a command of Slurm prints; `gone`, if given, where it says anything but that nobody answered."""
+    """What a command of Slurm prints; `gone`, if given, where it fails although somebody answered."""
     try:
         done = subprocess.run(
             command,
@@ -344,6 +399,9 @@ def _ask(command: Sequence[str], text: str | None = None, gone: str | None = Non
         raise ControllerAway(said)
     if gone is not None:
         return gone
+    if any(words in said.lower() for words in _NOT_NOW) and not _LIMIT_OF_A_JOB.search(said):
+        said = said.removeprefix(f"{command[0]}: error: ")
+        raise NotNow(said) if command[0] == "sbatch" else ControllerAway(said)
     raise PlatformError(
         f"{command[0]} refuses: {said.removeprefix(f'{command[0]}: error: ')}",
         "Correct the launcher's config in dagster.yaml, or the run's tags dlc_platform/slurm/...",

@@ -4,7 +4,9 @@ A thread of the daemon. Everything it knows lies in the spool and in Slurm, so t
 where the one before stopped. Only one follower of a spool works at a time.
 """
 
+import contextlib
 import logging
+import re
 import threading
 import time
 import weakref
@@ -13,20 +15,29 @@ from itertools import groupby
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.errors import DagsterRunNotFoundError
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
-from dlc_platform.launchers.slurm import ControllerAway, Job
+from dlc_platform.launchers.slurm import ControllerAway, Job, NotNow
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
 JOB_TAG = "dlc_platform/slurm_job"
+#: On a run that is not tried again: its own id, as a run that follows it has the tags of what it follows.
+FOR_GOOD_TAG = "dlc_platform/slurm_failed_for_good"
 
 _RUNS_AT_ONCE = 500
 _OUTPUT_LINES = 20
 _OUTPUT_BYTES = 20_000
-#: What Slurm writes into a job's output when it, or the kernel, kills it for its memory.
-_MEMORY_WORDS = ("exceeded job memory limit", "exceeded memory limit", "oom-kill", "oom_kill", "out of memory")
+#: What Slurm and the kernel write into a job's output when they kill it for its memory. What the worker itself prints
+#: about memory does not count: it goes on after it.
+_KILLED_FOR_MEMORY = re.compile(
+    r"^(slurmstepd\S*: (error: )?.*(exceeded (\w+ )?memory limit|oom[-_]kill event)"
+    r"|srun: error: .*out of memory"
+    r"|.*\bout of memory: kill(ed)? process)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -54,6 +65,7 @@ class SlurmFollower:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._array_limit: int | None = None
+        self._taken_at_once: dict[str, int] = {}
         self._told: dict[str, set[str]] = {}
         self._ending_since: dict[str, float] = {}
         self._looking = threading.Lock()
@@ -136,8 +148,8 @@ class SlurmFollower:
         if job is None:
             return Job(self._spool.job_of(entry) or "?", "UNKNOWN")
         if job.state in ("FAILED", "CANCELLED") and job.signal in (9, 15):
-            output = tail(self._spool.output_of(entry)).lower()
-            if any(words in output for words in _MEMORY_WORDS):
+            last_start = tail(self._spool.output_of(entry)).rpartition(slurm.BEGINS)[2]
+            if _KILLED_FOR_MEMORY.search(last_start):
                 return job.killed_for_memory()
         return job
 
@@ -148,8 +160,7 @@ class SlurmFollower:
         if ended.state == "CANCELLED":
             instance.report_run_canceled(run, ended.sentence())
             return True
-        instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
-        instance.report_run_failed(run, ended.sentence())
+        fail_for_good(instance, run, ended.sentence())
         return True
 
     def _submit(self, instance: DagsterInstance, entries: Sequence[Entry], runs: dict[str, DagsterRun]) -> None:
@@ -168,20 +179,43 @@ class SlurmFollower:
             if job := slurm.find(batch):
                 self._handed_in(instance, batch, job)
             else:
-                self._hand_in(instance, batch, runs)
+                # Refused, its runs are new ones at the next look.
+                with contextlib.suppress(NotNow):
+                    self._hand_in(instance, batch, runs)
         if new and self._array_limit is None:
             self._array_limit = slurm.array_limit()
 
         def kind(entry: Entry) -> str:
             return repr((entry.options, entry.gpus))
 
-        for _, group in groupby(sorted(new, key=kind), key=kind):
-            alike = list(group)
-            while alike:
-                some, alike = alike[: self._array_limit], alike[self._array_limit :]
+        for name, group in groupby(sorted(new, key=kind), key=kind):
+            self._submit_alike(instance, name, list(group), runs)
+
+    def _submit_alike(
+        self, instance: DagsterInstance, kind: str, entries: Sequence[Entry], runs: dict[str, DagsterRun]
+    ) -> None:
+        """Hand in runs that ask for the same, in as large arrays as Slurm takes; the rest waits for the next look."""
+        most = self._array_limit or 1
+        # Where Slurm took nothing, the next look asks with one run, and with twice as many each time it is taken.
+        at_once = self._taken_at_once.pop(kind, most)
+        while entries:
+            some = entries[:at_once]
+            try:
                 self._hand_in(instance, self._spool.make_batch(some), runs)
+            except NotNow as refusal:
+                at_once = len(some) // 2 if refusal.fewer else 0
+                if at_once:
+                    continue
+                self._taken_at_once[kind] = 1
+                for entry in entries:
+                    told = f"Slurm does not take this run now, so it waits: {refusal}"
+                    self._say(instance, runs[entry.run_id], told, "refused")
+                return
+            entries = entries[at_once:]
+            at_once = min(2 * at_once, most)
 
     def _hand_in(self, instance: DagsterInstance, batch: str, runs: dict[str, DagsterRun]) -> None:
+        """Submit a batch; one that is refused for good fails its runs, and one that `NotNow` refuses is undone."""
         entries = self._spool.batch_entries(batch)
         some = next(entry for entry in entries if entry is not None)
         folder = self._spool.batch_folder(batch)
@@ -190,11 +224,13 @@ class SlurmFollower:
         script = slurm.script(some.options, command)
         try:
             job = slurm.submit(script, some.options.arguments(some.gpus), batch, output, len(entries))
+        except NotNow:
+            self._spool.undo_batch(batch)
+            raise
         except PlatformError as error:
             for entry in entries:
                 if entry is not None and (run := runs.get(entry.run_id)):
-                    instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
-                    instance.report_run_failed(run, str(error))
+                    fail_for_good(instance, run, str(error))
                     self._forget(entry)
             return
         self._handed_in(instance, batch, job)
@@ -243,9 +279,10 @@ class SlurmFollower:
         elif job is not None and job.is_active:
             if self._is_over_due(entry):
                 slurm.cancel(job.id)
-            elif not self._spool.was_interrupted(entry.run_id):
-                slurm.interrupt(job.id)
-                self._spool.note_interrupt(entry.run_id)
+            else:
+                with self._spool.interrupting(entry.run_id) as mine:
+                    if mine:
+                        slurm.interrupt(job.id)
         elif number is None or not self._spool.is_claimed(entry.run_id):
             now = instance.get_run_by_id(run.run_id)
             if now is not None and not now.is_finished:
@@ -276,6 +313,27 @@ class SlurmFollower:
         if about not in said:
             instance.report_engine_event(sentence, run)
             said.add(about)
+
+
+def fail_for_good(instance: DagsterInstance, run: DagsterRun, why: str) -> None:
+    """Fail a run that another try would not help; one that somebody starts in its place has retries again."""
+    now = instance.get_run_by_id(run.run_id) or run
+    if now.tags.get(MAX_RETRIES_TAG) != "0":
+        instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0", FOR_GOOD_TAG: run.run_id})
+    instance.report_run_failed(run, why)
+
+
+def give_own_retries(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Let a run that follows one which failed for good be tried again as often as any other."""
+    if run.parent_run_id is None or run.tags.get(FOR_GOOD_TAG) != run.parent_run_id:
+        return
+    try:
+        group = instance.get_run_group(run.run_id)
+    except DagsterRunNotFoundError:
+        return  # The first run was deleted, and Dagster retries none that follows it.
+    # Dagster counts every run that goes back to the same first one.
+    before = len(list(group[1])) - 1 if group else 0
+    instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(before + instance.run_retries_max_retries)})
 
 
 def tail(output: Path | None) -> str:

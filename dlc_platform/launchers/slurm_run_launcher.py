@@ -21,13 +21,12 @@ from dagster._core.launcher.base import (
     RunLauncher,
     WorkerStatus,
 )
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
 from dlc_platform.launchers.needs import needs_of
-from dlc_platform.launchers.slurm_follower import SlurmFollower, describe
+from dlc_platform.launchers.slurm_follower import SlurmFollower, describe, fail_for_good, give_own_retries
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
 #: A run's tags of this beginning say what its job asks for, in the place of dagster.yaml.
@@ -119,12 +118,12 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
     def launch_run(self, context: LaunchRunContext) -> None:
         """Put the run into the spool, and come back at once; a run whose tags are wrong fails with what is wrong."""
         run = context.dagster_run
+        give_own_retries(self._instance, run)
         try:
             self._put(run)
         except PlatformError as error:
             # Raised, it would be hidden behind Dagster's own words.
-            self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
-            self._instance.report_run_failed(run, str(error))
+            fail_for_good(self._instance, run, str(error))
 
     @property
     def supports_resume_run(self) -> bool:
@@ -184,8 +183,9 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             if job is not None and job.is_waiting:
                 slurm.cancel(number)
             elif job is not None and job.is_active:
-                slurm.interrupt(number)
-                self._spool.note_interrupt(run_id)
+                with self._spool.interrupting(run_id) as mine:
+                    if mine:
+                        slurm.interrupt(number)
         except slurm.ControllerAway as away:
             instance.report_engine_event(f"Slurm's controller does not answer, so this run stops later: {away}", run)
         return True

@@ -92,13 +92,23 @@ class Spool:
         for suffix in (".json", ".interrupted", ".lock"):
             self._file(run_id).with_suffix(suffix).unlink(missing_ok=True)
 
-    def note_interrupt(self, run_id: str) -> None:
-        """Write down that a run's worker has been asked to stop; a second request would disturb it tidying up."""
-        self._file(run_id).with_suffix(".interrupted").touch(mode=0o600)
+    @contextlib.contextmanager
+    def interrupting(self, run_id: str) -> Iterator[bool]:
+        """Whether it is for this block to ask a run's worker to stop; it counts as asked unless the block raises.
 
-    def was_interrupted(self, run_id: str) -> bool:
-        """Whether a run's worker has been asked to stop."""
-        return self._file(run_id).with_suffix(".interrupted").exists()
+        One block of all processes gets True: a second request would disturb the worker tidying up.
+        """
+        asked = self._file(run_id).with_suffix(".interrupted")
+        try:
+            asked.touch(mode=0o600, exist_ok=False)
+        except FileExistsError:
+            yield False
+            return
+        try:
+            yield True
+        except BaseException:
+            asked.unlink(missing_ok=True)
+            raise
 
     def make_batch(self, entries: Sequence[Entry]) -> str:
         """Put entries of equal options into a batch; its name. It counts from the moment its entries name it."""
@@ -106,8 +116,21 @@ class Spool:
         self.batch_folder(name).mkdir(mode=0o700)
         _write(self.batch_folder(name) / "runs", "\n".join(entry.run_id for entry in entries))
         for task, entry in enumerate(entries):
-            self.put(replace(entry, batch=name, task=task))
+            self._assign(entry, name, task)
         return name
+
+    def undo_batch(self, batch: str) -> None:
+        """Take the entries of a batch, which Slurm has not taken, out of it again."""
+        for entry in self.batch_entries(batch):
+            if entry is not None:
+                self._assign(entry, None, 0)
+        shutil.rmtree(self.batch_folder(batch), ignore_errors=True)
+
+    def _assign(self, entry: Entry, batch: str | None, task: int) -> None:
+        # It keeps its age, so that a run which was refused does not go behind those after it.
+        age = _modified(self._file(entry.run_id))
+        self.put(replace(entry, batch=batch, task=task))
+        os.utime(self._file(entry.run_id), (age, age))
 
     def batch_folder(self, batch: str) -> Path:
         """Where a batch and the output of its jobs lie."""

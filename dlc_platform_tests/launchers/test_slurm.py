@@ -1,17 +1,30 @@
-"""Slurm's words, the spool, and the deployment's dagster.yaml; no Slurm is needed."""
+"""Slurm's words, the spool, and the deployment's dagster.yaml; no Slurm is needed.
 
+Where a test needs one, a test double of sbatch or squeue says what a cluster would that cannot be had here.
+"""
+
+import os
+import shlex
+import signal
 import subprocess
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job, op
+from dagster._core.storage.tags import MAX_RETRIES_TAG, WILL_RETRY_TAG
+from dagster._core.test_utils import instance_for_test
 
 from dlc_platform import cli
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers.slurm import Job, Options
+from dlc_platform.launchers import slurm
+from dlc_platform.launchers.slurm import ControllerAway, Job, NotNow, Options
+from dlc_platform.launchers.slurm_follower import SlurmFollower, fail_for_good, give_own_retries
 from dlc_platform.launchers.slurm_run_launcher import SlurmRunLauncher
 from dlc_platform.launchers.slurm_spool import Entry, Spool
+from dlc_platform_tests.launchers.slurm_lab import wait
 
 DEPLOYMENT = Path(cli.__file__).parents[1] / "deployments" / "slurm"
 
@@ -108,3 +121,240 @@ def test_the_services_say_what_they_lack(tmp_path: Path):
     )
     assert done.returncode != 0
     assert "DLC_PLATFORM_POSTGRES_URL: a Postgres that the nodes reach" in done.stderr
+
+
+@op
+def _nothing() -> None:
+    pass
+
+
+@job
+def _some_job() -> None:
+    _nothing()
+
+
+def _command(folder: Path, name: str, script: str) -> None:
+    """A test double of a command."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+_TRIED_WITH_LESS = "training ran out of memory with a batch of 16, and is tried with 8: CUDA out of memory. Tried to"
+_OOM = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch. Some of the step tasks have been OOM Killed."
+
+
+@pytest.mark.parametrize(
+    ("output", "state"),
+    [
+        (_TRIED_WITH_LESS, "CANCELLED"),
+        ("torch.OutOfMemoryError: CUDA out of memory", "CANCELLED"),
+        ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***", "CANCELLED"),
+        (f"{slurm.BEGINS}\n{_OOM}\n{slurm.BEGINS}\nworks", "CANCELLED"),
+        (f"{slurm.BEGINS}\nworks\n{_OOM}", "OUT_OF_MEMORY"),
+        (
+            "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.batch cgroup. Some of your processes may have "
+            "been killed by the cgroup out-of-memory handler.",
+            "OUT_OF_MEMORY",
+        ),
+        (
+            "slurmstepd: error: StepId=7.batch exceeded memory limit (700000 > 600000), being killed\n"
+            "slurmstepd: error: Exceeded job memory limit\n"
+            "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***",
+            "OUT_OF_MEMORY",
+        ),
+        ("srun: error: n1: task 0: Out Of Memory", "OUT_OF_MEMORY"),
+    ],
+)
+def test_only_slurms_own_lines_of_the_last_start_tell_that_a_job_was_killed_for_memory(
+    tmp_path: Path, output: str, state: str
+):
+    spool = Spool(tmp_path)
+    spool.put(_entry("a"))
+    (spool.batch_folder(spool.make_batch(spool.entries())) / "0.out").write_text(output)
+    follower = SlurmFollower(spool, 1, 0, 1)
+    assert follower.end(spool.entries()[0], Job("7", "CANCELLED", signal=15)).state == state
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("Transport endpoint is not connected", ControllerAway),
+        ("Protocol authentication error", ControllerAway),
+        ("Resource temporarily unavailable", NotNow),
+        ("Required partition not available (inactive or drain)", NotNow),
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", NotNow),
+        ("Invalid account or account/partition combination specified", PlatformError),
+    ],
+)
+def test_a_refusal_that_can_pass_is_told_from_one_for_good(
+    commands: Path, tmp_path: Path, said: str, error: type[Exception]
+):
+    _command(commands, "sbatch", f'echo "sbatch: error: Batch job submission failed: {said}" >&2; exit 1')
+    with pytest.raises(error, match=said.split("(")[0]):
+        slurm.submit("", [], "name", tmp_path / "0.out", 1)
+
+
+def test_a_limit_that_the_job_itself_breaks_is_a_refusal_for_good(commands: Path, tmp_path: Path):
+    told = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or ...)"
+    script = f'echo "sbatch: error: $LIMIT" >&2; echo "sbatch: error: {told}" >&2; exit 1'
+    for limit, error in {"QOSMaxWallDurationPerJobLimit": PlatformError, "AssocMaxSubmitJobLimit": NotNow}.items():
+        _command(commands, "sbatch", f"LIMIT={limit}; {script}")
+        with pytest.raises(error, match=limit):
+            slurm.submit("", [], "name", tmp_path / "0.out", 1)
+
+
+def _runs_in(instance: DagsterInstance, spool: Spool, number: int) -> list[DagsterRun]:
+    runs = [instance.create_run_for_job(_some_job, status=DagsterRunStatus.STARTING) for _ in range(number)]
+    for run in runs:
+        spool.put(_entry(run.run_id))
+    return runs
+
+
+def test_a_backlog_beyond_the_submit_limit_is_handed_in_bit_by_bit(commands: Path, tmp_path: Path):
+    """The double of sbatch takes as many tasks as the file `room` says."""
+    room, asked = tmp_path / "room", tmp_path / "asked"
+    _command(commands, "scontrol", 'echo "MaxArraySize = 1001"')
+    _command(commands, "squeue", 'case "$*" in *Format=*) ;; esac')
+    _command(commands, "sacct", "exit 0")
+    _command(
+        commands,
+        "sbatch",
+        f"""for word; do case $word in --array=0-*) n=$((${{word#--array=0-}} + 1));; esac; done
+n=${{n:-1}}; left=$(cat {room}); echo $n >> {asked}
+if [ $n -gt $left ]; then
+  echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
+  echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, ...)" >&2
+  exit 1
+fi
+echo $((left - n)) > {room}; echo $((1000 + left))""",
+    )
+
+    def handed_in() -> list[str]:
+        return [entry.run_id for entry in spool.entries() if spool.job_of(entry)]
+
+    with instance_for_test() as instance:
+        spool = Spool(tmp_path / "spool")
+        runs = [run.run_id for run in _runs_in(instance, spool, 12)]
+        follower = SlurmFollower(spool, 1, 0, 1)
+        messages: list[str] = []
+        # Looked at without telling the runs of their jobs, which this double does not know.
+        for space, number in ((5, 5), (0, 5), (3, 8), (100, 12)):
+            room.write_text(str(space))
+            some = {run.run_id: run for run in instance.get_runs()}
+            follower._submit(instance, spool.entries(), some)  # pyright: ignore[reportPrivateUsage]
+            assert handed_in() == runs[:number]
+            messages = [record.message for record in instance.all_logs(runs[-1])]
+        assert all(not run.is_finished for run in instance.get_runs())
+        assert len([message for message in messages if "does not take this run now, so it waits" in message]) == 1
+        assert "AssocMaxSubmitJobLimit" in "".join(messages)
+    assert len(asked.read_text().split()) < 20
+    assert len(list((spool.folder / "batches").iterdir())) == len({e.batch for e in spool.entries()})
+
+
+def test_who_starts_a_run_again_that_failed_for_good_has_its_retries_again():
+    retries = {"run_retries": {"enabled": True, "max_retries": 2}}
+
+    def follow(parent: DagsterRun) -> DagsterRun:
+        # As Dagster does: with the tags of the one before.
+        now = instance.get_run_by_id(parent.run_id)
+        assert now
+        tags = {name: value for name, value in now.tags.items() if name != WILL_RETRY_TAG}
+        tags |= {"dagster/parent_run_id": now.run_id, "dagster/root_run_id": now.root_run_id or now.run_id}
+        run = instance.create_run_for_job(
+            _some_job, tags=tags, parent_run_id=now.run_id, root_run_id=now.root_run_id or now.run_id
+        )
+        give_own_retries(instance, run)
+        return run
+
+    def fails(run: DagsterRun) -> bool:
+        """Whether Dagster tries it again."""
+        instance.report_run_failed(run, "its worker died")
+        return told(run, WILL_RETRY_TAG) == "true"
+
+    def told(run: DagsterRun, tag: str) -> str | None:
+        now = instance.get_run_by_id(run.run_id)
+        assert now
+        return now.tags.get(tag)
+
+    with instance_for_test(overrides=retries) as instance:
+        first = instance.create_run_for_job(_some_job)
+        fail_for_good(instance, first, "reached its time limit")
+        assert told(first, WILL_RETRY_TAG) == "false"
+        second = follow(first)
+        assert fails(second)
+        third = follow(second)
+        assert fails(third)
+        fourth = follow(third)
+        assert not fails(fourth)
+
+        # Whoever wants no retries gets none after that either.
+        first = instance.create_run_for_job(_some_job, tags={MAX_RETRIES_TAG: "0"})
+        fail_for_good(instance, first, "reached its time limit")
+        assert not fails(follow(first))
+
+
+def test_a_worker_is_asked_to_stop_once(tmp_path: Path):
+    spool = Spool(tmp_path)
+    spool.put(_entry("a"))
+    with pytest.raises(ControllerAway), spool.interrupting("a") as mine:
+        assert mine
+        raise ControllerAway
+    asked: list[bool] = []
+    barrier = threading.Barrier(8)
+
+    def ask() -> None:
+        barrier.wait()
+        with Spool(tmp_path).interrupting("a") as mine:
+            asked.append(mine)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(asked) == [False] * 7 + [True]
+
+
+def test_paths_may_have_blanks_and_per_cent_signs(commands: Path, tmp_path: Path):
+    (tmp_path / "a b").mkdir()
+    _command(tmp_path / "a b", "python", 'printf "%s|" "$@"')
+    script = slurm.script(Options(), [str(tmp_path / "a b" / "python"), "-m", "it", "the folder"])
+    done = subprocess.run(["/bin/bash"], input=script, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{slurm.BEGINS}\n-m|it|the folder|"
+    _command(commands, "sbatch", f'printf "%s\\n" "$@" > {shlex.quote(str(tmp_path / "asked"))}; echo 7')
+    slurm.submit(script, [], "name", Path("/a 50%a/%a.out"), 2)
+    assert "--output=/a 50%%a/%a.out" in (tmp_path / "asked").read_text().splitlines()
+
+
+@pytest.mark.parametrize(("end", "code"), [(lambda process: process.send_signal(signal.SIGTERM), 0), (None, 1)])
+def test_being_stopped_is_no_failure_of_the_services_and_one_that_ends_is(
+    commands: Path, tmp_path: Path, end: Callable[[subprocess.Popen[bytes]], None] | None, code: int
+):
+    """Dagster's commands are doubles: what is tested is the script."""
+    for name in ("dlc-platform", "dagster"):
+        _command(commands, name, "exit 0")
+    _command(commands, "dagster-webserver", f"echo $$ > {tmp_path}/webserver; exec sleep 600")
+    _command(commands, "dagster-daemon", f"echo $$ > {tmp_path}/daemon; exec sleep 600")
+    told = {"PATH": os.environ["PATH"], "LAB": str(tmp_path), "FOLDER": str(tmp_path)}
+    process = subprocess.Popen([DEPLOYMENT / "services"], env={**told, "DLC_PLATFORM_POSTGRES_URL": "postgresql://"})
+
+    def pids() -> list[int]:
+        files = [tmp_path / "webserver", tmp_path / "daemon"]
+        return [int(text) for file in files if file.exists() and (text := file.read_text().strip())]
+
+    wait("both services", lambda: len(pids()) == 2)
+    if end:
+        end(process)
+    else:
+        os.kill(pids()[1], signal.SIGKILL)
+    assert process.wait(60) == code
+    wait("the end of the webserver", lambda: not Path(f"/proc/{pids()[0]}/cmdline").exists())

@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psutil
 import pytest
 
 from dlc_platform.launchers.slurm_follower import JOB_TAG
+from dlc_platform.launchers.slurm_spool import Spool
 from dlc_platform_tests.launchers.slurm_lab import SlurmLab, missing, slurm_lab, wait
 from dlc_platform_tests.launchers.slurm_service import SlurmService, slurm_service
 
@@ -98,10 +100,15 @@ def test_runs_become_jobs_with_devices_for_those_that_need_one_and_secrets_stay_
 
 
 def test_a_backlog_is_an_array_and_what_waits_says_why(slurm: SlurmLab, service: SlurmService):
-    runs = [service.launch("on_gpu") for _ in range(5)]
+    spool = Spool(service.home / "slurm")
+    spool.folder.mkdir(mode=0o700, exist_ok=True)
+    with ExitStack() as stack:
+        # The follower looks at nothing until all are there, however long that takes.
+        wait("the follower's lock", lambda: stack.enter_context(spool.alone()))
+        runs = [service.launch("on_gpu") for _ in range(5)]
+        wait("their entries", lambda: all(spool.get(run) for run in runs))
     jobs = [_job(service, run) for run in runs]
-    assert any("_" in job for job in jobs)
-    assert len({job.split("_")[0] for job in jobs}) < len(runs)
+    assert len({job.split("_")[0] for job in jobs}) == 1
     wait("three that work", lambda: sum(bool(service.records(run, "begin")) for run in runs) == 3)
     waiting = [run for run in runs if not service.records(run, "begin")]
     for run in waiting:
@@ -207,6 +214,18 @@ def test_what_slurm_refuses_fails_with_its_words(slurm: SlurmLab, service: Slurm
     run = service.launch("on_cpu", {"dlc_platform/slurm/setup": "rm -r ~"})
     assert service.ends(run) == "FAILURE"
     assert "says nothing to Slurm" in service.messages(run)
+
+
+def test_runs_wait_while_their_partition_takes_no_jobs(slurm: SlurmLab, service: SlurmService):
+    slurm.ask("scontrol", "update", "PartitionName=work", "State=INACTIVE")
+    try:
+        run = service.launch("on_cpu")
+        service.says(run, "Slurm does not take this run now, so it waits")
+        assert not service.run(run).is_finished
+    finally:
+        slurm.ask("scontrol", "update", "PartitionName=work", "State=UP")
+    service.begins(run)
+    _finish(service, run)
 
 
 def test_without_a_controller_runs_go_on_and_new_ones_wait(slurm: SlurmLab, service: SlurmService):

@@ -198,6 +198,8 @@ class Job:
         As Slurm writes it: `12`, or `12_3` for a task of an array.
     code, signal
         How its script ended, once it has; 0 where it was not so.
+    name
+        That it was handed in under.
     """
 
     id: str
@@ -206,6 +208,7 @@ class Job:
     node: str = ""
     code: int = 0
     signal: int = 0
+    name: str = ""
 
     @property
     def is_waiting(self) -> bool:
@@ -303,19 +306,21 @@ def jobs(ids: Collection[str]) -> dict[str, Job]:
     ControllerAway
         When nobody answered.
     """
-    columns = "JobArrayID:|,State:|,exit_code:|,NodeList:|,Reason:"
+    columns = "JobArrayID:|,State:|,exit_code:|,NodeList:|,Name:|,Reason:"
     found: dict[str, Job] = {}
     for line in _ask(["squeue", "--noheader", "--me", "--array", "--states=all", f"--Format={columns}"]).splitlines():
-        job, state, status, node, reason = line.split("|", 4)
+        job, state, status, node, name, reason = line.split("|", 5)
         # The controller shows the status as wait() does.
         code, signal = int(status) >> 8, int(status) & 127
-        found[job] = Job(job, state, reason.strip(), node, code, signal)
+        found[job] = Job(job, state, reason.strip(), node, code, signal, name)
     if forgotten := set(ids) - set(found):
-        for line in _account([f"--jobs={','.join(sorted(forgotten))}", "--format=JobID,State,ExitCode,NodeList"]):
-            job, state, status, node = line.split("|")
+        for line in _account(
+            [f"--jobs={','.join(sorted(forgotten))}", "--format=JobID,State,ExitCode,NodeList,JobName"]
+        ):
+            job, state, status, node, name = line.split("|", 4)
             code, signal = (int(part) for part in status.split(":"))
             # "CANCELLED by 1000"
-            found[job] = Job(job, state.split()[0], node=node, code=code, signal=signal)
+            found[job] = Job(job, state.split()[0], node=node, code=code, signal=signal, name=name)
     return {job: found[job] for job in ids if job in found}
 
 

@@ -141,7 +141,9 @@ class SlurmFollower:
                 self._seen_of = numbers | {number}
                 self._seen = slurm.jobs(self._seen_of)
                 self._seen_at = time.monotonic()
-            return self._seen.get(number)
+            seen = self._seen.get(number)
+        # A controller that died without saving gives numbers again: then the job is another run's.
+        return seen if seen is not None and seen.name == entry.batch else None
 
     def end(self, entry: Entry, job: Job | None) -> Job:
         """How a job has ended that is not active any more, with what its output adds to Slurm's word."""

@@ -702,6 +702,11 @@ class Lab(_Section):
     avoid_busy_gpus: bool = Field(
         default=False, description="Leave GPUs alone on which somebody computes without the platform, as NVML sees it."
     )
+    dagster_yaml: Folder | None = Field(
+        default=None,
+        description="A file of the lab's own with parts of dagster.yaml, such as another run_launcher. They go before "
+        "those that the platform writes.",
+    )
     freshness: Freshness = Freshness()
     notify: Notify = Notify()
     schedules: Schedules = Schedules()
@@ -797,6 +802,7 @@ def load_lab(home: Path) -> Lab:
             "raw_roots": tuple(_absolute(home, root) for root in lab.raw_roots),
             "stage": _stage(lab.stage),
             "store": _absolute(home, lab.store),
+            "dagster_yaml": None if lab.dagster_yaml is None else _absolute(home, lab.dagster_yaml),
             "backups": lab.backups.model_copy(update={"folder": _absolute(home, lab.backups.folder)}),
             "projects": {
                 name: entry.model_copy(update={"path": _absolute(home, entry.path)})

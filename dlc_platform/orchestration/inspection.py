@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import yaml
 from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
@@ -18,7 +19,13 @@ from dagster._daemon.controller import get_daemon_statuses
 from dlc_platform.diagnosis import Finding
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.build import build_definitions
-from dlc_platform.orchestration.instance import environment_of, open_instance, pool_limits
+from dlc_platform.orchestration.instance import (
+    dagster_yaml,
+    environment_of,
+    open_instance,
+    pool_limits,
+    wanted_dagster_yaml,
+)
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG
 from dlc_platform.orchestration.schedules import MADE_BY, interval
 from dlc_platform.settings import Lab, load_lab
@@ -50,7 +57,7 @@ def inspect(home: Path) -> Iterator[Finding]:
         yield Finding("definitions", f"they do not load: {told}", "Mend what it names, and start the lab again")
         return
     yield Finding("definitions", f"they load; the stage is {lab.stage}")
-    if not (home / "dagster" / "dagster.yaml").exists():
+    if not dagster_yaml(home).exists():
         yield Finding("Dagster", "the lab was never up")
         return
     try:
@@ -64,7 +71,7 @@ def inspect(home: Path) -> Iterator[Finding]:
     with instance:
         alive = yield from _daemon(instance)
         yield from _limits(instance, lab)
-        yield from _monitoring(instance, lab)
+        yield from _monitoring(instance, home, lab)
         yield from _queue(instance, alive)
         yield from _instigators(instance, definitions, lab, alive)
         yield from _late(instance)
@@ -152,7 +159,7 @@ def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
         )
 
 
-def _monitoring(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
+def _monitoring(instance: dg.DagsterInstance, home: Path, lab: Lab) -> Iterator[Finding]:
     """Whether dead runs are noticed, tried again as lab.yaml says, and free their slots."""
     queue = instance.get_concurrency_config().run_queue_config
     off = [
@@ -170,15 +177,21 @@ def _monitoring(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
             "runs", f"dagster.yaml switches off: {', '.join(off)}", "Start the lab again, which writes it anew"
         )
         return
-    tries = instance.run_retries_max_retries
-    if tries != len(lab.runs.retry_minutes):
+    try:
+        wanted = wanted_dagster_yaml(home, lab)
+        written = yaml.safe_load(dagster_yaml(home).read_text(encoding="utf-8"))
+    except PlatformError as error:
+        yield Finding("runs", error.problem, error.remedy)
+        return
+    if other := sorted(key for key in wanted.keys() | written.keys() if wanted.get(key) != written.get(key)):
         yield Finding(
             "runs",
-            f"dagster.yaml has {tries} retries, and lab.yaml {len(lab.runs.retry_minutes)}",
+            f"dagster.yaml is not what lab.yaml asks for: {', '.join(other)}",
             "Start the lab again, which writes it anew",
             warning=True,
         )
         return
+    tries = instance.run_retries_max_retries
     yield Finding("runs", f"they are monitored, and tried again {tries} times when their worker dies")
 
 

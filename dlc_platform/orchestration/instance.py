@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import dagster as dg
 import yaml
@@ -45,13 +45,14 @@ def prepare(home: Path) -> dict[str, str]:
     Raises
     ------
     PlatformError
-        When lab.yaml is not valid or Postgres cannot be reached.
+        When lab.yaml or its `dagster_yaml` is not valid, or Postgres cannot be reached.
     """
     lab = load_lab(home)
+    wanted = wanted_dagster_yaml(home, lab)
     url = postgres_url(home)
     open_lab(url, lab).dispose()
     environment = environment_of(home)
-    _write(home / "dagster" / "dagster.yaml", yaml.safe_dump(_dagster_yaml(home, lab), sort_keys=False))
+    _write(dagster_yaml(home), yaml.safe_dump(wanted, sort_keys=False))
     with open_instance(environment) as instance:
         # The pool's default limit does not hold for the first runs of a new pool.
         for pool, limit in pool_limits(lab).items():
@@ -59,11 +60,42 @@ def prepare(home: Path) -> dict[str, str]:
     return environment
 
 
+def dagster_yaml(home: Path) -> Path:
+    """Where the lab's dagster.yaml lies."""
+    return home / "dagster" / "dagster.yaml"
+
+
+def wanted_dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
+    """What dagster.yaml has to say: what lab.yaml asks for, and before that the lab's own parts of it.
+
+    Raises
+    ------
+    PlatformError
+        When the file of the lab's own parts cannot be read or is not YAML of keys.
+    """
+    written = _dagster_yaml(home, lab)
+    if lab.dagster_yaml is None:
+        return written
+    try:
+        own = yaml.safe_load(lab.dagster_yaml.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlatformError(
+            f"{lab.dagster_yaml} cannot be read: {error.strerror}", "Correct dagster_yaml in lab.yaml"
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise PlatformError(
+            f"{lab.dagster_yaml} is not YAML: {' '.join(str(error).split())}", "Mend that line"
+        ) from error
+    if not isinstance(own, dict):
+        raise PlatformError(f"{lab.dagster_yaml} holds no keys", "Write parts of dagster.yaml into it")
+    return _merged(written, own)
+
+
 def environment_of(home: Path) -> dict[str, str]:
     """The environment variables of a lab that is prepared already; some of them hold a password."""
     environment = {
         HOME_VARIABLE: str(home),
-        "DAGSTER_HOME": str(home / "dagster"),
+        "DAGSTER_HOME": str(dagster_yaml(home).parent),
         "DAGSTER_DISABLE_TELEMETRY": "true",
         _URL_VARIABLE: dagster_url(postgres_url(home)).render_as_string(hide_password=False),
     }
@@ -130,7 +162,17 @@ def clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
             shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _dagster_yaml(home: Path, lab: Lab) -> dict:
+def _merged(written: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Key by key, the lab's own before what is written; what names a class is one piece with its configuration."""
+    merged = {**written, **own}
+    for key in written.keys() & own.keys():
+        old, new = written[key], own[key]
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and "class" not in new:
+            merged[key] = _merged(old, new)
+    return merged
+
+
+def _dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
     return {
         "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},
         "run_launcher": {

@@ -35,6 +35,7 @@ from sqlalchemy import Engine, text
 from dlc_platform import upkeep
 from dlc_platform.demo.render import write_video
 from dlc_platform.diagnosis import Finding
+from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration import inspection, run_history, sensors
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
@@ -335,6 +336,44 @@ def test_hygiene_is_written_into_dagster_yaml(kept: Kept) -> None:
         for pool in kept.definitions.resolve_asset_graph().get(key).pools or ()
     }
     assert pools == set(limits)
+
+
+def test_a_labs_own_parts_of_dagster_yaml_go_before_what_is_written(kept: Kept) -> None:
+    own = kept.home / "own.yaml"
+    settings = yaml.safe_load((kept.home / "lab.yaml").read_text())
+    (kept.home / "lab.yaml").write_text(yaml.safe_dump({**settings, "dagster_yaml": "own.yaml"}))
+    with pytest.raises(PlatformError, match=r"own\.yaml cannot be read"):
+        prepare(kept.home)
+    own.write_text("run_launcher: [")
+    with pytest.raises(PlatformError, match=r"own\.yaml is not YAML"):
+        prepare(kept.home)
+    own.write_text("- run_launcher")
+    with pytest.raises(PlatformError, match=r"own\.yaml holds no keys"):
+        prepare(kept.home)
+
+    launcher = {
+        "module": "dlc_platform.launchers.slurm_run_launcher",
+        "class": "SlurmRunLauncher",
+        "config": {"partition": "gpu"},
+    }
+    parts = {
+        "run_launcher": launcher,
+        "run_monitoring": {"max_resume_run_attempts": 3},
+        "concurrency": {"runs": {"max_concurrent_runs": 500}},
+    }
+    own.write_text(yaml.safe_dump(parts))
+    (runs,) = found(kept)["runs"]
+    assert "not what lab.yaml asks for: concurrency, run_launcher, run_monitoring" in runs.found and runs.warning
+    prepare(kept.home)
+    written = yaml.safe_load((kept.home / "dagster" / "dagster.yaml").read_text())
+    assert written["run_launcher"] == launcher
+    assert written["run_monitoring"]["max_resume_run_attempts"] == 3
+    assert written["run_monitoring"]["max_runtime_seconds"] == 43200
+    assert written["concurrency"]["runs"]["max_concurrent_runs"] == 500
+    assert written["concurrency"]["runs"]["tag_concurrency_limits"]
+    assert written["concurrency"]["pools"] == {"granularity": "run", "default_limit": 1}
+    (runs,) = found(kept)["runs"]
+    assert not runs.remedy, runs
 
 
 def found(kept: Kept) -> dict[str, list[Finding]]:

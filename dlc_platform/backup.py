@@ -102,10 +102,13 @@ class Restored:
 def backup(home: Path, file: Path) -> Backup:
     """Write the lab into a new file; it may be at work meanwhile. No password gets into the file.
 
+    The tables stay as they are: of an older platform's lab, that platform can make one again out of the file.
+
     Raises
     ------
     PlatformError
-        When the file exists or cannot be written, its folder is missing, or the database cannot be taken out.
+        When the file exists or cannot be written, its folder is missing, or the database cannot be taken out or has the
+        tables of a newer platform.
     """
     lab = load_lab(home)
     store = Store(lab.store)
@@ -116,12 +119,13 @@ def backup(home: Path, file: Path) -> Backup:
         folder = Path(private)
         engine = open_catalog(postgres_url(home))
         try:
-            migrate(engine)
-            recorded = registry.products(engine)
+            _require_tables(engine)
             with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
                 made_at = datetime.now(UTC)
                 dump_schemas(connection, _SCHEMAS, folder / _DATABASE)
                 migration, postgres = catalog_revision(connection), server_version(connection)
+                assert migration is not None
+                recorded = registry.named_products(connection)
         finally:
             engine.dispose()
         index = _index(store)
@@ -140,7 +144,7 @@ def backup(home: Path, file: Path) -> Backup:
         sums = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in _PARTS)
         (folder / _SUMS).write_text(sums)
         _pack(folder, file)
-    missing = sorted(store.path(*product) for product in recorded.keys() - index.keys())
+    missing = sorted(store.path(*product) for product in recorded - index.keys())
     return Backup(file, file.stat().st_size, len(index), missing)
 
 
@@ -184,6 +188,20 @@ def restore(file: Path, home: Path) -> Restored:
         changed=sorted(store.path(*product) for product, sha256 in index.items() if now.get(product, sha256) != sha256),
         unknown=sorted(store.path(*product) for product in now.keys() - index.keys()),
     )
+
+
+def _require_tables(engine: Engine) -> None:
+    """Make the tables of a lab that has none yet, and see that those of any other are known."""
+    with engine.connect() as connection:
+        found = catalog_revision(connection)
+        if found is not None and not knows_revision(connection, found):
+            raise PlatformError(
+                f"the tables of the catalogue are at {found}, which this version of the platform does not know: a "
+                "newer one has changed them",
+                "Make the backup with that version",
+            )
+    if found is None:
+        migrate(engine)
 
 
 def _index(store: Store) -> Index:

@@ -22,7 +22,7 @@ from alembic import command
 from sqlalchemy import URL, Engine, text
 
 from dlc_platform.backup import backup, restore
-from dlc_platform.catalog.database import alembic_config, open_catalog
+from dlc_platform.catalog.database import alembic_config, catalog_revision, open_catalog
 from dlc_platform.errors import PlatformError
 from dlc_platform.platform import Platform
 from dlc_platform.postgres import dump, server
@@ -350,10 +350,10 @@ def test_a_backup_of_another_version_is_refused(
     assert schemas(empty_database) == []
 
 
-def test_a_backup_of_older_tables_is_brought_up_to_date(
+def test_a_backup_leaves_older_tables_as_they_are_and_a_restore_brings_them_up_to_date(
     empty_database: URL, reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the first platform would have made it: the tables of then, and a session."""
+    """The backup before an upgrade is what goes back to the version before it."""
     home = reachable / "first"
     home.mkdir()
     (home / "lab.yaml").write_text(LAB_YAML)
@@ -364,11 +364,11 @@ def test_a_backup_of_older_tables_is_brought_up_to_date(
         command.upgrade(alembic_config(connection), "0001")
         row = "insert into dlc.session (key, subject, name, folder) values ('sub-1_ses-1', '1', '1', '/raw')"
         connection.execute(text(row))
-    with monkeypatch.context() as then:
-        then.setattr("dlc_platform.backup.migrate", lambda engine: None)
-        then.setattr("dlc_platform.catalog.registry.products", lambda engine: {})
-        backup(home, reachable / "file")
+    made = backup(home, reachable / "file")
+    assert made.missing == []
     assert json.loads(parts(reachable / "file")["manifest.json"])["revision"] == "0001"
+    with engine.connect() as connection:
+        assert catalog_revision(connection) == "0001"
     monkeypatch.delenv(POSTGRES_VARIABLE)
     restore(reachable / "file", reachable / "second")
     lab = Platform(reachable / "second")
@@ -376,6 +376,21 @@ def test_a_backup_of_older_tables_is_brought_up_to_date(
     with lab._engine.connect() as connection:
         assert connection.scalar(text("select key from dlc.subject")) == "1"
     lab._engine.dispose()
+
+
+def test_tables_of_a_newer_platform_are_not_backed_up_by_an_older_one(home: Path, outside: URL, tmp_path: Path) -> None:
+    execute(outside, "update dlc.alembic_version set version_num = '9999'")
+    with pytest.raises(PlatformError, match="at 9999, which this version of the platform does not know"):
+        backup(home, tmp_path / "newer")
+    assert not (tmp_path / "newer").exists()
+
+
+def test_a_lab_without_tables_can_be_backed_up(
+    empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB_YAML)
+    monkeypatch.setenv(POSTGRES_VARIABLE, empty_database.render_as_string(hide_password=False))
+    assert backup(tmp_path, tmp_path / "file").products == 0
 
 
 def fail(*_: object) -> None:

@@ -40,10 +40,9 @@ def open_unchanged(url: URL) -> Engine | None:
 
     engine = open_catalog(url)
     with engine.connect() as connection:
-        if connection.scalar(text("select to_regclass(:table)"), {"table": f"{SCHEMA}.alembic_version"}) is None:
+        if (found := catalog_revision(connection)) is None:
             return None
-        head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
-        if catalog_revision(connection) != head:
+        if found != ScriptDirectory.from_config(alembic_config(connection)).get_current_head():
             raise PlatformError(
                 "the catalogue has the tables of another version of the platform",
                 "Run any other command, such as `dlc-platform sessions HOME`, which brings them up to date",
@@ -64,8 +63,10 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
-def catalog_revision(connection: Connection) -> str:
-    """The migration that the catalogue's tables are at."""
+def catalog_revision(connection: Connection) -> str | None:
+    """The migration that the catalogue's tables are at; None where there are none."""
+    if connection.scalar(text("select to_regclass(:table)"), {"table": f"{SCHEMA}.alembic_version"}) is None:
+        return None
     return connection.execute(text(f"select version_num from {SCHEMA}.alembic_version")).scalar_one()
 
 

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, delete, func, literal, or_, orm, select, text, update
+from sqlalchemy import Connection, Engine, Select, delete, func, inspect, literal, or_, orm, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.tables import (
+    SCHEMA,
     Base,
     Bodypart,
     Camera,
@@ -785,6 +786,17 @@ def products(engine: Engine) -> dict[Product, str | None]:
             for identity, manifest_sha256 in connection.execute(select(table.id, table.manifest_sha256)):
                 found[kind, identity] = manifest_sha256
     return found
+
+
+def named_products(connection: Connection) -> set[Product]:
+    """Every product of the store that a row names; the tables may be those of an older platform."""
+    there = set(inspect(connection).get_table_names(SCHEMA))
+    return {
+        (kind, identity)
+        for kind, table in _PRODUCTS.items()
+        if table.__tablename__ in there
+        for identity in connection.scalars(select(table.id))
+    }
 
 
 def is_recorded(engine: Engine, kind: Kind, identity: str) -> bool:

@@ -286,9 +286,11 @@ def running(
             say("Starting the Dagster webserver and daemon")
             services.start()
             services.wait_until_ready()
+            _tell_systemd("READY=1")
             yield services
         finally:
             with _undisturbed():
+                _tell_systemd("STOPPING=1")
                 say("Stopping")
                 try:
                     if services is not None and (stopped := services.stop()):
@@ -296,6 +298,14 @@ def running(
                 finally:
                     if embedded and not is_used(home):
                         server.stop(home / "postgres")
+
+
+def _tell_systemd(state: str) -> None:
+    """Say how it stands to the systemd whose unit this is, if it is one (sd_notify(3))."""
+    if place := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            # What begins with @ has no file.
+            sender.sendto(state.encode(), place.replace("@", "\0", 1) if place.startswith("@") else place)
 
 
 @contextlib.contextmanager

@@ -246,6 +246,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let workers side by side (`-n`) share the work by files, but for what is one lab or one machine's devices."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        if "lab_home" in getattr(item, "fixturenames", ()):
+            group = "lab"
+        elif place.parts[0] == "launchers":
+            group = "launchers"
+        else:
+            group = str(place)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo

@@ -242,6 +242,30 @@ def test_production_goes_back_to_releases_alone(environment: str, tag: str, take
     assert ("::error::c0ffee is no release" in done.stdout) != taken
 
 
+@pytest.mark.parametrize(
+    ("deployment", "told"),
+    [
+        ("workstation", {"DEPLOYMENT_FOLDER"}),
+        ("kubernetes", {"IMAGE", "LAB_FILE", "SIGN_ON_IMAGE"}),
+        ("local", {"REPOSITORY"}),
+    ],
+)
+def test_each_deployment_is_told_only_what_its_target_does_not_say(deployment: str, told: set[str]):
+    job = workflow("deploy-to.yml")["jobs"]["deploy"]
+    assert job["env"].keys() == {"TAG", "DEPLOYMENT"}
+    checkout, known, *steps = job["steps"]
+    assert checkout["with"]["ref"] == "${{ inputs.tag }}"
+    (step,) = [step for step in steps if step["if"] == f"env.DEPLOYMENT == '{deployment}'"]
+    assert step["env"].keys() == told
+    # From the checkout itself: nothing that is at work is replaced before the script has looked at the new version.
+    assert step["run"] == f'deployments/{deployment}/deploy "$TAG"'
+    assert os.access(DEPLOYMENTS / deployment / "deploy", os.X_OK)
+    for name, code in ((deployment, 0), ("slurm", 1)):
+        assert (
+            subprocess.run(["bash", "-e", "-c", known["run"]], env={"DEPLOYMENT": name}, check=False).returncode == code
+        )
+
+
 def test_the_image_runs_as_an_ordinary_user_and_holds_only_what_it_needs():
     lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
     stages = [line.split() for line in lines if line.startswith("FROM ")]

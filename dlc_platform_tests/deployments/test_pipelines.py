@@ -1,10 +1,12 @@
 """What runs elsewhere: the workflows, the scripts and the image, against published schemas and our own command line."""
 
+import importlib.metadata
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ ROOT = DEPLOYMENTS.parent
 WORKFLOWS = ROOT / ".github" / "workflows"
 SCRIPTS = [
     DEPLOYMENTS / "entrypoint",
+    DEPLOYMENTS / "pinned",
     DEPLOYMENTS / "postgres" / "initialise.sh",
     *sorted(DEPLOYMENTS.glob("*/deploy")),
     DEPLOYMENTS / "workstation" / "make-secrets",
@@ -289,3 +292,40 @@ def test_the_image_runs_as_an_ordinary_user_and_holds_only_what_it_needs():
     assert all((ROOT / one).exists() for one in given)
     # `uv pip install` takes the dependencies alone; the tests' are in a group.
     assert not any("uv sync" in line or "uv run" in line for line in lines)
+
+
+def constraints() -> set[str]:
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"])
+
+
+@pytest.mark.parametrize(
+    ("installed", "complaint"),
+    [
+        ("{torch}+cpu {rich}", ""),
+        ("numpy==1.0 {rich}", "numpy==1.0 is not what"),
+        ("{torch} a-stranger==1.0", "a-stranger==1.0 is not what"),
+    ],
+)
+def test_the_image_holds_the_versions_of_pyproject_alone(tmp_path: Path, installed: str, complaint: str):
+    """By a double of uv, which says what is installed."""
+    lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
+    installing = [line for line in lines if "uv pip install" in line and "--no-deps" not in line]
+    assert len(installing) == 2
+    assert all("--requirements pyproject.toml" in line and line.endswith(" && pinned") for line in installing)
+    known = {one.partition("==")[0]: one for one in constraints()}
+    (tmp_path / "uv").write_text(f"#!/bin/sh\nprintf '%s\\n' {installed.format(**known)}\n")
+    (tmp_path / "uv").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [DEPLOYMENTS / "pinned"], cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+    )
+    assert complaint in done.stderr
+    assert done.returncode == (1 if complaint else 0), done.stderr
+
+
+def test_the_tests_run_with_the_versions_of_pyproject():
+    here = {
+        f"{re.sub(r'[-_.]+', '-', one.name).lower()}=={one.version.partition('+')[0]}"
+        for one in importlib.metadata.distributions()
+    }
+    assert {one for one in here - constraints() if not one.startswith("dlc-platform==")} == set()

@@ -238,6 +238,9 @@ class Cluster:
         _, said = process.communicate(timeout=120)
         return process.returncode, said
 
+    def run(self, commands: str) -> None:
+        subprocess.run(["sh", "-euc", commands], cwd=FOLDER, env=self._environment | {"JOB": ""}, check=True)
+
     @property
     def calls(self) -> list[str]:
         return self._calls.read_text().splitlines() if self._calls.exists() else []
@@ -319,6 +322,28 @@ def test_another_lab_yaml_makes_other_pods_and_what_helm_puts_back_has_its_own_a
     assert cluster.at_work() != before
     for name, text in kept.items():
         assert (cluster.applied / name).read_text() == text
+
+
+def test_a_backup_is_restored_by_a_job_that_sees_the_backups_of_deploy(cluster: Cluster):
+    block = (DEPLOYMENTS / "README.md").read_text().partition("In Kubernetes the server is your own.")[2]
+    commands = block.partition("\n\n    ")[2].partition("\n\n")[0]
+    cluster.run(commands)
+    assert [call.split()[2] for call in cluster.calls] == ["scale", "--filename", "wait", "delete"]
+    (job,) = [one for name, one in MANIFESTS if name == "migrate.yaml-Job-migrate-RELEASE"]
+    restored = yaml.safe_load((cluster.applied / "restore.yaml").read_text())
+    kubernetes_validate.validate(restored, KUBERNETES, strict=True)
+    assert restored["spec"]["template"]["spec"]["securityContext"] == job["spec"]["template"]["spec"]["securityContext"]
+    (container,) = restored["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.org/dlc-platform:v1"
+    (backing_up,) = [one for one in job["spec"]["template"]["spec"]["initContainers"] if one["name"] == "backup"]
+    folder = Path(backing_up["args"][-1]).parent
+    assert Path(container["args"][2]).parent == folder
+    volumes = {one["name"]: one for one in job["spec"]["template"]["spec"]["volumes"]}
+    for mount in container["volumeMounts"]:
+        (volume,) = [one for one in restored["spec"]["template"]["spec"]["volumes"] if one["name"] == mount["name"]]
+        assert volume == volumes[mount["name"]]
+    (url,) = container["env"]
+    assert url in backing_up["env"]
 
 
 def test_the_commands_of_the_readme_need_no_root_and_git_leaves_the_secrets_out(

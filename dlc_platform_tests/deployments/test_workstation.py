@@ -384,11 +384,28 @@ def test_the_unit_starts_what_is_down_and_nothing_while_a_deployment_is_under_wa
     told = {"cwd": machine.place / "current", "env": machine.environment | {"FAIL": "nothing", "TAG": ""}}
     before = machine.calls
     subprocess.run(unit_command(machine), check=True, **told)
-    assert machine.calls == [*before, ": compose up --detach --wait --no-recreate"]
+    assert machine.calls == [*before, ": compose --progress quiet up --detach --wait --no-recreate"]
     with (machine.place / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run(unit_command(machine), check=True, **told)
     assert len(machine.calls) == len(before) + 1
+
+
+def test_a_deployment_waits_for_another_one(machine: Machine):
+    with (machine.place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            [machine.checkout / "workstation" / "deploy", "v2"],
+            env=machine.environment | {"FAIL": "nothing"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        assert "waiting" in process.stderr.readline()
+        assert machine.calls == []
+    assert process.wait(60) == 0
+    process.stderr.close()
+    assert machine.in_force()[0] == "v2"
 
 
 def test_systemd_knows_every_line_of_the_units(tmp_path: Path):

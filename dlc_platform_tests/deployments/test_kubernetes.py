@@ -4,6 +4,14 @@ The chart's values are checked against `chart_values.yaml`; with the chart itsel
 """
 
 import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +23,7 @@ from dagster._config import process_config, resolve_to_config_type
 from jsonschema import Draft202012Validator
 
 from dlc_platform_tests.deployments.conftest import DEPLOYMENTS
+from dlc_platform_tests.orchestration.up import wait_for
 
 FOLDER = DEPLOYMENTS / "kubernetes"
 #: The oldest that its makers still mend.
@@ -144,3 +153,250 @@ def test_no_pod_has_more_than_it_needs():
     # The webserver, which people reach, knows nothing of the catalogue.
     assert "platform_url" not in json.dumps(described["dagsterWebserver"])
     assert "password" not in json.dumps(described["postgresql"])
+
+
+def test_the_proxy_signs_on_as_that_of_the_workstation_does():
+    compose = yaml.safe_load((DEPLOYMENTS / "workstation" / "compose.yaml").read_text())["services"]["sign-on"]
+    (deployment,) = [one for _, one in MANIFESTS if one["kind"] == "Deployment"]
+    (container,) = [one for one in deployment["spec"]["template"]["spec"]["containers"] if one["name"] == "sign-on"]
+    here = {one["name"]: one["value"] for one in container["env"]}
+    assert here.keys() == compose["environment"].keys()
+    # It is reached from its own pod alone.
+    assert here.pop("OAUTH2_PROXY_HTTP_ADDRESS") == "127.0.0.1:4180"
+    for name, value in here.items():
+        said = re.sub(r"\$\{\w+:-(.*)\}", r"\1", compose["environment"][name])
+        assert value == said or said.startswith("${"), name
+
+
+#: Doubles of kubectl and helm: they write down what they were asked for, and keep what was applied in a folder. A job
+#: is as JOB says, and helm ends with the code in HELM.
+KUBECTL = r"""#!/bin/sh
+echo "kubectl $*" >> "$CALLS"
+case "$*" in
+    *"create configmap"*)
+        file=$(printf '%s' "$6" | sed 's/.*=//')
+        printf 'kind: ConfigMap\nmetadata: {name: %s}\ndata:\n  it: |\n' "$5"
+        sed 's/^/    /' "$file"
+        ;;
+    *"apply --filename -")
+        cat > "$APPLIED/new"
+        name=$(grep --max-count 1 --only-matching 'name: [A-Za-z0-9-]*' "$APPLIED/new" | sed 's/.*: //')
+        mv "$APPLIED/new" "$APPLIED/$name.yaml"
+        ;;
+    *"get job"*conditions*type*) echo "$JOB" ;;
+esac
+"""
+#: And what makes secrets reads the files that it is given.
+READING = r"""
+case "$*" in
+    *"create secret"*)
+        for given in "$@"; do
+            case "$given" in --from-file=* | --cert=* | --key=*) cat "${given##*=}" > /dev/null || exit 1 ;; esac
+        done
+        ;;
+esac
+"""
+HELM = r"""#!/bin/sh
+echo "helm $*" >> "$CALLS"
+while [ "$1" != --values ]; do shift; done
+cp "$2" "$APPLIED/values.yaml"
+exit "$HELM"
+"""
+
+
+class Cluster:
+    """Doubles of a cluster, and the script that brings a version to it."""
+
+    def __init__(self, folder: Path):
+        self.lab_file = folder / "lab.yaml"
+        self.lab_file.write_text("name: a\n")
+        self.applied = folder / "applied"
+        self.applied.mkdir()
+        for name, text in (("kubectl", KUBECTL), ("helm", HELM)):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        self._calls = folder / "calls"
+        self._environment = {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "CALLS": str(self._calls),
+            "APPLIED": str(self.applied),
+            "IMAGE": "registry/dlc-platform",
+            "LAB_FILE": str(self.lab_file),
+            "SIGN_ON_IMAGE": "registry/oauth2-proxy:v7",
+        }
+
+    def deploy(self, job: str = "SuccessCriteriaMet Complete", helm: int = 0, poll: int = 0) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [FOLDER / "deploy", "v2"],
+            env=self._environment | {"JOB": job, "HELM": str(helm), "POLL_SECONDS": str(poll)},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def ended(self, process: subprocess.Popen[str]) -> tuple[int, str]:
+        _, said = process.communicate(timeout=120)
+        return process.returncode, said
+
+    def run(self, commands: str) -> None:
+        subprocess.run(["sh", "-euc", commands], cwd=FOLDER, env=self._environment | {"JOB": ""}, check=True)
+
+    @property
+    def calls(self) -> list[str]:
+        return self._calls.read_text().splitlines() if self._calls.exists() else []
+
+    def at_work(self) -> set[str]:
+        """What the release of Helm and the proxy mount, by the names of configuration maps."""
+        names = set()
+        for file in ("values.yaml", "proxy.yaml"):
+            if (self.applied / file).exists():
+                names |= set(re.findall(r"configMap: \{name: ([\w-]+)\}", (self.applied / file).read_text()))
+        return names
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def test_a_version_starts_when_its_job_is_complete_and_with_the_lab_yaml_that_the_job_saw(cluster: Cluster):
+    code, said = cluster.ended(cluster.deploy())
+    assert code == 0, said
+    verbs = [call for call in cluster.calls if "apply" in call or "get job" in call or call.startswith("helm")]
+    assert verbs.index(next(call for call in verbs if "get job" in call)) < verbs.index(
+        next(call for call in verbs if call.startswith("helm"))
+    )
+    (job,) = cluster.applied.glob("migrate-v2-*.yaml")
+    described = yaml.safe_load(job.read_text())
+    kubernetes_validate.validate(described, KUBERNETES, strict=True)
+    assert described["spec"]["activeDeadlineSeconds"] < 400 * 10
+    (of_job,) = [
+        one["configMap"]["name"] for one in described["spec"]["template"]["spec"]["volumes"] if "configMap" in one
+    ]
+    assert "name: a" in (cluster.applied / f"{of_job}.yaml").read_text()
+    (caddyfile,) = cluster.at_work() - {of_job}
+    assert cluster.at_work() == {of_job, caddyfile}
+    assert (cluster.applied / f"{caddyfile}.yaml").exists()
+    for document in yaml.safe_load_all((cluster.applied / "proxy.yaml").read_text()):
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    assert not any("delete" in call for call in cluster.calls)
+
+
+@pytest.mark.parametrize("job", ["FailureTarget Failed", ""], ids=["failed", "never ends"])
+def test_a_job_that_does_not_succeed_changes_nothing_and_does_not_go_on(cluster: Cluster, job: str):
+    assert cluster.ended(cluster.deploy())[0] == 0
+    before, calls = cluster.at_work(), len(cluster.calls)
+    kept = {file.name: file.read_text() for file in cluster.applied.glob("dlc-platform-*")}
+    cluster.lab_file.write_text("name: broken\n")
+    code, said = cluster.ended(cluster.deploy(job))
+    assert code == 1
+    assert "v2 was not deployed; what was at work still is" in said
+    after = cluster.calls[calls:]
+    (deleted,) = [call for call in after if " delete job migrate-v2-" in call]
+    (logs,) = [call for call in after if " logs job/migrate-v2-" in call]
+    assert after.index(logs) < after.index(deleted)
+    assert not any(call.startswith("helm") for call in after)
+    assert cluster.at_work() == before
+    for name, text in kept.items():
+        assert (cluster.applied / name).read_text() == text
+
+
+def test_a_deployment_that_is_cut_off_leaves_no_migration_behind(cluster: Cluster):
+    process = cluster.deploy("", poll=30)
+    wait_for(lambda: any("get job" in call for call in cluster.calls))
+    os.killpg(process.pid, signal.SIGTERM)
+    code, said = cluster.ended(process)
+    assert code == 143, said
+    assert any(" delete job migrate-v2-" in call for call in cluster.calls)
+    assert not any(call.startswith("helm") for call in cluster.calls)
+
+
+def test_another_lab_yaml_makes_other_pods_and_what_helm_puts_back_has_its_own_again(cluster: Cluster):
+    assert cluster.ended(cluster.deploy())[0] == 0
+    before = cluster.at_work()
+    kept = {file.name: file.read_text() for file in cluster.applied.glob("dlc-platform-*")}
+    cluster.lab_file.write_text("name: b\n")
+    code, _ = cluster.ended(cluster.deploy(helm=1))
+    assert code == 1
+    assert not any(" delete job" in call for call in cluster.calls)
+    assert cluster.at_work() != before
+    for name, text in kept.items():
+        assert (cluster.applied / name).read_text() == text
+
+
+def test_a_backup_is_restored_by_a_job_that_sees_the_backups_of_deploy(cluster: Cluster):
+    block = (DEPLOYMENTS / "README.md").read_text().partition("In Kubernetes the server is your own.")[2]
+    commands = block.partition("\n\n    ")[2].partition("\n\n")[0]
+    cluster.run(commands)
+    assert [call.split()[2] for call in cluster.calls] == ["scale", "--filename", "wait", "delete"]
+    (job,) = [one for name, one in MANIFESTS if name == "migrate.yaml-Job-migrate-RELEASE"]
+    restored = yaml.safe_load((cluster.applied / "restore.yaml").read_text())
+    kubernetes_validate.validate(restored, KUBERNETES, strict=True)
+    assert restored["spec"]["template"]["spec"]["securityContext"] == job["spec"]["template"]["spec"]["securityContext"]
+    (container,) = restored["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.org/dlc-platform:v1"
+    (backing_up,) = [one for one in job["spec"]["template"]["spec"]["initContainers"] if one["name"] == "backup"]
+    folder = Path(backing_up["args"][-1]).parent
+    assert Path(container["args"][2]).parent == folder
+    volumes = {one["name"]: one for one in job["spec"]["template"]["spec"]["volumes"]}
+    for mount in container["volumeMounts"]:
+        (volume,) = [one for one in restored["spec"]["template"]["spec"]["volumes"] if one["name"] == mount["name"]]
+        assert volume == volumes[mount["name"]]
+    (url,) = container["env"]
+    assert url in backing_up["env"]
+
+
+def test_the_commands_of_the_readme_need_no_root_and_git_leaves_the_secrets_out(
+    make_reachable: Callable[[], AbstractContextManager[Path]], tmp_path: Path
+):
+    """Whoever calls kubectl reads the files that make-secrets made."""
+    text = (DEPLOYMENTS / "README.md").read_text().partition("## A cluster")[2]
+    block = text.partition("\n\n    ")[2].partition("\n\n")[0]
+    with make_reachable() as folder:
+        checkout = folder / "checkout"
+        shutil.copytree(DEPLOYMENTS, checkout / "deployments")
+        here = checkout / "deployments" / "kubernetes"
+        (here / "lab.yaml").write_text("name: a\n")
+        (here / "secrets").mkdir()
+        for name in ("tls.crt", "tls.key"):
+            (here / "secrets" / name).write_text("of an authority")
+        (folder / "applied").mkdir()
+        for name, double in (("kubectl", KUBECTL + READING), ("helm", HELM)):
+            (folder / name).write_text(double)
+            (folder / name).chmod(0o755)
+        someone: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            account = pwd.getpwnam("nobody")
+            for path in [folder, *folder.rglob("*")]:
+                os.chown(path, account.pw_uid, account.pw_gid)
+            someone = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        environment = {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "CALLS": str(folder / "calls"),
+            "APPLIED": str(folder / "applied"),
+            "JOB": "Complete",
+            "HELM": "0",
+        }
+        done = subprocess.run(
+            ["sh", "-euc", block],
+            cwd=checkout,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            **someone,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "v1 is in force" in done.stderr
+        calls = (folder / "calls").read_text()
+        for _, manifest in MANIFESTS:
+            if manifest["kind"] == "Secret":
+                (call,) = [line for line in calls.splitlines() if f" {manifest['metadata']['name']} " in line]
+                # By the name that is given, or by that of the file.
+                for key in manifest["stringData"]:
+                    assert re.search(rf"(=|/){re.escape(key)}(=| |$)", call), (key, call)
+        assert "postgres.lab.example.org" in (here / "secrets" / "platform_url").read_text()
+        subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+        shutil.copy(DEPLOYMENTS.parent / ".gitignore", tmp_path)
+        for name in ("deployments/kubernetes/secrets/platform_url", "deployments/workstation/.env"):
+            subprocess.run(["git", "-C", tmp_path, "check-ignore", "--quiet", name], check=True)

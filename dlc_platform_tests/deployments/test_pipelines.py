@@ -1,9 +1,12 @@
 """What runs elsewhere: the workflows, the scripts and the image, against published schemas and our own command line."""
 
+import importlib.metadata
+import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ ROOT = DEPLOYMENTS.parent
 WORKFLOWS = ROOT / ".github" / "workflows"
 SCRIPTS = [
     DEPLOYMENTS / "entrypoint",
+    DEPLOYMENTS / "pinned",
     DEPLOYMENTS / "postgres" / "initialise.sh",
     *sorted(DEPLOYMENTS.glob("*/deploy")),
     DEPLOYMENTS / "workstation" / "make-secrets",
@@ -106,7 +110,7 @@ def test_each_workflow_may_do_no_more_than_it_needs():
         for name, job in workflow(file.name)["jobs"].items()
         if job.get("permissions", {}).get("packages") == "write"
     }
-    assert writing == {("deploy.yml", "image"), ("deploy.yml", "release")}
+    assert writing == {("deploy.yml", "image"), ("deploy.yml", "staged"), ("deploy.yml", "release")}
 
 
 def test_main_goes_to_staging_and_a_release_to_production():
@@ -116,14 +120,153 @@ def test_main_goes_to_staging_and_a_release_to_production():
     assert jobs["image"]["needs"] == jobs["release"]["needs"] == "ci"
     assert jobs["image"]["if"] == "github.ref == 'refs/heads/main'"
     assert jobs["release"]["if"] == "startsWith(github.ref, 'refs/tags/v')"
-    for name, needs in (("staging", "image"), ("production", "release")):
+    for name, needs in (("staging", "image"), ("staged", "staging"), ("production", "release")):
         assert jobs[name]["needs"] == needs
+    for name in ("staging", "production"):
         assert jobs[name]["with"]["environment"] == name
     deployed = workflow("deploy-to.yml")["jobs"]["deploy"]
     assert deployed["environment"] == "${{ inputs.environment }}"
     assert deployed["concurrency"]["cancel-in-progress"] is False
     asked = workflow("rollback.yml")["on"]["workflow_dispatch"]["inputs"]
     assert asked["environment"]["options"] == ["staging", "production"]
+
+
+#: A double of docker with a registry, which is a folder: each tag is a file with what is in the image.
+REGISTRY = r"""#!/bin/sh
+file() { printf '%s/%s' "$IMAGES" "$(printf '%s' "$1" | tr '/:' '--')"; }
+case "$1 $2 ${3:-}" in
+    "login "*) cat > /dev/null ;;
+    "build "*) ;;
+    "push "*) echo "$GITHUB_SHA" > "$(file "$2")" ;;
+    "buildx imagetools inspect") cat "$(file "$4")" ;;
+    "buildx imagetools create") cp "$(file "$6")" "$(file "$5")" ;;
+    *) echo "docker knows no $*" >&2; exit 1 ;;
+esac
+"""
+
+
+class Pipeline:
+    """The workflow `deploy`: its steps run in the order of their jobs, and how the called workflows end is given."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.images = folder / "images"
+        self.images.mkdir()
+        (folder / "docker").write_text(REGISTRY)
+        (folder / "docker").chmod(0o755)
+
+    def push(self, ref: str, commit: str, **ends: bool) -> tuple[dict[str, bool], str]:
+        """How the jobs that were run ended, and what their steps said."""
+        conditions = {
+            None: True,
+            "github.ref == 'refs/heads/main'": ref == "refs/heads/main",
+            "startsWith(github.ref, 'refs/tags/v')": ref.startswith("refs/tags/v"),
+        }
+        ended: dict[str, bool] = {}
+        said = ""
+        for name, job in workflow("deploy.yml")["jobs"].items():
+            if not ended.get(job.get("needs", ""), "needs" not in job) or not conditions[job.get("if")]:
+                continue
+            ended[name] = ends.get(name, True)
+            for step in job.get("steps", []):
+                if ended[name] and "run" in step and "sudo" not in step["run"]:
+                    done = self._run(step["run"], ref, commit)
+                    ended[name] = done.returncode == 0
+                    said += done.stdout + done.stderr
+        return ended, said
+
+    def _run(self, script: str, ref: str, commit: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "PATH": f"{self.folder}:{os.environ['PATH']}",
+            "IMAGES": str(self.images),
+            "IMAGE": "registry/dlc-platform",
+            "REGISTRY": "registry",
+            "TARGET": "cpu",
+            "TOKEN": "token",
+            "GITHUB_ACTOR": "ada",
+            "GITHUB_SHA": commit,
+            "GITHUB_REF_NAME": ref.rpartition("/")[2],
+        }
+        command = ["bash", "-e", "-o", "pipefail", "-c", script]
+        return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+
+    def tags(self) -> dict[str, str]:
+        """The commit in each image by its tag."""
+        return {
+            file.name.removeprefix("registry-dlc-platform-"): file.read_text().strip() for file in self.images.iterdir()
+        }
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    return Pipeline(tmp_path)
+
+
+def test_a_release_is_the_image_that_staging_ran(pipeline: Pipeline):
+    ended, _ = pipeline.push("refs/heads/main", "c0ffee")
+    assert ended == {"ci": True, "image": True, "staging": True, "staged": True}
+    ended, _ = pipeline.push("refs/tags/v1", "c0ffee")
+    assert ended == {"ci": True, "release": True, "production": True}
+    assert pipeline.tags() == {"c0ffee": "c0ffee", "c0ffee-staged": "c0ffee", "v1": "c0ffee"}
+
+
+@pytest.mark.parametrize("failed", ["image", "staging"])
+def test_what_staging_did_not_run_goes_to_no_production(pipeline: Pipeline, failed: str):
+    pipeline.push("refs/heads/main", "c0ffee", **{failed: False})
+    ended, said = pipeline.push("refs/tags/v1", "c0ffee")
+    assert ended == {"ci": True, "release": False}
+    assert "::error::v1 is not released, because staging has not run its commit c0ffee" in said
+    assert "v1" not in pipeline.tags()
+
+
+def test_a_release_whose_tests_failed_goes_nowhere(pipeline: Pipeline):
+    assert pipeline.push("refs/heads/main", "c0ffee", ci=False)[0] == {"ci": False}
+    pipeline.push("refs/heads/main", "c0ffee")
+    assert pipeline.push("refs/tags/v1", "c0ffee", ci=False)[0] == {"ci": False}
+    assert "v1" not in pipeline.tags()
+
+
+@pytest.mark.parametrize(
+    ("environment", "tag", "taken"),
+    [("staging", "c0ffee", True), ("staging", "v1", True), ("production", "v1", True), ("production", "c0ffee", False)],
+)
+def test_production_goes_back_to_releases_alone(environment: str, tag: str, taken: bool):
+    jobs = workflow("rollback.yml")["jobs"]
+    assert jobs["rollback"]["needs"] == "released"
+    (step,) = jobs["released"]["steps"]
+    done = subprocess.run(
+        ["bash", "-e", "-c", step["run"]],
+        env={"ENVIRONMENT": environment, "TAG": tag},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode == 0) == taken
+    assert ("::error::c0ffee is no release" in done.stdout) != taken
+
+
+@pytest.mark.parametrize(
+    ("deployment", "told"),
+    [
+        ("workstation", {"DEPLOYMENT_FOLDER"}),
+        ("kubernetes", {"IMAGE", "LAB_FILE", "SIGN_ON_IMAGE"}),
+        ("local", {"REPOSITORY"}),
+    ],
+)
+def test_each_deployment_is_told_only_what_its_target_does_not_say(deployment: str, told: set[str]):
+    job = workflow("deploy-to.yml")["jobs"]["deploy"]
+    assert job["env"].keys() == {"TAG", "DEPLOYMENT"}
+    checkout, known, *steps = job["steps"]
+    assert checkout["with"]["ref"] == "${{ inputs.tag }}"
+    (step,) = [step for step in steps if step["if"] == f"env.DEPLOYMENT == '{deployment}'"]
+    assert step["env"].keys() == told
+    # From the checkout itself: nothing that is at work is replaced before the script has looked at the new version.
+    assert step["run"] == f'deployments/{deployment}/deploy "$TAG"'
+    assert os.access(DEPLOYMENTS / deployment / "deploy", os.X_OK)
+    for name, code in ((deployment, 0), ("slurm", 1)):
+        assert (
+            subprocess.run(["bash", "-e", "-c", known["run"]], env={"DEPLOYMENT": name}, check=False).returncode == code
+        )
 
 
 def test_the_image_runs_as_an_ordinary_user_and_holds_only_what_it_needs():
@@ -149,3 +292,40 @@ def test_the_image_runs_as_an_ordinary_user_and_holds_only_what_it_needs():
     assert all((ROOT / one).exists() for one in given)
     # `uv pip install` takes the dependencies alone; the tests' are in a group.
     assert not any("uv sync" in line or "uv run" in line for line in lines)
+
+
+def constraints() -> set[str]:
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"])
+
+
+@pytest.mark.parametrize(
+    ("installed", "complaint"),
+    [
+        ("{torch}+cpu {rich}", ""),
+        ("numpy==1.0 {rich}", "numpy==1.0 is not what"),
+        ("{torch} a-stranger==1.0", "a-stranger==1.0 is not what"),
+    ],
+)
+def test_the_image_holds_the_versions_of_pyproject_alone(tmp_path: Path, installed: str, complaint: str):
+    """By a double of uv, which says what is installed."""
+    lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
+    installing = [line for line in lines if "uv pip install" in line and "--no-deps" not in line]
+    assert len(installing) == 2
+    assert all("--requirements pyproject.toml" in line and line.endswith(" && pinned") for line in installing)
+    known = {one.partition("==")[0]: one for one in constraints()}
+    (tmp_path / "uv").write_text(f"#!/bin/sh\nprintf '%s\\n' {installed.format(**known)}\n")
+    (tmp_path / "uv").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [DEPLOYMENTS / "pinned"], cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+    )
+    assert complaint in done.stderr
+    assert done.returncode == (1 if complaint else 0), done.stderr
+
+
+def test_the_tests_run_with_the_versions_of_pyproject():
+    here = {
+        f"{re.sub(r'[-_.]+', '-', one.name).lower()}=={one.version.partition('+')[0]}"
+        for one in importlib.metadata.distributions()
+    }
+    assert {one for one in here - constraints() if not one.startswith("dlc-platform==")} == set()

@@ -1,7 +1,9 @@
 """Who may do what in the database of a server deployment, tried on a server that is set up by its files."""
 
+import os
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,8 +17,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from dlc_platform.backup import backup
 from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.postgres.server import installed_programs
 from dlc_platform.settings import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
-from dlc_platform_tests.deployments.conftest import DEPLOYMENTS, Server, url_in
+from dlc_platform_tests.deployments.conftest import DEPLOYMENTS, Server, serve, url_in
+from dlc_platform_tests.orchestration.up import plain_environment
 
 
 def ask(url: URL, *statements: str) -> list[Any]:
@@ -158,3 +162,92 @@ def test_a_backup_needs_no_more_than_the_platforms_role(
     content = made.file.read_bytes()
     for role in ("platform", "dagster", "postgres", "analyst"):
         assert (tables.secrets / f"{role}_password").read_bytes().strip() not in content
+
+
+#: A double of docker: the commands of containers are run here, those of Postgres's by its account.
+DOCKER = """#!/bin/sh
+set -eu
+echo "$*" >> "$CALLS"
+case "$*" in
+    "compose exec -T --user postgres postgres "*) shift 6; exec setpriv --reuid postgres --clear-groups "$@" ;;
+    "compose run --rm --no-deps migrate "*) shift 5; exec "$ENTRYPOINT" "$@" ;;
+    "compose stop "*) ;;
+    *) echo "nobody answers docker $*" >&2; exit 1 ;;
+esac
+"""
+
+
+def going_back() -> str:
+    """The commands of the README."""
+    text = (DEPLOYMENTS / "README.md").read_text().partition("**Going back**")[2]
+    block = text.partition("\n\n    ")[2].partition("\n\n")[0]
+    return "\n".join(line.removeprefix("    ") for line in block.splitlines())
+
+
+def test_the_commands_of_the_readme_go_back_behind_a_change_of_the_tables(
+    make_reachable: Callable[[], AbstractContextManager[Path]], lab: Path, tmp_path: Path
+):
+    """On the platform's own Postgres, which is new enough to restore; it can do no TLS."""
+    with make_reachable() as folder, serve(folder, installed_programs(), tls=False) as server:
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        for name, text in (("docker", DOCKER), ("sudo", "#!/bin/sh\nexec true\n")):
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        environment = plain_environment() | {
+            **server.administration,
+            "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "CALLS": str(tmp_path / "calls"),
+            "ENTRYPOINT": str(DEPLOYMENTS / "entrypoint"),
+            "SECRETS": str(server.secrets),
+            "ROLES": str(server.roles),
+            "DLC_PLATFORM_HOME": str(lab),
+            "DLC_PLATFORM_POSTGRES_URL_FILE": str(server.secrets / "platform_url"),
+            "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE": str(server.secrets / "dagster_url"),
+        }
+
+        def step(*arguments: object) -> subprocess.CompletedProcess[str]:
+            command = [DEPLOYMENTS / "entrypoint", *arguments]
+            return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+
+        def check(done: subprocess.CompletedProcess[str]) -> None:
+            assert done.returncode == 0, done.stdout + done.stderr
+
+        owners = (
+            "select relnamespace::regnamespace::text, relname, relkind, relowner::regrole from pg_class "
+            "where relnamespace in ('dlc'::regnamespace, 'dagster'::regnamespace) order by 1, 2, 3"
+        )
+        check(step("migrate"))
+        before = server.ask(owners)
+        check(step("dlc-platform", "backup", lab, tmp_path / "before-v2.dlc"))
+        # A later version has been here.
+        server.ask("update dlc.alembic_version set version_num = 'later'; alter table dlc.session add column later int")
+        assert step("migrate", "--check").returncode == 1
+        # What the commands name lies elsewhere here.
+        script = going_back()
+        for there, here in (
+            ("/opt/dlc-platform/production/current", tmp_path),
+            ("/var/backups/dlc-platform", tmp_path),
+            ("/backups/", f"{tmp_path}/"),
+            ("/tmp/restored", f"{tmp_path}/restored"),
+            ("/docker-entrypoint-initdb.d/initialise.sh", server.roles.with_name("initialise.sh")),
+        ):
+            assert there in script
+            script = script.replace(there, str(here))
+        plain = {"drivername": "postgresql+psycopg2", "query": {"sslmode": "disable"}}
+        forgotten = sqlalchemy.create_engine(server.url("analyst").set(**plain), poolclass=sqlalchemy.NullPool)
+        with forgotten.connect():
+            check(subprocess.run(["sh", "-euc", script], env=environment, check=False, capture_output=True, text=True))
+
+        calls = (tmp_path / "calls").read_text().splitlines()
+        known = yaml.safe_load((DEPLOYMENTS / "workstation" / "compose.yaml").read_text())["services"]
+        (stopped,) = [call.split()[2:] for call in calls if call.startswith("compose stop ")]
+        assert known.keys() - {*stopped} == {"postgres", "sign-on", "migrate", "validate"}
+        check(step("migrate", "--check"))
+        assert server.ask(owners) == before
+        check(step("dlc-platform", "backup", lab, tmp_path / "again.dlc"))
+        for role in ("platform", "dagster"):
+            assert "permission denied" in refused(server.url(role).set(**plain), "create schema another")
+        assert ask(server.url("dagster").set(**plain), "show search_path") == ["dagster"]
+        assert ask(server.url("analyst").set(**plain), "select count(*) from session") == [0]
+        assert server.ask("select version_num from dlc.alembic_version", "dlc_platform_left") == "later"

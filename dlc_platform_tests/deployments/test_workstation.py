@@ -4,9 +4,11 @@ There is no Docker here. What a container would do, its entrypoint does without 
 writes down what it was asked for, and the identity provider a double that knows two people by their cookies.
 """
 
+import fcntl
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -214,50 +216,214 @@ def test_a_server_keeps_its_runs_in_order_as_one_lab_does(place: Place):
         assert of_kubernetes.get(key) == of_lab.get(key), key
 
 
+#: A double of docker, which is not here: it writes down where it was asked for what and with which lab.yaml, and fails
+#: where it is told to.
 DOCKER = """#!/bin/sh
-# A double of docker, which is not here: it writes down what it was asked for, and fails where it is told to.
 echo "$TAG: $*" >> "$CALLS"
-case "$*" in *"$FAIL"*) exit 1 ;; esac
+echo "$(pwd -P) ${LAB_FILE-of .env}" >> "$CALLS.places"
+! echo "$TAG: $*" | grep --quiet --extended-regexp "$FAIL"
 """
 
 
-@pytest.fixture
-def deploy(tmp_path: Path) -> Callable[..., tuple[int, list[str], str]]:
-    """Runs the script `deploy` with a double of docker: its exit code, what docker was asked, and the tag in force."""
-    folder = shutil.copytree(WORKSTATION, tmp_path / "workstation")
-    (folder / ".env").write_text((folder / "env.example").read_text())
-    (tmp_path / "docker").write_text(DOCKER)
-    (tmp_path / "docker").chmod(0o755)
+class Machine:
+    """A checkout, the folder of a deployment, and a double of docker."""
 
-    def run(tag: str, fail: str = "nothing") -> tuple[int, list[str], str]:
-        calls = tmp_path / f"calls-{tag}"
-        path = f"{tmp_path}:{os.environ['PATH']}"
+    def __init__(self, folder: Path):
+        self.checkout = folder / "checkout"
+        for name in ("workstation", "postgres"):
+            shutil.copytree(DEPLOYMENTS / name, self.checkout / name)
+        self.place = folder / "production"
+        self.place.mkdir()
+        shutil.copy(WORKSTATION / "env.example", self.place / ".env")
+        (folder / "bin").mkdir()
+        (folder / "bin" / "docker").write_text(DOCKER)
+        (folder / "bin" / "docker").chmod(0o755)
+        self._calls = folder / "calls"
+        self.environment = {
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "CALLS": str(self._calls),
+            "DEPLOYMENT_FOLDER": str(self.place),
+        }
+
+    def deploy(self, tag: str, fail: str = "nothing", **environment: str) -> int:
+        """Run the script; `calls` and `places` are then what docker was asked for."""
+        self._calls.unlink(missing_ok=True)
+        Path(f"{self._calls}.places").unlink(missing_ok=True)
         done = subprocess.run(
-            [folder / "deploy", tag], env={"PATH": path, "CALLS": str(calls), "FAIL": fail}, check=False
+            [self.checkout / "workstation" / "deploy", tag],
+            env=self.environment | {"FAIL": fail} | environment,
+            check=False,
         )
-        (line,) = [line for line in (folder / ".env").read_text().splitlines() if line.startswith("TAG=")]
-        return done.returncode, calls.read_text().splitlines(), line.removeprefix("TAG=")
+        return done.returncode
 
-    return run
+    @property
+    def calls(self) -> list[str]:
+        return self._calls.read_text().splitlines() if self._calls.exists() else []
+
+    @property
+    def places(self) -> set[str]:
+        return set(Path(f"{self._calls}.places").read_text().splitlines())
+
+    def in_force(self) -> tuple[str, str]:
+        """The tag, and the Caddyfile that the proxy is started with."""
+        (line,) = [line for line in (self.place / ".env").read_text().splitlines() if line.startswith("TAG=")]
+        return line.removeprefix("TAG="), (self.place / "current" / "Caddyfile").read_text()
 
 
-def test_a_deployment_backs_up_and_migrates_before_it_starts(deploy: Callable[..., tuple[int, list[str], str]]):
-    code, calls, tag = deploy("v2")
-    assert (code, tag) == (0, "v2")
-    assert all(call.startswith("v2: compose ") for call in calls)
-    order = ["pull", "run --rm validate", "migrate --check", "backup /lab", "run --rm migrate", "up", "doctor /lab"]
-    rest = iter(calls)
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+STARTING = "compose up --detach --wait --remove-orphans"
+
+
+def test_a_deployment_backs_up_and_migrates_before_it_starts(machine: Machine):
+    assert machine.deploy("v2") == 0
+    assert machine.in_force() == ("v2", (WORKSTATION / "Caddyfile").read_text())
+    assert all(call.startswith("v2: compose ") for call in machine.calls)
+    order = [
+        "pull",
+        "run --rm --no-deps validate",
+        "migrate --check",
+        "backup /lab",
+        "deps migrate",
+        "up",
+        "doctor /lab",
+    ]
+    rest = iter(machine.calls)
     for step in order:
-        assert any(step in call for call in rest), f"{step} does not come in its turn: {calls}"
+        assert any(step in call for call in rest), f"{step} does not come in its turn: {machine.calls}"
 
 
-@pytest.mark.parametrize("step", ["pull", "validate", "migrate --check", "backup", "run --rm migrate"])
-def test_what_fails_leaves_the_old_version_at_work(deploy: Callable[..., tuple[int, list[str], str]], step: str):
-    code, calls, tag = deploy("v3", fail=step)
-    assert code != 0
-    assert tag == "cuda"
-    assert step in calls[-1]
-    assert not any("up --detach --wait --remove-orphans" in call for call in calls)
+@pytest.mark.parametrize("step", ["pull", "validate", "migrate --check", "backup", "deps migrate$"])
+def test_what_fails_leaves_the_old_version_at_work(machine: Machine, step: str):
+    """With the files that it was started with, although those of the new one were there already."""
+    assert machine.deploy("v2") == 0
+    of_v2, before = (machine.place / "current").resolve(), machine.in_force()
+    (machine.checkout / "workstation" / "Caddyfile").write_text("of v3")
+    assert machine.deploy("v3", fail=step) != 0
+    assert machine.in_force() == before
+    assert re.search(step, machine.calls[-1])
+    assert not any(STARTING in call for call in machine.calls)
+    assert of_v2.joinpath("Caddyfile").read_text() == before[1]
+    # Postgres at work is not replaced by one of the new files before everything was looked at.
+    for call in machine.calls:
+        assert "--no-deps" in call or "--no-recreate postgres" in call or "pull" in call, call
+
+
+def test_a_version_that_does_not_start_gives_way_to_the_old_one(machine: Machine):
+    assert machine.deploy("v2") == 0
+    before = machine.in_force()
+    (machine.checkout / "workstation" / "Caddyfile").write_text("of v3")
+    assert machine.deploy("v3", fail=f"v3: {STARTING}") == 1
+    assert machine.in_force() == before
+    assert machine.calls[-2:] == ["v2: compose run --rm --no-deps migrate migrate --check", f"v2: {STARTING}"]
+    assert any(place.startswith(str((machine.place / "current").resolve())) for place in machine.places)
+
+
+def test_where_the_old_version_does_not_know_the_tables_the_new_one_stays(machine: Machine):
+    assert machine.deploy("v2") == 0
+    (machine.checkout / "workstation" / "Caddyfile").write_text("of v3")
+    assert machine.deploy("v3", fail=f"v3: {STARTING}|v2: .*--check") == 1
+    assert machine.in_force() == ("v3", "of v3")
+    assert f"v2: {STARTING}" not in machine.calls
+
+
+def test_a_first_version_that_does_not_start_is_not_in_force(machine: Machine):
+    assert machine.deploy("v1", fail=STARTING) == 1
+    assert not (machine.place / "current").exists()
+    assert "\nTAG=cuda\n" in (machine.place / ".env").read_text()
+
+
+@pytest.mark.parametrize("changed", ["workstation/Caddyfile", "postgres/pg_hba.conf", "workstation/dagster.yaml"])
+def test_containers_are_made_anew_where_a_file_of_theirs_has_changed(machine: Machine, changed: str):
+    """Compose compares the paths of what is mounted, not what is in it."""
+    assert machine.deploy("v2") == 0
+    of_v2 = (machine.place / "current").resolve()
+    assert machine.deploy("v3") == 0
+    assert (machine.place / "current").resolve() == of_v2
+    with (machine.checkout / changed).open("a") as file:
+        file.write("# another one\n")
+    assert machine.deploy("v4") == 0
+    of_v4 = (machine.place / "current").resolve()
+    assert of_v4 != of_v2
+    assert of_v4.parent.joinpath(changed).read_text().endswith("# another one\n")
+    for service in compose()["services"].values():
+        for mount in service.get("volumes", []):
+            assert mount["source"].startswith(("./", "../postgres", "${")) or mount["type"] == "volume", mount
+            if mount["source"].startswith("."):
+                assert of_v4.joinpath(mount["source"]).exists()
+
+
+def test_every_account_of_a_container_may_read_the_files(machine: Machine):
+    os.chmod(machine.checkout / "workstation" / "Caddyfile", 0o600)
+    assert machine.deploy("v2") == 0
+    release = (machine.place / "current").resolve().parent
+    for path in [release, *release.rglob("*")]:
+        assert path.stat().st_mode & 0o005 == (0o005 if path.is_dir() else path.stat().st_mode & 0o001 | 0o004), path
+    assert (release / "postgres" / "initialise.sh").stat().st_mode & 0o001
+
+
+def test_the_settings_of_the_target_count_for_more_than_the_environment(machine: Machine):
+    assert machine.deploy("v2", LAB_FILE="/of/the/runner/lab.yaml", SIGN_ON_IMAGE="", TAG="v0") == 0
+    release = (machine.place / "current").resolve()
+    assert machine.places == {f"{release} of .env"}
+    assert (release / ".env").samefile(machine.place / ".env")
+    assert all(call.startswith("v2: ") for call in machine.calls)
+
+
+def unit_command(machine: Machine) -> list[str]:
+    lines = (WORKSTATION / "dlc-platform-server@.service").read_text().splitlines()
+    (start,) = [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
+    return start.replace("/opt/dlc-platform/%i", str(machine.place)).replace("/usr/bin/docker", "docker").split()
+
+
+def test_the_unit_starts_what_is_down_and_nothing_while_a_deployment_is_under_way(machine: Machine):
+    assert machine.deploy("v2") == 0
+    told = {"cwd": machine.place / "current", "env": machine.environment | {"FAIL": "nothing", "TAG": ""}}
+    before = machine.calls
+    subprocess.run(unit_command(machine), check=True, **told)
+    assert machine.calls == [*before, ": compose --progress quiet up --detach --wait --no-recreate"]
+    with (machine.place / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(unit_command(machine), check=True, **told)
+    assert len(machine.calls) == len(before) + 1
+
+
+def test_a_deployment_waits_for_another_one(machine: Machine):
+    with (machine.place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            [machine.checkout / "workstation" / "deploy", "v2"],
+            env=machine.environment | {"FAIL": "nothing"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        assert "waiting" in process.stderr.readline()
+        assert machine.calls == []
+    assert process.wait(60) == 0
+    process.stderr.close()
+    assert machine.in_force()[0] == "v2"
+
+
+def test_systemd_knows_every_line_of_the_units(tmp_path: Path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("the system has no systemd")
+    for kind in ("service", "timer"):
+        text = (WORKSTATION / f"dlc-platform-server@.{kind}").read_text()
+        # Docker is not on this machine.
+        text = text.replace("/usr/bin/docker", "/bin/true").replace("Requires=docker.service\n", "")
+        (tmp_path / f"dlc-platform-server@.{kind}").write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "dlc-platform-server@production.timer")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    of_units = [line for line in done.stderr.splitlines() if "dlc-platform-server@" in line]
+    assert not of_units, of_units
 
 
 def test_nothing_secret_is_in_the_compose_file_and_nothing_runs_with_more_than_it_needs():

@@ -1,6 +1,9 @@
 """What a lab does for itself, on a real Dagster instance and catalogue; the daemon's part is done by hand."""
 
+import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 import yaml
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -27,6 +31,8 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 from dagster._core.storage.tags import RETRY_NUMBER_TAG, RUN_KEY_TAG, SCHEDULE_NAME_TAG
+from dagster._core.test_utils import freeze_time
+from dagster._daemon.freshness import FreshnessDaemon
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
 from dagster._utils.tags import TagConcurrencyLimitsCounter
@@ -41,13 +47,27 @@ from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.orchestration.partitions import RANGE_START
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
+from dlc_platform.orchestration.schedules import late
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
 from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.store import Store
 from dlc_platform_tests import keeping, receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
 from dlc_platform_tests.receivers import Webhook
 
 NEW = "sub-7_ses-1"
+WRITE = """
+import signal, sys
+from pathlib import Path
+from dlc_platform.store import Store
+
+def write(folder):
+    (folder / "weights").write_bytes(bytes(2_000_000))
+    print(folder, flush=True)
+    signal.pause()
+
+Store(Path(sys.argv[1])).put("models", sys.argv[2], {}, write)
+"""
 #: As a run has that the daemon or the UI submits.
 ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lab"), "__repository__"), "clean_up")
 __all__ = ["catalogue"]
@@ -180,18 +200,34 @@ def test_a_store_that_is_not_as_it_was_fails_the_run(kept: Kept) -> None:
     assert str(store.path(kind, identity)) in failure.message and "dlc-platform verify" in failure.message
 
 
+def crash(store: Store, identity: str) -> Path:
+    """The folder that a process leaves which is killed while it writes a product of 2 MB."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(store.root), identity], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert writer.stdout is not None
+    folder = Path(writer.stdout.readline().decode().strip())
+    writer.kill()
+    writer.wait()
+    return folder
+
+
 def test_only_what_crashes_left_is_removed_by_itself(kept: Kept) -> None:
     """After a restore, products of no row are found again by what makes them: they are a person's to remove."""
     store = kept.lab.store
     keeping.fill(kept.engine, store)
     unnamed = store.put("models", "e" * 64, {}, lambda folder: None)
-    left = store.root / "models" / ".partial-crashed"
-    left.mkdir()
-    for folder in (unnamed, left):
+    left, lately, interrupted = crash(store, "d" * 64), crash(store, "d" * 64), store.root / "models" / ".work-1"
+    assert left.parent == lately.parent == store.root / "models" and (left / "weights").stat().st_size == 2_000_000
+    # Training that was interrupted waits for its continuation for longer.
+    interrupted.mkdir()
+    for folder in (unnamed, left, interrupted):
         keeping.make_old(folder)
     before = set(store.products())
     succeeded, metadata = kept.run("clean_up")
     assert succeeded
+    assert not left.exists() and lately.is_dir() and interrupted.is_dir()
+    assert (metadata["left_overs_removed"], metadata["megabytes_removed"]) == (1, 2.0)
     assert metadata["unnamed_products"] == 1
     assert set(store.products()) == before
 
@@ -283,6 +319,28 @@ def test_what_a_schedule_did_not_make_is_told(kept: Kept) -> None:
         kept.look("deliver_notifications")
     told = [one["title"] for message in kept.hook.got for one in message["notifications"]]
     assert told.count("lab_backup is late") == 1
+
+
+def test_what_a_schedule_never_made_is_told(kept: Kept) -> None:
+    """Dagster's daemon says of such an asset only that it does not know, since it first saw the policy."""
+    graph = kept.definitions.resolve_asset_graph()
+    for days, asset in ((47, "lab_backup"), (40, "store_verification")):
+        with freeze_time(datetime.now(UTC) - timedelta(days=days)):
+            context = LoadingContextForTest(kept.instance)
+            evaluated = FreshnessDaemon()._evaluate_asset(context, graph.get(dg.AssetKey(asset)))
+            assert asyncio.run(evaluated), "the state has changed"
+    for _ in range(2):
+        kept.look("watch_sessions")
+        kept.look("deliver_notifications")
+    told = [one["title"] for message in kept.hook.got for one in message["notifications"]]
+    assert told == ["lab_backup is late"]
+    assert "and never did" in str(kept.hook.got)
+
+    # It was made: nothing is late from now on.
+    assert kept.run("back_up")[0]
+    context = LoadingContextForTest(kept.instance)
+    assert asyncio.run(FreshnessDaemon()._evaluate_asset(context, graph.get(dg.AssetKey("lab_backup"))))
+    assert [one.asset for one in late(kept.lab.settings, kept.instance)] == []
 
 
 def test_a_run_that_is_tried_again_waits_first(kept: Kept) -> None:

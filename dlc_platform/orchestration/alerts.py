@@ -208,12 +208,13 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
                 "This is the limit freshness.fail_hours of lab.yaml, whether or not anything was recorded",
             )
     for one in schedules.late(lab.settings, instance):
-        asset, never = one.asset.to_user_string(), "" if one.made_before else ", and never did"
+        asset = one.asset.to_user_string()
+        missed = f"The schedule {one.schedule} should have made it" + ("" if one.made_before else ", and never did")
         yield News(
             "stale",
             f"{asset} {one.since.isoformat()}",
             f"{asset} is late",
-            f"The schedule {one.schedule} should have made it{never}. See in the UI whether it is on, and what its runs say",
+            f"{missed}. See in the UI whether it is on, and what its runs say",
         )
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
@@ -39,8 +41,11 @@ from dagster._utils.tags import TagConcurrencyLimitsCounter
 from sqlalchemy import Engine, text
 
 from dlc_platform import upkeep
+from dlc_platform.catalog import registry, tables
 from dlc_platform.demo.render import write_video
 from dlc_platform.diagnosis import Finding
+from dlc_platform.dlc.evaluation import load_evaluation
+from dlc_platform.identity import short
 from dlc_platform.orchestration import inspection, run_history, sensors
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
@@ -49,11 +54,15 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.orchestration.schedules import late
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings import POSTGRES_VARIABLE, Recipe
 from dlc_platform.store import Store
 from dlc_platform_tests import keeping, receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
 from dlc_platform_tests.receivers import Webhook
+
+if TYPE_CHECKING:
+    from dlc_platform.dlc.dataset import Dataset
+    from dlc_platform.dlc.training import TrainedModel
 
 NEW = "sub-7_ses-1"
 WRITE = """
@@ -138,32 +147,75 @@ class Kept:
         return not TagConcurrencyLimitsCounter(queue.tag_concurrency_limits, []).is_blocked(self.run_of(run.run_id))
 
 
-@pytest.fixture
-def kept(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
-    home = tmp_path / "lab"
-    (tmp_path / "raw").mkdir()
-    home.mkdir()
+@contextmanager
+def keep(home: Path, engine: Engine, **settings: Any) -> Iterator[Kept]:
+    """Open a lab at `home`, with other settings where they are given."""
+    raw = home.parent / "raw"
+    raw.mkdir()
+    home.mkdir(exist_ok=True)
+    usual = {
+        "name": "maze-lab",
+        "raw_roots": [str(raw)],
+        "projects": {"maze": {"path": "maze"}},
+        "recipes": {"first": {"project": "maze", "weights": "random"}},
+        "inference": [{"camera": "top", "project": "maze"}],
+        "settle_seconds": 0,
+        "gpus": [],
+        "backups": {"folder": "safe", "keep": 2},
+        "runs": {"retry_minutes": [2, 10], "keep_events_days": 30, "most_hours": 12},
+        "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},
+    }
+    (home / "lab.yaml").write_text(yaml.safe_dump(usual | settings))
+    before = dict(os.environ)
     with receivers.webhook() as hook:
-        settings = {
-            "name": "maze-lab",
-            "raw_roots": [str(tmp_path / "raw")],
-            "projects": {"maze": {"path": "maze"}},
-            "recipes": {"first": {"project": "maze", "weights": "random"}},
-            "inference": [{"camera": "top", "project": "maze"}],
-            "settle_seconds": 0,
-            "gpus": [],
-            "backups": {"folder": "safe", "keep": 2},
-            "runs": {"retry_minutes": [2, 10], "keep_events_days": 30, "most_hours": 12},
-            "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},
-        }
-        (home / "lab.yaml").write_text(yaml.safe_dump(settings))
-        before = dict(os.environ)
-        monkeypatch.setenv("LAB_HOOK", hook.url)
-        monkeypatch.setenv(POSTGRES_VARIABLE, catalogue.url.render_as_string(hide_password=False))
+        os.environ |= {"LAB_HOOK": hook.url, POSTGRES_VARIABLE: engine.url.render_as_string(hide_password=False)}
         with open_instance(prepare(home)) as instance:
-            yield Kept(home, catalogue, instance, hook)
-        os.environ.clear()
-        os.environ.update(before)
+            yield Kept(home, engine, instance, hook)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def kept(tmp_path: Path, catalogue: Engine) -> Iterator[Kept]:
+    with keep(tmp_path / "lab", catalogue) as kept:
+        yield kept
+
+
+@pytest.fixture
+def labelling(
+    tmp_path: Path,
+    engine: Engine,
+    tiny_store: Store,
+    tiny_dataset: "Dataset",
+    tiny_model: "TrainedModel",
+    tiny_recipe: Recipe,
+    tiny_project: Path,
+) -> Iterator[Kept]:
+    """A lab with a trained network in production, and with a copy of its project to label more frames in."""
+    home, project = tmp_path / "lab", tmp_path / "project"
+    shutil.copytree(tiny_store.root, home / "store")
+    shutil.copytree(tiny_project, project)
+    recipe = tiny_recipe.model_dump(mode="json")
+    projects = {"tiny": {"path": str(project)}}
+    with keep(home, engine, projects=projects, recipes={"quick": recipe}, inference=[{"project": "tiny"}]) as kept:
+        registry.record_imported_model(
+            engine,
+            tables.ModelVersion(
+                id=tiny_model.id,
+                project="tiny",
+                net_type=tiny_recipe.net_type,
+                weights_sha256=tiny_model.weights_sha256,
+                scorer=tiny_model.scorer,
+                manifest_sha256=kept.lab.store.claim("models", tiny_model.id),
+                source={"snapshot": "snapshot.pt"},
+            ),
+            registry.BodyParts(tiny_model.bodyparts, tiny_model.skeleton),
+        )
+        promotion = tables.Promotion(
+            project="tiny", model_id=tiny_model.id, kind="person", promoted_by="ada", reason="the only one"
+        )
+        assert registry.promote(engine, promotion, expected=None)
+        yield kept
 
 
 def test_a_backup_takes_the_place_of_the_oldest(kept: Kept) -> None:
@@ -304,6 +356,71 @@ def test_what_the_sensor_missed_is_asked_for_at_night(kept: Kept) -> None:
 def test_each_production_model_is_evaluated_on_new_labels(kept: Kept) -> None:
     (request,) = kept.tick("evaluate_new_labels")
     assert request.partition_key == "first"
+
+
+def evaluate_new_labels(kept: Kept) -> tuple[dg.ExecuteInProcessResult, dict[str, Any]]:
+    """What the schedule asks for, and the metadata of production_evaluation where it was made."""
+    (request,) = kept.tick("evaluate_new_labels")
+    done = kept.definitions.resolve_job_def("evaluate_new_labels").execute_in_process(
+        instance=kept.instance, partition_key=request.partition_key, raise_on_error=False
+    )
+    made = done.asset_materializations_for_node("production_evaluation") if done.success else []
+    return done, dict(made[0].metadata) if made else {}
+
+
+def test_the_production_model_is_evaluated_on_newly_labelled_frames(
+    labelling: Kept, make_project: Callable[..., Path], tiny_model: "TrainedModel"
+) -> None:
+    _, first = evaluate_new_labels(labelling)
+    (row,) = first["projects"].records
+    assert row.data["evaluated"] and row.data["model"] == short(tiny_model.id)
+    # Nothing was labelled since.
+    _, again = evaluate_new_labels(labelling)
+    assert again["evaluated"].value == 0
+
+    frames = make_project(labelling.home.parent / "more", 12, seed=7, folder="video2")
+    project = labelling.lab.settings.projects["tiny"].path
+    shutil.copytree(frames / "labeled-data" / "video2", project / "labeled-data" / "video2")
+    _, later = evaluate_new_labels(labelling)
+    (new,) = later["projects"].records
+    assert new.data["evaluated"] and new.data["test_images"] > row.data["test_images"]
+    evaluations = registry.evaluations_of(labelling.engine, "tiny")
+    assert len(evaluations) == 2 and {one.model_id for one in evaluations} == {tiny_model.id}
+    with labelling.engine.connect() as connection:
+        query = "select evaluation_id, keypoints from dlc.evaluation_error where side = 'test' and bodypart = 'all'"
+        keypoints = {evaluation: count for evaluation, count in connection.execute(text(query))}
+    assert sorted(keypoints.values()) == [2 * row.data["test_images"], 2 * new.data["test_images"]]
+    # The network found the nose and the tail of animals that it has never seen.
+    newest = load_evaluation(labelling.lab.store.path("evaluations", max(keypoints, key=keypoints.__getitem__)))
+    unseen = newest.predictions().query("folder == 'video2'")
+    assert unseen["image"].nunique() == 12 and unseen["distance_px"].median() < 24
+
+
+def test_an_evaluation_that_failed_does_not_count_as_made(labelling: Kept) -> None:
+    """The body parts were renamed, so that the network knows none of those that are labelled."""
+    project = labelling.lab.settings.projects["tiny"].path
+    labels = project / "labeled-data" / "video1" / "CollectedData_tester.csv"
+    for file in (project / "config.yaml", labels):
+        file.write_text(file.read_text().replace("nose", "snout").replace("tail", "rump"))
+    done, _ = evaluate_new_labels(labelling)
+    (failure,) = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
+    while failure is not None and failure.cause is not None:
+        failure = failure.cause
+    assert failure is not None and "the production models of 1 projects were not evaluated" in failure.message
+    assert "predicts nose, tail" in failure.message and "labels snout, rump" in failure.message
+    assert labelling.instance.get_latest_materialization_event(dg.AssetKey("production_evaluation")) is None
+
+
+def test_a_model_that_can_never_be_evaluated_is_no_failure(labelling: Kept, tiny_model: "TrainedModel") -> None:
+    """Labels of datasets are those of one animal; a model of several may have been imported."""
+    file = labelling.lab.store.path("models", tiny_model.id) / "pytorch_config.yaml"
+    configuration = yaml.safe_load(file.read_text())
+    configuration["metadata"]["individuals"] = ["ann", "bob"]
+    file.write_text(yaml.safe_dump(configuration))
+    done, metadata = evaluate_new_labels(labelling)
+    (row,) = metadata["projects"].records
+    assert done.success and not row.data["evaluated"]
+    assert "model of several animals" in row.data["cannot_be_evaluated"]
 
 
 def test_what_a_schedule_did_not_make_is_told(kept: Kept) -> None:

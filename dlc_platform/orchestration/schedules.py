@@ -184,7 +184,9 @@ def _evaluate_new_labels(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         execution_timezone=lab.time_zone,
         default_status=default_status(lab),
     )
-    def evaluate_new_labels(lab: LabResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def evaluate_new_labels(
+        context: dg.ScheduleEvaluationContext, lab: LabResource
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         """Evaluates the production model of each project on the frames that are labelled by now.
 
         With one recipe of the project, so that the images keep its sides; what was evaluated already is not again.
@@ -194,7 +196,8 @@ def _evaluate_new_labels(lab: Lab, cron: str) -> dg.ScheduleDefinition:
             names = [name for name, recipe in lab.settings.recipes.items() if recipe.project == project]
             if names and registry.production_model(lab.engine, project) is not None:
                 asked = True
-                yield dg.RunRequest(partition_key=names[0])
+                key = f"{project}-{context.scheduled_execution_time:%Y%m%d%H%M}"
+                yield dg.RunRequest(run_key=key, partition_key=names[0])
         if not asked:
             yield dg.SkipReason("no project has both a recipe and a production model")
 

@@ -198,24 +198,26 @@ def labelling(
     recipe = tiny_recipe.model_dump(mode="json")
     projects = {"tiny": {"path": str(project)}}
     with keep(home, engine, projects=projects, recipes={"quick": recipe}, inference=[{"project": "tiny"}]) as kept:
-        registry.record_imported_model(
-            engine,
-            tables.ModelVersion(
-                id=tiny_model.id,
-                project="tiny",
-                net_type=tiny_recipe.net_type,
-                weights_sha256=tiny_model.weights_sha256,
-                scorer=tiny_model.scorer,
-                manifest_sha256=kept.lab.store.claim("models", tiny_model.id),
-                source={"snapshot": "snapshot.pt"},
-            ),
-            registry.BodyParts(tiny_model.bodyparts, tiny_model.skeleton),
-        )
-        promotion = tables.Promotion(
-            project="tiny", model_id=tiny_model.id, kind="person", promoted_by="ada", reason="the only one"
-        )
-        assert registry.promote(engine, promotion, expected=None)
+        put_in_production(kept, "tiny", tiny_model.id, tiny_model)
         yield kept
+
+
+def put_in_production(kept: Kept, project: str, identity: str, model: "TrainedModel") -> None:
+    """Let a network of the store be the production model of a project."""
+    version = tables.ModelVersion(
+        id=identity,
+        project=project,
+        net_type="cspnext_s",
+        weights_sha256=model.weights_sha256,
+        scorer=model.scorer,
+        manifest_sha256=kept.lab.store.claim("models", identity),
+        source={"snapshot": "snapshot.pt"},
+    )
+    registry.record_imported_model(kept.engine, version, registry.BodyParts(model.bodyparts, model.skeleton))
+    promotion = tables.Promotion(
+        project=project, model_id=identity, kind="person", promoted_by="ada", reason="the only one"
+    )
+    assert registry.promote(kept.engine, promotion, expected=None)
 
 
 def test_a_backup_takes_the_place_of_the_oldest(kept: Kept) -> None:
@@ -355,12 +357,12 @@ def test_what_the_sensor_missed_is_asked_for_at_night(kept: Kept) -> None:
 
 def test_each_production_model_is_evaluated_on_new_labels(kept: Kept) -> None:
     (request,) = kept.tick("evaluate_new_labels")
-    assert request.partition_key == "first"
+    assert request.partition_key == "first" and str(request.run_key).startswith("maze-")
 
 
-def evaluate_new_labels(kept: Kept) -> tuple[dg.ExecuteInProcessResult, dict[str, Any]]:
-    """What the schedule asks for, and the metadata of production_evaluation where it was made."""
-    (request,) = kept.tick("evaluate_new_labels")
+def evaluate_new_labels(kept: Kept, number: int = 0) -> tuple[dg.ExecuteInProcessResult, dict[str, Any]]:
+    """One of the runs that the schedule asks for, and the metadata of production_evaluation where it was made."""
+    request = kept.tick("evaluate_new_labels")[number]
     done = kept.definitions.resolve_job_def("evaluate_new_labels").execute_in_process(
         instance=kept.instance, partition_key=request.partition_key, raise_on_error=False
     )
@@ -396,12 +398,15 @@ def test_the_production_model_is_evaluated_on_newly_labelled_frames(
     assert unseen["image"].nunique() == 12 and unseen["distance_px"].median() < 24
 
 
-def test_an_evaluation_that_failed_does_not_count_as_made(labelling: Kept) -> None:
-    """The body parts were renamed, so that the network knows none of those that are labelled."""
-    project = labelling.lab.settings.projects["tiny"].path
+def rename_body_parts(project: Path) -> None:
+    """Label others than the network knows."""
     labels = project / "labeled-data" / "video1" / "CollectedData_tester.csv"
     for file in (project / "config.yaml", labels):
         file.write_text(file.read_text().replace("nose", "snout").replace("tail", "rump"))
+
+
+def test_an_evaluation_that_failed_does_not_count_as_made(labelling: Kept) -> None:
+    rename_body_parts(labelling.lab.settings.projects["tiny"].path)
     done, _ = evaluate_new_labels(labelling)
     (failure,) = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
     while failure is not None and failure.cause is not None:
@@ -409,6 +414,34 @@ def test_an_evaluation_that_failed_does_not_count_as_made(labelling: Kept) -> No
     assert failure is not None and "the production models of 1 projects were not evaluated" in failure.message
     assert "predicts nose, tail" in failure.message and "labels snout, rump" in failure.message
     assert labelling.instance.get_latest_materialization_event(dg.AssetKey("production_evaluation")) is None
+
+
+def test_one_project_whose_model_cannot_be_evaluated_does_not_keep_others_from_it(
+    labelling: Kept, tiny_model: "TrainedModel", tiny_recipe: Recipe
+) -> None:
+    file, store = labelling.home / "lab.yaml", labelling.lab.store
+    settings = yaml.safe_load(file.read_text())
+    other = labelling.home.parent / "other"
+    shutil.copytree(settings["projects"]["tiny"]["path"], other)
+    rename_body_parts(other)
+    settings["projects"] = {"other": {"path": str(other)}, **settings["projects"]}
+    settings["recipes"]["second"] = tiny_recipe.model_dump(mode="json") | {"project": "other"}
+    file.write_text(yaml.safe_dump(settings))
+    copy = store.put(
+        "models",
+        "b" * 64,
+        store.manifest("models", tiny_model.id),
+        lambda folder: shutil.copytree(
+            tiny_model.path, folder, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True
+        ),
+    )
+    two = Kept(labelling.home, labelling.engine, labelling.instance, labelling.hook)
+    put_in_production(two, "other", copy.name, tiny_model)
+    # The first run gathers the labels of the other project, the second those of the one that is well.
+    done = [evaluate_new_labels(two, number)[0].success for number in range(2)]
+    assert done == [False, False]
+    assert [one.model_id for one in registry.evaluations_of(two.engine, "tiny")] == [tiny_model.id]
+    assert registry.evaluations_of(two.engine, "other") == []
 
 
 def test_a_model_that_can_never_be_evaluated_is_no_failure(labelling: Kept, tiny_model: "TrainedModel") -> None:

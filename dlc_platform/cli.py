@@ -202,7 +202,9 @@ def run(
 @app.command()
 def gpus(
     home: Home,
-    drain: Annotated[str | None, typer.Option(metavar="GPU", help="Keep new runs away from this device.")] = None,
+    drain: Annotated[
+        str | None, typer.Option(metavar="GPU", help="Keep new runs away from this device, by its number or UUID.")
+    ] = None,
     resume: Annotated[str | None, typer.Option(metavar="GPU", help="Let a drained device take runs again.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -216,14 +218,16 @@ def gpus(
     devices = find_devices(load_lab(_absolute(home)).gpus) or (CPU,)
     for name, change in ((drain, leases.drain), (resume, leases.resume)):
         if name is not None:
-            named = [device for device in devices if name in (device.key, device.visible)]
+            named = [device for device in devices if device.is_called(name)]
             if not named:
                 known = ", ".join(device.visible or device.key for device in devices)
-                raise PlatformError(f"runs of this lab use no GPU {name!r}", f"Name one of {known}")
-            change(named[0])
+                raise PlatformError(f"runs of this lab use no GPU {name!r}", f"Name one of {known}, or its UUID")
+            for device in named:
+                change(device)
     rows = [
         {
             "gpu": state.device.visible or state.device.key,
+            "uuid": state.device.uuid or "",
             "model": state.device.model or "",
             "memory_gb": state.device.memory_gb,
             "shared_gb": sum(holder.memory_gb or 0 for holder in state.holders) or None,

@@ -21,9 +21,10 @@ class Device:
     Attributes
     ----------
     key
-        Names its lease, the same for every lab of the machine, however that lists it: ``gpu-0``, ``mig-...``, ``cpu``.
+        Names its lease, the same for every lab and container of the machine, however those list and number it: its UUID
+        in small letters, or ``cpu``. Only without NVML is it the number, as in ``gpu-0``.
     visible
-        How ``CUDA_VISIBLE_DEVICES`` names it.
+        How ``CUDA_VISIBLE_DEVICES`` names it. A container that sees some of the GPUs only counts these from 0.
     memory_gb
         Its memory in gigabytes (1e9 bytes); None where NVML does not say.
     model
@@ -34,11 +35,16 @@ class Device:
     visible: str
     memory_gb: float | None = None
     model: str | None = None
+    uuid: str | None = None
 
     @property
     def is_slice(self) -> bool:
         """Whether it is a MIG slice."""
         return self.visible.startswith("MIG-")
+
+    def is_called(self, name: str) -> bool:
+        """Whether a person means this device, by its number or its UUID."""
+        return name.lower() in (self.key, self.visible.lower())
 
     def __str__(self) -> str:
         if self.key == CPU.key:
@@ -53,7 +59,7 @@ def find_devices(gpus: GpuNames) -> tuple[Device, ...]:
     """The GPUs that runs may use; without any, they compute on the CPU.
 
     A GPU that is cut into MIG slices stands for its slices. Where there is no driver, devices are taken as they are
-    listed.
+    listed: containers that see different GPUs must then list them by UUID, or two of them share a lease or a GPU.
 
     Parameters
     ----------
@@ -72,7 +78,7 @@ def find_devices(gpus: GpuNames) -> tuple[Device, ...]:
     if gpus == "auto":
         return tuple(device for _, device in found)
     if not found:
-        return tuple(Device(f"gpu-{name}".lower(), str(name)) for name in gpus)
+        return tuple(_as_listed(str(name)) for name in gpus)
     devices: dict[Device, None] = {}
     for name in gpus:
         named = [device for names, device in found if str(name) in names]
@@ -83,6 +89,10 @@ def find_devices(gpus: GpuNames) -> tuple[Device, ...]:
             )
         devices |= dict.fromkeys(named)
     return tuple(devices)
+
+
+def _as_listed(name: str) -> Device:
+    return Device(f"gpu-{name}", name) if name.isdigit() else Device(name.lower(), name, uuid=name)
 
 
 def computing(device: Device) -> frozenset[int]:
@@ -117,13 +127,15 @@ class _Nvml:
         """Each device, with the names that a list may give it."""
         for index in range(self.library.nvmlDeviceGetCount()):
             handle = self.library.nvmlDeviceGetHandleByIndex(index)
-            names = {str(index), self.library.nvmlDeviceGetUUID(handle)}
+            whole = str(self.library.nvmlDeviceGetUUID(handle))
+            names = {str(index), whole}
             slices = list(self._slices(handle))
             for part in slices:
-                uuid = self.library.nvmlDeviceGetUUID(part)
-                yield {*names, uuid}, Device(uuid.lower(), uuid, self._memory_gb(part), self._model(handle))
+                uuid = str(self.library.nvmlDeviceGetUUID(part))
+                yield {*names, uuid}, Device(uuid.lower(), uuid, self._memory_gb(part), self._model(handle), uuid)
             if not slices:
-                yield names, Device(f"gpu-{index}", str(index), self._memory_gb(handle), self._model(handle))
+                memory_gb, model = self._memory_gb(handle), self._model(handle)
+                yield names, Device(whole.lower(), str(index), memory_gb, model, whole)
 
     def handle(self, device: Device) -> Any:
         """NVML's own name of a device that `devices` found."""

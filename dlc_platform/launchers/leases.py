@@ -4,10 +4,14 @@ A lease is a `flock` on a file, so the kernel takes it back from a process that 
 machine uses the same folder, and so shares its GPUs. A machine without a GPU has one lease, on its CPU, because two
 DeepLabCut processes there only slow each other down.
 
-The files of a device are named by its key. Whoever has all of it locks ``gpu-0`` for itself. Those who share it lock
-that file together, and each its own file in ``gpu-0.shares``, which says how much of the memory it may use; only the
-sum is left to us. A file ``gpu-0.drained`` keeps new work away. Who looks for a device locks ``choosing`` meanwhile, so
-that several devices are leased together or not at all.
+The files of a device are named by its key, its UUID, so that containers which number the GPUs in their own ways agree
+where they share the folder. Whoever has all of it locks ``gpu-7f1c`` for itself. Those who share it lock that file
+together, and each its own file in ``gpu-7f1c.shares``, which says how much of the memory it may use; only the sum is
+left to us. A file ``gpu-7f1c.drained`` keeps new work away, also after a reboot. Who looks for a device locks
+``choosing`` meanwhile, so that several devices are leased together or not at all.
+
+Leases were named by the number of the GPU before, and workers of such a version that still run are not seen: let them
+end before new ones start, or set `avoid_busy`.
 """
 
 import contextlib
@@ -17,6 +21,7 @@ import json
 import logging
 import os
 import random
+import stat
 import tempfile
 import time
 import uuid
@@ -37,6 +42,9 @@ from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.settings import GPU_MEMORY_VARIABLE
 
 DIRECTORY_VARIABLE = "DLC_PLATFORM_LEASE_DIR"
+#: Kept over a reboot, and writable for every user.
+_LASTING = Path("/var/tmp")
+_SHARED_FILE = 0o666
 _POLL_SECONDS = 0.5
 _CHOOSING = "choosing"
 _CHOOSING_SECONDS = 2.0
@@ -186,10 +194,17 @@ def survey(devices: Sequence[Device]) -> list[DeviceState]:
 def drain(device: Device) -> None:
     """Keep new work away from a device; what computes there goes on to its end."""
     who = f"{_user()} at {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
-    descriptor = _open(_drain_file(device))
+    file = _drain_file(device)
+    try:
+        descriptor = _open(file)
+    except OSError as error:
+        raise _unusable(file, "opened", error) from error
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, who.encode(), 0)
+        with contextlib.suppress(PermissionError):  # It is another user's, who did so.
+            # What tidies temporary folders up leaves files with this bit alone.
+            os.fchmod(descriptor, _SHARED_FILE | stat.S_ISVTX)
     finally:
         os.close(descriptor)
 
@@ -215,6 +230,11 @@ def directory() -> Path:
     """The folder of the lease files: ``DLC_PLATFORM_LEASE_DIR``, or the machine's own below its temporary folder."""
     given = os.environ.get(DIRECTORY_VARIABLE)
     return Path(given) if given else Path(tempfile.gettempdir()) / "dlc-platform-leases"
+
+
+def drain_directory() -> Path:
+    """Where it is written which devices are drained: ``DLC_PLATFORM_LEASE_DIR``, or where reboots remove nothing."""
+    return directory() if os.environ.get(DIRECTORY_VARIABLE) else _LASTING / "dlc-platform-drained"
 
 
 @dataclass(frozen=True)
@@ -470,7 +490,7 @@ def _shares(device: Device) -> Path:
 
 
 def _drain_file(device: Device) -> Path:
-    return directory() / f"{device.key}.drained"
+    return drain_directory() / f"{device.key}.drained"
 
 
 def _drained(device: Device) -> str | None:
@@ -479,7 +499,7 @@ def _drained(device: Device) -> str | None:
 
 def _drained_key(key: str) -> str | None:
     try:
-        return (directory() / f"{key}.drained").read_text() or "somebody"
+        return (drain_directory() / f"{key}.drained").read_text() or "somebody"
     except OSError:
         return None
 
@@ -513,29 +533,31 @@ def _lock(file: Path, kind: int) -> int | None:
         try:
             descriptor = _open(file)
         except OSError as error:
-            raise PlatformError(
-                f"the lease file {file} cannot be opened: {error.strerror}",
-                f"Make it writable for everybody, or set {DIRECTORY_VARIABLE} to a folder that is",
-            ) from error
+            raise _unusable(file, "opened", error) from error
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return None
-            raise PlatformError(
-                f"the lease file {file} cannot be locked: {error.strerror}",
-                f"Set {DIRECTORY_VARIABLE} to a folder on a local disk",
-            ) from error
+            raise _unusable(file, "locked", error) from error
         if _is_current(descriptor, file):
             return descriptor
         os.close(descriptor)
 
 
+def _unusable(file: Path, what: str, error: OSError) -> PlatformError:
+    return PlatformError(
+        f"the lease file {file} cannot be {what}: {error.strerror}",
+        f"Make it writable for everybody, or set {DIRECTORY_VARIABLE} to a folder on a local disk that is",
+    )
+
+
 def _open(file: Path) -> int:
     """Open a lease file, or create one that every user of the machine can open."""
+    own = (directory(), drain_directory())
     for folder in (file.parent.parent, file.parent):
-        if folder.is_relative_to(directory()) and not folder.is_dir():
+        if any(folder.is_relative_to(root) for root in own) and not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o1777)
     # First without O_CREAT: in a sticky folder Linux refuses it on a file of another user (fs.protected_regular).
@@ -547,7 +569,7 @@ def _open(file: Path) -> int:
         descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return _open(file)
-    os.fchmod(descriptor, 0o666)
+    os.fchmod(descriptor, _SHARED_FILE)
     return descriptor
 
 

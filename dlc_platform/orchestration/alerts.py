@@ -20,12 +20,12 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
 from dlc_platform.notifications import News, announce, announce_quarantine, deliver
+from dlc_platform.orchestration import schedules
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.failures import failed_sessions, failure_reasons
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.schedules import MADE_BY
 from dlc_platform.settings import Freshness
 
 #: Rows of a check's table, names in its sentence, late sessions that one look tells of, and runs that it asks about.
@@ -185,7 +185,7 @@ def _is_shown(
 
 
 def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
-    """Sessions whose poses are late, and the poses as a whole where the policy of lab.yaml says so."""
+    """Sessions whose poses are late, the poses as a whole where lab.yaml says so, and what schedules did not make."""
     rule = lab.settings.freshness
     if rule.poses_within_hours is not None:
         before = datetime.now(UTC) - timedelta(hours=rule.poses_within_hours)
@@ -207,15 +207,15 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
                 f"No poses were estimated for more than {rule.fail_hours:g} hours",
                 "This is the limit freshness.fail_hours of lab.yaml, whether or not anything was recorded",
             )
-    made = {dg.AssetKey(asset): schedule for schedule, asset in MADE_BY.items()}
-    for key, state in instance.get_freshness_state_records(list(made)).items():
-        if state.freshness_state == FreshnessState.FAIL:
-            yield News(
-                "stale",
-                f"{key.to_user_string()} {state.updated_at.isoformat()}",
-                f"{key.to_user_string()} is late",
-                f"The schedule {made[key]} should have made it. See in the UI whether it is on, and what its runs say",
-            )
+    for one in schedules.late(lab.settings, instance):
+        asset = one.asset.to_user_string()
+        missed = f"The schedule {one.schedule} should have made it" + ("" if one.made_before else ", and never did")
+        yield News(
+            "stale",
+            f"{asset} {one.since.isoformat()}",
+            f"{asset} is late",
+            f"{missed}. See in the UI whether it is on, and what its runs say",
+        )
 
 
 def _may_be_retried(record: dg.RunRecord, now: datetime) -> bool:

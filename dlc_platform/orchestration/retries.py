@@ -63,7 +63,7 @@ class PatientRunCoordinator(QueuedRunCoordinator):
         return self._retry_minutes[min(number, len(self._retry_minutes)) - 1]
 
 
-# On at every stage: whoever starts a run by hand wants it tried again too.
+# On at every stage: a run that somebody started by hand there would otherwise wait for ever once its worker has died.
 @dg.sensor(minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
 def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Lets runs that are tried again start when they have waited for as long as lab.yaml says."""

@@ -5,11 +5,13 @@ time. What each does is in `assets.upkeep`; how late it may be is said here.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.freshness import FreshnessState, TimeWindowFreshnessPolicy
 from dagster._utils.schedules import cron_string_iterator
 
 from dlc_platform import scanning
@@ -29,8 +31,18 @@ MADE_BY = {
     "back_up": "lab_backup",
     "clean_up": "lab_cleaning",
 }
-#: Ticks that are looked at to find the longest time between two: a week of any daily pattern, a year of months.
-_TICKS = 14
+#: All of a cron's patterns of days come back within that, other than the 29 of February.
+_YEAR = timedelta(days=366)
+
+
+@dataclass(frozen=True)
+class Late:
+    """What a schedule should have made and did not: since when that is so, and whether it was ever made before."""
+
+    asset: dg.AssetKey
+    schedule: str
+    since: datetime
+    made_before: bool
 
 
 def default_status(lab: Lab) -> dg.DefaultScheduleStatus:
@@ -100,10 +112,40 @@ def upkeep_freshness(lab: Lab) -> dict[str, dg.FreshnessPolicy]:
 
 
 def interval(cron: str, time_zone: str, now: datetime | None = None) -> timedelta:
-    """The longest time between two of the next ticks of a schedule."""
-    ticks = cron_string_iterator((now or datetime.now(UTC)).timestamp(), cron, time_zone)
-    moments = [next(ticks) for _ in range(_TICKS)]
-    return max(later - earlier for earlier, later in pairwise(moments))
+    """The longest time between two ticks of a schedule within a year.
+
+    A schedule may tick every minute, and only in January: so its days and its times of the day are looked at apart.
+    """
+    minute, hour, which_days = cron.split(maxsplit=2)
+    midnights = cron_string_iterator((now or datetime.now(UTC)).timestamp(), f"0 0 {which_days}", time_zone)
+    dates = [next(midnights), next(midnights)]
+    while dates[-1] - dates[0] < _YEAR:
+        dates.append(next(midnights))
+    some = datetime(2001, 1, 1, tzinfo=UTC)
+    ticks = cron_string_iterator(some.timestamp(), f"{minute} {hour} * * *", "UTC")
+    times = [tick - some for tick in takewhile(lambda tick: tick < some + timedelta(days=1), ticks)]
+    over_night = max(later - earlier for earlier, later in pairwise(dates)) - times[-1] + times[0]
+    return max([over_night, *(later - earlier for earlier, later in pairwise(times))])
+
+
+def late(lab: Lab, instance: dg.DagsterInstance) -> Iterator[Late]:
+    """What schedules should have made by now and did not.
+
+    Dagster says nothing of an asset that was never made. That counts from when the daemon first saw that there is a
+    policy for it, which is when the lab came into production, or got the schedule.
+    """
+    windows = upkeep_freshness(lab)
+    made = {dg.AssetKey(asset): schedule for schedule, asset in MADE_BY.items()}
+    for key, record in instance.get_freshness_state_records(list(made)).items():
+        policy = windows.get(key.to_user_string())
+        if record.freshness_state == FreshnessState.FAIL:
+            yield Late(key, made[key], record.updated_at, True)
+        elif (
+            record.freshness_state == FreshnessState.UNKNOWN
+            and isinstance(policy, TimeWindowFreshnessPolicy)
+            and datetime.now(UTC) - record.updated_at >= policy.fail_window.to_timedelta()
+        ):
+            yield Late(key, made[key], record.updated_at, False)
 
 
 def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
@@ -142,7 +184,9 @@ def _evaluate_new_labels(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         execution_timezone=lab.time_zone,
         default_status=default_status(lab),
     )
-    def evaluate_new_labels(lab: LabResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def evaluate_new_labels(
+        context: dg.ScheduleEvaluationContext, lab: LabResource
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         """Evaluates the production model of each project on the frames that are labelled by now.
 
         With one recipe of the project, so that the images keep its sides; what was evaluated already is not again.
@@ -152,7 +196,8 @@ def _evaluate_new_labels(lab: Lab, cron: str) -> dg.ScheduleDefinition:
             names = [name for name, recipe in lab.settings.recipes.items() if recipe.project == project]
             if names and registry.production_model(lab.engine, project) is not None:
                 asked = True
-                yield dg.RunRequest(partition_key=names[0])
+                key = f"{project}-{context.scheduled_execution_time:%Y%m%d%H%M}"
+                yield dg.RunRequest(run_key=key, partition_key=names[0])
         if not asked:
             yield dg.SkipReason("no project has both a recipe and a production model")
 

@@ -32,8 +32,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_devices_are_found_with_their_memory(machine):
     machine([{"memory_gb": 24}, {"memory_gb": None}])
     assert find_devices("auto") == (
-        Device("gpu-0", "0", 24.0, "A test double"),
-        Device("gpu-1", "1", None, "A test double"),
+        Device("gpu-0", "0", 24.0, "A test double", "GPU-0"),
+        Device("gpu-1", "1", None, "A test double", "GPU-1"),
     )
     assert [str(device) for device in (*find_devices("auto"), CPU)] == ["GPU 0", "GPU 1", "the CPU"]
 
@@ -41,6 +41,20 @@ def test_devices_are_found_with_their_memory(machine):
 def test_a_gpu_has_one_lease_however_it_is_listed(machine):
     machine([{"memory_gb": 24}, {"memory_gb": 24}])
     assert find_devices([1]) == find_devices(["GPU-1"]) == find_devices([1, "GPU-1"])
+
+
+def test_a_container_that_sees_some_of_the_gpus_knows_them_by_the_same_leases(machine):
+    """It numbers those that it sees from 0, so that its GPU 0 may be another one than that of the host."""
+    first, second, third = ({"uuid": f"GPU-{name}", "memory_gb": 24} for name in ("7F1c", "02ab", "55e0"))
+    machine([first, second, third])
+    host = find_devices("auto")
+    machine([third, second])
+    by_number, inside = find_devices([0]), find_devices("auto")
+    assert [device.key for device in inside] == [host[2].key, host[1].key] == ["gpu-55e0", "gpu-02ab"]
+    assert by_number == find_devices(["GPU-55e0"]) == inside[:1]
+    assert environment(by_number)["CUDA_VISIBLE_DEVICES"] == "0"
+    machine(None)
+    assert find_devices(["GPU-55e0"])[0].key == by_number[0].key, "a container without NVML"
 
 
 def test_a_gpu_that_is_cut_stands_for_its_slices(machine):
@@ -57,7 +71,7 @@ def test_without_a_driver_there_are_the_listed_devices(machine):
     machine(None)
     assert find_devices("auto") == ()
     assert find_devices([]) == ()
-    assert find_devices([2, "GPU-abc"]) == (Device("gpu-2", "2"), Device("gpu-gpu-abc", "GPU-abc"))
+    assert find_devices([2, "GPU-abc"]) == (Device("gpu-2", "2"), Device("gpu-abc", "GPU-abc", uuid="GPU-abc"))
     assert computing(Device("gpu-2", "2")) == frozenset()
 
 

@@ -6,13 +6,14 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers import leases
+from dlc_platform.launchers import devices, leases
 from dlc_platform.launchers.devices import CPU, Device
 from dlc_platform.launchers.needs import Needs
 
@@ -236,6 +237,39 @@ def test_a_drained_device_finishes_its_work_and_takes_no_more():
     leases.resume(GPUS[0])
     leases.acquire(GPUS[:1], "next", pause=_refuse_to_wait).release()
     assert leases.survey(GPUS[:1])[0].drained is None
+
+
+def test_a_drain_outlives_a_reboot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A reboot empties the temporary folder, where the leases are unless it is said otherwise."""
+    lasting, before, after = (tmp_path / name for name in ("lasting", "before", "after"))
+    for folder in (lasting, before, after):
+        folder.mkdir()
+    monkeypatch.delenv(leases.DIRECTORY_VARIABLE)
+    monkeypatch.setattr(leases, "_LASTING", lasting)
+    monkeypatch.setattr(tempfile, "tempdir", str(before))
+    leases.acquire(GPUS[:1], "before", pause=_refuse_to_wait).release()
+    leases.drain(GPUS[0])
+    (drain,) = leases.drain_directory().iterdir()
+    assert stat.S_IMODE(drain.parent.stat().st_mode) == 0o1777
+    assert stat.S_IMODE(drain.stat().st_mode) == 0o1666, "left alone by what tidies temporary folders up"
+    leases.drain(GPUS[0])
+    monkeypatch.setattr(tempfile, "tempdir", str(after))
+    with pytest.raises(_Busy):
+        leases.acquire(GPUS[:1], "after", pause=_refuse_to_wait)
+    leases.resume(GPUS[0])
+    leases.acquire(GPUS[:1], "after", pause=_refuse_to_wait).release()
+
+
+def test_a_container_and_the_host_do_not_share_a_gpu(tmp_path: Path, nvml: Path):
+    """Each numbers the GPUs that it sees from 0; the folder of the leases is the same."""
+    first, second = {"uuid": "GPU-7f1c", "memory_gb": 24}, {"uuid": "GPU-02ab", "memory_gb": 24}
+    nvml.write_text(json.dumps([first, second]))
+    with leases.acquire(devices.find_devices([1]), "on the host"):
+        nvml.write_text(json.dumps([second]))
+        with pytest.raises(_Busy):
+            leases.acquire(devices.find_devices([0]), "in a container", pause=_refuse_to_wait)
+        nvml.write_text(json.dumps([first]))
+        leases.acquire(devices.find_devices([0]), "in another", pause=_refuse_to_wait).release()
 
 
 def test_a_device_is_left_alone_on_which_a_stranger_computes(nvml: Path):

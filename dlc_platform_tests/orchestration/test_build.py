@@ -1,4 +1,4 @@
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.materialize import _selected
 from dlc_platform.orchestration.partitions import sessions
+from dlc_platform.orchestration.schedules import interval
 
 EVERY_SESSION = "sessions (one run for many)"
 EVERY_RECIPE = "recipes big, small"
@@ -271,6 +272,27 @@ def test_what_a_schedule_makes_is_late_half_as_long_again_after_it_was_due(defin
         "lab_backup": pytest.approx(timedelta(days=46.5), abs=timedelta(hours=2)),
         "lab_cleaning": pytest.approx(timedelta(days=1.5), abs=timedelta(hours=2)),
     }
+
+
+@pytest.mark.parametrize(
+    ("cron", "longest"),
+    [
+        ("0 5 * * *", timedelta(days=1)),
+        ("* * * * *", timedelta(minutes=1)),
+        ("*/5 8-9 * * *", timedelta(hours=22, minutes=5)),
+        ("0 */6 * * 1-5", timedelta(days=2, hours=6)),
+        ("*/5 8-9 1 * *", timedelta(days=30, hours=22, minutes=5)),
+        ("0 12 31 * *", timedelta(days=61)),
+        ("*/10 * * 1 *", timedelta(days=334, minutes=10)),
+        ("0 1 1 1 *", timedelta(days=366)),
+        ("0 0 29 2 *", timedelta(days=4 * 365 + 1)),
+    ],
+)
+def test_the_longest_time_between_two_ticks_is_found(cron: str, longest: timedelta) -> None:
+    """Whatever time it is: many ticks lie close together in an hour of the day, or in a month of the year."""
+    for now in (datetime(2026, 11, 28, 8, 3, tzinfo=UTC), datetime(2027, 1, 1, 9, 1, tzinfo=UTC)):
+        assert interval(cron, "Europe/Berlin", now) == pytest.approx(longest, abs=timedelta(hours=1))
+        assert interval(cron, "UTC", now) == longest
 
 
 def test_poses_are_fresh_as_long_as_the_lab_says(definitions: dg.Definitions) -> None:

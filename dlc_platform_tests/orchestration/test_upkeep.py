@@ -1,10 +1,15 @@
 """What a lab does for itself, on a real Dagster instance and catalogue; the daemon's part is done by hand."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
@@ -12,6 +17,7 @@ import pytest
 import yaml
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -27,28 +33,51 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 from dagster._core.storage.tags import RETRY_NUMBER_TAG, RUN_KEY_TAG, SCHEDULE_NAME_TAG
+from dagster._core.test_utils import freeze_time
+from dagster._daemon.freshness import FreshnessDaemon
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 from sqlalchemy import Engine, text
 
 from dlc_platform import upkeep
+from dlc_platform.catalog import registry, tables
 from dlc_platform.demo.render import write_video
 from dlc_platform.diagnosis import Finding
+from dlc_platform.dlc.evaluation import load_evaluation
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import short
 from dlc_platform.orchestration import inspection, run_history, sensors
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.orchestration.partitions import RANGE_START
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
+from dlc_platform.orchestration.schedules import late
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings import POSTGRES_VARIABLE, Recipe
+from dlc_platform.store import Store
 from dlc_platform_tests import keeping, receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
 from dlc_platform_tests.receivers import Webhook
 
+if TYPE_CHECKING:
+    from dlc_platform.dlc.dataset import Dataset
+    from dlc_platform.dlc.training import TrainedModel
+
 NEW = "sub-7_ses-1"
+WRITE = """
+import signal, sys
+from pathlib import Path
+from dlc_platform.store import Store
+
+def write(folder):
+    (folder / "weights").write_bytes(bytes(2_000_000))
+    print(folder, flush=True)
+    signal.pause()
+
+Store(Path(sys.argv[1])).put("models", sys.argv[2], {}, write)
+"""
 #: As a run has that the daemon or the UI submits.
 ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lab"), "__repository__"), "clean_up")
 __all__ = ["catalogue"]
@@ -119,32 +148,77 @@ class Kept:
         return not TagConcurrencyLimitsCounter(queue.tag_concurrency_limits, []).is_blocked(self.run_of(run.run_id))
 
 
-@pytest.fixture
-def kept(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
-    home = tmp_path / "lab"
-    (tmp_path / "raw").mkdir()
-    home.mkdir()
+@contextmanager
+def keep(home: Path, engine: Engine, **settings: Any) -> Iterator[Kept]:
+    """Open a lab at `home`, with other settings where they are given."""
+    raw = home.parent / "raw"
+    raw.mkdir()
+    home.mkdir(exist_ok=True)
+    usual = {
+        "name": "maze-lab",
+        "raw_roots": [str(raw)],
+        "projects": {"maze": {"path": "maze"}},
+        "recipes": {"first": {"project": "maze", "weights": "random"}},
+        "inference": [{"camera": "top", "project": "maze"}],
+        "settle_seconds": 0,
+        "gpus": [],
+        "backups": {"folder": "safe", "keep": 2},
+        "runs": {"retry_minutes": [2, 10], "keep_events_days": 30, "most_hours": 12},
+        "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},
+    }
+    (home / "lab.yaml").write_text(yaml.safe_dump(usual | settings))
+    before = dict(os.environ)
     with receivers.webhook() as hook:
-        settings = {
-            "name": "maze-lab",
-            "raw_roots": [str(tmp_path / "raw")],
-            "projects": {"maze": {"path": "maze"}},
-            "recipes": {"first": {"project": "maze", "weights": "random"}},
-            "inference": [{"camera": "top", "project": "maze"}],
-            "settle_seconds": 0,
-            "gpus": [],
-            "backups": {"folder": "safe", "keep": 2},
-            "runs": {"retry_minutes": [2, 10], "keep_events_days": 30, "most_hours": 12},
-            "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},
-        }
-        (home / "lab.yaml").write_text(yaml.safe_dump(settings))
-        before = dict(os.environ)
-        monkeypatch.setenv("LAB_HOOK", hook.url)
-        monkeypatch.setenv(POSTGRES_VARIABLE, catalogue.url.render_as_string(hide_password=False))
+        os.environ |= {"LAB_HOOK": hook.url, POSTGRES_VARIABLE: engine.url.render_as_string(hide_password=False)}
         with open_instance(prepare(home)) as instance:
-            yield Kept(home, catalogue, instance, hook)
-        os.environ.clear()
-        os.environ.update(before)
+            yield Kept(home, engine, instance, hook)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def kept(tmp_path: Path, catalogue: Engine) -> Iterator[Kept]:
+    with keep(tmp_path / "lab", catalogue) as kept:
+        yield kept
+
+
+@pytest.fixture
+def labelling(
+    tmp_path: Path,
+    engine: Engine,
+    tiny_store: Store,
+    tiny_dataset: "Dataset",
+    tiny_model: "TrainedModel",
+    tiny_recipe: Recipe,
+    tiny_project: Path,
+) -> Iterator[Kept]:
+    """A lab with a trained network in production, and with a copy of its project to label more frames in."""
+    home, project = tmp_path / "lab", tmp_path / "project"
+    shutil.copytree(tiny_store.root, home / "store")
+    shutil.copytree(tiny_project, project)
+    recipe = tiny_recipe.model_dump(mode="json")
+    projects = {"tiny": {"path": str(project)}}
+    with keep(home, engine, projects=projects, recipes={"quick": recipe}, inference=[{"project": "tiny"}]) as kept:
+        put_in_production(kept, "tiny", tiny_model.id, tiny_model)
+        yield kept
+
+
+def put_in_production(kept: Kept, project: str, identity: str, model: "TrainedModel") -> None:
+    """Let a network of the store be the production model of a project."""
+    version = tables.ModelVersion(
+        id=identity,
+        project=project,
+        net_type="cspnext_s",
+        weights_sha256=model.weights_sha256,
+        scorer=model.scorer,
+        manifest_sha256=kept.lab.store.claim("models", identity),
+        source={"snapshot": "snapshot.pt"},
+    )
+    registry.record_imported_model(kept.engine, version, registry.BodyParts(model.bodyparts, model.skeleton))
+    promotion = tables.Promotion(
+        project=project, model_id=identity, kind="person", promoted_by="ada", reason="the only one"
+    )
+    assert registry.promote(kept.engine, promotion, expected=None)
 
 
 def test_a_backup_takes_the_place_of_the_oldest(kept: Kept) -> None:
@@ -181,18 +255,34 @@ def test_a_store_that_is_not_as_it_was_fails_the_run(kept: Kept) -> None:
     assert str(store.path(kind, identity)) in failure.message and "dlc-platform verify" in failure.message
 
 
+def crash(store: Store, identity: str) -> Path:
+    """The folder that a process leaves which is killed while it writes a product of 2 MB."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(store.root), identity], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert writer.stdout is not None
+    folder = Path(writer.stdout.readline().decode().strip())
+    writer.kill()
+    writer.wait()
+    return folder
+
+
 def test_only_what_crashes_left_is_removed_by_itself(kept: Kept) -> None:
     """After a restore, products of no row are found again by what makes them: they are a person's to remove."""
     store = kept.lab.store
     keeping.fill(kept.engine, store)
     unnamed = store.put("models", "e" * 64, {}, lambda folder: None)
-    left = store.root / "models" / ".partial-crashed"
-    left.mkdir()
-    for folder in (unnamed, left):
+    left, lately, interrupted = crash(store, "d" * 64), crash(store, "d" * 64), store.root / "models" / ".work-1"
+    assert left.parent == lately.parent == store.root / "models" and (left / "weights").stat().st_size == 2_000_000
+    # Training that was interrupted waits for its continuation for longer.
+    interrupted.mkdir()
+    for folder in (unnamed, left, interrupted):
         keeping.make_old(folder)
     before = set(store.products())
     succeeded, metadata = kept.run("clean_up")
     assert succeeded
+    assert not left.exists() and lately.is_dir() and interrupted.is_dir()
+    assert (metadata["left_overs_removed"], metadata["megabytes_removed"]) == (1, 2.0)
     assert metadata["unnamed_products"] == 1
     assert set(store.products()) == before
 
@@ -268,7 +358,103 @@ def test_what_the_sensor_missed_is_asked_for_at_night(kept: Kept) -> None:
 
 def test_each_production_model_is_evaluated_on_new_labels(kept: Kept) -> None:
     (request,) = kept.tick("evaluate_new_labels")
-    assert request.partition_key == "first"
+    assert request.partition_key == "first" and str(request.run_key).startswith("maze-")
+
+
+def evaluate_new_labels(kept: Kept, number: int = 0) -> tuple[dg.ExecuteInProcessResult, dict[str, Any]]:
+    """One of the runs that the schedule asks for, and the metadata of production_evaluation where it was made."""
+    request = kept.tick("evaluate_new_labels")[number]
+    done = kept.definitions.resolve_job_def("evaluate_new_labels").execute_in_process(
+        instance=kept.instance, partition_key=request.partition_key, raise_on_error=False
+    )
+    made = done.asset_materializations_for_node("production_evaluation") if done.success else []
+    return done, dict(made[0].metadata) if made else {}
+
+
+def test_the_production_model_is_evaluated_on_newly_labelled_frames(
+    labelling: Kept, make_project: Callable[..., Path], tiny_model: "TrainedModel"
+) -> None:
+    _, first = evaluate_new_labels(labelling)
+    (row,) = first["projects"].records
+    assert row.data["evaluated"] and row.data["model"] == short(tiny_model.id)
+    # Nothing was labelled since.
+    _, again = evaluate_new_labels(labelling)
+    assert again["evaluated"].value == 0
+
+    frames = make_project(labelling.home.parent / "more", 12, seed=7, folder="video2")
+    project = labelling.lab.settings.projects["tiny"].path
+    shutil.copytree(frames / "labeled-data" / "video2", project / "labeled-data" / "video2")
+    _, later = evaluate_new_labels(labelling)
+    (new,) = later["projects"].records
+    assert new.data["evaluated"] and new.data["test_images"] > row.data["test_images"]
+    evaluations = registry.evaluations_of(labelling.engine, "tiny")
+    assert len(evaluations) == 2 and {one.model_id for one in evaluations} == {tiny_model.id}
+    with labelling.engine.connect() as connection:
+        query = "select evaluation_id, keypoints from dlc.evaluation_error where side = 'test' and bodypart = 'all'"
+        keypoints = {evaluation: count for evaluation, count in connection.execute(text(query))}
+    assert sorted(keypoints.values()) == [2 * row.data["test_images"], 2 * new.data["test_images"]]
+    # The network found the nose and the tail of animals that it has never seen.
+    newest = load_evaluation(labelling.lab.store.path("evaluations", max(keypoints, key=keypoints.__getitem__)))
+    unseen = newest.predictions().query("folder == 'video2'")
+    assert unseen["image"].nunique() == 12 and unseen["distance_px"].median() < 24
+
+
+def rename_body_parts(project: Path) -> None:
+    """Label others than the network knows."""
+    labels = project / "labeled-data" / "video1" / "CollectedData_tester.csv"
+    for file in (project / "config.yaml", labels):
+        file.write_text(file.read_text().replace("nose", "snout").replace("tail", "rump"))
+
+
+def test_an_evaluation_that_failed_does_not_count_as_made(labelling: Kept) -> None:
+    rename_body_parts(labelling.lab.settings.projects["tiny"].path)
+    done, _ = evaluate_new_labels(labelling)
+    (failure,) = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
+    while failure is not None and failure.cause is not None:
+        failure = failure.cause
+    assert failure is not None and "the production models of 1 projects were not evaluated" in failure.message
+    assert "predicts nose, tail" in failure.message and "labels snout, rump" in failure.message
+    assert labelling.instance.get_latest_materialization_event(dg.AssetKey("production_evaluation")) is None
+
+
+def test_one_project_whose_model_cannot_be_evaluated_does_not_keep_others_from_it(
+    labelling: Kept, tiny_model: "TrainedModel", tiny_recipe: Recipe
+) -> None:
+    file, store = labelling.home / "lab.yaml", labelling.lab.store
+    settings = yaml.safe_load(file.read_text())
+    other = labelling.home.parent / "other"
+    shutil.copytree(settings["projects"]["tiny"]["path"], other)
+    rename_body_parts(other)
+    settings["projects"] = {"other": {"path": str(other)}, **settings["projects"]}
+    settings["recipes"]["second"] = tiny_recipe.model_dump(mode="json") | {"project": "other"}
+    file.write_text(yaml.safe_dump(settings))
+    copy = store.put(
+        "models",
+        "b" * 64,
+        store.manifest("models", tiny_model.id),
+        lambda folder: shutil.copytree(
+            tiny_model.path, folder, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True
+        ),
+    )
+    two = Kept(labelling.home, labelling.engine, labelling.instance, labelling.hook)
+    put_in_production(two, "other", copy.name, tiny_model)
+    # The first run gathers the labels of the other project, the second those of the one that is well.
+    done = [evaluate_new_labels(two, number)[0].success for number in range(2)]
+    assert done == [False, False]
+    assert [one.model_id for one in registry.evaluations_of(two.engine, "tiny")] == [tiny_model.id]
+    assert registry.evaluations_of(two.engine, "other") == []
+
+
+def test_a_model_that_can_never_be_evaluated_is_no_failure(labelling: Kept, tiny_model: "TrainedModel") -> None:
+    """Labels of datasets are those of one animal; a model of several may have been imported."""
+    file = labelling.lab.store.path("models", tiny_model.id) / "pytorch_config.yaml"
+    configuration = yaml.safe_load(file.read_text())
+    configuration["metadata"]["individuals"] = ["ann", "bob"]
+    file.write_text(yaml.safe_dump(configuration))
+    done, metadata = evaluate_new_labels(labelling)
+    (row,) = metadata["projects"].records
+    assert done.success and not row.data["evaluated"]
+    assert "model of several animals" in row.data["cannot_be_evaluated"]
 
 
 def test_what_a_schedule_did_not_make_is_told(kept: Kept) -> None:
@@ -284,6 +470,28 @@ def test_what_a_schedule_did_not_make_is_told(kept: Kept) -> None:
         kept.look("deliver_notifications")
     told = [one["title"] for message in kept.hook.got for one in message["notifications"]]
     assert told.count("lab_backup is late") == 1
+
+
+def test_what_a_schedule_never_made_is_told(kept: Kept) -> None:
+    """Dagster's daemon says of such an asset only that it does not know, since it first saw the policy."""
+    graph = kept.definitions.resolve_asset_graph()
+    for days, asset in ((47, "lab_backup"), (40, "store_verification")):
+        with freeze_time(datetime.now(UTC) - timedelta(days=days)):
+            context = LoadingContextForTest(kept.instance)
+            evaluated = FreshnessDaemon()._evaluate_asset(context, graph.get(dg.AssetKey(asset)))
+            assert asyncio.run(evaluated), "the state has changed"
+    for _ in range(2):
+        kept.look("watch_sessions")
+        kept.look("deliver_notifications")
+    told = [one["title"] for message in kept.hook.got for one in message["notifications"]]
+    assert told == ["lab_backup is late"]
+    assert "and never did" in str(kept.hook.got)
+
+    # It was made: nothing is late from now on.
+    assert kept.run("back_up")[0]
+    context = LoadingContextForTest(kept.instance)
+    assert asyncio.run(FreshnessDaemon()._evaluate_asset(context, graph.get(dg.AssetKey("lab_backup"))))
+    assert [one.asset for one in late(kept.lab.settings, kept.instance)] == []
 
 
 def test_a_run_that_is_tried_again_waits_first(kept: Kept) -> None:

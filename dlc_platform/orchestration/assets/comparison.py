@@ -54,20 +54,20 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
 
 def evaluate_missing(
     context: AssetExecutionContext, lab: LabResource, project: str, only: str | None = None
-) -> list[str]:
-    """Evaluate every version of a project on its newest dataset, or `only` one, where it can be done and was not.
+) -> dict[str, PlatformError | None]:
+    """Evaluate every version of a project on its newest dataset, or `only` one, where that was not done.
 
     Returns
     -------
-    list of str
-        The versions that were evaluated.
+    dict
+        The versions that were to be evaluated, each with what was in the way of it, or None where nothing was.
     """
     from dlc_platform.dlc.evaluation import evaluate_model
 
     dataset_id = registry.newest_dataset(lab.engine, project)
     if dataset_id is None:
-        return []
-    evaluated = []
+        return {}
+    outcomes: dict[str, PlatformError | None] = {}
     done = {row.model_id for row in registry.evaluations_of(lab.engine, project) if row.dataset_id == dataset_id}
     for model in registry.models_of(lab.engine, project):
         if model.id in done or only not in (None, model.id) or not lab.store.has("models", model.id):
@@ -82,10 +82,11 @@ def evaluate_missing(
             )
         except PlatformError as problem:
             context.log.warning(f"{short(model.id)} cannot be evaluated: {problem}")
+            outcomes[model.id] = problem
             continue
         record_evaluation(context, lab, evaluation)
-        evaluated.append(model.id)
-    return evaluated
+        outcomes[model.id] = None
+    return outcomes
 
 
 def _record_comparison(context: AssetExecutionContext, lab: LabResource, compared: Any) -> None:

@@ -10,6 +10,7 @@ from dagster import AssetExecutionContext
 
 from dlc_platform import upkeep
 from dlc_platform.catalog import registry
+from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration import run_history
 from dlc_platform.orchestration.assets.comparison import evaluate_missing
@@ -30,13 +31,24 @@ _ACQUISITION = ["team:acquisition"]
     code_version="1",
 )
 def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-    """The test error of each project's production model on the newest labelled frames."""
+    """The test error of each project's production model on the newest labelled frames.
+
+    Fails where a model could not be evaluated, after the others were: else it would count as made while it is not.
+    """
+    from dlc_platform.dlc.evaluation import not_evaluable
+
     rows = []
+    failed: dict[str, PlatformError] = {}
     for project in lab.settings.projects:
         model = registry.production_model(lab.engine, project)
         if model is None:
             continue
-        evaluated = evaluate_missing(context, lab, project, only=model)
+        # What can never be evaluated is no failure.
+        reason = not_evaluable(lab.store.path("models", model)) if lab.store.has("models", model) else None
+        outcomes = {} if reason else evaluate_missing(context, lab, project, only=model)
+        if (problem := outcomes.get(model)) is not None:
+            failed[project] = problem
+            continue
         newest = registry.newest_dataset(lab.engine, project)
         dataset = registry.dataset(lab.engine, newest) if newest else None
         rows.append(
@@ -44,8 +56,15 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
                 "project": project,
                 "model": short(model),
                 "test_images": dataset.test_images if dataset else 0,
-                "evaluated": bool(evaluated),
+                "evaluated": bool(outcomes),
+                "cannot_be_evaluated": reason or "",
             }
+        )
+    if failed:
+        told = "; ".join(f"{project}: {problem.problem}" for project, problem in failed.items())
+        raise PlatformError(
+            f"the production models of {len(failed)} projects were not evaluated on the newest labels: {told}",
+            "; ".join(sorted({problem.remedy for problem in failed.values()})),
         )
     return dg.MaterializeResult(
         metadata={"projects": table(rows), "evaluated": sum(row["evaluated"] for row in rows)},

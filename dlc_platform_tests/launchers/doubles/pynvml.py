@@ -1,7 +1,8 @@
 """A test double of NVML, for GPUs that we lack: it takes the place of `pynvml` where its folder is on the path first.
 
 What it answers is in the JSON file that ``TEST_NVML`` names: a list of GPUs with `memory_gb`, the pids in `computing`,
-and `slices`, where it is cut, which are the same. Without that variable there is no driver.
+a `uuid` unless it is to be ``GPU-`` and the number, and `slices`, where it is cut, which are the same. Without that
+variable there is no driver.
 """
 
 import json
@@ -32,7 +33,9 @@ class _Handle:
 
 def _handle(kind: str, number: str, told: dict) -> _Handle:
     slices = tuple(_handle("MIG", f"{number}-{place}", part) for place, part in enumerate(told.get("slices", ())))
-    return _Handle(f"{kind}-{number}", told.get("memory_gb"), tuple(told.get("computing", ())), slices)
+    return _Handle(
+        told.get("uuid", f"{kind}-{number}"), told.get("memory_gb"), tuple(told.get("computing", ())), slices
+    )
 
 
 def _gpus() -> list[_Handle]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import dagster as dg
 import yaml
-from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
@@ -27,7 +26,7 @@ from dlc_platform.orchestration.instance import (
     wanted_dagster_yaml,
 )
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG
-from dlc_platform.orchestration.schedules import MADE_BY, interval
+from dlc_platform.orchestration.schedules import interval, late
 from dlc_platform.settings import Lab, load_lab
 
 #: A daemon says every 30 s that it lives.
@@ -74,7 +73,7 @@ def inspect(home: Path) -> Iterator[Finding]:
         yield from _monitoring(instance, home, lab)
         yield from _queue(instance, alive)
         yield from _instigators(instance, definitions, lab, alive)
-        yield from _late(instance)
+        yield from _late(lab, instance)
 
 
 def _space(home: Path, lab: Lab) -> Iterator[Finding]:
@@ -275,14 +274,12 @@ def _tick_problem(instance: dg.DagsterInstance, state: InstigatorState, most: ti
     return None
 
 
-def _late(instance: dg.DagsterInstance) -> Iterator[Finding]:
+def _late(lab: Lab, instance: dg.DagsterInstance) -> Iterator[Finding]:
     """What schedules should have made and did not: backups, verifications, what is cleaned up."""
-    made = {dg.AssetKey(asset): schedule for schedule, asset in MADE_BY.items()}
-    for key, record in instance.get_freshness_state_records(list(made)).items():
-        if record.freshness_state == FreshnessState.FAIL:
-            yield Finding(
-                f"schedule {made[key]}",
-                f"{key.to_user_string()} is late",
-                "See in the UI whether the schedule is on, and what its runs say",
-                warning=True,
-            )
+    for one in late(lab, instance):
+        yield Finding(
+            f"schedule {one.schedule}",
+            f"{one.asset.to_user_string()} is late" + ("" if one.made_before else ", and was never made"),
+            "See in the UI whether the schedule is on, and what its runs say",
+            warning=True,
+        )

@@ -57,9 +57,6 @@ class Place:
         (self.home / "lab.yaml").write_text(yaml.safe_dump(lab))
         self.port = free_port()
         self.migrated = ""
-        (folder / "instance").mkdir()
-        instance = (WORKSTATION / "dagster.yaml").read_text().replace("/lab/", f"{self.home}/")
-        (folder / "instance" / "dagster.yaml").write_text(instance)
         workspace = yaml.safe_load((WORKSTATION / "workspace.yaml").read_text())
         workspace["load_from"][0]["grpc_server"] |= {"host": "localhost", "port": self.port}
         (folder / "workspace.yaml").write_text(yaml.safe_dump(workspace))
@@ -68,7 +65,7 @@ class Place:
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
             "HOST": "127.0.0.1",
             "WORKSPACE": str(folder / "workspace.yaml"),
-            "DAGSTER_HOME": str(folder / "instance"),
+            "DAGSTER_HOME": str(self.home / "dagster"),
             "DAGSTER_DISABLE_TELEMETRY": "true",
             "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE": str(server.secrets / "dagster_url"),
         }
@@ -202,15 +199,13 @@ def test_a_viewers_webserver_shows_the_lab_and_changes_nothing(server: Server, p
 
 
 def test_a_server_keeps_its_runs_in_order_as_one_lab_does(place: Place):
-    """What `up` writes into a lab's own dagster.yaml, and what the deployments say, is the same."""
+    """What `migrate` writes into the lab's dagster.yaml, and what the chart's values say, is the same."""
     of_lab = yaml.safe_load((place.home / "dagster" / "dagster.yaml").read_text())
-    of_workstation = yaml.safe_load((place.folder / "instance" / "dagster.yaml").read_text())
     of_kubernetes = yaml.safe_load((DEPLOYMENTS / "kubernetes" / "values.yaml").read_text())["additionalInstanceConfig"]
     # That one depends on the machine's processors.
-    for of_any in (of_lab, of_workstation, of_kubernetes):
+    for of_any in (of_lab, of_kubernetes):
         assert of_any["concurrency"]["runs"].pop("max_concurrent_runs") > 1
-    assert of_lab.pop("run_launcher")["class"] == of_workstation.pop("run_launcher")["class"] == "GpuRunLauncher"
-    assert of_workstation == of_lab
+    assert of_lab.pop("run_launcher")["class"] == "GpuRunLauncher"
     # Where the files lie is another matter, and the chart writes the rest itself.
     for key in {*of_lab, *of_kubernetes} - {"storage", "compute_logs", "local_artifact_storage", "telemetry"}:
         assert of_kubernetes.get(key) == of_lab.get(key), key
@@ -234,7 +229,10 @@ class Machine:
             shutil.copytree(DEPLOYMENTS / name, self.checkout / name)
         self.place = folder / "production"
         self.place.mkdir()
-        shutil.copy(WORKSTATION / "env.example", self.place / ".env")
+        (self.checkout / "lab.yaml").write_text("raw_roots: [/raw]\n")
+        example = (WORKSTATION / "env.example").read_text()
+        own = re.sub("(?m)^LAB_FILE=.*", f"LAB_FILE={self.checkout / 'lab.yaml'}", example)
+        (self.place / ".env").write_text(own)
         (folder / "bin").mkdir()
         (folder / "bin" / "docker").write_text(DOCKER)
         (folder / "bin" / "docker").chmod(0o755)
@@ -318,14 +316,14 @@ def test_a_version_that_does_not_start_gives_way_to_the_old_one(machine: Machine
     (machine.checkout / "workstation" / "Caddyfile").write_text("of v3")
     assert machine.deploy("v3", fail=f"v3: {STARTING}") == 1
     assert machine.in_force() == before
-    assert machine.calls[-2:] == ["v2: compose run --rm --no-deps migrate migrate --check", f"v2: {STARTING}"]
+    assert machine.calls[-2:] == ["v2: compose run --rm --no-deps migrate", f"v2: {STARTING}"]
     assert any(place.startswith(str((machine.place / "current").resolve())) for place in machine.places)
 
 
 def test_where_the_old_version_does_not_know_the_tables_the_new_one_stays(machine: Machine):
     assert machine.deploy("v2") == 0
     (machine.checkout / "workstation" / "Caddyfile").write_text("of v3")
-    assert machine.deploy("v3", fail=f"v3: {STARTING}|v2: .*--check") == 1
+    assert machine.deploy("v3", fail=f"v3: {STARTING}|v2: .* migrate$") == 1
     assert machine.in_force() == ("v3", "of v3")
     assert f"v2: {STARTING}" not in machine.calls
 
@@ -336,7 +334,7 @@ def test_a_first_version_that_does_not_start_is_not_in_force(machine: Machine):
     assert "\nTAG=cuda\n" in (machine.place / ".env").read_text()
 
 
-@pytest.mark.parametrize("changed", ["workstation/Caddyfile", "postgres/pg_hba.conf", "workstation/dagster.yaml"])
+@pytest.mark.parametrize("changed", ["workstation/Caddyfile", "postgres/pg_hba.conf", "lab.yaml"])
 def test_containers_are_made_anew_where_a_file_of_theirs_has_changed(machine: Machine, changed: str):
     """Compose compares the paths of what is mounted, not what is in it."""
     assert machine.deploy("v2") == 0
@@ -348,7 +346,8 @@ def test_containers_are_made_anew_where_a_file_of_theirs_has_changed(machine: Ma
     assert machine.deploy("v4") == 0
     of_v4 = (machine.place / "current").resolve()
     assert of_v4 != of_v2
-    assert of_v4.parent.joinpath(changed).read_text().endswith("# another one\n")
+    deployed = of_v4 / changed if changed == "lab.yaml" else of_v4.parent / changed
+    assert deployed.read_text().endswith("# another one\n")
     for service in compose()["services"].values():
         for mount in service.get("volumes", []):
             assert mount["source"].startswith(("./", "../postgres", "${")) or mount["type"] == "volume", mount
@@ -463,7 +462,8 @@ def test_everything_that_compose_asks_for_has_an_example():
     text = (WORKSTATION / "compose.yaml").read_text()
     asked = {part.split("}")[0].partition(":")[0] for part in text.split("${")[1:]}
     assert asked - given <= {"OIDC_SCOPE", "OIDC_GROUPS_CLAIM"}
-    assert given - asked <= {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE"}
+    # The last is for `deploy`.
+    assert given - asked <= {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "LAB_FILE"}
     # make-secrets makes what compose mounts.
     made = (WORKSTATION / "make-secrets").read_text()
     for name in compose()["secrets"]:

@@ -129,6 +129,26 @@ class SlurmLab:
         """Kill slurmctld; jobs go on."""
         self._kill("slurmctld")
 
+    @contextmanager
+    def configured(self, settings: str) -> Iterator[None]:
+        """A controller with further lines in its slurm.conf, until the end of the block."""
+        file = self.folder / "slurm.conf"
+        configuration = file.read_text()
+        try:
+            file.write_text(f"{configuration}{settings}\n")
+            self._restart_controller()
+            yield
+        finally:
+            file.write_text(configuration)
+            self._restart_controller()
+
+    def _restart_controller(self) -> None:
+        # Not killed: what it has not saved yet it would forget.
+        process = self._processes.pop("slurmctld")
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+        self.start_controller()
+
     def start_node(self, node: str) -> None:
         """Start the slurmd of a node."""
         self._start(f"slurmd {node}", "-D", "-N", node)

@@ -55,10 +55,11 @@ class SlurmService:
             )
 
     def kill_daemon(self) -> None:
-        """Kill the daemon and its code server."""
+        """Kill the daemon and its code server; workers on this machine have sessions of their own and live on."""
         if self._daemon is not None:
             for child in self._daemon.children(recursive=True):
-                child.kill()
+                if os.getsid(child.pid) == os.getsid(0):
+                    child.kill()
             self._daemon.kill()
             self._daemon.wait()
             self._daemon = None

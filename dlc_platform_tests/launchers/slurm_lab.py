@@ -50,9 +50,9 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0,bf_interval=1,requeue_setup_env_fail
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-MessageTimeout=8
+MessageTimeout=4
 SlurmdTimeout=6
-SlurmctldTimeout=10
+SlurmctldTimeout=3
 KillWait=5
 MinJobAge=300
 ReturnToService=2

@@ -141,7 +141,7 @@ def slurm_service(home: Path, launcher: dict[str, Any], **configuration: Any) ->
         "run_launcher": {
             "module": "dlc_platform.launchers.slurm_run_launcher",
             "class": "SlurmRunLauncher",
-            "config": {"poll_seconds": 1.0, "collect_seconds": 1.0, "grace_seconds": 10.0, **launcher},
+            "config": {"poll_seconds": 0.5, "collect_seconds": 0.3, "grace_seconds": 10.0, **launcher},
         },
         "run_monitoring": {
             "enabled": True,

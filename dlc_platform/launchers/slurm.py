@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -45,10 +46,19 @@ _AWAY = (
     "failed to connect to authentication agent",
 )
 
-_SUBMIT_LIMIT = "job violates accounting/qos policy"
+#: sbatch would ask again for two minutes, during which nobody looked after the other jobs.
+_RETRYING = "retrying"
+#: Refusals of sbatch that a smaller array may escape.
+_TOO_MANY = (
+    "job violates accounting/qos policy",
+    "invalid job array specification",
+    "slurm temporarily unable to accept job",
+    "slurm job queue full",
+)
 #: Refusals of sbatch that say nothing about the job, only about the moment.
 _NOT_NOW = (
-    _SUBMIT_LIMIT,
+    *_TOO_MANY,
+    _RETRYING,
     "requested account has breached requested qos usage threshold",
     "resource temporarily unavailable",
     "unable to create job record, try again",
@@ -131,7 +141,7 @@ class NotNow(Exception):
 
     def __init__(self, said: str):
         super().__init__(said)
-        self.fewer = _SUBMIT_LIMIT in said.lower()
+        self.fewer = any(words in said.lower() for words in _TOO_MANY)
 
 
 @dataclass(frozen=True)
@@ -354,12 +364,10 @@ def array_limit() -> int:
     ControllerAway
         When nobody answered.
     """
-    for line in _ask(["scontrol", "show", "config"]).splitlines():
-        name, _, value = line.partition("=")
-        if name.strip() == "MaxArraySize":
-            # The highest index is one less, and 0 forbids arrays.
-            return max(1, int(value))
-    return 1
+    told = _ask(["scontrol", "show", "config"])
+    # The highest index is one less than the size, and 0 forbids arrays.
+    limits = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", told, re.MULTILINE)
+    return max(1, min((int(size or tasks) for size, tasks in limits), default=1))
 
 
 def script(options: Options, command: Sequence[str]) -> str:
@@ -380,26 +388,10 @@ def _environment() -> Mapping[str, str]:
 
 def _ask(command: Sequence[str], text: str | None = None, gone: str | None = None) -> str:
     """What a command of Slurm prints; `gone`, if given, where it fails although somebody answered."""
-    try:
-        done = subprocess.run(
-            command,
-            input=text,
-            stdin=subprocess.DEVNULL if text is None else None,
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_COMMAND_SECONDS,
-        )
-    except FileNotFoundError as error:
-        raise PlatformError(
-            f"this machine has no {command[0]}", "Install Slurm's commands, or start the services on a login node"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise ControllerAway(f"{command[0]} did not end within {_COMMAND_SECONDS} s") from error
-    if done.returncode == 0:
-        return done.stdout
-    said = " ".join(done.stderr.split())
+    code, printed, said = _execute(command, text)
+    if code == 0:
+        return printed
+    said = " ".join(said.split())
     if any(words in said.lower() for words in _AWAY):
         raise ControllerAway(said)
     if gone is not None:
@@ -411,3 +403,30 @@ def _ask(command: Sequence[str], text: str | None = None, gone: str | None = Non
         f"{command[0]} refuses: {said.removeprefix(f'{command[0]}: error: ')}",
         "Correct the launcher's config in dagster.yaml, or the run's tags dlc_platform/slurm/...",
     )
+
+
+def _execute(command: Sequence[str], text: str | None) -> tuple[int, str, str]:
+    """Run a command; its exit code, and what it printed and complained of."""
+    until = time.monotonic() + _COMMAND_SECONDS
+    given = subprocess.DEVNULL if text is None else subprocess.PIPE
+    try:
+        process = subprocess.Popen(
+            command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(), text=True
+        )
+    except FileNotFoundError as error:
+        raise PlatformError(
+            f"this machine has no {command[0]}", "Install Slurm's commands, or start the services on a login node"
+        ) from error
+    with process:
+        while True:
+            try:
+                printed, said = process.communicate(text, timeout=0.5)
+                return process.returncode, printed, said
+            except subprocess.TimeoutExpired as waiting:
+                text = None  # It is given once.
+                if command[0] == "sbatch" and _RETRYING in bytes(waiting.stderr or b"").decode(errors="replace"):
+                    # Were the job taken all the same, its worker would find that its batch is undone.
+                    process.kill()
+                elif time.monotonic() > until:
+                    process.kill()
+                    raise ControllerAway(f"{command[0]} did not end within {_COMMAND_SECONDS} s") from waiting

@@ -186,18 +186,18 @@ class SlurmFollower:
                     self._hand_in(instance, batch, runs)
         if new and self._array_limit is None:
             self._array_limit = slurm.array_limit()
+        most = self._array_limit or 1
 
         def kind(entry: Entry) -> str:
             return repr((entry.options, entry.gpus))
 
         for name, group in groupby(sorted(new, key=kind), key=kind):
-            self._submit_alike(instance, name, list(group), runs)
+            self._submit_alike(instance, name, list(group), runs, most)
 
     def _submit_alike(
-        self, instance: DagsterInstance, kind: str, entries: Sequence[Entry], runs: dict[str, DagsterRun]
+        self, instance: DagsterInstance, kind: str, entries: Sequence[Entry], runs: dict[str, DagsterRun], most: int
     ) -> None:
         """Hand in runs that ask for the same, in as large arrays as Slurm takes; the rest waits for the next look."""
-        most = self._array_limit or 1
         # Where Slurm took nothing, the next look asks with one run, and with twice as many each time it is taken.
         at_once = self._taken_at_once.pop(kind, most)
         while entries:
@@ -205,6 +205,7 @@ class SlurmFollower:
             try:
                 self._hand_in(instance, self._spool.make_batch(some), runs)
             except NotNow as refusal:
+                self._array_limit = None  # It may have been changed.
                 at_once = len(some) // 2 if refusal.fewer else 0
                 if at_once:
                     continue

@@ -50,9 +50,9 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0,bf_interval=1,requeue_setup_env_fail
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-MessageTimeout=8
+MessageTimeout=4
 SlurmdTimeout=6
-SlurmctldTimeout=10
+SlurmctldTimeout=3
 KillWait=5
 MinJobAge=300
 ReturnToService=2
@@ -128,6 +128,26 @@ class SlurmLab:
     def stop_controller(self) -> None:
         """Kill slurmctld; jobs go on."""
         self._kill("slurmctld")
+
+    @contextmanager
+    def configured(self, settings: str) -> Iterator[None]:
+        """A controller with further lines in its slurm.conf, until the end of the block."""
+        file = self.folder / "slurm.conf"
+        configuration = file.read_text()
+        try:
+            file.write_text(f"{configuration}{settings}\n")
+            self._restart_controller()
+            yield
+        finally:
+            file.write_text(configuration)
+            self._restart_controller()
+
+    def _restart_controller(self) -> None:
+        # Not killed: what it has not saved yet it would forget.
+        process = self._processes.pop("slurmctld")
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+        self.start_controller()
 
     def start_node(self, node: str) -> None:
         """Start the slurmd of a node."""

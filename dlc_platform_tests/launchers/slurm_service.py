@@ -55,10 +55,11 @@ class SlurmService:
             )
 
     def kill_daemon(self) -> None:
-        """Kill the daemon and its code server."""
+        """Kill the daemon and its code server; workers on this machine have sessions of their own and live on."""
         if self._daemon is not None:
             for child in self._daemon.children(recursive=True):
-                child.kill()
+                if os.getsid(child.pid) == os.getsid(0):
+                    child.kill()
             self._daemon.kill()
             self._daemon.wait()
             self._daemon = None
@@ -140,7 +141,7 @@ def slurm_service(home: Path, launcher: dict[str, Any], **configuration: Any) ->
         "run_launcher": {
             "module": "dlc_platform.launchers.slurm_run_launcher",
             "class": "SlurmRunLauncher",
-            "config": {"poll_seconds": 1.0, "collect_seconds": 1.0, "grace_seconds": 10.0, **launcher},
+            "config": {"poll_seconds": 0.5, "collect_seconds": 0.3, "grace_seconds": 10.0, **launcher},
         },
         "run_monitoring": {
             "enabled": True,

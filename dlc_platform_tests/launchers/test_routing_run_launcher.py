@@ -1,8 +1,11 @@
-"""Routes by rule; that launchers behind a router do their work is tested with real ones in `test_gpu_run_launcher`."""
+"""Routes by rule, and a Slurm behind a router; a local launcher behind one is in `test_gpu_run_launcher` too."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from dagster import DagsterInstance, DagsterRun
 from dagster._core.instance.ref import InstanceRef
@@ -10,8 +13,12 @@ from dagster._core.launcher.base import LaunchRunContext, RunLauncher, WorkerSta
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.launchers import leases
 from dlc_platform.launchers.gpu_run_launcher import GpuRunLauncher
 from dlc_platform.launchers.routing_run_launcher import ROUTE_TAG, Route, RoutingRunLauncher, launcher_of
+from dlc_platform.launchers.slurm_follower import JOB_TAG
+from dlc_platform_tests.launchers.slurm_lab import SlurmLab, wait
+from dlc_platform_tests.launchers.slurm_service import SlurmService, slurm_service
 
 
 class _Elsewhere(RunLauncher):
@@ -117,3 +124,63 @@ def test_any_launcher_can_be_named_in_dagster_yaml(tmp_path: Path):
         assert launcher._instance is instance
         with pytest.raises(PlatformError, match=r"launched by the route 'old', which dagster\.yaml lacks"):
             launcher_of(instance, DagsterRun(job_name="job", tags={ROUTE_TAG: "old"}))
+
+
+@pytest.fixture
+def routed(slurm: SlurmLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmService]:
+    """A lab whose GPU runs, and those that ask for it by a tag, go to Slurm; all others work on this machine."""
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv(leases.DIRECTORY_VARIABLE, str(tmp_path / "leases"))
+    cluster = {
+        "module": "dlc_platform.launchers.slurm_run_launcher",
+        "class": "SlurmRunLauncher",
+        "config": {"memory": "600", "poll_seconds": 1.0},
+    }
+    local = {
+        "module": "dlc_platform.launchers.gpu_run_launcher",
+        "class": "GpuRunLauncher",
+        "config": {"gpus": [], "grace_seconds": 3.0},
+    }
+    router = {
+        "module": "dlc_platform.launchers.routing_run_launcher",
+        "class": "RoutingRunLauncher",
+        "config": {
+            "routes": [
+                {"name": "gpus of the cluster", "pool": "gpu", "launcher": cluster},
+                {"name": "cluster", "tags": {"lab/where": "cluster"}, "launcher": cluster},
+                {"name": "local", "launcher": local},
+            ]
+        },
+    }
+    with slurm_service(tmp_path, {}, run_launcher=router) as service:
+        yield service
+
+
+def test_runs_of_a_slurm_behind_a_router_are_watched_resumed_and_stopped_and_local_ones_stay(routed: SlurmService):
+    gpu, stopped = routed.launch("on_gpu"), routed.launch("on_cpu", {"lab/where": "cluster"})
+    local = routed.launch("on_cpu", {"lab/where": "here"})
+    runs = {gpu: "gpus of the cluster", stopped: "cluster", local: "local"}
+    begun = {run: routed.begins(run) for run in runs}
+    for run, route in runs.items():
+        tags = routed.run(run).tags
+        assert tags[ROUTE_TAG] == route
+        assert (JOB_TAG in tags) == ("SLURM_JOB_ID" in begun[run]) == (route != "local")
+    job = routed.run(gpu).tags[JOB_TAG]
+
+    routed.kill_daemon()
+    os.kill(begun[gpu]["pid"], 9)
+    routed.start_daemon()
+    routed.begins(gpu, times=2)
+    assert routed.run(gpu).tags[JOB_TAG] != job
+    assert "killed by signal 9" in routed.messages(gpu)
+
+    routed.terminate(stopped)
+    assert routed.ends(stopped) == "CANCELED"
+    wait("the end of its worker", lambda: not psutil.pid_exists(begun[stopped]["pid"]))
+    for run in (gpu, local):
+        routed.let_go(run)
+        assert routed.ends(run) == "SUCCESS"
+    assert len(routed.records(local, "begin")) == 1
+    wait("no entry is left", lambda: not list((routed.home / "slurm" / "runs").glob("*.json")))

@@ -191,6 +191,7 @@ def test_only_slurms_own_lines_of_the_last_start_tell_that_a_job_was_killed_for_
         ("Protocol authentication error", ControllerAway),
         ("Resource temporarily unavailable", NotNow),
         ("Required partition not available (inactive or drain)", NotNow),
+        ("Invalid job array specification", NotNow),
         ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", NotNow),
         ("Invalid account or account/partition combination specified", PlatformError),
     ],

@@ -6,45 +6,33 @@ Devices are a test double: plain files that Slurm hands out. The storage is SQLi
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import psutil
 import pytest
 
+from dlc_platform.launchers.slurm import array_limit
 from dlc_platform.launchers.slurm_follower import JOB_TAG
 from dlc_platform.launchers.slurm_spool import Spool
-from dlc_platform_tests.launchers.slurm_lab import SlurmLab, missing, slurm_lab, wait
+from dlc_platform_tests.launchers.slurm_lab import SlurmLab, wait
 from dlc_platform_tests.launchers.slurm_service import SlurmService, slurm_service
 
 SECRET = "hush-1234"
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"Slurm is not installed: {', '.join(missing())}")
-
 
 @pytest.fixture(scope="module")
-def environment() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Iterator[SlurmLab]:
-    with slurm_lab(tmp_path_factory.mktemp("slurm")) as lab:
-        for name, value in lab.environment.items():
-            environment.setenv(name, value)
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def service(
-    slurm: SlurmLab, tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch
-) -> Iterator[SlurmService]:
+def service(slurm: SlurmLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmService]:
     home = tmp_path_factory.mktemp("service")
-    environment.setenv("DAGSTER_HOME", str(home))
-    environment.setenv("DLC_PLATFORM_TEST_SECRET", SECRET)
-    with slurm_service(home, {"partition": "work", "memory": "600", "setup": "export SLURM_TEST_SETUP=done"}) as lab:
-        yield lab
+    launcher = {"partition": "work", "memory": "600", "setup": "export SLURM_TEST_SETUP=done"}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in slurm.environment.items():
+            environment.setenv(name, value)
+        environment.setenv("DAGSTER_HOME", str(home))
+        environment.setenv("DLC_PLATFORM_TEST_SECRET", SECRET)
+        with slurm_service(home, launcher) as lab:
+            yield lab
 
 
 def _job(service: SlurmService, run: str) -> str:
@@ -53,6 +41,18 @@ def _job(service: SlurmService, run: str) -> str:
 
 def _is_over(slurm: SlurmLab, job: str) -> bool:
     return slurm.ask("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip() == ""
+
+
+def _launch_together(service: SlurmService, number: int, asset: str = "on_cpu") -> list[str]:
+    """Launch runs that are handed to Slurm at the same look."""
+    spool = Spool(service.home / "slurm")
+    spool.folder.mkdir(mode=0o700, exist_ok=True)
+    with ExitStack() as stack:
+        # The follower looks at nothing until all are there, however long that takes.
+        wait("the follower's lock", lambda: stack.enter_context(spool.alone()))
+        runs = [service.launch(asset) for _ in range(number)]
+        wait("their entries", lambda: all(spool.get(run) for run in runs))
+    return runs
 
 
 def _finish(service: SlurmService, *runs: str) -> None:
@@ -100,13 +100,7 @@ def test_runs_become_jobs_with_devices_for_those_that_need_one_and_secrets_stay_
 
 
 def test_a_backlog_is_an_array_and_what_waits_says_why(slurm: SlurmLab, service: SlurmService):
-    spool = Spool(service.home / "slurm")
-    spool.folder.mkdir(mode=0o700, exist_ok=True)
-    with ExitStack() as stack:
-        # The follower looks at nothing until all are there, however long that takes.
-        wait("the follower's lock", lambda: stack.enter_context(spool.alone()))
-        runs = [service.launch("on_gpu") for _ in range(5)]
-        wait("their entries", lambda: all(spool.get(run) for run in runs))
+    runs = _launch_together(service, 5, "on_gpu")
     jobs = [_job(service, run) for run in runs]
     assert len({job.split("_")[0] for job in jobs}) == 1
     wait("three that work", lambda: sum(bool(service.records(run, "begin")) for run in runs) == 3)
@@ -200,6 +194,16 @@ def test_a_job_cancelled_in_slurm_cancels_its_run(slurm: SlurmLab, service: Slur
     assert "was cancelled in Slurm" in service.messages(run)
 
 
+def test_a_job_at_its_time_limit_says_so_and_is_not_tried_again(slurm: SlurmLab, service: SlurmService):
+    run = service.launch("on_cpu", {"dlc_platform/slurm/time": "10"})
+    service.begins(run)
+    # Slurm's shortest limit is a minute; its end can be brought forward.
+    slurm.ask("scontrol", "update", f"JobId={service.run(run).tags[JOB_TAG]}", "EndTime=now+1seconds")
+    assert service.ends(run) == "FAILURE"
+    assert "reached its time limit; raise `time`" in service.messages(run)
+    assert len(service.records(run, "begin")) == 1
+
+
 def test_a_job_out_of_memory_says_so_and_is_not_tried_again(slurm: SlurmLab, service: SlurmService):
     run = service.launch("on_cpu", megabytes=2000)
     assert service.ends(run) == "FAILURE"
@@ -226,6 +230,32 @@ def test_runs_wait_while_their_partition_takes_no_jobs(slurm: SlurmLab, service:
         slurm.ask("scontrol", "update", "PartitionName=work", "State=UP")
     service.begins(run)
     _finish(service, run)
+
+
+def test_arrays_are_no_larger_than_slurm_allows_even_when_that_changes(slurm: SlurmLab, service: SlurmService):
+    one = service.launch("on_cpu")
+    service.begins(one)  # The daemon knows the limit by now.
+    # In one go, because a worker takes seconds to begin.
+    all_runs = [one]
+    for limit in ("MaxArraySize=2", "SchedulerParameters=max_array_tasks=2,batch_sched_delay=0,bf_interval=1"):
+        with slurm.configured(limit):
+            assert array_limit() == 2
+            runs = _launch_together(service, 3)
+            arrays = Counter(_job(service, run).split("_")[0] for run in runs)
+        assert max(arrays.values()) <= 2, arrays
+        all_runs += runs
+    _finish(service, *all_runs)
+
+
+def test_runs_wait_while_slurms_table_of_jobs_is_full(slurm: SlurmLab, service: SlurmService):
+    known = len(slurm.ask("squeue", "--noheader", "--array", "--states=all").splitlines())
+    # With one that Slurm keeps free, two more.
+    with slurm.configured(f"MaxJobCount={known + 3}"):
+        runs = _launch_together(service, 4)
+        service.says(runs[-1], "Slurm does not take this run now, so it waits: Slurm temporarily unable to accept job")
+        assert [bool(service.run(run).tags.get(JOB_TAG)) for run in runs] == [True, True, False, False]
+        assert not any(service.run(run).is_finished for run in runs)
+    _finish(service, *runs)
 
 
 def test_without_a_controller_runs_go_on_and_new_ones_wait(slurm: SlurmLab, service: SlurmService):

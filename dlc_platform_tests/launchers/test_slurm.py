@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job, op
 from dagster._core.storage.tags import MAX_RETRIES_TAG, WILL_RETRY_TAG
 from dagster._core.test_utils import instance_for_test
@@ -24,6 +25,8 @@ from dlc_platform.launchers.slurm import ControllerAway, Job, NotNow, Options
 from dlc_platform.launchers.slurm_follower import SlurmFollower, fail_for_good, give_own_retries
 from dlc_platform.launchers.slurm_run_launcher import SlurmRunLauncher
 from dlc_platform.launchers.slurm_spool import Entry, Spool
+from dlc_platform.orchestration.instance import wanted_dagster_yaml
+from dlc_platform.settings import Lab
 from dlc_platform_tests.launchers.slurm_lab import wait
 
 DEPLOYMENT = Path(cli.__file__).parents[1] / "deployments" / "slurm"
@@ -98,29 +101,39 @@ def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path):
 
 
 def test_the_deployment_is_an_instance_that_dagster_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    text = (DEPLOYMENT / "dagster.yaml").read_text()
-    # The one line that needs a server.
-    without = text.replace("storage:\n  postgres:\n    postgres_url: {env: DLC_PLATFORM_DAGSTER_POSTGRES_URL}\n", "")
-    assert without != text
-    (tmp_path / "dagster.yaml").write_text(without)
+    lab = Lab.model_validate(
+        {"raw_roots": ["raw"], "projects": {"maze": {"path": "maze"}}, "dagster_yaml": DEPLOYMENT / "dagster.yaml"}
+    )
+    wanted = wanted_dagster_yaml(tmp_path, lab)
+    # The one part that needs a server.
+    del wanted["storage"]
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(wanted))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with DagsterInstance.from_config(str(tmp_path)) as instance:
         assert isinstance(instance.run_launcher, SlurmRunLauncher)
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_max_resume_run_attempts == 3
         assert instance.run_monitoring_start_timeout_seconds > 7 * 24 * 3600
+        assert instance.run_retries_max_retries == len(lab.runs.retry_minutes)
 
 
-def test_the_services_say_what_they_lack(tmp_path: Path):
-    done = subprocess.run(
-        [DEPLOYMENT / "services"],
-        env={"PATH": "/usr/bin:/bin", "LAB": str(tmp_path), "FOLDER": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "DLC_PLATFORM_POSTGRES_URL: a Postgres that the nodes reach" in done.stderr
+def test_the_services_say_what_they_lack(commands: Path, tmp_path: Path):
+    def said(**told: str) -> str:
+        done = subprocess.run(
+            [DEPLOYMENT / "services"],
+            env={"PATH": os.environ["PATH"], "LAB": str(tmp_path), **told},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        return done.stderr
+
+    assert "DLC_PLATFORM_POSTGRES_URL: a Postgres that the nodes reach" in said()
+    # A lab that is not for Slurm would work on the node of the services.
+    (tmp_path / "dagster.yaml").write_text("run_launcher: {class: GpuRunLauncher}")
+    _command(commands, "dlc-platform", f"echo export DAGSTER_HOME={shlex.quote(str(tmp_path))}")
+    assert "name deployments/slurm/dagster.yaml under dagster_yaml" in said(DLC_PLATFORM_POSTGRES_URL="postgresql://")
 
 
 @op
@@ -341,11 +354,11 @@ def test_being_stopped_is_no_failure_of_the_services_and_one_that_ends_is(
     commands: Path, tmp_path: Path, end: Callable[[subprocess.Popen[bytes]], None] | None, code: int
 ):
     """Dagster's commands are doubles: what is tested is the script."""
-    for name in ("dlc-platform", "dagster"):
-        _command(commands, name, "exit 0")
+    (tmp_path / "dagster.yaml").write_text("run_launcher: {class: SlurmRunLauncher}")
+    _command(commands, "dlc-platform", f"echo export DAGSTER_HOME={shlex.quote(str(tmp_path))}")
     _command(commands, "dagster-webserver", f"echo $$ > {tmp_path}/webserver; exec sleep 600")
     _command(commands, "dagster-daemon", f"echo $$ > {tmp_path}/daemon; exec sleep 600")
-    told = {"PATH": os.environ["PATH"], "LAB": str(tmp_path), "FOLDER": str(tmp_path)}
+    told = {"PATH": os.environ["PATH"], "LAB": str(tmp_path)}
     process = subprocess.Popen([DEPLOYMENT / "services"], env={**told, "DLC_PLATFORM_POSTGRES_URL": "postgresql://"})
 
     def pids() -> list[int]:

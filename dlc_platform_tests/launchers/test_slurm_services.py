@@ -36,6 +36,7 @@ class Services:
 
     def __init__(self, folder: Path, database: URL, slurm: SlurmLab):
         self.folder = folder
+        self.instance = folder.parent / "lab" / "dagster"
         self._log = folder.parent / "services.log"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -45,7 +46,6 @@ class Services:
             **slurm.environment,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "LAB": str(folder.parent / "lab"),
-            "FOLDER": str(folder),
             "PORT": str(self.port),
             "DLC_PLATFORM_POSTGRES_URL": url,
         }
@@ -93,7 +93,7 @@ class Services:
         for process in psutil.process_iter():
             try:
                 told = process.environ()
-                if str(self.folder) in (told.get("FOLDER"), told.get("DAGSTER_HOME")):
+                if str(self.instance) == told.get("DAGSTER_HOME") or told.get("LAB") == str(self.instance.parent):
                     found.append(process)
             except psutil.Error:
                 continue
@@ -114,9 +114,15 @@ def services(
     home.mkdir()
     raw.mkdir()
     project = make_project(tmp_path / "tiny-tester-2026-01-01", 4)
-    lab = {"raw_roots": [str(raw)], "projects": {"tiny": {"path": str(project)}}, "gpus": [], "runs": {"gpu_runs": 200}}
-    (home / "lab.yaml").write_text(yaml.safe_dump(lab))
     folder = shutil.copytree(DEPLOYMENT, tmp_path / "dagster")
+    lab = {
+        "raw_roots": [str(raw)],
+        "projects": {"tiny": {"path": str(project)}},
+        "gpus": [],
+        "runs": {"gpu_runs": 200},
+        "dagster_yaml": str(folder / "dagster.yaml"),
+    }
+    (home / "lab.yaml").write_text(yaml.safe_dump(lab))
     told = yaml.safe_load((folder / "dagster.yaml").read_text())
     # The virtual nodes are small, and a test does not wait.
     told["run_launcher"]["config"] |= {"cpus": "1", "memory": "2000", "poll_seconds": 1.0}
@@ -138,7 +144,7 @@ def test_services_hand_runs_to_slurm_are_stopped_without_a_trace_and_go_on(
     services: Services, slurm: SlurmLab, tmp_path: Path
 ):
     def run() -> DagsterRun:
-        with DagsterInstance.from_config(str(services.folder)) as instance:
+        with DagsterInstance.from_config(str(services.instance)) as instance:
             found = instance.get_run_by_id(run_id)
             assert found
             return found
@@ -157,7 +163,7 @@ def test_services_hand_runs_to_slurm_are_stopped_without_a_trace_and_go_on(
     wait("the end of the run", lambda: run().is_finished)
     assert run().status.value == "SUCCESS"
     assert run().tags[JOB_TAG] == job
-    wait("no entry is left", lambda: not list((services.folder / "slurm" / "runs").glob("*.json")))
+    wait("no entry is left", lambda: not list((services.instance / "slurm" / "runs").glob("*.json")))
     assert services.stop() == 0
     wait("the end of the code servers", lambda: not services.processes())
 

@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -67,24 +67,25 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 class SlurmLab:
     """The running Slurm."""
 
-    def __init__(self, folder: Path, nodes: int, cpus: int):
+    def __init__(self, folder: Path, nodes: int, cpus: int, without_gpu: int):
         self.folder = folder
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._write(cpus)
+        self._write(cpus, self.nodes[: nodes - without_gpu])
 
-    def _write(self, cpus: int) -> None:
+    def _write(self, cpus: int, with_gpu: Sequence[str]) -> None:
         ports = _free_ports(len(self.nodes) + 1)
         lines, gres = [], ["AutoDetect=off"]
         for node, port in zip(self.nodes, ports[1:], strict=True):
-            device = self.folder / f"gpu-{node}"
-            device.touch()
-            lines.append(
-                f"NodeName={node} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
-                f"RealMemory=4000 Gres=gpu:1 State=UNKNOWN"
-            )
-            gres.append(f"NodeName={node} Name=gpu File={device}")
+            line = f"NodeName={node} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
+            line += "RealMemory=4000 State=UNKNOWN"
+            if node in with_gpu:
+                device = self.folder / f"gpu-{node}"
+                device.touch()
+                line += " Gres=gpu:1"
+                gres.append(f"NodeName={node} Name=gpu File={device}")
+            lines.append(line)
         for name in ("state", "munge", *(f"spool-{node}" for node in self.nodes)):
             (self.folder / name).mkdir(mode=0o755)
         (self.folder / "gres.conf").write_text("\n".join(gres) + "\n")
@@ -246,9 +247,9 @@ def missing() -> list[str]:
 
 
 @contextmanager
-def slurm_lab(folder: Path, nodes: int = 3, cpus: int = 2) -> Iterator[SlurmLab]:
-    """A Slurm of virtual nodes with one GPU each, stopped at the end."""
-    lab = SlurmLab(folder, nodes, cpus)
+def slurm_lab(folder: Path, nodes: int = 3, cpus: int = 2, without_gpu: int = 0) -> Iterator[SlurmLab]:
+    """A Slurm of virtual nodes, all but the last few with one GPU each, stopped at the end."""
+    lab = SlurmLab(folder, nodes, cpus, without_gpu)
     try:
         lab.start()
         yield lab

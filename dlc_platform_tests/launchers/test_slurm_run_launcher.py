@@ -152,30 +152,26 @@ def test_a_job_gives_way_to_urgent_ones_and_comes_back(slurm: SlurmLab, service:
     _finish(service, run)
 
 
-def test_a_node_that_dies_loses_no_run(slurm: SlurmLab, service: SlurmService):
-    run = service.launch("on_cpu")
-    node = service.begins(run)["SLURMD_NODENAME"]
-    slurm.kill_node(node)
+def test_a_node_that_dies_loses_no_run_and_a_worker_whose_slurmd_died_is_not_overtaken(
+    slurm: SlurmLab, service: SlurmService
+):
+    """Both at once, because Slurm lets time pass before it takes a node for dead and starts its jobs elsewhere."""
+    dies, cut_off = (service.launch("on_cpu", {"dlc_platform/slurm/cpus": "2"}) for _ in range(2))
+    dead, alive = service.begins(dies), service.begins(cut_off)
+    nodes = {dead["SLURMD_NODENAME"], alive["SLURMD_NODENAME"]}
+    assert len(nodes) == 2  # Each takes a whole node.
+    slurm.kill_node(dead["SLURMD_NODENAME"])
+    slurm.kill_slurmd(alive["SLURMD_NODENAME"])
     try:
-        assert service.begins(run, times=2)["SLURMD_NODENAME"] != node
-        _finish(service, run)
+        assert service.begins(dies, times=2)["SLURMD_NODENAME"] not in nodes
+        service.says(cut_off, "an earlier job of this run is still at work")
+        assert len(service.records(cut_off, "begin")) == 1
+        _finish(service, dies, cut_off)
+        assert len(service.records(cut_off, "begin")) == 1
+        assert service.records(cut_off, "end")[0]["pid"] == alive["pid"]
     finally:
-        slurm.start_node(node)
-
-
-def test_a_worker_whose_slurmd_died_is_not_overtaken(slurm: SlurmLab, service: SlurmService):
-    """Slurm takes the node for dead and starts the job elsewhere, while the first worker is at work all the time."""
-    run = service.launch("on_cpu")
-    first = service.begins(run)
-    slurm.kill_slurmd(first["SLURMD_NODENAME"])
-    try:
-        service.says(run, "an earlier job of this run is still at work")
-        assert len(service.records(run, "begin")) == 1
-        _finish(service, run)
-        assert len(service.records(run, "begin")) == 1
-        assert service.records(run, "end")[0]["pid"] == first["pid"]
-    finally:
-        slurm.start_node(first["SLURMD_NODENAME"])
+        for node in sorted(nodes):
+            slurm.start_node(node)
 
 
 def test_a_terminated_run_is_interrupted_and_ends_canceled(slurm: SlurmLab, service: SlurmService):
@@ -194,21 +190,15 @@ def test_a_job_cancelled_in_slurm_cancels_its_run(slurm: SlurmLab, service: Slur
     assert "was cancelled in Slurm" in service.messages(run)
 
 
-def test_a_job_at_its_time_limit_says_so_and_is_not_tried_again(slurm: SlurmLab, service: SlurmService):
-    run = service.launch("on_cpu", {"dlc_platform/slurm/time": "10"})
-    service.begins(run)
+def test_a_job_at_its_limit_of_time_or_memory_says_so_and_is_not_tried_again(slurm: SlurmLab, service: SlurmService):
+    long, large = service.launch("on_cpu", {"dlc_platform/slurm/time": "10"}), service.launch("on_cpu", megabytes=2000)
+    service.begins(long)
     # Slurm's shortest limit is a minute; its end can be brought forward.
-    slurm.ask("scontrol", "update", f"JobId={service.run(run).tags[JOB_TAG]}", "EndTime=now+1seconds")
-    assert service.ends(run) == "FAILURE"
-    assert "reached its time limit; raise `time`" in service.messages(run)
-    assert len(service.records(run, "begin")) == 1
-
-
-def test_a_job_out_of_memory_says_so_and_is_not_tried_again(slurm: SlurmLab, service: SlurmService):
-    run = service.launch("on_cpu", megabytes=2000)
-    assert service.ends(run) == "FAILURE"
-    assert "ran out of memory; raise `memory`" in service.messages(run)
-    assert len(service.records(run, "begin")) == 1
+    slurm.ask("scontrol", "update", f"JobId={service.run(long).tags[JOB_TAG]}", "EndTime=now+1seconds")
+    for run, said in {large: "ran out of memory; raise `memory`", long: "reached its time limit; raise `time`"}.items():
+        assert service.ends(run) == "FAILURE"
+        assert said in service.messages(run)
+        assert len(service.records(run, "begin")) == 1
 
 
 def test_what_slurm_refuses_fails_with_its_words(slurm: SlurmLab, service: SlurmService):
@@ -233,18 +223,24 @@ def test_runs_wait_while_their_partition_takes_no_jobs(slurm: SlurmLab, service:
 
 
 def test_arrays_are_no_larger_than_slurm_allows_even_when_that_changes(slurm: SlurmLab, service: SlurmService):
-    one = service.launch("on_cpu")
-    service.begins(one)  # The daemon knows the limit by now.
-    # In one go, because a worker takes seconds to begin.
-    all_runs = [one]
-    for limit in ("MaxArraySize=2", "SchedulerParameters=max_array_tasks=2,batch_sched_delay=0,bf_interval=1"):
-        with slurm.configured(limit):
-            assert array_limit() == 2
-            runs = _launch_together(service, 3)
-            arrays = Counter(_job(service, run).split("_")[0] for run in runs)
-        assert max(arrays.values()) <= 2, arrays
-        all_runs += runs
-    _finish(service, *all_runs)
+    def hand_in(number: int) -> Counter[str]:
+        """How many runs each job or array has; none of them begins."""
+        slurm.ask("scontrol", "update", "PartitionName=work", "State=DOWN")
+        runs = _launch_together(service, number)
+        arrays = Counter(_job(service, run).split("_")[0] for run in runs)
+        for run in runs:
+            service.terminate(run)
+            assert service.ends(run) == "CANCELED"
+        return arrays
+
+    try:
+        assert list(hand_in(3).values()) == [3]  # The daemon knows the limit by now.
+        for limit in ("MaxArraySize=2", "SchedulerParameters=max_array_tasks=2,batch_sched_delay=0,bf_interval=1"):
+            with slurm.configured(limit):
+                assert array_limit() == 2
+                assert sorted(hand_in(3).values()) in ([1, 2], [1, 1, 1])
+    finally:
+        slurm.ask("scontrol", "update", "PartitionName=work", "State=UP")
 
 
 def test_runs_wait_while_slurms_table_of_jobs_is_full(slurm: SlurmLab, service: SlurmService):

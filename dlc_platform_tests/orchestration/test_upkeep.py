@@ -486,6 +486,8 @@ def test_what_a_schedule_never_made_is_told(kept: Kept) -> None:
     told = [one["title"] for message in kept.hook.got for one in message["notifications"]]
     assert told == ["lab_backup is late"]
     assert "and never did" in str(kept.hook.got)
+    (told,) = found(kept)["schedule back_up"]
+    assert told.warning and told.found == "lab_backup is late, and was never made"
 
     # It was made: nothing is late from now on.
     assert kept.run("back_up")[0]

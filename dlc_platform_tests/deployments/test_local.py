@@ -4,7 +4,6 @@ The environment of a release is the tests' own, because making one takes minutes
 """
 
 import io
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -151,19 +150,3 @@ def test_each_lab_of_a_machine_has_a_port_of_its_own():
     done = subprocess.run([COMMAND, *arguments], env=plain_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Invalid value for '--port'" in done.stderr
-
-
-def test_systemd_knows_every_line_of_the_unit(tmp_path: Path):
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("the system has no systemd")
-    unit = tmp_path / "dlc-platform@.service"
-    # Neither the program nor its account is on this machine.
-    unit.write_text(UNIT.read_text().replace("/opt/dlc-platform/labs/%i/.venv/bin/dlc-platform", "/bin/true"))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "dlc-platform@lab.service")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    of_unit = [line for line in done.stderr.splitlines() if "dlc-platform@" in line]
-    assert not of_unit, of_unit

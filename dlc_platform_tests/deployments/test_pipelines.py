@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -26,6 +27,7 @@ SCRIPTS = [
     *sorted(DEPLOYMENTS.glob("*/deploy")),
     DEPLOYMENTS / "workstation" / "make-secrets",
 ]
+UNITS = sorted([*DEPLOYMENTS.glob("*/*.service"), *DEPLOYMENTS.glob("*/*.timer")])
 #: A variable of a shell, of a unit or of a workflow.
 VARIABLE = re.compile(r"\$\{\{.*?\}\}|\$\{[^}]*\}|\$\w+|%i")
 
@@ -53,6 +55,26 @@ def test_the_published_schema_takes_it(schema: str, files: list[Path]):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_systemd_knows_every_line_of_the_units(unit: Path, tmp_path: Path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("the system has no systemd")
+    for file in unit.parent.glob("*.service"):
+        # Neither the programs nor Docker are on this machine.
+        text = re.sub("(?m)^ExecStart=.*", "ExecStart=/bin/true", file.read_text())
+        (tmp_path / file.name).write_text(text.replace("Requires=docker.service\n", ""))
+    if unit.suffix != ".service":
+        shutil.copy(unit, tmp_path)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit.name.replace("@.", "@lab."))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    of_unit = [line for line in done.stderr.splitlines() if unit.stem in line]
+    assert not of_unit, of_unit
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(DEPLOYMENTS)))

@@ -407,24 +407,6 @@ def test_a_deployment_waits_for_another_one(machine: Machine):
     assert machine.in_force()[0] == "v2"
 
 
-def test_systemd_knows_every_line_of_the_units(tmp_path: Path):
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("the system has no systemd")
-    for kind in ("service", "timer"):
-        text = (WORKSTATION / f"dlc-platform-server@.{kind}").read_text()
-        # Docker is not on this machine.
-        text = text.replace("/usr/bin/docker", "/bin/true").replace("Requires=docker.service\n", "")
-        (tmp_path / f"dlc-platform-server@.{kind}").write_text(text)
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "dlc-platform-server@production.timer")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    of_units = [line for line in done.stderr.splitlines() if "dlc-platform-server@" in line]
-    assert not of_units, of_units
-
-
 def test_nothing_secret_is_in_the_compose_file_and_nothing_runs_with_more_than_it_needs():
     described = compose()
     services = described["services"]

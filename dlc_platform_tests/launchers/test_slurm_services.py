@@ -1,4 +1,4 @@
-"""`deployments/slurm` as it lies there: its services, its dagster.yaml and its unit, on a real Slurm.
+"""`deployments/slurm` as it lies there: its services and its dagster.yaml, on a real Slurm.
 
 The database is of the embedded server, which listens where the virtual nodes, processes of this machine, reach it.
 """
@@ -166,14 +166,3 @@ def test_services_hand_runs_to_slurm_are_stopped_without_a_trace_and_go_on(
     wait("no entry is left", lambda: not list((services.instance / "slurm" / "runs").glob("*.json")))
     assert services.stop() == 0
     wait("the end of the code servers", lambda: not services.processes())
-
-
-def test_systemd_knows_every_line_of_the_unit(tmp_path: Path):
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("the system has no systemd")
-    unit = shutil.copy(DEPLOYMENT / "dlc-platform-slurm.service", tmp_path)
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
-    )
-    of_unit = [line for line in done.stderr.splitlines() if "dlc-platform-slurm" in line]
-    assert not of_unit, of_unit

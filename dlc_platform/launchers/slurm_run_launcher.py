@@ -180,6 +180,8 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             return True  # The follower does not hand it in any more.
         try:
             job = slurm.jobs([number]).get(number)
+            if job is not None and job.name != entry.batch:
+                job = None  # Another run's; the follower brings this one to its end.
             if job is not None and job.is_waiting:
                 slurm.cancel(number)
             elif job is not None and job.is_active:

@@ -55,6 +55,13 @@ def _launch_together(service: SlurmService, number: int, asset: str = "on_cpu") 
     return runs
 
 
+def _submit_urgent(slurm: SlurmLab, node: str) -> str:
+    """A job that wants a whole node and goes before those of the partition `work`."""
+    command = ["sbatch", "--parsable", "--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null"]
+    done = subprocess.run([*command, "--wrap=sleep 5"], capture_output=True, text=True, check=True, cwd=slurm.folder)
+    return done.stdout.strip()
+
+
 def _finish(service: SlurmService, *runs: str) -> None:
     for run in runs:
         service.let_go(run)
@@ -143,12 +150,21 @@ def test_a_requeued_job_goes_on_and_says_so(slurm: SlurmLab, service: SlurmServi
 def test_a_job_gives_way_to_urgent_ones_and_comes_back(slurm: SlurmLab, service: SlurmService):
     run = service.launch("on_gpu", {"dlc_platform/slurm/cpus": "2"})
     node = service.begins(run)["SLURMD_NODENAME"]
-    command = ["sbatch", "--parsable", "--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null"]
-    urgent = subprocess.run(
-        [*command, "--wrap=sleep 5"], capture_output=True, text=True, check=True, cwd=slurm.folder
-    ).stdout.strip()
+    urgent = _submit_urgent(slurm, node)
     service.begins(run, times=2)
     assert _is_over(slurm, urgent) or "RUNNING" in slurm.ask("squeue", "-h", f"--jobs={urgent}", "--format=%T")
+    _finish(service, run)
+
+
+def test_a_job_that_an_urgent_one_ends_for_good_is_followed_by_another(slurm: SlurmLab, service: SlurmService):
+    with slurm.configured("PreemptMode=CANCEL"):
+        run = service.launch("on_gpu", {"dlc_platform/slurm/cpus": "2"})
+        node = service.begins(run)["SLURMD_NODENAME"]
+        job = service.run(run).tags[JOB_TAG]
+        _submit_urgent(slurm, node)
+        service.begins(run, times=2)
+    assert service.run(run).tags[JOB_TAG] != job
+    assert "was stopped for a job of a higher priority, and Slurm does not put it back" in service.messages(run)
     _finish(service, run)
 
 
@@ -270,7 +286,31 @@ def test_without_a_controller_runs_go_on_and_new_ones_wait(slurm: SlurmLab, serv
     _finish(service, new)
 
 
+def test_a_job_with_the_number_of_a_lost_one_is_left_alone(slurm: SlurmLab, service: SlurmService):
+    """A controller that forgot its newest jobs gives their numbers again."""
+    spool = Spool(service.home / "slurm")
+    at_work = service.launch("on_cpu", {"dlc_platform/slurm/partition": "urgent"})
+    service.begins(at_work)
+    slurm.ask("scontrol", "update", "PartitionName=work", "State=DOWN")
+    try:
+        lost = service.launch("on_cpu")
+        job = _job(service, lost)
+        entry = spool.get(lost)
+        assert entry and entry.batch
+        with ExitStack() as stack:
+            wait("the follower's lock", lambda: stack.enter_context(spool.alone()))
+            slurm.ask("scancel", job)
+            spool.set_job(entry.batch, service.run(at_work).tags[JOB_TAG])
+            assert service.instance.run_launcher.terminate(lost)
+    finally:
+        slurm.ask("scontrol", "update", "PartitionName=work", "State=UP")
+    assert service.ends(lost) == "CANCELED"
+    _finish(service, at_work)
+    assert len(service.records(at_work, "begin")) == 1
+
+
 def test_a_new_daemon_goes_on_where_the_one_before_was_killed(slurm: SlurmLab, service: SlurmService):
+    spool = Spool(service.home / "slurm")
     goes_on, dies = service.launch("on_gpu"), service.launch("on_gpu")
     service.begins(goes_on)
     worker = service.begins(dies)
@@ -281,8 +321,16 @@ def test_a_new_daemon_goes_on_where_the_one_before_was_killed(slurm: SlurmLab, s
     service.kill_daemon()
     slurm.ask("scancel", job)
     os.kill(worker["pid"], 9)
+    # As if it had been killed between handing in a job and writing down its number.
+    entry = spool.get(goes_on)
+    assert entry and entry.batch
+    number = spool.batch_folder(entry.batch) / "job"
+    written = number.read_text()
+    number.unlink()
     service.start_daemon()
     # Nothing but the follower of the new daemon notices that a run which never began has no job any more.
     assert service.ends(gone) == "CANCELED", service.messages(gone)
     service.begins(dies, times=2)
+    wait("the number", number.exists)
+    assert number.read_text() == written
     _finish(service, goes_on, dies, *(run for run in queued if run != gone))

@@ -34,7 +34,7 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import registry
-from dlc_platform.catalog.database import catalog_revision, knows_revision, migrate, open_catalog
+from dlc_platform.catalog.database import catalog_revision, knows_revision, migrate, open_catalog, require_known
 from dlc_platform.catalog.tables import SCHEMA
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
@@ -88,7 +88,8 @@ class Restored:
     """A lab that was restored, and what its store lacks of the backup's products.
 
     `store` is where lab.yaml expects the products, and `unusable` says why lab.yaml cannot be used, if so. `changed`
-    are products whose manifest is another one, and `unknown` those that the backup does not know.
+    are products whose manifest is another one, and `unknown` those that the backup does not know. `lacking` is the file
+    that `dagster_yaml` in lab.yaml names, where it is not there: no backup holds it.
     """
 
     manifest: BackupManifest
@@ -97,6 +98,7 @@ class Restored:
     missing: list[Path]
     changed: list[Path]
     unknown: list[Path]
+    lacking: Path | None = None
 
 
 def backup(home: Path, file: Path) -> Backup:
@@ -176,9 +178,10 @@ def restore(file: Path, home: Path) -> Restored:
                 home.rmdir()
         raise
     try:
-        store = Store(load_lab(home).store)
+        lab = load_lab(home)
     except PlatformError as error:
         return Restored(manifest, None, error, [], [], [])
+    store = Store(lab.store)
     now = _index(store)
     return Restored(
         manifest,
@@ -187,19 +190,14 @@ def restore(file: Path, home: Path) -> Restored:
         missing=sorted(store.path(*product) for product in index.keys() - now.keys()),
         changed=sorted(store.path(*product) for product, sha256 in index.items() if now.get(product, sha256) != sha256),
         unknown=sorted(store.path(*product) for product in now.keys() - index.keys()),
+        lacking=None if lab.dagster_yaml is None or lab.dagster_yaml.exists() else lab.dagster_yaml,
     )
 
 
 def _require_tables(engine: Engine) -> None:
     """Make the tables of a lab that has none yet, and see that those of any other are known."""
     with engine.connect() as connection:
-        found = catalog_revision(connection)
-        if found is not None and not knows_revision(connection, found):
-            raise PlatformError(
-                f"the tables of the catalogue are at {found}, which this version of the platform does not know: a "
-                "newer one has changed them",
-                "Make the backup with that version",
-            )
+        found = require_known(connection)
     if found is None:
         migrate(engine)
 

@@ -878,6 +878,8 @@ def restore(
         _say(f"warning: {made.unusable}")
     else:
         _say(f"lab.yaml expects the store in {made.store}; it was in {made.manifest.store}")
+    if made.lacking is not None:
+        _say(f"warning: lab.yaml names {made.lacking}, which is not there and in no backup. Bring it from elsewhere.")
     for products, what, remedy in (
         (made.missing, "are missing from the store", "Copy the store there, or point `store` in lab.yaml to it"),
         (made.changed, "are not those of the backup", "Bring them back from a copy of the store"),

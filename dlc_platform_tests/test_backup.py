@@ -385,6 +385,16 @@ def test_tables_of_a_newer_platform_are_not_backed_up_by_an_older_one(home: Path
     assert not (tmp_path / "newer").exists()
 
 
+def test_a_restored_lab_says_that_it_lacks_its_own_parts_of_dagster_yaml(
+    home: Path, outside: URL, reachable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "lab.yaml").write_text(LAB_YAML + "dagster_yaml: own.yaml\n")
+    (home / "own.yaml").write_text("run_monitoring: {}\n")
+    backup(home, reachable / "file")
+    monkeypatch.delenv(POSTGRES_VARIABLE)
+    assert restore(reachable / "file", reachable / "second").lacking == reachable / "second" / "own.yaml"
+
+
 def test_a_lab_without_tables_can_be_backed_up(
     empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

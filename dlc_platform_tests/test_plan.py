@@ -249,7 +249,7 @@ def test_a_database_without_a_catalogue_and_one_of_another_version(
     with engine.begin() as connection:
         connection.execute(text("update dlc.alembic_version set version_num = '0003'"))
     monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", engine.url.render_as_string(hide_password=False))
-    assert "another version of the platform" in str(command("scan", home, "--dry-run")[0])
+    assert "older version of the platform" in str(command("scan", home, "--dry-run")[0])
 
 
 def test_a_summary_of_many_stays_short_and_all_of_it_can_be_had(

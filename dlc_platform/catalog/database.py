@@ -34,24 +34,30 @@ def open_unchanged(url: URL) -> Engine | None:
     Raises
     ------
     PlatformError
-        When its tables are those of an older platform.
+        When its tables are those of another version of the platform.
     """
     from alembic.script import ScriptDirectory
 
     engine = open_catalog(url)
     with engine.connect() as connection:
-        if (found := catalog_revision(connection)) is None:
+        if (found := require_known(connection)) is None:
             return None
         if found != ScriptDirectory.from_config(alembic_config(connection)).get_current_head():
             raise PlatformError(
-                "the catalogue has the tables of another version of the platform",
+                "the catalogue has the tables of an older version of the platform",
                 "Run any other command, such as `dlc-platform sessions HOME`, which brings them up to date",
             )
     return engine
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the catalogue's tables up to date. Processes that start together wait for each other."""
+    """Bring the catalogue's tables up to date. Processes that start together wait for each other.
+
+    Raises
+    ------
+    PlatformError
+        When a newer platform has changed them.
+    """
     from alembic import command
 
     with engine.begin() as connection:
@@ -59,8 +65,8 @@ def migrate(engine: Engine) -> None:
         # IF NOT EXISTS would fail all the same where the role may not make schemas.
         if connection.scalar(text("select to_regnamespace(:name)"), {"name": SCHEMA}) is None:
             connection.execute(CreateSchema(SCHEMA))
-        config = alembic_config(connection)
-        command.upgrade(config, "head")
+        require_known(connection)
+        command.upgrade(alembic_config(connection), "head")
 
 
 def catalog_revision(connection: Connection) -> str | None:
@@ -76,6 +82,29 @@ def knows_revision(connection: Connection, revision: str) -> bool:
 
     steps = ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()
     return any(step.revision == revision for step in steps)
+
+
+def require_known(connection: Connection) -> str | None:
+    """The migration that the catalogue's tables are at, which is one that this platform knows, or None.
+
+    Raises
+    ------
+    PlatformError
+        When a newer platform has changed them.
+    """
+    found = catalog_revision(connection)
+    if found is not None and not knows_revision(connection, found):
+        raise newer_tables("the catalogue", found)
+    return found
+
+
+def newer_tables(whose: str, revision: str) -> PlatformError:
+    """That a newer platform has changed some tables."""
+    return PlatformError(
+        f"the tables of {whose} are at {revision}, which this version of the platform does not know: a newer one has "
+        "changed them",
+        "Install that version, or restore the backup that was made before it into an empty database",
+    )
 
 
 def alembic_config(connection: Connection):

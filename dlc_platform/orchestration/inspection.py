@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import yaml
@@ -25,6 +26,7 @@ from dlc_platform.orchestration.instance import (
     pool_limits,
     wanted_dagster_yaml,
 )
+from dlc_platform.orchestration.migration import require_known, revisions
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG
 from dlc_platform.orchestration.schedules import interval, late
 from dlc_platform.settings import Lab, load_lab
@@ -49,6 +51,16 @@ def inspect(home: Path) -> Iterator[Finding]:
         return
     yield from _space(home, lab)
     try:
+        wanted = wanted_dagster_yaml(home, lab)
+    except PlatformError as error:
+        yield Finding("dagster_yaml", error.problem, error.remedy)
+        return
+    try:
+        require_known(revisions(home))
+    except PlatformError as error:
+        yield Finding("tables", error.problem, error.remedy)
+        return
+    try:
         definitions = build_definitions(home)
         definitions.resolve_asset_graph()
     except Exception as error:
@@ -70,7 +82,7 @@ def inspect(home: Path) -> Iterator[Finding]:
     with instance:
         alive = yield from _daemon(instance)
         yield from _limits(instance, lab)
-        yield from _monitoring(instance, home, lab)
+        yield from _monitoring(instance, home, lab, wanted)
         yield from _queue(instance, alive)
         yield from _instigators(instance, definitions, lab, alive)
         yield from _late(lab, instance)
@@ -158,7 +170,7 @@ def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
         )
 
 
-def _monitoring(instance: dg.DagsterInstance, home: Path, lab: Lab) -> Iterator[Finding]:
+def _monitoring(instance: dg.DagsterInstance, home: Path, lab: Lab, wanted: dict[str, Any]) -> Iterator[Finding]:
     """Whether dead runs are noticed, tried again as lab.yaml says, and free their slots."""
     queue = instance.get_concurrency_config().run_queue_config
     off = [
@@ -176,12 +188,7 @@ def _monitoring(instance: dg.DagsterInstance, home: Path, lab: Lab) -> Iterator[
             "runs", f"dagster.yaml switches off: {', '.join(off)}", "Start the lab again, which writes it anew"
         )
         return
-    try:
-        wanted = wanted_dagster_yaml(home, lab)
-        written = yaml.safe_load(dagster_yaml(home).read_text(encoding="utf-8"))
-    except PlatformError as error:
-        yield Finding("runs", error.problem, error.remedy)
-        return
+    written = yaml.safe_load(dagster_yaml(home).read_text(encoding="utf-8"))
     if other := sorted(key for key in wanted.keys() | written.keys() if wanted.get(key) != written.get(key)):
         yield Finding(
             "runs",

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TextIO
 
 import dagster as dg
 import yaml
+from dagster._core.instance.ref import InstanceRef
 
 from dlc_platform.catalog.database import open_lab
 from dlc_platform.errors import PlatformError
@@ -71,7 +73,7 @@ def wanted_dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
     Raises
     ------
     PlatformError
-        When the file of the lab's own parts cannot be read or is not YAML of keys.
+        When the file of the lab's own parts cannot be read, is not YAML of keys, or says what Dagster cannot use.
     """
     written = _dagster_yaml(home, lab)
     if lab.dagster_yaml is None:
@@ -88,7 +90,26 @@ def wanted_dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
         ) from error
     if not isinstance(own, dict):
         raise PlatformError(f"{lab.dagster_yaml} holds no keys", "Write parts of dagster.yaml into it")
-    return _merged(written, own)
+    merged = _merged(written, own)
+    _require_usable(merged, lab.dagster_yaml)
+    return merged
+
+
+def _require_usable(merged: Mapping[str, Any], own: Path) -> None:
+    """See that Dagster takes a dagster.yaml, and can make the launcher and the queue that it names.
+
+    It does so itself only when the first run is launched, which then fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "dagster.yaml").write_text(yaml.safe_dump(dict(merged)))
+        try:
+            reference = InstanceRef.from_dir(folder)
+            assert reference.run_launcher and reference.run_coordinator
+        except PlatformError as error:
+            raise PlatformError(f"{own} does not fit: {error.problem}", error.remedy) from error
+        except Exception as error:
+            told = " ".join(str(error).split())
+            raise PlatformError(f"Dagster does not take what {own} says: {told}", "Mend that key") from error
 
 
 def environment_of(home: Path) -> dict[str, str]:

@@ -12,9 +12,8 @@ from alembic.script import ScriptDirectory
 from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION
 from sqlalchemy import Connection, text
 
-from dlc_platform.catalog.database import alembic_config, open_catalog
+from dlc_platform.catalog.database import alembic_config, newer_tables, open_catalog
 from dlc_platform.catalog.tables import SCHEMA
-from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.instance import open_instance, prepare, used
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA, existing_url
 from dlc_platform.settings import load_lab
@@ -76,11 +75,7 @@ def require_known(found: list[Revision]) -> None:
     """
     for revision in found:
         if not revision.known:
-            raise PlatformError(
-                f"the tables of {revision.what} are at {revision.now}, which this version of the platform does not "
-                "know: a newer one has changed them",
-                "Install that version, or restore the backup that was made before it into an empty database",
-            )
+            raise newer_tables(revision.what, str(revision.now))
 
 
 def migrate(home: Path) -> list[tuple[Revision, str | None]]:

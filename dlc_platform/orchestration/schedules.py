@@ -138,11 +138,13 @@ def late(lab: Lab, instance: dg.DagsterInstance) -> Iterator[Late]:
     made = {dg.AssetKey(asset): schedule for schedule, asset in MADE_BY.items()}
     for key, record in instance.get_freshness_state_records(list(made)).items():
         policy = windows.get(key.to_user_string())
+        # Dagster keeps the state of what has no policy any more.
+        if not isinstance(policy, TimeWindowFreshnessPolicy):
+            continue
         if record.freshness_state == FreshnessState.FAIL:
             yield Late(key, made[key], record.updated_at, True)
         elif (
             record.freshness_state == FreshnessState.UNKNOWN
-            and isinstance(policy, TimeWindowFreshnessPolicy)
             and datetime.now(UTC) - record.updated_at >= policy.fail_window.to_timedelta()
         ):
             yield Late(key, made[key], record.updated_at, False)

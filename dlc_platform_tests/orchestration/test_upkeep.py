@@ -472,6 +472,20 @@ def test_what_a_schedule_did_not_make_is_told(kept: Kept) -> None:
     assert told.count("lab_backup is late") == 1
 
 
+def test_what_has_no_schedule_any_more_is_not_late(kept: Kept) -> None:
+    change = FreshnessStateChange(
+        key=dg.AssetKey("lab_backup"),
+        new_state=FreshnessState.FAIL,
+        previous_state=FreshnessState.PASS,
+        state_change_timestamp=datetime.now(UTC).timestamp(),
+    )
+    kept.instance._report_runless_asset_event(change)
+    assert [one.schedule for one in late(kept.lab.settings, kept.instance)] == ["back_up"]
+    without = kept.lab.settings.schedules.model_copy(update={"back_up": None})
+    for update in ({"schedules": without}, {"stage": "staging"}):
+        assert not list(late(kept.lab.settings.model_copy(update=update), kept.instance))
+
+
 def test_what_a_schedule_never_made_is_told(kept: Kept) -> None:
     """Dagster's daemon says of such an asset only that it does not know, since it first saw the policy."""
     graph = kept.definitions.resolve_asset_graph()
@@ -584,6 +598,45 @@ def test_a_labs_own_parts_of_dagster_yaml_go_before_what_is_written(kept: Kept) 
     assert written["concurrency"]["pools"] == {"granularity": "run", "default_limit": 1}
     (runs,) = found(kept)["runs"]
     assert not runs.remedy, runs
+
+
+ROUTER = {"module": "dlc_platform.launchers.routing_run_launcher", "class": "RoutingRunLauncher"}
+TO_SLURM = {"module": "dlc_platform.launchers.slurm_run_launcher", "class": "SlurmRunLauncher"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        ({"run_launcher": {**ROUTER, "class": "RoutinRunLauncher"}}, "RoutinRunLauncher"),
+        ({"run_launcher": {**ROUTER, "config": {"routes": [{"name": "a", "pool": "gpu", "launcher": TO_SLURM}]}}},
+         "no last route that takes every run"),
+        ({"run_launcher": {**ROUTER, "config": {"routes": [
+            {"name": "a", "launcher": {**TO_SLURM, "config": {"partitio": "gpu"}}}]}}}, "partitio"),
+        ({"run_monitoring": {"poll_interval_seconds": "often"}}, "poll_interval_seconds"),
+        ({"run_luncher": {}}, "run_luncher"),
+    ],
+)  # fmt: skip
+def test_what_dagster_cannot_use_of_a_labs_own_parts_does_not_come_into_force(
+    kept: Kept, parts: dict[str, Any], problem: str
+) -> None:
+    before = (kept.home / "dagster" / "dagster.yaml").read_text()
+    settings = yaml.safe_load((kept.home / "lab.yaml").read_text())
+    (kept.home / "lab.yaml").write_text(yaml.safe_dump({**settings, "dagster_yaml": "own.yaml"}))
+    (kept.home / "own.yaml").write_text(yaml.safe_dump(parts))
+    with pytest.raises(PlatformError, match=rf"own\.yaml.*{problem}"):
+        prepare(kept.home)
+    assert (kept.home / "dagster" / "dagster.yaml").read_text() == before
+    (said,) = found(kept)["dagster_yaml"]
+    assert "own.yaml" in said.found and problem in said.found and not said.warning
+
+
+def test_doctor_knows_the_tables_of_a_newer_platform(kept: Kept) -> None:
+    with kept.engine.begin() as connection:
+        connection.execute(text("update dlc.alembic_version set version_num = '9999'"))
+    (said,) = found(kept)["tables"]
+    assert "at 9999, which this version of the platform does not know" in said.found and not said.warning
+    with pytest.raises(PlatformError, match="at 9999, which this version"):
+        prepare(kept.home)
 
 
 def found(kept: Kept) -> dict[str, list[Finding]]:

@@ -505,6 +505,16 @@ def test_the_commands_of_the_readme_bring_a_first_version(machine: Machine):
     assert (elsewhere / "etc" / "dlc-platform" / "secrets" / "platform_url").stat().st_mode & 0o077 == 0
 
 
+def test_the_folder_above_the_secrets_is_for_who_deploys_too(tmp_path: Path):
+    """lab.yaml lies there."""
+    environment = {"PATH": os.environ["PATH"], "POSTGRES_UID": str(os.getuid()), "PLATFORM_UID": str(os.getuid())}
+    folder = tmp_path / "etc" / "secrets"
+    subprocess.run([WORKSTATION / "make-secrets", folder], env=environment, check=True, capture_output=True)
+    assert folder.parent.stat().st_mode & 0o005 == 0o005
+    assert (folder / "platform_url").stat().st_mode & 0o077 == 0
+    assert not (folder / "openssl.log").exists()
+
+
 def test_what_openssl_says_is_shown_where_it_fails(tmp_path: Path):
     (tmp_path / "openssl").write_text('#!/bin/sh\n[ "$1" = rand ] || { echo "no such curve" >&2; exit 1; }\n')
     (tmp_path / "openssl").chmod(0o755)

@@ -225,10 +225,14 @@ class Cluster:
             "SIGN_ON_IMAGE": "registry/oauth2-proxy:v7",
         }
 
-    def deploy(self, job: str = "SuccessCriteriaMet Complete", helm: int = 0, poll: int = 0) -> subprocess.Popen[str]:
+    def deploy(
+        self, job: str = "SuccessCriteriaMet Complete", helm: int = 0, poll: int = 0, lab_file: str | None = None
+    ) -> subprocess.Popen[str]:
+        given = {} if lab_file is None else {"LAB_FILE": lab_file}
         return subprocess.Popen(
             [FOLDER / "deploy", "v2"],
-            env=self._environment | {"JOB": job, "HELM": str(helm), "POLL_SECONDS": str(poll)},
+            env=self._environment | {"JOB": job, "HELM": str(helm), "POLL_SECONDS": str(poll)} | given,
+            cwd=self.lab_file.parent,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -280,6 +284,19 @@ def test_a_version_starts_when_its_job_is_complete_and_with_the_lab_yaml_that_th
     for document in yaml.safe_load_all((cluster.applied / "proxy.yaml").read_text()):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     assert not any("delete" in call for call in cluster.calls)
+
+
+def test_a_lab_yaml_that_is_not_there_stops_it_before_anything_is_asked_for(cluster: Cluster):
+    code, said = cluster.ended(cluster.deploy(lab_file="/nowhere/lab.yaml"))
+    assert code == 1
+    assert "LAB_FILE is /nowhere/lab.yaml: there is no such file" in said
+    assert cluster.calls == []
+
+
+def test_the_lab_yaml_may_be_named_from_where_one_is(cluster: Cluster):
+    code, said = cluster.ended(cluster.deploy(lab_file="lab.yaml"))
+    assert code == 0, said
+    assert any("name: a" in file.read_text() for file in cluster.applied.glob("dlc-platform-settings-*"))
 
 
 @pytest.mark.parametrize("job", ["FailureTarget Failed", ""], ids=["failed", "never ends"])

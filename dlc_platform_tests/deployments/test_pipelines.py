@@ -135,6 +135,29 @@ def test_each_workflow_may_do_no_more_than_it_needs():
     assert writing == {("deploy.yml", "image"), ("deploy.yml", "staged"), ("deploy.yml", "release")}
 
 
+def test_the_workflow_runs_the_tests_as_the_script_does():
+    script = (ROOT / ".ci" / "run").read_text()
+    job = workflow("ci.yml")["jobs"]["test"]
+    steps = [step["run"] for step in job["steps"] if "run" in step]
+    lacking = re.findall(r"lacking\+=\((.*)\)", script)
+    others = re.findall(r"apt-get install -y -qq ([a-z -]+) >", script)
+    (installing,) = [step for step in steps if "apt-get install" in step]
+    assert set(installing.partition("--yes ")[2].split()) == {
+        *lacking,
+        *(one for line in others for one in line.split()),
+    }
+    assert [step for step in steps if step.startswith("uv run")] == re.findall("(?m)^uv run .*", script)
+    # Whose packages these are, and in which the same user works.
+    assert job["container"]["image"] == "python:${{ matrix.python }}-trixie"
+
+
+def test_dependabot_watches_what_it_can_renew():
+    """It renews Python packages by uv.lock, which is not in the repository."""
+    watched = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
+    assert "uv.lock" in (ROOT / ".gitignore").read_text().splitlines()
+    assert [one["package-ecosystem"] for one in watched] == ["github-actions", "docker", "docker-compose"]
+
+
 def test_main_goes_to_staging_and_a_release_to_production():
     described = workflow("deploy.yml")
     assert described["on"]["push"] == {"branches": ["main"], "tags": ["v*"]}

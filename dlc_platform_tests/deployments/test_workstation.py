@@ -211,11 +211,13 @@ def test_a_server_keeps_its_runs_in_order_as_one_lab_does(place: Place):
         assert of_kubernetes.get(key) == of_lab.get(key), key
 
 
-#: A double of docker, which is not here: it writes down where it was asked for what and with which lab.yaml, and fails
-#: where it is told to.
+#: A double of docker, which is not here: it writes down where it was asked for what, with which lab.yaml and which
+#: settings in its environment, and fails or takes its time where it is told to.
 DOCKER = """#!/bin/sh
 echo "$TAG: $*" >> "$CALLS"
 echo "$(pwd -P) ${LAB_FILE-of .env}" >> "$CALLS.places"
+env | grep --extended-regexp '^(STAGE|OIDC_SCOPE|COMPOSE_[A-Z_]*)=' >> "$CALLS.environment"
+! echo "$TAG: $*" | grep --quiet --extended-regexp "${SLOW:-nothing}" || exec sleep "${SECONDS_OF_IT:-60}"
 ! echo "$TAG: $*" | grep --quiet --extended-regexp "$FAIL"
 """
 
@@ -237,6 +239,7 @@ class Machine:
         (folder / "bin" / "docker").write_text(DOCKER)
         (folder / "bin" / "docker").chmod(0o755)
         self._calls = folder / "calls"
+        self.said = ""
         self.environment = {
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
             "CALLS": str(self._calls),
@@ -246,13 +249,26 @@ class Machine:
     def deploy(self, tag: str, fail: str = "nothing", **environment: str) -> int:
         """Run the script; `calls` and `places` are then what docker was asked for."""
         self._calls.unlink(missing_ok=True)
-        Path(f"{self._calls}.places").unlink(missing_ok=True)
-        done = subprocess.run(
+        for kind in ("places", "environment"):
+            Path(f"{self._calls}.{kind}").unlink(missing_ok=True)
+        with self.deploying(tag, fail, **environment) as process:
+            _, self.said = process.communicate()
+        return process.returncode
+
+    def deploying(self, tag: str, fail: str = "nothing", **environment: str) -> subprocess.Popen[str]:
+        """The script at work, in a group of its own as in a terminal."""
+        return subprocess.Popen(
             [self.checkout / "workstation" / "deploy", tag],
             env=self.environment | {"FAIL": fail} | environment,
-            check=False,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
-        return done.returncode
+
+    def put(self, name: str, line: str) -> None:
+        """Have another line for a setting, or none."""
+        settings = self.place / ".env"
+        settings.write_text(re.sub(f"(?m)^{name}=.*", line, settings.read_text()))
 
     @property
     def calls(self) -> list[str]:
@@ -261,6 +277,10 @@ class Machine:
     @property
     def places(self) -> set[str]:
         return set(Path(f"{self._calls}.places").read_text().splitlines())
+
+    @property
+    def in_environment(self) -> set[str]:
+        return set(Path(f"{self._calls}.environment").read_text().splitlines())
 
     def in_force(self) -> tuple[str, str]:
         """The tag, and the Caddyfile that the proxy is started with."""
@@ -334,6 +354,61 @@ def test_a_first_version_that_does_not_start_is_not_in_force(machine: Machine):
     assert "\nTAG=cuda\n" in (machine.place / ".env").read_text()
 
 
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("reaches", [os.kill, os.killpg], ids=["the script", "its group"])
+def test_a_version_whose_start_is_cut_off_gives_way_to_the_old_one(
+    machine: Machine, sign: signal.Signals, reaches: Callable[[int, int], None]
+):
+    assert machine.deploy("v2") == 0
+    before = machine.in_force()
+    (machine.checkout / "workstation" / "Caddyfile").write_text("of v3")
+    with machine.deploying("v3", SLOW=f"v3: {STARTING}") as process:
+        wait_for(lambda: f"v3: {STARTING}" in machine.calls)
+        reaches(process.pid, sign)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert machine.in_force() == before
+    assert machine.calls[-2:] == ["v2: compose run --rm --no-deps migrate", f"v2: {STARTING}"]
+    assert "v3 was cut off" in said and "v2 is at work again" in said
+
+
+def test_going_back_is_not_cut_off(machine: Machine):
+    """Who presses Ctrl-C does so more than once."""
+    assert machine.deploy("v2") == 0
+    slow = f"v3: {STARTING}|v2: .* migrate$"
+    with machine.deploying("v3", SLOW=slow, SECONDS_OF_IT="3") as process:
+        for call in (f"v3: {STARTING}", "v2: compose run --rm --no-deps migrate"):
+            wait_for(lambda call=call: call in machine.calls[-1:])
+            os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert machine.in_force()[0] == "v2"
+    assert "v2 is at work again" in said, said
+
+
+def test_a_doctor_who_finds_something_leaves_the_version_in_force_and_says_so(machine: Machine):
+    assert machine.deploy("v2", fail="doctor /lab") == 1
+    assert machine.said.endswith("deploy: v2 is in force; doctor found something wrong\n")
+    assert machine.in_force()[0] == "v2"
+
+
+def test_the_newest_releases_stay_and_the_one_in_force(machine: Machine):
+    made = []
+    for number in range(7):
+        (machine.checkout / "workstation" / "Caddyfile").write_text(f"of v{number}")
+        assert machine.deploy(f"v{number}", fail="v1: .* doctor") == (1 if number == 1 else 0)
+        made.append((machine.place / "current").resolve().parent)
+        os.utime(made[-1], (number, number))
+    assert {path for path in made if path.exists()} == set(made[2:])
+    # One that is in force again is a new one.
+    (machine.checkout / "workstation" / "Caddyfile").write_text("of v2")
+    assert machine.deploy("v2") == 0
+    (machine.checkout / "workstation" / "Caddyfile").write_text("of v7")
+    assert machine.deploy("v7", fail=f"v7: {STARTING}") == 1
+    assert {path for path in made if path.exists()} == set(made[2:])
+    assert machine.in_force() == ("v2", "of v2")
+
+
 @pytest.mark.parametrize("changed", ["workstation/Caddyfile", "postgres/pg_hba.conf", "lab.yaml"])
 def test_containers_are_made_anew_where_a_file_of_theirs_has_changed(machine: Machine, changed: str):
     """Compose compares the paths of what is mounted, not what is in it."""
@@ -370,6 +445,88 @@ def test_the_settings_of_the_target_count_for_more_than_the_environment(machine:
     assert machine.places == {f"{release} of .env"}
     assert (release / ".env").samefile(machine.place / ".env")
     assert all(call.startswith("v2: ") for call in machine.calls)
+
+
+def test_the_environment_does_not_count_for_what_the_settings_lack(machine: Machine):
+    machine.put("STAGE", "")
+    machine.put("COMPOSE_FILE", "")
+    caller = {"STAGE": "staging", "OIDC_SCOPE": "openid", "COMPOSE_PROFILES": "deployment", "COMPOSE_FILE": "/other"}
+    assert machine.deploy("v2", **caller) == 0
+    assert machine.in_environment == set()
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_settings_may_stand_in_quotes_as_compose_takes_them(machine: Machine, quote: str):
+    machine.put("LAB_FILE", f"LAB_FILE={quote}{machine.checkout / 'lab.yaml'}{quote}")
+    machine.put("TAG", f"TAG={quote}v1{quote}")
+    (machine.place / "current").mkdir()
+    assert machine.deploy("v2", fail=f"v2: {STARTING}") == 1
+    assert machine.calls[-1] == f"v1: {STARTING}"
+
+
+def test_the_commands_of_the_readme_bring_a_first_version(machine: Machine):
+    """Somewhere else than below the root; `sudo`, Docker and systemd are doubles."""
+    elsewhere = machine.place.parent / "root"
+    text = (DEPLOYMENTS / "README.md").read_text().partition("## A server")[2]
+    block = text.partition("\n\n    ")[2].partition("\n\n")[0]
+    below = re.compile(r"(?<![\w.])(/etc/dlc-platform|/etc/systemd|/srv|/var/\w+|/opt)(?=/|$)", re.MULTILINE)
+    here = elsewhere / "checkout" / "deployments"
+    shutil.copytree(DEPLOYMENTS, here)
+    for file in (here / "workstation" / "env.example", here / "workstation" / "deploy"):
+        file.write_text(below.sub(rf"{elsewhere}\1", file.read_text()))
+    # The lab's own.
+    (here / "workstation" / "lab.yaml").write_text("raw_roots: [/raw]\n")
+    (elsewhere / "etc" / "systemd" / "system").mkdir(parents=True)
+    programs = elsewhere / "bin"
+    programs.mkdir()
+    for name, double in (("docker", DOCKER), ("sudo", '#!/bin/sh\nexec "$@"\n'), ("systemctl", "#!/bin/sh\n")):
+        (programs / name).write_text(double)
+        (programs / name).chmod(0o755)
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "USER": str(os.geteuid()),
+        "CALLS": str(elsewhere / "calls"),
+        "FAIL": "nothing",
+        "TAG": "",
+    }
+    done = subprocess.run(
+        ["sh", "-euc", below.sub(rf"{elsewhere}\1", block)],
+        cwd=here.parent,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "v1 is in force" in done.stderr
+    # Whoever deploys, who is not root, reads it.
+    for path in (elsewhere / "etc" / "dlc-platform", elsewhere / "etc" / "dlc-platform" / "lab.yaml"):
+        assert path.stat().st_mode & 0o004, path
+    assert (elsewhere / "etc" / "dlc-platform" / "secrets" / "platform_url").stat().st_mode & 0o077 == 0
+
+
+def test_the_folder_above_the_secrets_is_for_who_deploys_too(tmp_path: Path):
+    """lab.yaml lies there."""
+    environment = {"PATH": os.environ["PATH"], "POSTGRES_UID": str(os.getuid()), "PLATFORM_UID": str(os.getuid())}
+    folder = tmp_path / "etc" / "secrets"
+    subprocess.run([WORKSTATION / "make-secrets", folder], env=environment, check=True, capture_output=True)
+    assert folder.parent.stat().st_mode & 0o005 == 0o005
+    assert (folder / "platform_url").stat().st_mode & 0o077 == 0
+    assert not (folder / "openssl.log").exists()
+
+
+def test_what_openssl_says_is_shown_where_it_fails(tmp_path: Path):
+    (tmp_path / "openssl").write_text('#!/bin/sh\n[ "$1" = rand ] || { echo "no such curve" >&2; exit 1; }\n')
+    (tmp_path / "openssl").chmod(0o755)
+    done = subprocess.run(
+        [WORKSTATION / "make-secrets", tmp_path / "secrets"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no such curve" in done.stderr
 
 
 def unit_command(machine: Machine) -> list[str]:

@@ -152,6 +152,8 @@ def test_a_need_that_no_device_can_meet_fails_the_run_at_once_and_for_good(lab: 
     run = lab.launch("on_gpu", {GPUS_TAG: gpus, MAX_RETRIES_TAG: "2"})
     assert lab.ends(run) == "FAILURE"
     assert said in lab.messages(run)
+    # Dagster decides a moment after the failure.
+    lab.wait("the decision", lambda: WILL_RETRY_TAG in lab.run(run).tags)
     assert lab.run(run).tags[WILL_RETRY_TAG] == "false"
 
 

@@ -310,7 +310,7 @@ def test_services_that_are_killed_are_started_again_and_the_work_goes_on(lab: Up
     assert len(lab.runs("pose_estimates", session)) == 1
     assert lab.process.poll() is None
     # The code servers of those that were killed are gone with them.
-    groups = {service_of(lab, "daemon"), service_of(lab, "webserver")}
+    groups = {service_of(lab, name) for name in json.loads((lab.home / "services.json").read_text())}
     assert {os.getpgid(process.pid) for process in lab.processes("grpc")} <= groups
 
     # What is started next is watched by the new daemon.

@@ -29,7 +29,8 @@ from dlc_platform.dlc.memory import TRIED_WITH_LESS
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import devices
 from dlc_platform.launchers.devices import GpuNames
-from dlc_platform.launchers.needs import needs_of
+from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
+from dlc_platform.launchers.needs import UnmetNeed, needs_of
 from dlc_platform.launchers.processes import WorkerProcess, killed_for_memory
 
 DEVICE_TAG = "dlc_platform/device"
@@ -108,10 +109,18 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         )
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Start the run's worker, and come back at once: it is the worker that waits for a device."""
-        origin = check.not_none(context.dagster_run.job_code_origin)
-        run_id = context.dagster_run.run_id
-        self._start(context.dagster_run, ExecuteRunArgs(origin, run_id, self._instance.get_ref()))
+        """Start the run's worker, and come back at once: it is the worker that waits for a device.
+
+        A run whose tags are wrong fails with what is wrong.
+        """
+        run = context.dagster_run
+        give_own_retries(self._instance, run)
+        origin = check.not_none(run.job_code_origin)
+        try:
+            self._start(run, ExecuteRunArgs(origin, run.run_id, self._instance.get_ref()))
+        except UnmetNeed as error:
+            # Raised, it would be tried again, and be hidden behind Dagster's own words.
+            fail_for_good(self._instance, run, str(error))
 
     @property
     def supports_resume_run(self) -> bool:

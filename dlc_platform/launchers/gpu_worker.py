@@ -18,8 +18,9 @@ from dagster._utils.interrupts import capture_interrupts, check_captured_interru
 
 from dlc_platform.launchers import devices, leases
 from dlc_platform.launchers.connections import keep_connections
+from dlc_platform.launchers.for_good import fail_for_good
 from dlc_platform.launchers.gpu_run_launcher import ARGUMENTS_VARIABLE, DEVICE_TAG, GpuRunLauncher
-from dlc_platform.launchers.needs import Needs, needs_of
+from dlc_platform.launchers.needs import Needs, UnmetNeed, needs_of
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.routing_run_launcher import launcher_of
 
@@ -53,7 +54,11 @@ def _prepare(instance: DagsterInstance, run_id: str) -> None:
             _take_devices(instance, run, needs)
     except Exception as error:
         # Dagster ends the process at an error raised here, but does not tell the run.
-        instance.report_run_failed(run, f"No device for this run: {error}")
+        told = f"No device for this run: {error}"
+        if isinstance(error, UnmetNeed):
+            fail_for_good(instance, run, told)
+        else:
+            instance.report_run_failed(run, told)
         raise
 
 

@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import random
+import re
 import stat
 import tempfile
 import time
@@ -37,7 +38,7 @@ import psutil
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import devices as gpu
 from dlc_platform.launchers.devices import CPU, Device
-from dlc_platform.launchers.needs import Needs
+from dlc_platform.launchers.needs import Needs, UnmetNeed
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.settings import GPU_MEMORY_VARIABLE
 
@@ -50,6 +51,8 @@ _CHOOSING = "choosing"
 _CHOOSING_SECONDS = 2.0
 #: Who has waited for so long is served before those who came later, or a stream of small runs would starve a large one.
 _PATIENCE_SECONDS = 60.0
+#: The files of those who wait: since when, in nanoseconds, and their process.
+_TICKET = re.compile(r"(?P<since>[0-9]+)-[0-9]+")
 
 _logger = logging.getLogger(__name__)
 
@@ -161,8 +164,10 @@ def acquire(
 
     Raises
     ------
+    UnmetNeed
+        When there are not so many devices, or none with so much memory.
     PlatformError
-        When the lease folder cannot be used, or there are not so many devices, or none with so much memory.
+        When the lease folder cannot be used.
     """
     needs = needs if needs and devices else Needs()
     wanted = _Wanted(_suitable(devices or [CPU], needs), purpose, needs, avoid_busy)
@@ -257,7 +262,7 @@ def _suitable(devices: Sequence[Device], needs: Needs) -> tuple[Device, ...]:
     if needs.gpus > 1:
         suitable = [device for device in suitable if not device.is_slice]  # CUDA shows a process one slice at most.
     if len(suitable) < needs.gpus:
-        raise PlatformError(
+        raise UnmetNeed(
             f"{needs} cannot be had: of {', '.join(map(_size, devices))} only {len(suitable)} would do",
             "Ask for fewer GPUs or less memory, or list more under `gpus` in lab.yaml",
         )
@@ -407,11 +412,20 @@ def _reserved(ticket: Path | None) -> dict[str, str]:
     """The devices that are kept for those who have lost their patience and came before `ticket`, by key."""
     reserved: dict[str, str] = {}
     for file in sorted((directory() / "waiting").glob("*-*")):
-        since = int(file.name.partition("-")[0])
+        # Every user may write there, and what else they put there is nothing to go by.
+        if (named := _TICKET.fullmatch(file.name)) is None:
+            continue
+        since = int(named["since"])
         if time.time_ns() - since < _PATIENCE_SECONDS * 1e9 or (ticket is not None and file.name >= ticket.name):
             break
-        if (descriptor := _lock(file, fcntl.LOCK_EX)) is not None:
-            file.unlink(missing_ok=True)  # It died while it waited.
+        try:
+            descriptor = _lock(file, fcntl.LOCK_EX)
+        except PlatformError:
+            continue
+        if descriptor is not None:
+            # It died while it waited; another user's file can be removed by that user only.
+            with contextlib.suppress(OSError):
+                file.unlink()
             os.close(descriptor)
             continue
         with contextlib.suppress(OSError, ValueError):

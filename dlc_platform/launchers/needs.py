@@ -31,6 +31,10 @@ _OF_A_RECIPE = ("trained_model", "model_evaluation")
 _MOST_SHARES = 8
 
 
+class UnmetNeed(PlatformError):
+    """A need that waiting does not help, and another try neither."""
+
+
 @dataclass(frozen=True)
 class Needs:
     """How many devices, and how much memory of each in gigabytes (1e9 bytes); None means all of it, for itself."""
@@ -59,7 +63,7 @@ def needs_of(instance: "DagsterInstance", run: "DagsterRun") -> Needs | None:
 
     Raises
     ------
-    PlatformError
+    UnmetNeed
         When a tag is no number.
     """
     concurrency = run.run_op_concurrency
@@ -116,7 +120,7 @@ def _gpus_tag(run: "DagsterRun") -> int | None:
     if text is None:
         return None
     if not text.isdecimal():
-        raise PlatformError(f"the tag {GPUS_TAG} of the run {run.run_id} is {text!r}", "Write a whole number of GPUs")
+        raise UnmetNeed(f"the tag {GPUS_TAG} of the run {run.run_id} is {text!r}", "Write a whole number of GPUs")
     return int(text)
 
 
@@ -129,7 +133,7 @@ def _memory_tag(run: "DagsterRun") -> float | None:
     except ValueError:
         memory_gb = math.nan
     if not 0 < memory_gb < math.inf:
-        raise PlatformError(f"the tag {MEMORY_TAG} of the run {run.run_id} is {text!r}", "Write gigabytes, such as 6.5")
+        raise UnmetNeed(f"the tag {MEMORY_TAG} of the run {run.run_id} is {text!r}", "Write gigabytes, such as 6.5")
     return memory_gb
 
 

@@ -97,6 +97,8 @@ _PENDING = {
     "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions": "the nodes it needs "
     "are down, drained or reserved; `sinfo` tells which",
     "BadConstraints": "no node can ever fulfil it; change `constraint`, `gres`, `memory` or `cpus`",
+    "PartitionConfig": "it asks for more than the nodes of its partition have; lower `memory`, `cpus` or `gres`, or "
+    "choose another `partition`",
     "PartitionDown": "its partition is down; ask the cluster's administrators or choose another `partition`",
     "PartitionInactive": "its partition takes no jobs now; ask the cluster's administrators or choose another one",
     "PartitionNodeLimit": "its partition has too few nodes for it; choose another `partition`",

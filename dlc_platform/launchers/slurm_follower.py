@@ -15,17 +15,14 @@ from itertools import groupby
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
-from dagster._core.errors import DagsterRunNotFoundError
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
+from dlc_platform.launchers.for_good import fail_for_good
 from dlc_platform.launchers.slurm import ControllerAway, Job, NotNow
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
 JOB_TAG = "dlc_platform/slurm_job"
-#: On a run that is not tried again: its own id, as a run that follows it has the tags of what it follows.
-FOR_GOOD_TAG = "dlc_platform/slurm_failed_for_good"
 
 _RUNS_AT_ONCE = 500
 _OUTPUT_LINES = 20
@@ -316,27 +313,6 @@ class SlurmFollower:
         if about not in said:
             instance.report_engine_event(sentence, run)
             said.add(about)
-
-
-def fail_for_good(instance: DagsterInstance, run: DagsterRun, why: str) -> None:
-    """Fail a run that another try would not help; one that somebody starts in its place has retries again."""
-    now = instance.get_run_by_id(run.run_id) or run
-    if now.tags.get(MAX_RETRIES_TAG) != "0":
-        instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0", FOR_GOOD_TAG: run.run_id})
-    instance.report_run_failed(run, why)
-
-
-def give_own_retries(instance: DagsterInstance, run: DagsterRun) -> None:
-    """Let a run that follows one which failed for good be tried again as often as any other."""
-    if run.parent_run_id is None or run.tags.get(FOR_GOOD_TAG) != run.parent_run_id:
-        return
-    try:
-        group = instance.get_run_group(run.run_id)
-    except DagsterRunNotFoundError:
-        return  # The first run was deleted, and Dagster retries none that follows it.
-    # Dagster counts every run that goes back to the same first one.
-    before = len(list(group[1])) - 1 if group else 0
-    instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(before + instance.run_retries_max_retries)})
 
 
 def tail(output: Path | None) -> str:

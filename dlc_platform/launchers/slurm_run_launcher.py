@@ -25,8 +25,9 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
+from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
 from dlc_platform.launchers.needs import needs_of
-from dlc_platform.launchers.slurm_follower import SlurmFollower, describe, fail_for_good, give_own_retries
+from dlc_platform.launchers.slurm_follower import SlurmFollower, describe
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
 #: A run's tags of this beginning say what its job asks for, in the place of dagster.yaml.
@@ -152,9 +153,10 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
     def _options_of(self, run: DagsterRun) -> slurm.Options:
         told = {tag[len(TAG_PREFIX) :]: value for tag, value in run.tags.items() if tag.startswith(TAG_PREFIX)}
         may = [name for name in slurm.Options.names() if name not in _NOT_BY_TAG]
-        if unknown := sorted(set(told) - set(may)):
+        if refused := sorted(set(told) - set(may)):
+            why = "is not allowed by tag" if refused[0] in _NOT_BY_TAG else "says nothing to Slurm"
             raise PlatformError(
-                f"the run {run.run_id} has the tag {TAG_PREFIX}{unknown[0]}, which says nothing to Slurm",
+                f"the run {run.run_id} has the tag {TAG_PREFIX}{refused[0]}, which {why}",
                 f"Use {TAG_PREFIX} with one of {', '.join(may)}",
             )
         return replace(self._options, **told)

@@ -35,6 +35,9 @@ from dlc_platform.settings import load_lab
 _START_SECONDS = 180
 _STOP_SECONDS = 20
 _PORT_SECONDS = 10
+#: A service that ends by itself more often than that within that time is not started again.
+_MOST_ENDS = 3
+_ENDS_MINUTES = 10
 #: A log that is larger is begun anew at the next start: every look of the sensor writes to it.
 _LOG_BYTES = 10_000_000
 #: Names the running services, so that they are found when the process that started them was killed.
@@ -44,7 +47,14 @@ _RECORD = "services.json"
 class Services:
     """The running webserver and daemon of a lab."""
 
-    def __init__(self, home: Path, port: int, environment: dict[str, str], read_only_port: int | None = None):
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        environment: dict[str, str],
+        say: Callable[[str], None],
+        read_only_port: int | None = None,
+    ):
         self.home = home
         self.url = f"http://127.0.0.1:{port}"
         #: Of the webserver in which nothing can be started or changed, where there is one.
@@ -52,25 +62,31 @@ class Services:
         self._port = port
         self._read_only_port = read_only_port
         self._environment = environment
+        self._say = say
         self._logs = home / "logs"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._modules: dict[str, tuple[str, ...]] = {}
+        #: When each service ended by itself, on the clock that nobody sets.
+        self._ends: dict[str, list[float]] = {}
 
     def start(self) -> None:
         """Start the webserver and the daemon; what was started is stopped by `stop`, even if this is interrupted."""
         self._logs.mkdir(exist_ok=True)
         workspace = ["-m", "dlc_platform.definitions"]
         webserver = ("dagster_webserver", "-h", "127.0.0.1", "-p")
-        self._start("webserver", *webserver, str(self._port), *workspace)
+        self._modules["webserver"] = (*webserver, str(self._port), *workspace)
         if self._read_only_port is not None:
-            self._start("read-only-webserver", *webserver, str(self._read_only_port), "--read-only", *workspace)
-        self._start("daemon", "dagster._daemon", "run", *workspace)
+            self._modules["read-only-webserver"] = (*webserver, str(self._read_only_port), "--read-only", *workspace)
+        self._modules["daemon"] = ("dagster._daemon", "run", *workspace)
+        for name in self._modules:
+            self._start(name)
 
-    def _start(self, name: str, *module: str) -> None:
+    def _start(self, name: str) -> None:
         with open(self._logs / f"{name}.log", "ab") as log:
             if log.tell() > _LOG_BYTES:
                 log.truncate(0)
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *module],
+                [sys.executable, "-m", *self._modules[name]],
                 env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -78,7 +94,9 @@ class Services:
                 start_new_session=True,
             )
         running = {name: WorkerProcess.of(process.pid).tags() for name, process in self._processes.items()}
-        (self.home / _RECORD).write_text(json.dumps(running))
+        written = self.home / f"{_RECORD}.part"
+        written.write_text(json.dumps(running))
+        written.replace(self.home / _RECORD)
 
     def wait_until_ready(self) -> None:
         """Return when the UI answers and has loaded the lab's definitions.
@@ -91,7 +109,10 @@ class Services:
         deadline = time.monotonic() + _START_SECONDS
         for name, url in (("webserver", self.url), ("read-only-webserver", self.read_only_url)):
             while url is not None and not _answers(url):
-                self.check()
+                self._ensure_postgres()
+                for other, process in self._processes.items():
+                    if process.poll() is not None:
+                        raise self._failure(other, _how_it_ended(process))
                 if time.monotonic() > deadline:
                     raise self._failure(name, f"did not answer within {_START_SECONDS} s")
                 time.sleep(0.3)
@@ -114,7 +135,7 @@ class Services:
         Raises
         ------
         PlatformError
-            When it does not end well, or a service has ended by itself.
+            When it does not end well, or a service ends by itself again and again.
         """
         cursor = None
         while True:
@@ -147,18 +168,34 @@ class Services:
         return f"{self.url}/runs/{run_id}"
 
     def check(self) -> None:
-        """See that everything is still there; an embedded Postgres that died is started again.
+        """See that everything is still there; a service or an embedded Postgres that died is started again.
+
+        The workers of runs go on meanwhile: the new services watch them.
 
         Raises
         ------
         PlatformError
-            When a service has ended by itself, or Postgres does not start.
+            When a service ends by itself again and again, or Postgres does not start.
         """
+        self._ensure_postgres()
+        for name, process in list(self._processes.items()):
+            if process.poll() is not None:
+                self._start_again(name, process)
+
+    def _ensure_postgres(self) -> None:
         if not is_external():
             server.ensure_running(self.home / "postgres")
-        for name, process in self._processes.items():
-            if process.poll() is not None:
-                raise self._failure(name, f"ended with exit code {process.returncode}")
+
+    def _start_again(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        now = time.monotonic()
+        ends = [end for end in self._ends.get(name, ()) if now - end < _ENDS_MINUTES * 60]
+        self._ends[name] = [*ends, now]
+        how = _how_it_ended(process)
+        if len(ends) == _MOST_ENDS:
+            raise self._failure(name, f"{how}, for the {_MOST_ENDS + 1}th time within {_ENDS_MINUTES} minutes")
+        _end_group(process.pid)
+        self._say(f"Dagster's {name} {how}; it is started again (its log: {self._logs / f'{name}.log'})")
+        self._start(name)
 
     def _failure(self, name: str, what: str) -> PlatformError:
         log = self._logs / f"{name}.log"
@@ -180,9 +217,7 @@ class Services:
         for process in self._processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
-            # Code servers are children of the services and must not outlive them.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end_group(process.pid)
             process.wait()
         (self.home / _RECORD).unlink(missing_ok=True)
         try:
@@ -214,6 +249,16 @@ class Services:
             self.instance.report_run_failed(now, "The lab was stopped; this run is retried when it is started again")
             stopped += 1
         return stopped
+
+
+def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    return f"ended with exit code {process.returncode}"
+
+
+def _end_group(leader: int) -> None:
+    """Kill what is left of a service: code servers are its children and must not outlive it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _answers(url: str) -> bool:
@@ -281,7 +326,7 @@ def running(
         say("Starting Postgres" if embedded else "Connecting to Postgres")
         services = None
         try:
-            services = Services(home, port, prepare(home), read_only_port)
+            services = Services(home, port, prepare(home), say, read_only_port)
             clean(LabResource(home=str(home)), services.instance)
             say("Starting the Dagster webserver and daemon")
             services.start()

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from dagster import DagsterInstance
+from dagster._core.storage.tags import MAX_RETRIES_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 
@@ -84,6 +85,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatc
         "run_queue": {"dequeue_interval_seconds": 1},
         "concurrency": {"pools": {"granularity": "run"}},
         "run_monitoring": {"enabled": True, "poll_interval_seconds": 1},
+        # Only runs whose tags say so are tried again.
+        "run_retries": {"enabled": True, "max_retries": 0},
     }
     with _lab(tmp_path_factory.mktemp("gpus") / "home", configuration, environment) as lab:
         yield lab
@@ -142,10 +145,16 @@ def test_a_worker_that_gets_no_memory_says_so_before_it_dies(lab: Lab):
     assert "was killed by SIGABRT: memory ran out (its output says: terminate called" in lab.messages(run)
 
 
-def test_a_need_that_no_device_can_meet_fails_the_run_at_once(lab: Lab):
-    run = lab.launch("on_gpu", {GPUS_TAG: "3"})
+@pytest.mark.parametrize(
+    ("gpus", "said"), [("3", "No device for this run: 3 GPUs cannot be had"), ("three", "Write a whole number of GPUs")]
+)
+def test_a_need_that_no_device_can_meet_fails_the_run_at_once_and_for_good(lab: Lab, gpus: str, said: str):
+    run = lab.launch("on_gpu", {GPUS_TAG: gpus, MAX_RETRIES_TAG: "2"})
     assert lab.ends(run) == "FAILURE"
-    assert "No device for this run: 3 GPUs cannot be had" in lab.messages(run)
+    assert said in lab.messages(run)
+    # Dagster decides a moment after the failure.
+    lab.wait("the decision", lambda: WILL_RETRY_TAG in lab.run(run).tags)
+    assert lab.run(run).tags[WILL_RETRY_TAG] == "false"
 
 
 def test_a_terminated_run_stops_with_its_children(lab: Lab):

@@ -223,6 +223,20 @@ def test_who_died_while_waiting_keeps_nothing(monkeypatch: pytest.MonkeyPatch, l
     assert not list((lease_directory / "waiting").iterdir())
 
 
+def test_what_else_lies_among_those_who_wait_is_nobody(monkeypatch: pytest.MonkeyPatch, lease_directory: Path):
+    """Every user of the machine may write there."""
+    monkeypatch.setattr(leases, "_PATIENCE_SECONDS", 0.0)
+    waiting = lease_directory / "waiting"
+    waiting.mkdir(parents=True)
+    (waiting / f"{time.time_ns()}-1").write_text(json.dumps({"purpose": "dead", "choices": ["gpu-0"], "gpus": 1}))
+    others = {"foo-bar", "-1", "1-", "\u0661-1", f"{time.time_ns()}-1.part"}
+    for name in others:
+        (waiting / name).touch()
+    (waiting / "1-1").symlink_to("elsewhere")
+    leases.acquire(GPUS[:1], "alive", pause=_refuse_to_wait).release()
+    assert {file.name for file in waiting.iterdir()} == {*others, "1-1"}
+
+
 def test_a_drained_device_finishes_its_work_and_takes_no_more():
     with leases.acquire(GPUS[:1], "running"):
         leases.drain(GPUS[0])

@@ -21,8 +21,9 @@ from dagster._core.test_utils import instance_for_test
 from dlc_platform import cli
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
+from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
 from dlc_platform.launchers.slurm import ControllerAway, Job, NotNow, Options
-from dlc_platform.launchers.slurm_follower import SlurmFollower, fail_for_good, give_own_retries
+from dlc_platform.launchers.slurm_follower import SlurmFollower
 from dlc_platform.launchers.slurm_run_launcher import SlurmRunLauncher
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 from dlc_platform.orchestration.instance import wanted_dagster_yaml
@@ -41,6 +42,7 @@ def _entry(run_id: str) -> Entry:
     [
         (Job("7", "PENDING", "(Resources)"), "Slurm job 7 is waiting: it waits for nodes to become free (Resources)"),
         (Job("7_1", "PENDING", "QOSMaxJobsPerUserLimit"), "limit of your account or quality of service is reached"),
+        (Job("7", "PENDING", "(PartitionConfig)"), "its partition have; lower `memory`, `cpus` or `gres`"),
         (Job("7", "RUNNING", node="n1"), "Slurm job 7 is running on n1"),
         (Job("7", "TIMEOUT", node="n1"), "Slurm job 7 on n1 reached its time limit; raise `time`"),
         (Job("7", "PREEMPTED"), "was stopped for a job of a higher priority"),

@@ -223,7 +223,10 @@ def test_what_slurm_refuses_fails_with_its_words(slurm: SlurmLab, service: Slurm
     assert "invalid partition" in service.messages(run).lower()
     run = service.launch("on_cpu", {"dlc_platform/slurm/setup": "rm -r ~"})
     assert service.ends(run) == "FAILURE"
-    assert "says nothing to Slurm" in service.messages(run)
+    assert "dlc_platform/slurm/setup, which is not allowed by tag" in service.messages(run)
+    run = service.launch("on_cpu", {"dlc_platform/slurm/colour": "red"})
+    assert service.ends(run) == "FAILURE"
+    assert "dlc_platform/slurm/colour, which says nothing to Slurm" in service.messages(run)
 
 
 def test_runs_wait_while_their_partition_takes_no_jobs(slurm: SlurmLab, service: SlurmService):

@@ -1,5 +1,6 @@
 """A lab that is up: what arrives is tracked, whatever is stopped, killed or broken meanwhile."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.error import URLError
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
@@ -72,6 +74,22 @@ def worker_at_work(lab: Up, session: str) -> tuple[dg.DagsterRun, WorkerProcess]
         return None
 
     return wait_for(look)
+
+
+def service_of(lab: Up, name: str) -> int:
+    """The process of a service."""
+    tags = json.loads((lab.home / "services.json").read_text())[name]
+    process = WorkerProcess.from_tags(tags)
+    assert process is not None
+    return process.pid
+
+
+def is_answering(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/server_info") as response:
+            return response.status == 200
+    except URLError:
+        return False
 
 
 def test_a_lab_goes_up_once(lab: Up):
@@ -269,16 +287,57 @@ def test_a_closed_terminal_stops_everything(lab: Up):
     assert lab.processes() == []
 
 
-def test_a_killed_daemon_ends_the_lab_and_neither_loses_nor_repeats(lab: Up, subject: str):
+def test_services_that_are_killed_are_started_again_and_the_work_goes_on(lab: Up, subject: str):
     lab.ensure()
     session, path = video_of(lab, subject)
     record(path, seed=8)
-    worker_at_work(lab, session)
+    run, worker = worker_at_work(lab, session)
     assert lab.process is not None
-    daemons = [process for process in lab.processes("dagster._daemon") if process.ppid() == lab.process.pid]
-    daemons[0].kill()
-    assert lab.process.wait(120) == 1
-    assert "Dagster's daemon ended with exit code -9" in lab.said()
+    # It is still at work when the new daemon looks.
+    os.kill(worker.pid, signal.SIGSTOP)
+    killed = service_of(lab, "daemon"), service_of(lab, "webserver")
+    try:
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        for name in ("daemon", "webserver"):
+            wait_for(lambda name=name: f"Dagster's {name} ended with exit code -9; it is started again" in lab.said())
+        wait_for(lambda: is_answering(lab.url))
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    assert service_of(lab, "daemon") not in killed
+    (done,) = wait_for(lambda: lab.runs("pose_estimates", session, DONE))
+    assert (done.run_id, WorkerProcess.from_tags(done.tags)) == (run.run_id, worker)
+    assert len(lab.runs("pose_estimates", session)) == 1
+    assert lab.process.poll() is None
+    # The code servers of those that were killed are gone with them.
+    groups = {service_of(lab, name) for name in json.loads((lab.home / "services.json").read_text())}
+    assert {os.getpgid(process.pid) for process in lab.processes("grpc")} <= groups
+
+    # What is started next is watched by the new daemon.
+    session, path = video_of(lab, subject, 2)
+    record(path, seed=9)
+    wait_for(lambda: lab.poses(session))
+
+
+def test_a_daemon_that_is_killed_again_and_again_ends_the_lab_and_neither_loses_nor_repeats(lab: Up, subject: str):
+    lab.ensure()
+    session, path = video_of(lab, subject)
+    record(path, seed=10)
+    worker_at_work(lab, session)
+    process = lab.process
+    assert process is not None
+    killed: set[int] = set()
+
+    def kill_the_next() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # The lab ends.
+            if (daemon := service_of(lab, "daemon")) not in killed:
+                os.kill(daemon, signal.SIGKILL)
+                killed.add(daemon)
+        return process.poll() is not None
+
+    wait_for(kill_the_next)
+    assert process.wait() == 1
+    assert "Dagster's daemon ended with exit code -9, for the 4th time within 10 minutes" in lab.said()
     assert lab.processes() == []
 
     lab.ensure()

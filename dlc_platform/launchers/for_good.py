@@ -1,0 +1,33 @@
+"""Runs that fail for good: Dagster tries them again no more, because another try would end in the same way.
+
+Every launcher calls `give_own_retries` when it launches a run: one that somebody starts in the place of such a run
+brings its tags.
+"""
+
+from dagster import DagsterInstance, DagsterRun
+from dagster._core.errors import DagsterRunNotFoundError
+from dagster._core.storage.tags import MAX_RETRIES_TAG
+
+#: On a run that is not tried again: its own id, as a run that follows it has the tags of what it follows.
+FOR_GOOD_TAG = "dlc_platform/failed_for_good"
+
+
+def fail_for_good(instance: DagsterInstance, run: DagsterRun, why: str) -> None:
+    """Fail a run that another try would not help; one that somebody starts in its place has retries again."""
+    now = instance.get_run_by_id(run.run_id) or run
+    if now.tags.get(MAX_RETRIES_TAG) != "0":
+        instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0", FOR_GOOD_TAG: run.run_id})
+    instance.report_run_failed(run, why)
+
+
+def give_own_retries(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Let a run that follows one which failed for good be tried again as often as any other."""
+    if run.parent_run_id is None or run.tags.get(FOR_GOOD_TAG) != run.parent_run_id:
+        return
+    try:
+        group = instance.get_run_group(run.run_id)
+    except DagsterRunNotFoundError:
+        return  # The first run was deleted, and Dagster retries none that follows it.
+    # Dagster counts every run that goes back to the same first one.
+    before = len(list(group[1])) - 1 if group else 0
+    instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(before + instance.run_retries_max_retries)})

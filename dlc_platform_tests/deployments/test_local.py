@@ -143,22 +143,24 @@ def test_a_release_takes_over_and_one_that_fails_leaves_the_lab_as_it_was(machin
 
 
 def await_sleep(machine: Machine, under_way: Started) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not machine.run("pgrep", "--full", "sleep 987").stdout:
         assert under_way.runs() and time.monotonic() < deadline, under_way.said()
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
-def test_an_interrupted_deployment_leaves_the_lab_as_it_was_and_nothing_running(
-    machine: Machine, number: int, group: bool
-):
+def test_an_interrupted_deployment_leaves_the_lab_as_it_was_and_nothing_running(machine: Machine):
     unit = "dlc-platform@maze.service"
     migrate = "migrate /srv/dlc-platform/maze"
     done = machine.run(DEPLOY, "v6", given=archive())
     assert done.returncode == 0, done.stderr
     machine.do("systemctl", "start", unit)
-    for step in (migrate, "backup *", f"{migrate} --check"):
+    # Ctrl-C reaches the whole group, `kill` and a runner of CI the script alone.
+    for step, number, group in (
+        (migrate, signal.SIGINT, True),
+        ("backup *", signal.SIGTERM, False),
+        (f"{migrate} --check", signal.SIGTERM, False),
+    ):
         machine.run("rm", "-r", "/opt/dlc-platform/releases/v7")
         pid = machine.do("systemctl", "show", "--property=MainPID", "--value", unit)
         with machine.started(DEPLOY, "v7", given=archive(sleeps=step)) as under_way:

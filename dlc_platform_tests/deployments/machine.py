@@ -8,10 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -19,6 +21,31 @@ import pytest
 _SECONDS = 60
 #: The code under test, with its environment.
 CHECKOUT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A command under way."""
+
+    _process: subprocess.Popen[bytes]
+    _output: IO[bytes]
+
+    def signal(self, number: int, group: bool) -> None:
+        """Send it a signal; to its group, as Ctrl-C does, or to it alone."""
+        (first,) = psutil.Process(self._process.pid).children()
+        (os.killpg if group else os.kill)(first.pid, number)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return self._process.wait(2 * _SECONDS)
+
+    def runs(self) -> bool:
+        """True as long as it has not ended."""
+        return self._process.poll() is None
+
+    def said(self) -> str:
+        """What it has said so far."""
+        return os.pread(self._output.fileno(), 1 << 20, 0).decode()
 
 
 @dataclass(frozen=True)
@@ -30,24 +57,29 @@ class Machine:
 
     def run(self, *command: str | Path, given: bytes = b"") -> subprocess.CompletedProcess[str]:
         """What a command says that root runs there, with standard input."""
-        inside = [
-            "nsenter",
-            f"--target={self.init}",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-            "--root",
-            "--wdns=/",
-        ]
-        done = subprocess.run(
-            [*inside, "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *command],
-            input=given,
-            capture_output=True,
-            check=False,
-        )
+        done = subprocess.run(self._inside(*command), input=given, capture_output=True, check=False)
         return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    @contextlib.contextmanager
+    def started(self, *command: str | Path, given: bytes = b"") -> Iterator[Started]:
+        """A command that root has started there, with a group of processes of its own, as at a terminal."""
+        with tempfile.TemporaryFile() as standard_input, tempfile.TemporaryFile() as said:
+            standard_input.write(given)
+            standard_input.seek(0)
+            # Where the tests were started in the background, SIGINT is ignored.
+            inside = self._inside("env", "--default-signal=INT", "setsid", *command)
+            process = subprocess.Popen(inside, stdin=standard_input, stdout=said, stderr=said)
+            try:
+                yield Started(process, said)
+            finally:
+                _end(process)
+
+    def _inside(self, *command: str | Path) -> list[str | Path]:
+        return [
+            *("nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--net", "--pid"),
+            *("--root", "--wdns=/"),
+            *("env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *command),
+        ]
 
     def do(self, *command: str | Path) -> str:
         """What a command says that has to go well."""

@@ -4,8 +4,10 @@ The environment of a release is the tests' own, because making one takes minutes
 """
 
 import io
+import signal
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,21 +16,23 @@ import pytest
 import yaml
 
 from dlc_platform_tests.deployments.conftest import DEPLOYMENTS
-from dlc_platform_tests.deployments.machine import CHECKOUT, Machine, booted
+from dlc_platform_tests.deployments.machine import CHECKOUT, Machine, Started, booted
 from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
 
 UNIT = DEPLOYMENTS / "local" / "dlc-platform@.service"
 DEPLOY = DEPLOYMENTS / "local" / "deploy"
-#: Makes an environment whose `dlc-platform` fails where the release's file `fails` says so.
+#: Makes an environment whose `dlc-platform` fails where the release's file `fails` says so, and takes long once it has
+#: done its work where `sleeps` does.
 UV = f"""#!/bin/sh
 set -eu
-[ "$*" = "sync --no-dev" ] && [ "$UV_PYTHON_INSTALL_DIR" = /opt/dlc-platform/python ]
+[ "$*" = "sync --no-dev --compile-bytecode" ] && [ "$UV_PYTHON_INSTALL_DIR" = /opt/dlc-platform/python ]
 mkdir --parents .venv/bin
 ln -s {CHECKOUT}/.venv/bin/dagster .venv/bin/dagster
 cat >.venv/bin/dlc-platform <<'END'
 #!/bin/sh
 case "$*" in
     $(cat "${{0%/.venv/*}}/fails")) echo "this release fails" >&2; exit 1 ;;
+    $(cat "${{0%/.venv/*}}/sleeps")) {CHECKOUT}/.venv/bin/dlc-platform "$@"; sleep 987 ;;
 esac
 exec {CHECKOUT}/.venv/bin/dlc-platform "$@"
 END
@@ -59,11 +63,11 @@ def add_lab(machine: Machine, name: str, **settings: object) -> None:
     )
 
 
-def archive(fails: str = "nothing") -> bytes:
+def archive(fails: str = "nothing", sleeps: str = "nothing") -> bytes:
     """A release, as `git archive` writes it."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as tar:
-        for name, content in (("pyproject.toml", b""), ("fails", fails.encode())):
+        for name, content in (("pyproject.toml", b""), ("fails", fails.encode()), ("sleeps", sleeps.encode())):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -123,6 +127,9 @@ def test_a_release_takes_over_and_one_that_fails_leaves_the_lab_as_it_was(machin
     machine.do("rm", "-r", "/srv/dlc-platform/broken")
 
     # It is there already.
+    done = machine.run(DEPLOY, "v5", given=archive("up *"))
+    assert done.returncode == 1 and "v5 that is here was made of another archive" in done.stderr, done.stderr
+    assert in_force(machine, "maze") == "v1"
     done = machine.run(DEPLOY, "v5")
     assert done.returncode == 0, done.stderr
     assert in_force(machine, "maze") == "v5" and answers(machine)
@@ -133,6 +140,61 @@ def test_a_release_takes_over_and_one_that_fails_leaves_the_lab_as_it_was(machin
     machine.do("systemctl", "stop", unit)
     assert not servers(machine)
     assert machine.do("systemctl", "show", "--property=Result", "--value", unit) == "success"
+
+
+def await_sleep(machine: Machine, under_way: Started) -> None:
+    deadline = time.monotonic() + 300
+    while not machine.run("pgrep", "--full", "sleep 987").stdout:
+        assert under_way.runs() and time.monotonic() < deadline, under_way.said()
+        time.sleep(0.2)
+
+
+def test_an_interrupted_deployment_leaves_the_lab_as_it_was_and_nothing_running(machine: Machine):
+    unit = "dlc-platform@maze.service"
+    migrate = "migrate /srv/dlc-platform/maze"
+    done = machine.run(DEPLOY, "v6", given=archive())
+    assert done.returncode == 0, done.stderr
+    machine.do("systemctl", "start", unit)
+    # Ctrl-C reaches the whole group, `kill` and a runner of CI the script alone.
+    for step, number, group in (
+        (migrate, signal.SIGINT, True),
+        ("backup *", signal.SIGTERM, False),
+        (f"{migrate} --check", signal.SIGTERM, False),
+    ):
+        machine.run("rm", "-r", "/opt/dlc-platform/releases/v7")
+        pid = machine.do("systemctl", "show", "--property=MainPID", "--value", unit)
+        with machine.started(DEPLOY, "v7", given=archive(sleeps=step)) as under_way:
+            await_sleep(machine, under_way)
+            under_way.signal(number, group)
+            code, said = under_way.wait(), under_way.said()
+        assert servers(machine) == {unit}, said
+        assert not machine.run("pgrep", "--full", "sleep 987").stdout, said
+        assert not machine.do("systemctl", "list-units", "--all", "--plain", "--no-legend", "dlc-platform-deploy-*")
+        assert in_force(machine, "maze") == "v6" and answers(machine)
+        assert code == 1 and "interrupted" in said, said
+        restarted = machine.do("systemctl", "show", "--property=MainPID", "--value", unit) != pid
+        assert restarted == ("maze: it goes on with v6" in said) == (step == migrate), said
+    machine.do("systemctl", "stop", unit)
+
+
+def test_what_names_no_folder_and_no_unit_is_refused_before_anything_changes(machine: Machine):
+    machine.do("mkdir", "--parents", "/opt/dlc-platform/releases")
+    before = machine.do("ls", "/opt/dlc-platform/releases")
+    for tag in ("feature/maze", "..", "a b"):
+        done = machine.run(DEPLOY, tag, given=archive())
+        assert done.returncode == 1 and f"the tag '{tag}'" in done.stderr, done.stderr
+    add_lab(machine, "my lab")
+    done = machine.run(DEPLOY, "v8", given=archive())
+    machine.do("rm", "-r", "/srv/dlc-platform/my lab")
+    assert done.returncode == 1 and "'/srv/dlc-platform/my lab' cannot name a unit" in done.stderr, done.stderr
+    done = machine.run("env", "ACCOUNT=nobody-here", DEPLOY, "v8", given=archive())
+    assert done.returncode == 1 and "no account nobody-here" in done.stderr, done.stderr
+    assert machine.do("ls", "/opt/dlc-platform/releases") == before
+
+
+def test_a_machine_without_labs_says_so(machine: Machine):
+    done = machine.run("env", "LABS=/srv/none", DEPLOY, "v8", given=archive())
+    assert done.returncode == 0 and "there is no lab in /srv/none" in done.stderr, done.stderr
 
 
 def test_what_is_no_release_is_refused(machine: Machine):

@@ -103,7 +103,7 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
     models = [model.id for model in registry.models_of(engine, project)]
     known = {row.model_id: row.id for row in registry.evaluations_of(engine, project) if row.dataset_id == dataset_id}
     evaluations = {
-        model: load_evaluation(store.path("evaluations", known[model]), cutoff)
+        model: load_evaluation(store, known[model], cutoff)
         for model in models
         if model in known and store.has("evaluations", known[model])
     }

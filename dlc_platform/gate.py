@@ -53,7 +53,8 @@ class ModelReference:
     labels
         What the labels say of the dataset that taught the model, or else of the one that it was evaluated on.
     evaluated
-        Its scores on that dataset's test images (see `pose.quality.measure_predictions`); None without an evaluation.
+        Its scores on that dataset's test images that it was not trained on (see `pose.quality.measure_predictions`);
+        None without an evaluation.
     """
 
     labels: Reference = field(default_factory=Reference)
@@ -96,7 +97,7 @@ def reference_of(engine: Engine, store: Store, model_id: str | None, cutoff: flo
     reference = reference_from_labels(labels[labels["side"] == "train"], dataset.skeleton)
     if evaluation is None or not store.has("evaluations", evaluation.id):
         return ModelReference(reference, None, dataset_id)
-    predictions = load_evaluation(store.path("evaluations", evaluation.id)).predictions()
+    predictions = load_evaluation(store, evaluation.id).fair_predictions()
     tested = measure_predictions(predictions[predictions["side"] == "test"], reference, cutoff)
     return ModelReference(reference, tested, dataset_id, evaluation.id)
 

@@ -375,14 +375,19 @@ def record_evaluation(
 ) -> None:
     """Write down an evaluation (once) and its errors, by side and body part and by side and session.
 
-    The errors are those of the likelihood cut-off that holds now, and of the sessions that are known now.
+    The errors are those of the likelihood cut-off that holds now, of the sessions that are known now, and of the images
+    that the model was not trained on.
     """
+    view = {
+        name: getattr(evaluation, name)
+        for name in ("likelihood_cutoff", "test_images", "taught_images", "training_known")
+    }
     with engine.begin() as connection:
         evaluation.environment_id = _environment(connection, environment)
         if not _insert_product(connection, evaluation):
-            cutoff = evaluation.likelihood_cutoff
-            another = update(Evaluation).where(Evaluation.id == evaluation.id, Evaluation.likelihood_cutoff != cutoff)
-            if not connection.execute(another.values(likelihood_cutoff=cutoff)).rowcount:
+            other = or_(*(getattr(Evaluation, name).is_distinct_from(value) for name, value in view.items()))
+            changed = update(Evaluation).where(Evaluation.id == evaluation.id, other).values(**view)
+            if not connection.execute(changed).rowcount:
                 errors = ()
         _overwrite(connection, errors)
         _overwrite(connection, session_errors)

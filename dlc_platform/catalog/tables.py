@@ -407,7 +407,13 @@ class ModelExport(Base):
 
 
 class Evaluation(Base):
-    """A model version run on every image of a training dataset."""
+    """A model version run on every image of a training dataset.
+
+    `test_images` counts the images on the dataset's test side that the version was not trained on, which its test
+    errors are over, and `taught_images` those that it was. Where `training_known` is false nobody knows what it was
+    trained on. All three are null, and there are no errors, where an older platform took images that the version was
+    trained on for test images; the next `model_comparison` reads them from the store again.
+    """
 
     __tablename__ = "evaluation"
     __table_args__ = (
@@ -419,6 +425,9 @@ class Evaluation(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id))
     dataset_id: Mapped[str] = mapped_column(ForeignKey(Dataset.id), index=True)
     likelihood_cutoff: Mapped[float]
+    test_images: Mapped[int | None]
+    taught_images: Mapped[int | None]
+    training_known: Mapped[bool | None]
     seconds: Mapped[float | None]
     manifest_sha256: Mapped[str | None] = mapped_column(_Identity)
     environment_id: Mapped[str] = mapped_column(ForeignKey(Environment.id))
@@ -427,7 +436,11 @@ class Evaluation(Base):
 
 
 class EvaluationError(Base):
-    """Distances between labels and predictions, in pixels; body part `all` sums over the body parts."""
+    """Distances between labels and predictions, in pixels; body part `all` sums over the body parts.
+
+    Side `test` is over the images that the version was not trained on, and `train` over those that it was. `missed`
+    counts the labelled keypoints to which it gave no position; null in rows of an older platform.
+    """
 
     __tablename__ = "evaluation_error"
     __table_args__ = (CheckConstraint("side in ('train', 'test')", name="side"),)
@@ -436,6 +449,7 @@ class EvaluationError(Base):
     side: Mapped[str] = mapped_column(primary_key=True)
     bodypart: Mapped[str] = mapped_column(primary_key=True)
     keypoints: Mapped[int]
+    missed: Mapped[int | None]
     rmse_px: Mapped[float | None]
     rmse_confident_px: Mapped[float | None]
     mean_px: Mapped[float | None]
@@ -454,6 +468,7 @@ class EvaluationSessionError(Base):
     side: Mapped[str] = mapped_column(primary_key=True)
     session_key: Mapped[str] = mapped_column(ForeignKey(Session.key), primary_key=True, index=True)
     keypoints: Mapped[int]
+    missed: Mapped[int | None]
     rmse_px: Mapped[float | None]
     rmse_confident_px: Mapped[float | None]
     mean_px: Mapped[float | None]
@@ -484,7 +499,9 @@ class Comparison(Base):
 class ComparisonError(Base):
     """The test error of one version in a comparison, in pixels; body part `all` stands for those that all know.
 
-    The interval is that of the bootstrap over images, at 95 %.
+    `images` counts the images behind the figures, null in rows of an older platform. The interval is that of the
+    bootstrap over images, at 95 %; it is null on fewer than six images. `missed` counts the keypoints to which this
+    version gave no position, and which are left out for every version.
     """
 
     __tablename__ = "comparison_error"
@@ -494,7 +511,9 @@ class ComparisonError(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey(ModelVersion.id), primary_key=True)
     bodypart: Mapped[str] = mapped_column(primary_key=True)
     evaluation_id: Mapped[str] = mapped_column(ForeignKey(Evaluation.id))
+    images: Mapped[int | None]
     keypoints: Mapped[int]
+    missed: Mapped[int | None]
     rmse_px: Mapped[float | None]
     rmse_low_px: Mapped[float | None]
     rmse_high_px: Mapped[float | None]
@@ -506,7 +525,9 @@ class Promotion(Base):
     """A project's production model from then on: who decided, why, and on what evaluation.
 
     Each promotion names the one that it follows, and only one can follow: of two at the same time the database takes
-    one. `weighed_until` is when the newest evaluation was made that the choice could know of.
+    one. `weighed_until` is when the newest evaluation was made that the choice could know of. `test_rmse_px` is the
+    error that the choice was made on, in pixels, over `test_images` images that the version was not trained on; both
+    are null where there was none.
     """
 
     __tablename__ = "promotion"
@@ -525,6 +546,8 @@ class Promotion(Base):
     reason: Mapped[str]
     previous_id: Mapped[int | None] = mapped_column(ForeignKey(f"{SCHEMA}.promotion.id"))
     weighed_until: Mapped[datetime | None]
+    test_rmse_px: Mapped[float | None]
+    test_images: Mapped[int | None]
     run_id: Mapped[str | None]
     promoted_at: Mapped[datetime] = _now()
 

@@ -209,8 +209,36 @@ def _crop(image: Path, region: Region, copy: Path) -> None:
     copy.write_bytes(cv2.imencode(".png", region.crop(picture))[1].tobytes())
 
 
+def taught_images(images: pd.DataFrame, taught: pd.DataFrame, apart_frames: int) -> set[str]:
+    """The images that a model has seen in training, or as good as seen.
+
+    Those are the images that it was trained on, those of the same name (an image that was saved again has other bytes),
+    and those of the same video that are at most so many frames from one that it was trained on.
+
+    Parameters
+    ----------
+    images, taught
+        One row for each image, with the columns image (SHA-256), folder and file: the images that are asked about, and
+        those that the model was trained on.
+    """
+    again = _names(images).isin(_names(taught))
+    seen = images["image"].isin(taught["image"]) | again | _within_frames(images, taught, apart_frames)
+    return set(images.loc[seen, "image"])
+
+
+def _names(images: pd.DataFrame) -> pd.Series:
+    """The name of each image, with its folder and without its ending."""
+    return images["folder"] + "/" + images["file"].map(lambda file: Path(str(file)).stem)
+
+
 def _close_to_test(images: pd.DataFrame, apart_frames: int) -> pd.Series:
-    """True for the training images that are at most so many frames from a test image of their folder.
+    """True for the training images that are at most so many frames from a test image of their folder."""
+    test = images["side"] == "test"
+    return ~test & _within_frames(images, images[test], apart_frames)
+
+
+def _within_frames(images: pd.DataFrame, others: pd.DataFrame, apart_frames: int) -> pd.Series:
+    """True for the images that are at most so many frames from one of the others, of the same folder; none for 0.
 
     Images whose names do not tell their frame are close to none.
     """
@@ -219,11 +247,15 @@ def _close_to_test(images: pd.DataFrame, apart_frames: int) -> pd.Series:
 
     close = pd.Series(False, index=images.index)
     if apart_frames:
-        frames = pd.to_numeric(images["file"].str.extract(_FRAME, expand=False))
-        for _, own in images.assign(frame=frames).dropna(subset="frame").groupby("folder"):
-            train, test = own[own["side"] == "train"], own[own["side"] == "test"]
-            distances = np.abs(train["frame"].to_numpy()[:, None] - test["frame"].to_numpy())
-            close[train.index] = (distances <= apart_frames).any(axis=1)
+        frames, other_frames = (
+            pd.to_numeric(table["file"].astype("string").str.extract(_FRAME, expand=False)).dropna()
+            for table in (images, others)
+        )
+        by_folder = other_frames.groupby(others["folder"])
+        for folder, own in frames.groupby(images["folder"]):
+            if folder in by_folder.groups:
+                distances = np.abs(own.to_numpy()[:, None] - by_folder.get_group(folder).to_numpy())
+                close[own.index] = (distances <= apart_frames).any(axis=1)
     return close
 
 

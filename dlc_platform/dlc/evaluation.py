@@ -1,15 +1,20 @@
-"""Evaluation: how far a model's keypoints lie from the labels of a dataset, on both sides of the frozen split."""
+"""Evaluation: how far a model's keypoints lie from the labels of a dataset.
+
+The one definition of a model's test error is here: it is over the images on the test side of a dataset that the model
+was not trained on. A dataset that is newer than the model, or of another split, has test images that it was trained on.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlc_platform.dlc.dataset import load_dataset
+from dlc_platform.dlc.dataset import load_dataset, taught_images
 from dlc_platform.dlc.engine import load_engine
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.exports import images_to_compare, read_image
@@ -26,6 +31,7 @@ _PREDICTIONS = "predictions.parquet"
 _AT_ONCE = 64
 _FIGURES = (
     "keypoints",
+    "missed",
     "rmse_px",
     "rmse_confident_px",
     "mean_px",
@@ -42,7 +48,17 @@ class Evaluation:
     Attributes
     ----------
     errors
-        What `summarise_errors` gives for the cutoff that was asked for.
+        What `summarise_errors` gives of `fair_predictions`, for the cutoff that was asked for.
+    test_images
+        SHA-256 of the images on the dataset's test side that the model was not trained on, nor on the same picture
+        saved again, nor on a frame that is so close that `apart_frames` of either dataset keeps the two apart.
+    taught_images
+        How many images of the dataset's test side it was trained on in that sense.
+    bodyparts
+        Those of the dataset that the model knows.
+    training_known
+        False where nobody can say what the model was trained on, because it was imported, or its dataset is not in the
+        store: `test_images` are all those of the test side then, and it may have been trained on them.
     images
         How many images the model ran on, on both sides of the split.
     seconds
@@ -54,8 +70,13 @@ class Evaluation:
     model_id: str
     dataset_id: str
     errors: pd.DataFrame
+    test_images: frozenset[str]
+    taught_images: int
+    training_known: bool
+    bodyparts: tuple[str, ...]
     images: int
     seconds: float
+    _trained_on: frozenset[str] = field(repr=False)
 
     def predictions(self) -> pd.DataFrame:
         """One row for each image and body part.
@@ -67,6 +88,15 @@ class Evaluation:
         import pandas as pd
 
         return pd.read_parquet(self.path / _PREDICTIONS)
+
+    def fair_predictions(self) -> pd.DataFrame:
+        """The rows of `predictions` by what the model had to do with their images, not by the dataset's split.
+
+        The side is ``test`` for the `test_images`, and ``train`` for the images that the model is known to have been
+        trained on. Other images are left out. The column `missed` is True for a labelled keypoint of a body part that
+        the model knows, and to which it gives no position, as a top-down model does where it sees no animal.
+        """
+        return _fair(self.predictions(), self.bodyparts, self.test_images, self._trained_on)
 
 
 def evaluate_model(
@@ -98,7 +128,7 @@ def evaluate_model(
         )
     identity = sha256_json({"model": model_path.name, "dataset": dataset.id})
     if store.has("evaluations", identity):
-        return load_evaluation(store.path("evaluations", identity), cutoff)
+        return load_evaluation(store, identity, cutoff)
 
     import numpy as np
     import pandas as pd
@@ -132,10 +162,8 @@ def evaluate_model(
         "device": engine.device,
         "seconds": seconds,
     }
-    path = store.put(
-        "evaluations", identity, manifest, lambda folder: table.to_parquet(folder / _PREDICTIONS, index=False)
-    )
-    return load_evaluation(path, cutoff)
+    store.put("evaluations", identity, manifest, lambda folder: table.to_parquet(folder / _PREDICTIONS, index=False))
+    return load_evaluation(store, identity, cutoff)
 
 
 def not_evaluable(model_path: Path) -> str | None:
@@ -145,32 +173,74 @@ def not_evaluable(model_path: Path) -> str | None:
     return None
 
 
-def load_evaluation(path: Path, cutoff: float = 0.6) -> Evaluation:
-    """The evaluation whose product directory is `path`."""
+def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluation:
+    """An evaluation of the store, with what its model was trained on."""
     import pandas as pd
 
+    path = store.path("evaluations", identity)
     manifest = json.loads((path / MANIFEST).read_text())
     predictions = pd.read_parquet(path / _PREDICTIONS)
+    images = predictions.drop_duplicates("image")
+    test = set(images.loc[images["side"] == "test", "image"])
+    taught = _taught(images, manifest["model"], manifest["dataset"], store)
+    seen, trained_on = taught or (set(), set())
+    found = predictions[predictions["predicted_x"].notna()]
+    known = store.manifest("models", manifest["model"])["bodyparts"] if store.has("models", manifest["model"]) else None
+    known = set(found["bodypart"] if known is None else known)
+    bodyparts = tuple(part for part in predictions["bodypart"].drop_duplicates() if part in known)
+    fair = frozenset(test - seen)
     return Evaluation(
-        id=path.name,
+        id=identity,
         path=path,
         model_id=manifest["model"],
         dataset_id=manifest["dataset"],
-        errors=summarise_errors(predictions, cutoff),
-        images=predictions["image"].nunique(),
+        errors=summarise_errors(_fair(predictions, bodyparts, fair, trained_on), cutoff),
+        test_images=fair,
+        taught_images=len(test & seen),
+        training_known=taught is not None,
+        bodyparts=bodyparts,
+        images=len(images),
         seconds=manifest["seconds"],
+        _trained_on=frozenset(trained_on),
     )
+
+
+def _taught(images: pd.DataFrame, model: str, dataset: str, store: Store) -> tuple[set[str], set[str]] | None:
+    """Which of the images a model has as good as seen in training, and which it was trained on; None if unknown."""
+    own = store.manifest("models", model).get("dataset") if store.has("models", model) else None
+    if own is None or not store.has("datasets", own):
+        return None
+    labels = load_dataset(store.path("datasets", own)).labels()
+    taught = labels[labels["side"] == "train"].drop_duplicates("image")
+    both = [store.manifest("datasets", one) for one in (own, dataset) if store.has("datasets", one)]
+    apart_frames = max(manifest.get("apart_frames", 0) for manifest in both)
+    return taught_images(images, taught, apart_frames), set(taught["image"])
+
+
+def _fair(
+    predictions: pd.DataFrame, bodyparts: Collection[str], test: Collection[str], trained_on: Collection[str]
+) -> pd.DataFrame:
+    is_test, is_train = predictions["image"].isin(test), predictions["image"].isin(trained_on)
+    side = is_test.map({True: "test", False: "train"})
+    missed = predictions["x"].notna() & predictions["predicted_x"].isna() & predictions["bodypart"].isin(bodyparts)
+    return predictions.assign(side=side, missed=missed)[is_test | is_train]
 
 
 def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
     """Errors by side and body part, and for all body parts of a side together (bodypart ``all``).
 
+    Parameters
+    ----------
+    predictions
+        As `Evaluation.fair_predictions` gives them.
+
     Returns
     -------
     DataFrame
-        Columns side, bodypart, keypoints (how many are labelled), rmse_px, rmse_confident_px, mean_px, median_px,
-        mean_likelihood, fraction_confident. Confident keypoints have a likelihood of `cutoff` or more; figures over no
-        keypoint are NaN.
+        Columns side, bodypart, keypoints (how many are labelled), missed (to how many of them the model gives no
+        position), rmse_px, rmse_confident_px, mean_px, median_px, mean_likelihood, fraction_confident. Errors and
+        likelihoods are those of the keypoints that were not missed, and NaN over none. Confident keypoints have a
+        likelihood of `cutoff` or more; a missed one is not confident.
 
     Notes
     -----
@@ -210,16 +280,19 @@ def summarise_by_session(predictions: pd.DataFrame, cutoff: float) -> pd.DataFra
 
 
 def _figures(predictions: pd.DataFrame, cutoff: float) -> dict[str, float]:
-    labelled = predictions[predictions["distance_px"].notna()]
-    distances, likelihoods = labelled["distance_px"], labelled["likelihood"]
+    found = predictions[predictions["distance_px"].notna()]
+    missed = int(predictions["missed"].sum())
+    distances, likelihoods = found["distance_px"], found["likelihood"]
     confident = distances[likelihoods >= cutoff]
+    keypoints = len(found) + missed
     figures = (
-        len(labelled),
+        keypoints,
+        missed,
         float((distances**2).mean() ** 0.5),
         float((confident**2).mean() ** 0.5),
         float(distances.mean()),
         float(distances.median()),
         float(likelihoods.mean()),
-        len(confident) / len(labelled) if len(labelled) else math.nan,
+        len(confident) / keypoints if keypoints else math.nan,
     )
     return dict(zip(_FIGURES, figures, strict=True))

@@ -73,7 +73,7 @@ def worst_test_frames(
 
     dataset = load_dataset(store.path("datasets", evaluation.dataset_id))
     files = dataset.labels().drop_duplicates("image").set_index("image")
-    predictions = evaluation.predictions()
+    predictions = evaluation.fair_predictions()
     test = predictions[predictions["side"] == "test"]
     samples = []
     for image in test.groupby("image")["distance_px"].mean().nlargest(most).index:

@@ -100,7 +100,7 @@ class _Verdict:
 
 def _weigh(before: Evaluation, after: Evaluation, store: Store, confidence: float) -> _Verdict:
     model = after.model_id
-    products = [load_evaluation(store.path("evaluations", evaluation.id)) for evaluation in (before, after)]
+    products = [load_evaluation(store, evaluation.id) for evaluation in (before, after)]
     try:
         comparison = compare(products, store, cutoff=0)  # what counts as confident is not asked here
     except NotComparable as error:

@@ -21,8 +21,11 @@ def write_evaluation(
     likelihood: float | Sequence[float] = 0.9,
     sessions: Sequence[str | None] | None = None,
     trained_on: Sequence[str] = ("taught",),
+    apart_frames: int = 0,
 ) -> Evaluation:
     """An evaluation of a model on test images and one training image, in the store.
+
+    Each image is the file of its name in the folder ``video``.
 
     Parameters
     ----------
@@ -36,6 +39,8 @@ def write_evaluation(
         Body parts that the dataset labels, too, and the model does not know.
     trained_on
         The images on the training side of the model's own dataset; none make it an imported model.
+    apart_frames
+        That of the model's own dataset.
     """
     count = len(next(iter(distances.values())))
     test = pd.DataFrame(
@@ -57,20 +62,24 @@ def write_evaluation(
             tables.append(place.assign(predicted_x=place["predicted_x"].fillna(0.0), distance_px=own))
     nothing = {"predicted_x": np.nan, "predicted_y": np.nan, "likelihood": np.nan, "distance_px": np.nan}
     tables += [test.assign(bodypart=bodypart, x=x, y=2 * x, **nothing) for bodypart in unknown]
-    predictions = pd.concat(tables, ignore_index=True)
+    predictions = pd.concat(tables, ignore_index=True).assign(folder="video")
+    predictions["file"] = predictions["image"] + ".png"
 
     dataset = None
     if trained_on:
         dataset = f"trained {model}"
-        labels = pd.DataFrame({"image": list(trained_on), "side": "train"})
+        labels = pd.DataFrame({"image": list(trained_on), "side": "train", "folder": "video"})
+        labels["file"] = labels["image"] + ".png"
         manifest = {"n_train": len(labels), "n_test": 0, "bodyparts": [*distances], "skeleton": [], "sessions": []}
+        manifest["apart_frames"] = apart_frames
         store.put(
             "datasets", dataset, manifest, lambda folder: labels.to_parquet(folder / "labels.parquet", index=False)
         )
-    store.put("models", model, {"dataset": dataset}, lambda folder: None)
+    store.put("models", model, {"dataset": dataset, "bodyparts": [*distances]}, lambda folder: None)
 
     def write(folder: Path) -> None:
         predictions.to_parquet(folder / "predictions.parquet", index=False)
 
     manifest = {"model": model, "dataset": f"tested {name}", "seconds": 1.0}
-    return load_evaluation(store.put("evaluations", name, manifest, write))
+    store.put("evaluations", name, manifest, write)
+    return load_evaluation(store, name)

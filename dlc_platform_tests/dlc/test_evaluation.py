@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dlc_platform.dlc.dataset import Dataset, make_dataset
+from dlc_platform.dlc.dataset import Dataset, make_dataset, taught_images
 from dlc_platform.dlc.evaluation import (
     Evaluation,
     evaluate_model,
@@ -19,6 +19,7 @@ from dlc_platform.dlc.project import read_project
 from dlc_platform.dlc.training import TrainedModel, dataset_loader
 from dlc_platform.errors import PlatformError
 from dlc_platform.store import Store
+from dlc_platform_tests.dlc.evaluations import write_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,13 @@ def test_errors_by_hand():
             "bodypart": ["nose", "tail", "nose", "tail"],
             "distance_px": [3.0, 4.0, 6.0, np.nan],
             "likelihood": [0.9, 0.2, 0.6, 1.0],
+            "missed": False,
         }
     )
     errors = summarise_errors(predictions, cutoff=0.6).set_index(["side", "bodypart"])
     assert errors.loc[("train", "all")].to_dict() == {
         "keypoints": 2,
+        "missed": 0,
         "rmse_px": pytest.approx(np.sqrt(12.5)),
         "rmse_confident_px": 3.0,
         "mean_px": 3.5,
@@ -47,6 +50,57 @@ def test_errors_by_hand():
     }
     assert errors.loc[("test", "all"), "keypoints"] == 1 and errors.loc[("test", "nose"), "fraction_confident"] == 1
     assert errors.loc[("test", "tail"), "keypoints"] == 0 and np.isnan(errors.loc[("test", "tail"), "rmse_px"])
+
+
+def test_a_keypoint_without_a_position_is_missed_and_not_left_out():
+    """A model that gives up on what is hard has no lower error for it without a word."""
+    predictions = pd.DataFrame(
+        {
+            "side": "test",
+            "bodypart": ["nose", "nose", "tail"],
+            "distance_px": [3.0, np.nan, np.nan],
+            "likelihood": [0.9, np.nan, np.nan],
+            "missed": [False, True, True],
+        }
+    )
+    errors = summarise_errors(predictions, cutoff=0.6).set_index(["side", "bodypart"])
+    columns = ["keypoints", "missed", "rmse_px", "fraction_confident"]
+    assert errors.loc[("test", "all"), columns].tolist() == [3, 2, 3.0, pytest.approx(1 / 3)]
+    assert errors.loc[("test", "nose"), columns].tolist() == [2, 1, 3.0, 0.5]
+    assert errors.loc[("test", "tail"), columns].isna().tolist() == [False, False, True, False]
+    assert errors.loc[("test", "tail"), "missed"] == 1
+
+
+def test_a_test_image_that_the_model_was_trained_on_is_none(tmp_path: Path):
+    """Of a newer dataset: the image itself, and a frame close by where datasets say so."""
+    store = Store(tmp_path)
+    images = ["img010", "img020", "img030", "img040"]
+    write_evaluation(store, "e", "m", {"nose": [100, 1, 1, 1]}, images, trained_on=["img010", "img032", "other"])
+    evaluation = load_evaluation(store, "e")
+    assert evaluation.test_images == {"img020", "img030", "img040"} and evaluation.taught_images == 1
+    assert evaluation.errors.set_index(["side", "bodypart"]).loc[("test", "all"), "rmse_px"] == 1
+    assert evaluation.errors.set_index(["side", "bodypart"]).loc[("train", "all"), "rmse_px"] == 100
+
+    write_evaluation(store, "f", "close", {"nose": [1] * 4}, images, trained_on=["img032"], apart_frames=2)
+    assert load_evaluation(store, "f").test_images == {"img010", "img020", "img040"}
+
+    write_evaluation(store, "g", "elsewhere", {"nose": [1] * 4}, images, trained_on=[])
+    imported = load_evaluation(store, "g")
+    assert not imported.training_known and imported.test_images == set(images)
+    assert imported.errors.set_index(["side", "bodypart"]).loc[("train", "all"), "keypoints"] == 0
+
+    write_evaluation(store, "h", "taught all", {"nose": [1] * 4}, images, trained_on=images)
+    nothing = load_evaluation(store, "h")
+    assert not nothing.test_images and nothing.taught_images == 4
+    assert np.isnan(nothing.errors.set_index(["side", "bodypart"]).loc[("test", "all"), "rmse_px"])
+
+
+def test_the_same_picture_saved_again_is_no_test_image(tmp_path: Path):
+    images = pd.DataFrame({"image": ["x", "y"], "folder": ["v", "v"], "file": ["img01.png", "img02.png"]})
+    taught = pd.DataFrame({"image": ["z"], "folder": ["v"], "file": ["img01.jpg"]})
+    assert taught_images(images, taught, 0) == {"x"}
+    assert taught_images(images, taught.assign(folder="w"), 5) == set()
+    assert taught_images(images, taught, 1) == {"x", "y"}
 
 
 def test_predictions_of_every_image(evaluation: Evaluation, tiny_dataset: Dataset):
@@ -89,7 +143,7 @@ def test_an_evaluation_is_made_once_and_the_cutoff_is_only_a_view(
     assert again.id == evaluation.id and (again.path / "predictions.parquet").stat().st_mtime_ns == written
     assert list(again.errors["rmse_px"]) == list(evaluation.errors["rmse_px"])
     assert again.errors["fraction_confident"].sum() < evaluation.errors["fraction_confident"].sum()
-    loaded = load_evaluation(evaluation.path, 0.3)
+    loaded = load_evaluation(tiny_store, evaluation.id, 0.3)
     assert (loaded.model_id, loaded.dataset_id) == (tiny_model.id, tiny_dataset.id)
     pd.testing.assert_frame_equal(loaded.errors, evaluation.errors)
 
@@ -128,6 +182,7 @@ def test_errors_by_session():
             "bodypart": ["nose", "tail", "nose", "nose", "nose"],
             "distance_px": [3.0, 4.0, np.nan, 2.0, 90.0],
             "likelihood": [0.9, 0.2, 0.6, 1.0, 0.9],
+            "missed": False,
         }
     )
     by_session = summarise_by_session(predictions, cutoff=0.6).set_index(["side", "session"])

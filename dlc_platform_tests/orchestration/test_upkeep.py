@@ -394,7 +394,7 @@ def test_the_production_model_is_evaluated_on_newly_labelled_frames(
         keypoints = {evaluation: count for evaluation, count in connection.execute(text(query))}
     assert sorted(keypoints.values()) == [2 * row.data["test_images"], 2 * new.data["test_images"]]
     # The network found the nose and the tail of animals that it has never seen.
-    newest = load_evaluation(labelling.lab.store.path("evaluations", max(keypoints, key=keypoints.__getitem__)))
+    newest = load_evaluation(labelling.lab.store, max(keypoints, key=keypoints.__getitem__))
     unseen = newest.predictions().query("folder == 'video2'")
     assert unseen["image"].nunique() == 12 and unseen["distance_px"].median() < 24
 

@@ -335,7 +335,7 @@ def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluati
     if export is not None:
         record_export(context, lab, export)
     cutoff = lab.settings.likelihood_cutoff
-    predictions = evaluation.predictions()
+    predictions = evaluation.fair_predictions()
     # The catalogue knows of sessions that were registered after the dataset was made.
     predictions["session"] = predictions["image"].map(registry.image_sessions(lab.engine, evaluation.dataset_id))
     by_session = summarise_by_session(predictions, cutoff)
@@ -346,6 +346,9 @@ def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluati
             model_id=evaluation.model_id,
             dataset_id=evaluation.dataset_id,
             likelihood_cutoff=cutoff,
+            test_images=len(evaluation.test_images),
+            taught_images=evaluation.taught_images,
+            training_known=evaluation.training_known,
             seconds=evaluation.seconds,
             manifest_sha256=lab.store.claim("evaluations", evaluation.id),
             run_id=context.run_id,

@@ -1,14 +1,105 @@
 """the fifth catalogue: what keeps a number from being silently wrong"""
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+_BEST_MODELS = """
+create view dlc.best_models as
+select c.project, x.bodypart,
+       rank() over (partition by c.id, x.bodypart order by {order}) as rank,
+       x.model_id as model, {images}x.keypoints, {missed}x.rmse_px, x.rmse_low_px, x.rmse_high_px, x.rmse_confident_px,
+       x.fraction_confident, c.test_images, {known}x.evaluation_id as evaluation, q.model is not null as production,
+       c.id as comparison, c.made_at
+from (select distinct on (project) * from dlc.comparison order by project, made_at desc, id) c
+join dlc.comparison_error x on x.comparison_id = c.id
+join dlc.evaluation e on e.id = x.evaluation_id
+left join dlc.production_models q on q.project = c.project and q.model = x.model_id
+where x.rmse_px is not null
+"""
+_ABOUT_BEST_MODELS = (
+    "Which model is best on the frozen test images, by body part (all: over those that every version knows)?"
+)
+
 
 def upgrade() -> None:
-    """Nothing yet."""
+    _test_errors()
 
 
 def downgrade() -> None:
-    """Nothing yet."""
+    op.execute("drop view dlc.best_models")
+    op.execute(_BEST_MODELS.format(order="x.rmse_px", images="", missed="", known=""))
+    op.execute(f"comment on view dlc.best_models is '{_ABOUT_BEST_MODELS}'")
+    for table, columns in (
+        ("evaluation", ("test_images", "taught_images", "training_known")),
+        ("evaluation_error", ("missed",)),
+        ("evaluation_session_error", ("missed",)),
+        ("comparison_error", ("images", "missed")),
+        ("promotion", ("test_rmse_px", "test_images")),
+    ):
+        for column in columns:
+            op.drop_column(table, column, schema="dlc")
+
+
+def _test_errors() -> None:
+    """Test errors are over images that the version was not trained on, and their number stands beside them."""
+    for table, column in (
+        ("evaluation", sa.Column("test_images", sa.Integer(), nullable=True)),
+        ("evaluation", sa.Column("taught_images", sa.Integer(), nullable=True)),
+        ("evaluation", sa.Column("training_known", sa.Boolean(), nullable=True)),
+        ("evaluation_error", sa.Column("missed", sa.Integer(), nullable=True)),
+        ("evaluation_session_error", sa.Column("missed", sa.Integer(), nullable=True)),
+        ("comparison_error", sa.Column("images", sa.Integer(), nullable=True)),
+        ("comparison_error", sa.Column("missed", sa.Integer(), nullable=True)),
+        ("promotion", sa.Column("test_rmse_px", sa.Float(), nullable=True)),
+        ("promotion", sa.Column("test_images", sa.Integer(), nullable=True)),
+    ):
+        op.add_column(table, column, schema="dlc")
+    # What was evaluated on images that it was not trained on keeps its errors, ...
+    op.execute(
+        """
+update dlc.evaluation e
+set test_images = d.test_images, taught_images = 0, training_known = m.dataset_id is not null
+from dlc.model_version m, dlc.dataset d
+where m.id = e.model_id and d.id = e.dataset_id and not exists (
+    select from dlc.dataset_image i
+    join dlc.dataset_image t on t.dataset_id = m.dataset_id and t.side = 'train'
+        and (t.image_id = i.image_id or t.folder = i.folder and t.file = i.file)
+    where i.dataset_id = e.dataset_id and i.side = 'test'
+)
+"""
+    )
+    # ... and errors that are partly those of training images go; `model_comparison` reads them from the store again.
+    for table in ("evaluation_error", "evaluation_session_error"):
+        op.execute(
+            f"delete from dlc.{table} x using dlc.evaluation e where e.id = x.evaluation_id and e.test_images is null"
+        )
+    # The rule wrote down what it weighed; of other promotions the evaluation says it.
+    op.execute(
+        r"""
+update dlc.promotion p
+set test_rmse_px = substring(p.reason from '^test RMSE ([0-9.]+) px, against')::float,
+    test_images = substring(p.reason from 'on the ([0-9]+) test images they share')::int
+where p.kind = 'rule' and p.reason ~ '^test RMSE [0-9.]+ px, against .* on the [0-9]+ test images they share'
+"""
+    )
+    op.execute(
+        """
+update dlc.promotion p
+set test_rmse_px = x.rmse_px, test_images = e.test_images
+from dlc.evaluation e
+join dlc.evaluation_error x on x.evaluation_id = e.id and x.side = 'test' and x.bodypart = 'all'
+where p.evaluation_id = e.id and p.kind <> 'rule' and e.test_images is not null
+"""
+    )
+    op.execute("drop view dlc.best_models")
+    op.execute(
+        _BEST_MODELS.format(
+            order="coalesce(x.missed, 0), x.rmse_px", images="x.images, ", missed="x.missed, ", known="e.training_known, "
+        )
+    )
+    op.execute(f"comment on view dlc.best_models is '{_ABOUT_BEST_MODELS}'")

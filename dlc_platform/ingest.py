@@ -210,6 +210,7 @@ def _video_row(video: VideoInfo) -> tables.Video:
         pixel_format=video.pixel_format,
         rotation=video.rotation,
         start_time=video.start_time,
+        video_streams=video.video_streams,
     )
 
 

@@ -123,6 +123,15 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             stops,
             sha256_json([video, "damage"]),
         )
+    if row["video_streams"] is not None and row["video_streams"] > 1:
+        yield _warning(
+            "videos_can_be_read",
+            row,
+            f"holds {row['video_streams']} video streams, of which the first one that moves, of {row['width']} x "
+            f"{row['height']} pixels, is read",
+            "If another one is the recording, write it to a file of its own, for example "
+            "`ffmpeg -i OLD -map 0:v:1 -c copy NEW`",
+        )
     declared, frames = row["frames_declared"], row["frames"]
     if declared is not None and declared - frames > max(_HEADER_FRAMES, _HEADER_FRACTION * frames):
         yield _warning(

@@ -142,6 +142,7 @@ order by r.session_key, r.name, f.position
 _VIDEO_FIGURES = """
 select r.camera, r.name as recording, f.position, f.path, f.size_bytes, f.mtime_ns, f.problem, f.video_id as video,
        v.width, v.height, v.frames, v.frames_declared, v.damage, v.duration_s, v.duplicated_timestamps as repeated,
+       v.video_streams,
        v.variable_frame_rate, q.video_id is not null as measured, q.exposure, q.fraction_dark, q.fraction_bright,
        q.focus, q.black, q.frozen, q.black_s, q.frozen_s, q.dropped, q.longest_gap_s, q.jitter_ms
 from dlc.recording r

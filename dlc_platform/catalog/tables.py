@@ -98,7 +98,8 @@ class Video(Base):
     """The content of a video file; its identity is the SHA-256 of the file's bytes.
 
     `frames` counts its rows, those whose picture is lost among them; `damage` says in a sentence what is missing, and
-    is null for a whole video. `video.account.FrameAccount` says what the other figures are. Where `decoder` is null
+    is null for a whole video. `video_streams` counts those of the file, of which one is read, and is null where nobody
+    counted them. `video.account.FrameAccount` says what the other figures are. Where `decoder` is null
     they cannot be relied on, and the video is read again when its session is registered next.
     """
 
@@ -134,6 +135,7 @@ class Video(Base):
     pixel_format: Mapped[str]
     rotation: Mapped[int]
     start_time: Mapped[datetime | None]
+    video_streams: Mapped[int | None]
     environment_id: Mapped[str | None] = mapped_column(ForeignKey(Environment.id))
     registered_at: Mapped[datetime] = _now()
 
@@ -177,7 +179,8 @@ class Recording(Base):
 class RecordingFile(Base):
     """A file of a recording as it was when it was looked at; a file that changed is a new row.
 
-    `position` counts the recording's files from 0 in the order of recording. Either `video_id` says what the file
+    `position` counts the recording's files from 0 in the order of recording. `ctime_ns` and `inode` are null until the
+    file is looked at by a version that knows them. Either `video_id` says what the file
     holds, or `problem` says why it could not be read. A file that only moved keeps its row, and `registered_at` says
     since when it lies there. `missing_since` says since when it lies nowhere, while its root can be read.
     """
@@ -201,6 +204,8 @@ class RecordingFile(Base):
     path: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    ctime_ns: Mapped[int | None] = mapped_column(BigInteger)
+    inode: Mapped[int | None] = mapped_column(BigInteger)
     video_id: Mapped[str | None] = mapped_column(ForeignKey(Video.id), index=True)
     problem: Mapped[str | None]
     registered_at: Mapped[datetime] = _now()
@@ -778,7 +783,11 @@ class ScannedFolder(Base):
 
 
 class Sighting(Base):
-    """A video file below a raw root as it was last seen; `waits` is why it is not complete, where names tell."""
+    """A video file below a raw root as it was last seen; `waits` is why it is not complete, where names tell.
+
+    `ctime_ns`, when its content or its attributes last changed, and `inode` tell a file that was replaced by one of
+    the same size and time.
+    """
 
     __tablename__ = "sighting"
 
@@ -786,6 +795,8 @@ class Sighting(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    ctime_ns: Mapped[int | None] = mapped_column(BigInteger)
+    inode: Mapped[int | None] = mapped_column(BigInteger)
     waits: Mapped[str | None]
     session_key: Mapped[str] = mapped_column(index=True)
 

@@ -154,9 +154,10 @@ def _write_truth(lab: DemoLab, name: tuple[str, str], rendering: render.Renderin
 
 def _write_labels(project: Path, video: Path, rendering: render.Rendering, seed: int) -> None:
     """Frames and their table, as DeepLabCut's extraction and napari leave them."""
-    import av
     import pandas as pd
     from PIL import Image
+
+    from dlc_platform.video.decode import open_video
 
     folder = project / "labeled-data" / video.stem
     folder.mkdir(parents=True)
@@ -165,9 +166,9 @@ def _write_labels(project: Path, video: Path, rendering: render.Rendering, seed:
     rng = np.random.default_rng(seed)
     chosen = {int(rng.integers(low, high)) for low, high in itertools.pairwise(edges)}
     names = {index: f"img{index:04d}.png" for index in sorted(chosen)}
-    with av.open(str(video)) as container:
+    with open_video(video) as (container, stream):
         # What a person labels is the decoded video, with the traces of its compression.
-        for index, frame in enumerate(container.decode(video=0)):
+        for index, frame in enumerate(container.decode(stream)):
             if index in names:
                 Image.fromarray(frame.to_ndarray(format="rgb24")).save(folder / names[index])
     table = pd.DataFrame(

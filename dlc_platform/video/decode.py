@@ -8,13 +8,14 @@ from array import array
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from io import SEEK_END
 from itertools import dropwhile, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
@@ -39,6 +40,16 @@ _TIMED = ("mp4", "matroska")
 
 #: What a header says beyond that is a placeholder, and no integer column holds it.
 _MOST_FRAMES = 2**31 - 1
+
+#: How an MP4 or QuickTime file begins: the kinds of its first box.
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+#: Boxes of an MP4 file that are looked through for its index.
+_MOST_BOXES = 10_000
+#: How files of AVI, Matroska, ASF, FLV, Ogg and MPEG begin.
+_MAGIC = (b"RIFF", b"\x1aE\xdf\xa3", b"0&\xb2u", b"FLV", b"OggS", b"\0\0\x01\xba", b"\0\0\x01\xb3")
+
+#: Packets that are read to tell a cover picture from a video.
+_MOST_PACKETS = 1000
 
 #: A decoder gives a frame at most this many packets after its own: FFmpeg reorders 16 and works on 16 at a time.
 _LATEST = 32
@@ -88,6 +99,8 @@ class Decoder:
         The name of the codec; FFmpeg's version and the decoder, on which the pixels may depend.
     frames_declared
         What the container's header says, None where it says nothing.
+    video_streams
+        How many video streams the file holds, without cover pictures that say that they are such.
     """
 
     container: "InputContainer"
@@ -97,6 +110,7 @@ class Decoder:
     codec: str
     decoder: str
     frames_declared: int | None
+    video_streams: int
 
     def __init__(self, path: Path, whole: bool) -> None:
         self._path = path
@@ -125,6 +139,7 @@ class Decoder:
         self.codec = stream.codec_context.name
         version = ".".join(str(part) for part in av.library_versions["libavcodec"])
         self.decoder = f"libavcodec {version} (PyAV {av.__version__}), {stream.codec_context.codec.name}"
+        self.video_streams = len(_moving_streams(self.container))
         self.frames_declared = stream.frames if 0 < stream.frames <= _MOST_FRAMES else None
         return self
 
@@ -347,20 +362,20 @@ def times_s(pts: np.ndarray, known: bool, time_base: Fraction | None, frame_rate
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """The container and its first stream of moving pictures.
+    """The container and its first stream of moving pictures that can be decoded.
+
+    Every reader of a video opens it here. Titles and other text in the container, cover pictures, sound and data never
+    decide whether it can be read.
 
     Raises
     ------
     PlatformError
         When it cannot be opened, or holds no video.
     """
-    import av
     import av.error as error_types
-    from av.stream import Disposition
 
     try:
-        # A file of the raw data never makes FFmpeg open an address in the network.
-        container = av.open(str(path), options={"protocol_whitelist": "file"})
+        container = _open_container(path)
     except error_types.PermissionError:
         raise PlatformError(f"{path} cannot be read: permission denied", "Check its permissions") from None
     except (error_types.FFmpegError, ValueError) as error:
@@ -370,16 +385,58 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             raise PlatformError(f"{path} is not a video but a picture", "Remove it, or put the video in its place")
         if container.format.name in _LISTS:
             raise PlatformError(f"{path} is not a video but a list of files", "Put the videos themselves in its place")
-        stream = next(
-            (s for s in container.streams.video if not s.disposition & Disposition.attached_pic),
-            None,
+        # PyAV has no codec where this FFmpeg has no decoder.
+        streams = [stream for stream in _moving_streams(container) if stream.codec_context is not None]
+        if not streams:
+            raise _without_video(path, container)
+        if len(streams) == 1:
+            yield container, streams[0]
+            return
+        index = _first_that_moves(container, streams)
+    # Opened again, because not every format can be sought to its beginning.
+    with _open_container(path) as container:
+        yield container, next(stream for stream in container.streams.video if stream.index == index)
+
+
+def _open_container(path: Path) -> "InputContainer":
+    """A file of the raw data as FFmpeg opens it: it never makes FFmpeg open an address in the network."""
+    import av
+
+    # Cameras and editors write text as Latin-1, Shift-JIS or whatever they like.
+    return av.open(str(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+
+
+def _moving_streams(container: "InputContainer") -> list["VideoStream"]:
+    """The video streams, without cover pictures that say that they are such."""
+    from av.stream import Disposition
+
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def _first_that_moves(container: "InputContainer", streams: "list[VideoStream]") -> int:
+    """The index of the first stream with a second packet: Matroska does not say that a stream is a cover picture."""
+    from av.error import FFmpegError
+
+    seen = dict.fromkeys((stream.index for stream in streams), 0)
+    with suppress(FFmpegError):
+        for packet in islice(container.demux(streams), _MOST_PACKETS):
+            if packet.size:
+                seen[packet.stream_index] += 1
+            if all(number > 1 for number in seen.values()):
+                break
+    return next((index for index, number in seen.items() if number > 1), streams[0].index)
+
+
+def _without_video(path: Path, container: "InputContainer") -> PlatformError:
+    if any(stream.codec_context is None for stream in container.streams.video):
+        return PlatformError(
+            f"{path} holds a video stream of a codec that this FFmpeg cannot decode",
+            "Write it again with another codec, for example `ffmpeg -i OLD -c:v libx264 -crf 12 NEW`",
         )
-        if stream is None:
-            raise PlatformError(
-                f"{path} holds no video stream",
-                "Remove it, or put the video in its place",
-            )
-        yield container, stream
+    kinds = {"audio": "sound", "subtitle": "subtitles", "data": "data", "video": "a still picture"}
+    there = sorted({kinds.get(stream.type, stream.type or "") for stream in container.streams} - {""})
+    only = f", only {' and '.join(there)}" if there else ""
+    return PlatformError(f"{path} holds no video stream{only}", "Remove it, or put the video in its place")
 
 
 def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
@@ -574,20 +631,52 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
 
 
 def _unopened(path: Path, error: Exception) -> PlatformError:
+    """Why a file does not open, as far as that is known: a cause is named only where the file itself shows it."""
     try:
         with open(path, "rb") as file:
             start = file.read(12)
+            has_no_index = start[4:8] in _MP4_BOXES and not _has_mp4_index(file)
     except OSError as reading:
         return PlatformError(
             f"{path} cannot be read: {reading.strerror}",
             "Check its name and its permissions",
         )
-    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
+    if has_no_index:
         return PlatformError(
             f"{path} cannot be opened: its index is missing, because the recording or a copy was interrupted",
             f"{COPY_AGAIN}, or rebuild its index with a tool such as `untrunc`",
         )
+    is_known = any(start.startswith(magic) for magic in _MAGIC) or start[4:8] in _MP4_BOXES
+    said = getattr(error, "strerror", None) or error.__class__.__name__
+    if is_known:
+        return PlatformError(
+            f"{path} cannot be opened: it begins as a video does, and FFmpeg says: {said}",
+            f"{COPY_AGAIN}; if it is the same there, try to write it anew with `ffmpeg -i OLD -c copy NEW`",
+        )
     return PlatformError(
-        f"{path} is not a video that FFmpeg knows ({error.__class__.__name__})",
-        "Remove it, or put the video in its place",
+        f"{path} is not a video that FFmpeg knows ({said})",
+        f"{COPY_AGAIN}, or remove it if it is no video",
     )
+
+
+def _has_mp4_index(file: BinaryIO) -> bool:
+    """True when a box `moov` begins and ends within the file; its boxes are followed, none is read."""
+    size = file.seek(0, SEEK_END)
+    place = 0
+    for _ in range(_MOST_BOXES):
+        file.seek(place)
+        header = file.read(16)
+        if len(header) < 8:
+            return False
+        length = int.from_bytes(header[:4])
+        if length == 1:
+            length = int.from_bytes(header[8:16])
+        elif length == 0:
+            length = size - place
+        if header[4:8] == b"moov":
+            return place + length <= size
+        if length < 8:
+            return False
+        place += length
+    # Of so many nothing is known.
+    return True

@@ -25,7 +25,8 @@ from dlc_platform.video.quality import QualityMeter, VideoQuality
 if TYPE_CHECKING:
     from av import VideoFrame
 
-_CLOCK_WAS_SET = datetime(1990, 1, 1, tzinfo=UTC)
+#: Between these a recording may have begun; clocks that were never set, or that died, say other times.
+_EARLIEST, _LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class VideoInfo:
         Degrees, counter-clockwise, by which a player turns the stored picture: 0, 90, 180 or 270.
     start_time
         When the recording began, as the container's ``creation_time`` says; None where it says nothing that can be.
+    video_streams
+        How many video streams the file holds; the first one that moves and can be decoded is the one that is read.
     times_s
         Presentation time of each row in seconds from the first, shape (frames,).
     """
@@ -69,6 +72,7 @@ class VideoInfo:
     pixel_format: str
     rotation: int
     start_time: datetime | None
+    video_streams: int
     times_s: np.ndarray
 
 
@@ -120,6 +124,7 @@ def probe(path: Path) -> VideoInfo:
             decoder=decoder.decoder,
         )
         metadata = decoder.stream.metadata.get("creation_time") or decoder.container.metadata.get("creation_time")
+        streams = decoder.video_streams
 
     if last is None:
         raise PlatformError(
@@ -157,18 +162,19 @@ def probe(path: Path) -> VideoInfo:
         pixel_format=last.format.name,
         rotation=turn,
         start_time=_start_time(metadata),
+        video_streams=streams,
         times_s=times,
     )
 
 
 def _start_time(text: str | None) -> datetime | None:
-    """A container's time, which is in UTC unless it says otherwise; None for one that was never set (1904 and 1970)."""
+    """A container's time, which is in UTC unless it says otherwise; None for one that cannot be (1904, 1970, 2446)."""
     try:
         time = datetime.fromisoformat(text or "")
     except ValueError:
         return None
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return time if time > _CLOCK_WAS_SET else None
+    return time if _EARLIEST < time < _LATEST else None
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -25,12 +25,19 @@ _ABOUT_BEST_MODELS = (
     "Which model is best on the frozen test images, by body part (all: over those that every version knows)?"
 )
 
+#: What is known of a file beyond its size and time; null where nobody has looked since.
+_STATUS = (("recording_file", "ctime_ns"), ("recording_file", "inode"), ("sighting", "ctime_ns"), ("sighting", "inode"))
+
 
 def upgrade() -> None:
     _test_errors()
+    _files()
 
 
 def downgrade() -> None:
+    op.drop_column("video", "video_streams", schema="dlc")
+    for table, column in _STATUS:
+        op.drop_column(table, column, schema="dlc")
     op.execute("drop view dlc.best_models")
     op.execute(_BEST_MODELS.format(order="x.rmse_px", images="", missed="", known=""))
     op.execute(f"comment on view dlc.best_models is '{_ABOUT_BEST_MODELS}'")
@@ -103,3 +110,11 @@ where p.evaluation_id = e.id and p.kind <> 'rule' and e.test_images is not null
         )
     )
     op.execute(f"comment on view dlc.best_models is '{_ABOUT_BEST_MODELS}'")
+
+
+def _files() -> None:
+    for table, column in _STATUS:
+        op.add_column(table, sa.Column(column, sa.BigInteger(), nullable=True), schema="dlc")
+    op.add_column("video", sa.Column("video_streams", sa.Integer(), nullable=True), schema="dlc")
+    # No recording began then, and programs fail at such times.
+    op.execute("update dlc.video set start_time = null where start_time >= '2200-01-01 00:00:00+00'")

@@ -8,13 +8,20 @@ from dagster import DagsterInstance, DagsterRun
 from dagster._core.errors import DagsterRunNotFoundError
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
+from dlc_platform.launchers.run_ends import as_told
+
 #: On a run that is not tried again: its own id, as a run that follows it has the tags of what it follows.
 FOR_GOOD_TAG = "dlc_platform/failed_for_good"
 
 
 def fail_for_good(instance: DagsterInstance, run: DagsterRun, why: str) -> None:
-    """Fail a run that another try would not help; one that somebody starts in its place has retries again."""
-    now = instance.get_run_by_id(run.run_id) or run
+    """Fail a run that another try would not help; one that somebody starts in its place has retries again.
+
+    A run that has ended keeps its end.
+    """
+    now = as_told(instance, run.run_id)
+    if now is None or now.is_finished:
+        return
     if now.tags.get(MAX_RETRIES_TAG) != "0":
         instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0", FOR_GOOD_TAG: run.run_id})
     instance.report_run_failed(run, why)

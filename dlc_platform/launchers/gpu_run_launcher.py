@@ -32,6 +32,7 @@ from dlc_platform.launchers.devices import GpuNames
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
 from dlc_platform.launchers.needs import UnmetNeed, needs_of
 from dlc_platform.launchers.processes import WorkerProcess, killed_for_memory
+from dlc_platform.launchers.run_ends import as_told, connection_names, settled
 
 DEVICE_TAG = "dlc_platform/device"
 #: How many processes the kernel had killed for want of memory when the worker was started, and where it counts them.
@@ -145,7 +146,12 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             process = subprocess.Popen(
                 [check.not_none(run.job_code_origin).executable_path, "-m", "dlc_platform.launchers.gpu_worker"],
                 # Not on the command line, which everybody can read: the instance may hold a password.
-                env={**os.environ, **devices.environment(()), ARGUMENTS_VARIABLE: serialize_value(arguments)},
+                env={
+                    **os.environ,
+                    **devices.environment(()),
+                    **connection_names(run.run_id),
+                    ARGUMENTS_VARIABLE: serialize_value(arguments),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -173,7 +179,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         Comes back at once. False if there is nothing to stop, or not from this host.
         """
         instance = self._instance
-        run = instance.get_run_by_id(run_id)
+        run = as_told(instance, run_id)
         if run is None or run.is_finished:
             return False
         worker = WorkerProcess.from_tags(run.tags)
@@ -199,9 +205,12 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         worker = WorkerProcess.from_tags(run.tags)
         if worker is None or worker.is_alive():
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        if check.not_none(self._instance.get_run_by_id(run.run_id)).is_finished:
+        now = as_told(self._instance, run.run_id)
+        if now is not None and not now.is_finished:
+            worker.kill()
+            now = settled(self._instance, run.run_id)
+        if now is None or now.is_finished:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
-        worker.kill()
         return CheckRunHealthResult(WorkerStatus.FAILED, self._cause_of_death(run, worker))
 
     def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:
@@ -223,7 +232,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
     def _wait_for(self, instance: DagsterInstance, run_id: str, process: subprocess.Popen[bytes]) -> None:
         """Reap a worker of this process; fail its run if that never started, which monitoring does not look into."""
         process.wait()
-        run = instance.get_run_by_id(run_id)
+        run = settled(instance, run_id)
         if run is not None and run.status == DagsterRunStatus.STARTED:
             return  # The exit code is needed when monitoring asks.
         if run is not None and run.status == DagsterRunStatus.STARTING:
@@ -238,7 +247,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             time.sleep(0.1)
         killed = worker.is_alive()
         worker.kill()
-        run = instance.get_run_by_id(run_id)
+        run = settled(instance, run_id)
         if run is not None and not run.is_finished:
             how = f"was killed, because it had not stopped after {self._grace_seconds:g} s" if killed else "has stopped"
             instance.report_run_canceled(run, f"The worker ({worker}) {how}.")

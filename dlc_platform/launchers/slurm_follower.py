@@ -19,6 +19,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
 from dlc_platform.launchers.for_good import fail_for_good
+from dlc_platform.launchers.run_ends import settled
 from dlc_platform.launchers.slurm import ControllerAway, Job, NotNow
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
@@ -263,8 +264,10 @@ class SlurmFollower:
             return
         if run.status == DagsterRunStatus.STARTED:
             return  # Dagster's monitoring asks about it.
-        now = instance.get_run_by_id(run.run_id)
-        if now is None or now.status != run.status or self._spool.is_claimed(entry.run_id):
+        if self._spool.is_claimed(entry.run_id):
+            return
+        now = settled(instance, run.run_id)
+        if now is None or now.status != run.status:
             return
         ended = self.end(entry, job)
         if not self.settle(instance, now, ended):
@@ -284,7 +287,7 @@ class SlurmFollower:
                     if mine:
                         slurm.interrupt(job.id)
         elif number is None or not self._spool.is_claimed(entry.run_id):
-            now = instance.get_run_by_id(run.run_id)
+            now = settled(instance, run.run_id)
             if now is not None and not now.is_finished:
                 told = "This run was terminated before it was handed to Slurm"
                 instance.report_run_canceled(now, self.end(entry, job).sentence() if number else told)

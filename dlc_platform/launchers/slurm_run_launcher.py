@@ -27,6 +27,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
 from dlc_platform.launchers.needs import needs_of
+from dlc_platform.launchers.run_ends import as_told, settled
 from dlc_platform.launchers.slurm_follower import SlurmFollower, describe
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
@@ -167,7 +168,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         Comes back at once, and works from any process that sees the spool.
         """
         instance = self._instance
-        run = instance.get_run_by_id(run_id)
+        run = as_told(instance, run_id)
         if run is None or run.is_finished:
             return False
         entry = self._spool.get(run_id)
@@ -213,11 +214,11 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             return CheckRunHealthResult(WorkerStatus.RUNNING, f"Slurm's controller does not answer: {away}")
         if self._spool.job_of(entry) is None or (job is not None and job.is_active):
             return CheckRunHealthResult(WorkerStatus.RUNNING, job.sentence() if job else "about to be handed to Slurm")
-        now = check.not_none(self._instance.get_run_by_id(run.run_id))
-        if now.status != DagsterRunStatus.STARTED:
-            return CheckRunHealthResult(WorkerStatus.SUCCESS)
         if self._spool.is_claimed(run.run_id):
             return CheckRunHealthResult(WorkerStatus.RUNNING, "Slurm knows no job, but its worker is at work")
+        now = settled(self._instance, run.run_id)
+        if now is None or now.status != DagsterRunStatus.STARTED:
+            return CheckRunHealthResult(WorkerStatus.SUCCESS)
         ended = self._follower.end(entry, job)
         self._follower.settle(self._instance, now, ended)
         return CheckRunHealthResult(WorkerStatus.FAILED, ended.sentence())

@@ -19,6 +19,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._serdes import deserialize_value
 from dagster._utils import interrupts
 
+from dlc_platform.launchers.run_ends import connection_names, settled
 from dlc_platform.launchers.slurm_follower import JOB_TAG
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
@@ -34,6 +35,7 @@ def main() -> int:
     if entry is None:
         return 0  # The run of this job has ended, or goes on in another job.
     os.environ.update(entry.environment)
+    os.environ.update(connection_names(entry.run_id))
     if not entry.gpus:
         # On a cluster that does not confine jobs to their devices, others' would be seen.
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -63,7 +65,8 @@ def _work(spool: Spool, entry: Entry, instance: DagsterInstance) -> int:
 
 
 def _execute(spool: Spool, entry: Entry, instance: DagsterInstance, job: str) -> int:
-    run = instance.get_run_by_id(entry.run_id)
+    # An earlier job of this run is dead by now, and may have come to its end.
+    run = settled(instance, entry.run_id)
     if run is None or run.is_finished or spool.get(entry.run_id) != entry:
         return 0
     if run.status == DagsterRunStatus.CANCELING:

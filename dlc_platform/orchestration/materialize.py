@@ -14,8 +14,8 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import dagster as dg
-from dagster._core.events import DagsterEventType
-from dagster._core.storage.tags import MAX_RETRIES_TAG
+from dagster._core.events import DagsterEventType, RunFailureReason
+from dagster._core.storage.tags import MAX_RETRIES_TAG, RUN_FAILURE_REASON_TAG
 
 from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry
@@ -25,6 +25,7 @@ from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import find_devices
 from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.launchers.run_ends import as_told
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.assets.report import days
 from dlc_platform.orchestration.assets.upkeep import UPKEEP_GROUP
@@ -34,6 +35,8 @@ from dlc_platform.orchestration.instance import clean, open_instance, prepare, u
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.reports import yesterday
+
+_INTERRUPTED = RunFailureReason.UNEXPECTED_TERMINATION.value
 
 
 def promote(
@@ -178,10 +181,7 @@ def _materialize(
                     if interrupted():
                         raise KeyboardInterrupt
                 except KeyboardInterrupt:
-                    run = instance.get_run_by_id(run_id)
-                    if run is not None and not run.is_success:
-                        # Dagster takes an interrupted run for a failed one.
-                        instance.report_run_canceled(run, "The command that made this run was interrupted")
+                    if _cancel(instance, run_id):
                         say(f"{title}: cancelled (run {run_id})")
                     raise
                 for reason in failure_reasons(result.all_events):
@@ -189,6 +189,17 @@ def _materialize(
                 say(f"{title}: {'done' if result.success else 'FAILED'} (run {result.run_id})")
                 succeeded = succeeded and result.success
     return succeeded
+
+
+def _cancel(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Let a run that was interrupted in this process end as cancelled; one that had ended before keeps its end."""
+    run = as_told(instance, run_id)
+    # Dagster takes an interrupted run for a failed one.
+    interrupted = run is not None and run.tags.get(RUN_FAILURE_REASON_TAG) == _INTERRUPTED
+    if run is None or (run.is_finished and not interrupted):
+        return False
+    instance.report_run_canceled(run, "The command that made this run was interrupted")
+    return True
 
 
 @contextmanager

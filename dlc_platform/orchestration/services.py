@@ -25,6 +25,7 @@ from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.launchers.run_ends import settled
 from dlc_platform.orchestration.instance import clean, is_used, open_instance, open_lock, prepare
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
@@ -237,7 +238,7 @@ class Services:
             if run.remote_job_origin is None or worker is None or not worker.was_started_here():
                 continue
             worker.kill()
-            now = self.instance.get_run_by_id(run.run_id)
+            now = settled(self.instance, run.run_id)
             if now is None or now.is_finished:
                 continue
             if now.status == dg.DagsterRunStatus.CANCELING:

@@ -3,6 +3,7 @@
 Each function is one transaction, safe to repeat and safe against another process that does the same.
 """
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ from dlc_platform.identity import sha256_json
 from dlc_platform.store import Kind, Product
 
 Row = TypeVar("Row", bound=Base)
+
+#: How much of an identity is written at least, how much of it beyond what several have in common, and of how many.
+_SHORT, _BEYOND, _CANDIDATES = 12, 4, 5
 
 _PRODUCTS: dict[Kind, Any] = {
     "datasets": Dataset,
@@ -652,11 +656,37 @@ def bodyparts_of(engine: Engine, model_id: str) -> list[str]:
         return list(connection.scalars(statement))
 
 
-def models_beginning_with(engine: Engine, start: str) -> list[str]:
-    """The identities of the model versions that begin so."""
-    statement = select(ModelVersion.id).where(ModelVersion.id.startswith(start, autoescape=True))
+def require_model(engine: Engine, start: str) -> ModelVersion:
+    """The model version whose identity begins with `start`, which is as much of it as tables show, or all of it.
+
+    Raises
+    ------
+    PlatformError
+        When no version begins so, or several do; these are named.
+    """
+    written = start.strip().lower()
+    beginning = ModelVersion.id.startswith(written, autoescape=True)
+    statement = select(ModelVersion).where(beginning).order_by(ModelVersion.registered_at, ModelVersion.id)
+    found = _all(engine, statement) if written else []
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise PlatformError(
+            f"no model version begins with {start!r}", "Copy its identity from `dlc-platform models HOME`"
+        )
+    # Enough of each to tell them apart.
+    length = max(_SHORT, len(os.path.commonprefix([model.id for model in found])) + _BEYOND)
+    candidates = ", ".join(f"{model.id[:length]} of {model.project}" for model in found[:_CANDIDATES])
+    more = f", and {len(found) - _CANDIDATES} more" if len(found) > _CANDIDATES else ""
+    raise PlatformError(
+        f"{len(found)} model versions begin with {start!r}: {candidates}{more}", "Write more of the one that you mean"
+    )
+
+
+def session_keys(engine: Engine) -> set[str]:
+    """The sessions that were ever registered."""
     with engine.connect() as connection:
-        return list(connection.scalars(statement.order_by(ModelVersion.id)))
+        return set(connection.scalars(select(Session.key)))
 
 
 def current_files(engine: Engine, session_key: str, missing: bool = False) -> list[RecordingFile]:

@@ -27,6 +27,7 @@ from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import as_told
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
+from dlc_platform.orchestration.assets.production import REFUSED
 from dlc_platform.orchestration.assets.report import days
 from dlc_platform.orchestration.assets.upkeep import UPKEEP_GROUP
 from dlc_platform.orchestration.build import build_definitions
@@ -184,11 +185,19 @@ def _materialize(
                     if _cancel(instance, run_id):
                         say(f"{title}: cancelled (run {run_id})")
                     raise
-                for reason in failure_reasons(result.all_events):
+                refused = _refusals(result.all_events)
+                for reason in [*failure_reasons(result.all_events), *refused]:
                     say(f"  {reason}")
-                say(f"{title}: {'done' if result.success else 'FAILED'} (run {result.run_id})")
-                succeeded = succeeded and result.success
+                outcome = "FAILED" if not result.success else "nothing was promoted" if refused else "done"
+                say(f"{title}: {outcome} (run {result.run_id})")
+                succeeded = succeeded and result.success and not refused
     return succeeded
+
+
+def _refusals(events: Sequence[dg.DagsterEvent]) -> list[str]:
+    """Why choices of a production model were refused in a run."""
+    observed = [event.asset_observation_data.asset_observation for event in events if event.is_asset_observation]
+    return [str(one.metadata[REFUSED].value) for one in observed if REFUSED in one.metadata]
 
 
 def _cancel(instance: dg.DagsterInstance, run_id: str) -> bool:

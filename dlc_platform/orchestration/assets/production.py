@@ -3,7 +3,7 @@
 The rule is in `dlc.selection`, what a promotion makes stale in `catalog.impact`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -19,8 +19,20 @@ from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
 
 
+#: Of the observation of a refused choice, and the tag of its run: why nothing was promoted.
+REFUSED = "refused"
+REFUSED_TAG = "dlc_platform/nothing_was_promoted"
+_TAG_LENGTH = 200
+
+
+class Refused(PlatformError):
+    """A choice that does not come into force. What is in force stays in force."""
+
+
 class ProductionChoice(dg.Config):
     """A person's choice; left empty, the rule of lab.yaml decides for each project.
+
+    `model` is a version's identity, or as much of it as tables show.
 
     `follows` is the promotion that the choice was made against, by its number in `dlc-platform promotions`: when
     another one is in force by then, nothing is promoted. Left empty, it is the one in force when the run starts.
@@ -33,40 +45,36 @@ class ProductionChoice(dg.Config):
     rollback: bool = False
 
 
-@dg.asset(deps=[model_comparison], kinds={"postgres"}, group_name="models", owners=OWNERS, code_version="1")
-def production_model(
-    context: AssetExecutionContext, config: ProductionChoice, lab: LabResource
-) -> dg.MaterializeResult:
-    """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice."""
-    from dlc_platform.dlc.runner import unusable
+# A refused choice materialises nothing, and is no failure of this asset.
+@dg.asset(
+    deps=[model_comparison],
+    kinds={"postgres"},
+    group_name="models",
+    owners=OWNERS,
+    code_version="1",
+    output_required=False,
+)
+def production_model(context: AssetExecutionContext, config: ProductionChoice, lab: LabResource) -> Iterator[Any]:
+    """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice.
+
+    A choice that cannot come into force is refused: the run says why, promotes nothing and materialises nothing.
+    """
+    try:
+        promoted = _promote(context, config, lab)
+    except Refused as refusal:
+        sentence = f"Nothing was promoted: {refusal}"
+        context.log.error(sentence)
+        context.instance.add_run_tags(context.run_id, {REFUSED_TAG: str(refusal)[:_TAG_LENGTH]})
+        yield dg.AssetObservation(production_model.key, sentence, metadata={REFUSED: str(refusal), "by": config.by})
+        return
+    yield promoted
+
+
+def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.dlc.selection import choose_best
     from dlc_platform.gate import barred_versions
 
-    chosen_by_person = registry.model_version(lab.engine, config.model) if config.model else None
-    if config.model and chosen_by_person is None:
-        raise PlatformError(
-            f"there is no model version {config.model!r}", "Copy its identity from `dlc-platform models`"
-        )
-    if chosen_by_person is not None and not (config.reason and config.by):
-        raise PlatformError(
-            "a model was named without a reason, or without a name",
-            "Say why in `reason` and who you are in `by`: the promotion keeps both",
-        )
-    if (
-        chosen_by_person is not None
-        and lab.store.has("models", chosen_by_person.id)
-        and (reason := unusable(lab.store.path("models", chosen_by_person.id)))
-    ):
-        raise PlatformError(
-            f"the model {chosen_by_person.id} cannot be promoted, because it cannot estimate poses here: {reason}",
-            "Promote another version",
-        )
-    if chosen_by_person is not None and chosen_by_person.project not in lab.settings.projects:
-        raise PlatformError(
-            f"the model {chosen_by_person.id} is a version of the project {chosen_by_person.project}, which is not in "
-            "lab.yaml",
-            "Add the project again, or promote another version",
-        )
+    chosen_by_person = _chosen(config, lab) if config != ProductionChoice() else None
     rows = []
     stale: dict[str, Impact] = {}
     for project in lab.settings.projects:
@@ -101,19 +109,18 @@ def production_model(
                 run_id=context.run_id,
             )
             if not registry.promote(lab.engine, promotion, expected=incumbent):
-                raise _overtaken(project, registry.promotion_in_force(lab.engine, project))
+                overtaken = _overtaken(project, registry.promotion_in_force(lab.engine, project))
+                if chosen_by_person is not None:
+                    raise overtaken
+                context.log.warning(f"{project}: nothing was promoted: {overtaken}")
+                kept = registry.promotion_in_force(lab.engine, project)
+                if kept is not None:
+                    rows.append(_row(project, kept.model_id, kept.model_id, kept.reason))
+                continue
             context.log.info(f"{project}: {short(model)} is the production model now: {reason}")
             stale[project] = impact_of(lab.engine, model)
             context.log.info(f"{project}: {stale[project]}")
-        rows.append(
-            {
-                "project": project,
-                "model": model,
-                "changed": model != incumbent,
-                "before": incumbent or "",
-                "reason": reason,
-            }
-        )
+        rows.append(_row(project, model, incumbent, reason))
     if not rows and lab.settings.promotion.rule != "person":
         raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
     in_production = {
@@ -125,17 +132,58 @@ def production_model(
     )
 
 
+def _chosen(config: ProductionChoice, lab: LabResource) -> tables.ModelVersion:
+    """The version that a person chose.
+
+    Raises
+    ------
+    Refused
+        When there is none, it cannot be used, or it is not said who promotes it and why.
+    """
+    from dlc_platform.dlc.runner import unusable
+
+    if not config.model.strip():
+        raise Refused(
+            "no model was named, and yet something else of a choice",
+            "Name the model, or leave all of it out: then the rule of lab.yaml decides",
+        )
+    try:
+        model = registry.require_model(lab.engine, config.model)
+    except PlatformError as problem:
+        raise Refused(problem.problem, problem.remedy) from problem
+    if not (config.reason.strip() and config.by.strip()):
+        raise Refused(
+            "a model was named without a reason, or without a name",
+            "Say why in `reason` and who you are in `by`: the promotion keeps both",
+        )
+    if lab.store.has("models", model.id) and (reason := unusable(lab.store.path("models", model.id))):
+        raise Refused(
+            f"the model {short(model.id)} cannot be promoted, because it cannot estimate poses here: {reason}",
+            "Promote another version",
+        )
+    if model.project not in lab.settings.projects:
+        raise Refused(
+            f"the model {short(model.id)} is a version of the project {model.project}, which is not in lab.yaml",
+            "Add the project again, or promote another version",
+        )
+    return model
+
+
+def _row(project: str, model: str, before: str | None, reason: str) -> dict[str, Any]:
+    return {"project": project, "model": model, "changed": model != before, "before": before or "", "reason": reason}
+
+
 def _kind(config: ProductionChoice, incumbent: str | None) -> str:
     if config.model:
         return "rollback" if config.rollback else "person"
     return "rule" if incumbent else "first"
 
 
-def _overtaken(project: str, in_force: tables.Promotion | None) -> PlatformError:
+def _overtaken(project: str, in_force: tables.Promotion | None) -> Refused:
     by = f", by {in_force.promoted_by}: {in_force.reason}" if in_force else ""
     model = short(in_force.model_id) if in_force else "none"
-    return PlatformError(
-        f"nothing was promoted: {model} became the production model of {project} meanwhile{by}",
+    return Refused(
+        f"{model} became the production model of {project} meanwhile{by}",
         "Look at `dlc-platform promotions`, and try again if it is still what you want",
     )
 

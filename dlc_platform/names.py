@@ -1,0 +1,48 @@
+"""Names that a person writes: known ones, or refused with those that come near."""
+
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+
+from dlc_platform.errors import PlatformError
+
+_NEAR = 3
+#: As many names are listed; of more, a command lists them.
+_LISTED = 8
+
+
+def require_known(what: str, names: Iterable[str], known: Collection[str], listing: str) -> None:
+    """Refuse names that nothing has.
+
+    Parameters
+    ----------
+    what
+        What the names are of, such as "session".
+    listing
+        What lists all names that there are, such as "`dlc-platform sessions HOME`".
+
+    Raises
+    ------
+    PlatformError
+        With the unknown names, and those that come near them.
+    """
+    unknown = [name for name in dict.fromkeys(names) if name not in known]
+    if not unknown:
+        return
+    near = [name for one in unknown for name in near_names(one, known)]
+    if near:
+        remedy = f"Did you mean {' or '.join(dict.fromkeys(near))}? All of them: {listing}"
+    elif known:
+        few = f"Choose among {', '.join(sorted(known))}"
+        remedy = few if len(known) <= _LISTED else f"Choose among those of {listing}"
+    else:
+        remedy = f"There is none yet: {listing}"
+    raise PlatformError(f"there is no {what} {', '.join(map(repr, unknown))}", remedy)
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """The names that contain what was written or look like it, the nearest first; at most three."""
+    folded = {one.casefold(): one for one in sorted(known, reverse=True)}
+    written = name.casefold().strip()
+    alike = get_close_matches(written, folded, _NEAR, cutoff=0.75)
+    within = [one for one in sorted(folded) if written and written in one]
+    return [folded[one] for one in dict.fromkeys([*alike, *within])][:_NEAR]

@@ -275,11 +275,15 @@ def scan_(
 
         _end_with(register)
         return
-    plan = Platform(_absolute(home)).plan()
+    plan = whole = Platform(_absolute(home)).plan()
     if session is not None:
-        plan = plan.of(session)
+        plan = whole.of(session)
         if not plan.sessions and not plan.skipped:
-            raise PlatformError(f"no session {session} is on disk or registered", "See `scan --dry-run --all`")
+            from dlc_platform.names import require_known
+
+            known = {planned.key for planned in whole.sessions}
+            listing = f"`dlc-platform scan {shlex.quote(str(home))} --dry-run --all`"
+            require_known("session on disk or registered", [session], known, listing)
     if as_json:
         print(json.dumps(plan.to_json(), indent=2))
     else:
@@ -333,9 +337,13 @@ def release_session(
     by: Annotated[str | None, typer.Option(help="Who releases it; you, by default.")] = None,
 ) -> None:
     """Let a session out of quarantine as it is: it goes on where it was held up, until its files change."""
-    from dlc_platform.catalog import quarantine
+    from dlc_platform.catalog import quarantine, registry
+    from dlc_platform.names import require_known
 
-    ended = quarantine.release(_lab(home)[1], session, by or getpass.getuser(), [stage] if stage else None, reason)
+    engine = _lab(home)[1]
+    listing = f"`dlc-platform sessions {shlex.quote(str(home))}`"
+    require_known("registered session", [session], registry.session_keys(engine), listing)
+    ended = quarantine.release(engine, session, by or getpass.getuser(), [stage] if stage else None, reason)
     if not ended:
         raise PlatformError(
             f"session {session!r} is not in quarantine" + (f" at the stage {stage}" if stage else ""),
@@ -582,6 +590,8 @@ def quality(
     from dlc_platform.store import Store
 
     platform = Platform(_absolute(home))
+    if session is not None:
+        platform.require_sessions([session])
     if judge:
         lab, engine = _lab(home)
         store = Store(lab.store)
@@ -757,8 +767,11 @@ def backfill(
 
     if not stale:
         raise PlatformError("what to estimate again was not said", "Write --stale")
-    found = Platform(_absolute(home)).stale_sessions(imported)
+    platform = Platform(_absolute(home))
+    platform.require_sessions(session or [])
+    found = platform.stale_sessions(imported)
     if project is not None:
+        platform.require_project(project)
         found = found[found["project"] == project]
     if session and (current := sorted(set(session) - set(found["session"]))):
         raise PlatformError(f"{', '.join(current)} is not stale", "Choose among `dlc-platform stale`")
@@ -766,7 +779,7 @@ def backfill(
         found = found[found["session"].isin(session)]
     found = found.head(most) if most else found
     if found.empty:
-        only_imported = 0 if imported else len(Platform(_absolute(home)).stale_sessions())
+        only_imported = 0 if imported else len(platform.stale_sessions())
         _say(f"{only_imported} sessions have only imported poses: add --imported" if only_imported else "none is stale")
         return
     if dry_run:

@@ -15,6 +15,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.gate import assess
 from dlc_platform.ingest import require_trackable, require_unchanged
 from dlc_platform.interop.dlc_poses import ImportedPoses, import_poses, read_poses
+from dlc_platform.names import require_known
 from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 from dlc_platform.settings import Lab
 from dlc_platform.store import Store
@@ -110,6 +111,7 @@ def register_poses(
     PlatformError
         When the video cannot be told, was replaced, or is in quarantine; or the file does not fit it or the model.
     """
+    require_known("registered session", [session], registry.session_keys(engine), "`dlc-platform sessions HOME`")
     row = _video_of(registry.current_files(engine, session), file, session, recording)
     if row.video_id is None:
         raise PlatformError(

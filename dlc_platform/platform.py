@@ -17,9 +17,10 @@ from dlc_platform.catalog.database import open_lab, open_unchanged
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.gate import RELEASE, held_back, quality_table, require_good_poses, worst_quality
+from dlc_platform.names import require_known
 from dlc_platform.plan import Plan, plan
 from dlc_platform.postgres.connection import existing_url, postgres_url
-from dlc_platform.reports import DailyReport, daily_report, yesterday
+from dlc_platform.reports import DailyReport, daily_report, require_reported, yesterday
 from dlc_platform.rules import poses_of_other_rules
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
@@ -113,8 +114,16 @@ class Platform:
         return queries.quarantine(self._engine, open_only)
 
     def report(self, day: date | None = None) -> DailyReport:
-        """The report of a day in the lab's time zone, by default the last one that is over."""
+        """The report of a day in the lab's time zone, by default the last one that is over.
+
+        Raises
+        ------
+        PlatformError
+            When the day has not begun, or is before the lab's first one.
+        """
         zone = self.settings.time_zone
+        if day is not None:
+            require_reported(self._engine, day, zone)
         return daily_report(self._engine, day or yesterday(zone), zone, self.settings.damaged_videos)
 
     def notifications(self) -> "pd.DataFrame":
@@ -136,6 +145,11 @@ class Platform:
     def quality(self, session: str | None = None) -> "pd.DataFrame":
         """The scores of the poses in force as they were last judged, of one session or of all.
 
+        Raises
+        ------
+        PlatformError
+            When there is no such session.
+
         Returns
         -------
         DataFrame
@@ -143,6 +157,8 @@ class Platform:
             scores that `pose.quality` explains, `verdict` (pass, warn or fail) and `findings`, the scores beyond their
             limits in words.
         """
+        if session is not None:
+            self.require_sessions([session])
         return quality_table(self._engine, session)
 
     def worst_quality(self, most: int = 100) -> "tuple[pd.DataFrame, dict[str, int]]":
@@ -158,8 +174,9 @@ class Platform:
         Raises
         ------
         PlatformError
-            With the reason why the session is in quarantine, and how it comes out.
+            With the reason why the session is in quarantine, and how it comes out; or when there is no such session.
         """
+        self.require_sessions([session])
         require_good_poses(self._engine, self.settings, session)
 
     def promotions(self) -> "pd.DataFrame":
@@ -224,10 +241,7 @@ class Platform:
         """
         from dlc_platform.comparisons import compare_project
 
-        if project not in self.settings.projects:
-            raise PlatformError(
-                f"{project!r} is no project of this lab", f"Choose among {', '.join(self.settings.projects)}"
-            )
+        self.require_project(project)
         return compare_project(self._engine, self._store, project, self.settings.likelihood_cutoff)
 
     def model_id(self, start: str) -> str:
@@ -238,20 +252,11 @@ class Platform:
         PlatformError
             When no version begins so, or several do.
         """
-        found = registry.models_beginning_with(self._engine, start)
-        if len(found) != 1:
-            raise PlatformError(
-                f"{len(found) or 'no'} model version{'s begin' if len(found) > 1 else ' begins'} with {start!r}",
-                "Copy more of its identity from `dlc-platform models`",
-            )
-        return found[0]
+        return registry.require_model(self._engine, start).id
 
     def project_of(self, model: str) -> str:
-        """The project that a model version, named by its identity, belongs to."""
-        version = registry.model_version(self._engine, model)
-        if version is None:
-            raise PlatformError(f"there is no model version {model!r}", "Copy its identity from `dlc-platform models`")
-        return version.project
+        """The project that a model version belongs to, which is named as in `model_id`."""
+        return registry.require_model(self._engine, model).project
 
     def earlier_model(self, project: str) -> str:
         """The version that a roll back of a project goes to: the one before the one in production.
@@ -261,8 +266,9 @@ class Platform:
         Raises
         ------
         PlatformError
-            When no other version was in production before.
+            When no other version was in production before, or there is no such project.
         """
+        self.require_project(project)
         line: list[str] = []
         promotions = self.promotions()
         own = promotions[promotions["project"] == project]
@@ -353,11 +359,33 @@ class Platform:
 
     def _estimates_of(self, session: str | Sequence[str], model: str | None) -> "pd.DataFrame":
         wanted = [session] if isinstance(session, str) else list(session)
+        self.require_sessions(wanted)
         estimates = queries.estimates(self._engine, wanted, None if model is None else self.model_id(model))
         without = sorted(set(wanted) - set(estimates["session"]))
         if without or not wanted:
             raise PlatformError(
                 f"session {', '.join(map(repr, without))} has no poses" + (f" by the model {model}" if model else ""),
-                "Look for it in sessions(), and materialise pose_estimates for it if it is there",
+                "Materialise pose_estimates for it",
             )
         return estimates
+
+    def require_sessions(self, sessions: Sequence[str]) -> None:
+        """Refuse sessions that were never registered.
+
+        Raises
+        ------
+        PlatformError
+            With the names that come near.
+        """
+        known = registry.session_keys(self._engine)
+        require_known("registered session", sessions, known, f"`dlc-platform sessions {self.home}`")
+
+    def require_project(self, project: str) -> None:
+        """Refuse a project that lab.yaml does not name.
+
+        Raises
+        ------
+        PlatformError
+            With the projects that there are.
+        """
+        require_known("project", [project], self.settings.projects, f"`projects` in {self.home / 'lab.yaml'}")

@@ -5,7 +5,7 @@ the day that it ended on; which cameras are tracked at all is as lab.yaml says n
 """
 
 from dataclasses import asdict, dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -13,12 +13,22 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
+from dlc_platform.errors import PlatformError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Days that the plot and the table of days show, the report's own among them.
 DAYS_SHOWN = 30
+
+_BEGAN = """
+select least(
+    (select min(registered_at) from dlc.session), (select min(registered_at) from dlc.video),
+    (select min(registered_at) from dlc.model_version), (select min(made_at) from dlc.dataset),
+    (select min(counted_at) from dlc.session_labels), (select min(since) from dlc.quarantine),
+    (select min(created_at) from dlc.notification)
+)
+"""
 
 #: What ran a network was a GPU: it says so itself, and where that was not written down, its machine has one.
 _HAS_GPU = "coalesce(n.details ->> 'gpu', 'none') <> 'none'"
@@ -183,6 +193,27 @@ class DailyReport:
 def yesterday(time_zone: str) -> date:
     """The last day that is over in a time zone."""
     return datetime.now(ZoneInfo(time_zone)).date() - timedelta(days=1)
+
+
+def first_day(engine: Engine, time_zone: str) -> date:
+    """The day on which the lab began: when anything of it was registered first, or today where nothing is yet."""
+    with engine.connect() as connection:
+        began = connection.scalar(text(_BEGAN))
+    return (began or datetime.now(UTC)).astimezone(ZoneInfo(time_zone)).date()
+
+
+def require_reported(engine: Engine, day: date, time_zone: str) -> None:
+    """
+    Raises
+    ------
+    PlatformError
+        When there can be no report of a day: it has not begun, or is before the lab's first one.
+    """
+    first, today = first_day(engine, time_zone), yesterday(time_zone) + timedelta(days=1)
+    if day > today:
+        raise PlatformError(f"{day} has not begun in {time_zone}", f"Choose a day until {today}")
+    if day < first:
+        raise PlatformError(f"{day} is before the lab began, on {first}", f"Choose a day from {first} on")
 
 
 def daily_report(engine: Engine, day: date, time_zone: str, damaged_videos: str) -> DailyReport:

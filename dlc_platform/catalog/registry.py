@@ -3,7 +3,6 @@
 Each function is one transaction, safe to repeat and safe against another process that does the same.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +54,8 @@ from dlc_platform.store import Kind, Product
 
 Row = TypeVar("Row", bound=Base)
 
-#: How much of an identity is written at least, how much of it beyond what several have in common, and of how many.
-_SHORT, _BEYOND, _CANDIDATES = 12, 4, 5
+#: How much of an identity a message shows at least, and of how many versions that could be meant.
+_SHORT, _CANDIDATES = 12, 5
 
 _PRODUCTS: dict[Kind, Any] = {
     "datasets": Dataset,
@@ -675,7 +674,7 @@ def require_model(engine: Engine, start: str) -> ModelVersion:
             f"no model version begins with {start!r}", "Copy its identity from `dlc-platform models HOME`"
         )
     # Enough of each to tell them apart.
-    length = max(_SHORT, len(os.path.commonprefix([model.id for model in found])) + _BEYOND)
+    length = next(n for n in range(_SHORT, 65) if len({model.id[:n] for model in found}) == len(found))
     candidates = ", ".join(f"{model.id[:length]} of {model.project}" for model in found[:_CANDIDATES])
     more = f", and {len(found) - _CANDIDATES} more" if len(found) > _CANDIDATES else ""
     raise PlatformError(

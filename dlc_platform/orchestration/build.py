@@ -11,7 +11,7 @@ from dlc_platform.orchestration.assets.comparison import model_comparison
 from dlc_platform.orchestration.assets.models import model_assets
 from dlc_platform.orchestration.assets.poses import pose_assets, pose_estimates
 from dlc_platform.orchestration.assets.production import production_model
-from dlc_platform.orchestration.assets.report import report_asset
+from dlc_platform.orchestration.assets.report import days, report_asset
 from dlc_platform.orchestration.assets.sessions import session_assets
 from dlc_platform.orchestration.assets.upkeep import upkeep_assets
 from dlc_platform.orchestration.checks import default_checks
@@ -38,6 +38,7 @@ def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg
     """
     lab = load_lab(home)
     recipes = dg.StaticPartitionsDefinition(sorted(lab.recipes))
+    report_days = days(home, lab.time_zone)
     report_job, report_schedule = morning_report(lab)
     late = upkeep_freshness(lab)
     if (policy := freshness_policy(lab.freshness)) is not None:
@@ -50,7 +51,7 @@ def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg
             model_comparison,
             production_model,
             *_with_freshness(pose_assets, late),
-            report_asset(lab.time_zone),
+            report_asset(report_days, lab.time_zone),
             *_with_freshness(upkeep_assets, late),
         ],
         asset_checks=[*default_checks, *alert_checks],

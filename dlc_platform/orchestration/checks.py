@@ -9,9 +9,9 @@ import dagster as dg
 
 from dlc_platform.catalog import queries
 from dlc_platform.orchestration.assets.poses import pose_estimates
-from dlc_platform.orchestration.assets.production import production_model
+from dlc_platform.orchestration.assets.production import STALENESS_CHECK, production_model, staleness
 from dlc_platform.orchestration.assets.sessions import session_videos
-from dlc_platform.orchestration.metadata import stale_rows, table
+from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.rules import OTHER_RULES, poses_of_other_rules
 
@@ -24,23 +24,13 @@ _LISTED = 100
 
 
 # After a promotion in the same run, not before it.
-@dg.asset_check(asset=pose_estimates, additional_deps=[production_model])
+@dg.asset_check(asset=pose_estimates, name=STALENESS_CHECK, additional_deps=[production_model])
 def made_by_production_models(lab: LabResource) -> dg.AssetCheckResult:
     """Whether the poses in force of every session were made by the production model of their camera's project.
 
     Imported poses were chosen by a person and count as current.
     """
-    stale = queries.stale_sessions(lab.engine, imported=False)
-    return dg.AssetCheckResult(
-        passed=stale.empty,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=""
-        if stale.empty
-        else f"{stale['session'].nunique()} sessions are stale, {stale['frames'].sum()} "
-        "frames: estimate them again with `dlc-platform backfill --stale`, or switch the sensor "
-        "reestimate_stale_sessions on",
-        metadata={"stale_sessions": len(stale), **({} if stale.empty else {"sessions": table(stale_rows(stale))})},
-    )
+    return dg.AssetCheckResult(**staleness(lab))
 
 
 @dg.asset_check(asset=session_videos)

@@ -26,6 +26,7 @@ from dlc_platform.launchers.devices import find_devices
 from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import as_told
+from dlc_platform.names import near_names
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.assets.production import REFUSED
 from dlc_platform.orchestration.assets.report import days
@@ -130,9 +131,12 @@ def _materialize(
         unknown = sorted(set(partitions).difference(*keys.values()))
         if unknown:
             reasons = [line for line in lab.scan().left_out() if any(key in line for key in unknown)]
+            near = [name for key in unknown for name in near_names(key, [*keys["sessions"], *keys["recipes"]])]
             raise PlatformError(
                 "; ".join([f"{', '.join(unknown)} is neither a session nor a recipe of this lab", *reasons]),
-                "Choose a session of `dlc-platform sessions`, a recipe of lab.yaml, or a day that is over",
+                (f"Did you mean {' or '.join(dict.fromkeys(near))}? " if near else "")
+                + f"Choose a session of `dlc-platform sessions {home}`, a recipe of lab.yaml, or a day that is over "
+                "and not before the lab began",
             )
         kinds = {_kind(definitions.get_assets_def(asset)) for asset in selected}
         foreign = [key for key in partitions if not any(kind is not None and key in keys[kind] for kind in kinds)]
@@ -277,7 +281,7 @@ def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]
     return {
         "sessions": live + sorted(others - set(live)),
         "recipes": sorted(lab.settings.recipes),
-        "days": list(days(lab.settings.time_zone).get_partition_keys()),
+        "days": list(days(Path(lab.home), lab.settings.time_zone).get_partition_keys()),
     }
 
 

@@ -17,7 +17,6 @@ from dagster._utils.schedules import cron_string_iterator
 from dlc_platform import scanning
 from dlc_platform.catalog import registry
 from dlc_platform.orchestration import jobs, sensors
-from dlc_platform.orchestration.assets.report import days
 from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings import Lab
@@ -56,7 +55,6 @@ def morning_report(lab: Lab) -> tuple[Any, Any]:
     job = dg.define_asset_job(
         "report_day",
         selection=["daily_report"],
-        partitions_def=days(lab.time_zone),
         executor_def=dg.in_process_executor,
         description="Report what a day brought.",
     )

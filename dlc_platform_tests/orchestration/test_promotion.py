@@ -1,5 +1,6 @@
 """A version comes in, is compared, promoted by a person, makes sessions stale, and is rolled back."""
 
+import logging
 import subprocess
 import time
 from collections.abc import Iterator
@@ -199,13 +200,47 @@ def test_a_second_roll_back_goes_one_step_further(tracked_lab: Path, versions: t
         assert "no other version" in str(problem)
 
 
-def test_a_choice_needs_a_reason_a_name_and_a_model_that_exists(tracked_lab: Path) -> None:
-    trained = registry.production_model(LabResource(home=str(tracked_lab)).engine, PROJECT)
+CHOICES = {
+    "no such model": ({"model": "zzz", "reason": "why not", "by": "me"}, "no model version begins with 'zzz'"),
+    "no reason": ({"model": "own", "reason": " ", "by": "me"}, "without a reason"),
+    "no name": ({"model": "own", "reason": "why not", "by": ""}, "without a reason, or without a name"),
+    "no model": ({"model": " ", "reason": "why not", "by": "me"}, "no model was named"),
+    "overtaken": ({"model": "own", "reason": "why not", "by": "me", "follows": 0}, "meanwhile, by"),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_refused_choice_is_a_sentence_and_no_failure(tracked_lab: Path, versions: tuple[str, str], name: str) -> None:
+    """The asset keeps its last materialisation, the check its outcome, and the run says that it promoted nothing."""
+    trained, _ = versions
+    choice, why = CHOICES[name]
+    if choice["model"] == "own":
+        choice = {**choice, "model": trained[:12]}
+    job = build_definitions(tracked_lab).resolve_job_def("promote_model")
+    before = len(Platform(tracked_lab).promotions())
+    check_key = dg.AssetCheckKey(dg.AssetKey("pose_estimates"), "made_by_production_models")
+    with dg.DagsterInstance.get() as instance:
+        last = instance.get_latest_materialization_event(dg.AssetKey("production_model"))
+        result = job.execute_in_process(
+            instance=instance, run_config={"ops": {"production_model": {"config": choice}}}, raise_on_error=False
+        )
+        assert result.success
+        assert instance.get_latest_materialization_event(dg.AssetKey("production_model")) == last
+        run = instance.get_run_by_id(result.run_id)
+        assert run is not None and why in run.tags["dlc_platform/nothing_was_promoted"]
+        told = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.level >= logging.ERROR]
+        checks = instance.event_log_storage.get_latest_asset_check_execution_by_key([check_key])
+    assert len(told) == 1 and told[0].startswith("Nothing was promoted: ") and why in told[0]
+    assert checks[check_key].status.value == "SUCCEEDED"
+    assert len(Platform(tracked_lab).promotions()) == before
+
+
+def test_the_command_refuses_with_the_sentence(tracked_lab: Path, versions: tuple[str, str]) -> None:
+    trained, _ = versions
     said: list[str] = []
-    assert not promote(tracked_lab, "0" * 64, "why not", "the tester", said.append)
-    assert not promote(tracked_lab, str(trained), "", "the tester", said.append)
-    assert not promote(tracked_lab, str(trained), "why not", "", said.append)
-    text = "\n".join(said)
-    assert "there is no model version" in text and "without a reason" in text
+    assert not promote(tracked_lab, trained, "", "the tester", said.append)
+    assert "without a reason" in "\n".join(said) and said[-1].startswith("production_model: nothing was promoted")
+    done = CliRunner().invoke(app, ["promote", str(tracked_lab), trained[:12], "--reason", "to see", "--by", " "])
+    assert done.exit_code == 1 and "without a name" in done.output
     with pytest.raises(PlatformError, match="no model version begins with"):
         Platform(tracked_lab).impact("zzz")

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short
@@ -18,11 +18,12 @@ from dlc_platform.orchestration.assets.models import OWNERS
 from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
 
-
 #: Of the observation of a refused choice, and the tag of its run: why nothing was promoted.
 REFUSED = "refused"
 REFUSED_TAG = "dlc_platform/nothing_was_promoted"
 _TAG_LENGTH = 200
+#: Of `pose_estimates`; it is in `checks`.
+STALENESS_CHECK = "made_by_production_models"
 
 
 class Refused(PlatformError):
@@ -66,6 +67,12 @@ def production_model(context: AssetExecutionContext, config: ProductionChoice, l
         context.log.error(sentence)
         context.instance.add_run_tags(context.run_id, {REFUSED_TAG: str(refusal)[:_TAG_LENGTH]})
         yield dg.AssetObservation(production_model.key, sentence, metadata={REFUSED: str(refusal), "by": config.by})
+        # The check after a promotion is skipped, and the UI would show that in the place of its last outcome.
+        context.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey("pose_estimates"), check_name=STALENESS_CHECK, **staleness(lab)
+            )
+        )
         return
     yield promoted
 
@@ -171,6 +178,21 @@ def _chosen(config: ProductionChoice, lab: LabResource) -> tables.ModelVersion:
 
 def _row(project: str, model: str, before: str | None, reason: str) -> dict[str, Any]:
     return {"project": project, "model": model, "changed": model != before, "before": before or "", "reason": reason}
+
+
+def staleness(lab: LabResource) -> dict[str, Any]:
+    """The outcome of the check that finds sessions whose poses the production model did not make, for Dagster."""
+    stale = queries.stale_sessions(lab.engine, imported=False)
+    sentence = (
+        f"{stale['session'].nunique()} sessions are stale, {stale['frames'].sum()} frames: estimate them again with "
+        f"`dlc-platform backfill {lab.home} --stale`, or switch the sensor reestimate_stale_sessions on"
+    )
+    return {
+        "passed": stale.empty,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "description": "" if stale.empty else sentence,
+        "metadata": {"stale_sessions": len(stale), **({} if stale.empty else {"sessions": table(stale_rows(stale))})},
+    }
 
 
 def _kind(config: ProductionChoice, incumbent: str | None) -> str:

@@ -1,31 +1,46 @@
 """The group `reports`: what each day brought. The figures are in `dlc_platform.reports`."""
 
-from datetime import date
+from datetime import date, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 from dagster import AssetExecutionContext
+from sqlalchemy.exc import SQLAlchemyError
 
+from dlc_platform.catalog.database import open_catalog
+from dlc_platform.errors import PlatformError
 from dlc_platform.notifications import News, announce
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.postgres.connection import existing_url
 from dlc_platform.reports import daily_report as report_of
-from dlc_platform.reports import yesterday
+from dlc_platform.reports import first_day, yesterday
 
-#: No lab was up before.
-_FIRST_DAY = "2025-01-01"
-
-
-def days(time_zone: str) -> dg.DailyPartitionsDefinition:
-    """The days of a lab that are over, from midnight to midnight in its time zone."""
-    return dg.DailyPartitionsDefinition(start_date=_FIRST_DAY, timezone=time_zone)
+#: Where the lab's first day is not known, because its database does not answer.
+_NO_LAB_BEFORE = date(2025, 1, 1)
 
 
-def report_asset(time_zone: str) -> dg.AssetsDefinition:
-    """The asset `daily_report` of a lab in this time zone."""
+def days(home: Path, time_zone: str) -> dg.DailyPartitionsDefinition:
+    """The days of a lab that are over, from its first one on, from midnight to midnight in its time zone."""
+    try:
+        if (url := existing_url(home)) is None:
+            first = datetime.now(ZoneInfo(time_zone)).date()
+        else:
+            engine = open_catalog(url)
+            first = first_day(engine, time_zone)
+            engine.dispose()
+    except (PlatformError, SQLAlchemyError):
+        first = _NO_LAB_BEFORE
+    return dg.DailyPartitionsDefinition(start_date=first.isoformat(), timezone=time_zone)
+
+
+def report_asset(days: dg.DailyPartitionsDefinition, time_zone: str) -> dg.AssetsDefinition:
+    """The asset `daily_report` of a lab whose days these are, in this time zone."""
 
     # Without dependencies: the report reads what was written down, and a day has no sessions for partitions.
     @dg.asset(
-        partitions_def=days(time_zone),
+        partitions_def=days,
         group_name="reports",
         kinds={"postgres"},
         owners=["team:acquisition"],

@@ -5,7 +5,7 @@ the day that it ended on; which cameras are tracked at all is as lab.yaml says n
 """
 
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 DAYS_SHOWN = 30
 
 _BEGAN = """
-select least(
-    (select min(registered_at) from dlc.session), (select min(registered_at) from dlc.video),
-    (select min(registered_at) from dlc.model_version), (select min(made_at) from dlc.dataset),
-    (select min(counted_at) from dlc.session_labels), (select min(since) from dlc.quarantine),
-    (select min(created_at) from dlc.notification)
-)
+select least((select began_at from dlc.lab_beginning), (select min(registered_at) from dlc.session))
 """
 
 #: What ran a network was a GPU: it says so itself, and where that was not written down, its machine has one.
@@ -196,10 +191,10 @@ def yesterday(time_zone: str) -> date:
 
 
 def first_day(engine: Engine, time_zone: str) -> date:
-    """The day on which the lab began: when anything of it was registered first, or today where nothing is yet."""
+    """The day on which the lab began: its catalogue was made, or its first session registered."""
     with engine.connect() as connection:
-        began = connection.scalar(text(_BEGAN))
-    return (began or datetime.now(UTC)).astimezone(ZoneInfo(time_zone)).date()
+        began: datetime = connection.execute(text(_BEGAN)).scalar_one()
+    return began.astimezone(ZoneInfo(time_zone)).date()
 
 
 def require_reported(engine: Engine, day: date, time_zone: str) -> None:

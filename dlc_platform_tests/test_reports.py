@@ -8,8 +8,9 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import Fault, judge, release
+from dlc_platform.errors import PlatformError
 from dlc_platform.pose.pictures import LIMIT_BYTES, days_plot
-from dlc_platform.reports import DailyReport, daily_report
+from dlc_platform.reports import DailyReport, daily_report, first_day, require_reported, yesterday
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import identity, recording, session, track, video
 
@@ -166,3 +167,21 @@ def test_the_late_are_counted_beyond_those_that_are_listed(days: Engine) -> None
     assert len(found) == 3
     assert set(found["sessions"]) == {6}
     assert found.iloc[0]["session"] == TWO
+
+
+def test_the_first_day_is_that_of_the_lab_in_its_zone(days: Engine) -> None:
+    write(days, "update dlc.lab_beginning set began_at = '2026-03-02 23:30+00'")
+    assert first_day(days, "UTC") == date(2026, 3, 2)
+    assert first_day(days, "Europe/Berlin") == date(2026, 3, 3)
+    write(days, "update dlc.lab_beginning set began_at = now()")
+    assert first_day(days, "UTC") == DAY  # of a catalogue that sessions were brought into
+
+
+def test_a_day_without_a_report_is_refused(days: Engine) -> None:
+    require_reported(days, DAY, "UTC")
+    today = yesterday("UTC") + timedelta(days=1)
+    require_reported(days, today, "UTC")
+    with pytest.raises(PlatformError, match=f"has not begun in UTC. Choose a day until {today}"):
+        require_reported(days, today + timedelta(days=1), "UTC")
+    with pytest.raises(PlatformError, match="2026-03-03 is before the lab began, on 2026-03-04"):
+        require_reported(days, DAY - timedelta(days=1), "UTC")

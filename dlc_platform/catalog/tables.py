@@ -50,6 +50,16 @@ def _now() -> Mapped[datetime]:
     return mapped_column(server_default=func.now())
 
 
+class LabBeginning(Base):
+    """When the lab's catalogue was made, in its one row; in an older lab, when its first thing was registered."""
+
+    __tablename__ = "lab_beginning"
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    began_at: Mapped[datetime] = _now()
+
+
 class Environment(Base):
     """Software and hardware that computed something."""
 

@@ -36,7 +36,7 @@ from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.reports import yesterday
+from dlc_platform.reports import first_day, yesterday
 
 _INTERRUPTED = RunFailureReason.UNEXPECTED_TERMINATION.value
 
@@ -331,7 +331,8 @@ def missing(lab: LabResource, asset: str) -> list[str]:
     Of the days it is the last one that is over: it is soon read again.
     """
     if asset == "daily_report":
-        return [yesterday(lab.settings.time_zone).isoformat()]
+        day = yesterday(lab.settings.time_zone)
+        return [day.isoformat()] if day >= first_day(lab.engine, lab.settings.time_zone) else []
     if asset == "session_videos":
         on_disk = [session for session in lab.scan().sessions if session.waits is None]
         unreadable = registry.unreadable_sessions(lab.engine) & {session.key for session in on_disk}

@@ -417,3 +417,29 @@ def test_what_another_cutoff_counts_takes_the_place_of_what_was_counted_before(l
     found = {row[1:] for row in rows(lab, tables.EvaluationError, *columns) if row[0] == identity("7")}
     assert found == {("test", 0.5), ("train", 0.5)}
     assert dict(rows(lab, tables.Evaluation, "id", "likelihood_cutoff")) == {identity("6"): 0.6, identity("7"): 0.9}
+
+
+def test_a_model_is_named_by_as_much_as_tables_show(lab: Engine) -> None:
+    for middle, project in (("1", "maze"), ("2", "arena")):
+        registry.record_imported_model(
+            lab,
+            tables.ModelVersion(
+                id=f"ab{'c' * 12}{middle}".ljust(64, "0"),
+                project=project,
+                net_type="resnet_50",
+                weights_sha256=identity(middle),
+                scorer="elsewhere",
+                source={},
+            ),
+            registry.BodyParts(["nose"]),
+        )
+    assert registry.require_model(lab, "aaa").id == identity("a")
+    assert registry.require_model(lab, f" {identity('B')}\n").id == identity("b")
+    with pytest.raises(
+        PlatformError,
+        match=r"2 model versions begin with 'ab': abcccccccccccc1 of maze, abcccccccccccc2 of arena. Write more",
+    ):
+        registry.require_model(lab, "ab")
+    for unknown in ("", " ", "9", "%", "a%", "_" * 64):
+        with pytest.raises(PlatformError, match="no model version begins with"):
+            registry.require_model(lab, unknown)

@@ -355,7 +355,12 @@ def test_the_report_of_yesterday_is_made_shown_and_told_once(told: Told) -> None
     day = yesterday(ZONE)
     with told.engine.begin() as connection:
         connection.execute(text("update dlc.session set registered_at = registered_at - interval '24 hours'"))
-    job = told.definitions.resolve_job_def("report_day")
+        connection.execute(text("update dlc.lab_beginning set began_at = began_at - interval '5 days'"))
+    definitions = build_definitions(told.home)
+    job = definitions.resolve_job_def("report_day")
+    days = definitions.get_assets_def("daily_report").partitions_def
+    assert days is not None
+    assert days.get_partition_keys() == [(day - timedelta(days=back)).isoformat() for back in range(4, -1, -1)]
 
     def report(key: str) -> dict[str, Any]:
         done = job.execute_in_process(

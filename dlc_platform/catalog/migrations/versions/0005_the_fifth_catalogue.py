@@ -28,13 +28,24 @@ _ABOUT_BEST_MODELS = (
 #: What is known of a file beyond its size and time; null where nobody has looked since.
 _STATUS = (("recording_file", "ctime_ns"), ("recording_file", "inode"), ("sighting", "ctime_ns"), ("sighting", "inode"))
 
+#: When a lab from before this table registered its first thing.
+_FIRST = """
+select 1, coalesce(least(
+    (select min(registered_at) from dlc.session), (select min(registered_at) from dlc.video),
+    (select min(registered_at) from dlc.model_version), (select min(made_at) from dlc.dataset),
+    (select min(counted_at) from dlc.session_labels)
+), now())
+"""
+
 
 def upgrade() -> None:
     _test_errors()
     _files()
+    _beginning()
 
 
 def downgrade() -> None:
+    op.drop_table("lab_beginning", schema="dlc")
     op.drop_column("video", "video_streams", schema="dlc")
     for table, column in _STATUS:
         op.drop_column(table, column, schema="dlc")
@@ -118,3 +129,15 @@ def _files() -> None:
     op.add_column("video", sa.Column("video_streams", sa.Integer(), nullable=True), schema="dlc")
     # No recording began then, and programs fail at such times.
     op.execute("update dlc.video set start_time = null where start_time >= '2200-01-01 00:00:00+00'")
+
+
+def _beginning() -> None:
+    op.create_table(
+        "lab_beginning",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("began_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_lab_beginning_one")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_lab_beginning")),
+        schema="dlc",
+    )
+    op.execute(f"insert into dlc.lab_beginning (id, began_at) {_FIRST}")

@@ -1,0 +1,39 @@
+"""Names that nothing has are refused with what comes near."""
+
+import pytest
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.names import near_names, require_known
+
+SESSIONS = [f"sub-{subject:03}_ses-{session:03}" for subject in range(1, 5) for session in range(1, 4)]
+LISTING = "`dlc-platform sessions HOME`"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("sub-001_ses-01", "sub-001_ses-001"),
+        ("SUB-002_ses-003", "sub-002_ses-003"),
+        ("sub-003", "sub-003_ses-001"),
+        ("sub-001-ses-002", "sub-001_ses-002"),
+    ],
+)
+def test_a_name_that_comes_near_is_proposed(name: str, near: str) -> None:
+    assert near in near_names(name, SESSIONS)
+    with pytest.raises(PlatformError, match=f"there is no session '{name}'. Did you mean .*{near}.*sessions HOME"):
+        require_known("session", ["sub-001_ses-001", name], SESSIONS, LISTING)
+
+
+def test_nothing_near_leads_to_the_listing() -> None:
+    assert near_names("", SESSIONS) == near_names("sub-999", SESSIONS) == []
+    with pytest.raises(PlatformError, match=r"'sub-999'. Choose among those of `dlc-platform sessions HOME`"):
+        require_known("session", ["sub-999"], SESSIONS, LISTING)
+    with pytest.raises(PlatformError, match=r"no project 'cage'. Choose among arena, maze"):
+        require_known("project", ["cage"], ["maze", "arena"], "lab.yaml")
+    with pytest.raises(PlatformError, match="There is none yet"):
+        require_known("session", ["sub-1_ses-1"], [], LISTING)
+
+
+def test_known_names_pass() -> None:
+    require_known("session", SESSIONS[:2], set(SESSIONS), LISTING)
+    require_known("session", [], [], LISTING)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, sentence_for_people
 from dlc_platform.identity import short
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        if (told := sentence_for_people(error)) is not None:
+            sys.exit(f"dlc-platform: {told}")
         if (lost := _lost_connection(error)) is None:
             raise
         problem = PlatformError(

@@ -22,3 +22,15 @@ class PlatformError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}. {self.remedy}."
+
+
+def sentence_for_people(error: BaseException) -> PlatformError | None:
+    """The `PlatformError` nearest to an error, from itself down through what caused it; None if there is none."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        if isinstance(one, PlatformError):
+            return one
+        seen.add(id(one))
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return None

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 
 import dagster as dg
 from dagster._core.events import RunFailureReason
+from dagster._utils.error import SerializableErrorInfo
 
-from dlc_platform.errors import PlatformError
+#: How the names of our own exceptions begin: what they say is meant for a person.
+_OURS = "dlc_platform."
 
 
 def failure_reasons(events: Iterable[dg.DagsterEvent]) -> list[str]:
@@ -16,15 +18,24 @@ def failure_reasons(events: Iterable[dg.DagsterEvent]) -> list[str]:
     errors = [failure.error for failure in failures] or [
         event.job_failure_data.error for event in events if event.is_job_failure
     ]
-    prefix = f"{PlatformError.__module__}.{PlatformError.__qualname__}: "
     found = [failure.description for failure in told if failure is not None and failure.description]
-    for error in errors if not found else []:
-        # Dagster wraps what an asset raises.
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None:
-            found.append(error.message.strip().removeprefix(prefix))
-    return found
+    return found or [reason for error in errors if error is not None and (reason := _reason(error))]
+
+
+def _reason(error: SerializableErrorInfo) -> str:
+    """Our sentence nearest to the top, or else what the deepest cause says: Dagster wraps what an asset raises."""
+    chain = [error]
+    while (cause := chain[-1].cause or chain[-1].context) is not None:
+        chain.append(cause)
+    for one in chain:
+        name, separator, said = one.message.strip().partition(": ")
+        if separator and name.startswith(_OURS):
+            return said
+    causes = [error]
+    while causes[-1].cause is not None:
+        causes.append(causes[-1].cause)
+    # An exception without a text says less than what was raised because of it.
+    return next((said for one in reversed(causes) if ": " in (said := one.message.strip())), error.message.strip())
 
 
 def failed_sessions(events: Iterable[dg.DagsterEvent]) -> list[tuple[str, str]] | None:

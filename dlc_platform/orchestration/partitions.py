@@ -10,7 +10,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 from sqlalchemy.exc import OperationalError
 
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, sentence_for_people
 from dlc_platform.settings import ScanRule
 
 RANGE_START = "dagster/asset_partition_range_start"
@@ -111,7 +111,9 @@ def for_each_session(
         except OperationalError:
             raise
         except Exception as error:
-            problem = PlatformError(f"{type(error).__name__}: {error}", f"Look at the log of the run {context.run_id}")
+            problem = sentence_for_people(error) or PlatformError(
+                f"{type(error).__name__}: {error}", f"Look at the log of the run {context.run_id}"
+            )
             context.log.exception(f"{key} failed")
         if problem is not None:
             failed[key] = str(problem)

@@ -32,6 +32,7 @@ from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry, tables, wanted
 from dlc_platform.catalog.quarantine import Fault, held_sessions
 from dlc_platform.identity import sha256_json, short
+from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, newest_first, range_tags, sessions
@@ -315,6 +316,8 @@ def _why(instance: dg.DagsterInstance, run: dg.DagsterRun, key: str) -> str:
             if told is not None:
                 own = told.metadata.get(key)
                 return f": {own.value if own is not None else told.description}"
+            if event is not None and (reasons := failure_reasons([event])):
+                return f": {reasons[0]}"
             if event is not None and event.message:
                 return f": {event.message.splitlines()[0]}"
     return ""

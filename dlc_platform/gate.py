@@ -149,11 +149,6 @@ def assess(
             labels = against.labels
             labels = labels if rule.animal_px is None else replace(labels, size_px=rule.animal_px)
             path = store.path("poses", identity) / POSE_TABLE
-            if not path.is_file():
-                raise PlatformError(
-                    f"{path} is missing, but the catalogue names it",
-                    "Bring the store back, or estimate the session again",
-                )
             scores = measure(
                 read_parquet(path),
                 labels,

@@ -328,12 +328,6 @@ class Platform:
                 raise PlatformError(problem, remedy)
             warnings.warn(f"{problem}. {remedy} to read them without this warning.", stacklevel=2)
         paths = [self._store.path("poses", identity) / POSE_TABLE for identity in estimates["pose_estimate"]]
-        for path in paths:
-            if not path.is_file():
-                raise PlatformError(
-                    f"{path} is missing, but the catalogue names it",
-                    "Bring the store back, or estimate the session again",
-                )
         table = read_parquets(paths, bodyparts)
         part = table.pop("part").to_numpy()
         recording = [estimates["session"], estimates["recording"]]

@@ -36,6 +36,14 @@ _SPARE_BYTES = 1 << 20
 _LEFT_OVER_SECONDS = 24 * 3600
 _INTERRUPTED_SECONDS = 30 * 24 * 3600
 _IDENTITY = re.compile("[0-9a-f]{64}")
+#: How a product that is lost is had again, by its kind.
+_MADE_AGAIN = {
+    "datasets": ", or move it away and materialise training_dataset again",
+    "models": ", or train its recipe again, which gives another version (one from elsewhere is imported again)",
+    "exports": ", or move it away: the next run makes it again",
+    "evaluations": ", or move it away and materialise model_evaluation and model_comparison again",
+    "poses": ", or move it away and materialise pose_estimates again (poses from elsewhere are imported again)",
+}
 
 
 class Store:
@@ -53,8 +61,8 @@ class Store:
         return self.path(kind, identity).is_dir()
 
     def manifest(self, kind: Kind, identity: str) -> dict[str, Any]:
-        """What a product says of itself."""
-        return json.loads((self.path(kind, identity) / MANIFEST).read_text())
+        """What a product says of itself; see `read_manifest`."""
+        return read_manifest(self.path(kind, identity))
 
     def put(self, kind: Kind, identity: str, manifest: dict[str, Any], write: Callable[[Path], None]) -> Path:
         """Make a product that is not there yet; one that is there is kept as it is.
@@ -127,9 +135,10 @@ class Store:
         The product counts as written now, so that it is not removed as useless while its row is on the way.
         """
         path = self.path(kind, identity)
-        with suppress(PermissionError):  # of a product that is another user's, and not ours to remove either
+        with suppress(PermissionError, FileNotFoundError):  # of another user, and not ours to remove either
             os.utime(path)
-        return sha256_file(path / MANIFEST)
+        with opened(path, MANIFEST) as manifest:
+            return sha256_file(manifest)
 
     @contextmanager
     def _beside(self, final: Path) -> Iterator[Path]:
@@ -232,6 +241,82 @@ class Store:
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)
         return partials
+
+
+def read_manifest(product: Path) -> dict[str, Any]:
+    """What a product says of itself.
+
+    Raises
+    ------
+    PlatformError
+        As `opened` does.
+    """
+    with opened(product, MANIFEST) as file:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(said, dict):
+            raise ValueError("it holds no keys")
+    return said
+
+
+@contextmanager
+def opened(product: Path, name: str, whole: bool = False) -> Iterator[Path]:
+    """A file of a product, to be read within the block.
+
+    Parameters
+    ----------
+    name
+        Its path below the product.
+    whole
+        See that its content is what was made. By default that is believed of a file of the right size.
+
+    Raises
+    ------
+    PlatformError
+        When the product or the file is missing, is not what was made, or cannot be read, which includes what is raised
+        within the block.
+    """
+    file = product / name
+    try:
+        # What is no product yet, or none of ours, has no manifest to be held against.
+        if name != MANIFEST and _IDENTITY.fullmatch(product.name):
+            _require_as_made(product, name, whole)
+        yield file
+    except FileNotFoundError as error:
+        raise _damaged(product, f"{file} is missing", error) from error
+    except OSError as error:
+        raise _damaged(product, f"{file} cannot be read: {error.strerror or error}", error) from error
+    except (ValueError, KeyError, EOFError) as error:
+        raise _damaged(product, f"{file} is damaged: {' '.join(str(error).split())}", error) from error
+
+
+def intact(product: Path, name: str) -> Path:
+    """A file of a product, for another program to read, whose content is what was made; raises as `opened` does."""
+    with opened(product, name, whole=True) as file:
+        return file
+
+
+def _require_as_made(product: Path, name: str, whole: bool) -> None:
+    file = product / name
+    size = file.stat().st_size
+    made = {own["path"]: own for own in read_manifest(product).get("files", [])}.get(name)
+    if made is None:  # of a product that is older than checksums
+        return
+    if size != made["size_bytes"]:
+        raise ValueError(f"it has {size} bytes, and had {made['size_bytes']} when it was made")
+    if whole and sha256_file(file) != made["sha256"]:
+        raise ValueError("its content is not what was made")
+
+
+def _damaged(product: Path, problem: str, error: Exception) -> PlatformError:
+    if isinstance(error, PermissionError):
+        return PlatformError(problem, "Give the user who runs the platform the right to read the store")
+    if not _IDENTITY.fullmatch(product.name):
+        return PlatformError(problem, "Give the path of a file that can be read")
+    again = _MADE_AGAIN.get(product.parent.name, "")
+    return PlatformError(
+        problem,
+        f"Bring {product} back from a copy of the store{again}; `dlc-platform verify HOME` finds all such damage",
+    )
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

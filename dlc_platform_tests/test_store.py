@@ -10,10 +10,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from dlc_platform.dlc.dataset import load_dataset
+from dlc_platform.dlc.evaluation import load_evaluation
+from dlc_platform.dlc.inference import load_poses
+from dlc_platform.dlc.network import CONFIG_FILE, read_configuration
 from dlc_platform.errors import PlatformError
-from dlc_platform.store import Store
+from dlc_platform.pose import table as pose_table
+from dlc_platform.pose.table import POSE_TABLE, read_parquet
+from dlc_platform.store import MANIFEST, Kind, Store, opened
 from dlc_platform_tests.keeping import make_old
 
 IDENTITY = "ab" * 32
@@ -269,3 +277,75 @@ def test_a_store_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file where the folder should be")
     with pytest.raises(PlatformError, match=r"nothing can be written to .* in the store: Not a directory"):
         Store(tmp_path / "store").put("poses", IDENTITY, {}, content("one"))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def overwrite(file: Path) -> None:
+    """The size stays."""
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+READERS: dict[str, tuple[Kind, str, Callable[[Path], object]]] = {
+    "poses": ("poses", POSE_TABLE, lambda path: read_parquet(path / POSE_TABLE)),
+    "labels": ("datasets", "labels.parquet", lambda path: load_dataset(path).labels()),
+    "predictions": (
+        "evaluations",
+        "predictions.parquet",
+        lambda path: load_evaluation(Store(path.parents[1]), path.name),
+    ),
+    "configuration": ("models", CONFIG_FILE, read_configuration),
+    "manifest": ("poses", MANIFEST, load_poses),
+}
+
+
+@pytest.mark.parametrize(
+    ("harm", "problem"),
+    [
+        (Path.unlink, "is missing"),
+        (cut, "is damaged"),
+        (overwrite, "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", READERS)
+def test_a_product_that_was_harmed_is_named_with_what_to_do(
+    tmp_path: Path, name: str, harm: Callable[[Path], None], problem: str
+) -> None:
+    kind, file, read = READERS[name]
+    store = Store(tmp_path)
+
+    def write(folder: Path) -> None:
+        table = pd.DataFrame(
+            {
+                "frame": np.arange(3, dtype=np.int32),
+                "time_s": np.arange(3, dtype=np.float32),
+                "individual": pd.Categorical(["animal"] * 3),
+                "bodypart": pd.Categorical(["nose"] * 3),
+                **{column: np.zeros(3, np.float32) for column in ("x", "y", "likelihood")},
+            }
+        )
+        if file == POSE_TABLE:
+            pose_table.write_parquet(table, folder / file)
+        elif file.endswith(".parquet"):
+            table.to_parquet(folder / file)
+        elif file != MANIFEST:
+            (folder / file).write_text("data: {inference: {}}\n")
+
+    manifest = {"n_train": 1, "n_test": 1, "bodyparts": ["nose"], "skeleton": [], "sessions": []}
+    product = store.put(kind, "a" * 64, manifest, write)
+    harm(product / file)
+    with pytest.raises(PlatformError) as raised:
+        read(product)
+    told = str(raised.value)
+    assert f"{product / file} {problem}" in told
+    assert f"Bring {product} back from a copy of the store, or" in told
+    assert "dlc-platform verify" in told and "\n" not in told
+
+
+def test_a_file_of_another_user_is_no_damage(tmp_path: Path) -> None:
+    product = Store(tmp_path).put("models", "a" * 64, {}, lambda folder: (folder / "a.yaml").write_text("a: 1"))
+    denied = pytest.raises(PlatformError, match=r"a\.yaml cannot be read: Permission denied\. Give the user")
+    with denied, opened(product, "a.yaml"):
+        raise PermissionError(errno.EACCES, "Permission denied")  # root, who may run this, is never denied

@@ -7,7 +7,6 @@ decided in `training`.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import shutil
@@ -20,7 +19,7 @@ from dlc_platform.dlc.labels import LabelTable
 from dlc_platform.dlc.project import Project
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
-from dlc_platform.store import MANIFEST, Store
+from dlc_platform.store import Store, opened, read_manifest
 from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
@@ -62,7 +61,8 @@ class Dataset:
         """
         import pandas as pd
 
-        labels = pd.read_parquet(self.path / _LABELS)
+        with opened(self.path, _LABELS) as file:
+            labels = pd.read_parquet(file)
         if "offset_x" not in labels:  # a dataset that was made before there were regions
             labels[["offset_x", "offset_y"]] = 0
         return labels
@@ -186,7 +186,7 @@ def make_dataset(
 
 def load_dataset(path: Path) -> Dataset:
     """The dataset whose product directory is `path`."""
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = read_manifest(path)
     return Dataset(
         id=path.name,
         path=path,

@@ -7,7 +7,6 @@ deeplabcut; every other model, and every option that `network` does not reproduc
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import is_reproduced, read_configuration
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.table import SINGLE_ANIMAL
-from dlc_platform.store import MANIFEST, Store
+from dlc_platform.store import Store, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +63,7 @@ class Engine:
         precision: Precision,
         export: Export | None = None,
     ):
-        manifest = json.loads((model_path / MANIFEST).read_text())
+        manifest = read_manifest(model_path)
         self.model_id = model_path.name
         self.scorer: str = manifest["scorer"]
         self.precision = precision

@@ -6,7 +6,6 @@ was not trained on. A dataset that is newer than the model, or of another split,
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Collection
@@ -21,7 +20,7 @@ from dlc_platform.dlc.exports import images_to_compare, read_image
 from dlc_platform.dlc.runner import has_several_animals
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
-from dlc_platform.store import MANIFEST, Store
+from dlc_platform.store import Store, opened, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,9 +84,7 @@ class Evaluation:
         offset_x, offset_y (as in `Dataset.labels`), predicted_x, predicted_y, likelihood (NaN where the model does not
         know the body part), distance_px (NaN without a label or a prediction). Pixels of the full picture.
         """
-        import pandas as pd
-
-        return pd.read_parquet(self.path / _PREDICTIONS)
+        return _predictions(self.path)
 
     def fair_predictions(self) -> pd.DataFrame:
         """The rows of `predictions` by what the model had to do with their images, not by the dataset's split.
@@ -119,7 +116,7 @@ def evaluate_model(
             "Evaluate it with DeepLabCut in its own project; the import keeps what DeepLabCut reported there",
         )
     dataset = load_dataset(dataset_path)
-    bodyparts = json.loads((model_path / MANIFEST).read_text())["bodyparts"]
+    bodyparts = read_manifest(model_path)["bodyparts"]
     if not set(bodyparts) & set(dataset.bodyparts):
         raise PlatformError(
             f"the model {model_path.name} predicts {', '.join(bodyparts)}, and the dataset {dataset.id} labels "
@@ -173,13 +170,18 @@ def not_evaluable(model_path: Path) -> str | None:
     return None
 
 
-def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluation:
-    """An evaluation of the store, with what its model was trained on."""
+def _predictions(path: Path) -> pd.DataFrame:
     import pandas as pd
 
+    with opened(path, _PREDICTIONS) as file:
+        return pd.read_parquet(file)
+
+
+def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluation:
+    """An evaluation of the store, with what its model was trained on."""
     path = store.path("evaluations", identity)
-    manifest = json.loads((path / MANIFEST).read_text())
-    predictions = pd.read_parquet(path / _PREDICTIONS)
+    manifest = read_manifest(path)
+    predictions = _predictions(path)
     images = predictions.drop_duplicates("image")
     test = set(images.loc[images["side"] == "test", "image"])
     taught = _taught(images, manifest["model"], manifest["dataset"], store)

@@ -8,7 +8,6 @@ record of that, without its files. What it costs to compute in half precision is
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.geometry import geometry
 from dlc_platform.dlc.network import keypoint_network, read_configuration
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.store import MANIFEST, Store
+from dlc_platform.store import Store, read_manifest
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -135,7 +134,7 @@ def make_export(model_path: Path, store: Store, pictures: Pictures, precision: P
 
 def load_export(path: Path) -> Export:
     """The export whose product directory is `path`."""
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = read_manifest(path)
     return Export(
         id=path.name,
         path=path,
@@ -157,7 +156,7 @@ def own_pictures(model_path: Path, store: Store) -> list[np.ndarray]:
     """Test images of the dataset that a model was trained on, blue first; none for an imported model."""
     from dlc_platform.dlc.dataset import load_dataset
 
-    dataset_id = json.loads((model_path / MANIFEST).read_text()).get("dataset")
+    dataset_id = read_manifest(model_path).get("dataset")
     if dataset_id is None or not store.has("datasets", dataset_id):
         return []
     return images_to_compare(load_dataset(store.path("datasets", dataset_id)))

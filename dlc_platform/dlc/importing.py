@@ -7,7 +7,6 @@ comes from (its paths and device) is not kept in it.
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from dataclasses import asdict, dataclass
@@ -33,7 +32,7 @@ from dlc_platform.dlc.tracking import Tracker
 from dlc_platform.dlc.training import scorer_name
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.store import MANIFEST, Store
+from dlc_platform.store import Store, read_manifest
 
 if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
@@ -153,7 +152,7 @@ def load_imported_model(path: Path) -> ImportedModel:
     PlatformError
         When the model was trained here.
     """
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = read_manifest(path)
     if manifest.get("origin") != "imported":
         raise PlatformError(f"the model {path.name} was trained here", "Use it as it is: it needs no import")
     return ImportedModel(

@@ -32,7 +32,7 @@ from dlc_platform.dlc.environment import versions
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_dlc_table, write_parquet
-from dlc_platform.store import MANIFEST, Store, write_atomically
+from dlc_platform.store import Store, read_manifest, write_atomically
 from dlc_platform.video.account import FrameAccount, account_of
 from dlc_platform.video.decode import Decoder, Picture, times_s, to_bgr
 from dlc_platform.video.probe import probe
@@ -139,7 +139,7 @@ class PoseEstimator:
         precision: Precision = "full",
     ):
         self.model_id = model_path.name
-        self.scorer: str = json.loads((model_path / MANIFEST).read_text())["scorer"]
+        self.scorer: str = read_manifest(model_path)["scorer"]
         self.engine: Engine | None = None
         self._model_path = model_path
         self._store = store
@@ -278,7 +278,7 @@ def pose_identity(video_id: str, model_id: str, parameters: dict[str, Any] | Non
 
 def load_poses(path: Path) -> PoseEstimate:
     """The poses whose product directory is `path`."""
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = read_manifest(path)
     account = manifest.get("account")
     return PoseEstimate(
         path.name,

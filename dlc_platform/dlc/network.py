@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dlc_platform.dlc.geometry import reproduces
+from dlc_platform.store import opened
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,8 @@ _DEVIATION = (0.229, 0.224, 0.225)
 
 def read_configuration(model_path: Path) -> dict[str, Any]:
     """The configuration of a stored model, as DeepLabCut wrote it."""
-    return yaml.safe_load((model_path / CONFIG_FILE).read_text(encoding="utf-8"))
+    with opened(model_path, CONFIG_FILE, whole=True) as file:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def is_reproduced(configuration: Mapping[str, Any]) -> bool:
@@ -65,7 +67,9 @@ def keypoint_network(model_path: Path) -> torch.nn.Module:
     config = PoseConfig.from_yaml(model_path / CONFIG_FILE)
     inference = read_configuration(model_path)["data"]["inference"]
     model = PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
-    model.load_state_dict(torch.load(model_path / SNAPSHOT_FILE, map_location="cpu", weights_only=True)["model"])
+    with opened(model_path, SNAPSHOT_FILE, whole=True) as file:
+        snapshot = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(snapshot["model"])
 
     class KeypointNetwork(torch.nn.Module):
         mean: torch.Tensor

@@ -6,7 +6,6 @@ Which models can be run at all is decided here too. How tracks are made of what 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE, read_configurat
 from dlc_platform.dlc.tracking import UNIQUE, Tracker, Tracks, track
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.table import SINGLE_ANIMAL
-from dlc_platform.store import MANIFEST
+from dlc_platform.store import intact, read_manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +54,7 @@ class DeepLabCutRunner:
         self._detector: InferenceRunner | None = None
         if config.detector is not None:
             self._detector = get_detector_inference_runner(
-                config, model_path / DETECTOR_FILE, batch_size=batch_size, device=self.device
+                config, intact(model_path, DETECTOR_FILE), batch_size=batch_size, device=self.device
             )
         metadata = config.metadata
         self.tracks = bool(len(metadata.individuals) > 1 or metadata.unique_bodyparts)
@@ -64,7 +63,7 @@ class DeepLabCutRunner:
         self.individuals: tuple[str, ...] = (SINGLE_ANIMAL,)
         if self.tracks:
             self.individuals = (*metadata.individuals, *([UNIQUE] if self._unique else []))
-        manifest = json.loads((model_path / MANIFEST).read_text())
+        manifest = read_manifest(model_path)
         self._scorer: str = manifest["scorer"]
         self._tracker = Tracker.model_validate(manifest.get("tracker", {}))
 
@@ -180,7 +179,8 @@ def _load(model_path: Path, config: PoseConfig, batch_size: int, device: str | N
     from deeplabcut.pose_estimation_pytorch.utils import resolve_device
 
     device = device or resolve_device(config)
-    runner = get_pose_inference_runner(config, model_path / SNAPSHOT_FILE, batch_size=batch_size, device=device)
+    snapshot = intact(model_path, SNAPSHOT_FILE)
+    runner = get_pose_inference_runner(config, snapshot, batch_size=batch_size, device=device)
     return runner, device
 
 

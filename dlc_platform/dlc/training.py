@@ -6,7 +6,6 @@ pickled intermediate files are needed. Which weights training starts from is dec
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -28,7 +27,7 @@ from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.identity import sha256_file, sha256_json, short
 from dlc_platform.settings import Recipe
-from dlc_platform.store import MANIFEST, Store
+from dlc_platform.store import Store, opened, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,8 +146,9 @@ def load_model(path: Path) -> TrainedModel:
     """The model whose product directory is `path`."""
     import pandas as pd
 
-    manifest = json.loads((path / MANIFEST).read_text())
-    stats = pd.read_csv(path / _STATS_FILE, float_precision="round_trip")
+    manifest = read_manifest(path)
+    with opened(path, _STATS_FILE) as file:
+        stats = pd.read_csv(file, float_precision="round_trip")
     test_loss = stats.get("losses/eval.total_loss", pd.Series(math.nan, index=stats.index))
     return TrainedModel(
         id=path.name,
@@ -331,7 +331,7 @@ def _store_model(
     weights_sha256 = sha256_file(snapshot)
     identity = sha256_json({"weights": weights_sha256, "configuration": config})
     manifest = {
-        "scorer": scorer_name(recipe.net_type, json.loads((dataset.path / MANIFEST).read_text())["task"], identity),
+        "scorer": scorer_name(recipe.net_type, read_manifest(dataset.path)["task"], identity),
         "dataset": dataset.id,
         "bodyparts": dataset.bodyparts,
         "skeleton": dataset.skeleton,

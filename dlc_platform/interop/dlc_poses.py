@@ -7,7 +7,6 @@ of kind ``poses`` here, like those of `dlc.inference`, but marked as imported.
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.interop.pickled_labels import read_pickled_labels
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, tidy_from_dlc, write_parquet
-from dlc_platform.store import MANIFEST, Store
+from dlc_platform.store import Store, read_manifest
 from dlc_platform.video.probe import VideoInfo
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ def import_poses(
 
 def load_imported_poses(path: Path) -> ImportedPoses:
     """The imported poses whose product directory is `path`."""
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = read_manifest(path)
     return ImportedPoses(
         id=path.name,
         path=path,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.store import opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,7 +224,7 @@ def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretc
 
     columns = list(_KINDS)
     stretches, seen = [], []
-    with pq.ParquetFile(path) as file:
+    with opened(path.parent, path.name) as path, pq.ParquetFile(path) as file:
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
             bodypart = group.column(COLUMNS.index("bodypart")).statistics.min

@@ -163,7 +163,12 @@ def _chosen(config: ProductionChoice, lab: LabResource) -> tables.ModelVersion:
             "a model was named without a reason, or without a name",
             "Say why in `reason` and who you are in `by`: the promotion keeps both",
         )
-    if lab.store.has("models", model.id) and (reason := unusable(lab.store.path("models", model.id))):
+    if not lab.store.has("models", model.id):
+        raise Refused(
+            f"the model {short(model.id)} is not in the store {lab.store.root}",
+            f"Bring {lab.store.path('models', model.id)} back from a copy of the store, or promote another version",
+        )
+    if reason := unusable(lab.store.path("models", model.id)):
         raise Refused(
             f"the model {short(model.id)} cannot be promoted, because it cannot estimate poses here: {reason}",
             "Promote another version",

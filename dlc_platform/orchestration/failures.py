@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 from dagster._core.events import RunFailureReason
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 #: How the names of our own exceptions begin: what they say is meant for a person.
 _OURS = "dlc_platform."

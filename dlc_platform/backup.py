@@ -39,7 +39,7 @@ from dlc_platform.catalog.tables import SCHEMA
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.postgres import server
-from dlc_platform.postgres.connection import DAGSTER_SCHEMA, is_external, postgres_url
+from dlc_platform.postgres.connection import DAGSTER_SCHEMA, existing_url, is_external, postgres_url
 from dlc_platform.postgres.dump import dump_schemas, require_restorable, restore_schemas, server_version
 from dlc_platform.settings import LAB_FILE, load_lab
 from dlc_platform.store import MANIFEST, Product, Store
@@ -60,8 +60,8 @@ Index = dict[Product, str]
 class BackupManifest(BaseModel):
     """What a backup says of itself.
 
-    `revision` is the catalogue's migration, `postgres` the server's major version, `store` the folder that the products
-    lay in.
+    `revision` is the catalogue's migration, empty for a lab that had no tables; `postgres` the server's major version,
+    `store` the folder that the products lay in.
     """
 
     format: Literal[1] = 1
@@ -119,17 +119,19 @@ def backup(home: Path, file: Path) -> Backup:
         raise PlatformError(f"there is no folder {file.parent}", "Make it, or choose another place for the backup")
     with _explained(file), tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as private:
         folder = Path(private)
-        engine = open_catalog(postgres_url(home))
-        try:
-            _require_tables(engine)
-            with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-                made_at = datetime.now(UTC)
-                dump_schemas(connection, _SCHEMAS, folder / _DATABASE)
-                migration, postgres = catalog_revision(connection), server_version(connection)
-                assert migration is not None
-                recorded = registry.named_products(connection)
-        finally:
-            engine.dispose()
+        engine = _open(home)
+        made_at, migration, postgres = datetime.now(UTC), "", 0
+        recorded: set[Product] = set()
+        if engine is None:
+            (folder / _DATABASE).touch()
+        else:
+            try:
+                with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+                    dump_schemas(connection, _SCHEMAS, folder / _DATABASE)
+                    migration, postgres = str(catalog_revision(connection)), server_version(connection)
+                    recorded = registry.named_products(connection)
+            finally:
+                engine.dispose()
         index = _index(store)
         manifest = BackupManifest(
             made_at=made_at,
@@ -194,12 +196,16 @@ def restore(file: Path, home: Path) -> Restored:
     )
 
 
-def _require_tables(engine: Engine) -> None:
-    """Make the tables of a lab that has none yet, and see that those of any other are known."""
+def _open(home: Path) -> Engine | None:
+    """The catalogue of a lab, whose tables may be older than this version's; None for a lab that has none."""
+    if (url := existing_url(home)) is None:
+        return None
+    engine = open_catalog(url)
     with engine.connect() as connection:
-        found = require_known(connection)
-    if found is None:
-        migrate(engine)
+        if require_known(connection) is not None:
+            return engine
+    engine.dispose()
+    return None
 
 
 def _index(store: Store) -> Index:
@@ -282,7 +288,8 @@ def _restore_database(home: Path, dump: Path, manifest: BackupManifest) -> None:
     try:
         engine = open_catalog(postgres_url(home))
         _require_suitable(engine, manifest)
-        restore_schemas(engine, dump)
+        if manifest.revision:
+            restore_schemas(engine, dump)
         restored = True
         migrate(engine)
     except BaseException:
@@ -301,12 +308,13 @@ def _restore_database(home: Path, dump: Path, manifest: BackupManifest) -> None:
 
 def _require_suitable(engine: Engine, manifest: BackupManifest) -> None:
     with engine.connect() as connection:
-        if not knows_revision(connection, manifest.revision):
+        if manifest.revision and not knows_revision(manifest.revision):
             raise PlatformError(
                 f"the backup was made by a newer platform, {manifest.platform}, whose tables this one does not know",
                 "Install that version, or a newer one, and restore again",
             )
-        require_restorable(connection, manifest.postgres)
+        if manifest.revision:
+            require_restorable(connection, manifest.postgres)
         for schema in _SCHEMAS:
             if connection.scalar(text("select to_regnamespace(:name)"), {"name": schema}) is not None:
                 raise PlatformError(

@@ -156,9 +156,11 @@ def doctor(home: Home, as_json: AsJson = False) -> None:
 @app.command()
 def env(home: Home) -> None:
     """Print the variables that let any `dagster` command work on a lab: eval "$(dlc-platform env HOME)"."""
-    from dlc_platform.orchestration.instance import prepare
+    from dlc_platform.orchestration.instance import environment_of_started
+    from dlc_platform.orchestration.migration import require_known, revisions
 
-    for name, value in prepare(_absolute(home)).items():
+    require_known(revisions(_absolute(home)))
+    for name, value in environment_of_started(_absolute(home)).items():
         print(f"export {name}={shlex.quote(value)}")
 
 
@@ -261,7 +263,7 @@ def scan_(
 
     if not dry_run:
         from dlc_platform.ingest import update_details
-        from dlc_platform.orchestration.materialize import materialize
+        from dlc_platform.orchestration.materialize import register_sessions
         from dlc_platform.sidecars import Sidecars
 
         if session is not None or all_ or as_json:
@@ -269,7 +271,7 @@ def scan_(
         _say("Registering the sessions that are ready, as `dlc-platform run --select session_videos` does")
 
         def register() -> bool:
-            succeeded = materialize(_absolute(home), "session_videos", [], _say)
+            succeeded = register_sessions(_absolute(home), _say)
             lab, engine = _lab(home)
             changed = update_details(engine, Sidecars(lab.raw_roots))
             _say(f"The lab's own tables say something new of {changed} subjects and sessions")
@@ -917,13 +919,11 @@ def _catalog_and_store(home: Path) -> "tuple[Engine, Store]":
 
 
 def _lab(home: Path) -> "tuple[Lab, Engine]":
-    """A lab's settings and its catalogue, to write to."""
+    """A lab's settings and its catalogue."""
     from dlc_platform.catalog.database import open_lab
-    from dlc_platform.postgres.connection import postgres_url
     from dlc_platform.settings import load_lab
 
-    lab = load_lab(_absolute(home))
-    return lab, open_lab(postgres_url(_absolute(home)), lab)
+    return load_lab(_absolute(home)), open_lab(_absolute(home))
 
 
 _stop = threading.Event()

@@ -1,7 +1,7 @@
 """What is wrong with a lab and what to do about it: the checks of `dlc-platform doctor`.
 
-Nothing is changed here, but that an embedded Postgres is started and left running; and nothing expensive is done: no
-video is decoded, no network is loaded.
+Nothing is changed here, but that an embedded Postgres that a lab has is started and left running; and nothing expensive
+is done: no video is decoded, no network is loaded.
 """
 
 import math
@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Engine, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries
-from dlc_platform.catalog.database import open_catalog
+from dlc_platform.catalog.database import open_where_there
 from dlc_platform.catalog.registry import known_files
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
@@ -26,7 +25,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import find_devices
 from dlc_platform.layout import OUTSIDE, alike
 from dlc_platform.notifications import channel_states, exposed_secret, reach
-from dlc_platform.postgres.connection import postgres_url
+from dlc_platform.postgres.connection import existing_url
 from dlc_platform.sessions import Scan, scan
 from dlc_platform.settings import Lab, load_lab
 from dlc_platform.video.region import Region
@@ -102,9 +101,12 @@ def _store(lab: Lab) -> Iterator[Finding]:
 
 def _postgres(home: Path) -> Iterator[Finding]:
     try:
-        url = postgres_url(home)
+        url = existing_url(home)
     except PlatformError as error:
         yield Finding("Postgres", error.problem, error.remedy)
+        return
+    if url is None:
+        yield Finding("Postgres", "the lab has no database yet; its first start makes one")
         return
     yield Finding("Postgres", f"database {url.database} on {url.host}:{url.port} answers")
 
@@ -191,16 +193,8 @@ def _layout(lab: Lab, found: Scan) -> Iterator[Finding]:
 
 def _regions(home: Path, lab: Lab) -> Iterator[Finding]:
     """Whether each region lies in all videos of the cameras and sessions that it is for."""
-    try:
-        engine = open_catalog(postgres_url(home))
-    except PlatformError:  # as was said of Postgres
-        return
-    try:
-        files = known_files(engine)
-    except ProgrammingError:  # no tables yet
-        files = []
-    finally:
-        engine.dispose()
+    with _catalogue(home) as engine:
+        files = [] if engine is None else known_files(engine)
     held = 0
     used: set[Region] = set()
     wrong: dict[tuple[Region, str], list[PlatformError]] = {}
@@ -276,18 +270,16 @@ def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
 
 @contextmanager
 def _catalogue(home: Path) -> Iterator[Engine | None]:
-    """The catalogue, where there is one that is up to date; `_postgres` says why there is none."""
+    """The catalogue, where there is one that is up to date; `inspection` says why there is none."""
     try:
-        engine = open_catalog(postgres_url(home))
+        engine = open_where_there(home)
     except PlatformError:
-        yield None
-        return
+        engine = None
     try:
-        with engine.connect() as connection:
-            known = connection.scalar(text("select to_regclass('dlc.notification')"))
-        yield engine if known is not None else None
+        yield engine
     finally:
-        engine.dispose()
+        if engine is not None:
+            engine.dispose()
 
 
 def _sentence(text: str) -> str:

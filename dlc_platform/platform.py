@@ -13,13 +13,12 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.catalog import queries, registry
-from dlc_platform.catalog.database import open_lab, open_unchanged
+from dlc_platform.catalog.database import open_lab, open_where_there
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError
 from dlc_platform.gate import RELEASE, held_back, quality_table, require_good_poses, worst_quality
 from dlc_platform.names import require_known
 from dlc_platform.plan import Plan, plan
-from dlc_platform.postgres.connection import existing_url, postgres_url
 from dlc_platform.reports import DailyReport, daily_report, require_reported, yesterday
 from dlc_platform.rules import poses_of_other_rules
 from dlc_platform.settings import load_lab
@@ -37,12 +36,14 @@ class Platform:
     Parameters
     ----------
     home
-        The folder that holds lab.yaml. Its embedded Postgres is started by the first question, if it does not run.
+        The folder that holds lab.yaml. Its embedded Postgres is started by the first question, if it does not run;
+        nothing else is changed by any of them.
 
     Raises
     ------
     PlatformError
-        When lab.yaml is not valid or Postgres cannot be reached.
+        When lab.yaml is not valid. A question raises it too when Postgres cannot be reached, the lab has no catalogue
+        yet, or the catalogue has the tables of another version of the platform.
 
     Examples
     --------
@@ -65,7 +66,7 @@ class Platform:
                 return self._opened
             except OperationalError:
                 self._opened.dispose()
-        self._opened = open_lab(postgres_url(self.home), self.settings)
+        self._opened = open_lab(self.home)
         return self._opened
 
     def sessions(self, details: bool = False) -> "pd.DataFrame":
@@ -91,8 +92,7 @@ class Platform:
 
         Nothing is written, and a lab that was never started is not: then every session is new.
         """
-        url = existing_url(self.home)
-        engine = None if url is None else open_unchanged(url)
+        engine = open_where_there(self.home)
         try:
             return plan(self.settings, engine)
         finally:

@@ -401,6 +401,9 @@ def test_a_lab_without_tables_can_be_backed_up(
     (tmp_path / "lab.yaml").write_text(LAB_YAML)
     monkeypatch.setenv(POSTGRES_VARIABLE, empty_database.render_as_string(hide_password=False))
     assert backup(tmp_path, tmp_path / "file").products == 0
+    assert schemas(empty_database) == [], "nothing is made for it"
+    restore(tmp_path / "file", tmp_path / "second")
+    assert Platform(tmp_path / "second").sessions().empty
 
 
 def fail(*_: object) -> None:

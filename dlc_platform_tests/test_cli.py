@@ -61,6 +61,7 @@ def home(
 @pytest.fixture(scope="module")
 def variables(home: Path) -> dict[str, str]:
     """What `dlc-platform env` prints, as a shell understands it."""
+    assert call(COMMAND, "migrate", home).returncode == 0
     done = call(COMMAND, "env", home)
     assert done.returncode == 0, done.stderr
     lines = [shlex.split(line) for line in done.stdout.splitlines()]

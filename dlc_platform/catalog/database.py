@@ -1,14 +1,21 @@
-"""Opening the catalogue: the engine, and the migrations that every start applies."""
+"""Opening the catalogue: the engine, and the migrations.
 
+Whoever opens a lab finds its tables as they are. Only what starts a lab, and `dlc-platform migrate`, changes them.
+"""
+
+import shlex
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from dlc_platform.catalog.registry import assign_cameras
-from dlc_platform.catalog.tables import SCHEMA
+from dlc_platform.catalog.tables import SCHEMA, Migration
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings import Lab
+from dlc_platform.postgres.connection import existing_url
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number, as long as nothing else in the database uses it.
@@ -20,33 +27,45 @@ def open_catalog(url: URL) -> Engine:
     return create_engine(url, pool_pre_ping=True, pool_size=2, max_overflow=8)
 
 
-def open_lab(url: URL, lab: Lab) -> Engine:
-    """The catalogue of a lab, up to date: its tables, and what the inference rules say of its cameras."""
-    engine = open_catalog(url)
-    migrate(engine)
-    assign_cameras(engine, lab.project_of)
-    return engine
-
-
-def open_unchanged(url: URL) -> Engine | None:
-    """The catalogue to read from, as it is; None where the database has none.
+def open_lab(home: Path) -> Engine:
+    """The catalogue of a lab as it is, to read and to write rows; its tables are neither made nor changed.
 
     Raises
     ------
     PlatformError
-        When its tables are those of another version of the platform.
+        When the lab has no catalogue yet, its tables are those of another version of the platform, or Postgres cannot
+        be reached; with the command that helps.
     """
-    from alembic.script import ScriptDirectory
+    engine = open_where_there(home)
+    if engine is None:
+        lab = shlex.quote(str(home))
+        raise PlatformError(
+            f"the lab {home} has no catalogue yet",
+            f"Make it with `dlc-platform migrate {lab}`, or start the lab with `dlc-platform up {lab}`",
+        )
+    return engine
 
+
+def open_where_there(home: Path) -> Engine | None:
+    """As `open_lab`; but None for a lab that has no catalogue yet, and nothing is made for it."""
+    url = existing_url(home)
+    if url is None:
+        return None
     engine = open_catalog(url)
     with engine.connect() as connection:
-        if (found := require_known(connection)) is None:
-            return None
-        if found != ScriptDirectory.from_config(alembic_config(connection)).get_current_head():
-            raise PlatformError(
-                "the catalogue has the tables of an older version of the platform",
-                "Run any other command, such as `dlc-platform sessions HOME`, which brings them up to date",
-            )
+        found = require_known(connection)
+    if found is None:
+        engine.dispose()
+        return None
+    newest = _revisions()[0]
+    if found != newest:
+        engine.dispose()
+        raise PlatformError(
+            f"the catalogue of {home} has the tables of an older version of the platform ({found}, where this version "
+            f"has {newest})",
+            f"Bring them up to date with `dlc-platform migrate {shlex.quote(str(home))}`, when nobody works on the lab "
+            "with the older version any more",
+        )
     return engine
 
 
@@ -67,6 +86,8 @@ def migrate(engine: Engine) -> None:
             connection.execute(CreateSchema(SCHEMA))
         require_known(connection)
         command.upgrade(alembic_config(connection), "head")
+        who = insert(Migration).values(revision=catalog_revision(connection), platform=version("dlc-platform"))
+        connection.execute(who.on_conflict_do_nothing())
 
 
 def catalog_revision(connection: Connection) -> str | None:
@@ -76,12 +97,9 @@ def catalog_revision(connection: Connection) -> str | None:
     return connection.execute(text(f"select version_num from {SCHEMA}.alembic_version")).scalar_one()
 
 
-def knows_revision(connection: Connection, revision: str) -> bool:
+def knows_revision(revision: str) -> bool:
     """True when `migrate` can go on from this migration; false for one of a newer platform."""
-    from alembic.script import ScriptDirectory
-
-    steps = ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()
-    return any(step.revision == revision for step in steps)
+    return revision in _revisions()
 
 
 def require_known(connection: Connection) -> str | None:
@@ -93,18 +111,38 @@ def require_known(connection: Connection) -> str | None:
         When a newer platform has changed them.
     """
     found = catalog_revision(connection)
-    if found is not None and not knows_revision(connection, found):
-        raise newer_tables("the catalogue", found)
+    if found is not None and not knows_revision(found):
+        raise newer_tables("the catalogue", found, migrated_by(connection, found))
     return found
 
 
-def newer_tables(whose: str, revision: str) -> PlatformError:
-    """That a newer platform has changed some tables."""
+def newer_tables(whose: str, revision: str, platform: str | None = None) -> PlatformError:
+    """The error that a newer platform has changed some tables; `platform` is its version, where that is known."""
     return PlatformError(
-        f"the tables of {whose} are at {revision}, which this version of the platform does not know: a newer one has "
-        "changed them",
-        "Install that version, or restore the backup that was made before it into an empty database",
+        f"the tables of {whose} are at {revision}, which this version of the platform does not know: "
+        f"{'a newer one' if platform is None else f'version {platform}'} has changed them, and this is "
+        f"{version('dlc-platform')}",
+        f"Install {'that version' if platform is None else f'version {platform} or a newer one'}, or restore the "
+        "backup that was made before it into an empty database",
     )
+
+
+def migrated_by(connection: Connection, revision: str) -> str | None:
+    """The version of the platform that brought the tables to a migration, as far as they tell."""
+    statement = text(f"select platform from {SCHEMA}.{Migration.__tablename__} where revision = :revision")
+    try:
+        with connection.begin_nested():
+            return connection.scalar(statement, {"revision": revision})
+    except DBAPIError:  # a newer platform may keep that otherwise
+        return None
+
+
+@cache
+def _revisions() -> list[str]:
+    """The migrations that this version of the platform brings, the newest first."""
+    from alembic.script import ScriptDirectory
+
+    return [step.revision for step in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()]
 
 
 def alembic_config(connection: Connection):

@@ -60,6 +60,16 @@ class LabBeginning(Base):
     began_at: Mapped[datetime] = _now()
 
 
+class Migration(Base):
+    """Which version of the platform brought the tables to a migration, so that an older one can name it."""
+
+    __tablename__ = "migration"
+
+    revision: Mapped[str] = mapped_column(primary_key=True)
+    platform: Mapped[str]
+    migrated_at: Mapped[datetime] = _now()
+
+
 class Environment(Base):
     """Software and hardware that computed something."""
 

@@ -3,6 +3,7 @@
 What can be said without Dagster is in `dlc_platform.diagnosis`. Nothing is changed here.
 """
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,6 @@ def inspect(home: Path) -> Iterator[Finding]:
     """Look at the definitions, the daemon, limits, monitoring, the queue, schedules and sensors, in this order."""
     try:
         lab = load_lab(home)
-        environment = environment_of(home)
     except PlatformError:  # as `diagnosis` says
         return
     yield from _space(home, lab)
@@ -56,10 +56,22 @@ def inspect(home: Path) -> Iterator[Finding]:
         yield Finding("dagster_yaml", error.problem, error.remedy)
         return
     try:
-        require_known(revisions(home))
+        found = revisions(home)
+    except PlatformError:  # as `diagnosis` says
+        return
+    try:
+        require_known(found)
     except PlatformError as error:
         yield Finding("tables", error.problem, error.remedy)
         return
+    for revision in found:
+        if revision.now not in (None, revision.newest):
+            yield Finding(
+                "tables",
+                f"those of {revision.what} are at {revision.now}, and this version has {revision.newest}",
+                f"Bring them up to date with `dlc-platform migrate {shlex.quote(str(home))}`, when nobody works on the "
+                "lab with the older version any more",
+            )
     try:
         definitions = build_definitions(home)
         definitions.resolve_asset_graph()
@@ -68,11 +80,12 @@ def inspect(home: Path) -> Iterator[Finding]:
         yield Finding("definitions", f"they do not load: {told}", "Mend what it names, and start the lab again")
         return
     yield Finding("definitions", f"they load; the stage is {lab.stage}")
-    if not dagster_yaml(home).exists():
+    # What opens an instance makes the tables that it lacks.
+    if not dagster_yaml(home).exists() or not all(revision.now for revision in found) or not found:
         yield Finding("Dagster", "the lab was never up")
         return
     try:
-        instance = open_instance(environment)
+        instance = open_instance(environment_of(home))
     except Exception as error:
         told = " ".join(str(error).split())
         yield Finding(

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,8 @@ import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
 
-from dlc_platform.catalog.database import open_lab
+from dlc_platform.catalog.database import migrate, open_catalog, open_lab
+from dlc_platform.catalog.registry import assign_cameras
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import find_devices
 from dlc_platform.launchers.needs import gpu_slots
@@ -21,7 +23,7 @@ from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, PatientRunCoordinator
-from dlc_platform.postgres.connection import dagster_url, postgres_url
+from dlc_platform.postgres.connection import dagster_url, existing_dagster_url, postgres_url
 from dlc_platform.settings import (
     DAGSTER_POSTGRES_FILE_VARIABLE,
     HOME_VARIABLE,
@@ -36,8 +38,13 @@ _URL_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL"
 _LOCK = "run.lock"
 
 
-def prepare(home: Path) -> dict[str, str]:
-    """Make a lab ready for Dagster: Postgres runs, the catalogue is migrated, dagster.yaml says what lab.yaml asks for.
+def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
+    """Make a lab ready for Dagster: Postgres runs, the catalogue is up to date, dagster.yaml says what lab.yaml does.
+
+    Parameters
+    ----------
+    migrates
+        Make the tables of the catalogue, or bring older ones up to date. Only what starts a lab does so.
 
     Returns
     -------
@@ -47,12 +54,20 @@ def prepare(home: Path) -> dict[str, str]:
     Raises
     ------
     PlatformError
-        When lab.yaml or its `dagster_yaml` is not valid, or Postgres cannot be reached.
+        When lab.yaml or its `dagster_yaml` is not valid, Postgres cannot be reached, or the tables are to stay as they
+        are and are not those of this version.
     """
     lab = load_lab(home)
     wanted = wanted_dagster_yaml(home, lab)
-    url = postgres_url(home)
-    open_lab(url, lab).dispose()
+    engine = open_catalog(postgres_url(home)) if migrates else open_lab(home)
+    try:
+        if migrates:
+            migrate(engine)
+        # The database answers by itself which poses are stale.
+        assign_cameras(engine, lab.project_of)
+    finally:
+        engine.dispose()
+    dagster_url(postgres_url(home))  # which makes the schema
     environment = environment_of(home)
     _write(dagster_yaml(home), yaml.safe_dump(wanted, sort_keys=False))
     with open_instance(environment) as instance:
@@ -60,6 +75,25 @@ def prepare(home: Path) -> dict[str, str]:
         for pool, limit in pool_limits(lab).items():
             instance.event_log_storage.set_concurrency_slots(pool, limit)
     return environment
+
+
+def environment_of_started(home: Path) -> dict[str, str]:
+    """As `environment_of`, of a lab whose services can be started by hand as it is; nothing is made or changed.
+
+    Raises
+    ------
+    PlatformError
+        When the lab was never started, or its catalogue has the tables of another version of the platform.
+    """
+    load_lab(home)
+    open_lab(home).dispose()
+    if not dagster_yaml(home).exists():
+        # Without it Dagster would keep everything in files of its own.
+        raise PlatformError(
+            f"the lab {home} was never started: {dagster_yaml(home)} is missing",
+            f"Write it with `dlc-platform migrate {shlex.quote(str(home))}`",
+        )
+    return environment_of(home)
 
 
 def dagster_yaml(home: Path) -> Path:
@@ -118,7 +152,7 @@ def environment_of(home: Path) -> dict[str, str]:
         HOME_VARIABLE: str(home),
         "DAGSTER_HOME": str(dagster_yaml(home).parent),
         "DAGSTER_DISABLE_TELEMETRY": "true",
-        _URL_VARIABLE: dagster_url(postgres_url(home)).render_as_string(hide_password=False),
+        _URL_VARIABLE: existing_dagster_url(postgres_url(home)).render_as_string(hide_password=False),
     }
     for name in (POSTGRES_VARIABLE, POSTGRES_FILE_VARIABLE, DAGSTER_POSTGRES_FILE_VARIABLE):
         if given := os.environ.get(name):

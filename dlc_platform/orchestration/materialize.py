@@ -65,8 +65,9 @@ def promote(
     choice = {"model": model_id, "reason": reason, "by": by, "rollback": rollback}
     if follows is not None:
         choice["follows"] = follows
+    ops = {"production_model": {"config": choice}}
     with used(home):
-        return _materialize(home, prepare(home), "production_model", [], say, {"production_model": {"config": choice}})
+        return _materialize(home, prepare(home, migrates=False), "production_model", [], say, ops)
 
 
 def backfill(home: Path, sessions: Sequence[str], say: Callable[[str], None]) -> bool:
@@ -78,7 +79,19 @@ def backfill(home: Path, sessions: Sequence[str], say: Callable[[str], None]) ->
         False when some failed; the others were done all the same.
     """
     with used(home):
-        return _materialize(home, prepare(home), "pose_estimates,pose_quality", sessions, say)
+        return _materialize(home, prepare(home, migrates=False), "pose_estimates,pose_quality", sessions, say)
+
+
+def register_sessions(home: Path, say: Callable[[str], None]) -> bool:
+    """Register the sessions that are ready now, as `materialize` does; but the tables stay as they are.
+
+    Returns
+    -------
+    bool
+        False when some could not be registered; the others were all the same.
+    """
+    with used(home):
+        return _materialize(home, prepare(home, migrates=False), "session_videos", [], say)
 
 
 def materialize(home: Path, selection: str, partitions: Sequence[str], say: Callable[[str], None]) -> bool:

@@ -1,7 +1,8 @@
 """Bringing a lab's database up to date: the tables of the catalogue, and those of Dagster's own storage.
 
-Every command does the former by itself; Dagster leaves the latter to a command of its own. Where services are started
-one by one, both have to be done before those of a new version start. The migrations themselves do not belong here.
+What starts a lab does the former by itself; Dagster leaves the latter to a command of its own. Where services are
+started one by one, both have to be done before those of a new version start. The migrations themselves do not belong
+here.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from alembic.script import ScriptDirectory
 from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION
 from sqlalchemy import Connection, text
 
-from dlc_platform.catalog.database import alembic_config, newer_tables, open_catalog
+from dlc_platform.catalog.database import alembic_config, migrated_by, newer_tables, open_catalog
 from dlc_platform.catalog.tables import SCHEMA
 from dlc_platform.orchestration.instance import open_instance, prepare, used
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA, existing_url
@@ -33,12 +34,15 @@ class Revision:
         The last migration that this version of the platform brings.
     known
         False when `now` is a migration of a newer version, which this one cannot work with.
+    platform
+        The version of the platform that brought the tables to a migration that is not known, where they tell.
     """
 
     what: str
     now: str | None
     newest: str
     known: bool
+    platform: str | None = None
 
 
 def revisions(home: Path) -> list[Revision]:
@@ -75,7 +79,7 @@ def require_known(found: list[Revision]) -> None:
     """
     for revision in found:
         if not revision.known:
-            raise newer_tables(revision.what, str(revision.now))
+            raise newer_tables(revision.what, str(revision.now), revision.platform)
 
 
 def migrate(home: Path) -> list[tuple[Revision, str | None]]:
@@ -106,4 +110,5 @@ def _revision(what: str, schema: str, config: Config, connection: Connection) ->
     if connection.scalar(text("select to_regclass(:table)"), {"table": f"{schema}.alembic_version"}) is not None:
         now = connection.scalar(text(f"select version_num from {schema}.alembic_version"))
     known = now is None or any(step.revision == now for step in script.walk_revisions())
-    return Revision(what, now, str(script.get_current_head()), known)
+    platform = None if known or schema != SCHEMA else migrated_by(connection, str(now))
+    return Revision(what, now, str(script.get_current_head()), known, platform)

@@ -6,9 +6,8 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy import Engine
 
-from dlc_platform.catalog.database import open_catalog
+from dlc_platform.catalog.database import open_lab
 from dlc_platform.errors import PlatformError
-from dlc_platform.postgres.connection import postgres_url
 from dlc_platform.sessions import Scan, scan
 from dlc_platform.settings import Lab, Recipe, load_lab
 from dlc_platform.store import Store
@@ -29,7 +28,7 @@ class LabResource(dg.ConfigurableResource):
 
     @cached_property
     def engine(self) -> Engine:
-        return open_catalog(postgres_url(Path(self.home)))
+        return open_lab(Path(self.home))
 
     @property
     def workspaces(self) -> Path:

@@ -60,7 +60,8 @@ def postgres_url(home: Path) -> URL:
 
 def existing_url(home: Path) -> URL | None:
     """As `postgres_url`; but None, and nothing is made or started, where the lab has no embedded server yet."""
-    if not is_external() and not (home / "postgres").exists():
+    # A first start that was interrupted leaves the folder without data. For root, `data` is a link.
+    if not is_external() and not os.path.lexists(home / "postgres" / "data"):
         return None
     return postgres_url(home)
 
@@ -76,8 +77,7 @@ def dagster_url(url: URL) -> URL:
     PlatformError
         When the role may not make the schema, or the file is of no use.
     """
-    if os.environ.get(DAGSTER_POSTGRES_FILE_VARIABLE):
-        url = _from_file(DAGSTER_POSTGRES_FILE_VARIABLE)
+    url = _role_of_dagster(url)
     with _connect(url) as connection:
         # IF NOT EXISTS alone fails when two processes are at it, and where the role may not make schemas at all.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('dlc_platform schema'))"))
@@ -91,6 +91,19 @@ def dagster_url(url: URL) -> URL:
                     f'Let its administrator run `CREATE SCHEMA {DAGSTER_SCHEMA} AUTHORIZATION "{url.username}"`',
                 ) from error
             connection.commit()
+    return _in_dagster_schema(url)
+
+
+def existing_dagster_url(url: URL) -> URL:
+    """As `dagster_url`; but no schema is made, and no database is asked."""
+    return _in_dagster_schema(_role_of_dagster(url))
+
+
+def _role_of_dagster(url: URL) -> URL:
+    return _from_file(DAGSTER_POSTGRES_FILE_VARIABLE) if os.environ.get(DAGSTER_POSTGRES_FILE_VARIABLE) else url
+
+
+def _in_dagster_schema(url: URL) -> URL:
     options = [*url.normalized_query.get("options", ()), f"-csearch_path={DAGSTER_SCHEMA}"]
     return url.update_query_dict({"options": " ".join(options)})
 

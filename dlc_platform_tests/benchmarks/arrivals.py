@@ -24,7 +24,6 @@ from dlc_platform.dlc.engine import load_engine
 from dlc_platform.imports import register_model
 from dlc_platform.orchestration.services import running
 from dlc_platform.platform import Platform
-from dlc_platform.postgres.connection import postgres_url
 from dlc_platform.settings import LAB_FILE, load_lab
 from dlc_platform.store import Store
 from dlc_platform.video.decode import Decoder, to_bgr
@@ -94,7 +93,7 @@ def _put_a_model_in_production(home: Path) -> Path:
     folder = home / "train"
     path = random_model("cspnext_s", folder, store)
     export_once(path, store, draw(home / "some.mp4", 8, 192, 192))
-    engine = open_lab(postgres_url(home), lab)
+    engine = open_lab(home)
     model, _ = register_model(engine, lab, material.PROJECT, folder)
     promotion = tables.Promotion(
         project=material.PROJECT, model_id=model.id, kind="person", promoted_by="benchmark", reason="the only one"

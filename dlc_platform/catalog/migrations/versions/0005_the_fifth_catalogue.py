@@ -39,12 +39,14 @@ select 1, coalesce(least(
 
 
 def upgrade() -> None:
+    _migrations()
     _test_errors()
     _files()
     _beginning()
 
 
 def downgrade() -> None:
+    op.drop_table("migration", schema="dlc")
     op.drop_table("lab_beginning", schema="dlc")
     op.drop_column("video", "video_streams", schema="dlc")
     for table, column in _STATUS:
@@ -141,3 +143,15 @@ def _beginning() -> None:
         schema="dlc",
     )
     op.execute(f"insert into dlc.lab_beginning (id, began_at) {_FIRST}")
+
+
+def _migrations() -> None:
+    """The tables remember which version of the platform made them."""
+    op.create_table(
+        "migration",
+        sa.Column("revision", sa.String(), nullable=False),
+        sa.Column("platform", sa.String(), nullable=False),
+        sa.Column("migrated_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.PrimaryKeyConstraint("revision", name=op.f("pk_migration")),
+        schema="dlc",
+    )

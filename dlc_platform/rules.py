@@ -1,4 +1,4 @@
-"""Poses in force that a change of lab.yaml left behind: made with another region or precision than its rules say now.
+"""Poses in force that would be computed otherwise now: with the region and precision of lab.yaml, or other tracks.
 
 Which poses the production model did not make is another question, which the database answers by itself.
 """
@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries
 from dlc_platform.settings import Lab
+from dlc_platform.store import Store
 from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 
 #: What a person is told of them, and what to do.
 OTHER_RULES = (
-    "{sessions} sessions have poses of another region or precision than lab.yaml says now: estimate each again with "
-    "`dlc-platform run HOME --select pose_estimates --partition KEY`, or all of them with a backfill in the UI"
+    "{sessions} sessions have poses of another region or precision than lab.yaml says now, or of several animals that "
+    "an earlier version tracked otherwise: estimate each again with `dlc-platform run HOME --select pose_estimates "
+    "--partition KEY`, or all of them with a backfill in the UI"
 )
 
 
 def poses_of_other_rules(engine: Engine, settings: Lab) -> "pd.DataFrame":
-    """The poses in force that were computed otherwise than lab.yaml says now, a row for each file.
+    """The poses in force that would be computed otherwise now, a row for each file.
 
     Imported poses are not among them, nor those of a camera that no inference rule names any more: they would not be
     estimated again.
@@ -34,20 +36,26 @@ def poses_of_other_rules(engine: Engine, settings: Lab) -> "pd.DataFrame":
         Columns session, camera, recording, position, path, made_with and lab_yaml; the last two in words.
     """
     from dlc_platform.dlc.inference import inference_parameters
+    from dlc_platform.dlc.runner import has_several_animals
 
     poses = queries.computed_poses(engine)
-    made = list(poses.pop("inference_parameters"))
+    made, models = list(poses.pop("inference_parameters")), list(poses.pop("model"))
+    store = Store(settings.store)
+    kept = {model for model in set(models) if store.has("models", model)}
+    several = {model: has_several_animals(store.path("models", model)) for model in kept}
+    tracked = [several.get(model, "tracking" in own) for model, own in zip(models, made, strict=True)]
     now = []
-    for session, camera, parameters in zip(poses["session"], poses["camera"], made, strict=True):
+    for session, camera, tracks, parameters in zip(poses["session"], poses["camera"], tracked, made, strict=True):
         rule = settings.rule_for(camera)
         region = settings.region_for(session, camera)
-        now.append(inference_parameters(region, rule.precision) if rule else parameters)
-    poses["made_with"] = [_in_words(parameters) for parameters in made]
-    poses["lab_yaml"] = [_in_words(parameters) for parameters in now]
+        now.append(inference_parameters(region, rule.precision, tracks) if rule else parameters)
+    poses["made_with"] = [_in_words(own, tracks) for own, tracks in zip(made, tracked, strict=True)]
+    poses["lab_yaml"] = [_in_words(own, tracks) for own, tracks in zip(now, tracked, strict=True)]
     other = [index for index, parameters in enumerate(made) if parameters != now[index]]
     return poses.iloc[other].reset_index(drop=True)
 
 
-def _in_words(parameters: Mapping[str, Any]) -> str:
+def _in_words(parameters: Mapping[str, Any], several_animals: bool) -> str:
     picture = f"region {Region(**parameters['region'])}" if "region" in parameters else "whole picture"
-    return f"{picture}, {parameters.get('precision', 'full')} precision"
+    tracking = f", tracking {parameters.get('tracking', 1)}" if several_animals else ""
+    return f"{picture}, {parameters.get('precision', 'full')} precision{tracking}"

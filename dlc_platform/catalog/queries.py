@@ -247,7 +247,8 @@ group by e.model_id
 """
 
 _COMPUTED_POSES = """
-select session, camera, recording, position, path, coalesce(inference_parameters, '{}') as inference_parameters
+select session, camera, recording, position, path, model,
+       coalesce(inference_parameters, '{}') as inference_parameters
 from dlc.poses_in_force
 where origin = 'computed'
 order by session, recording, position

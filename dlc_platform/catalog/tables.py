@@ -581,10 +581,10 @@ class PoseEstimate(Base):
     """The poses that a model version gives for a video; the arrays are in the store.
 
     `parameters` are those of the inference that are part of the identity: the region and the precision, where they are
-    not the whole picture and full precision. `frames_lost` counts the rows without a picture, and so without poses.
-    `backend`, `device` and `export_id` say what ran the network, and are null where that was not written down; the
-    export may come into `ModelExport` later than the poses that it made. Of imported poses the model may be unknown;
-    `source` says where they came from.
+    not the whole picture and full precision, and how several animals are tracked. `frames_lost` counts the rows without
+    a picture, and so without poses. `backend`, `device` and `export_id` say what ran the network, and are null where
+    that was not written down; the export may come into `ModelExport` later than the poses that it made. Of imported
+    poses the model may be unknown; `source` says where they came from.
     """
 
     __tablename__ = "pose_estimate"

@@ -265,6 +265,8 @@ def _tracker(place: TrainFolder, config: PoseConfig) -> dict[str, Any]:
         return {}
     file = place.path.parent / "test" / "inference_cfg.yaml"
     said = read_config(file) if file.is_file() else {}
+    # There it names the method that assembles animals, such as `m1`, and none that tracks them.
+    said = {key: value for key, value in said.items() if key != "method"}
     method = read_config(place.project / PROJECT_FILE).get("default_track_method") if place.project else None
     try:
         tracker = Tracker.model_validate(said | ({"method": method} if method else {}))

@@ -29,6 +29,8 @@ import numpy as np
 
 from dlc_platform.dlc.engine import Engine, load_engine
 from dlc_platform.dlc.environment import versions
+from dlc_platform.dlc.runner import has_several_animals
+from dlc_platform.dlc.tracking import TRACKING
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_dlc_table, write_parquet
@@ -141,6 +143,7 @@ class PoseEstimator:
         self.model_id = model_path.name
         self.scorer: str = read_manifest(model_path)["scorer"]
         self.engine: Engine | None = None
+        self._several_animals = has_several_animals(model_path)
         self._model_path = model_path
         self._store = store
         self._batch_size = batch_size
@@ -149,7 +152,7 @@ class PoseEstimator:
 
     def parameters(self, region: Region | None) -> dict[str, Any]:
         """The parameters of an inference with this model; see `inference_parameters`."""
-        return inference_parameters(region, self._precision)
+        return inference_parameters(region, self._precision, self._several_animals)
 
     def identity(self, video_id: str, region: Region | None = None) -> str:
         """The identity of the poses of a video under this model."""
@@ -266,9 +269,14 @@ class PoseEstimator:
         return load_poses(self._store.put("poses", identity, manifest, write))
 
 
-def inference_parameters(region: Region | None, precision: Precision) -> dict[str, Any]:
+def inference_parameters(region: Region | None, precision: Precision, several_animals: bool) -> dict[str, Any]:
     """The parameters of an inference that are part of its identity; those that are as usual are left out."""
-    return ({"region": region.as_dict()} if region else {}) | ({"precision": precision} if precision != "full" else {})
+    parameters: dict[str, Any] = {"region": region.as_dict()} if region else {}
+    if precision != "full":
+        parameters["precision"] = precision
+    if several_animals:
+        parameters["tracking"] = TRACKING
+    return parameters
 
 
 def pose_identity(video_id: str, model_id: str, parameters: dict[str, Any] | None = None) -> str:

@@ -105,11 +105,16 @@ class DeepLabCutRunner:
         multi = len(self.bodyparts) - len(self._unique)
         found = np.full((len(frames), len(self.individuals), len(self.bodyparts), 4), np.nan, np.float32)
         found[..., 3] = -1
+        found[:, :animals, :multi, :3] = _MISSING
+        if self._unique:
+            found[:, -1, multi:, :3] = _MISSING
         for own, prediction in zip(found, predictions, strict=True):
-            own[:animals, :multi, :3] = prediction["bodyparts"][:animals, :, :3]
+            # Never spread over all individuals what was found of fewer.
+            seen = prediction["bodyparts"][:animals, :, :3]
+            own[: len(seen), :multi, :3] = seen
             if "identity_scores" in prediction:
-                own[:animals, :multi, 3] = prediction["identity_scores"][:animals].argmax(axis=-1)
-            if self._unique:
+                own[: len(seen), :multi, 3] = prediction["identity_scores"][:animals].argmax(axis=-1)
+            if self._unique and len(prediction["unique_bodyparts"]):
                 own[-1, multi:, :3] = prediction["unique_bodyparts"][0, :, :3]
         return found
 

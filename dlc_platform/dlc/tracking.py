@@ -1,31 +1,41 @@
-"""Tracks of several animals: what a network finds in each frame is joined over time by DeepLabCut's own tracker.
+"""Tracks of several animals: what a network finds in each frame is joined over time.
 
-It is what `analyze_videos` runs with ``auto_track`` when all frames are predicted, on arrays instead of the pickled
-files that DeepLabCut passes from step to step, so nothing is unpickled. Networks are run in `runner`.
+DeepLabCut's own trackers follow animals from frame to frame, as in `analyze_videos` with ``auto_track``. They are only
+given animals that they can follow: of others they lose count, and then write one animal's pose into the track of
+another (DeepLabCut's issue 3493). The pieces that they make are put together in `stitching`. Networks are run in
+`runner`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+from dlc_platform.dlc.stitching import LONG, Piece, stitch
 
 #: The individual that unique body parts belong to, as DeepLabCut calls it.
 UNIQUE = "single"
 
+#: Part of the identity of such poses; another number when the same detections give other tracks. Before 2, they were
+#: tracked by DeepLabCut alone, which mixes animals up.
+TRACKING = 2
+
 _SUFFIXES = {"ellipse": "_el", "box": "_bx"}
+#: Keypoints that an ellipse takes.
+_ELLIPSE_POINTS = 3
+#: Pixels around a single point that make a box, as in DeepLabCut.
+_POINT_SLACK = 40
 
 
 class Tracker(BaseModel):
     """How tracks are made: DeepLabCut's ``default_track_method`` and its ``inference_cfg.yaml``, with its defaults.
 
     `pcutoff` is the likelihood below which a keypoint is left out; `max_age` and `min_hits` are frames;
-    `boundingboxslack` is pixels. DeepLabCut's third method, ``skeleton``, fails in its first frame.
+    `boundingboxslack` is pixels. DeepLabCut's third method, ``skeleton``, is left out: it fills gaps with guesses that
+    look like detections.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -50,7 +60,7 @@ class Tracks:
     suffix
         What DeepLabCut appends to the name of a file of such tracks: ``_el`` or ``_bx``.
     note
-        Which tracks could not be made, and why; empty where all were.
+        Which tracks could not be made, and which poses are in none; empty where all are.
     """
 
     poses: np.ndarray
@@ -63,8 +73,9 @@ def track(
 ) -> Tracks:
     """Join what was found in all frames of a video to tracks.
 
-    All frames are held in memory, here and by DeepLabCut: 16 bytes for each keypoint and frame, and some times more.
-    Where DeepLabCut cannot tell tracks apart by its rules, it falls back to one whose result may differ between runs.
+    Each pose of a track is a detection, and no detection is in two tracks; the same detections always give the same
+    tracks. A single animal needs no tracker: each pose is its own. All frames are held in memory, some times over: 16
+    bytes for each keypoint and frame.
 
     Parameters
     ----------
@@ -73,8 +84,6 @@ def track(
     individuals, bodyparts
         Their names; the last `unique` body parts belong to the last individual alone, if there are any.
     """
-    import numpy as np
-
     animals = len(individuals) - bool(unique)
     multi = len(bodyparts) - unique
     poses = np.full((*detections.shape[:3], 3), np.nan, np.float32)
@@ -84,51 +93,61 @@ def track(
     # DeepLabCut makes this switch for a single point, which has no extent.
     method = "box" if multi == 1 else tracker.method
     found = detections[:, :animals, :multi].astype(np.float64)
-    try:
-        tracks = _tracks(found, bodyparts[:multi], method, tracker)
-    except _NoTrack as reason:
-        return Tracks(poses, _SUFFIXES[method], f"DeepLabCut made no track of the {animals} individuals: {reason}")
-    poses[:, :animals, :multi] = tracks.to_numpy(np.float32).reshape(-1, animals, multi, 3)
-    made = int(np.isfinite(poses[:, :animals]).any(axis=(0, 2, 3)).sum())
-    return Tracks(poses, _SUFFIXES[method], "" if made == animals else f"DeepLabCut made {made} of {animals} tracks")
+    known = np.isfinite(found[..., :3]).all(axis=-1) & (found[..., :3] >= 0).all(axis=-1)
+    found[~known, :3] = np.nan
+    found[found[..., 2] < tracker.pcutoff, :2] = np.nan
+    visible = np.isfinite(found[..., 0]).sum(axis=-1)
+    if animals == 1:
+        chosen = np.where(visible[:, 0] > 0, 0, -1)[np.newaxis]
+    else:
+        chosen = stitch(_pieces(found, visible, method, tracker), found, animals)
+    for individual, own in enumerate(chosen):
+        frames = np.flatnonzero(own >= 0)
+        poses[frames, individual, :multi] = found[frames, own[frames], :, :3]
+    return Tracks(poses, _SUFFIXES[method], _note(chosen, visible, method))
 
 
-class _NoTrack(Exception):
-    """There is nothing that DeepLabCut could make a track of; it says why."""
+def _pieces(found: np.ndarray, visible: np.ndarray, method: str, tracker: Tracker) -> list[Piece]:
+    """What DeepLabCut's tracker takes for the same animal from frame to frame; `visible` counts keypoints."""
+    from deeplabcut.core.trackingutils import EllipseFitter, SORTBox, SORTEllipse, calc_bboxes_from_keypoints
+
+    fitter = EllipseFitter()
+    followed = (SORTBox if method == "box" else SORTEllipse)(tracker.max_age, tracker.min_hits, tracker.iou_threshold)
+    # Without an extent, boxes of single points never overlap; DeepLabCut means to do the same.
+    slack = max(tracker.boundingboxslack, _POINT_SLACK) if found.shape[2] == 1 else tracker.boundingboxslack
+    members: dict[int, list[tuple[int, int]]] = {}
+    for frame in np.flatnonzero(visible.any(axis=1)):
+        own = np.flatnonzero(visible[frame])
+        places = found[frame, own, :, :2]
+        if method == "box":
+            with np.errstate(divide="ignore", invalid="ignore"):  # boxes without an extent
+                rows = followed.track(calc_bboxes_from_keypoints(found[frame, own, :, :3], slack))  # pyright: ignore[reportArgumentType]
+        else:
+            fits = [fitter.fit(points) is not None for points in places]
+            own, places = own[fits], places[fits]
+            rows = followed.track(places)
+        for piece, number in rows[:, -2:].astype(int):
+            members.setdefault(int(piece), []).append((int(frame), int(own[number])))
+    return [Piece(*np.array(piece).T) for piece in members.values()]
 
 
-def _tracks(found: np.ndarray, bodyparts: tuple[str, ...], method: str, tracker: Tracker) -> pd.DataFrame:
-    """DeepLabCut's tracks, as its ``convert_detections2tracklets`` and ``stitch_tracklets`` make them.
-
-    One row for each frame; individual by individual, the x, y and likelihood of its body parts.
-    """
-    from deeplabcut.pose_estimation_pytorch.apis.tracklets import build_tracklets
-    from deeplabcut.refine_training_dataset.stitch import TrackletStitcher
-
-    assemblies = {frame: own[~(own < 0).all(axis=(1, 2))] for frame, own in enumerate(found)}
-    tracklets = build_tracklets(
-        assemblies_data=assemblies,
-        track_method=method,
-        inference_cfg=tracker.model_dump() | {"topktoretain": found.shape[1]},
-        joints=list(bodyparts),
-        scorer="",
-        num_frames=len(found),
-    )
-    try:
-        stitcher = TrackletStitcher.from_dict_of_dict(tracklets, n_tracks=found.shape[1])
-    except OSError as error:
-        raise _NoTrack(error) from error
-
-    def weight(one: Any, other: Any) -> float:
-        # Two pieces that look like the same animal belong together; as in `stitch_tracklets`.
-        return (0.01 if one.identity == other.identity else 1) * stitcher.calculate_edge_weight(one, other)
-
-    told_apart = any(tracklet.identity != -1 for tracklet in stitcher)  # pyright: ignore[reportGeneralTypeIssues]
-    stitcher.build_graph(weight_func=weight if told_apart else None)
-    try:
-        stitcher.stitch()
-    except ValueError as error:
-        raise _NoTrack(error) from error
-    if stitcher.tracks is None or not len(stitcher.tracks):
-        raise _NoTrack("its pieces could not be joined")
-    return stitcher.format_df().reindex(range(len(found)))
+def _note(chosen: np.ndarray, visible: np.ndarray, method: str) -> str:
+    """What a person has to know of tracks; `chosen` is as `stitch` gives it, `visible` counts keypoints."""
+    animals, made = len(chosen), int((chosen >= 0).any(axis=1).sum())
+    notes = []
+    if not made:
+        notes.append(f"no individual could be followed through {min(LONG, len(visible))} frames, so there is no track")
+    elif made < animals:
+        notes.append(f"{made} of {animals} individuals could be followed")
+    most = int((visible > 0).sum(axis=1).max(initial=0))
+    if most < made:
+        notes.append(f"there are {made} tracks, and never more than {most} animals at once: one may bear several names")
+    left = visible > 0
+    for own in chosen:
+        frames = np.flatnonzero(own >= 0)
+        left[frames, own[frames]] = False
+    if left.any():
+        few = int((left & (visible < _ELLIPSE_POINTS)).sum()) if method == "ellipse" else 0
+        why = f", {few} of them because fewer than {_ELLIPSE_POINTS} keypoints were likely enough" if few else ""
+        notes.append(f"{int(left.sum())} of {int((visible > 0).sum())} poses are in no track{why}")
+    return "; ".join(notes)

@@ -1,6 +1,8 @@
 """Slurm, through its commands: submit jobs, look at them, signal and cancel them; and what its words mean.
 
-It knows neither Dagster nor runs. A controller that does not answer is `ControllerAway`, never a verdict about a job.
+It knows neither Dagster nor runs. Clusters wrap these commands and add to what they print, and new versions of Slurm
+have new words. So what is needed is looked for among whatever is printed, and what is not known here never is a verdict
+about a job: it is `ControllerAway` or `NotNow`, and asked again.
 """
 
 import os
@@ -20,6 +22,8 @@ _COMMAND_SECONDS = 180
 #: What Slurm's commands need of the environment. Nothing else is given to them, because sbatch keeps the variables that
 #: it sees with the job, on the controller's disk.
 _VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "SLURM_CONF")
+#: Messages in English, whatever the machine speaks.
+_MESSAGES = {"LC_MESSAGES": "C"}
 
 _AWAY = (
     "unable to contact slurm controller",
@@ -55,32 +59,45 @@ _TOO_MANY = (
     "slurm temporarily unable to accept job",
     "slurm job queue full",
 )
-#: Refusals of sbatch that say nothing about the job, only about the moment.
-_NOT_NOW = (
-    *_TOO_MANY,
-    _RETRYING,
-    "requested account has breached requested qos usage threshold",
-    "resource temporarily unavailable",
-    "unable to create job record, try again",
-    "i/o error writing script/environment to file",
-    "required partition not available",
-    "requested partition configuration not available now",
-    "partition in down state",
-    "required node not available",
-    "requested nodes are busy",
-    "requested reservation not usable now",
-    "system submissions disabled",
-    "requested operation is presently disabled",
+#: Complaints about what was asked for: the same words will be refused again. Every other one can pass.
+_FOR_GOOD = re.compile(
+    r"invalid (?!job array|authentication|job credential)[^:]*\bspecif"
+    r"|(?:unrecognized|unknown|invalid) option|option .* requires an argument"
+    r"|no partition specified|group not permitted to use this partition|nodes not in this partition"
+    r"|(?:access|permission) denied|invalid user id|access denied to requested reservation"
+    r"|requested node configuration is not available|node count specification invalid"
+    r"|more processors requested than permitted|count per node can ?not be satisfied"
+    r"|memory (?:specification can ?not be satisfied|required by task is not available)"
+    r"|requested time limit is invalid|job size specification needs|requested reservation is invalid"
+    r"|(?:distribution|task count) specification invalid|parameter too long"
+    r"|batch script (?:is empty|contains)|does not look like a batch script|job script not specified",
+    re.IGNORECASE,
 )
-#: Limits that sbatch names beside the above, but which the job itself breaks: it will never be taken.
+#: Limits that sbatch names beside a word for all limits, but which the job itself breaks: it will never be taken.
 _LIMIT_OF_A_JOB = re.compile(r"\b(?:QOS|Assoc)\w*(?:PerJob|PerNode|Min[A-Z])")
+#: The number of a job, with the cluster of a federation; and what sbatch says of it where `--parsable` is lost.
+_NUMBER = re.compile(r"^\s*(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?\s*$", re.MULTILINE)
+#: A job, or a task or tasks of an array: `12`, `12_3`, `12_[3-5,7%2]`.
+_JOB = re.compile(r"(\d+)(?:_(\d+|\[[\d,:%-]+\]))?(?:[;+]\S*)?")
 
 #: Printed by each start of a job, since one that was requeued writes on in the same file.
 BEGINS = "--- Slurm starts this job ---"
 
-#: States in which Slurm is not done with a job; the first ones before its processes run (again).
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING")
+#: States before the processes of a job run (again), and those of a job that has some.
+WAITING = (
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+    "CONFIGURING",
+    "POWER_UP_NODE",
+    "POWERING_UP_NODE",
+)
 _RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
+#: Of a job of which sacct should tell, and does not answer.
+_NOT_TOLD = "NOT_TOLD"
 
 _PENDING = {
     "Resources": "it waits for nodes to become free",
@@ -129,7 +146,11 @@ FINAL = ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "CANCELLED")
 
 
 class ControllerAway(Exception):
-    """Slurm's controller does not answer: what is true of a job cannot be said now."""
+    """Slurm does not answer, or not in words that are known: what is true of a job cannot be said now."""
+
+
+class NoNumber(ControllerAway):
+    """sbatch ended well and printed no job's number: the job may have been handed in, which `find` tells later."""
 
 
 class NotNow(Exception):
@@ -208,10 +229,12 @@ class Job:
     ----------
     id
         As Slurm writes it: `12`, or `12_3` for a task of an array.
+    reason
+        Why it waits, in Slurm's word; or why nothing is known of it.
     code, signal
         How its script ended, once it has; 0 where it was not so.
     name
-        That it was handed in under.
+        That it was handed in under; empty where it is not known.
     """
 
     id: str
@@ -229,8 +252,13 @@ class Job:
 
     @property
     def is_active(self) -> bool:
-        """Whether Slurm is not done with it."""
-        return self.is_waiting or self.state in _RUNNING
+        """Whether Slurm is not done with it, as far as is known."""
+        return self.state not in _ENDED
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether its state is not known here, or not told."""
+        return self.is_active and not self.is_waiting and self.state not in _RUNNING
 
     def killed_for_memory(self) -> Self:
         """The same job, where its output shows that memory ran out, which Slurm's state does not always say."""
@@ -243,12 +271,16 @@ class Job:
             told = _PENDING.get(reason.split(",")[0], _of_a_limit(reason))
             return f"Slurm job {self.id} is waiting: {told} ({reason})"
         where = f" on {self.node}" if self.node else ""
+        if self.state == _NOT_TOLD:
+            return f"Slurm does not say what has become of job {self.id}, and is asked again: {self.reason}"
+        if self.is_unclear:
+            return f"Slurm job {self.id}{where} is in the state {self.state}, of which nothing is known here"
         if self.is_active:
             return f"Slurm job {self.id} is {self.state.lower()}{where}"
         how = ""
         if self.state == "FAILED":
             how = f", killed by signal {self.signal}" if self.signal else f" with exit code {self.code}"
-        return f"Slurm job {self.id}{where} {_ENDED.get(self.state, f'ended as {self.state}')}{how}"
+        return f"Slurm job {self.id}{where} {_ENDED[self.state]}{how}"
 
 
 def _of_a_limit(reason: str) -> str:
@@ -280,8 +312,10 @@ def submit(script: str, arguments: Sequence[str], name: str, output: Path, tasks
     ------
     ControllerAway
         When nobody answered; the job may have been handed in all the same.
+    NoNumber
+        Likewise, when what sbatch printed holds no number.
     NotNow
-        When Slurm refuses the job for a reason that can pass.
+        When Slurm refuses the job for a reason that can pass, or that is not known here.
     PlatformError
         When Slurm refuses the job for good.
     """
@@ -289,7 +323,14 @@ def submit(script: str, arguments: Sequence[str], name: str, output: Path, tasks
     printed = f"{str(output.parent).replace('%', '%%')}/{output.name}"
     command = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--job-name={name}", f"--output={printed}"]
     command += [f"--chdir={output.parent}", *([f"--array=0-{tasks - 1}"] if tasks > 1 else []), *arguments]
-    return _ask(command, script).strip().split(";")[0]
+    told = _ask(command, script)
+    # Wrappers and plugins talk before it.
+    if numbers := _NUMBER.findall(told):
+        return numbers[-1]
+    said = " | ".join(told.split("\n"))[:500].strip(" |") or "nothing"
+    raise NoNumber(
+        f"sbatch printed no job's number, so the job {name} may have been handed in or not; it printed: {said}"
+    )
 
 
 def find(name: str) -> str | None:
@@ -300,10 +341,9 @@ def find(name: str) -> str | None:
     ControllerAway
         When nobody answered.
     """
-    found = _ask(["squeue", "--noheader", "--me", "--states=all", f"--name={name}", "--format=%F"]).split()
-    if not found:
-        told = _account([f"--name={name}", "--format=JobID"])
-        found = [line.split("_")[0] for line in told]
+    told = _ask(["squeue", "--noheader", "--me", "--states=all", f"--name={name}", "--format=%F"]).splitlines()
+    told = told if any(_NUMBER.match(line) for line in told) else _account([f"--name={name}", "--format=JobID"])
+    found = [number[1] for line in told if (number := _JOB.fullmatch(line.strip()))]
     return found[0] if found else None
 
 
@@ -321,19 +361,47 @@ def jobs(ids: Collection[str]) -> dict[str, Job]:
     columns = "JobArrayID:|,State:|,exit_code:|,NodeList:|,Name:|,Reason:"
     found: dict[str, Job] = {}
     for line in _ask(["squeue", "--noheader", "--me", "--array", "--states=all", f"--Format={columns}"]).splitlines():
-        job, state, status, node, name, reason = line.split("|", 5)
+        numbers, (state, status, node, name, reason) = _columns(line, 6)
         # The controller shows the status as wait() does.
-        code, signal = int(status) >> 8, int(status) & 127
-        found[job] = Job(job, state, reason.strip(), node, code, signal, name)
+        how = int(status) if status.isdecimal() else 0
+        found |= {job: Job(job, state, reason, node, how >> 8, how & 127, name) for job in numbers}
     if forgotten := set(ids) - set(found):
-        for line in _account(
-            [f"--jobs={','.join(sorted(forgotten))}", "--format=JobID,State,ExitCode,NodeList,JobName"]
-        ):
-            job, state, status, node, name = line.split("|", 4)
-            code, signal = (int(part) for part in status.split(":"))
-            # "CANCELLED by 1000"
-            found[job] = Job(job, state.split()[0], node=node, code=code, signal=signal, name=name)
+        wanted = [f"--jobs={','.join(sorted(forgotten))}", "--format=JobID,State,ExitCode,NodeList,JobName"]
+        try:
+            told = _account(wanted)
+        except ControllerAway as away:
+            return {job: found.get(job, Job(job, _NOT_TOLD, str(away))) for job in ids}
+        for line in told:
+            numbers, (state, status, node, name) = _columns(line, 5)
+            how = re.fullmatch(r"(\d+):(\d+)", status)
+            code, signal = (int(how[1]), int(how[2])) if how else (0, 0)
+            found |= {job: Job(job, state, node=node, code=code, signal=signal, name=name) for job in numbers}
     return {job: found[job] for job in ids if job in found}
+
+
+def _columns(line: str, number: int) -> tuple[list[str], list[str]]:
+    """The jobs that a line is of, none where it is something else; and its other columns, the state first."""
+    first, *others = (column.strip() for column in line.split("|", number - 1))
+    others += [""] * (number - 1 - len(others))
+    job = _JOB.fullmatch(first)
+    # "CANCELLED by 1000", "RUNNING+"
+    state = re.match(r"[A-Z_]+", others[0])
+    if job is None or state is None:
+        return [], others
+    return _each(job[1], job[2]), [state[0], *others[1:]]
+
+
+def _each(number: str, tasks: str | None) -> list[str]:
+    """The jobs that a word such as `12_[0-6:2,9%4]` stands for."""
+    if tasks is None:
+        return [number]
+    found = []
+    for part in tasks.strip("[]").partition("%")[0].split(","):
+        bounds = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        if bounds is not None:
+            last, step = int(bounds[2] or bounds[1]), int(bounds[3] or 1)
+            found += [f"{number}_{task}" for task in range(int(bounds[1]), last + 1, max(1, step))]
+    return found
 
 
 def interrupt(job: str) -> None:
@@ -379,32 +447,51 @@ def script(options: Options, command: Sequence[str]) -> str:
 
 
 def _account(arguments: Sequence[str]) -> list[str]:
-    """Lines of sacct; none where the cluster keeps no accounts."""
+    """Lines of sacct; none where the cluster keeps no accounts.
+
+    Raises
+    ------
+    ControllerAway
+        When it keeps some and does not tell.
+    """
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-30days", *arguments]
-    return _ask(command, gone="").splitlines()
+    try:
+        return _ask(command).splitlines()
+    except NoCommand:
+        return []
+    except ControllerAway as away:
+        if "accounting storage is disabled" in str(away).lower():
+            return []
+        raise
 
 
 def _environment() -> Mapping[str, str]:
-    return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    return {name: os.environ[name] for name in _VARIABLES if name in os.environ} | _MESSAGES
 
 
 def _ask(command: Sequence[str], text: str | None = None, gone: str | None = None) -> str:
     """What a command of Slurm prints; `gone`, if given, where it fails although somebody answered."""
     code, printed, said = _execute(command, text)
-    if code == 0:
-        return printed
     said = " ".join(said.split())
-    if any(words in said.lower() for words in _AWAY):
+    away = any(words in said.lower() for words in _AWAY)
+    # Wrappers lose the exit code.
+    if code == 0 and not (away and not printed.strip()):
+        return printed
+    if away:
         raise ControllerAway(said)
     if gone is not None:
         return gone
-    if any(words in said.lower() for words in _NOT_NOW) and not _LIMIT_OF_A_JOB.search(said):
-        said = said.removeprefix(f"{command[0]}: error: ")
-        raise NotNow(said) if command[0] == "sbatch" else ControllerAway(said)
-    raise PlatformError(
-        f"{command[0]} refuses: {said.removeprefix(f'{command[0]}: error: ')}",
-        "Correct the launcher's config in dagster.yaml, or the run's tags dlc_platform/slurm/...",
-    )
+    said = said.removeprefix(f"{command[0]}: error: ") or f"exit code {code}, and no word"
+    if _LIMIT_OF_A_JOB.search(said) or (_FOR_GOOD.search(said) and not any(own in said.lower() for own in _TOO_MANY)):
+        raise PlatformError(
+            f"{command[0]} refuses: {said}",
+            "Correct the launcher's config in dagster.yaml, or the run's tags dlc_platform/slurm/...",
+        )
+    raise NotNow(said) if command[0] == "sbatch" else ControllerAway(f"{command[0]}: {said}")
+
+
+class NoCommand(PlatformError):
+    """This machine has no such command of Slurm."""
 
 
 def _execute(command: Sequence[str], text: str | None) -> tuple[int, str, str]:
@@ -413,19 +500,20 @@ def _execute(command: Sequence[str], text: str | None) -> tuple[int, str, str]:
     given = subprocess.DEVNULL if text is None else subprocess.PIPE
     try:
         process = subprocess.Popen(
-            command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(), text=True
+            command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment()
         )
     except FileNotFoundError as error:
-        raise PlatformError(
+        raise NoCommand(
             f"this machine has no {command[0]}", "Install Slurm's commands, or start the services on a login node"
         ) from error
+    told = None if text is None else os.fsencode(text)
     with process:
         while True:
             try:
-                printed, said = process.communicate(text, timeout=0.5)
-                return process.returncode, printed, said
+                printed, said = process.communicate(told, timeout=0.5)
+                return process.returncode, printed.decode(errors="replace"), said.decode(errors="replace")
             except subprocess.TimeoutExpired as waiting:
-                text = None  # It is given once.
+                told = None  # It is given once.
                 if command[0] == "sbatch" and _RETRYING in bytes(waiting.stderr or b"").decode(errors="replace"):
                     # Were the job taken all the same, its worker would find that its batch is undone.
                     process.kill()

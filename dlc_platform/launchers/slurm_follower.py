@@ -20,12 +20,14 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
 from dlc_platform.launchers.for_good import fail_for_good
 from dlc_platform.launchers.run_ends import settled
-from dlc_platform.launchers.slurm import ControllerAway, Job, NotNow
+from dlc_platform.launchers.slurm import ControllerAway, Job, NoNumber, NotNow
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
 JOB_TAG = "dlc_platform/slurm_job"
 
 _RUNS_AT_ONCE = 500
+#: How long a job that may have been handed in is looked for before it is handed in again.
+_LOOK_FOR_SECONDS = 600
 _OUTPUT_LINES = 20
 _OUTPUT_BYTES = 20_000
 #: What Slurm and the kernel write into a job's output when they kill it for its memory. What the worker itself prints
@@ -65,6 +67,8 @@ class SlurmFollower:
         self._array_limit: int | None = None
         self._taken_at_once: dict[str, int] = {}
         self._told: dict[str, set[str]] = {}
+        #: When a batch was handed in of which sbatch gave no number.
+        self._without_number: dict[str, float] = {}
         self._ending_since: dict[str, float] = {}
         self._looking = threading.Lock()
         self._seen: dict[str, Job] = {}
@@ -116,7 +120,7 @@ class SlurmFollower:
             for entry in self._spool.entries():
                 run = runs.get(entry.run_id)
                 if run is not None and not run.is_finished and run.status != DagsterRunStatus.STARTED:
-                    self._say(instance, run, f"Slurm's controller does not answer, so this run waits: {away}", "away")
+                    self._say(instance, run, f"Slurm does not answer, so this run waits: {away}", "away")
             return
         for said in self._told.values():
             said.discard("away")
@@ -141,7 +145,7 @@ class SlurmFollower:
                 self._seen_at = time.monotonic()
             seen = self._seen.get(number)
         # A controller that died without saving gives numbers again: then the job is another run's.
-        return seen if seen is not None and seen.name == entry.batch else None
+        return seen if seen is not None and seen.name in (entry.batch, "") else None
 
     def end(self, entry: Entry, job: Job | None) -> Job:
         """How a job has ended that is not active any more, with what its output adds to Slurm's word."""
@@ -177,8 +181,9 @@ class SlurmFollower:
         for batch in sorted(unsure):
             # Whoever handed it in did not live to write down its number, or had no answer.
             if job := slurm.find(batch):
+                self._without_number.pop(batch, None)
                 self._handed_in(instance, batch, job)
-            else:
+            elif time.monotonic() - self._without_number.get(batch, -float("inf")) > _LOOK_FOR_SECONDS:
                 # Refused, its runs are new ones at the next look.
                 with contextlib.suppress(NotNow):
                     self._hand_in(instance, batch, runs)
@@ -228,6 +233,12 @@ class SlurmFollower:
         except NotNow:
             self._spool.undo_batch(batch)
             raise
+        except NoNumber as no_number:
+            self._without_number[batch] = time.monotonic()
+            for entry in entries:
+                if entry is not None and (run := runs.get(entry.run_id)):
+                    self._say(instance, run, f"This run waits until Slurm shows its job: {no_number}", "no number")
+            return
         except PlatformError as error:
             for entry in entries:
                 if entry is not None and (run := runs.get(entry.run_id)):
@@ -261,6 +272,8 @@ class SlurmFollower:
         if job is not None and job.is_active:
             if job.is_waiting:
                 self._say(instance, run, job.sentence(), job.reason)
+            elif job.is_unclear:
+                self._say(instance, run, job.sentence(), job.state)
             return
         if run.status == DagsterRunStatus.STARTED:
             return  # Dagster's monitoring asks about it.

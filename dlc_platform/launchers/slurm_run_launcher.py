@@ -192,7 +192,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
                     if mine:
                         slurm.interrupt(number)
         except slurm.ControllerAway as away:
-            instance.report_engine_event(f"Slurm's controller does not answer, so this run stops later: {away}", run)
+            instance.report_engine_event(f"Slurm does not answer, so this run stops later: {away}", run)
         return True
 
     @property
@@ -203,7 +203,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the job of a started run goes on, or will; if not, why.
 
-        While the controller does not answer, nothing is wrong with a run.
+        While Slurm does not answer, nothing is wrong with a run.
         """
         entry = self._spool.get(run.run_id)
         if entry is None:
@@ -211,7 +211,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         try:
             job = self._follower.job(entry)
         except slurm.ControllerAway as away:
-            return CheckRunHealthResult(WorkerStatus.RUNNING, f"Slurm's controller does not answer: {away}")
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"Slurm does not answer: {away}")
         if self._spool.job_of(entry) is None or (job is not None and job.is_active):
             return CheckRunHealthResult(WorkerStatus.RUNNING, job.sentence() if job else "about to be handed to Slurm")
         if self._spool.is_claimed(run.run_id):

@@ -83,10 +83,11 @@ def _program(name: str, connection: Connection) -> str:
     encrypted = connection.execute(text("select ssl from pg_stat_ssl where pid = pg_backend_pid()")).scalar_one()
     installed = str(installed_programs() / name)
     # Without TLS the installed one would send in clear what everything else of the platform encrypts.
-    if not encrypted and _version(installed) >= version:
+    if not encrypted and (_version(installed) or 0) >= version:
         return installed
     on_path = shutil.which(name)
-    if on_path is not None and _version(on_path) >= version:
+    # One that does not tell its version is tried: it says itself what it cannot do.
+    if on_path is not None and (_version(on_path) or version) >= version:
         return on_path
     reason = "speaks TLS" if encrypted else f"is Postgres {version}, newer than the {name} that comes with the platform"
     raise PlatformError(
@@ -95,11 +96,11 @@ def _program(name: str, connection: Connection) -> str:
     )
 
 
-def _version(program: str) -> int:
-    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
-    found = re.search(r"\d+", said)
-    assert found is not None
-    return int(found[0])
+def _version(program: str) -> int | None:
+    """The major version of a program; None where it does not tell, with its name before it, as Postgres's own do."""
+    done = subprocess.run([program, "--version"], check=False, capture_output=True, text=True, errors="replace")
+    found = re.search(rf"^\W*{re.escape(Path(program).name)} \([^)]*\) (\d+)", done.stdout, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _run(program: str, arguments: Sequence[str], url: URL) -> None:

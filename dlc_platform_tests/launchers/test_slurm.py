@@ -4,6 +4,7 @@ Where a test needs one, a test double of sbatch or squeue says what a cluster wo
 """
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from dlc_platform import cli
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
-from dlc_platform.launchers.slurm import ControllerAway, Job, NotNow, Options
+from dlc_platform.launchers.slurm import ControllerAway, Job, NoNumber, NotNow, Options
 from dlc_platform.launchers.slurm_follower import SlurmFollower
 from dlc_platform.launchers.slurm_run_launcher import SlurmRunLauncher
 from dlc_platform.launchers.slurm_spool import Entry, Spool
@@ -50,7 +51,8 @@ def _entry(run_id: str) -> Entry:
         (Job("7", "FAILED", code=3), "Slurm job 7 failed with exit code 3"),
         (Job("7", "FAILED", signal=9), "Slurm job 7 failed, killed by signal 9"),
         (Job("7", "FAILED", signal=9).killed_for_memory(), "ran out of memory; raise `memory`"),
-        (Job("7", "NEW_WORD"), "Slurm job 7 ended as NEW_WORD"),
+        (Job("7", "POWER_UP_NODE"), "Slurm job 7 is waiting"),
+        (Job("7", "NEW_WORD", node="n1"), "Slurm job 7 on n1 is in the state NEW_WORD, of which nothing is known here"),
     ],
 )
 def test_each_state_says_what_to_do(job: Job, sentence: str):
@@ -208,15 +210,152 @@ def test_only_slurms_own_lines_of_the_last_start_tell_that_a_job_was_killed_for_
         ("Required partition not available (inactive or drain)", NotNow),
         ("Invalid job array specification", NotNow),
         ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", NotNow),
+        # Words that are not known here may pass.
+        ("Unspecified error", NotNow),
+        ("Der Dienst ist gerade \\347berlastet", NotNow),
+        ("Incompatible versions of client and server code", NotNow),
+        ("?", NotNow),
         ("Invalid account or account/partition combination specified", PlatformError),
+        ("Invalid partition name specified", PlatformError),
+        ("Invalid generic resource (gres) specification", PlatformError),
+        ("Requested time limit is invalid (missing or exceeds some limit)", PlatformError),
+        ("Requested node configuration is not available", PlatformError),
+        ("Memory specification can not be satisfied", PlatformError),
     ],
 )
 def test_a_refusal_that_can_pass_is_told_from_one_for_good(
     commands: Path, tmp_path: Path, said: str, error: type[Exception]
 ):
-    _command(commands, "sbatch", f'echo "sbatch: error: Batch job submission failed: {said}" >&2; exit 1')
-    with pytest.raises(error, match=said.split("(")[0]):
+    _command(commands, "sbatch", f'printf "sbatch: error: Batch job submission failed: {said}\\n" >&2; exit 1')
+    with pytest.raises(error, match=re.escape(said.split("(")[0].split("\\")[0])):
         slurm.submit("", [], "name", tmp_path / "0.out", 1)
+
+
+@pytest.mark.parametrize(
+    ("printed", "number"),
+    [
+        ("4711", "4711"),
+        ("4711;north", "4711"),
+        ("[INFO] credentials: initialized\n[INFO] 3 hours are left\n4711", "4711"),
+        ("Welcome to year 2026\n2026\n4711;north\n", "4711"),
+        ("4711\nHave a nice day", "4711"),
+        ("Submitted batch job 4711", "4711"),
+        ("Submitted batch job 4711 on cluster north", "4711"),
+        ("\\377\\376 budget\n4711", "4711"),
+        ("  4711  \r\n", "4711"),
+    ],
+)
+def test_the_number_of_a_job_is_found_in_what_sbatch_prints(commands: Path, tmp_path: Path, printed: str, number: str):
+    _command(commands, "sbatch", f"cat > /dev/null; echo 'sbatch: a warning' >&2; printf '{printed}'")
+    assert slurm.submit("#!/bin/bash\n# Zürich\n", [], "batch", tmp_path / "0.out", 1) == number
+
+
+@pytest.mark.parametrize("printed", ["", "Your job will be taken care of\nThank you"])
+def test_a_job_without_a_number_may_have_been_handed_in(commands: Path, tmp_path: Path, printed: str):
+    _command(commands, "sbatch", f"cat > /dev/null; printf '{printed}'")
+    with pytest.raises(NoNumber) as error:
+        slurm.submit("", [], "batch", tmp_path / "0.out", 1)
+    quoted = " | ".join(printed.split("\n")) or "nothing"
+    assert str(error.value) == (
+        f"sbatch printed no job's number, so the job batch may have been handed in or not; it printed: {quoted}"
+    )
+
+
+def test_a_job_without_a_number_is_looked_for_and_not_handed_in_twice(commands: Path, tmp_path: Path):
+    asked, shown = tmp_path / "asked", tmp_path / "shown"
+    shown.touch()
+    _command(commands, "scontrol", 'echo "MaxArraySize = 1001"')
+    _command(commands, "sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
+    _command(commands, "squeue", f"""case "$*" in *Format=*) ;; *) echo 'Welcome'; cat {shown};; esac""")
+    _command(commands, "sbatch", f"cat > /dev/null; echo Thanks; echo x >> {asked}")
+    with instance_for_test() as instance:
+        spool = Spool(tmp_path / "spool")
+        (run,) = _runs_in(instance, spool, 1)
+        follower = SlurmFollower(spool, 1, 0, 1)
+        for _ in range(3):
+            follower.look_after(instance)
+        (entry,) = spool.entries()
+        assert asked.read_text() == "x\n" and spool.job_of(entry) is None
+        messages = [record.message for record in instance.all_logs(run.run_id)]
+        assert len([text for text in messages if "it printed: Thanks" in text]) == 1
+        shown.write_text("4711\n")
+        follower._submit(instance, spool.entries(), {run.run_id: run})  # pyright: ignore[reportPrivateUsage]
+        assert spool.job_of(entry) == "4711" and asked.read_text() == "x\n"
+
+
+def test_jobs_are_found_among_whatever_squeue_and_sacct_print(commands: Path):
+    _command(
+        commands,
+        "squeue",
+        r"""printf 'NOTICE: maintenance on Monday | be warned\n\n'
+printf '11|RUNNING|0|n1|batch-1|None   \n'
+printf '12_3|STAGE_OUT |0||batch-2|None\n'
+printf '13|SPECIAL_EXIT|256||batch-3|None\n'
+printf '14|NEW_STATE|?|n2|batch-4|None\n'
+printf '15|COMPLETED|9|n2|batch-5|(a|b)|more\n'
+printf '16;north|PENDING|0||batch-6|\n17|\n'
+printf 'total \377 7\n'""",
+    )
+    _command(
+        commands,
+        "sacct",
+        r"""printf 'No budget is left\n'
+printf '21|CANCELLED by 0|0:15|n1|batch-7\n22|CANCELLED+|0:0||batch-8|one more\n'
+printf '23_[4-8:2,11%%2]|PENDING|||batch-9\n24+0|TIMEOUT|1:0|n1|batch-0\n'""",
+    )
+    ids = ["11", "12_3", "13", "14", "15", "16", "17", "21", "22", "23_4", "23_6", "23_8", "23_11", "24", "99"]
+    found = slurm.jobs(ids)
+    states = {job: own.state for job, own in found.items()}
+    assert states == {
+        "11": "RUNNING",
+        "12_3": "STAGE_OUT",
+        "13": "SPECIAL_EXIT",
+        "14": "NEW_STATE",
+        "15": "COMPLETED",
+        "16": "PENDING",
+        "21": "CANCELLED",
+        "22": "CANCELLED",
+        **dict.fromkeys(("23_4", "23_6", "23_8", "23_11"), "PENDING"),
+        "24": "TIMEOUT",
+    }
+    ended = {job for job, own in found.items() if not own.is_active}
+    assert ended == {"15", "21", "22", "24"}
+    assert (found["13"].code, found["15"].signal, found["21"].signal, found["24"].code) == (1, 9, 15, 1)
+    assert found["14"].is_unclear and not found["12_3"].is_unclear
+
+
+@pytest.mark.parametrize(
+    ("sacct", "state"),
+    [
+        ('echo "Slurm accounting storage is disabled" >&2; exit 1', None),
+        ("exit 0", None),
+        ('echo "sacct: error: Sending PersistInit msg: Connection refused" >&2; exit 1', "NOT_TOLD"),
+        ('echo "sacct: error: the moon is full" >&2; exit 1', "NOT_TOLD"),
+    ],
+)
+def test_a_job_of_which_sacct_does_not_tell_is_not_gone(commands: Path, sacct: str, state: str | None):
+    _command(commands, "squeue", "exit 0")
+    _command(commands, "sacct", sacct)
+    job = slurm.jobs(["7"]).get("7")
+    assert (job.state if job else None) == state
+    if job:
+        assert job.is_active and job.is_unclear
+        assert job.sentence().startswith("Slurm does not say what has become of job 7, and is asked again: sacct: ")
+
+
+def test_a_wrapper_that_loses_the_exit_code_does_not_empty_the_queue(commands: Path):
+    _command(commands, "squeue", 'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 0')
+    with pytest.raises(ControllerAway, match="Unable to contact"):
+        slurm.jobs(["7"])
+    _command(commands, "squeue", 'echo "squeue: error: something new" >&2; exit 1')
+    with pytest.raises(ControllerAway, match="something new"):
+        slurm.jobs(["7"])
+
+
+def test_slurm_answers_in_english(commands: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    _command(commands, "scontrol", 'echo "MaxArraySize = $([ "$LC_MESSAGES" = C ] && echo 12)"')
+    assert slurm.array_limit() == 12
 
 
 def test_a_limit_that_the_job_itself_breaks_is_a_refusal_for_good(commands: Path, tmp_path: Path):

@@ -279,7 +279,7 @@ def test_without_a_controller_runs_go_on_and_new_ones_wait(slurm: SlurmLab, serv
     slurm.stop_controller()
     try:
         new = service.launch("on_cpu")
-        service.says(new, "Slurm's controller does not answer, so this run waits")
+        service.says(new, "Slurm does not answer, so this run waits")
         assert not service.run(at_work).is_finished
         service.let_go(at_work)
         assert service.ends(at_work) == "SUCCESS"

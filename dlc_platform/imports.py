@@ -112,6 +112,7 @@ def register_poses(
         When the video cannot be told, was replaced, or is in quarantine; or the file does not fit it or the model.
     """
     require_known("registered session", [session], registry.session_keys(engine), "`dlc-platform sessions HOME`")
+    found = read_poses(file)  # before the video, which takes minutes
     row = _video_of(registry.current_files(engine, session), file, session, recording)
     if row.video_id is None:
         raise PlatformError(
@@ -119,7 +120,7 @@ def register_poses(
         )
     if model_id is not None:
         predicted = registry.bodyparts_of(engine, model_id)
-        if unknown := [part for part in read_poses(file).bodyparts if part not in predicted]:
+        if unknown := [part for part in found.bodyparts if part not in predicted]:
             raise PlatformError(
                 f"{file} holds {', '.join(unknown)}, and the model {model_id} predicts {', '.join(predicted)}",
                 "Name the model that made these poses, or none",

@@ -8,7 +8,7 @@ import yaml
 
 from dlc_platform.dlc.project import Project, read_project
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings import LAB_FILE, load_lab
+from dlc_platform.settings import LAB_FILE, NET_TYPES, load_lab
 
 _TEXT = """\
 # What this lab records, how it labels, and what it trains. Relative paths are taken from this file's folder.
@@ -134,7 +134,9 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
         entries[name] = project
     recipes = {}
     for name, project in entries.items():
-        net_type = str(project.config.get("default_net_type") or "resnet_50")
+        # Older projects name networks that DeepLabCut's PyTorch engine does not have.
+        asked = project.config.get("default_net_type")
+        net_type = asked if asked in NET_TYPES else "resnet_50"
         recipes[f"{name}-{_name(net_type.replace('_', ''), 'network')}"] = {
             "project": name,
             "net_type": net_type,

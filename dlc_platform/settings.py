@@ -6,6 +6,8 @@ Only what a person writes belongs here. A setting is read once, at the edge; the
 import math
 import os
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -63,6 +65,17 @@ ELEMENT = (
 )
 #: For each preset, the pattern, and what a subject's one session is called where its paths name none.
 PRESETS = {"neuroblueprint": (NEUROBLUEPRINT, None), "bids": (BIDS, "only"), "element": (ELEMENT, None)}
+#: DeepLabCut's networks that find the keypoints of one animal in a whole picture, by its own names.
+NET_TYPES = (
+    "cspnext_s",
+    "cspnext_m",
+    "cspnext_x",
+    "hrnet_w18",
+    "hrnet_w32",
+    "hrnet_w48",
+    "resnet_50",
+    "resnet_101",
+)
 PathOrText = TypeVar("PathOrText", Path, str)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -88,6 +101,25 @@ def _without_zero(path: PathOrText) -> PathOrText:
     if "\0" in str(path):
         raise ValueError("holds a zero byte, which no path can")
     return path
+
+
+def _network(text: str) -> str:
+    if text not in NET_TYPES:
+        raise ValueError(f"DeepLabCut has no single-animal network `{text}`; {_meant(text, NET_TYPES)}")
+    return text
+
+
+def _weights(text: str) -> str:
+    words = ("imagenet", "random")
+    if text not in words and get_close_matches(text.lower(), words, cutoff=0.8):
+        raise ValueError(f"is neither imagenet nor random; {_meant(text, words)}, or ./{text} for a folder")
+    return _without_zero(text)
+
+
+def _meant(text: str, names: Sequence[str]) -> str:
+    """What to write instead of a word that is not known."""
+    near = get_close_matches(re.sub(r"\W", "_", text.lower()), names, n=2)
+    return f"write {' or '.join(near)}" if near else f"the names are {', '.join(names)}"
 
 
 def _variable_name(text: str) -> str:
@@ -266,7 +298,7 @@ class Recipe(_Section):
     """The parameters of a model. Two recipes with the same values make the same parameter set."""
 
     project: Name
-    net_type: str = "resnet_50"
+    net_type: Annotated[str, AfterValidator(_network)] = "resnet_50"
     epochs: int = Field(default=200, ge=1)
     batch_size: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -279,7 +311,7 @@ class Recipe(_Section):
         description="Training images within so many frames of a test image of the same video are left out of training, "
         "so that near-duplicates never lie on both sides of the split.",
     )
-    weights: Annotated[str, AfterValidator(_without_zero)] = Field(
+    weights: Annotated[str, AfterValidator(_weights)] = Field(
         default="imagenet",
         min_length=1,
         description="`imagenet` (downloaded), `random`, or a folder with config.json and model.safetensors.",

@@ -59,7 +59,8 @@ def test_several_raw_roots_and_projects(tmp_path: Path, raw: Path) -> None:
         "x" * 45: "f",
     }
     assert [recipe.project for recipe in lab.recipes.values()] == list(lab.projects)
-    assert lab.recipes["rotarod-test-t-efficientnet-b0-x"].net_type == "efficientnet-b0/x"
+    # No network of DeepLabCut's PyTorch engine.
+    assert lab.recipes["rotarod-test-t-resnet50"].net_type == "resnet_50"
 
 
 @pytest.mark.parametrize(

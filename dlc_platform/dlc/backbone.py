@@ -19,7 +19,7 @@ RANDOM = "random"
 #: The file of a local folder that holds the weights.
 LOCAL_WEIGHTS = "model.safetensors"
 
-#: The single-animal networks of DeepLabCut, and the name of each in timm; None where timm does not have it.
+#: The networks of `settings.NET_TYPES`, and the name of each in timm; None where timm does not have it.
 NETWORKS: dict[str, str | None] = {
     "cspnext_s": None,
     "cspnext_m": None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,16 +91,21 @@ def import_model(
     ------
     PlatformError
         When it is not a model of DeepLabCut's PyTorch engine, the snapshot holds more than weights or does not fit the
-        configuration, or the model was trained here.
+        configuration, or the model was trained here. What its files show by themselves is said before deeplabcut is
+        imported, which takes half a minute.
     """
     place = read_train_folder(folder)
-    config = _read_configuration(folder)
+    written = _look_at_configuration(folder)
     pose = choose_snapshot(folder, snapshot)
     detector = None
-    if config.detector is not None and (detector_snapshot or list_snapshots(folder, detector=True)):
+    if written.get("detector") is not None and (detector_snapshot or list_snapshots(folder, detector=True)):
         detector = choose_snapshot(folder, detector_snapshot, detector=True)
     elif detector_snapshot:
         raise PlatformError(f"{folder / CONFIG_FILE} is of a model without a detector", "Leave out its snapshot")
+    for file in filter(None, (pose, detector)):
+        _look_at_snapshot(file.path)
+    tracker = _tracker(place, written["metadata"])
+    config = _read_configuration(folder / CONFIG_FILE)
 
     files = {SNAPSHOT_FILE: pose.path} | ({DETECTOR_FILE: detector.path} if detector else {})
     hashes = {name: sha256_file(path) for name, path in files.items()}
@@ -110,16 +116,10 @@ def import_model(
     normalised = config.to_dict(normalize=True)
     detector_sha256 = hashes.get(DETECTOR_FILE)
     parts = {"weights": hashes[SNAPSHOT_FILE], "configuration": normalised}
-    tracker = _tracker(place, config)
     identity = sha256_json(
         parts | ({"detector": detector_sha256} if detector else {}) | ({"tracker": tracker} if tracker else {})
     )
     bodyparts = [*config.metadata.bodyparts, *config.metadata.unique_bodyparts]
-    if "all" in bodyparts:
-        raise PlatformError(
-            f"{folder / CONFIG_FILE} names a body part `all`, which stands for their total in tables",
-            "Rename it there",
-        )
     net_type = normalised["net_type"]
     manifest = {
         "scorer": scorer_name(net_type, place.name or folder.absolute().name, identity),
@@ -169,17 +169,68 @@ def load_imported_model(path: Path) -> ImportedModel:
     )
 
 
-def _read_configuration(folder: Path) -> PoseConfig:
-    """The configuration of a train folder, without what belongs to a machine or opts out of safe loading."""
+def _look_at_configuration(folder: Path) -> dict[str, Any]:
+    """The configuration of a train folder as it is written there, as far as that shows a network of DeepLabCut's."""
     file = folder / CONFIG_FILE
     if not file.is_file():
-        if (folder / _CONFIG_TENSORFLOW).is_file():
-            raise PlatformError(
-                f"{folder} holds a TensorFlow model, which cannot be used here",
-                "Train it anew with DeepLabCut's PyTorch engine",
-            )
-        raise PlatformError(f"{folder} holds no {CONFIG_FILE}", "Give the `train` folder of a DeepLabCut model")
+        raise _no_model(folder)
+    try:
+        written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _not_read(file, error) from error
+    if not isinstance(written, dict) or not isinstance(metadata := written.get("metadata"), dict):
+        raise _not_read(file, "it has no `metadata`, which says what the network finds")
+    bodyparts = [*(metadata.get("bodyparts") or ()), *(metadata.get("unique_bodyparts") or ())]
+    if not bodyparts or not isinstance(written.get("model"), dict):
+        raise _not_read(file, "it describes no network" if bodyparts else "it names no body parts")
+    if "all" in bodyparts:
+        raise PlatformError(
+            f"{file} names a body part `all`, which stands for their total in tables", "Rename it there"
+        )
+    return written
 
+
+def _no_model(folder: Path) -> PlatformError:
+    """What a folder is that is no train folder, as far as can be seen."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        return PlatformError(f"{folder} cannot be read: {error.strerror}", "Correct the folder")
+    if _CONFIG_TENSORFLOW in names:
+        return PlatformError(
+            f"{folder} holds a TensorFlow model, which cannot be used here",
+            "Train it anew with DeepLabCut's PyTorch engine",
+        )
+    remedy = "Give the `train` folder of a DeepLabCut model"
+    if (folder / "train" / CONFIG_FILE).is_file():
+        remedy = f"Give {folder / 'train'}"
+    elif PROJECT_FILE in names:
+        remedy = "It is a project: give it as --from-project"
+    return PlatformError(f"{folder} holds no {CONFIG_FILE}", remedy)
+
+
+def _not_read(file: Path, why: object) -> PlatformError:
+    return PlatformError(
+        f"DeepLabCut cannot read {file}: {' '.join(str(why).split())[:300]}",
+        "See that it is the file that DeepLabCut wrote when it trained the model",
+    )
+
+
+def _look_at_snapshot(file: Path) -> None:
+    """See that a snapshot is an archive with its end, or a file of torch's older kind, which is one pickle."""
+    try:
+        with file.open("rb") as opened:
+            begins = opened.read(2)
+        whole = begins[:1] == b"\x80" or zipfile.is_zipfile(file)
+    except OSError as error:
+        raise PlatformError(f"{file} cannot be read: {error.strerror}", "Mend its permissions") from error
+    if not whole:
+        why = "it is empty" if not begins else "its end is missing" if begins == b"PK" else "torch wrote no such file"
+        raise PlatformError(f"{file} is not a snapshot that can be read: {why}", "Copy the file again")
+
+
+def _read_configuration(file: Path) -> PoseConfig:
+    """The configuration of a train folder, without what belongs to a machine or opts out of safe loading."""
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
     from pydantic import ValidationError
     from ruamel.yaml.error import YAMLError
@@ -187,10 +238,7 @@ def _read_configuration(folder: Path) -> PoseConfig:
     try:
         config = PoseConfig.from_yaml(file)
     except (OSError, YAMLError, ValidationError, ValueError, KeyError, TypeError) as error:
-        raise PlatformError(
-            f"DeepLabCut cannot read {file}: {' '.join(str(error).split())[:300]}",
-            "See that it is the file that DeepLabCut wrote when it trained the model",
-        ) from error
+        raise _not_read(file, error) from error
     config.metadata.project_path = None
     config.metadata.pose_config_path = None
     for network in filter(None, (config, config.detector)):
@@ -254,14 +302,14 @@ def _check_weights(file: Path, network: Module) -> None:
         ) from error
 
 
-def _tracker(place: TrainFolder, config: PoseConfig) -> dict[str, Any]:
+def _tracker(place: TrainFolder, metadata: dict[str, Any]) -> dict[str, Any]:
     """What the project of a model of several animals says of tracking, as far as it differs from DeepLabCut's defaults.
 
     That is ``default_track_method`` of its config.yaml, and ``test/inference_cfg.yaml`` beside the train folder.
     """
     from pydantic import ValidationError
 
-    if len(config.metadata.individuals) == 1 and not config.metadata.unique_bodyparts:
+    if len(metadata.get("individuals") or ("animal",)) == 1 and not metadata.get("unique_bodyparts"):
         return {}
     file = place.path.parent / "test" / "inference_cfg.yaml"
     said = read_config(file) if file.is_file() else {}

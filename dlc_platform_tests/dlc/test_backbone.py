@@ -4,13 +4,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from dlc_platform.dlc.backbone import check_weights, write_first_snapshot
+from dlc_platform.dlc.backbone import NETWORKS, check_weights, write_first_snapshot
 from dlc_platform.errors import PlatformError
+from dlc_platform.settings import NET_TYPES
 
 
 @pytest.fixture
@@ -19,6 +21,13 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "no-cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def test_the_networks_are_those_of_the_installed_deeplabcut():
+    spec = find_spec("deeplabcut")
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent / "pose_estimation_pytorch" / "config" / "backbones"
+    assert sorted(NET_TYPES) == sorted(NETWORKS) == sorted(file.stem for file in folder.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("net_type", ["resnet_50", "cspnext_s"])

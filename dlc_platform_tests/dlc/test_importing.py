@@ -1,8 +1,12 @@
 """A model trained elsewhere is used like one of our own, and cannot do what it must not."""
 
+import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,6 +198,70 @@ def test_what_does_not_fit_is_refused(tiny_model: TrainedModel, project: Path, s
     refused(folder, store, "holds no pytorch_config.yaml")
     (folder / "pose_cfg.yaml").touch()
     refused(folder, store, "holds a TensorFlow model")
+
+
+_LOOKS = """
+import sys
+from pathlib import Path
+from dlc_platform import imports
+from dlc_platform.dlc.importing import import_model
+from dlc_platform.errors import PlatformError
+from dlc_platform.store import Store
+for folder in map(Path, sys.argv[1:]):
+    try:
+        import_model(folder, Store(Path("store")))
+    except PlatformError as error:
+        print(str(error).replace(str(folder), "F"))
+assert not {"deeplabcut", "torch"} & set(sys.modules)
+"""
+
+
+def test_a_wrong_folder_is_refused_before_deeplabcut_is_imported(tmp_path: Path):
+    config = "net_type: resnet_50\nmodel: {}\nmetadata: {bodyparts: [nose], individuals: [a, b]}\n"
+
+    def folder(name: str, config: str | bytes | None = config, snapshot: bytes | None = None) -> Path:
+        made = tmp_path / name / "train"
+        made.mkdir(parents=True)
+        if config is not None:
+            (made / CONFIG_FILE).write_bytes(config if isinstance(config, bytes) else config.encode())
+        if snapshot is not None:
+            (made / "snapshot-001.pt").write_bytes(snapshot)
+        return made
+
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr("archive/data.pkl", b"x" * 500)
+    tracker = folder("tracker", snapshot=archive.getvalue())
+    (tracker.parent / "test").mkdir()
+    (tracker.parent / "test" / "inference_cfg.yaml").write_text("method: m1\nmax_age: young\n")
+    project = folder("project", None)
+    (project / "config.yaml").touch()
+    tensorflow = folder("tensorflow", None)
+    (tensorflow / "pose_cfg.yaml").touch()
+    said = {
+        tmp_path / "gone": "F cannot be read: No such file or directory. Correct the folder",
+        folder("empty", None): "F holds no pytorch_config.yaml. Give the `train` folder of a DeepLabCut model",
+        folder("above").parent: "F holds no pytorch_config.yaml. Give F/train",
+        project: "F holds no pytorch_config.yaml. It is a project: give it as --from-project",
+        tensorflow: "F holds a TensorFlow model, which cannot be used here",
+        folder("no yaml", "net_type: ["): "DeepLabCut cannot read F/pytorch_config.yaml: while parsing",
+        folder("binary", b"\xff\xfe\0"): "DeepLabCut cannot read F/pytorch_config.yaml: 'utf-8' codec",
+        folder("a list", "- 1"): "DeepLabCut cannot read F/pytorch_config.yaml: it has no `metadata`",
+        folder("no parts", "metadata: {}\nmodel: {}"): "it names no body parts",
+        folder("no network", "metadata: {bodyparts: [nose]}"): "it describes no network",
+        folder("all", config.replace("nose", "all")): "names a body part `all`",
+        folder("no snapshot"): "F holds no snapshot-*.pt",
+        folder("nothing in it", snapshot=b""): "F/snapshot-001.pt is not a snapshot that can be read: it is empty",
+        folder("cut", snapshot=archive.getvalue()[:300]): "can be read: its end is missing. Copy the file again",
+        folder("text", snapshot=b"version https://git-lfs"): "can be read: torch wrote no such file",
+        tracker: "`max_age` in",
+    }
+    command = [sys.executable, "-c", _LOOKS, *map(str, said)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(said)
+    for line, expected in zip(lines, said.values(), strict=True):
+        assert expected in line
 
 
 def network(folder: Path, top_down: bool, **project: object) -> None:

@@ -432,9 +432,9 @@ def list_models(home: Home, as_json: AsJson = False) -> None:
         "origin",
         "model",
         "train_images",
-        "test_images",
         "epochs",
         "test_rmse_px",
+        "tested_on",
         "production",
     ]
     _table(Platform(_absolute(home)).models(), columns, as_json)
@@ -467,15 +467,18 @@ def compare(
             rows = {
                 key: json.loads(frame.to_json(orient="records", date_format="iso")) for key, frame in frames.items()
             }
-            records.append({"project": name, "dataset": compared.dataset_id, "test_images": images, **rows})
+            own = {"project": name, "dataset": compared.dataset_id, "test_images": images}
+            records.append({**own, "warnings": compared.warnings, **rows})
             continue
         _say(f"{name}: {images} test images of the dataset {short(compared.dataset_id)}; 95 % intervals")
+        for warning in compared.warnings:
+            _say(f"Warning: {warning}.\n")
         errors = ["test_rmse_px", "rmse_low_px", "rmse_high_px", "fraction_confident"]
         columns = ["model", "recipe", "train_images", *errors, "frames_per_second", "production"]
         _table(frames["versions"], columns, as_json=False)
         errors[0] = "rmse_px"
         for title, key, columns in (
-            ("By body part", "bodyparts", ["bodypart", "model", "keypoints", *errors]),
+            ("By body part", "bodyparts", ["bodypart", "model", "images", "keypoints", *errors]),
             ("By session", "sessions", ["session", "model", "images", *errors]),
         ):
             _say(f"\n{title}:")
@@ -688,8 +691,14 @@ def best(home: Home, as_json: AsJson = False) -> None:
     """List which model version is best on the frozen test images, by body part."""
     from dlc_platform.platform import Platform
 
-    columns = ["project", "bodypart", "rank", "model", "rmse_px", "rmse_low_px", "rmse_high_px", "production"]
-    _table(Platform(_absolute(home)).best_models(), columns, as_json)
+    columns = ["project", "bodypart", "rank", "model", "images", "rmse_px", "rmse_low_px", "rmse_high_px", "production"]
+    found = Platform(_absolute(home)).best_models()
+    _table(found, columns, as_json)
+    if not as_json:
+        from dlc_platform.comparisons import warnings_about
+
+        for warning in warnings_about(found):
+            _say(f"\nWarning: {warning}.")
 
 
 @app.command()
@@ -706,7 +715,8 @@ def promotions(home: Home, as_json: AsJson = False) -> None:
     """List who promoted which model version, when and why, oldest first."""
     from dlc_platform.platform import Platform
 
-    columns = ["promotion", "project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "promoted_at"]
+    columns = ["promotion", "project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "tested_on"]
+    columns.append("promoted_at")
     _table(Platform(_absolute(home)).promotions(), columns, as_json)
 
 

@@ -4,6 +4,7 @@ No network is run here, and nothing is written. How a comparison is made is `dlc
 `pose.disagreement`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries, registry
-from dlc_platform.dlc.comparison import Comparison, comparable, compare
-from dlc_platform.dlc.evaluation import ALL, load_evaluation, not_evaluable
+from dlc_platform.dlc.comparison import FEWEST_IMAGES, Comparison, comparable, compare
+from dlc_platform.dlc.evaluation import ALL, Evaluation, load_evaluation, not_evaluable
 from dlc_platform.dlc.inference import POSE_TABLE
 from dlc_platform.dlc.runner import unusable
+from dlc_platform.dlc.selection import test_error
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.ingest import require_unchanged
@@ -40,19 +42,25 @@ class ProjectComparison:
     Attributes
     ----------
     versions
-        One row for each version that is compared, oldest first: recipe, model, origin, train_images, test_rmse_px,
-        rmse_low_px and rmse_high_px (the ends of the 95 % interval), rmse_confident_px, fraction_confident,
-        frames_per_second (of its evaluation), production, made_at.
+        One row for each version that is compared, oldest first: recipe, model, origin, train_images, taught_images (how
+        many of the dataset's test images it was trained on; None where nobody knows, as of an imported version),
+        test_rmse_px, rmse_low_px and rmse_high_px (the ends of the 95 % interval), rmse_confident_px,
+        fraction_confident, missed (labelled keypoints to which it gives no position), frames_per_second (of its
+        evaluation), production, made_at.
     left_out
         The versions that are not compared: model and reason, which says what to do.
+    warnings
+        What a reader of the figures has to know: too few images, versions that cost images, versions that may have been
+        trained on them.
     comparison
-        The comparison itself, with the errors by body part and by session.
+        The comparison itself, with the images, and the errors by body part and by session.
     """
 
     project: str
     dataset_id: str
     versions: "pd.DataFrame"
     left_out: "pd.DataFrame"
+    warnings: list[str]
     comparison: Comparison
 
     @property
@@ -109,7 +117,7 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
     }
     production = registry.production_model(engine, project)
     wanted = sorted(evaluations, key=lambda model: (model == production, models.index(model)), reverse=True)
-    kept, spoiling = comparable([evaluations[model] for model in wanted], store)
+    kept, spoiling = comparable([evaluations[model] for model in wanted])
     left_out = [
         (model, spoiling.get(model) or _why_not_evaluated(store, model, project, dataset_id))
         for model in models
@@ -122,7 +130,7 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
             "Train one of its recipes and materialise model_comparison",
         )
     compared = sorted(kept, key=lambda evaluation: models.index(evaluation.model_id))
-    comparison = compare(compared, store, cutoff, registry.image_sessions(engine, dataset_id))
+    comparison = compare(compared, cutoff, registry.image_sessions(engine, dataset_id))
     described = queries.models(engine).drop_duplicates("model", keep="last").set_index("model")
     overall = comparison.errors[comparison.errors["bodypart"] == ALL].set_index("model")
     versions = pd.DataFrame(
@@ -132,11 +140,13 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
                 "model": model,
                 "origin": described.loc[model, "origin"],
                 "train_images": described.loc[model, "train_images"],
+                "taught_images": evaluations[model].taught_images if evaluations[model].training_known else None,
                 "test_rmse_px": overall.loc[model, "rmse_px"],
                 "rmse_low_px": overall.loc[model, "rmse_low_px"],
                 "rmse_high_px": overall.loc[model, "rmse_high_px"],
                 "rmse_confident_px": overall.loc[model, "rmse_confident_px"],
                 "fraction_confident": overall.loc[model, "fraction_confident"],
+                "missed": overall.loc[model, "missed"],
                 "frames_per_second": evaluations[model].images / evaluations[model].seconds,
                 "production": model == production,
                 "made_at": described.loc[model, "made_at"],
@@ -144,11 +154,99 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
             for model in comparison.evaluations
         ]
     )
-    counts = versions["train_images"].astype(object)  # of an imported version nobody knows: None, and not all floats
-    versions["train_images"] = counts.map(int, na_action="ignore").where(counts.notna(), None)
+    for column in ("train_images", "taught_images"):
+        counts = versions[column].astype(object)  # of an imported version nobody knows: None, and not all floats
+        versions[column] = counts.map(int, na_action="ignore").where(counts.notna(), None)
     return ProjectComparison(
-        project, dataset_id, versions, pd.DataFrame(left_out, columns=pd.Index(["model", "reason"])), comparison
+        project,
+        dataset_id,
+        versions,
+        pd.DataFrame(left_out, columns=pd.Index(["model", "reason"])),
+        _warnings(compared, comparison),
+        comparison,
     )
+
+
+def warnings_about(best: "pd.DataFrame") -> list[str]:
+    """What a reader of `queries.best_models` has to know, a sentence for each project or version."""
+    warnings = []
+    for project, own in best.groupby("project", sort=False):
+        if (images := int(own["test_images"].iloc[0])) < FEWEST_IMAGES:
+            warnings.append(f"{project}: {_too_few(images)}")
+        # Null where an older platform evaluated a version.
+        unknown = own.loc[own["training_known"].eq(False), "model"].drop_duplicates()
+        warnings += [f"{project}: {_unknown(model)}" for model in unknown]
+    return warnings
+
+
+def _too_few(images: int) -> str:
+    return (
+        f"{images} test image{'s are' if images != 1 else ' is'} too few to say which version is better: below "
+        f"{FEWEST_IMAGES} there is no interval. Label more frames, then materialise training_dataset and "
+        "model_comparison"
+    )
+
+
+def _unknown(model: str) -> str:
+    return (
+        f"{short(model)} may have been trained on these images, since nobody knows what it was trained on: its error "
+        "may be that of training images"
+    )
+
+
+def _warnings(compared: Sequence[Evaluation], comparison: Comparison) -> list[str]:
+    """What a reader of a comparison has to know, a sentence each."""
+    warnings = []
+    images = len(comparison.images)
+    if images < FEWEST_IMAGES:
+        warnings.append(_too_few(images))
+    fair = [evaluation.test_images for evaluation in compared]
+    shared = frozenset[str].intersection(*fair)
+    everything = len(compared[0].test_images) + compared[0].taught_images
+    for place, evaluation in enumerate(compared):
+        if evaluation.taught_images:
+            others = fair[:place] + fair[place + 1 :]
+            without = len(frozenset[str].intersection(*others)) if others else everything
+            warnings.append(
+                f"{short(evaluation.model_id)} was trained on {evaluation.taught_images} of the dataset's {everything} "
+                f"test images, which count for no version: {len(shared)} are left, and without this version "
+                f"{without} would be"
+            )
+    for evaluation in compared:
+        if not evaluation.training_known:
+            warnings.append(_unknown(evaluation.model_id))
+    for model, missed in comparison.errors.groupby("model", sort=False)["missed"]:
+        # The first row is over all body parts that every version knows; the others are one for each body part.
+        if total := int(missed.iloc[1:].sum()):
+            warnings.append(
+                f"{short(str(model))} gives no position for {total} labelled keypoints, which count for no version"
+            )
+    return warnings
+
+
+def weighed_by_a_person(
+    engine: Engine, store: Store, project: str, model: str
+) -> tuple[str | None, float | None, int | None]:
+    """What a person knows of the error of a version who promotes it.
+
+    Returns
+    -------
+    str or None
+        The evaluation that the error is from.
+    float or None, int or None
+        The test RMSE in pixels and the number of images, as `best_models` shows them of the newest comparison; of a
+        version that is not in it, those of its newest evaluation. None without an image that it was not trained on.
+    """
+    best = queries.best_models(engine)
+    for row in best[(best["project"] == project) & (best["model"] == model) & (best["bodypart"] == ALL)].itertuples():
+        return str(row.evaluation), float(str(row.rmse_px)), int(str(row.test_images))
+    own = [evaluation.id for evaluation in registry.evaluations_of(engine, project) if evaluation.model_id == model]
+    if not own:
+        return None, None, None
+    if not store.has("evaluations", own[-1]):
+        return own[-1], None, None
+    rmse_px, images = test_error(load_evaluation(store, own[-1]))
+    return own[-1], rmse_px, images
 
 
 def _why_not_evaluated(store: Store, model: str, project: str, dataset_id: str) -> str:

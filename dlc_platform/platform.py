@@ -131,11 +131,18 @@ class Platform:
         return queries.notifications(self._engine)
 
     def models(self) -> "pd.DataFrame":
-        """One row for each training, oldest first, with the RMSE on the frozen test images in pixels."""
+        """One row for each training and each imported version, oldest first.
+
+        `test_rmse_px` is over `test_images` images that it was not trained on; `tested_on` says so in words, and where
+        it may have been trained on them.
+        """
         return queries.models(self._engine)
 
     def evaluations(self) -> "pd.DataFrame":
-        """One row for each evaluation, side of the split and body part; distances in pixels."""
+        """One row for each evaluation, side and body part; distances in pixels.
+
+        Side ``test`` is over the images that the version was not trained on, and ``train`` over those that it was.
+        """
         return queries.evaluations(self._engine)
 
     def estimates(self) -> "pd.DataFrame":
@@ -180,7 +187,7 @@ class Platform:
         require_good_poses(self._engine, self.settings, session)
 
     def promotions(self) -> "pd.DataFrame":
-        """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on."""
+        """Every promotion, oldest first: who promoted which version, when, why, and on which evaluation and error."""
         return queries.promotions(self._engine)
 
     def exports(self) -> "pd.DataFrame":
@@ -232,7 +239,8 @@ class Platform:
     def compare(self, project: str) -> "ProjectComparison":
         """The versions of a project side by side on the same test images, from what is evaluated already.
 
-        Its `versions`, `bodyparts`, `sessions` and `left_out` are DataFrames; errors in pixels.
+        Its `versions`, `bodyparts`, `sessions` and `left_out` are DataFrames, errors in pixels; `warnings` are what a
+        reader of them has to know.
 
         Raises
         ------

@@ -50,16 +50,24 @@ where cast(:session as text) is null or s.key = :session
 order by s.key, d.of <> 'subject', d.of <> 'session', d.of, d.name
 """
 
-_MODELS = """
-select m.project, m.origin, t.recipe, m.id as model, m.net_type, m.scorer, d.train_images, d.test_images, t.epochs,
-       t.seconds as train_seconds, e.rmse_px as test_rmse_px, p.model is not null as production,
+#: What a test error is over, in words; null where there is none.
+_TESTED_ON = """
+case when {images} = 0 then 'no image that it was not trained on'
+     else {images} || case when {images} = 1 then ' image' else ' images' end
+          || case when not {known} then ', perhaps trained on' else '' end end
+"""
+
+_MODELS = f"""
+select m.project, m.origin, t.recipe, m.id as model, m.net_type, m.scorer, d.train_images, e.test_images, t.epochs,
+       t.seconds as train_seconds, e.rmse_px as test_rmse_px,
+       {_TESTED_ON.format(images="e.test_images", known="e.known")} as tested_on, p.model is not null as production,
        coalesce(t.trained_at, m.registered_at) as made_at, m.dataset_id as dataset,
        m.parameter_set_id as parameter_set, t.run_id, m.source
 from dlc.model_version m
 left join dlc.training_run t on t.model_id = m.id
 left join dlc.dataset d on d.id = m.dataset_id
 left join lateral (
-    select x.rmse_px
+    select x.rmse_px, v.test_images, v.training_known as known
     from dlc.evaluation v
     join dlc.evaluation_error x on x.evaluation_id = v.id and x.side = 'test' and x.bodypart = 'all'
     where v.model_id = m.id and (m.dataset_id is null or v.dataset_id = m.dataset_id)
@@ -70,8 +78,9 @@ order by made_at, t.id
 """
 
 _EVALUATIONS = """
-select m.project, v.model_id as model, v.dataset_id as dataset, x.side, x.bodypart, x.keypoints, x.rmse_px,
-       x.rmse_confident_px, x.mean_px, x.median_px, x.mean_likelihood, x.fraction_confident, v.likelihood_cutoff,
+select m.project, v.model_id as model, v.dataset_id as dataset, x.side, x.bodypart, v.test_images, v.taught_images,
+       v.training_known, x.keypoints, x.missed, x.rmse_px, x.rmse_confident_px, x.mean_px, x.median_px,
+       x.mean_likelihood, x.fraction_confident, v.likelihood_cutoff,
        v.evaluated_at, v.id as evaluation
 from dlc.evaluation v
 join dlc.model_version m on m.id = v.model_id
@@ -254,11 +263,13 @@ where origin = 'computed'
 order by session, recording, position
 """
 
-_PROMOTIONS = """
-select p.project, p.model_id as model, p.kind, p.promoted_by, p.reason, x.rmse_px as test_rmse_px, p.promoted_at,
-       p.evaluation_id as evaluation, p.run_id, p.id as promotion
+_PROMOTIONS = f"""
+select p.project, p.model_id as model, p.kind, p.promoted_by, p.reason, p.test_rmse_px, p.test_images,
+       {_TESTED_ON.format(images="p.test_images", known="coalesce(v.training_known, m.dataset_id is not null)")}
+       as tested_on, p.promoted_at, p.evaluation_id as evaluation, p.run_id, p.id as promotion
 from dlc.promotion p
-left join dlc.evaluation_error x on x.evaluation_id = p.evaluation_id and x.side = 'test' and x.bodypart = 'all'
+join dlc.model_version m on m.id = p.model_id
+left join dlc.evaluation v on v.id = p.evaluation_id
 order by p.id
 """
 
@@ -369,13 +380,20 @@ def details(engine: Engine, session: str | None = None) -> "pd.DataFrame":
 def models(engine: Engine) -> "pd.DataFrame":
     """One row for each training and each imported version, oldest first.
 
-    `test_rmse_px` is on the model's own frozen test images; for an imported one, on those it was evaluated on last.
+    `test_rmse_px` is on the test images of the version's own dataset; for an imported one, on those that it was
+    evaluated on last. `test_images` says how many they are, and `tested_on` says it in words, and whether it may have
+    been trained on them.
     """
     return _frame(engine, _MODELS)
 
 
 def evaluations(engine: Engine) -> "pd.DataFrame":
-    """One row for each evaluation, side and body part; distances in pixels."""
+    """One row for each evaluation, side and body part; distances in pixels.
+
+    Side ``test`` is over `test_images` images that the version was not trained on, and ``train`` over those that it
+    was. `taught_images` counts the images on the test side of the dataset that it was trained on. Where
+    `training_known` is false, nobody knows what it was trained on.
+    """
     return _frame(engine, _EVALUATIONS)
 
 
@@ -464,7 +482,10 @@ def tracked_by_both(engine: Engine, project: str, old: str, new: str, most: int)
 
 
 def promotions(engine: Engine) -> "pd.DataFrame":
-    """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on."""
+    """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on.
+
+    `test_rmse_px` is the error that the choice was made on, over `test_images` images; see `tested_on` of `models`.
+    """
     return _frame(engine, _PROMOTIONS)
 
 

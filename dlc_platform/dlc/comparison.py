@@ -17,26 +17,36 @@ draws, so that an image that is hard for all of them does not blur their differe
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlc_platform.dlc.dataset import load_dataset
 from dlc_platform.dlc.evaluation import ALL, Evaluation
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short
-from dlc_platform.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+#: On fewer images there is no interval, nothing is clear, and whoever is shown a figure is warned.
+FEWEST_IMAGES = 6
 _DRAWS = 4000
 _SEED = 0
 _CONFIDENCE = 0.95
 _ENOUGH_IMAGES = 20
-_FIGURES = ("keypoints", "rmse_px", "rmse_low_px", "rmse_high_px", "rmse_confident_px", "fraction_confident")
-_SAME_SEED = "Give the recipes of one project the same `seed` and `test_fraction`, and train them anew"
+_FIGURES = (
+    "images",
+    "keypoints",
+    "missed",
+    "rmse_px",
+    "rmse_low_px",
+    "rmse_high_px",
+    "rmse_confident_px",
+    "fraction_confident",
+)
+_SAME_SPLIT = "Give the project one `split_seed` and its recipes one `test_fraction`, and train them again"
 
 
 class NotComparable(PlatformError):
@@ -57,12 +67,14 @@ class Comparison:
         SHA-256 of the shared test images, sorted.
     errors
         For each version one row over all body parts that every version knows (bodypart ``all``), and one for each body
-        part that it knows itself. Columns model, bodypart, keypoints, rmse_px, rmse_low_px and rmse_high_px (the ends
-        of the 95 % interval), rmse_confident_px, fraction_confident. Confident keypoints have a likelihood of the
-        cutoff or more.
+        part that it knows itself. Columns model, bodypart, images (on which it is labelled), keypoints, missed,
+        rmse_px, rmse_low_px and rmse_high_px (the ends of the 95 % interval; NaN on fewer than `FEWEST_IMAGES`),
+        rmse_confident_px, fraction_confident. A version misses a keypoint to which it gives no position: such a
+        keypoint counts for no version, so that none is better for having given up on it, and the errors are over the
+        other ones. Confident keypoints have a likelihood of the cutoff or more.
     by_session
-        The same over all body parts for each session that is known: columns model, session, images, and those of
-        `errors` from keypoints on.
+        The same over all body parts for each session that is known: columns model, session, and those of `errors` from
+        images on.
     """
 
     id: str
@@ -72,6 +84,7 @@ class Comparison:
     by_session: pd.DataFrame
     _bodyparts: tuple[str, ...] = field(repr=False)
     _distances: np.ndarray = field(repr=False)
+    _missed: np.ndarray = field(repr=False)
 
     def paired(self, one: str, other: str, confidence: float = _CONFIDENCE) -> pd.DataFrame:
         """By how much the RMSE of a version differs from that of another on the same draws of images.
@@ -81,7 +94,8 @@ class Comparison:
         DataFrame
             One row for all body parts together (bodypart ``all``) and one for each that both versions know. Columns
             bodypart, images (on which it is labelled), keypoints, difference_px (`other` less `one`: negative where
-            `other` is better), low_px and high_px (the ends of the interval with that confidence).
+            `other` is better), low_px and high_px (the ends of the interval with that confidence; NaN on fewer images
+            than `fewest_images`), more_missed (how many keypoints `other` misses more than `one`).
         """
         import numpy as np
         import pandas as pd
@@ -92,25 +106,34 @@ class Comparison:
         rows = []
         for bodypart, parts in _groups(self._bodyparts, self._distances):
             squares, counts = _sums(self._distances[two][:, :, parts])
-            if not counts.sum(axis=1).all():
+            missed = self._missed[two][:, :, parts]
+            if not (counts.sum(axis=1).all() or missed.any()):
                 continue
             before, after = _rmse(squares, counts)
             images = (counts[0] > 0).sum()
             low, high = _interval(np.diff(_rmse(squares, counts, weights)), images[None], confidence)
-            rows.append((bodypart, int(images), int(counts[0].sum()), after - before, low[0], high[0]))
-        return pd.DataFrame(
-            rows, columns=pd.Index(["bodypart", "images", "keypoints", "difference_px", "low_px", "high_px"])
-        )
+            before_missed, after_missed = missed.sum(axis=(1, 2)).tolist()
+            difference = after - before, low[0], high[0], after_missed - before_missed
+            rows.append((bodypart, int(images), int(counts[0].sum()), *difference))
+        columns = ["bodypart", "images", "keypoints", "difference_px", "low_px", "high_px", "more_missed"]
+        return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
-def compare(
-    evaluations: Sequence[Evaluation], store: Store, cutoff: float, sessions: Mapping[str, str] | None = None
-) -> Comparison:
+def fewest_images(confidence: float) -> int:
+    """On how many images at least an interval of that confidence means something.
+
+    That chance alone favours one side on each of n images has the probability 2^-n; below this number of images that is
+    more than the interval leaves to chance.
+    """
+    return max(FEWEST_IMAGES, math.ceil(math.log2(2 / (1 - confidence))))
+
+
+def compare(evaluations: Sequence[Evaluation], cutoff: float, sessions: Mapping[str, str] | None = None) -> Comparison:
     """Compare model versions on the keypoints that are fair to all of them.
 
-    Those are the keypoints of the images that are on the test side in every evaluation and that no version was trained
-    on, where every version that knows the body part was held against the same label. What an imported model was trained
-    on is not known.
+    Those are the keypoints of the images that are test images of every evaluation (see `Evaluation.test_images`), where
+    every version that knows the body part was held against the same label. What an imported model was trained on is not
+    known: it may have been trained on these images.
 
     Parameters
     ----------
@@ -129,30 +152,47 @@ def compare(
     import pandas as pd
 
     tables = {evaluation.model_id: evaluation.predictions() for evaluation in evaluations}
-    images = _untaught_test_images(tables, store)
+    images = _fair_images(evaluations)
     if sessions is not None:
         tables = {model: table.assign(session=table["image"].map(sessions)) for model, table in tables.items()}
-    rows = pd.concat([table.assign(model=model) for model, table in tables.items()], ignore_index=True)
-    bodyparts = tuple(rows["bodypart"].drop_duplicates())
-    known = rows[rows["predicted_x"].notna()].groupby("bodypart")["model"].nunique()
-    if not (known == len(tables)).any():
+    known_to = Counter(part for evaluation in evaluations for part in evaluation.bodyparts)
+    if len(tables) not in known_to.values():
         raise NotComparable(
             f"no body part is known to all of the versions {_named(tables)}", "Compare versions that share a body part"
         )
-    rows = rows[rows["image"].isin(images) & rows["distance_px"].notna()]
+    rows = pd.concat(
+        [
+            tables[evaluation.model_id][tables[evaluation.model_id]["bodypart"].isin(evaluation.bodyparts)].assign(
+                model=evaluation.model_id
+            )
+            for evaluation in evaluations
+        ],
+        ignore_index=True,
+    )
+    bodyparts = tuple(rows["bodypart"].drop_duplicates())
+    rows = rows[rows["image"].isin(images) & rows["x"].notna()]
     by_keypoint = rows.groupby(["image", "bodypart"])
     same = (by_keypoint["x"].transform("nunique") == 1) & (by_keypoint["y"].transform("nunique") == 1)
-    rows = rows[same & (by_keypoint["model"].transform("size") == rows["bodypart"].map(known))]
+    rows = rows[same & (by_keypoint["model"].transform("size") == rows["bodypart"].map(known_to))]
     images = tuple(sorted(rows["image"].unique()))
     place = (
         pd.Index([*tables]).get_indexer(pd.Index(rows["model"])),
         pd.Index(images).get_indexer(pd.Index(rows["image"])),
         pd.Index(bodyparts).get_indexer(pd.Index(rows["bodypart"])),
     )
-    distances, likelihoods = (np.full((len(tables), len(images), len(bodyparts)), np.nan) for _ in range(2))
+    shape = (len(tables), len(images), len(bodyparts))
+    distances, likelihoods, missed = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool)
     distances[place], likelihoods[place] = rows["distance_px"], rows["likelihood"]
+    missed[place] = rows["distance_px"].isna()
+    distances[:, missed.any(axis=0)] = np.nan
     overall = next(_groups(bodyparts, distances))[1]
     if not np.isfinite(distances[:, :, overall]).any():
+        if missed.any():
+            raise NotComparable(
+                f"one or more of the versions {_named(tables)} give no position for the labelled keypoints that all "
+                "were held against",
+                "Look at what they see in test images, and compare the others",
+            )
         raise NotComparable(
             f"the versions {_named(tables)} share test images, but were held against other labels on each of them",
             "Evaluate them on the same dataset",
@@ -163,38 +203,38 @@ def compare(
         {"model": model, "bodypart": bodypart, **figures}
         for bodypart, parts in _groups(bodyparts, distances)
         for model, figures in zip(
-            tables, _figures(distances[:, :, parts], likelihoods[:, :, parts], weights, cutoff), strict=True
+            tables,
+            _figures(distances[:, :, parts], likelihoods[:, :, parts], missed[:, :, parts], weights, cutoff),
+            strict=True,
         )
-        if figures["keypoints"]
+        if figures["keypoints"] or figures["missed"]
     ]
     origins = rows.dropna(subset="session").drop_duplicates("image").set_index("image")["session"].reindex(images)
     by_session = []
     for session in sorted(origins.dropna().unique()):
         own = origins.isin([session]).to_numpy()
-        figures = _figures(
-            distances[:, own][:, :, overall], likelihoods[:, own][:, :, overall], weights[:, own], cutoff
-        )
-        by_session += [
-            {"model": model, "session": session, "images": int(own.sum()), **row}
-            for model, row in zip(tables, figures, strict=True)
-        ]
+        place = np.ix_(np.arange(len(tables)), np.flatnonzero(own), overall)
+        figures = _figures(distances[place], likelihoods[place], missed[place], weights[:, own], cutoff)
+        by_session += [{"model": model, "session": session, **row} for model, row in zip(tables, figures, strict=True)]
     chosen = {evaluation.model_id: evaluation.id for evaluation in evaluations}
     return Comparison(
         id=sha256_json({"evaluations": sorted(chosen.values()), "images": images, "likelihood_cutoff": cutoff}),
         evaluations=chosen,
         images=images,
         errors=pd.DataFrame(errors),
-        by_session=pd.DataFrame(by_session, columns=pd.Index(["model", "session", "images", *_FIGURES])),
+        by_session=pd.DataFrame(by_session, columns=pd.Index(["model", "session", *_FIGURES])),
         _bodyparts=bodyparts,
         _distances=distances,
+        _missed=missed,
     )
 
 
-def comparable(evaluations: Sequence[Evaluation], store: Store) -> tuple[list[Evaluation], dict[str, str]]:
+def comparable(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], dict[str, str]]:
     """Which versions can be compared with one another, without one of them spoiling it for the others.
 
     A version is left out when it was trained on so many of the test images that too few would be left: fewer than 20
-    and fewer than half of them; or when it knows none of the body parts that the others have in common.
+    and fewer than half of all, or fewer than `FEWEST_IMAGES` where there are more without it. Further when it knows
+    none of the body parts that the others have in common, or gives no position for half of the labelled keypoints.
 
     Parameters
     ----------
@@ -210,51 +250,51 @@ def comparable(evaluations: Sequence[Evaluation], store: Store) -> tuple[list[Ev
     """
     kept: list[Evaluation] = []
     left_out: dict[str, str] = {}
-    images: set[str] | None = None
+    images: frozenset[str] | None = None
     bodyparts: set[str] | None = None
     for evaluation in evaluations:
-        table = evaluation.predictions()
-        test = set(table.loc[table["side"] == "test", "image"])
-        images = test if images is None else images
-        left = (images & test) - _training_images(evaluation.model_id, store)
-        known = set(table.loc[table["predicted_x"].notna(), "bodypart"])
+        everything = len(evaluation.test_images) + evaluation.taught_images
+        before = everything if images is None else len(images)
+        left = evaluation.test_images if images is None else images & evaluation.test_images
+        known = set(evaluation.bodyparts)
         shared = known if bodyparts is None else bodyparts & known
-        if len(left) < min(_ENOUGH_IMAGES, math.ceil(len(images) / 2)) or not left:
+        test = evaluation.errors[(evaluation.errors["side"] == "test") & (evaluation.errors["bodypart"] == ALL)].iloc[0]
+        enough = max(min(_ENOUGH_IMAGES, math.ceil(everything / 2)), min(FEWEST_IMAGES, before))
+        if len(left) < enough or not left:
             left_out[evaluation.model_id] = (
-                f"it was trained on {len(images) - len(left)} of the {len(images)} test images, as one of another "
-                "`seed` or `test_fraction` is; train its recipe anew with those of the others"
+                f"it was trained on {evaluation.taught_images} of the {everything} test images, as a version of "
+                f"another split is: with it, {len(left)} would be left of the {before} that there are without it. To "
+                "compare it, train its recipe again with the project's `split_seed` and the others' `test_fraction`"
             )
         elif not shared:
             left_out[evaluation.model_id] = f"it knows none of the body parts {', '.join(sorted(bodyparts or ()))}"
+        elif 2 * test["missed"] >= test["keypoints"]:
+            left_out[evaluation.model_id] = (
+                f"it gives no position for {test['missed']} of the {test['keypoints']} labelled keypoints"
+            )
         else:
             kept.append(evaluation)
             images, bodyparts = left, shared
     return kept, left_out
 
 
-def _untaught_test_images(tables: Mapping[str, pd.DataFrame], store: Store) -> set[str]:
-    """The images on the test side of every evaluation that no version's own dataset has on its training side."""
-    shared = set.intersection(*(set(table.loc[table["side"] == "test", "image"]) for table in tables.values()))
-    if not shared:
-        raise NotComparable(f"the versions {_named(tables)} were not tested on any image in common", _SAME_SEED)
-    taught = {model: shared & _training_images(model, store) for model in tables}
-    left = shared.difference(*taught.values())
+def _fair_images(evaluations: Sequence[Evaluation]) -> frozenset[str]:
+    """The images that are test images of every evaluation, none of which any version was trained on."""
+    names = ", ".join(short(evaluation.model_id) for evaluation in evaluations)
+    left = frozenset[str].intersection(*(evaluation.test_images for evaluation in evaluations))
     if not left:
-        who = " and ".join(f"{short(model)} on {len(images)}" for model, images in taught.items() if images)
+        taught = [
+            f"{short(evaluation.model_id)} was trained on {evaluation.taught_images} of its "
+            f"{len(evaluation.test_images) + evaluation.taught_images}"
+            for evaluation in evaluations
+            if evaluation.taught_images
+        ]
         raise NotComparable(
-            f"of the {len(shared)} test images that the versions {_named(tables)} share, {who} were trained on, "
-            "which leaves none",
-            _SAME_SEED,
+            f"the versions {names} have no test image in common that none of them was trained on"
+            + (f": {' and '.join(taught)}" if taught else ""),
+            _SAME_SPLIT,
         )
     return left
-
-
-def _training_images(model: str, store: Store) -> set[str]:
-    dataset = store.manifest("models", model).get("dataset")
-    if dataset is None:  # the model was imported
-        return set()
-    labels = load_dataset(store.path("datasets", dataset)).labels()
-    return set(labels.loc[labels["side"] == "train", "image"])
 
 
 def _groups(bodyparts: Sequence[str], distances: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -267,7 +307,7 @@ def _groups(bodyparts: Sequence[str], distances: np.ndarray) -> Iterator[tuple[s
 
 
 def _figures(
-    distances: np.ndarray, likelihoods: np.ndarray, weights: np.ndarray, cutoff: float
+    distances: np.ndarray, likelihoods: np.ndarray, missed: np.ndarray, weights: np.ndarray, cutoff: float
 ) -> list[dict[str, float]]:
     """The figures of each version, from arrays of the shape (versions, images, body parts), NaN where there is none."""
     import numpy as np
@@ -275,10 +315,12 @@ def _figures(
     squares, counts = _sums(distances)
     confident_squares, confident_counts = _sums(np.where(likelihoods >= cutoff, distances, np.nan))
     keypoints, confident = counts.sum(axis=1), confident_counts.sum(axis=1)
-    low, high = _interval(_rmse(squares, counts, weights), (counts > 0).sum(axis=1), _CONFIDENCE)
+    images = (counts > 0).sum(axis=1)
+    low, high = _interval(_rmse(squares, counts, weights), images, _CONFIDENCE)
     with np.errstate(invalid="ignore"):
         fraction = confident / keypoints
-    columns = (keypoints, _rmse(squares, counts), low, high, _rmse(confident_squares, confident_counts), fraction)
+    errors = _rmse(squares, counts), low, high, _rmse(confident_squares, confident_counts)
+    columns = (images, keypoints, missed.sum(axis=(1, 2)), *errors, fraction)
     return [dict(zip(_FIGURES, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
@@ -307,7 +349,7 @@ def _draw(images: int) -> np.ndarray:
 
 
 def _interval(draws: np.ndarray, images: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the interval of each column of the draws, which rests on so many images; NaN where it has none."""
+    """The ends of the interval of each column of the draws, which rests on so many images; NaN on too few."""
     import warnings
 
     import numpy as np
@@ -320,7 +362,7 @@ def _interval(draws: np.ndarray, images: np.ndarray, confidence: float) -> tuple
         warnings.filterwarnings("ignore", "All-NaN slice encountered")
         for column, tail in zip(draws.T, np.nan_to_num(tails), strict=True):
             ends.append(np.nanquantile(column, [tail, 1 - tail]))
-    low, high = np.transpose(ends)
+    low, high = np.where(images < fewest_images(confidence), np.nan, np.transpose(ends))
     return low, high
 
 

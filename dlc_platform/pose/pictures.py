@@ -110,7 +110,7 @@ def disagreement_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]]
 
 
 def comparison_plot(errors: "pd.DataFrame", names: Mapping[str, str], production: str | None) -> bytes:
-    """The RMSE of every model version side by side, by body part, with its 95 % interval.
+    """The RMSE of every model version side by side, by body part, with its 95 % interval where there is one.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def comparison_plot(errors: "pd.DataFrame", names: Mapping[str, str], production
                 axes.errorbar(
                     place + offset,
                     rmse,
-                    [[max(0.0, rmse - low)], [max(0.0, high - rmse)]],
+                    None if math.isnan(low) else [[max(0.0, rmse - low)], [max(0.0, high - rmse)]],
                     color=colours[model],
                     mec="black" if model == production else colours[model],
                     elinewidth=1.6,

@@ -144,12 +144,17 @@ def evaluate(
         model_id=identity(model),
         dataset_id=identity(dataset),
         likelihood_cutoff=cutoff,
+        test_images=1,
+        taught_images=0,
+        training_known=True,
         run_id=f"evaluate-{letter}",
     )
     registry.record_evaluation(engine, evaluation, errors, ENVIRONMENT)
 
 
-def promotion(model: str, project: str = "maze", evaluation: str | None = None) -> tables.Promotion:
+def promotion(
+    model: str, project: str = "maze", evaluation: str | None = None, rmse_px: float | None = None
+) -> tables.Promotion:
     return tables.Promotion(
         project=project,
         model_id=identity(model),
@@ -157,6 +162,8 @@ def promotion(model: str, project: str = "maze", evaluation: str | None = None) 
         kind="person",
         promoted_by="a person",
         reason=f"{model} it is",
+        test_rmse_px=rmse_px,
+        test_images=None if rmse_px is None else 1,
         run_id="promote",
     )
 

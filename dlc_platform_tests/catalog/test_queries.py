@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
-from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog import queries, registry, tables
 from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, recording, session, train, video
 
 ONE, TWO = "sub-1_ses-1", "sub-2_ses-1"
@@ -45,7 +45,8 @@ def test_models(lab: Engine) -> None:
     found = queries.models(lab)
     assert list(found) == [
         "project", "origin", "recipe", "model", "net_type", "scorer", "train_images", "test_images", "epochs",
-        "train_seconds", "test_rmse_px", "production", "made_at", "dataset", "parameter_set", "run_id", "source",
+        "train_seconds", "test_rmse_px", "tested_on", "production", "made_at", "dataset", "parameter_set", "run_id",
+        "source",
     ]  # fmt: skip
     assert records(found, "project", "recipe", "model", "scorer", "test_rmse_px", "production", "run_id") == [
         ("maze", "first", identity("a"), "DLC_a", 5.0, False, "train-a"),
@@ -55,13 +56,27 @@ def test_models(lab: Engine) -> None:
     assert records(found, "train_images", "test_images", "epochs", "train_seconds", "dataset")[0] == (
         2, 1, 5, 12.5, identity("d"),
     )  # fmt: skip
+    assert list(found["tested_on"]) == ["1 image", "1 image", None]
+
+
+def test_an_error_says_what_it_is_over(lab: Engine) -> None:
+    """Of a version from elsewhere, which may have been trained on the images, and of one that was trained on all."""
+    with lab.begin() as connection:
+        for model, images, known in (("a", 14, False), ("b", 0, True)):
+            own = update(tables.Evaluation).where(tables.Evaluation.model_id == identity(model))
+            connection.execute(own.values(test_images=images, training_known=known))
+    assert list(queries.models(lab)["tested_on"]) == [
+        "14 images, perhaps trained on",
+        "no image that it was not trained on",
+    ]
 
 
 def test_evaluations(lab: Engine) -> None:
     found = queries.evaluations(lab)
     assert list(found) == [
-        "project", "model", "dataset", "side", "bodypart", "keypoints", "rmse_px", "rmse_confident_px", "mean_px",
-        "median_px", "mean_likelihood", "fraction_confident", "likelihood_cutoff", "evaluated_at", "evaluation",
+        "project", "model", "dataset", "side", "bodypart", "test_images", "taught_images", "training_known",
+        "keypoints", "missed", "rmse_px", "rmse_confident_px", "mean_px", "median_px", "mean_likelihood",
+        "fraction_confident", "likelihood_cutoff", "evaluated_at", "evaluation",
     ]  # fmt: skip
     sides = [(side, bodypart) for side in ("test", "train") for bodypart in ("nose", "tail", "all")]
     assert records(found, "evaluation", "side", "bodypart") == [

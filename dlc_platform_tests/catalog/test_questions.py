@@ -170,7 +170,8 @@ def test_one_parameter_set_under_two_names_is_found(engine: Engine) -> None:
 def test_promotions_keep_who_and_why(lab: Engine) -> None:
     found = queries.promotions(lab)
     assert list(found["promoted_by"]) == ["a person"] * 2 and list(found["reason"]) == ["a it is", "b it is"]
-    assert list(found["test_rmse_px"]) == [5.0, 3.0]
+    # What was weighed then, whatever the evaluation says over all of its images.
+    assert list(found["test_rmse_px"]) == [4.5, 3.0] and list(found["tested_on"]) == ["1 image"] * 2
 
 
 def test_an_evaluation_of_a_version_that_was_never_measured_gives_its_speed(lab: Engine) -> None:

@@ -22,6 +22,7 @@ def write_evaluation(
     sessions: Sequence[str | None] | None = None,
     trained_on: Sequence[str] = ("taught",),
     apart_frames: int = 0,
+    missed: Sequence[tuple[str, int]] = (),
 ) -> Evaluation:
     """An evaluation of a model on test images and one training image, in the store.
 
@@ -41,6 +42,8 @@ def write_evaluation(
         The images on the training side of the model's own dataset; none make it an imported model.
     apart_frames
         That of the model's own dataset.
+    missed
+        Keypoints to which the model gives no position: body parts, and places among the test images.
     """
     count = len(next(iter(distances.values())))
     test = pd.DataFrame(
@@ -64,6 +67,9 @@ def write_evaluation(
     tables += [test.assign(bodypart=bodypart, x=x, y=2 * x, **nothing) for bodypart in unknown]
     predictions = pd.concat(tables, ignore_index=True).assign(folder="video")
     predictions["file"] = predictions["image"] + ".png"
+    for bodypart, place in missed:
+        here = (predictions["bodypart"] == bodypart) & (predictions["image"] == test["image"].iloc[place])
+        predictions.loc[here, list(nothing)] = np.nan
 
     dataset = None
     if trained_on:

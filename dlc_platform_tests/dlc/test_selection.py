@@ -58,6 +58,7 @@ def test_nothing_to_choose_from(store: Store) -> None:
 def test_the_first_one_is_promoted(store: Store) -> None:
     choice = choose([evaluation(store, "e1", "a", 1, OFF)], None, store)
     assert (choice.model_id, choice.evaluation_id, choice.reason) == ("a", "e1", "the first evaluated version")
+    assert choice.test_rmse_px == pytest.approx(np.sqrt((OFF**2).mean())) and choice.test_images == 20
 
 
 def test_a_clearly_better_one_replaces_it(store: Store) -> None:
@@ -101,6 +102,7 @@ def test_a_few_images_are_never_clear(store: Store) -> None:
     rows = [evaluation(store, "e1", "a", 1, [9] * 5), evaluation(store, "e2", "b", 3, [1] * 5)]
     choice = choose(rows, promotion("a", 2), store)
     assert choice.model_id == "a" and "version b was tested on fewer than 6 images" in choice.reason
+    assert "difference -8.00 px)" in choice.reason and "interval" not in choice.reason
     rows = [evaluation(store, "e3", "a", 1, [9] * 6), evaluation(store, "e4", "b", 3, [1] * 6)]
     assert choose(rows, promotion("a", 2), store).model_id == "b"
     stricter = PromotionRule(confidence=0.99)
@@ -128,7 +130,8 @@ def test_a_body_part_that_got_worse_stops_it(store: Store) -> None:
 
 def test_the_best_of_several_whatever_their_order(store: Store) -> None:
     factors = [5.0, 2.0, 3.0, 2.0, 4.0]
-    rows = [evaluation(store, f"e{n}", f"m{n}", n, factor * OFF) for n, factor in enumerate(factors)]
+    unlabelled = np.full(20, np.nan)
+    rows = [evaluation(store, f"e{n}", f"m{n}", n, factor * OFF, tail=unlabelled) for n, factor in enumerate(factors)]
     assert choose(rows, None, store).model_id == "m1"
     choice = choose(rows, promotion("m0", 0), store)
     assert choice.model_id == "m1"
@@ -153,7 +156,7 @@ def test_without_shared_images_nothing_is_better(store: Store) -> None:
     rows = [evaluation(store, "e1", "a", 1, [9], ["1"]), evaluation(store, "e2", "b", 3, [1], ["2"])]
     choice = choose(rows, promotion("a", 2), store)
     assert choice.model_id == "a"
-    assert choice.reason.startswith("version b cannot be compared: the versions a, b were not tested on any image")
+    assert choice.reason.startswith("version b cannot be compared: the versions a, b have no test image in common")
 
 
 def test_a_corrected_label_is_another_question(store: Store) -> None:
@@ -218,3 +221,60 @@ def test_a_lab_can_leave_promotions_to_a_person(store: Store) -> None:
     rows.append(evaluation(store, "e2", "b", 3, OFF / 4))
     choice = choose_best(rows, promotion("a", 2), store, person)
     assert choice == Choice("a", "e1", "lab.yaml leaves promotions to a person")
+
+
+def test_the_error_that_a_choice_names_is_the_one_that_was_weighed(store: Store) -> None:
+    """The newer version has easy images besides, that the older one was trained on."""
+    shared = [f"shared {number}" for number in range(20)]
+    easy = [f"easy {number}" for number in range(20)]
+    write_evaluation(store, "e1", "a", {"nose": [*OFF, *OFF]}, [*shared, *easy], trained_on=easy)
+    write_evaluation(store, "e2", "b", {"nose": [*OFF / 2, *[0.1] * 20]}, [*shared, *easy])
+    rows = [
+        Evaluation(id=f"e{n}", model_id=m, evaluated_at=START + timedelta(hours=n)) for n, m in ((1, "a"), (2, "b"))
+    ]
+    choice = choose(rows, promotion("a", 1), store)
+    assert choice.model_id == "b" and choice.test_images == 20
+    assert choice.test_rmse_px == pytest.approx(np.sqrt(((OFF / 2) ** 2).mean()))
+    assert f"test RMSE {choice.test_rmse_px:.2f} px" in choice.reason
+
+
+def test_a_version_that_gives_up_on_keypoints_is_not_better(store: Store) -> None:
+    write_evaluation(store, "e1", "a", {"nose": OFF.tolist(), "tail": [1] * 20})
+    write_evaluation(store, "e2", "b", {"nose": (OFF / 3).tolist(), "tail": [1] * 20}, missed=[("nose", 3)])
+    rows = [
+        Evaluation(id=f"e{n}", model_id=m, evaluated_at=START + timedelta(hours=n)) for n, m in ((1, "a"), (2, "b"))
+    ]
+    choice = choose(rows, promotion("a", 1), store)
+    assert choice.model_id == "a" and "gives no position for 1 more of the labelled keypoints" in choice.reason
+    gone = [("tail", place) for place in range(20)]
+    write_evaluation(store, "e3", "c", {"nose": (OFF / 3).tolist(), "tail": [1] * 20}, missed=gone)
+    rows[1] = Evaluation(id="e3", model_id="c", evaluated_at=START + timedelta(hours=2))
+    choice = choose(rows, promotion("a", 1), store)
+    assert choice.model_id == "a" and "gives no position for 20 more" in choice.reason
+
+
+def test_the_rule_never_promotes_what_may_have_been_trained_on_the_test_images(store: Store) -> None:
+    write_evaluation(store, "e1", "elsewhere", {"nose": (OFF / 9).tolist()}, trained_on=[])
+    write_evaluation(store, "e2", "a", {"nose": OFF.tolist()})
+    rows = [
+        Evaluation(id=f"e{n}", model_id=m, evaluated_at=START + timedelta(hours=n))
+        for n, m in ((1, "elsewhere"), (2, "a"))
+    ]
+    choice = choose(rows, promotion("a", 0), store)
+    assert choice.model_id == "a" and "elsewhere may have been trained on the test images" in choice.reason
+    assert choose(rows, None, store).model_id == "a"
+    # Where there is nothing else, one has to begin with something.
+    choice = choose(rows[:1], None, store)
+    assert choice.model_id == "elsewhere" and choice.reason.endswith("may have been trained on its test images")
+    # A version that is better than what may have been trained on its test images is better.
+    write_evaluation(store, "e3", "b", {"nose": (OFF / 20).tolist()})
+    rows.append(Evaluation(id="e3", model_id="b", evaluated_at=START + timedelta(hours=3)))
+    assert choose(rows, promotion("elsewhere", 2), store).model_id == "b"
+
+
+def test_a_version_without_a_fair_test_image_has_no_error(store: Store) -> None:
+    images = ["one", "two"]
+    write_evaluation(store, "e1", "a", {"nose": [1, 1]}, images, trained_on=images)
+    choice = choose([Evaluation(id="e1", model_id="a", evaluated_at=START)], None, store)
+    assert (choice.test_rmse_px, choice.test_images) == (None, None)
+    assert choice.reason.endswith("which has no test image that it was not trained on")

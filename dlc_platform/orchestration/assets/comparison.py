@@ -41,6 +41,8 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
             metadata[f"problem_{project}"] = str(problem)
             context.log.warning(str(problem))
             continue
+        for warning in comparison.warnings:
+            context.log.warning(f"{project}: {warning}")
         _record_comparison(context, lab, comparison)
         compared[project] = comparison.comparison.id
         metadata |= _comparison_metadata(lab, comparison) | _disagreement_metadata(context, lab, comparison)
@@ -62,13 +64,18 @@ def evaluate_missing(
     dict
         The versions that were to be evaluated, each with what was in the way of it, or None where nothing was.
     """
-    from dlc_platform.dlc.evaluation import evaluate_model
+    from dlc_platform.dlc.evaluation import evaluate_model, load_evaluation
 
     dataset_id = registry.newest_dataset(lab.engine, project)
     if dataset_id is None:
         return {}
     outcomes: dict[str, PlatformError | None] = {}
-    done = {row.model_id for row in registry.evaluations_of(lab.engine, project) if row.dataset_id == dataset_id}
+    evaluations = registry.evaluations_of(lab.engine, project)
+    done = {row.model_id for row in evaluations if row.dataset_id == dataset_id}
+    for row in evaluations:
+        # An older platform took images that the version was trained on for test images.
+        if row.test_images is None and lab.store.has("evaluations", row.id):
+            record_evaluation(context, lab, load_evaluation(lab.store, row.id, lab.settings.likelihood_cutoff))
     for model in registry.models_of(lab.engine, project):
         if model.id in done or only not in (None, model.id) or not lab.store.has("models", model.id):
             continue
@@ -118,6 +125,7 @@ def _comparison_metadata(lab: LabResource, compared: Any) -> dict[str, Any]:
     return {
         f"picture_{project}": picture(plot, f"Test RMSE of the versions of {project}, with 95 % intervals"),
         f"test_images_{project}": len(compared.comparison.images),
+        **({f"warnings_{project}": "; ".join(compared.warnings)} if compared.warnings else {}),
         f"versions_{project}": table(_named(compared.versions.drop(columns="recipe"), names)),
         f"left_out_{project}": table(_named(compared.left_out, names)),
         f"bodyparts_{project}": table(_named(compared.bodyparts, names)),

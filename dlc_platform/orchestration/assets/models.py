@@ -269,8 +269,10 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     overall = errors[errors["bodypart"] == "all"].set_index("side")["rmse_px"]
     return dg.MaterializeResult(
         metadata={
-            "test_rmse_px": number(overall["test"]),
-            "train_rmse_px": number(overall["train"]),
+            **{
+                f"{side}_rmse_px": number(rmse) for side, rmse in overall.items() if rmse == rmse
+            },  # NaN where the model gives no position at all
+            "test_images": len(evaluation.test_images),
             "worst_test_frames": picture(
                 worst_frames(worst_test_frames(evaluation, lab.store, most=6)),
                 "The worst test frames: labels + and predictions o",

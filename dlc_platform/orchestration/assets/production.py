@@ -78,6 +78,7 @@ def production_model(context: AssetExecutionContext, config: ProductionChoice, l
 
 
 def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabResource) -> dg.MaterializeResult:
+    from dlc_platform.comparisons import weighed_by_a_person
     from dlc_platform.dlc.selection import choose_best
     from dlc_platform.gate import barred_versions
 
@@ -93,8 +94,8 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
                 continue
             if config.follows is not None and (in_force is None or in_force.id != config.follows):
                 raise _overtaken(project, in_force)
-            evaluated = [evaluation.id for evaluation in evaluations if evaluation.model_id == chosen_by_person.id]
-            model, evaluation, reason = chosen_by_person.id, next(iter(evaluated[-1:]), None), config.reason
+            model, reason = chosen_by_person.id, config.reason
+            evaluation, *error = weighed_by_a_person(lab.engine, lab.store, project, model)
         else:
             barred = barred_versions(lab.engine, lab.settings, project)
             choice = choose_best(evaluations, in_force, lab.store, lab.settings.promotion, barred)
@@ -103,6 +104,8 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
                     context.log.warning(f"{project}: {reason}")
                 continue
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
+            error = choice.test_rmse_px, choice.test_images
+        test_error = dict(zip(("test_rmse_px", "test_images"), error, strict=True))
         # A person who keeps the model has decided too: what was weighed then is not weighed again.
         if model != incumbent or chosen_by_person is not None:
             promotion = tables.Promotion(
@@ -113,6 +116,7 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
                 promoted_by=config.by if chosen_by_person is not None else "the rule of lab.yaml",
                 reason=reason,
                 weighed_until=evaluations[-1].evaluated_at if evaluations else None,
+                **test_error,
                 run_id=context.run_id,
             )
             if not registry.promote(lab.engine, promotion, expected=incumbent):
@@ -127,7 +131,7 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
             context.log.info(f"{project}: {short(model)} is the production model now: {reason}")
             stale[project] = impact_of(lab.engine, model)
             context.log.info(f"{project}: {stale[project]}")
-        rows.append(_row(project, model, incumbent, reason))
+        rows.append(_row(project, model, incumbent, reason) | test_error)
     if not rows and lab.settings.promotion.rule != "person":
         raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
     in_production = {

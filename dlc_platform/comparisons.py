@@ -4,7 +4,7 @@ No network is run here, and nothing is written. How a comparison is made is `dlc
 `pose.disagreement`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.dlc.comparison import FEWEST_IMAGES, Comparison, comparable, compare
+from dlc_platform.dlc.dataset import side
 from dlc_platform.dlc.evaluation import ALL, Evaluation, load_evaluation, not_evaluable
 from dlc_platform.dlc.inference import POSE_TABLE
 from dlc_platform.dlc.runner import unusable
@@ -22,6 +23,7 @@ from dlc_platform.identity import short
 from dlc_platform.ingest import require_unchanged
 from dlc_platform.pose.disagreement import disagreement, largest_disagreements
 from dlc_platform.pose.table import keypoints_at, read_parquet
+from dlc_platform.settings import Lab
 from dlc_platform.store import Store
 from dlc_platform.video.frames import read_frames
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 _MOST_FILES = 10
 _APART_S = 5.0
+
+#: What to do about `different_splits`.
+ONE_SPLIT = "Give the project one `split_seed`, and its recipes one `test_fraction`, to have all versions compared"
 
 Points = dict[str, tuple[float, float]]
 
@@ -87,6 +92,30 @@ class ProjectComparison:
     def limit_px(self) -> float:
         """From what distance on two versions are said to disagree: twice the lowest test RMSE, in pixels."""
         return 2 * float(self.versions["test_rmse_px"].min())
+
+
+def different_splits(lab: Lab, project: str, images: Iterable[str]) -> str | None:
+    """What it costs that the recipes of a project split its labelled images differently; None where they do not.
+
+    Parameters
+    ----------
+    images
+        SHA-256 of the labelled images.
+    """
+    splits = {name: lab.split_of(name) for name, recipe in lab.recipes.items() if recipe.project == project}
+    if len(set(splits.values())) < 2:
+        return None
+    images = list(images)
+    sides = {split: {image for image in images if side(image, *split) == "test"} for split in splits.values()}
+    seeds = len({seed for seed, _ in splits.values()}) > 1
+    each = "; ".join(
+        f"{name} tests on {len(sides[seed, fraction])} images (seed {seed}, test_fraction {fraction:g})"
+        for name, (seed, fraction) in splits.items()
+    )
+    return (
+        f"they have different {'seeds' if seeds else 'test fractions'}, so that versions of the project {project} "
+        f"share {len(set.intersection(*sides.values()))} test images: {each}"
+    )
 
 
 def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -> ProjectComparison:

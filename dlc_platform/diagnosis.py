@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from dlc_platform.catalog import queries
 from dlc_platform.catalog.database import open_where_there
 from dlc_platform.catalog.registry import known_files
+from dlc_platform.comparisons import ONE_SPLIT, different_splits
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
@@ -59,7 +60,7 @@ def examine(home: Path) -> Iterator[Finding]:
     yield from _store(lab)
     yield from _postgres(home)
     for name, entry in lab.projects.items():
-        yield from _project(name, entry.path)
+        yield from _project(lab, name, entry.path)
     yield from _recipes(lab)
     yield from _sessions(lab)
     if lab.regions:
@@ -111,7 +112,7 @@ def _postgres(home: Path) -> Iterator[Finding]:
     yield Finding("Postgres", f"database {url.database} on {url.host}:{url.port} answers")
 
 
-def _project(name: str, path: Path) -> Iterator[Finding]:
+def _project(lab: Lab, name: str, path: Path) -> Iterator[Finding]:
     try:
         project = read_project(path)
         check_with_deeplabcut(project)
@@ -120,6 +121,9 @@ def _project(name: str, path: Path) -> Iterator[Finding]:
         yield Finding(f"project {name}", error.problem, error.remedy)
         return
     yield Finding(f"project {name}", f"{len(labels.images)} labelled frames in {len(labels.folders())} folders")
+    if splits := different_splits(lab, name, labels.images["sha256"]):
+        recipes = ", ".join(recipe for recipe, own in lab.recipes.items() if own.project == name)
+        yield Finding(f"recipes {recipes}", splits, ONE_SPLIT, warning=True)
 
 
 def _recipes(lab: Lab) -> Iterator[Finding]:
@@ -130,15 +134,6 @@ def _recipes(lab: Lab) -> Iterator[Finding]:
             # A network connection may come back before somebody trains.
             passing = weights == IMAGENET and net_type in NETWORKS
             yield Finding(f"recipe {', '.join(names)}", error.problem, error.remedy, warning=passing)
-    for project in lab.projects:
-        seeds = {name: recipe.seed for name, recipe in lab.recipes.items() if recipe.project == project}
-        if len(set(seeds.values())) > 1:
-            yield Finding(
-                f"recipes {', '.join(seeds)}",
-                f"they have different seeds, so versions of the project {project} do not share their test images",
-                "Give them one seed to have them compared",
-                warning=True,
-            )
     if not lab.recipes:
         yield Finding("recipes", "none", "Add a recipe to lab.yaml to train a model", warning=True)
     if not lab.inference:

@@ -24,10 +24,12 @@ raw_roots:
 #   marker: '{{stem}}.done'
 # See what it finds, and why not the rest, with `dlc-platform scan {home} --dry-run`.
 
-# DeepLabCut projects, single-animal; they are only read.
+# DeepLabCut projects, single-animal; they are only read. `split_seed` decides which of the labelled images models are
+# tested on, whatever the recipe: leave it as it is, or versions from before and after cannot be compared.
 projects:
 {projects}
 # What to train. `weights` is imagenet (downloaded once), random, or a folder with config.json and model.safetensors.
+# `seed` is that of the random numbers of training: another one repeats a training on the same images.
 recipes:
 {recipes}
 # Which project's production model tracks which cameras: the first rule that matches the camera's name.
@@ -150,7 +152,7 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
         home=home,
         name=_yaml({"name": _name(home.name, "lab")}, indent=""),
         raw_roots=_yaml([str(root) for root in raw_roots]),
-        projects=_yaml({name: {"path": str(project.path)} for name, project in entries.items()}),
+        projects=_yaml({name: {"path": str(project.path), "split_seed": 42} for name, project in entries.items()}),
         recipes=_yaml(recipes),
         inference=_yaml([{"camera": "*", "project": next(iter(entries))}]),
     )

@@ -272,6 +272,13 @@ class ProjectEntry(_Section):
     """A DeepLabCut project that the lab labels in. It is only ever read."""
 
     path: Folder = Field(description="The folder that holds the project's config.yaml.")
+    split_seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**32,
+        description="Decides with `test_fraction` which labelled images are tested on, for all recipes of the project, "
+        "so that their versions can be compared. By default each recipe's own `seed` does.",
+    )
 
 
 class Transforms(_Section):
@@ -304,7 +311,12 @@ class Recipe(_Section):
     learning_rate: float = Field(default=1e-4, gt=0)
     transforms: Transforms = Transforms()
     test_fraction: float = Field(default=0.05, gt=0, lt=1)
-    seed: int = Field(default=42, ge=0, lt=2**32)
+    seed: int = Field(
+        default=42,
+        ge=0,
+        lt=2**32,
+        description="Of the random numbers of training. Where the project has no `split_seed`, of the split too.",
+    )
     apart_frames: int = Field(
         default=0,
         ge=0,
@@ -752,6 +764,12 @@ class Lab(_Section):
     def rule_for(self, camera: str) -> InferenceRule | None:
         """The first inference rule whose pattern the camera's name matches."""
         return next((rule for rule in self.inference if fnmatchcase(camera, rule.camera)), None)
+
+    def split_of(self, recipe: str) -> tuple[int, float]:
+        """What decides a recipe's split into training and test images: the seed, and the fraction that is tested on."""
+        own = self.recipes[recipe]
+        seed = self.projects[own.project].split_seed
+        return own.seed if seed is None else seed, own.test_fraction
 
     def project_of(self, camera: str) -> str | None:
         """The project whose production model tracks a camera, by the inference rules."""

@@ -444,7 +444,14 @@ def test_doctor_says_that_versions_of_different_seeds_do_not_compare(
     recipes = {name: {"project": "tiny", "weights": "random", "seed": seed} for name, seed in (("a", 1), ("b", 2))}
     code, out = command("doctor", broken_lab(recipes=recipes))
     assert code == 0, out
-    assert "warning recipes a, b: they have different seeds" in out
+    assert "warning recipes a, b: they have different seeds, so that versions of the project tiny share " in out
+    assert "Give the project one `split_seed`" in out
+    project = yaml.safe_load((broken_lab(recipes=recipes) / "lab.yaml").read_text())["projects"]["tiny"]
+    lab = broken_lab(recipes=recipes, projects={"tiny": project | {"split_seed": 7}})
+    assert "different seeds" not in command("doctor", lab)[1]
+    recipes["b"]["test_fraction"] = 0.5
+    lab = broken_lab(recipes=recipes, projects={"tiny": project | {"split_seed": 7}})
+    assert "they have different test fractions, so that versions of the project tiny share" in command("doctor", lab)[1]
 
 
 @pytest.mark.parametrize(

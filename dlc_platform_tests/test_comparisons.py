@@ -13,8 +13,8 @@ from sqlalchemy import Engine, text
 
 from dlc_platform import cli
 from dlc_platform.catalog import queries, registry, tables
-from dlc_platform.comparisons import find_disagreement, old_and_new
-from dlc_platform.dlc.dataset import Dataset, make_dataset
+from dlc_platform.comparisons import different_splits, find_disagreement, old_and_new
+from dlc_platform.dlc.dataset import Dataset, make_dataset, side
 from dlc_platform.dlc.inference import PoseEstimator
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import read_project
@@ -24,7 +24,7 @@ from dlc_platform.ingest import register
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.platform import Platform
 from dlc_platform.sessions import scan
-from dlc_platform.settings import Recipe
+from dlc_platform.settings import Lab, Recipe
 from dlc_platform.store import Store
 
 PROJECT = "tiny"
@@ -313,3 +313,49 @@ def test_a_newer_dataset_is_what_counts(
     record_dataset(engine, tiny_dataset)
     materialise(home, "model_comparison")
     assert queries.best_models(engine)["model"].unique().tolist() == [tiny_model.id]
+
+
+def test_recipes_of_one_project_that_split_differently_are_told(tiny_dataset: Dataset, tiny_recipe: Recipe) -> None:
+    images = tiny_dataset.labels()["image"].unique()
+
+    def lab(split_seed: int | None, *recipes: Recipe) -> Lab:
+        return Lab.model_validate(
+            {
+                "raw_roots": ["/raw"],
+                "projects": {PROJECT: {"path": "/project", "split_seed": split_seed}, "other": {"path": "/other"}},
+                "recipes": {f"r{number}": recipe.model_dump() for number, recipe in enumerate(recipes)},
+            }
+        )
+
+    again = tiny_recipe.model_copy(update={"seed": 99})
+    elsewhere = again.model_copy(update={"project": "other"})
+    assert different_splits(lab(None, tiny_recipe, elsewhere), PROJECT, images) is None
+    told = different_splits(lab(None, tiny_recipe, again), PROJECT, images)
+    one, other = (
+        {image for image in images if side(image, seed, tiny_recipe.test_fraction) == "test"}
+        for seed in (tiny_recipe.seed, 99)
+    )
+    assert told is not None and f"share {len(one & other)} test images" in told
+    assert f"r0 tests on {len(one)} images" in told and f"r1 tests on {len(other)} images (seed 99" in told
+    # With a seed for the project, another seed of a recipe repeats a training on the same images.
+    project = lab(5, tiny_recipe, again)
+    assert different_splits(project, PROJECT, images) is None
+    assert project.split_of("r0") == project.split_of("r1") == (5, tiny_recipe.test_fraction)
+
+
+def test_a_version_that_costs_images_is_named_with_what_it_costs(
+    home: Path, engine: Engine, tiny_model: TrainedModel, tiny_project: Path, command: Callable
+) -> None:
+    """A newer dataset of another test fraction has test images that the older version was trained on."""
+    store = Store(home / "store")
+    project = read_project(tiny_project)
+    wider = make_dataset(project, read_labels(project), 1, 0.4, {}, store)
+    record_dataset(engine, wider)
+    newest = perturbed(store, tiny_model, "aaa", 0.01, wider)
+    record_training(engine, newest, wider.id)
+    materialise(home, "model_comparison")
+    compared = Platform(home).compare(PROJECT)
+    (evaluation,) = [row for row in registry.evaluations_of(engine, PROJECT) if row.model_id == tiny_model.id]
+    assert evaluation.taught_images and evaluation.test_images == wider.n_test - evaluation.taught_images
+    told = [*compared.warnings, *compared.left_out["reason"]]
+    assert any(f"was trained on {evaluation.taught_images} of the" in one and f"{wider.n_test}" in one for one in told)

@@ -59,6 +59,7 @@ def test_several_raw_roots_and_projects(tmp_path: Path, raw: Path) -> None:
         "x" * 45: "f",
     }
     assert [recipe.project for recipe in lab.recipes.values()] == list(lab.projects)
+    assert {entry.split_seed for entry in lab.projects.values()} == {42}
     # No network of DeepLabCut's PyTorch engine.
     assert lab.recipes["rotarod-test-t-resnet50"].net_type == "resnet_50"
 

@@ -64,6 +64,7 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
 
 
 def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
+    from dlc_platform.comparisons import ONE_SPLIT, different_splits
     from dlc_platform.dlc.dataset import make_dataset
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.labels import read_labels, within_regions
@@ -86,9 +87,8 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             f"no session and so no region is known of {', '.join(unmatched)}: trained on whole pictures"
         )
     labels = within_regions(labels, files, lab.settings.region_for)
-    dataset = make_dataset(
-        project, labels, recipe.seed, recipe.test_fraction, matches, lab.store, apart_frames=recipe.apart_frames
-    )
+    seed, test_fraction = lab.settings.split_of(name)
+    dataset = make_dataset(project, labels, seed, test_fraction, matches, lab.store, apart_frames=recipe.apart_frames)
     registry.record_dataset(
         lab.engine,
         name,
@@ -97,8 +97,8 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             project=recipe.project,
             train_images=dataset.n_train,
             test_images=dataset.n_test,
-            seed=recipe.seed,
-            test_fraction=recipe.test_fraction,
+            seed=seed,
+            test_fraction=test_fraction,
             manifest_sha256=lab.store.claim("datasets", dataset.id),
             run_id=context.run_id,
         ),
@@ -106,6 +106,8 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         _image_rows(dataset, matches),
         versions(),
     )
+    if splits := different_splits(lab.settings, recipe.project, labels.images["sha256"]):
+        context.log.warning(f"{splits}. {ONE_SPLIT}.")
     return dg.MaterializeResult(
         metadata={
             "picture": picture(
@@ -116,6 +118,9 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             "train_images": dataset.n_train,
             "test_images": dataset.n_test,
             "left_out_images": dataset.n_left_out,
+            "split_seed": seed,
+            "test_fraction": test_fraction,
+            **({"different_splits": splits} if splits else {}),
             "rows_without_a_label": labels.unlabelled,
             "labels_outside_their_image": labels.outside,
             "labels_outside_their_region": labels.outside_region,
@@ -143,10 +148,11 @@ def dataset_problem(lab: LabResource, name: str) -> str | None:
         return f"its training dataset is of the project {dataset.project}, and lab.yaml says {recipe.project} now"
     # The sides themselves, because two seeds may split a few images alike, which makes one dataset of both.
     sides = registry.image_sides(lab.engine, dataset.id)
-    if any(side(image, recipe.seed, recipe.test_fraction) != given for image, given in sides.items()):
+    seed, test_fraction = lab.settings.split_of(name)
+    if any(side(image, seed, test_fraction) != given for image, given in sides.items()):
         return (
             "its training dataset was not split by the seed and test_fraction that lab.yaml says now "
-            f"({recipe.seed}, {recipe.test_fraction:g})"
+            f"({seed}, {test_fraction:g})"
         )
     return None
 

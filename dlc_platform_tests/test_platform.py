@@ -1,5 +1,7 @@
 """A notebook that stays open for days."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,3 +23,21 @@ def test_a_postgres_that_was_stopped_meanwhile_is_started_again(
         assert lab.sessions().empty
         server.stop(folder / "postgres")
         assert lab.models().empty
+
+
+def test_the_package_gives_a_notebook_what_it_needs_and_costs_nothing_by_itself() -> None:
+    code = """
+import sys
+before = set(sys.modules)
+import dlc_platform
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert not new - set(sys.stdlib_module_names) - {"dlc_platform"}, new
+assert {"Platform", "PlatformError"} <= set(dir(dlc_platform))
+assert not hasattr(dlc_platform, "Nothing")
+from dlc_platform import Platform, PlatformError
+from dlc_platform.platform import Platform as same
+assert Platform is same and issubclass(PlatformError, Exception)
+assert not {"dagster", "torch", "deeplabcut"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

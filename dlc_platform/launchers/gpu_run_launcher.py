@@ -30,6 +30,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import devices
 from dlc_platform.launchers.devices import GpuNames
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
+from dlc_platform.launchers.lab_file import require_valid_lab
 from dlc_platform.launchers.needs import UnmetNeed, needs_of
 from dlc_platform.launchers.processes import WorkerProcess, killed_for_memory
 from dlc_platform.launchers.run_ends import as_told, connection_names, settled
@@ -114,6 +115,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
         A run whose tags are wrong fails with what is wrong.
         """
+        require_valid_lab()
         run = context.dagster_run
         give_own_retries(self._instance, run)
         origin = check.not_none(run.job_code_origin)

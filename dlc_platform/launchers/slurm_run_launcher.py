@@ -26,6 +26,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
+from dlc_platform.launchers.lab_file import require_valid_lab
 from dlc_platform.launchers.needs import needs_of
 from dlc_platform.launchers.run_ends import as_told, settled
 from dlc_platform.launchers.slurm_follower import SlurmFollower, describe
@@ -119,6 +120,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Put the run into the spool, and come back at once; a run whose tags are wrong fails with what is wrong."""
+        require_valid_lab()
         run = context.dagster_run
         give_own_retries(self._instance, run)
         try:

@@ -18,6 +18,8 @@ from dagster._serdes import ConfigurableClassData
 
 WAITS_TAG = "dlc_platform/waits"
 WAITS, STARTS = "yes", "no"
+#: How often, and after how many seconds each, the queue tries to launch a run while lab.yaml is not valid.
+_MOST_LOADS, _LOAD_SECONDS = 10_000, 30
 UNTIL_TAG = "dlc_platform/waits_until"
 #: On a run that ended because the lab was stopped: its own id, as what follows it has the tags of what it follows.
 STOPPED_TAG = "dlc_platform/stopped_with_the_lab"
@@ -29,7 +31,10 @@ class PatientRunCoordinator(QueuedRunCoordinator):
     """Dagster's queue, in which runs that are tried again wait for `retry_minutes`, by their number."""
 
     def __init__(self, retry_minutes: list[float] | None = None, **others: Any):
-        super().__init__(**others)
+        # While lab.yaml is not valid nothing can be launched: what is in the queue waits, and does not fail.
+        super().__init__(
+            **{"max_user_code_failure_retries": _MOST_LOADS, "user_code_failure_retry_delay": _LOAD_SECONDS, **others}
+        )
         self._retry_minutes = retry_minutes or []
 
     @classmethod

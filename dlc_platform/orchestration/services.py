@@ -20,18 +20,27 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import dagster as dg
+import yaml
 from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import settled
-from dlc_platform.orchestration.instance import clean, is_used, open_instance, open_lock, prepare
+from dlc_platform.orchestration.instance import (
+    clean,
+    dagster_yaml,
+    is_used,
+    open_instance,
+    open_lock,
+    prepare,
+    wanted_dagster_yaml,
+)
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external
-from dlc_platform.settings import load_lab
+from dlc_platform.settings import LAB_FILE, load_lab
 
 _START_SECONDS = 180
 _STOP_SECONDS = 20
@@ -43,6 +52,8 @@ _ENDS_MINUTES = 10
 _LOG_BYTES = 10_000_000
 #: Names the running services, so that they are found when the process that started them was killed.
 _RECORD = "services.json"
+#: What Dagster loads, and the name of the code location.
+_MODULE = "dlc_platform.definitions"
 
 
 class Services:
@@ -69,11 +80,14 @@ class Services:
         self._modules: dict[str, tuple[str, ...]] = {}
         #: When each service ended by itself, on the clock that nobody sets.
         self._ends: dict[str, list[float]] = {}
+        #: Of lab.yaml: what is loaded, its state then, and its state at the last look.
+        self._lab = load_lab(home)
+        self._loaded_state = self._seen_state = _state_of(home / LAB_FILE)
 
     def start(self) -> None:
         """Start the webserver and the daemon; what was started is stopped by `stop`, even if this is interrupted."""
         self._logs.mkdir(exist_ok=True)
-        workspace = ["-m", "dlc_platform.definitions"]
+        workspace = ["-m", _MODULE]
         webserver = ("dagster_webserver", "-h", "127.0.0.1", "-p")
         self._modules["webserver"] = (*webserver, str(self._port), *workspace)
         if self._read_only_port is not None:
@@ -182,6 +196,59 @@ class Services:
         for name, process in list(self._processes.items()):
             if process.poll() is not None:
                 self._start_again(name, process)
+        self._follow_lab()
+
+    def _follow_lab(self) -> None:
+        """Load the definitions again when lab.yaml has changed, and say so.
+
+        The daemon loads them again every minute by itself. A lab.yaml that is not valid stays out of the UI, and no
+        run is launched until it is mended.
+        """
+        seen, self._seen_state = self._seen_state, _state_of(self.home / LAB_FILE)
+        # An editor may still be writing: what is loaded has stayed the same for one look.
+        if self._seen_state != seen or seen == self._loaded_state:
+            return
+        self._loaded_state = seen
+        try:
+            lab = load_lab(self.home)
+            restart = yaml.safe_load(dagster_yaml(self.home).read_text()) != wanted_dagster_yaml(self.home, lab)
+        except PlatformError as problem:
+            self._say(f"lab.yaml has changed and is not in force; no run is started until it is mended. {problem}")
+            return
+        try:
+            self._reload()
+        except Exception as error:
+            self._say(
+                f"lab.yaml has changed, and the UI did not load it: {error}. Click `Reload definitions` under "
+                f"Deployment in {self.url}"
+            )
+            return
+        told = [
+            f"{what}: {', '.join(sorted(names))}"
+            for what, names in (
+                ("new recipes", lab.recipes.keys() - self._lab.recipes.keys()),
+                ("recipes that are gone", self._lab.recipes.keys() - lab.recipes.keys()),
+            )
+            if names
+        ]
+        if restart:
+            told.append("what it says of GPUs, runs and dagster_yaml comes into force when the lab is started again")
+        self._say("; ".join(["lab.yaml has changed and is in force", *told]))
+        self._lab = lab
+
+    def _reload(self) -> None:
+        from dagster_graphql import DagsterGraphQLClient, ReloadRepositoryLocationStatus
+
+        client = DagsterGraphQLClient("127.0.0.1", port_number=self._port)
+        done = client.reload_repository_location(_MODULE)
+        if done.status != ReloadRepositoryLocationStatus.SUCCESS:
+            raise PlatformError(f"{done.failure_type}: {done.message}", "See its log")
+        if "read-only-webserver" in self._processes:
+            # In it nothing can be loaded again either.
+            process = self._processes["read-only-webserver"]
+            _end_group(process.pid)
+            process.wait()
+            self._start("read-only-webserver")
 
     def _ensure_postgres(self) -> None:
         if not is_external():
@@ -250,6 +317,15 @@ class Services:
             self.instance.report_run_failed(now, "The lab was stopped; this run is retried when it is started again")
             stopped += 1
         return stopped
+
+
+def _state_of(file: Path) -> tuple[int, int, int] | None:
+    """What changes when a file does; None while it is not there."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:

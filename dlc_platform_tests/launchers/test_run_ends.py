@@ -119,6 +119,7 @@ class Lab:
 
     def stop(self) -> int:
         """What the end of `up` does with the workers of runs."""
+        (self._folder / "lab.yaml").write_text("{raw_roots: [raw], projects: {maze: {path: project}}}")
         services = Services(self._folder, 1, {}, print)
         services.__dict__["instance"] = self.instance
         return services._stop_workers()

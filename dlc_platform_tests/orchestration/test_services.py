@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import dagster as dg
 import pytest
+import yaml
+from dagster_graphql import DagsterGraphQLClient
 
 from dlc_platform.demo import render
 from dlc_platform.errors import PlatformError
@@ -121,6 +124,50 @@ def test_who_only_looks_has_a_port_of_their_own(lab: Up):
     assert not allowed[lab.read_only_port]
     # Later starts need it no more.
     lab.with_read_only = False
+
+
+def test_lab_yaml_is_followed_while_the_lab_is_up(lab: Up):
+    """A new recipe shows by itself; a broken file takes nothing down, and what is started meanwhile waits."""
+    lab.ensure()
+    file = lab.home / "lab.yaml"
+    before = file.read_text()
+
+    def ask(query: str) -> Any:
+        body = json.dumps({"query": query}).encode()
+        with urlopen(Request(f"{lab.url}/graphql", body, {"Content-Type": "application/json"})) as response:
+            return json.load(response)["data"]
+
+    def recipes() -> list[str]:
+        query = '{assetNodeOrError(assetKey: {path: ["trained_model"]}) {... on AssetNode {partitionKeys}}}'
+        return ask(query)["assetNodeOrError"]["partitionKeys"]
+
+    try:
+        settings = yaml.safe_load(before)
+        (known,) = settings["recipes"]
+        settings["recipes"]["another"] = settings["recipes"][known]
+        file.write_text(yaml.safe_dump(settings))
+        wait_for(lambda: "lab.yaml has changed and is in force; new recipes: another" in lab.said())
+        assert recipes() == ["another", known]
+
+        file.write_text(before + "\nraw_rots: [raw]\n")
+        wait_for(lambda: "no run is started until it is mended" in lab.said())
+        assert "raw_rots is not a key of lab.yaml" in lab.said()
+        assert recipes() == ["another", known]
+        run_id = DagsterGraphQLClient("127.0.0.1", port_number=lab.port).submit_job_execution("clean_up")
+        with dg.DagsterInstance.get() as instance:
+            wait_for(lambda: "waits until lab.yaml is mended" in str(instance.all_logs(run_id)))
+            file.write_text(before)
+            wait_for(
+                lambda: (
+                    lab.said().rstrip().endswith("lab.yaml has changed and is in force; recipes that are gone: another")
+                )
+            )
+            wait_for(lambda: (run := instance.get_run_by_id(run_id)) is not None and run.is_finished)
+            run = instance.get_run_by_id(run_id)
+            assert run is not None and run.status == DONE
+        assert recipes() == [known]
+    finally:
+        file.write_text(before)
 
 
 def test_two_webservers_need_two_ports(lab_home: Path, tmp_path: Path):

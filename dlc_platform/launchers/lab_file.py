@@ -1,0 +1,25 @@
+"""No run is launched while lab.yaml is not valid: its worker could not load it, and the run would fail for that."""
+
+import os
+from pathlib import Path
+
+from dagster._core.errors import DagsterUserCodeUnreachableError
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.settings import HOME_VARIABLE, load_lab
+
+
+def require_valid_lab() -> None:
+    """
+    Raises
+    ------
+    DagsterUserCodeUnreachableError
+        When lab.yaml is not valid. Dagster's queue then keeps the run, and asks again later.
+    """
+    home = os.environ.get(HOME_VARIABLE)
+    if home is None:
+        return
+    try:
+        load_lab(Path(home))
+    except PlatformError as problem:
+        raise DagsterUserCodeUnreachableError(f"This run waits until lab.yaml is mended. {problem}") from problem

@@ -204,6 +204,14 @@ def run(
 
 
 @app.command()
+def train(home: Home, recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe of lab.yaml.")]) -> None:
+    """Train a recipe: dataset, training, evaluation, comparison, promotion by the rule; the first failure ends it."""
+    from dlc_platform.orchestration.materialize import train as train_recipe
+
+    _end_with(lambda: train_recipe(_absolute(home), recipe, _say))
+
+
+@app.command()
 def gpus(
     home: Home,
     drain: Annotated[
@@ -560,11 +568,14 @@ def import_poses(
 ) -> None:
     """Register poses that DeepLabCut computed elsewhere as those of a registered video; the file is copied."""
     from dlc_platform.imports import register_poses
+    from dlc_platform.orchestration.imported_poses import show_imported_poses
     from dlc_platform.platform import Platform
 
     model_id = None if model is None else Platform(_absolute(home)).model_id(model)
     lab, engine = _lab(home)
-    done = register_poses(engine, lab, _absolute(file), session, recording, model_id, allow_mismatch, use)
+    by = getpass.getuser()
+    done = register_poses(engine, lab, _absolute(file), session, recording, model_id, allow_mismatch, use, by)
+    show_imported_poses(_absolute(home), session, done, by)
     _say(f"{done.poses.id[:12]}: {file.name} is kept as poses of {done.video}, {done.poses.frames} frames")
     if done.poses.note:
         _say(f"Mind that {done.poses.note}")

@@ -94,6 +94,7 @@ def register_poses(
     model_id: str | None = None,
     allow_mismatch: bool = False,
     use: bool = False,
+    by: str | None = None,
 ) -> RegisteredPoses:
     """Import a pose file of DeepLabCut as the poses of a registered video.
 
@@ -105,6 +106,8 @@ def register_poses(
         As `interop.dlc_poses.import_poses` takes them.
     use
         Put them in force even if the video has other poses.
+    by
+        Who imports them.
 
     Raises
     ------
@@ -150,6 +153,7 @@ def register_poses(
                 "file_sha256": poses.file_sha256,
                 "rows": poses.rows_in_file,
                 "note": poses.note,
+                **({} if by is None else {"imported_by": by}),
             },
             manifest_sha256=store.claim("poses", poses.id),
         ),

@@ -1,11 +1,13 @@
 """Models and poses from elsewhere, in a lab with a catalogue: by hand and by the commands."""
 
+import getpass
 import json
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.imports import RegisteredPoses, register_model, register_poses
 from dlc_platform.ingest import register
+from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.platform import Platform
 from dlc_platform.sessions import scan
 from dlc_platform.settings import Lab, load_lab
@@ -278,6 +281,17 @@ def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, comm
     (row,) = json.loads(command("poses", home, "--json")[1])
     assert row["model"] is not None
     assert "They are in force" in command(*asked, "--use")[1]
+    # The UI shows them as what they are.
+    with open_instance(prepare(home)) as instance:
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("pose_estimates"), asset_partitions=[SESSION])
+        (made,) = instance.fetch_materializations(wanted, limit=1).records
+        (seen,) = instance.fetch_observations(wanted, limit=9).records
+        assert instance.get_dynamic_partitions("sessions") == [SESSION]
+    assert made.asset_materialization is not None and seen.asset_observation is not None
+    said = f"Imported by {getpass.getuser()} from {other}, by a model that was not named; no run of this lab made them"
+    assert made.asset_materialization.description == said
+    assert made.asset_materialization.metadata["file_sha256"].value == sha256_file(other)
+    assert seen.asset_observation.metadata["in_force"].value is False
     (row,) = json.loads(command("poses", "--json", home)[1])
     assert (row["origin"], row["model"], row["scorer"]) == ("imported", None, SCORER)
     listed = command("poses", home)[1]

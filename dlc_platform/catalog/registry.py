@@ -480,6 +480,11 @@ def record_verdict(engine: Engine, verdict: PoseVerdict, scores: Sequence[PoseSc
         _overwrite(connection, [verdict])
 
 
+def pose_estimate(engine: Engine, pose_estimate_id: str) -> PoseEstimate | None:
+    """Poses by their identity; when and by which run they were made first."""
+    return _first(engine, select(PoseEstimate).where(PoseEstimate.id == pose_estimate_id))
+
+
 def pose_verdict(engine: Engine, pose_estimate_id: str) -> PoseVerdict | None:
     """The verdict on an estimate; None where it was never judged."""
     return _first(engine, select(PoseVerdict).where(PoseVerdict.pose_estimate_id == pose_estimate_id))

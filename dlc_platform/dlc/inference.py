@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from queue import Full, Queue
@@ -101,6 +101,8 @@ class PoseEstimate:
     batch_size
         Frames to a batch, at the end: fewer than at the start where memory ran out. None for poses of before that was
         written down.
+    found
+        True when they were in the store already, and nothing was computed.
     """
 
     id: str
@@ -113,6 +115,7 @@ class PoseEstimate:
     export: str | None
     note: str
     batch_size: int | None
+    found: bool = False
 
 
 class OtherFrames(PlatformError):
@@ -189,10 +192,10 @@ class PoseEstimator:
         """
         identity = self.identity(video_id, region)
         if self._store.has("poses", identity):
-            return load_poses(self._store.path("poses", identity))
+            return replace(load_poses(self._store.path("poses", identity)), found=True)
         with self._store.workspace("poses", identity) as workspace:
             if self._store.has("poses", identity):
-                return load_poses(self._store.path("poses", identity))
+                return replace(load_poses(self._store.path("poses", identity)), found=True)
             before = _state(video_path)
             if before is None or sha256_file(video_path) != video_id:
                 raise PlatformError(

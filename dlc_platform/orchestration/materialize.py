@@ -21,12 +21,13 @@ from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.wanted import sizes
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import short
 from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import find_devices
 from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import as_told
-from dlc_platform.names import near_names
+from dlc_platform.names import near_names, require_known
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.assets.production import REFUSED
 from dlc_platform.orchestration.assets.report import days
@@ -37,7 +38,10 @@ from dlc_platform.orchestration.instance import clean, open_instance, prepare, u
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.reports import first_day, yesterday
+from dlc_platform.settings import LAB_FILE, load_lab
 
+#: What `train` makes, in this order.
+_TRAINING = ("training_dataset", "trained_model", "model_evaluation", "model_comparison", "production_model")
 _INTERRUPTED = RunFailureReason.UNEXPECTED_TERMINATION.value
 
 
@@ -94,6 +98,73 @@ def register_sessions(home: Path, say: Callable[[str], None]) -> bool:
         return _materialize(home, prepare(home, migrates=False), "session_videos", [], say)
 
 
+def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
+    """Make a model version of a recipe, from its dataset to the rule of promotion, and say what came of it.
+
+    Returns
+    -------
+    bool
+        False when a step failed; those after it were not begun.
+
+    Raises
+    ------
+    PlatformError
+        When lab.yaml has no such recipe.
+    """
+    settings = load_lab(home)
+    require_known("recipe", [recipe], settings.recipes, f"`recipes` in {home / LAB_FILE}")
+    with used(home):
+        environment = prepare(home)
+        lab = LabResource(home=str(home))
+        say(
+            f"Training the recipe {recipe} takes {len(_TRAINING)} steps: its dataset of labelled frames, the training "
+            "itself, an evaluation, the comparison with other versions, and the rule of promotion"
+        )
+        if not registry.registered_sessions(lab.engine):
+            say(
+                "No session is registered, so it is not known which of them taught the model: "
+                f"`dlc-platform scan {home}` registers them"
+            )
+        if not _materialize(home, environment, ",".join(_TRAINING), [recipe], say, stop_at_failure=True):
+            return False
+        with open_instance(environment) as instance:
+            for line in _what_came_of(lab, instance, recipe):
+                say(line)
+    return True
+
+
+def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str) -> Iterator[str]:
+    """What a person wants to know of a recipe that was trained just now, and what to do next."""
+    model = registry.current_model(lab.engine, recipe)
+    if model is None:
+        return
+    versions = queries.models(lab.engine)
+    own = versions[versions["model"] == model.id].iloc[-1]
+    yield f"The recipe {recipe} made the model version {short(model.id)} of the project {model.project}"
+    yield (
+        f"Its error: {own['test_rmse_px']:.2f} px RMSE on {own['test_images']:.0f} test images that it has not seen "
+        f"(trained on {own['train_images']:.0f}); `dlc-platform compare {lab.home} --project {model.project}` has more"
+    )
+    event = instance.get_latest_materialization_event(dg.AssetKey("production_model"))
+    made = event.asset_materialization if event is not None else None
+    choices = made.metadata.get("production") if made is not None else None
+    rows = choices.records if isinstance(choices, dg.TableMetadataValue) else []
+    decided = {str(row.data["project"]): row.data for row in rows}.get(model.project)
+    promote_it = f"`dlc-platform promote {lab.home} {short(model.id)} --reason WHY`"
+    if registry.production_model(lab.engine, model.project) == model.id:
+        yield f"It is the production model of {model.project}" + (f": {decided['reason']}" if decided else "")
+        yield (
+            f"Next: `dlc-platform run {lab.home} --select pose_estimates,pose_quality` tracks the sessions that are "
+            f"registered; while `dlc-platform up {lab.home}` runs, sessions are tracked as they arrive"
+        )
+        if stale := len(queries.stale_sessions(lab.engine, imported=False)):
+            yield f"{stale} sessions have poses of another version: `dlc-platform backfill {lab.home} --stale`"
+    else:
+        reason = str(decided["reason"]) if decided else "the rule of lab.yaml promotes no version"
+        yield f"It was not promoted: {reason}"
+        yield f"Next: look at its comparison; if you want to use it all the same, {promote_it}"
+
+
 def materialize(home: Path, selection: str, partitions: Sequence[str], say: Callable[[str], None]) -> bool:
     """Materialise the selected assets.
 
@@ -129,6 +200,7 @@ def _materialize(
     partitions: Sequence[str],
     say: Callable[[str], None],
     ops: Mapping[str, Any] | None = None,
+    stop_at_failure: bool = False,
 ) -> bool:
     definitions = dg.Definitions.merge(
         build_definitions(home), dg.Definitions(loggers={"console": _progress_logger(say)})
@@ -159,6 +231,9 @@ def _materialize(
                 "Name recipes for training_dataset, trained_model and model_evaluation, and sessions for the others",
             )
         for asset in selected:
+            if stop_at_failure and not succeeded:
+                say(f"{asset.to_user_string()}: not begun, because of the failure")
+                continue
             node = definitions.get_assets_def(asset)
             stretches = _stretches(lab, instance, node, keys, partitions)
             if not stretches:

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from dlc_platform.catalog import quarantine
+from dlc_platform.catalog import quarantine, registry
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.gate import require_good_poses
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.checks import made_by_the_rules_of_lab_yaml
-from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.orchestration.materialize import _what_came_of, materialize, train
 from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
@@ -268,3 +268,51 @@ def test_upkeep_is_done_when_it_is_asked_for(tracked_lab: Path):
     (row,) = metadata["projects"].records
     assert (row.data["project"], row.data["evaluated"]) == (PROJECT, False)
     assert metadata["products"].value > 0
+
+
+def test_poses_that_are_found_say_when_they_were_made(tracked_lab: Path):
+    said: list[str] = []
+    estimates = Platform(tracked_lab).estimates()
+    (identity,) = estimates.loc[estimates["session"] == FIRST, "pose_estimate"]
+    before = registry.pose_estimate(LabResource(home=str(tracked_lab)).engine, identity)
+    assert before is not None
+    assert materialize(tracked_lab, "pose_estimates", [FIRST], said.append), said
+    (line,) = [line for line in said if "these poses were there already, made on" in line]
+    assert f"in the run {before.run_id}" in line
+    with dg.DagsterInstance.get() as instance:
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("pose_estimates"), asset_partitions=[FIRST])
+        (record,) = instance.fetch_materializations(wanted, limit=1).records
+    assert record.asset_materialization is not None
+    recordings = record.asset_materialization.metadata["recordings"]
+    assert isinstance(recordings, dg.TableMetadataValue)
+    assert str(recordings.records[0].data["made"]).startswith("made on 20")
+
+
+def test_a_training_ends_with_what_a_person_wants_to_know(tracked_lab: Path):
+    lab = LabResource(home=str(tracked_lab))
+    with dg.DagsterInstance.get() as instance:
+        told = "\n".join(_what_came_of(lab, instance, RECIPE))
+    (model,) = {row for row in Platform(tracked_lab).models()["model"] if row[:12] in told}
+    assert f"The recipe {RECIPE} made the model version {model[:12]} of the project {PROJECT}" in told
+    assert " px RMSE on " in told
+    assert f"dlc-platform run {tracked_lab} --select pose_estimates" in told or "It was not promoted: " in told
+    with pytest.raises(PlatformError, match=f"there is no recipe 'quik'. Did you mean {RECIPE}"):
+        train(tracked_lab, "quik", print)
+
+
+def test_a_training_ends_at_its_first_failure(tracked_lab: Path):
+    settings = yaml.safe_load((tracked_lab / "lab.yaml").read_text())
+    settings["projects"]["empty"] = {"path": str(tracked_lab / "no-project")}
+    settings["recipes"]["of-nothing"] = {**settings["recipes"][RECIPE], "project": "empty"}
+    before = (tracked_lab / "lab.yaml").read_text()
+    said: list[str] = []
+    try:
+        (tracked_lab / "lab.yaml").write_text(yaml.safe_dump(settings))
+        assert not train(tracked_lab, "of-nothing", said.append)
+    finally:
+        (tracked_lab / "lab.yaml").write_text(before)
+    assert any(str(tracked_lab / "no-project") in line for line in said), said
+    assert [line for line in said if line.endswith("not begun, because of the failure")] == [
+        f"{asset}: not begun, because of the failure"
+        for asset in ("trained_model", "model_evaluation", "model_comparison", "production_model")
+    ]

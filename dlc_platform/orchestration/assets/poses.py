@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,8 @@ def _estimate_session(
 
     files = registry.require_files(lab.engine, key)
     estimates = []
+    #: When the poses of each estimate were made, and by what.
+    made: dict[str, str] = {}
     problems = []
     # What is in quarantine holds up no other file of the session.
     held: list[tuple[tables.RecordingFile, str]] = []
@@ -162,6 +165,7 @@ def _estimate_session(
             problems.append(str(problem))
             continue
         summary = summarize(read_parquet(estimate.path / POSE_TABLE), lab.settings.likelihood_cutoff)
+        made[estimate.id] = _made(lab, estimate.id) if estimate.found else "now"
         registry.record_poses(
             lab.engine,
             tables.PoseEstimate(
@@ -190,6 +194,8 @@ def _estimate_session(
                 context.log.warning(f"{path.name}: PyTorch is used, for {estimator.engine.export.reason}")
         if estimate.note:
             context.log.warning(f"{path.name}: {estimate.note}")
+        if estimate.found:
+            context.log.info(f"{key} {path.stem}: these poses were there already, {made[estimate.id]}")
         estimates.append((file, estimate, summary, estimator.model_id))
     if not estimates or problems:
         problems += [reason for _, reason in held]
@@ -207,7 +213,7 @@ def _estimate_session(
         )
     for file, reason in held:
         context.log.warning(f"{Path(file.path).name} of {key} is left out: {reason}")
-    return partial(_metadata, lab, estimates, without_rule, held)
+    return partial(_metadata, lab, estimates, made, without_rule, held)
 
 
 def _progress(context: AssetExecutionContext, key: str, recording: str) -> Callable[[Any], None]:
@@ -227,6 +233,7 @@ def _progress(context: AssetExecutionContext, key: str, recording: str) -> Calla
 def _metadata(
     lab: LabResource,
     estimates: list[Any],
+    made: Mapping[str, str],
     without_rule: list[tables.RecordingFile],
     held: Sequence[tuple[tables.RecordingFile, str]],
 ) -> Mapping[str, Any]:
@@ -264,9 +271,12 @@ def _metadata(
             ]
         ),
         "recordings": table(
-            [_row(file, frames=estimate.frames, model=short(model_id)) for file, estimate, _, model_id in estimates]
-            + [_row(file, frames=0, model="no rule") for file in without_rule]
-            + [_row(file, frames=0, model="in quarantine") for file, _ in held]
+            [
+                _row(file, estimate.frames, short(model_id), made[estimate.id])
+                for file, estimate, _, model_id in estimates
+            ]
+            + [_row(file, 0, "no rule", "") for file in without_rule]
+            + [_row(file, 0, "in quarantine", "") for file, _ in held]
         ),
         **(
             {"left_out": table([{"file": Path(file.path).name, "reason": reason} for file, reason in held])}
@@ -305,13 +315,24 @@ def _deviation(lab: LabResource, exports: list[str]) -> Mapping[str, Any]:
     return {"backend_deviation_px": number(max(proved))} if proved else {}
 
 
-def _row(file: tables.RecordingFile, frames: int, model: str) -> Mapping[str, Any]:
+def _made(lab: LabResource, pose_estimate_id: str) -> str:
+    """When poses that are found in the store were made, and by what."""
+    made = registry.pose_estimate(lab.engine, pose_estimate_id)
+    if made is None:
+        return "made before the catalogue knew of them"
+    return f"made on {made.estimated_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by {short(str(made.model_id))}" + (
+        f" in the run {made.run_id}" if made.run_id else ""
+    )
+
+
+def _row(file: tables.RecordingFile, frames: int, model: str, made: str) -> Mapping[str, Any]:
     return {
         "recording": file.recording.name,
         "file": Path(file.path).name,
         "camera": file.recording.camera,
         "frames": frames,
         "model": model,
+        "made": made,
     }
 
 

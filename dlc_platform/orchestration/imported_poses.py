@@ -1,0 +1,37 @@
+"""How imported poses appear in the UI: as what they are, beside those that runs of this lab made."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from dlc_platform.identity import short
+from dlc_platform.imports import RegisteredPoses
+from dlc_platform.orchestration.instance import open_instance, prepare, used
+
+
+def show_imported_poses(home: Path, session: str, done: RegisteredPoses, by: str) -> None:
+    """Write an import into Dagster's log of `pose_estimates`: a materialisation if the poses are in force.
+
+    Those that are not are an observation: the UI goes on showing the poses that are.
+    """
+    poses = done.poses
+    model = f"by the model {short(poses.model_id)}" if poses.model_id else "by a model that was not named"
+    description = f"Imported by {by} from {poses.file}, {model}; no run of this lab made them"
+    metadata = {
+        "imported_by": by,
+        "file": poses.file,
+        "file_sha256": poses.file_sha256,
+        "video": done.video.name,
+        "model": poses.model_id or "not named",
+        "scorer": poses.scorer,
+        "frames": poses.frames,
+        "in_force": done.in_force,
+        **({"note": poses.note} if poses.note else {}),
+    }
+    event = dg.AssetMaterialization if done.in_force else dg.AssetObservation
+    with used(home), open_instance(prepare(home)) as instance:
+        if done.in_force and session not in instance.get_dynamic_partitions("sessions"):
+            instance.add_dynamic_partitions("sessions", [session])
+        instance.report_runless_asset_event(
+            event("pose_estimates", partition=session, description=description, metadata=metadata)
+        )

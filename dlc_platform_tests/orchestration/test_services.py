@@ -298,9 +298,9 @@ def test_what_a_stop_interrupts_goes_on_at_the_next_start(lab: Up, subject: str)
     lab.ensure()
     assert not (workspaces / run.run_id).exists()
     (done,) = wait_for(lambda: lab.runs("pose_estimates", session, DONE))
-    # The stopped run may have come as far as its poses: they are found, and not made again.
+    # The stopped run may have come as far as its poses: they are found, or only judged, and not made again.
     poses = lab.poses(session)
-    assert poses[-1]["run_id"] == done.run_id
+    assert poses[-1]["run_id"] in (run.run_id, done.run_id)
     assert len({row["pose_estimate_id"] for row in poses}) == 1
 
 

@@ -2,11 +2,13 @@
 
 import getpass
 import json
+import logging
 import os
 import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from dlc_platform.errors import PlatformError, sentence_for_people
+from dlc_platform.errors import PlatformError, PlatformWarning, sentence_for_people
 from dlc_platform.identity import short
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON records instead
 
 def main() -> None:
     """Run the command line; what a person can mend is printed as one sentence, and the exit code is 1."""
+    if not sys.warnoptions:
+        _keep_others_quiet()
     try:
         app()
     except PlatformError as error:
@@ -69,6 +73,24 @@ def main() -> None:
             "See that it runs (an embedded one is started by the next command) and run again: what was done is kept",
         )
         sys.exit(f"dlc-platform: {problem}")
+
+
+def _keep_others_quiet() -> None:
+    """Leave out what libraries say to who writes programs: warnings of betas, of deprecations, of training options.
+
+    With `python -W` or PYTHONWARNINGS everything is shown, as without this.
+    """
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        if issubclass(category, PlatformWarning):
+            print(f"dlc-platform: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+    ours = logging.StreamHandler()
+    ours.addFilter(lambda record: record.name.startswith("dlc_platform") or record.levelno >= logging.ERROR)
+    ours.setLevel(logging.WARNING)
+    # Where there is none, the first library that logs something adds one for everything.
+    logging.getLogger().addHandler(ours)
 
 
 def _lost_connection(error: BaseException | None) -> str | None:

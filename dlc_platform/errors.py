@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read.
+"""The one exception that a person is meant to read, and the one warning.
 
 Every error that a user can cause or mend is a `PlatformError`. Programming errors stay ordinary exceptions.
 """
@@ -22,6 +22,10 @@ class PlatformError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}. {self.remedy}."
+
+
+class PlatformWarning(UserWarning):
+    """Something that a person should know, although what was asked for is done."""
 
 
 def sentence_for_people(error: BaseException) -> PlatformError | None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import open_lab, open_where_there
 from dlc_platform.catalog.impact import Impact, impact_of
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, PlatformWarning
 from dlc_platform.gate import RELEASE, held_back, quality_table, require_good_poses, worst_quality
 from dlc_platform.names import require_known
 from dlc_platform.plan import Plan, plan
@@ -334,7 +334,8 @@ class Platform:
             remedy = f"Release them with {RELEASE.format(session='SESSION')}, or ask for `include_quarantined=True`"
             if "exports" in self.settings.pose_quality.blocks:
                 raise PlatformError(problem, remedy)
-            warnings.warn(f"{problem}. {remedy} to read them without this warning.", stacklevel=2)
+            told = f"{problem}. {remedy} to read them without this warning."
+            warnings.warn(told, PlatformWarning, stacklevel=2)
         paths = [self._store.path("poses", identity) / POSE_TABLE for identity in estimates["pose_estimate"]]
         table = read_parquets(paths, bodyparts)
         part = table.pop("part").to_numpy()

@@ -207,6 +207,30 @@ def test_a_port_that_is_none(home: Path, port: str):
     assert "Error: Invalid value for '--port'" in done.stderr
 
 
+def test_only_what_is_meant_for_people_is_warned_of():
+    code = """
+import logging, warnings
+from dlc_platform import cli
+from dlc_platform.errors import PlatformWarning
+def app():
+    warnings.warn("a beta of some library")
+    logging.warning("said to everybody")
+    logging.getLogger("library").warning("a detail of a library")
+    logging.getLogger("library").error("a library failed")
+    logging.getLogger("dlc_platform.dlc").warning("ours")
+    warnings.warn("some poses are in quarantine", PlatformWarning)
+cli.app = app
+cli.main()
+"""
+    assert call(sys.executable, "-c", code).stderr.splitlines() == [
+        "a library failed",
+        "ours",
+        "dlc-platform: some poses are in quarantine",
+    ]
+    shown = call(sys.executable, "-c", code, PYTHONWARNINGS="default").stderr
+    assert "UserWarning: a beta of some library" in shown and "WARNING:root:said to everybody" in shown
+
+
 def test_an_error_goes_to_stderr(tmp_path: Path):
     done = call(COMMAND, "models", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

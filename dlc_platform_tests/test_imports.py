@@ -174,7 +174,7 @@ def test_the_video_is_told_by_the_name_of_the_file(lab: Lab, engine: Engine, tmp
         video("anything", 10)
     with pytest.raises(PlatformError, match="no recording 'cam-back'"):
         video("cam-top", 10, "cam-back")
-    with pytest.raises(PlatformError, match="there is no registered session .sub-9_ses-1."):
+    with pytest.raises(PlatformError, match="there is no registered session 'sub-9_ses-1'"):
         register_poses(engine, lab, pose_file(tmp_path, "cam-top", 10), "sub-9_ses-1")
 
 

@@ -124,6 +124,8 @@ def _project(lab: Lab, name: str, path: Path) -> Iterator[Finding]:
     if splits := different_splits(lab, name, labels.images["sha256"]):
         recipes = ", ".join(recipe for recipe, own in lab.recipes.items() if own.project == name)
         yield Finding(f"recipes {recipes}", splits, ONE_SPLIT, warning=True)
+    for remark in labels.remarks:
+        yield Finding(f"project {name}", remark.said, remark.remedy, warning=True)
 
 
 def _recipes(lab: Lab) -> Iterator[Finding]:

@@ -22,6 +22,11 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def canonical_json(value: Mapping[str, Any] | Iterable[Any]) -> str:
     """The one JSON text of a value: sorted keys, no white space, shortest floats; NaN and infinities are refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -29,7 +34,7 @@ def canonical_json(value: Mapping[str, Any] | Iterable[Any]) -> str:
 
 def sha256_json(value: Mapping[str, Any] | Iterable[Any]) -> str:
     """SHA-256 of a value's canonical JSON as 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return sha256_bytes(canonical_json(value).encode())
 
 
 def short(identity: str) -> str:

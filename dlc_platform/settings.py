@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -29,6 +28,7 @@ from pydantic import (
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.video.region import Region
+from dlc_platform.yaml_files import load_yaml
 
 HOME_VARIABLE = "DLC_PLATFORM_HOME"
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
@@ -836,13 +836,7 @@ def load_lab(home: Path) -> Lab:
         raise PlatformError(f"{file} cannot be read: {error.strerror}", "Check its permissions") from error
     except UnicodeDecodeError as error:
         raise PlatformError(f"{file} is not UTF-8: {error}", "Save it again as UTF-8 text") from error
-    try:
-        twice = _written_twice(yaml.compose(text, Loader=yaml.SafeLoader))
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date but is none
-        raise PlatformError(f"{file} is not YAML: {' '.join(str(error).split())}", "Mend that line") from error
-    if twice:
-        raise PlatformError(f"{file} is not valid: {'; '.join(twice)}", "Rename or remove one of the two")
+    content = load_yaml(file, text)
     if not isinstance(content, dict):
         raise PlatformError(f"{file} holds no keys", "Write at least raw_roots and projects")
     try:
@@ -932,31 +926,6 @@ def _with_absolute_files(home: Path, notify: Notify) -> Notify:
         for one in notify.mails
     ]
     return notify.model_copy(update={"webhooks": tuple(webhooks), "mails": tuple(mails)})
-
-
-def _written_twice(root: yaml.Node | None) -> list[str]:
-    """The keys that a mapping has twice, with their lines: YAML's parser keeps the last one and says nothing."""
-    found: list[str] = []
-    seen: set[int] = set()
-
-    def visit(node: yaml.Node | None, place: tuple[str, ...]) -> None:
-        if node is None or id(node) in seen:
-            return
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                visit(item, (*place, str(index)))
-        elif isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                name, line = str(key.value), key.start_mark.line + 1
-                if name in lines:
-                    found.append(f"{'.'.join((*place, name))} is written twice, in lines {lines[name]} and {line}")
-                lines[name] = line
-                visit(value, (*place, name))
-
-    visit(root, ())
-    return found
 
 
 #: What is to be written, where pydantic speaks of its own types.

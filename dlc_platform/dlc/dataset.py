@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dlc_platform.dlc.images import read_image
 from dlc_platform.dlc.labels import LabelTable
 from dlc_platform.dlc.project import Project
 from dlc_platform.errors import PlatformError
-from dlc_platform.identity import sha256_json
+from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import Store, opened, read_manifest
 from dlc_platform.video.region import Region
 
@@ -94,8 +95,9 @@ def make_dataset(
     """Freeze labels and images as a product of kind ``datasets``.
 
     The identity is a hash of the images' bytes, their points, sides and regions, the body parts and the skeleton. Names
-    of folders and files, and the sessions, do not enter it. An image with a region is stored cropped to it, and its
-    identity and its side stay those of the file in the project.
+    of folders and files, and the sessions, do not enter it. An image with a region is stored cropped to it, one whose
+    file says that it is to be turned is stored as it is shown, and their identity and their side stay those of the file
+    in the project.
 
     Parameters
     ----------
@@ -110,14 +112,15 @@ def make_dataset(
     Raises
     ------
     PlatformError
-        When two images are byte for byte the same, or one side of the split is empty.
+        When two images are byte for byte the same, one side of the split is empty, or an image changes meanwhile.
     """
     images = labels.images.sort_values("sha256", ignore_index=True)
     twice = images[images.duplicated("sha256", keep=False)]
     if len(twice):
         raise PlatformError(
             f"the images {' and '.join(twice['path'].iloc[:2])} are the same image, labelled twice",
-            "Remove one of them from labeled-data and from its table",
+            "See which labels are right, and move the other image out of its folder of labeled-data, together with its "
+            "line of the table",
         )
     images["side"] = [side(sha256, seed, test_fraction) for sha256 in images["sha256"]]
     close = _close_to_test(images, apart_frames)
@@ -148,6 +151,8 @@ def make_dataset(
                     rows["side"].iloc[0],
                     [_point(x, y) for x, y in zip(rows["x"], rows["y"], strict=True)],
                     *([region.as_dict()] if (region := labels.regions.get(rows["folder"].iloc[0])) else []),
+                    # So that a dataset from before they were stored as they are shown is another one.
+                    *(["turned"] if rows["is_turned"].iloc[0] else []),
                 ]
                 for image, rows in table.groupby("image", sort=True)
             ],
@@ -171,12 +176,17 @@ def make_dataset(
     def write(folder: Path) -> None:
         (folder / "images").mkdir()
         for image in images.itertuples():
-            copy = folder / "images" / f"{image.sha256}{Path(str(image.file)).suffix.lower()}"
+            path = Path(str(image.path))
+            copy = folder / "images" / f"{image.sha256}{path.suffix.lower()}"
             region = labels.regions.get(str(image.folder))
-            if region is None or (image.width, image.height) == (region.width, region.height):
-                shutil.copyfile(str(image.path), copy)
+            if region is not None and (image.width, image.height) == (region.width, region.height):
+                region = None  # cropped already
+            if region is None and not image.is_turned:
+                shutil.copyfile(path, copy)
             else:
-                _crop(Path(str(image.path)), region, copy.with_suffix(".png"))
+                _write_as_shown(path, region, copy.with_suffix(".png"))
+            if sha256_file(path if region or image.is_turned else copy) != image.sha256:
+                raise PlatformError(f"{path} changed while it was read", "Make the dataset when nobody writes there")
         columns = ["image", "folder", "file", "session", "side", "bodypart", "x", "y", "offset_x", "offset_y"]
         table[columns].to_parquet(folder / _LABELS, index=False)
 
@@ -199,14 +209,12 @@ def load_dataset(path: Path) -> Dataset:
     )
 
 
-def _crop(image: Path, region: Region, copy: Path) -> None:
-    """Write a region of an image, with the very pixels that DeepLabCut reads there."""
+def _write_as_shown(image: Path, region: Region | None, copy: Path) -> None:
+    """Write an image or a region of it, with the very pixels that DeepLabCut reads there, in the order it has them."""
     import cv2
 
-    picture = cv2.imread(str(image))
-    if picture is None:
-        raise PlatformError(f"{image} is not an image that DeepLabCut can read", "Replace or remove it")
-    copy.write_bytes(cv2.imencode(".png", region.crop(picture))[1].tobytes())
+    picture = read_image(image)
+    copy.write_bytes(cv2.imencode(".png", region.crop(picture) if region else picture)[1].tobytes())
 
 
 def taught_images(images: pd.DataFrame, taught: pd.DataFrame, apart_frames: int) -> set[str]:

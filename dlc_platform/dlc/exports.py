@@ -21,6 +21,7 @@ import numpy as np
 from dlc_platform.dlc.backends import Backend, OpenVino, Precision, PyTorch, openvino
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.geometry import geometry
+from dlc_platform.dlc.images import read_image
 from dlc_platform.dlc.network import keypoint_network, read_configuration
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import Store, read_manifest
@@ -160,16 +161,6 @@ def own_pictures(model_path: Path, store: Store) -> list[np.ndarray]:
     if dataset_id is None or not store.has("datasets", dataset_id):
         return []
     return images_to_compare(load_dataset(store.path("datasets", dataset_id)))
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image as DeepLabCut reads it: uint8, shape (height, width, 3), blue first, turned as its file says."""
-    import cv2
-
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise OSError(f"{path} is not an image that OpenCV can read")
-    return picture
 
 
 def _identity(model_id: str, precision: Precision) -> str:

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.dlc.project import CONFIG_FILE as PROJECT_FILE
@@ -34,6 +32,7 @@ from dlc_platform.dlc.training import scorer_name
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import Store, read_manifest
+from dlc_platform.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
@@ -135,7 +134,7 @@ def import_model(
     }
 
     def write(product: Path) -> None:
-        (product / CONFIG_FILE).write_text(yaml.safe_dump(normalised, sort_keys=True))
+        (product / CONFIG_FILE).write_text(dump_yaml(normalised))
         for name, path in files.items():
             shutil.copyfile(path, product / name)
             if sha256_file(product / name) != hashes[name]:

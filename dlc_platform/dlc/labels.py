@@ -1,29 +1,37 @@
 """The labels of a project: its CollectedData tables and the images they belong to.
 
-Only CSV tables are read: HDF5 tables of others can hold pickles, and DeepLabCut writes both side by side.
+DeepLabCut writes each table twice, as .h5 and as .csv, and reads the .h5 alone. Here both are read, the .h5 without
+unpickling, and where they differ neither is used.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlc_platform.catalog.registry import KnownFile
+from dlc_platform.dlc.images import examine_images
+from dlc_platform.dlc.label_tables import UNLABELLED, LabelFile, LabelRow, Point, Remark, read_label_file, same_name
 from dlc_platform.dlc.project import CONFIG_FILE, Project
 from dlc_platform.errors import PlatformError
-from dlc_platform.identity import sha256_file
 from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Point = tuple[float, float]
-_UNLABELLED: Point = (math.nan, math.nan)
-_HEADER = ("scorer", "bodyparts", "coords")
+#: How far a number of the .csv may lie from that of the .h5, in pixels: tables are rounded when they are written.
+_ROUNDING = 0.051
+_NAMES_SHOWN = 5
+_SAVE_BOTH = (
+    "Open the folder in napari, see which labels are right, and save them, which writes both tables; or move the table "
+    "that is wrong out of labeled-data"
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,8 @@ class LabelTable:
     Attributes
     ----------
     images
-        Columns folder, file, path (absolute), sha256, width, height (in pixels); one row for each image with at least
-        one label.
+        Columns folder, file, path (absolute), sha256, width, height (in pixels, as DeepLabCut reads it), is_turned (as
+        `images.Image` says); one row for each image with at least one label.
     points
         Columns folder, file, bodypart, x, y; one row for each image and body part of the project. Pixels of the full
         picture, origin at the top left; NaN where the body part is not labelled.
@@ -48,6 +56,8 @@ class LabelTable:
         Labels that were taken for not labelled because they lie outside the region of their image.
     without_region_label
         Images that were left out because none of their labels lies in their region.
+    remarks
+        What a person should know of how the tables were read.
     """
 
     images: pd.DataFrame
@@ -57,6 +67,7 @@ class LabelTable:
     regions: Mapping[str, Region] = field(default_factory=dict)
     outside_region: int = 0
     without_region_label: int = 0
+    remarks: tuple[Remark, ...] = ()
 
     def folders(self) -> list[str]:
         """The folders of ``labeled-data`` that hold labelled images."""
@@ -64,39 +75,41 @@ class LabelTable:
 
 
 def read_labels(project: Project) -> LabelTable:
-    """Read ``labeled-data/*/CollectedData_*.csv`` of every folder, named in ``video_sets`` or not.
+    """Read the ``CollectedData_*`` of every folder of ``labeled-data``, named in ``video_sets`` or not.
 
     Raises
     ------
     PlatformError
-        When a table cannot be understood, names an unknown body part or a missing image, or when nothing is labelled.
+        When a table cannot be understood, contradicts itself or another one, names an unknown body part or a missing
+        image; when a labelled image is damaged; or when nothing is labelled.
     """
     import pandas as pd
 
+    labelled, unlabelled, remarks = _labelled_rows(project)
+    decoded = examine_images([path for path, _ in labelled.values()])
     images, points = [], []
-    unlabelled = outside = 0
-    for table in _tables(project):
-        folder = table.parent.name
-        for file, labels in _read_table(table, project).items():
-            width, height = _image_size(table, file)
-            inside = {part: point for part, point in labels.items() if 0 < point[0] < width and 0 < point[1] < height}
-            outside += sum(not math.isnan(point[0]) for point in labels.values()) - len(inside)
-            if not inside:
-                unlabelled += 1
-                continue
-            path = (table.parent / file).absolute()
-            images.append((folder, file, str(path), sha256_file(path), width, height))
-            points += [(folder, file, part, *inside.get(part, _UNLABELLED)) for part in project.bodyparts]
+    outside = without_label = 0
+    for ((folder, file), (path, labels)), image in zip(labelled.items(), decoded, strict=True):
+        inside = {
+            part: point for part, point in labels.items() if 0 < point[0] < image.width and 0 < point[1] < image.height
+        }
+        outside += sum(not math.isnan(point[0]) for point in labels.values()) - len(inside)
+        if not inside:
+            without_label += 1
+            continue
+        images.append((folder, file, str(path), image.sha256, image.width, image.height, image.is_turned))
+        points += [(folder, file, part, *inside.get(part, UNLABELLED)) for part in project.bodyparts]
     if not images:
         raise PlatformError(
             f"no labelled frame was found in {project.path / 'labeled-data'}",
             "Label frames with DeepLabCut (napari) and save them, then try again",
         )
     return LabelTable(
-        pd.DataFrame(images, columns=pd.Index(["folder", "file", "path", "sha256", "width", "height"])),
+        pd.DataFrame(images, columns=pd.Index(["folder", "file", "path", "sha256", "width", "height", "is_turned"])),
         pd.DataFrame(points, columns=pd.Index(["folder", "file", "bodypart", "x", "y"])),
-        unlabelled,
+        unlabelled + without_label,
         outside,
+        remarks=tuple(remarks),
     )
 
 
@@ -148,7 +161,7 @@ def within_regions(
         # Not on the edges either: DeepLabCut takes such labels for not labelled.
         inside = (own > (region.x, region.y)) & (own < (region.x + region.width, region.y + region.height))
         lost = ~inside.all(axis=1) & ~np.isnan(own).any(axis=1)
-        own[lost] = _UNLABELLED
+        own[lost] = UNLABELLED
         points.loc[rows, ["x", "y"]] = own
         outside += int(lost.sum())
     labelled = points.loc[points["x"].notna(), ["folder", "file"]].drop_duplicates()
@@ -168,102 +181,234 @@ def within_regions(
     )
 
 
-def _tables(project: Project) -> Iterator[Path]:
-    for folder in sorted((project.path / "labeled-data").glob("*/")):
-        if folder.name.endswith("_labeled") or folder.name.startswith("."):  # labels drawn in; copies of an editor
+#: For each image that has a label, by folder and file: its path and its labels.
+_Labelled = dict[tuple[str, str], tuple[Path, dict[str, Point]]]
+
+
+def _labelled_rows(project: Project) -> tuple[_Labelled, int, list[Remark]]:
+    """The labels of every image, how many images have a row without a label, and what is to be said of the tables."""
+    tables, remarks = _tables(project)
+    folders = {same_name(folder.name): folder for folder in _folders(project)}
+    files = {folder: _by_spelling(_names(folder)) for folder in folders.values()}
+    rows_of: dict[tuple[Path, str], list[tuple[LabelFile, LabelRow]]] = defaultdict(list)
+    renamed = []
+    for folder, table in tables:
+        former = _former_name(folder, table, folders)
+        if former:
+            renamed.append(f"{former} (now {folder.name})")
+        for row in table.rows:
+            own = folder if former or row.folder is None else _folder_named(row.folder, folder, folders) or folder
+            name = same_name(row.file)
+            rows_of[own, files[own].get(name) or files[own].get(name.casefold()) or name].append((table, row))
+        remarks += table.remarks
+    labelled: _Labelled = {}
+    unlabelled = 0
+    for (folder, name), found in rows_of.items():
+        found = [(table, row) for table, row in found if row.is_labelled]
+        if not found:
+            unlabelled += 1
             continue
-        tables = sorted(folder.glob("CollectedData_*.csv"))
-        own = folder / f"CollectedData_{project.scorer}.csv"
-        if own in tables:
-            yield own
-        elif len(tables) == 1:
-            yield tables[0]
-        elif tables:
+        table, row = found[0]
+        if name not in files[folder].values():
             raise PlatformError(
-                f"{folder} holds {', '.join(table.name for table in tables)}, and none is by the scorer of the project",
-                f"Keep one of them, or name the right one {own.name}",
+                f"{folder / name} is missing, and {row.place} of {table.path} holds labels for it",
+                "Put the image back, from a copy of the project or by taking that frame of its video again with "
+                "DeepLabCut; its labels stay as they are",
             )
-        elif hdf := sorted(folder.glob("CollectedData_*.h5")):
-            csv_name = hdf[0].with_suffix(".csv").name
-            raise PlatformError(
-                f"{folder} holds {hdf[0].name} but no {csv_name}, and HDF5 tables are not read because they can hold "
-                "pickles",
-                f"Save the labels again in napari, or run `pandas.read_hdf({str(hdf[0])!r}).to_csv("
-                f"{str(hdf[0].with_suffix('.csv'))!r})` if you trust the file",
+        for other_table, other in found[1:]:
+            if _differ(row.points, other.points):
+                where = other.place if other_table is table else f"{other.place} of {other_table.path}"
+                raise PlatformError(
+                    f"{table.path} labels {name} twice and differently, in {row.place} and in {where}",
+                    "Correct the line that is wrong, so that both say the same",
+                )
+        labelled[folder.name, name] = ((folder / name).absolute(), row.points)
+    if renamed:
+        remarks.append(
+            Remark(
+                f"tables whose rows name a folder that is not there are taken for those of folders that were renamed: "
+                f"{_some(renamed)}",
+                "See that they are; DeepLabCut finds their images once the paths in the tables name the new folders",
             )
+        )
+    known = {same_name(path.stem) for path in project.video_paths}
+    strangers = sorted({folder for folder, _ in labelled if same_name(folder) not in known})
+    if strangers:
+        remarks.append(
+            Remark(
+                f"the labels of {_some(strangers)} are used, though `video_sets` in {project.path / CONFIG_FILE} names "
+                "no such video, and DeepLabCut leaves them out",
+                "Add the videos there (deeplabcut.add_new_videos), or move folders that are not meant out of "
+                "labeled-data",
+            )
+        )
+    return labelled, unlabelled, remarks
 
 
-def _read_table(table: Path, project: Project) -> dict[str, dict[str, Point]]:
-    """The labels of each image file of one table, by body part."""
+def _folders(project: Project) -> list[Path]:
+    """The folders of labeled-data, but for those with labels drawn in, and the copies of an editor."""
+    above = project.path / "labeled-data"
+    names = _names(above) if above.is_dir() else []
+    folders = [above / name for name in names if not name.endswith("_labeled") and not name.startswith(".")]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PlatformError(f"{table} cannot be read: {error}", "Save the labels again in napari") from error
-    names = tuple(row[0] for row in rows[:4])
-    if names[1:2] == ("individuals",):
-        raise PlatformError(f"{table} holds labels of a multi-animal project", "Use a single-animal project")
-    if names[:3] != _HEADER:
+        return sorted(os.listdir(folder))
+    except OSError as error:
         raise PlatformError(
-            f"{table} is not a label table: its first lines must begin with {', '.join(_HEADER)}",
-            "Save the labels again in napari",
-        )
-    # pandas leaves the cells of the header empty over the second and third index column.
-    first = next((index for index, cell in enumerate(rows[2]) if index and cell), 1)
-    named, measured = (max(index for index, cell in enumerate(row) if cell.strip()) for row in rows[1:3])
-    if named != measured:
-        raise PlatformError(
-            f"{table} has {named} columns in its line `bodyparts` and {measured} in its line `coords`",
-            "Save the labels again in napari",
-        )
-    columns = [(index, rows[1][index], rows[2][index]) for index in range(first, measured + 1)]
-    unknown = sorted({bodypart for _, bodypart, _ in columns} - set(project.bodyparts))
-    if unknown:
-        raise PlatformError(
-            f"{table} labels {', '.join(unknown)}, which `bodyparts` in {project.path / CONFIG_FILE} does not name",
-            "Add them there, or remove these columns from the table",
-        )
-    labels: dict[str, dict[str, Point]] = {}
-    for row in rows[3:]:
-        # The tables of Windows carry back-slashes; images always lie beside their table.
-        file = "/".join(row[:first]).replace("\\", "/").rsplit("/", 1)[-1]
-        cells: dict[str, dict[str, float]] = {}
-        for index, bodypart, coordinate in columns:
-            cells.setdefault(bodypart, {})[coordinate] = _number(row[index] if index < len(row) else "", table, file)
-        image = {}
-        for bodypart, values in cells.items():
-            point = (values.get("x", math.nan), values.get("y", math.nan))
-            image[bodypart] = _UNLABELLED if any(map(math.isnan, point)) else point
-        if file in labels and repr(labels[file]) != repr(image):  # repr: NaN equals NaN
-            raise PlatformError(f"{table} labels {file} twice and differently", "Remove one of the two lines")
-        labels[file] = image
-    return labels
+            f"{folder} cannot be read: {error.strerror}", "See that the disk is there, and who may enter the folder"
+        ) from error
 
 
-def _number(cell: str, table: Path, file: str) -> float:
+def _tables(project: Project) -> tuple[list[tuple[Path, LabelFile]], list[Remark]]:
+    """The table of each folder that has one."""
+    found, remarks = [], []
+    for folder in _folders(project):
+        by_scorer: dict[str, dict[str, Path]] = defaultdict(dict)
+        for name in _names(folder):
+            # By hand, because a scorer's name may hold a dot.
+            if table := re.fullmatch(r"CollectedData_(.*)(\.csv|\.h5)", name, re.IGNORECASE | re.DOTALL):
+                by_scorer[same_name(table[1])][table[2].lower()] = folder / name
+        if not by_scorer:
+            continue
+        scorers = sorted(by_scorer)
+        scorer = same_name(project.scorer)
+        if scorer not in by_scorer:
+            if len(scorers) > 1:
+                raise PlatformError(
+                    f"{folder} holds the tables of {', '.join(scorers)}, and none of {project.scorer}, the scorer of "
+                    "the project",
+                    f"Name the right one CollectedData_{project.scorer}, or correct `scorer` in config.yaml",
+                )
+            (scorer,) = scorers
+            remarks.append(
+                Remark(
+                    f"the table in {folder} is by {scorer} and not by {project.scorer}, the scorer of the project: it "
+                    "is used, and DeepLabCut leaves it out",
+                    "Leave it so if its labels are meant; otherwise move it out of labeled-data",
+                )
+            )
+        elif len(scorers) > 1:
+            others = [other for other in scorers if other != scorer]
+            remarks.append(
+                Remark(
+                    f"of the tables in {folder} that of {scorer}, the scorer of the project, is used, and not that of "
+                    f"{_some(others)}",
+                    f"Leave it so if {scorer} is right; otherwise write another `scorer` in config.yaml",
+                )
+            )
+        found.append((folder, _one_table(by_scorer[scorer], project, remarks)))
+    return found, remarks
+
+
+def _one_table(files: Mapping[str, Path], project: Project, remarks: list[Remark]) -> LabelFile:
+    """What the .csv and the .h5 of a table say, where they say the same.
+
+    Raises
+    ------
+    PlatformError
+        When the .csv cannot be read, or the two differ; when the .h5 cannot be read and is alone.
+    """
+    if ".csv" not in files:
+        return read_label_file(files[".h5"], project)
+    table = read_label_file(files[".csv"], project)
+    if ".h5" not in files:
+        return table
     try:
-        number = float(cell) if cell.strip() else math.nan
-    except ValueError:
-        number = math.inf
-    if math.isinf(number):
-        raise PlatformError(
-            f"{table} holds {cell!r} for {file}, which is not a number", "Correct that cell, or leave it empty"
+        twin = read_label_file(files[".h5"], project)
+    except PlatformError as error:
+        remarks.append(
+            Remark(
+                f"{table.path} is used; it is not known whether DeepLabCut's table beside it says the same: "
+                f"{error.problem}",
+                error.remedy,
+            )
         )
-    return number
-
-
-def _image_size(table: Path, file: str) -> tuple[int, int]:
-    """Width and height of a labelled image, in pixels."""
-    from PIL import Image, UnidentifiedImageError
-
-    path = table.parent / file
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
+        return table
+    ours, theirs = _by_image(table), _by_image(twin)
+    differing = [
+        image
+        for image in {**ours, **theirs}
+        if _differ(ours[image].points if image in ours else {}, theirs[image].points if image in theirs else {})
+    ]
+    if differing:
         raise PlatformError(
-            f"{path} is missing, but {table.name} holds labels for it",
-            "Put the image back, or remove its line from the table",
-        ) from None
-    except (OSError, UnidentifiedImageError) as error:
-        raise PlatformError(f"{path} is not an image that can be read: {error}", "Replace or remove it") from error
+            f"{table.path} and {twin.path.name} beside it have different labels for {len(differing)} of "
+            f"{len({**ours, **theirs})} images, such as {differing[0]}; DeepLabCut uses {twin.path.name}",
+            _SAVE_BOTH,
+        )
+    return table
+
+
+def _by_image(table: LabelFile) -> dict[str, LabelRow]:
+    own = table.path.parent.name
+    return {same_name(f"{row.folder or own}/{row.file}"): row for row in table.rows if row.is_labelled}
+
+
+def _differ(first: Mapping[str, Point], second: Mapping[str, Point]) -> bool:
+    """True when a label is there in one of them alone, or lies elsewhere than rounding explains."""
+    for part in {**first, **second}:
+        one, other = first.get(part, UNLABELLED), second.get(part, UNLABELLED)
+        if math.isnan(one[0]) and math.isnan(other[0]):
+            continue
+        if not all(abs(a - b) <= _ROUNDING for a, b in zip(one, other, strict=True)):
+            return True
+    return False
+
+
+def _former_name(folder: Path, table: LabelFile, folders: Mapping[str, Path]) -> str | None:
+    """The name that a folder had when all of its rows were written; None where they name it as it is.
+
+    Raises
+    ------
+    PlatformError
+        When its rows may be of another folder.
+    """
+    named = {row.folder for row in table.rows if row.folder is not None}
+    elsewhere = sorted(name for name in named if _folder_named(name, folder, folders) != folder)
+    if not elsewhere:
+        return None
+    there = [name for name in elsewhere if _folder_named(name, folder, folders) is not None]
+    if len(there) == len(named) and all(row.folder is not None for row in table.rows):
+        raise PlatformError(
+            f"all rows of {table.path} are of images in {_some(there)}, which is another folder",
+            f"If they are labels of the images in {folder.name}, write that folder into its paths; if the table is a "
+            "copy, move it out of labeled-data",
+        )
+    if len(there) == len(elsewhere):
+        return None  # rows of several folders, each of which is there
+    missing = [name for name in elsewhere if name not in there]
+    if len(named) > 1 or any(row.folder is None for row in table.rows):
+        first = next(row for row in table.rows if row.folder == missing[0])
+        raise PlatformError(
+            f"{first.place} of {table.path} is of an image in the folder {missing[0]}, which is not in labeled-data, "
+            "while other rows are of other folders",
+            f"Bring the folder {missing[0]} into labeled-data; or, if these are images of {folder.name}, write that "
+            "folder into their paths",
+        )
+    return missing[0]
+
+
+def _folder_named(name: str, own: Path, folders: Mapping[str, Path]) -> Path | None:
+    """The folder of labeled-data that a row means, by its exact name, or else but for small and capital letters."""
+    exact = folders.get(same_name(name))
+    if exact is not None:
+        return exact
+    if same_name(name).casefold() == same_name(own.name).casefold():
+        return own
+    alike = [folder for other, folder in folders.items() if other.casefold() == same_name(name).casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _by_spelling(names: Sequence[str]) -> dict[str, str]:
+    """Names by themselves, and in small letters where those leave no doubt."""
+    small = Counter(same_name(name).casefold() for name in names)
+    found = {low: name for name in names if small[low := same_name(name).casefold()] == 1}
+    return found | {same_name(name): name for name in names}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

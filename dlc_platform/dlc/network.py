@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dlc_platform.dlc.geometry import reproduces
 from dlc_platform.store import opened
+from dlc_platform.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +29,7 @@ _DEVIATION = (0.229, 0.224, 0.225)
 def read_configuration(model_path: Path) -> dict[str, Any]:
     """The configuration of a stored model, as DeepLabCut wrote it."""
     with opened(model_path, CONFIG_FILE, whole=True) as file:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return load_yaml(file, file.read_text(encoding="utf-8"))
 
 
 def is_reproduced(configuration: Mapping[str, Any]) -> bool:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dlc_platform.errors import PlatformError
+from dlc_platform.video.region import Region
+from dlc_platform.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from deeplabcut.core.config import ProjectConfig
@@ -33,6 +33,9 @@ class Project:
         Pairs of body parts; pairs that name other things (DeepLabCut's template does) are left out.
     video_paths
         The videos of ``video_sets`` as they are written there; they need not exist on this machine.
+    cropped
+        The part of each video that DeepLabCut analyses, where the project says ``cropping: true``; None where it
+        analyses whole pictures.
     config
         All of config.yaml, as read.
     """
@@ -43,6 +46,7 @@ class Project:
     bodyparts: tuple[str, ...]
     skeleton: tuple[tuple[str, str], ...]
     video_paths: tuple[Path, ...]
+    cropped: Region | None
     config: dict[str, Any]
 
 
@@ -52,18 +56,17 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises
     ------
     PlatformError
-        When it is missing, not YAML, or holds no keys.
+        When it is missing, not YAML, has a key twice, or holds no keys.
     """
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PlatformError(
             f"{file} does not exist", "Point `path` of this project in lab.yaml to the folder that holds config.yaml"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PlatformError(f"{file} cannot be read: {error}", "Check the file and its permissions") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date but is none
-        raise PlatformError(f"{file} is not YAML: {' '.join(str(error).split())}", "Mend that line") from error
+    config = load_yaml(file, text)
     if not isinstance(config, dict):
         raise PlatformError(f"{file} holds no keys", "Make the project with deeplabcut.create_new_project")
     return config
@@ -86,18 +89,25 @@ def read_project(path: Path) -> Project:
     """
     file = path / CONFIG_FILE
     config = read_config(file)
-    if config.get("multianimalproject") or config.get("bodyparts") == "MULTI!":
+    if _is_true(config.get("multianimalproject")) or config.get("bodyparts") == "MULTI!":
         raise PlatformError(
             f"{file} is a multi-animal project, and only single-animal projects can be used",
             "Use a project with `multianimalproject: false`, or remove it from lab.yaml",
         )
     for key in ("Task", "scorer"):
-        if not config.get(key):
+        if config.get(key) in (None, ""):
             raise PlatformError(f"{file} has no value for `{key}`", f"Write `{key}`, as DeepLabCut does")
-    bodyparts = config.get("bodyparts")
-    if not isinstance(bodyparts, list) or not bodyparts:
+    listed = config.get("bodyparts")
+    if not isinstance(listed, list) or not listed:
         raise PlatformError(f"{file} names no body parts", "List the labelled body parts under `bodyparts`")
-    bodyparts = tuple(str(bodypart) for bodypart in bodyparts)
+    for part in listed:
+        # A truth value or a date is not what the tables call it.
+        if not isinstance(part, str | int | float) or isinstance(part, bool) or part == "":
+            raise PlatformError(
+                f"{file} has {part!r} under `bodyparts`, which YAML does not read as a name",
+                "Write the name in quotes, as the label tables have it",
+            )
+    bodyparts = tuple(str(part) for part in listed)
     if twice := [part for part in dict.fromkeys(bodyparts) if bodyparts.count(part) > 1]:
         raise PlatformError(f"{file} names {', '.join(twice)} twice under `bodyparts`", "Remove or rename one of them")
     if "all" in bodyparts:
@@ -110,8 +120,24 @@ def read_project(path: Path) -> Project:
         bodyparts=bodyparts,
         skeleton=read_skeleton(config, bodyparts),
         video_paths=tuple(Path(str(v).replace("\\", "/")) for v in videos) if isinstance(videos, dict) else (),
+        cropped=_cropped(config),
         config=config,
     )
+
+
+def _cropped(config: dict[str, Any]) -> Region | None:
+    if not _is_true(config.get("cropping")):
+        return None
+    corners = [config.get(key) for key in ("x1", "x2", "y1", "y2")]
+    if not all(isinstance(corner, int) and not isinstance(corner, bool) for corner in corners):
+        return None  # DeepLabCut refuses that itself
+    left, right, top, bottom = map(int, corners)  # pyright: ignore[reportArgumentType] (integers, as was checked)
+    return Region(left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
+def _is_true(value: Any) -> bool:
+    """A yes-or-no value of config.yaml, in all the spellings that DeepLabCut takes."""
+    return str(value).lower() in ("true", "yes", "on", "y", "t", "1")
 
 
 def check_with_deeplabcut(project: Project) -> None:

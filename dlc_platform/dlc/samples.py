@@ -4,11 +4,13 @@ Of an image with a region of interest the region is shown, as a network sees it,
 """
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlc_platform.dlc.dataset import Dataset, load_dataset
 from dlc_platform.dlc.engine import Engine
 from dlc_platform.dlc.evaluation import Evaluation
+from dlc_platform.dlc.images import read_image
 from dlc_platform.dlc.labels import LabelTable
 from dlc_platform.store import Store
 from dlc_platform.video.region import Region
@@ -25,7 +27,6 @@ def labelled_samples(
 ) -> "list[tuple[np.ndarray, Points]]":
     """Up to `most` labelled images, spread evenly over the folders (all of them by default), with their points."""
     import numpy as np
-    from PIL import Image
 
     images = labels.images if folders is None else labels.images[labels.images["folder"].isin(folders)]
     if len(images) > most:
@@ -34,8 +35,7 @@ def labelled_samples(
     samples = []
     for image in images.itertuples():
         own = points.loc[[(image.folder, image.file)]]
-        with Image.open(str(image.path)) as opened:
-            picture = np.asarray(opened.convert("RGB"))
+        picture = read_image(Path(str(image.path)))[..., ::-1]
         region = labels.regions.get(str(image.folder)) or Region(0, 0, picture.shape[1], picture.shape[0])
         if picture.shape[:2] != (region.height, region.width):
             picture = region.crop(picture)
@@ -46,8 +46,6 @@ def labelled_samples(
 def first_look(engine: Engine, dataset: Dataset, most: int) -> "list[tuple[np.ndarray, Keypoints, str]]":
     """What a network sees in up to `most` test images: image, keypoints with their likelihoods, where it came from."""
     import numpy as np
-
-    from dlc_platform.dlc.exports import read_image
 
     labels = dataset.labels()
     images = labels[labels["side"] == "test"].drop_duplicates("image")
@@ -68,9 +66,6 @@ def worst_test_frames(
     evaluation: Evaluation, store: Store, most: int
 ) -> "list[tuple[np.ndarray, Points, Points, str]]":
     """The test images with the largest mean distance: image, labels, predictions, and where it came from."""
-    import numpy as np
-    from PIL import Image
-
     dataset = load_dataset(store.path("datasets", evaluation.dataset_id))
     files = dataset.labels().drop_duplicates("image").set_index("image")
     predictions = evaluation.fair_predictions()
@@ -80,15 +75,14 @@ def worst_test_frames(
         own = test[test["image"] == image]
         row = files.loc[image]
         left, top = row["offset_x"], row["offset_y"]
-        with Image.open(dataset.image_path(image, row["file"])) as picture:
-            samples.append(
-                (
-                    np.asarray(picture.convert("RGB")),
-                    _points(own["bodypart"], own["x"] - left, own["y"] - top),
-                    _points(own["bodypart"], own["predicted_x"] - left, own["predicted_y"] - top),
-                    f"{row['folder']}/{row['file']}",
-                )
+        samples.append(
+            (
+                read_image(dataset.image_path(image, row["file"]))[..., ::-1],
+                _points(own["bodypart"], own["x"] - left, own["y"] - top),
+                _points(own["bodypart"], own["predicted_x"] - left, own["predicted_y"] - top),
+                f"{row['folder']}/{row['file']}",
             )
+        )
     return samples
 
 

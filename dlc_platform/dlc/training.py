@@ -18,16 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dlc_platform.dlc.backbone import IMAGENET, LOCAL_WEIGHTS, RANDOM, check_weights, write_first_snapshot
 from dlc_platform.dlc.dataset import Dataset, load_dataset
 from dlc_platform.dlc.environment import versions
+from dlc_platform.dlc.images import examine_images
 from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json, short
 from dlc_platform.settings import Recipe
 from dlc_platform.store import Store, opened, read_manifest
+from dlc_platform.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,10 +107,11 @@ def train_model(
     Raises
     ------
     PlatformError
-        When the first weights cannot be had, or memory does not hold a single image.
+        When the first weights cannot be had, an image of the dataset is damaged, or memory does not hold a single one.
     """
     check_weights(recipe.weights, recipe.net_type)
     dataset = load_dataset(dataset_path)
+    _check_images(dataset)
     workspace.mkdir(parents=True, exist_ok=True)
     private = Path(tempfile.mkdtemp(prefix="training-", dir=workspace))
     try:
@@ -321,6 +323,24 @@ def _crop_size(dataset: Dataset) -> tuple[int, int]:
     return width, height
 
 
+def _check_images(dataset: Dataset) -> None:
+    """Decode every image of a dataset.
+
+    Raises
+    ------
+    PlatformError
+        When one is damaged, or its pixels are not in the order that they are shown in: DeepLabCut takes the sizes of
+        images from their headers and would lose labels.
+    """
+    paths = sorted((dataset.path / "images").iterdir())
+    for path, image in zip(paths, examine_images(paths), strict=True):
+        if image.is_turned:
+            raise PlatformError(
+                f"the dataset {short(dataset.id)} holds {path.name} on its side, as earlier versions stored it",
+                "Materialise training_dataset again, and then train",
+            )
+
+
 def _store_model(
     dataset: Dataset, recipe: Recipe, batch_size: int, folder: Path, device: str, seconds: float, store: Store
 ) -> TrainedModel:
@@ -344,7 +364,7 @@ def _store_model(
     }
 
     def write(product: Path) -> None:
-        (product / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=True))
+        (product / CONFIG_FILE).write_text(dump_yaml(config))
         shutil.copyfile(snapshot, product / SNAPSHOT_FILE)
         shutil.copyfile(folder / _STATS_FILE, product / _STATS_FILE)
 

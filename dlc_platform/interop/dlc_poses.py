@@ -10,13 +10,13 @@ import csv
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.interop.pickled_labels import read_pickled_labels
+from dlc_platform.interop.pandas_hdf import Columns, read_hdf_table
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, tidy_from_dlc, write_parquet
 from dlc_platform.store import Store, read_manifest
 from dlc_platform.video.probe import VideoInfo
@@ -33,8 +33,6 @@ _ANEW = "Analyze the video again with DeepLabCut, and import the file that it wr
 
 #: Networks place keypoints slightly outside the picture now and then; further out than this part of it they do not.
 _MARGIN = 0.1
-
-Columns = list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def import_poses(
         )
     poses = found.poses.reindex(range(video.frames))
     table = tidy_from_dlc(poses, video.times_s)
-    note = "; ".join(filter(None, (difference, _outside(table, video), _rounded(poses))))
+    note = "; ".join(filter(None, (difference, _outside(table, video), _without_likelihood(table), _rounded(poses))))
     manifest = {
         "video": video.sha256,
         "model": model_id,
@@ -247,6 +245,12 @@ def _outside(table: pd.DataFrame, video: VideoInfo) -> str:
     )
 
 
+def _without_likelihood(table: pd.DataFrame) -> str:
+    """How many keypoints have a place and no likelihood, in words; empty where none has."""
+    without = int((table["x"].notna() & table["likelihood"].isna()).sum())
+    return f"{without} keypoints have no likelihood, and never count as confident" if without else ""
+
+
 def _rounded(poses: pd.DataFrame) -> str:
     """That the numbers have more digits than the pose table keeps, in words; empty where none has."""
     values = poses.to_numpy(np.float64)
@@ -302,13 +306,21 @@ def _check_values(file: Path, columns: Columns, values: np.ndarray) -> None:
     Raises
     ------
     PlatformError
-        When a coordinate is infinite, or a likelihood is not from 0 to 1.
+        When a coordinate is infinite or lacks its other one, or a likelihood is not from 0 to 1.
     """
     is_likelihood = np.array([column[-1] == "likelihood" for column in columns])
     with np.errstate(over="ignore"):
         kept = values.astype(np.float32)
     if infinite := int(np.isinf(kept[:, ~is_likelihood]).sum()):
         raise PlatformError(f"{file} has {infinite} coordinates that are infinite, or too large to be pixels", _ANEW)
+    position = {column: index for index, column in enumerate(columns)}
+    for column, index in position.items():
+        if column[-1] == "x":
+            lacks = np.isnan(values[:, index]) != np.isnan(values[:, position[*column[:-1], "y"]])
+            if lacks.any():
+                raise PlatformError(
+                    f"{file} has only one of x and y for {' '.join(column[1:-1])} in {int(lacks.sum())} rows", _ANEW
+                )
     likelihood = kept[:, is_likelihood]
     if wrong := int(((likelihood < 0) | (likelihood > 1)).sum()):
         raise PlatformError(f"{file} has {wrong} likelihoods that are not between 0 and 1", _ANEW)
@@ -330,6 +342,7 @@ def _read_csv(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
                 _ANEW,
             )
         header = [row[1:] for row in rows[: len(levels)]]
+        _check_lines(file, len(rows[0]))
         table = pd.read_csv(
             file,
             header=None,
@@ -351,98 +364,30 @@ def _read_csv(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
     return list(zip(*header, strict=True)), table.index.to_numpy(), table.to_numpy(np.float64)
 
 
+def _check_lines(file: Path, width: int) -> None:
+    """Refuse a line that is cut off or too long, which pandas fills up or shifts.
+
+    Raises
+    ------
+    PlatformError
+        Naming the line.
+    """
+    with open(file, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip() and (cells := line.count(",") + 1) != width and '"' not in line:
+                raise PlatformError(
+                    f"line {number} of {file} has {cells} cells, and its header has {width}: the line is "
+                    f"{'cut off' if cells < width else 'too long'}",
+                    "Copy the file again if that was interrupted; otherwise analyze the video again with DeepLabCut",
+                )
+
+
 def _read_hdf(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
     """Column labels, frame numbers, and values (rows, columns) of a .h5."""
-    import h5py
-
-    try:
-        with h5py.File(file, "r") as hdf:
-            frames = {
-                name: group
-                for name, group in hdf.items()
-                if isinstance(group, h5py.Group) and _text(group.attrs.get("pandas_type")).startswith("frame")
-            }
-            if len(frames) != 1:
-                raise PlatformError(
-                    f"{file} holds {len(frames)} tables of pandas ({', '.join(frames) or 'none'}), and a pose file of "
-                    "DeepLabCut holds one",
-                    _ANEW,
-                )
-            (group,) = frames.values()
-            is_table = _text(group.attrs["pandas_type"]) == "frame_table"
-            columns, numbers, values = (_table_format if is_table else _fixed_format)(file, group)
-    except (OSError, KeyError, IndexError, TypeError, ValueError, UnicodeDecodeError) as error:
-        raise PlatformError(f"{file} cannot be read as a table of pandas: {error}", _ANEW) from error
-    if numbers.dtype.kind not in "iu" or values.dtype.kind not in "fiu":
+    table = read_hdf_table(file, _ANEW)
+    if not isinstance(table.index, np.ndarray):
         raise PlatformError(
-            f"{file} holds more than numbers, or its rows are not numbered by frame",
+            f"{file} does not number its rows by frame",
             "Import the poses of a video; those of images are another thing",
         )
-    if values.shape != (len(numbers), len(columns)):
-        raise PlatformError(
-            f"{file} is damaged: {values.shape} values, {len(numbers)} rows and {len(columns)} columns", _ANEW
-        )
-    return columns, numbers.astype(np.int64), values
-
-
-def _table_format(file: Path, group: Any) -> tuple[Columns, np.ndarray, np.ndarray]:
-    """pandas' table format: rows of an index and of blocks of columns; the labels lie in attributes, pickled."""
-
-    def labels(attribute: Any, where: str) -> Columns:
-        if not isinstance(attribute, bytes):
-            raise PlatformError(f"{file} does not hold the labels of a pose file in {where}", _ANEW)
-        found = read_pickled_labels(attribute, f"{file}, {where}")
-        if where == "non_index_axes":  # [(axis, labels)]
-            ((_, found),) = found
-        if not isinstance(found, list) or not all(
-            isinstance(label, tuple) and all(isinstance(part, str) for part in label) for label in found
-        ):
-            raise PlatformError(f"{file} does not hold the labels of a pose file in {where}", _ANEW)
-        return found
-
-    table = group["table"]
-    columns = labels(group.attrs["non_index_axes"], "non_index_axes")
-    rows = table[:]
-    blocks: dict[tuple[str, ...], np.ndarray] = {}
-    for name in rows.dtype.names:
-        if name == "index":
-            continue
-        own = labels(table.attrs[f"{name}_kind"], f"{name}_kind")
-        values = rows[name].reshape(len(rows), -1)
-        blocks |= {label: values[:, position] for position, label in enumerate(own)}
-    values = np.column_stack([blocks[column] for column in columns]) if columns else np.empty((len(rows), 0))
-    return columns, rows["index"], values
-
-
-def _fixed_format(file: Path, group: Any) -> tuple[Columns, np.ndarray, np.ndarray]:
-    """pandas' fixed format: one array for each part. Arrays of objects, which are pickles, are refused."""
-
-    def array(name: str) -> np.ndarray:
-        node: Any = group[name]
-        if node.dtype.kind == "O" or "PSEUDOATOM" in node.attrs:
-            raise PlatformError(f"{file} holds pickled objects in {name}, which are not read", _ANEW)
-        return node[()]
-
-    def labels(prefix: str) -> Columns:
-        count = int(group.attrs[f"{prefix}_nlevels"])
-        levels = []
-        for level in range(count):
-            names = [_text(name) for name in array(f"{prefix}_level{level}")]
-            levels.append([names[code] for code in array(f"{prefix}_label{level}")])
-        return list(zip(*levels, strict=True))
-
-    columns = labels("axis0")
-    frames = array("axis1")
-    blocks: dict[tuple[str, ...], np.ndarray] = {}
-    for number in range(int(group.attrs["nblocks"])):
-        values = array(f"block{number}_values")
-        if not group[f"block{number}_values"].attrs.get("transposed", False):
-            values = values.T
-        blocks |= {label: values[:, position] for position, label in enumerate(labels(f"block{number}_items"))}
-    values = np.column_stack([blocks[column] for column in columns]) if columns else np.empty((len(frames), 0))
-    return columns, frames, values
-
-
-def _text(value: Any) -> str:
-    """An attribute or a label of PyTables as text; empty where there is none."""
-    return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else ""
+    return table.columns, table.index, table.values

@@ -1,7 +1,7 @@
 """The pickles in which PyTables keeps a table's labels, read without unpickling.
 
-A pickle is a program, and running one of somebody else's can do anything. Lists of labels need ten of its instructions,
-none of which can call something; only these are known here.
+A pickle is a program, and running one of somebody else's can do anything. Lists of labels need twelve of its
+instructions, none of which can call something; only these are known here.
 """
 
 import pickletools
@@ -13,7 +13,7 @@ _MARK = object()
 
 
 def read_pickled_labels(data: bytes, where: str) -> Any:
-    """The lists, tuples, strings and whole numbers that a pickle of PyTables (protocol 0) holds.
+    """The lists, tuples, strings and numbers that a pickle of PyTables (protocol 0) holds.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def read_pickled_labels(data: bytes, where: str) -> Any:
             match opcode.name:
                 case "MARK":
                     stack.append(_MARK)
-                case "UNICODE" | "STRING" | "INT":
+                case "UNICODE" | "STRING" | "INT" | "LONG" | "FLOAT":
                     stack.append(argument)
                 case "LIST" | "TUPLE" as kind:
                     mark = max(index for index, item in enumerate(stack) if item is _MARK)

@@ -78,6 +78,8 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     project = read_project(lab.settings.projects[recipe.project].path)
     check_with_deeplabcut(project)
     labels = read_labels(project)
+    for remark in labels.remarks:
+        context.log.warning(f"{remark.said}. {remark.remedy}.")
     folders = labels.folders()
     files = match_folders(project, folders, registry.known_files(lab.engine))
     matches = {folder: file.session for folder, file in files.items()}
@@ -89,6 +91,13 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     labels = within_regions(labels, files, lab.settings.region_for)
     seed, test_fraction = lab.settings.split_of(name)
     dataset = make_dataset(project, labels, seed, test_fraction, matches, lab.store, apart_frames=recipe.apart_frames)
+    if splits := different_splits(lab.settings, recipe.project, labels.images["sha256"]):
+        context.log.warning(f"{splits}. {ONE_SPLIT}.")
+    # Before the dataset is written down: nothing that can fail comes after that.
+    drawn = picture(
+        labelled_frames(labelled_samples(labels, most=9), skeleton=dataset.skeleton),
+        f"Labelled frames of {recipe.project}",
+    )
     registry.record_dataset(
         lab.engine,
         name,
@@ -106,14 +115,9 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         _image_rows(dataset, matches),
         versions(),
     )
-    if splits := different_splits(lab.settings, recipe.project, labels.images["sha256"]):
-        context.log.warning(f"{splits}. {ONE_SPLIT}.")
     return dg.MaterializeResult(
         metadata={
-            "picture": picture(
-                labelled_frames(labelled_samples(labels, most=9), skeleton=dataset.skeleton),
-                f"Labelled frames of {recipe.project}",
-            ),
+            "picture": drawn,
             "project": recipe.project,
             "train_images": dataset.n_train,
             "test_images": dataset.n_test,
@@ -122,6 +126,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             "test_fraction": test_fraction,
             **({"different_splits": splits} if splits else {}),
             "rows_without_a_label": labels.unlabelled,
+            "remarks": table([{"remark": remark.said, "what_to_do": remark.remedy} for remark in labels.remarks]),
             "labels_outside_their_image": labels.outside,
             "labels_outside_their_region": labels.outside_region,
             "images_without_a_label_in_their_region": labels.without_region_label,

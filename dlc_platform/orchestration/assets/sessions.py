@@ -226,6 +226,8 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
         try:
             project = read_project(entry.path)
             labels[name] = read_labels(project)
+            for remark in labels[name].remarks:
+                context.log.warning(f"the project {name}: {remark.said}. {remark.remedy}.")
         except PlatformError as problem:
             # The labels of the other projects are none the worse; this one's are counted when it is mended.
             problems[f"problem_{name}"] = str(problem)

@@ -1,0 +1,152 @@
+"""Images as DeepLabCut's PyTorch engine reads them: the one reader for sizes, training, evaluation and pictures.
+
+OpenCV gives the pixels, turned as the file says, in eight bits of blue, green and red. It is silent about some damage,
+so an image is looked at by others, too, before a dataset is made of it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: The tag of EXIF that says how a picture is to be turned; 1 is not at all.
+_ORIENTATION = 0x0112
+#: Zero bytes that may follow the end of a whole JPEG.
+_PADDING = 16
+_AGAIN = (
+    "Copy it again from where it came from, or take that frame of its video again with DeepLabCut, by the same name; "
+    "its labels stay as they are"
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a file of an image is.
+
+    Attributes
+    ----------
+    sha256
+        Of the file's bytes.
+    width, height
+        Of the picture as DeepLabCut reads it, in pixels.
+    is_turned
+        True where the file holds its pixels in another order than they are shown in.
+    """
+
+    sha256: str
+    width: int
+    height: int
+    is_turned: bool
+
+
+def examine_images(paths: Sequence[Path]) -> list[Image]:
+    """Decode images to their last pixels, several at a time.
+
+    Raises
+    ------
+    FileNotFoundError
+        When one does not exist.
+    PlatformError
+        When one cannot be read, is not an image, or is damaged.
+    """
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # of tags that mean nothing here, and of large pictures
+        return list(pool.map(_examine, paths))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The pixels of an image: uint8, shape (height, width, 3), blue first, turned as its file says.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    PlatformError
+        When it cannot be read, or is not a whole image.
+    """
+    return _decoded(path, _bytes(path))
+
+
+def _examine(path: Path) -> Image:
+    data = _bytes(path)
+    is_turned, size = _look_at(path, data)
+    height, width = _decoded(path, data).shape[:2]
+    return Image(sha256_bytes(data), width, height, is_turned or size != (width, height))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise PlatformError(
+            f"{path} cannot be read: {error.strerror}", "See that the disk is there, and who may read the file"
+        ) from error
+    if not data:
+        raise PlatformError(f"{path} is an empty file, not an image", _AGAIN)
+    return data
+
+
+def _decoded(path: Path, data: bytes) -> np.ndarray:
+    import cv2
+    import numpy as np
+
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise PlatformError(f"{path} is damaged, or not an image that DeepLabCut can read", _AGAIN)
+    return picture
+
+
+def _look_at(path: Path, data: bytes) -> tuple[bool, tuple[int, int]]:
+    """True where the file says that its picture is to be turned, and the size of what it holds; damage is refused."""
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
+
+    try:
+        with Pillow.open(io.BytesIO(data)) as image:
+            image.verify()  # the checksums
+        with Pillow.open(io.BytesIO(data)) as image:
+            size, file_format = image.size, image.format
+            if file_format == "PNG" and b"eXIf" not in data:
+                return False, size  # OpenCV refuses one that is damaged
+            is_turned = image.getexif().get(_ORIENTATION, 1) != 1
+            image.load()  # the pixels
+    except UnidentifiedImageError:
+        raise PlatformError(f"{path} is not an image that can be read", _AGAIN) from None
+    except Exception as error:  # each format has errors of its own
+        raise PlatformError(f"{path} is a damaged image: {str(error) or type(error).__name__}", _AGAIN) from error
+    if file_format == "JPEG":
+        _check_jpeg(path, data)
+    return is_turned, size
+
+
+def _check_jpeg(path: Path, data: bytes) -> None:
+    """Refuse a JPEG with a hole in it, which the decoders above fill with something and say nothing."""
+    from av import CodecContext, Packet
+    from av.error import FFmpegError, InvalidDataError
+
+    written = data.rstrip(b"\0")
+    if len(data) - len(written) > _PADDING and not written.endswith(b"\xff\xd9"):
+        raise PlatformError(f"{path} is a damaged image: it ends in {len(data) - len(written)} zero bytes", _AGAIN)
+    decoder = CodecContext.create("mjpeg", "r")
+    decoder.options = {"err_detect": "explode"}
+    try:
+        decoder.decode(Packet(data))
+        decoder.decode(None)
+    except InvalidDataError:
+        raise PlatformError(f"{path} is a damaged image: it holds invalid data", _AGAIN) from None
+    except FFmpegError:  # a kind of JPEG that FFmpeg does not know
+        pass

@@ -99,6 +99,21 @@ def read_label_file(path: Path, project: Project) -> LabelFile:
         folder, file = _image(path, place, text)
         points = {part: _point(path, place, part, numbers, columns) for part, columns in parts.items()}
         rows.append(LabelRow(place, folder, file, points))
+    halves = [
+        f"{part} in {place}"
+        for place, _, numbers in raw.rows
+        for part, columns in parts.items()
+        for x, y in columns
+        if math.isnan(numbers[x]) != math.isnan(numbers[y])
+    ]
+    if halves:
+        remarks.append(
+            Remark(
+                f"{path} has only one of x and y {len(halves)} times, such as for {halves[0]}: that is no label, "
+                "as for DeepLabCut",
+                "Write the numbers that are missing, or label those body parts again in napari",
+            )
+        )
     remarks += [
         Remark(
             f"{path} has the columns of {part} {len(columns)} times, which do not contradict each other: read as one",
@@ -188,12 +203,7 @@ def _image(path: Path, place: str, text: str) -> tuple[str | None, str]:
 def _point(path: Path, place: str, part: str, numbers: list[float], columns: list[tuple[int, int]]) -> Point:
     points: set[Point] = set()
     for x, y in ((numbers[x], numbers[y]) for x, y in columns):
-        if math.isnan(x) != math.isnan(y):
-            raise PlatformError(
-                f"{path} has only the {'y' if math.isnan(x) else 'x'} of {part} in {place}",
-                "Write the number that is missing, or label that body part again in napari",
-            )
-        if not math.isnan(x):
+        if not math.isnan(x) and not math.isnan(y):
             points.add((x, y))
     if len(points) > 1:
         raise PlatformError(

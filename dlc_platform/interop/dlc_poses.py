@@ -387,7 +387,7 @@ def _read_hdf(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
     table = read_hdf_table(file, _ANEW)
     if not isinstance(table.index, np.ndarray):
         raise PlatformError(
-            f"{file} does not number its rows by frame",
+            f"the rows of {file} are not numbered by frame",
             "Import the poses of a video; those of images are another thing",
         )
     return table.columns, table.index, table.values

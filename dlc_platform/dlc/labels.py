@@ -373,9 +373,10 @@ def _former_name(folder: Path, table: LabelFile, folders: Mapping[str, Path]) ->
     there = [name for name in elsewhere if _folder_named(name, folder, folders) is not None]
     if len(there) == len(named) and all(row.folder is not None for row in table.rows):
         raise PlatformError(
-            f"all rows of {table.path} are of images in {_some(there)}, which is another folder",
-            f"If they are labels of the images in {folder.name}, write that folder into its paths; if the table is a "
-            "copy, move it out of labeled-data",
+            f"all rows of {table.path} are of images in {_some(there)}, which is another folder: either those are "
+            "labelled twice, or the paths are wrong",
+            f"If they are labels of the images in {folder.name}, write that folder into the paths of the table; if it "
+            "is a copy, move it out of labeled-data",
         )
     if len(there) == len(elsewhere):
         return None  # rows of several folders, each of which is there

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -155,6 +157,41 @@ def test_the_same_image_twice(tmp_path: Path, make_project: Callable[..., Path])
     shutil.copytree(project / "labeled-data" / "video1", project / "labeled-data" / "copy")
     with pytest.raises(PlatformError, match="labelled twice"):
         make(project, tmp_path / "store")
+    table = project / "labeled-data" / "copy" / "CollectedData_tester.csv"
+    table.write_text(table.read_text().replace("video1", "copy"))
+    with pytest.raises(PlatformError, match="are the same image, labelled twice"):
+        make(project, tmp_path / "store")
+
+
+def on_their_side(project: Path) -> Path:
+    """The images of a project as portraits, stored on their side, as telephones do."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    for file in (project / "labeled-data" / "video1").glob("*.png"):
+        with Image.open(file) as image:
+            portrait = image.crop((0, 0, 64, 96))
+        portrait.transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+    return project
+
+
+def test_images_on_their_side_are_stored_as_they_are_shown(tmp_path: Path, make_project: Callable[..., Path]):
+    from PIL import Image
+
+    from dlc_platform.dlc.images import read_image
+
+    project = make_project(tmp_path / "p", 12)
+    upright = read_image(project / "labeled-data" / "video1" / "img003.png")[:, :64]
+    labels = read_labels(read_project(on_their_side(project)))
+    assert set(zip(labels.images["width"], labels.images["height"], strict=True)) == {(64, 96)}
+    dataset = make(project, tmp_path / "store")
+    for image, file in set(dataset.labels()[["image", "file"]].itertuples(index=False, name=None)):
+        copy = dataset.image_path(image, file)
+        # What DeepLabCut takes for its size, and what it reads.
+        assert Image.open(copy).size == (64, 96) == cv2.imread(str(copy)).shape[1::-1]
+        if file == "img003.png":
+            np.testing.assert_array_equal(read_image(copy), upright)
 
 
 @pytest.mark.parametrize(("fraction", "empty", "advice"), [(1e-9, "test", "Raise"), (1 - 1e-9, "train", "Lower")])

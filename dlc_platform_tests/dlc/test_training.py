@@ -1,17 +1,22 @@
+import io
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from dlc_platform.dlc.dataset import Dataset
+from dlc_platform.dlc.dataset import Dataset, make_dataset
 from dlc_platform.dlc.environment import versions
-from dlc_platform.dlc.training import TrainedModel, dataset_loader, load_model, train_model
+from dlc_platform.dlc.labels import read_labels
+from dlc_platform.dlc.project import read_project
+from dlc_platform.dlc.training import TrainedModel, _pose_config, dataset_loader, load_model, train_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, short
 from dlc_platform.settings import Recipe
 from dlc_platform.store import Store
+from dlc_platform_tests.dlc.test_dataset import on_their_side
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +161,40 @@ def test_versions_say_what_computes():
     expected = {"python", "torch", "numpy", "opencv-python-headless", "av", "dlc_platform", "platform", "host"}
     assert expected <= set(known)
     assert all(known.values())
+
+
+def test_no_training_starts_on_an_image_that_is_damaged_or_lies_on_its_side(
+    tiny_dataset: Dataset, short_recipe: Recipe, tiny_store: Store, tmp_path: Path
+):
+    from PIL import Image
+
+    copy = Path(shutil.copytree(tiny_dataset.path, tmp_path / "dataset"))
+    image = sorted((copy / "images").iterdir())[3]
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PlatformError, match=f"{image.name} is a damaged image"):
+        train_model(copy, short_recipe, tiny_store, tmp_path / "work", device="cpu")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(whole)) as picture:
+        picture.save(image, exif=exif)
+    with pytest.raises(PlatformError, match=f"{image.name} on its side") as error:
+        train_model(copy, short_recipe, tiny_store, tmp_path / "work", device="cpu")
+    assert "training_dataset" in error.value.remedy
+    assert not (tmp_path / "work").exists()
+
+
+def test_deeplabcut_trains_on_every_label_of_photographs_on_their_side(
+    tmp_path: Path, make_project: Callable[..., Path], short_recipe: Recipe
+):
+    from deeplabcut.pose_estimation_pytorch.data.image import load_image
+
+    project = on_their_side(make_project(tmp_path / "p", 12))
+    labels = read_labels(read_project(project))
+    dataset = make_dataset(read_project(project), labels, 1, 0.25, {}, Store(tmp_path / "store"))
+    data = dataset_loader(dataset, _pose_config(dataset, short_recipe, tmp_path)).load_data("train")
+    for image in data["images"]:
+        assert (image["height"], image["width"]) == load_image(image["file_name"]).shape[:2] == (96, 64)
+    visible = sum(int((own["keypoints"][:, 2] > 0).sum()) for own in data["annotations"])
+    train = dataset.labels()[lambda own: own["side"] == "train"]
+    assert visible == train["x"].notna().sum() > 8

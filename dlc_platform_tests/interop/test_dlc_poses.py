@@ -59,6 +59,7 @@ def video(frames: int = 20, width: int = 96, height: int = 96) -> VideoInfo:
         rotation=0,
         start_time=None,
         times_s=np.arange(frames) / 25,
+        video_streams=1,
         quality=VideoQuality(None, None, None, None, (), (), None, None, None, Timeline(*np.full((3, frames), np.nan))),
     )
 

@@ -17,8 +17,9 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries
 from dlc_platform.catalog.database import open_where_there
-from dlc_platform.catalog.registry import known_files
+from dlc_platform.catalog.registry import KnownFile, known_files
 from dlc_platform.comparisons import ONE_SPLIT, different_splits
+from dlc_platform.cropping import crop_without_region
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
@@ -59,12 +60,14 @@ def examine(home: Path) -> Iterator[Finding]:
     yield Finding("lab.yaml", f"{home / 'lab.yaml'} is valid")
     yield from _store(lab)
     yield from _postgres(home)
-    for name, entry in lab.projects.items():
-        yield from _project(lab, name, entry.path)
+    with _catalogue(home) as engine:
+        files = [] if engine is None else known_files(engine)
+    for name in lab.projects:
+        yield from _project(name, lab, files)
     yield from _recipes(lab)
     yield from _sessions(lab)
     if lab.regions:
-        yield from _regions(home, lab)
+        yield from _regions(lab, files)
     yield from _waiting_for_a_person(home)
     yield from _notify(home, lab)
     try:
@@ -112,9 +115,9 @@ def _postgres(home: Path) -> Iterator[Finding]:
     yield Finding("Postgres", f"database {url.database} on {url.host}:{url.port} answers")
 
 
-def _project(lab: Lab, name: str, path: Path) -> Iterator[Finding]:
+def _project(name: str, lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
     try:
-        project = read_project(path)
+        project = read_project(lab.projects[name].path)
         check_with_deeplabcut(project)
         labels = read_labels(project)
     except PlatformError as error:
@@ -124,7 +127,8 @@ def _project(lab: Lab, name: str, path: Path) -> Iterator[Finding]:
     if splits := different_splits(lab, name, labels.images["sha256"]):
         recipes = ", ".join(recipe for recipe, own in lab.recipes.items() if own.project == name)
         yield Finding(f"recipes {recipes}", splits, ONE_SPLIT, warning=True)
-    for remark in labels.remarks:
+    crop = crop_without_region(name, project, lab, files)
+    for remark in (*labels.remarks, *([crop] if crop else [])):
         yield Finding(f"project {name}", remark.said, remark.remedy, warning=True)
 
 
@@ -188,10 +192,8 @@ def _layout(lab: Lab, found: Scan) -> Iterator[Finding]:
         yield Finding("layout", text, "Rename the folders of one, if they are one session", warning=True)
 
 
-def _regions(home: Path, lab: Lab) -> Iterator[Finding]:
+def _regions(lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
     """Whether each region lies in all videos of the cameras and sessions that it is for."""
-    with _catalogue(home) as engine:
-        files = [] if engine is None else known_files(engine)
     held = 0
     used: set[Region] = set()
     wrong: dict[tuple[Region, str], list[PlatformError]] = {}

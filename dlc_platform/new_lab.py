@@ -1,14 +1,15 @@
 """Making a lab: the first lab.yaml, for a person to read and change."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
+from dlc_platform.cropping import holds_crops, region_rule
 from dlc_platform.dlc.project import Project, read_project
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings import LAB_FILE, NET_TYPES, load_lab
+from dlc_platform.settings import LAB_FILE, NET_TYPES, SMALLEST_REGION, load_lab
+from dlc_platform.video.region import Region
+from dlc_platform.yaml_files import dump_yaml
 
 _TEXT = """\
 # What this lab records, how it labels, and what it trains. Relative paths are taken from this file's folder.
@@ -37,8 +38,7 @@ recipes:
 inference:
 {inference}
 # Which part of the picture counts, in pixels, where not all of it does; for training, inference and pictures, e.g.
-# regions:
-#   - {{camera: 'top*', session: '*', x: 40, y: 0, width: 560, height: 480}}
+{regions}
 # When a model version becomes the production model: clearly_better (its test error is lower beyond chance and no body
 # part got worse; the first version at once), or person (only when somebody promotes it).
 promotion:
@@ -150,12 +150,13 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
             "weights": "imagenet",
         }
     text = _TEXT.format(
-        home=home,
+        home=" ".join(str(home).split()),  # in comments, which a line break would end
         name=_yaml({"name": _name(home.name, "lab")}, indent=""),
         raw_roots=_yaml([str(root) for root in raw_roots]),
         projects=_yaml({name: {"path": str(project.path), "split_seed": 42} for name, project in entries.items()}),
         recipes=_yaml(recipes),
         inference=_yaml([{"camera": "*", "project": next(iter(entries))}]),
+        regions=_regions(entries),
     )
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,15 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
         raise PlatformError(
             f"{file} cannot be written: {error.strerror}", "Choose a HOME in a folder of your own"
         ) from error
-    load_lab(home)
+    except UnicodeEncodeError as error:
+        raise PlatformError(
+            f"the name of a folder is not text: {error}", "Rename it, or give another path to it"
+        ) from error
+    try:
+        load_lab(home)
+    except PlatformError:
+        file.unlink()  # what `doctor` would refuse
+        raise
     return file
 
 
@@ -178,9 +187,24 @@ def _require_outside(home: Path, folder: Path, what: str) -> None:
 
 def _name(text: str, otherwise: str) -> str:
     """A name that lab.yaml takes, with room for an ending."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:45].strip("-._") or otherwise
+    return re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9_.-]+", "-", text))[:45].strip("-._") or otherwise
+
+
+def _regions(projects: Mapping[str, Project]) -> str:
+    """The regions of projects that say `cropping: true`: in force where that is sure, and else to be looked at."""
+    cropped = [(name, project, project.cropped) for name, project in projects.items() if project.cropped]
+    lines = [f"#   - {region_rule(Region(40, 0, 560, 480))}"]
+    for name, project, region in cropped:
+        large = min(region.width, region.height) >= SMALLEST_REGION
+        if len(projects) == 1 and large and holds_crops(project):
+            return (
+                "# This one is what DeepLabCut crops (`cropping: true` in config.yaml).\n"
+                f"regions:\n  - {region_rule(region)}"
+            )
+        lines.append(f"# The project {name} says `cropping: true` in config.yaml: see whether its cameras need")
+        lines.append(f"#   - {region_rule(region)}")
+    return "\n".join(["# regions:", *lines])
 
 
 def _yaml(value: object, indent: str = "  ") -> str:
-    lines = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000).splitlines(keepends=True)
-    return "".join(indent + line for line in lines)
+    return "".join(indent + line for line in dump_yaml(value, sort_keys=False).splitlines(keepends=True))

@@ -41,6 +41,8 @@ POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_POSTGRES_URL_FILE"
 DAGSTER_POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE"
 STAGE_VARIABLE = "DLC_PLATFORM_STAGE"
 LAB_FILE = "lab.yaml"
+#: The least width and height of a region, in pixels.
+SMALLEST_REGION = 32
 
 #: Letters of any script with their accents, digits, and ``+-.``: no space, and no other sign of ASCII.
 _VALUE = r"[^\x00-*,/:-@\[-`{-\x7f\s]+"
@@ -377,8 +379,8 @@ class RegionRule(_Section):
     session: str = Field(default="*", description="A shell pattern that the session's key must match.")
     x: int = Field(ge=0, description="Column of the region's first pixel in the picture as it is shown.")
     y: int = Field(ge=0, description="Row of the region's first pixel; the origin is at the top left.")
-    width: int = Field(ge=32, description="In pixels; 32 is the stride of the networks.")
-    height: int = Field(ge=32, description="In pixels.")
+    width: int = Field(ge=SMALLEST_REGION, description="In pixels; 32 is the stride of the networks.")
+    height: int = Field(ge=SMALLEST_REGION, description="In pixels.")
 
 
 class VideoLimits(_Section):

@@ -117,3 +117,58 @@ def test_a_home_that_cannot_be_made(tmp_path: Path, raw: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PlatformError, match=r"lab\.yaml cannot be written: Not a directory"):
         make_lab(tmp_path / "file" / "lab", [raw], [project(tmp_path / "project")])
+
+
+@pytest.mark.parametrize(
+    "task", ["on", "no", "1e3", "0o10", "1:30", "null", "2026-01-31", "a...b", "-x", "a: #b 'c'", "12"]
+)
+def test_a_task_of_any_name_makes_a_lab_that_loads(tmp_path: Path, raw: Path, task: str) -> None:
+    folder = tmp_path / "p 'q' \"r\": #s"
+    make_lab(tmp_path / "lab", [raw], [project(folder, Task=task)])
+    lab = load_lab(tmp_path / "lab")
+    assert [entry.path for entry in lab.projects.values()] == [folder]
+    assert [recipe.project for recipe in lab.recipes.values()] == list(lab.projects)
+
+
+def test_nothing_is_left_of_a_lab_that_cannot_be(tmp_path: Path, raw: Path) -> None:
+    folder = project(tmp_path / "project")
+    with pytest.raises(PlatformError, match="is not a folder"):
+        make_lab(tmp_path / "one", [raw / "missing"], [folder])
+    (folder / "config.yaml").write_text("Task: x\nscorer: me\nscorer: you\nbodyparts: [nose]\n")
+    with pytest.raises(PlatformError, match="scorer is written twice, in lines 2 and 3"):
+        make_lab(tmp_path / "two", [raw], [folder])
+    assert not (tmp_path / "one").exists() and not (tmp_path / "two").exists()
+
+
+def cropped(folder: Path, size: tuple[int, int], **config: object) -> Path:
+    from PIL import Image
+
+    path = project(folder, cropping=True, x1=16, x2=80, y1=8, y2=72, **config)
+    (path / "labeled-data" / "vid1").mkdir(parents=True)
+    Image.new("RGB", size).save(path / "labeled-data" / "vid1" / "img000.png")
+    return path
+
+
+def test_what_deeplabcut_crops_becomes_a_region(tmp_path: Path, raw: Path) -> None:
+    make_lab(tmp_path / "lab", [raw], [cropped(tmp_path / "p", (64, 64))])
+    (rule,) = load_lab(tmp_path / "lab").regions
+    assert (rule.camera, rule.session, rule.x, rule.y, rule.width, rule.height) == ("*", "*", 16, 8, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "projects", "small"), [((96, 96), 1, False), ((64, 64), 2, False), ((24, 64), 1, True)]
+)
+def test_a_crop_that_may_not_be_meant_is_a_comment(
+    tmp_path: Path, raw: Path, size: tuple[int, int], projects: int, small: bool
+) -> None:
+    config = {"x2": 40} if small else {}
+    first = cropped(tmp_path / "p", size)
+    if small:
+        file = first / "config.yaml"
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **config}))
+    others = [project(tmp_path / "other", Task="other")] if projects == 2 else []
+    file = make_lab(tmp_path / "lab", [raw], [first, *others])
+    assert load_lab(tmp_path / "lab").regions == ()
+    width = 24 if small else 64
+    assert f"#   - {{camera: '*', session: '*', x: 16, y: 8, width: {width}, height: 64}}" in file.read_text()
+    assert "`cropping: true`" in file.read_text()

@@ -32,7 +32,7 @@ from dlc_platform.dlc.training import scorer_name
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import Store, read_manifest
-from dlc_platform.yaml_files import dump_yaml
+from dlc_platform.yaml_files import dump_yaml, load_yaml
 
 if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
@@ -174,9 +174,11 @@ def _look_at_configuration(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise _no_model(folder)
     try:
-        written = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        written = load_yaml(file, file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise _not_read(file, error) from error
+    except PlatformError as error:
+        raise _not_read(file, error.problem) from error
     if not isinstance(written, dict) or not isinstance(metadata := written.get("metadata"), dict):
         raise _not_read(file, "it has no `metadata`, which says what the network finds")
     bodyparts = [*(metadata.get("bodyparts") or ()), *(metadata.get("unique_bodyparts") or ())]

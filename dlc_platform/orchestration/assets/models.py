@@ -65,6 +65,7 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
 
 def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.comparisons import ONE_SPLIT, different_splits
+    from dlc_platform.cropping import crop_without_region
     from dlc_platform.dlc.dataset import make_dataset
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.labels import read_labels, within_regions
@@ -78,10 +79,13 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     project = read_project(lab.settings.projects[recipe.project].path)
     check_with_deeplabcut(project)
     labels = read_labels(project)
-    for remark in labels.remarks:
-        context.log.warning(f"{remark.said}. {remark.remedy}.")
     folders = labels.folders()
-    files = match_folders(project, folders, registry.known_files(lab.engine))
+    known = registry.known_files(lab.engine)
+    files = match_folders(project, folders, known)
+    crop = crop_without_region(recipe.project, project, lab.settings, known)
+    remarks = [*labels.remarks, *([crop] if crop else [])]
+    for remark in remarks:
+        context.log.warning(f"{remark.said}. {remark.remedy}.")
     matches = {folder: file.session for folder, file in files.items()}
     unmatched = sorted(folder for folder in folders if folder not in matches)
     if unmatched and lab.settings.regions:
@@ -126,7 +130,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             "test_fraction": test_fraction,
             **({"different_splits": splits} if splits else {}),
             "rows_without_a_label": labels.unlabelled,
-            "remarks": table([{"remark": remark.said, "what_to_do": remark.remedy} for remark in labels.remarks]),
+            "remarks": table([{"remark": remark.said, "what_to_do": remark.remedy} for remark in remarks]),
             "labels_outside_their_image": labels.outside,
             "labels_outside_their_region": labels.outside_region,
             "images_without_a_label_in_their_region": labels.without_region_label,

@@ -116,6 +116,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
 def _estimate_session(
     context: AssetExecutionContext, lab: LabResource, key: str, estimator_of: Callable[[str], Any]
 ) -> Callable[[], Mapping[str, Any]]:
+    from dlc_platform.cropping import video_without_region
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.inference import OtherFrames
     from dlc_platform.ingest import require_trackable, require_unchanged
@@ -147,6 +148,9 @@ def _estimate_session(
                 continue
             video = registry.video(lab.engine, file.video_id)
             region = lab.settings.region_for(key, file.recording.camera)
+            remark = video_without_region(lab.settings, key, file.recording.camera, video.width, video.height)
+            if remark is not None:
+                context.log.warning(f"{path.name}: {remark.said}. {remark.remedy}.")
             # Of two runs that want the same poses, the second one waits and then finds them; also on two hosts, which
             # may not know of each other's locks in the store.
             with registry.alone(lab.engine, estimator.identity(video.id, region)):

@@ -1,0 +1,103 @@
+"""What a DeepLabCut project crops and the lab does not: `cropping: true` in config.yaml, and `regions` in lab.yaml.
+
+DeepLabCut analyses no more than the crop of each video. Here only a region does that, so a network that learned from
+crops would be shown whole pictures without a word.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dlc_platform.catalog.registry import KnownFile
+from dlc_platform.dlc.labels import Remark
+from dlc_platform.dlc.project import CONFIG_FILE, Project, read_project
+from dlc_platform.errors import PlatformError
+from dlc_platform.settings import Lab
+from dlc_platform.video.region import Region
+
+
+def crop_without_region(name: str, project: Project, lab: Lab, files: Iterable[KnownFile]) -> Remark | None:
+    """What to say of a project that crops videos for which the lab has no region; None where all is as it should be.
+
+    Parameters
+    ----------
+    name
+        Of the project in lab.yaml.
+    files
+        Those of all registered sessions.
+    """
+    if project.cropped is None:
+        return None
+    own = [file for file in files if lab.project_of(file.camera) == name]
+    without = [
+        file
+        for file in own
+        if lab.region_for(file.session, file.camera) is None
+        and project.cropped != Region(0, 0, file.width, file.height)
+    ]
+    if without:
+        where = f"for {len(without)} of {len(own)} registered videos, such as {without[0].name} of {without[0].session}"
+    elif own or lab.regions:
+        return None
+    else:
+        where = "in lab.yaml"
+    return _remark(project, project.cropped, f"no region is in force {where}: whole pictures are used")
+
+
+def video_without_region(lab: Lab, session: str, camera: str, width: int, height: int) -> Remark | None:
+    """The same of one video that is tracked, by the camera's project; None where that cannot be read.
+
+    Parameters
+    ----------
+    width, height
+        Of its picture as it is shown, in pixels.
+    """
+    name = lab.project_of(camera)
+    if name is None or lab.region_for(session, camera) is not None:
+        return None
+    try:
+        project = read_project(lab.projects[name].path)
+    except PlatformError:  # which is said where labels are read
+        return None
+    if project.cropped in (None, Region(0, 0, width, height)):
+        return None
+    return _remark(project, project.cropped, "this video has no region, and its whole picture is tracked")
+
+
+def region_rule(region: Region) -> str:
+    """A region as a rule of lab.yaml for every camera and session."""
+    return (
+        f"{{camera: '*', session: '*', x: {region.x}, y: {region.y}, width: {region.width}, height: {region.height}}}"
+    )
+
+
+def holds_crops(project: Project) -> bool:
+    """True when the first image of every folder of labels has the size of what the project crops, by its header."""
+    from PIL import Image
+
+    sizes = set()
+    for folder in sorted((project.path / "labeled-data").glob("*/")):
+        image = next((file for file in sorted(folder.iterdir()) if _is_picture(file)), None)
+        if image is not None and not folder.name.endswith("_labeled"):
+            try:
+                with Image.open(image) as opened:
+                    sizes.add(opened.size)
+            except OSError:  # whoever reads the labels says so
+                return False
+    return project.cropped is not None and sizes == {(project.cropped.width, project.cropped.height)}
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp") and not file.name.startswith(".")
+
+
+def _remark(project: Project, region: Region, consequence: str) -> Remark:
+    videos = project.config.get("video_sets")
+    entries = videos.values() if isinstance(videos, dict) else ()
+    crops = sorted({str(entry.get("crop")) for entry in entries if isinstance(entry, dict)})
+    several = f"; the `crop` of its videos differs ({'; '.join(crops[:3])}), so see which region each needs"
+    return Remark(
+        f"{project.path / CONFIG_FILE} says `cropping: true`, so DeepLabCut looks at no more than {region} of each "
+        f"video, but {consequence}{several if len(crops) > 1 else ''}",
+        f"Write the rule {region_rule(region)} under `regions` in lab.yaml, or `cropping: false` in config.yaml if "
+        "whole pictures are meant",
+    )

@@ -7,8 +7,11 @@ import pytest
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import registry, tables
+from dlc_platform.dlc.network import CONFIG_FILE
+from dlc_platform.dlc.tracking import TRACKING
 from dlc_platform.rules import poses_of_other_rules
 from dlc_platform.settings import Lab
+from dlc_platform.store import MANIFEST
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, track
 
@@ -53,6 +56,23 @@ def test_poses_of_other_rules(
     columns = ["session", "camera", "path", "made_with", "lab_yaml"]
     expected = [(ONE, "top", f"/raw/{ONE}/top.mp4", *said)] if said else []
     assert list(found[columns].itertuples(index=False, name=None)) == expected
+
+
+def test_poses_of_several_animals_that_were_tracked_otherwise_are_listed(lab: Engine, tmp_path: Path) -> None:
+    model = tmp_path / "models" / identity("b")
+    model.mkdir(parents=True)
+    (model / MANIFEST).write_text("{}")
+    (model / CONFIG_FILE).write_text("metadata: {individuals: [one, other]}")
+    now = settings().model_copy(update={"store": tmp_path})
+    _, top = registry.current_files(lab, ONE)
+    track(lab, "c", top, "b")
+    (row,) = poses_of_other_rules(lab, now).to_dict("records")
+    assert row["made_with"] == "whole picture, full precision, tracking 1"
+    assert row["lab_yaml"] == f"whole picture, full precision, tracking {TRACKING}"
+    track(lab, "d", top, "b", parameters={"tracking": TRACKING})
+    assert poses_of_other_rules(lab, now).empty
+    # Whether or not its model is still in the store.
+    assert poses_of_other_rules(lab, settings()).empty
 
 
 def test_imported_poses_follow_no_rule(lab: Engine) -> None:

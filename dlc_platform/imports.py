@@ -138,7 +138,7 @@ def register_poses(
         )
     store = Store(lab.store)
     poses = import_poses(file, video, store, model_id, allow_mismatch)
-    summary = summarize(read_parquet(poses.path / POSE_TABLE), lab.likelihood_cutoff)
+    summary = summarize(read_parquet(poses.path / POSE_TABLE), lab.likelihood_cutoff, video.account.lost)
     in_force = registry.record_imported_poses(
         engine,
         tables.PoseEstimate(

@@ -4,7 +4,7 @@ Reading only; what computes is started through Dagster or `dlc-platform run`.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from dlc_platform.catalog.database import open_lab, open_where_there
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError, PlatformWarning
 from dlc_platform.gate import RELEASE, held_back, quality_table, require_good_poses, worst_quality
+from dlc_platform.identity import short
 from dlc_platform.names import require_known
 from dlc_platform.plan import Plan, plan
 from dlc_platform.reports import DailyReport, daily_report, require_reported, yesterday
@@ -317,18 +318,23 @@ class Platform:
             Columns session, recording, frame (from 0), time_s (seconds from the recording's first frame), individual,
             bodypart, x, y (pixels, origin at the top left of the full frame; NaN where there is no estimate) and
             likelihood (0 to 1); names are categories. Where a recording has several files, frames and times go on from
-            one to the next.
+            one to the next; a file without poses keeps its place, and is warned of. So is a camera whose poses are by
+            several models, or of several precisions.
 
         Raises
         ------
         PlatformError
-            When a session has no poses, a body part is unknown, or poses are in quarantine and lab.yaml blocks exports.
+            When a session has no poses, nobody knows how many frames come before them, a body part is unknown, or poses
+            are in quarantine and lab.yaml blocks exports.
         """
         import pandas as pd
 
         from dlc_platform.pose.table import POSE_TABLE, read_parquets
 
-        estimates = self._estimates_of(session, model)
+        files = _in_order(self._files_of(session, model))
+        estimates = files[files["pose_estimate"].notna()].reset_index(drop=True)
+        for warning in (*_gaps(files), *(_mixtures(estimates) if model is None else ())):
+            warnings.warn(warning, stacklevel=2)
         if not include_quarantined and (held := held_back(self._engine, list(estimates["pose_estimate"]))):
             problem = "in quarantine: " + "; ".join(f"{key}, {reason}" for key, reason in held.items())
             remedy = f"Release them with {RELEASE.format(session='SESSION')}, or ask for `include_quarantined=True`"
@@ -339,12 +345,10 @@ class Platform:
         paths = [self._store.path("poses", identity) / POSE_TABLE for identity in estimates["pose_estimate"]]
         table = read_parquets(paths, bodyparts)
         part = table.pop("part").to_numpy()
-        recording = [estimates["session"], estimates["recording"]]
-        if estimates.duplicated(["session", "recording"]).any():
+        if (estimates["position"] > 0).any():
             # Where a recording goes on in another file, so do its frames and times.
-            for name, lengths in (("frame", estimates["frames"]), ("time_s", estimates["duration_s"])):
-                before = (lengths.groupby(recording).cumsum() - lengths).to_numpy()
-                table[name] += before[part].astype(table[name].dtype)
+            for name, first in (("frame", estimates["first_frame"]), ("time_s", estimates["first_s"])):
+                table[name] += first.to_numpy()[part].astype(table[name].dtype)
         for place, name in enumerate(("session", "recording")):
             table.insert(place, name, pd.Categorical(estimates[name])[part])
         return table
@@ -357,20 +361,21 @@ class Platform:
         PlatformError
             When the session has no poses.
         """
-        self._estimates_of(session, None)
+        self._files_of(session, None)
         return queries.lineage(self._engine, session)
 
-    def _estimates_of(self, session: str | Sequence[str], model: str | None) -> "pd.DataFrame":
+    def _files_of(self, session: str | Sequence[str], model: str | None) -> "pd.DataFrame":
+        """The files of sessions that have poses, in the columns of `queries.estimates`."""
         wanted = [session] if isinstance(session, str) else list(session)
         self.require_sessions(wanted)
-        estimates = queries.estimates(self._engine, wanted, None if model is None else self.model_id(model))
-        without = sorted(set(wanted) - set(estimates["session"]))
+        files = queries.estimates(self._engine, wanted, None if model is None else self.model_id(model))
+        without = sorted(set(wanted) - set(files.loc[files["pose_estimate"].notna(), "session"]))
         if without or not wanted:
             raise PlatformError(
                 f"session {', '.join(map(repr, without))} has no poses" + (f" by the model {model}" if model else ""),
                 "Materialise pose_estimates for it",
             )
-        return estimates
+        return files
 
     def require_sessions(self, sessions: Sequence[str]) -> None:
         """Refuse sessions that were never registered.
@@ -392,3 +397,51 @@ class Platform:
             With the projects that there are.
         """
         require_known("project", [project], self.settings.projects, f"`projects` in {self.home / 'lab.yaml'}")
+
+
+def _in_order(files: "pd.DataFrame") -> "pd.DataFrame":
+    """Files with where each begins in its recording: `first_frame` and `first_s`.
+
+    Raises
+    ------
+    PlatformError
+        When a file with poses follows one that cannot be read.
+    """
+    recordings = files.groupby(["session", "recording"], sort=False)
+    unknown = files["frames"].isna()
+    after_unknown = unknown.groupby([files["session"], files["recording"]]).cumsum() > unknown
+    for file in files[after_unknown & files["pose_estimate"].notna()].itertuples():
+        raise PlatformError(
+            f"nobody knows at which frame of its recording {file.path} of session {file.session} begins, because a "
+            "file before it cannot be read",
+            "Replace that file by one that can be read; `dlc-platform sessions HOME` names it",
+        )
+    return files.assign(
+        first_frame=(recordings["frames"].cumsum() - files["frames"]).fillna(0),
+        first_s=(recordings["duration_s"].cumsum() - files["duration_s"]).fillna(0),
+    )
+
+
+def _gaps(files: "pd.DataFrame") -> Iterator[str]:
+    """A sentence for each file without poses in a recording that has some."""
+    has_poses = files["pose_estimate"].notna()
+    of_tracked = has_poses.groupby([files["session"], files["recording"]]).transform("any")
+    for file in files[of_tracked & ~has_poses].itertuples():
+        yield (
+            f"{file.path}, a file of the recording {file.recording} of session {file.session}, has no poses: its "
+            "frames are missing from the table, and those of the files after it keep their numbers"
+        )
+
+
+def _mixtures(estimates: "pd.DataFrame") -> Iterator[str]:
+    """A sentence for each camera whose poses are not all by one model in one precision."""
+    for camera, own in estimates.groupby("camera", sort=False):
+        models = own.assign(model=own["model"].fillna("imported")).groupby("model", sort=False)["session"].nunique()
+        if len(models) > 1:
+            each = ", ".join(f"{short(str(model))} ({sessions} sessions)" for model, sessions in models.items())
+            yield (
+                f"the poses of the camera {camera} are by several models: {each}. `estimates()` says which are whose, "
+                "and `model=` takes those of one"
+            )
+        elif own["precision"].nunique() > 1:
+            yield f"some poses of the camera {camera} were estimated in half precision, which `lineage()` names"

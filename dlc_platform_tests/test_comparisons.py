@@ -222,7 +222,7 @@ def test_every_version_is_evaluated_compared_and_shown(
     (record,) = json.loads(printed)
     assert record["project"] == PROJECT and len(record["versions"]) == 3 and record["left_out"][0]["model"] == gone
     code, _ = command("compare", home, "--project", "maze")
-    assert "'maze' is no project of this lab. Choose among empty, tiny." in str(code)
+    assert "there is no project 'maze'. Choose among empty, tiny." in str(code)
     assert old_and_new(engine, PROJECT) == (tiny_model.id, gone)
     assert old_and_new(engine, "empty") is None
 
@@ -356,6 +356,11 @@ def test_a_version_that_costs_images_is_named_with_what_it_costs(
     materialise(home, "model_comparison")
     compared = Platform(home).compare(PROJECT)
     (evaluation,) = [row for row in registry.evaluations_of(engine, PROJECT) if row.model_id == tiny_model.id]
-    assert evaluation.taught_images and evaluation.test_images == wider.n_test - evaluation.taught_images
-    told = [*compared.warnings, *compared.left_out["reason"]]
-    assert any(f"was trained on {evaluation.taught_images} of the" in one and f"{wider.n_test}" in one for one in told)
+    assert (evaluation.test_images, evaluation.taught_images, wider.n_test) == (6, 4, 10)
+    assert compared.versions["model"].tolist() == [tiny_model.id, newest]
+    assert compared.versions["taught_images"].tolist() == [4, 0] and len(compared.comparison.images) == 6
+    (warning,) = compared.warnings
+    assert warning.startswith(f"{tiny_model.id[:12]} was trained on 4 of the dataset's 10 test images")
+    assert warning.endswith("6 are left, and without this version 10 would be")
+    code, printed = command("compare", home, "--project", PROJECT)
+    assert code in (0, None) and f"Warning: {warning}." in printed

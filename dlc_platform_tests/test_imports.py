@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 
 from dlc_platform import cli
 from dlc_platform.catalog import queries, registry, tables
@@ -128,6 +128,51 @@ def test_poses_of_a_damaged_video_follow_the_rule_of_lab_yaml(lab: Lab, engine: 
     assert done.in_force and done.poses.frames == 10
     (row,) = queries.incomplete_poses(engine).to_dict("records")
     assert (row["frames"], row["rows"]) == (10, 10) and row["damage"].startswith("damaged: ")
+
+
+def test_a_file_without_poses_keeps_its_place_in_the_recording(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
+    """Of a recording of 12 and 13 frames the first file was never tracked."""
+    register_poses(engine, lab, pose_file(tmp_path, "cam-side_part-10", 13), SESSION)
+    with pytest.warns(UserWarning, match=r"cam-side_part-1\.mp4, a file of the recording .* has no poses"):
+        table = Platform(home).poses(SESSION, include_quarantined=True)
+    nose = table[table["bodypart"] == "nose"]
+    assert nose["frame"].tolist() == list(range(12, 25))
+    assert nose["time_s"].iloc[0] == pytest.approx(12 / 25)
+    # Nobody knows how many frames a file has that cannot be read.
+    (video,) = [file for file in registry.current_files(engine, SESSION) if file.path.endswith("part-1.mp4")]
+    Path(video.path).write_bytes(b"no video" * 1000)
+    for session in scan(lab.raw_roots, lab.layout).sessions:
+        register(engine, session)
+    with pytest.raises(PlatformError, match=r"at which frame of its recording .*part-10\.mp4 of session sub-1_ses-1"):
+        Platform(home).poses(SESSION, include_quarantined=True)
+
+
+def test_poses_by_several_models_are_told(
+    home: Path, lab: Lab, engine: Engine, tmp_path: Path, recwarn: pytest.WarningsRecorder
+):
+    folder = tmp_path / "raw" / "sub-1" / "ses-2"
+    write_video(folder / "cam-top.mp4", 11)
+    for session in scan(lab.raw_roots, lab.layout).sessions:
+        register(engine, session)
+    both = [SESSION, "sub-1_ses-2"]
+    for session, frames in zip(both, (10, 11), strict=True):
+        register_poses(engine, lab, pose_file(tmp_path, "cam-top", frames), session)
+    platform = Platform(home)
+    platform.poses(both, include_quarantined=True)
+    assert not [warning for warning in recwarn if "models" in str(warning.message)]
+    with engine.begin() as connection:
+        connection.execute(
+            text("insert into dlc.skeleton (id) values ('s')"),
+        )
+        connection.execute(
+            text(
+                "insert into dlc.model_version (id, project, origin, skeleton_id, weights_sha256, scorer, source) "
+                "values ('abc', 'tiny', 'imported', 's', 'w', 's', '{}')"
+            )
+        )
+        connection.execute(text("update dlc.pose_estimate set model_id = 'abc' where frames = 11"))
+    with pytest.warns(UserWarning, match=r"camera top are by several models: imported \(1 sessions\), abc \(1 sess"):
+        platform.poses(both, include_quarantined=True)
 
 
 def test_the_same_import_again_changes_nothing(lab: Lab, engine: Engine, tmp_path: Path):

@@ -13,18 +13,19 @@ from dlc_platform.catalog import queries
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Frames per second as measured, from what says most of this model to what says least; each with its name.
+#: Frames per second as measured, from what says most of this model to what says least; each with its name. On the
+#: device that computed last: a mean over GPUs and CPUs is the speed of none.
 _SPEEDS = (
     (
         "measured on its own estimates",
         "select sum(frames) / nullif(sum(seconds), 0) from dlc.pose_estimate "
-        "where model_id = :model and origin = 'computed'",
+        "where model_id = :model and origin = 'computed' group by device order by max(estimated_at) desc limit 1",
     ),
     (
         "measured on other versions of the same network",
         "select sum(e.frames) / nullif(sum(e.seconds), 0) from dlc.model_version m "
         "join dlc.model_version o on o.net_type = m.net_type join dlc.pose_estimate e on e.model_id = o.id "
-        "where m.id = :model and e.origin = 'computed'",
+        "where m.id = :model and e.origin = 'computed' group by e.device order by max(e.estimated_at) desc limit 1",
     ),
     (
         "measured on its evaluation",

@@ -88,10 +88,14 @@ join dlc.evaluation_error x on x.evaluation_id = v.id
 order by v.evaluated_at, v.id, x.side, x.bodypart = 'all', x.bodypart
 """
 
+#: The figures of judged poses are those of the verdict, so that each has one value everywhere.
 _POSES = """
 select p.session, p.recording, p.camera, p.position, p.frames, p.frames_lost, p.model, p.origin, p.scorer, p.video,
-       p.pose_estimate, q.mean_likelihood, q.fraction_confident, p.seconds, p.run_id, p.materialized_at
+       p.pose_estimate, coalesce(s.mean_likelihood, q.mean_likelihood) as mean_likelihood,
+       coalesce(s.fraction_confident, q.fraction_confident) as fraction_confident, p.seconds, p.run_id,
+       p.materialized_at
 from dlc.poses_in_force p
+left join dlc.pose_score s on s.pose_estimate_id = p.pose_estimate and s.individual = 'all' and s.bodypart = 'all'
 left join lateral (
     select avg(mean_likelihood) as mean_likelihood, avg(fraction_confident) as fraction_confident
     from dlc.pose_summary where pose_estimate_id = p.pose_estimate
@@ -100,14 +104,16 @@ where cast(:session as text) is null or p.session = :session
 order by p.session, p.recording, p.position
 """
 
-#: The estimates to read for sessions; with a model, the newest that it made of each file, in force or not.
+#: The current files of sessions with the estimates to read; with a model, the newest that it made of each file, in
+#: force or not. A file without one stands here too, because it moves the frames of those that follow it.
 _ESTIMATES = """
-select r.session_key as session, r.name as recording, f.position, e.id as pose_estimate, v.frames, v.duration_s
+select r.session_key as session, r.name as recording, r.camera, f.position, f.path, e.id as pose_estimate,
+       e.model_id as model, coalesce(e.parameters ->> 'precision', 'full') as precision, v.frames, v.duration_s
 from dlc.recording r
 join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null
-join dlc.video v on v.id = f.video_id
-join lateral (
-    select e.id
+left join dlc.video v on v.id = f.video_id
+left join lateral (
+    select e.id, e.model_id, e.parameters
     from dlc.recording_poses m join dlc.pose_estimate e on e.id = m.pose_estimate_id
     where m.recording_file_id = f.id and (cast(:model as text) is null or e.model_id = :model)
     order by m.id desc limit 1
@@ -116,15 +122,20 @@ where r.session_key = any(:sessions)
 order by r.session_key, r.name, f.position
 """
 
-#: Files that both models tracked, of sessions that no label of the project came from.
+#: Files that both models tracked, of sessions that no label of the project came from; of several estimates by one
+#: model, as those of another region, the newest.
 _TRACKED_BY_BOTH = """
 select r.session_key as session, r.name as recording, f.position, f.id as recording_file, o.id as old, n.id as new
 from dlc.recording_file f
 join dlc.recording r on r.id = f.recording_id
 join dlc.session s on s.key = r.session_key
 join dlc.video v on v.id = f.video_id
-join dlc.pose_estimate o on o.video_id = v.id and o.model_id = :old
-join dlc.pose_estimate n on n.video_id = v.id and n.model_id = :new
+join lateral (
+    select id from dlc.pose_estimate where video_id = v.id and model_id = :old order by estimated_at desc, id limit 1
+) o on true
+join lateral (
+    select id from dlc.pose_estimate where video_id = v.id and model_id = :new order by estimated_at desc, id limit 1
+) n on true
 where f.replaced_at is null
 and not exists (
     select from dlc.dataset_image i join dlc.dataset d on d.id = i.dataset_id
@@ -174,26 +185,15 @@ order by f.id desc
 limit :most
 """
 
-#: Of each video that several files hold, the first of them and another one; of a session, each of its files.
 _REPEATED_VIDEOS = """
-with present as (
-    select f.id, f.video_id, f.path, r.session_key, count(*) over (partition by f.video_id) as files
-    from dlc.recording_file f
-    join dlc.recording r on r.id = f.recording_id
-    where f.replaced_at is null and f.missing_since is null and f.video_id is not null
-    and (cast(:session as text) is null or f.video_id in (
-        select g.video_id from dlc.recording_file g join dlc.recording s on s.id = g.recording_id
-        where s.session_key = :session
-    ))
-), repeated as (
-    select *, row_number() over (partition by video_id order by id) as number from present where files > 1
-)
-select a.session_key as session, a.path, b.session_key as other_session, b.path as other_path, a.files,
-       a.video_id as video
-from repeated a
-join repeated b on b.video_id = a.video_id and b.number = case when a.number = 1 then 2 else 1 end
-where a.session_key = :session or cast(:session as text) is null and a.number = 1
-order by a.session_key, a.path
+select a.session_key as session, f.path, b.session_key as other_session, g.path as other_path, f.video_id as video
+from dlc.recording_file f
+join dlc.recording a on a.id = f.recording_id
+join dlc.recording_file g on g.video_id = f.video_id and g.replaced_at is null and g.missing_since is null
+join dlc.recording b on b.id = g.recording_id
+where f.replaced_at is null and f.missing_since is null and a.session_key <> b.session_key
+  and (a.session_key = :session or cast(:session as text) is null and f.id < g.id)
+order by a.session_key, f.path, b.session_key, g.path
 """
 _INCOMPLETE_POSES = """
 select p.session, p.recording, p.position, p.path, v.frames, p.frames as rows, p.frames_lost, p.frames_damaged,
@@ -414,12 +414,18 @@ def poses(engine: Engine, session: str | None = None) -> "pd.DataFrame":
 
 
 def estimates(engine: Engine, sessions: Sequence[str], model: str | None = None) -> "pd.DataFrame":
-    """The estimates that hold the poses of sessions, a row for each file, in the order of recording.
+    """The current files of sessions in the order of recording, each with the estimate that holds its poses.
 
     Parameters
     ----------
     model
         Take what this version made, in force or not; the poses in force by default.
+
+    Returns
+    -------
+    DataFrame
+        One row for each file, `pose_estimate` null where it has no poses, and `frames` and `duration_s` where its video
+        cannot be read.
     """
     return _frame(engine, _ESTIMATES, sessions=list(sessions), model=model)
 
@@ -440,13 +446,7 @@ def earlier_videos(engine: Engine, camera: str, session: str, most: int) -> list
 
 
 def repeated_videos(engine: Engine, session: str | None = None) -> "pd.DataFrame":
-    """A row for each video that several files hold: one of them, another one, and how many there are in all.
-
-    Parameters
-    ----------
-    session
-        A row for each file of this session whose video another file holds too.
-    """
+    """Pairs of files of different sessions that hold the very same video: those of a session, or of all."""
     return _frame(engine, _REPEATED_VIDEOS, session=session)
 
 

@@ -399,11 +399,11 @@ def record_evaluation(
 def record_comparison(engine: Engine, comparison: Comparison, errors: Iterable[ComparisonError]) -> None:
     """Write down a comparison, which is its project's newest one from now on, made before or not."""
     with engine.begin() as connection:
-        if _insert_new(connection, comparison):
-            connection.execute(insert(ComparisonError), [_values(error) for error in errors])
-        else:
+        if not _insert_new(connection, comparison):
             again = {"made_at": func.now(), "run_id": comparison.run_id}
             connection.execute(update(Comparison).where(Comparison.id == comparison.id).values(**again))
+        # An older platform wrote intervals of too few images.
+        _overwrite(connection, errors)
 
 
 def promote(engine: Engine, promotion: Promotion, expected: str | None) -> bool:
@@ -946,9 +946,6 @@ def _take_over_poses(connection: Connection, file_id: int, file: RecordingFile) 
 def _move(connection: Connection, old: Any, new: RecordingFile) -> None:
     """Let the row of a file say where it lies now, and when it was seen there."""
     place = {field: getattr(new, field) for field in ("path", "size_bytes", "mtime_ns")}
-    status = {field: getattr(new, field) for field in ("ctime_ns", "inode")}
-    if any(getattr(old, field) != value for field, value in status.items()):
-        connection.execute(update(RecordingFile).where(RecordingFile.id == old.id).values(**status))
     if old.missing_since is not None or any(getattr(old, field) != value for field, value in place.items()):
         statement = update(RecordingFile).where(RecordingFile.id == old.id)
         connection.execute(statement.values(**place, registered_at=func.now(), missing_since=None))

@@ -260,13 +260,15 @@ def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, fl
     }
 
 
-def summarize(table: "pd.DataFrame", cutoff: float) -> "pd.DataFrame":
+def summarize(table: "pd.DataFrame", cutoff: float, lost: int = 0) -> "pd.DataFrame":
     """How well each body part was tracked.
 
     Parameters
     ----------
     cutoff
         Likelihood from which an estimate counts as confident.
+    lost
+        How many frames have no picture: fractions are of the others, as those of `quality.measure` are.
 
     Returns
     -------
@@ -285,9 +287,16 @@ def summarize(table: "pd.DataFrame", cutoff: float) -> "pd.DataFrame":
             "confident": (table["likelihood"] >= cutoff) & table["x"].notna(),
         }
     ).groupby("bodypart", observed=True, sort=False)
-    return grouped.agg(
+    summary = grouped.agg(
         frames=("frame", "nunique"),
+        rows=("frame", "size"),
         mean_likelihood=("likelihood", "mean"),
-        fraction_confident=("confident", "mean"),
-        fraction_missing=("missing", "mean"),
+        confident=("confident", "sum"),
+        missing=("missing", "sum"),
     ).reset_index()
+    lost_rows = lost * summary["rows"] / summary["frames"]  # a row for each individual
+    decoded = (summary["rows"] - lost_rows).clip(lower=1)
+    return summary.assign(
+        fraction_confident=(summary.pop("confident") / decoded).clip(upper=1),
+        fraction_missing=((summary.pop("missing") - lost_rows) / decoded).clip(lower=0, upper=1),
+    ).drop(columns="rows")

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import sqlalchemy
 from alembic import command
@@ -235,6 +236,57 @@ def test_what_the_first_catalogue_held_is_kept(empty_database: URL) -> None:
     (new,) = registry.current_files(engine, "sub-2_ses-1")
     assert new.id == 4
     assert registry.promote(engine, promotion("d"), expected="e" * 64)
+    engine.dispose()
+
+
+#: Version `m` of dataset `d`, evaluated on `d` and on the newer `n`, a test image of which it was trained on.
+FOURTH_CATALOGUE = """
+insert into dlc.environment (id, details) values ('e', '{}');
+insert into dlc.skeleton (id) values ('s');
+insert into dlc.parameter_set (id, parameters) values ('p', '{}');
+insert into dlc.dataset (id, project, skeleton_id, train_images, test_images, run_id)
+values ('d', 'maze', 's', 2, 14, 'r'), ('n', 'maze', 's', 9, 15, 'r');
+insert into dlc.dataset_image (dataset_id, image_id, folder, file, side)
+values ('d', '1', 'v', '1.png', 'train'), ('d', '2', 'v', '2.png', 'test'), ('n', '1b', 'v', '1.png', 'test');
+insert into dlc.model_version (id, project, origin, skeleton_id, dataset_id, parameter_set_id, weights_sha256, scorer)
+values ('m', 'maze', 'trained', 's', 'd', 'p', 'w', 'c');
+insert into dlc.evaluation (id, model_id, dataset_id, likelihood_cutoff, environment_id, run_id)
+values ('own', 'm', 'd', 0.6, 'e', 'r'), ('newer', 'm', 'n', 0.6, 'e', 'r');
+insert into dlc.evaluation_error (evaluation_id, side, bodypart, keypoints, rmse_px)
+values ('own', 'test', 'all', 28, 2.42), ('newer', 'test', 'all', 30, 1.95);
+insert into dlc.comparison (id, project, dataset_id, test_images, likelihood_cutoff, run_id)
+values ('c', 'maze', 'n', 2, 0.6, 'r');
+insert into dlc.comparison_error (comparison_id, model_id, bodypart, evaluation_id, keypoints, rmse_px, rmse_low_px,
+rmse_high_px) values ('c', 'm', 'all', 'newer', 4, 2, 2, 2);
+insert into dlc.promotion (project, model_id, evaluation_id, kind, promoted_by, reason, previous_id)
+values ('maze', 'm', 'own', 'first', 'the rule', 'the first evaluated version', null),
+('maze', 'm', 'newer', 'rule', 'the rule', 'test RMSE 2.42 px, against 3.10 px before, on the 14 test images they share
+(difference -0.68 px, 95 % interval -0.90 to -0.50 px), and no body part got worse', 1),
+('maze', 'm', 'newer', 'person', 'ada', 'better', 2)
+"""
+
+
+def test_errors_that_an_older_platform_mixed_with_training_images_go(empty_database: URL) -> None:
+    engine = open_catalog(empty_database)
+    with engine.begin() as connection:
+        connection.execute(text("create schema dlc"))
+        command.upgrade(alembic_config(connection), "0004")
+        for statement in FOURTH_CATALOGUE.split(";"):
+            connection.execute(text(statement))
+    migrate(engine)
+    (row,) = queries.evaluations(engine).to_dict("records")
+    assert (row["evaluation"], row["test_images"], row["training_known"], row["rmse_px"]) == ("own", 14, True, 2.42)
+    promotions = queries.promotions(engine).astype(object)
+    assert promotions["test_rmse_px"].tolist()[:2] == [2.42, 2.42] and promotions["test_images"].tolist()[:2] == [
+        14,
+        14,
+    ]
+    assert promotions["test_rmse_px"].isna().tolist() == [False, False, True]
+    (best,) = queries.best_models(engine).to_dict("records")
+    assert best["test_images"] == 2 and pd.isna(best["rmse_low_px"]) and pd.isna(best["rmse_high_px"])
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0004")
+    migrate(engine)
     engine.dispose()
 
 

@@ -1,7 +1,7 @@
 """The questions that a lab asks for years, on the small lab in conftest.py: each is a view of the database."""
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, text, update
 
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.impact import impact_of
@@ -190,3 +190,14 @@ def test_the_environment_of_every_computation_is_kept(lab: Engine) -> None:
                 text(f"select e.details from dlc.{table} t join dlc.environment e on e.id = t.environment_id")
             ).all()
             assert details and all(own == ENVIRONMENT for own in details), table
+
+
+def test_a_speed_is_that_of_the_device_that_computed_last(lab: Engine) -> None:
+    files = registry.current_files(lab, ONE)
+    (file,) = [file for file in files if file.video_id is not None]
+    track(lab, "e", file, "b", parameters={"precision": "half"})
+    assert impact_of(lab, identity("b")).frames_per_second == pytest.approx(300 / 4.5)
+    with lab.begin() as connection:
+        own = update(tables.PoseEstimate).where(tables.PoseEstimate.id == identity("e"))
+        connection.execute(own.values(device="NVIDIA H200", seconds=0.5))
+    assert impact_of(lab, identity("b")).frames_per_second == pytest.approx(600)

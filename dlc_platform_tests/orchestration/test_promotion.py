@@ -80,6 +80,11 @@ def test_a_version_from_elsewhere_is_compared_promoted_and_rolled_back(
     last = platform.promotions().iloc[-1]
     assert (last["model"], last["kind"], last["promoted_by"]) == (imported, "person", "the tester")
     assert last["reason"] == "a look at the comparison" and last["evaluation"] is not None
+    # The very figure that the comparison shows, with what it is over.
+    shown = best[best["bodypart"] == "all"].set_index("model").loc[imported]
+    assert (last["test_rmse_px"], last["test_images"]) == (shown["rmse_px"], shown["test_images"])
+    assert last["tested_on"] == f"{shown['test_images']} images, perhaps trained on"
+    assert "may have been trained on these images" in said_by("best", tracked_lab)
     stale = platform.stale_sessions()
     assert {FIRST, SECOND} <= set(stale["session"]) and set(stale["production_model"]) == {imported}
     assert FIRST in said_by("stale", tracked_lab) and FIRST in said_by("backfill", tracked_lab, "--stale", "--dry-run")

@@ -150,6 +150,20 @@ def test_summary_by_bodypart() -> None:
     assert snout["fraction_missing"] == 0.25
 
 
+def test_frames_without_a_picture_make_no_pose_unsure() -> None:
+    """The same denominators as in `quality.measure`."""
+    frame = wide(4)
+    frame["DLC_Resnet50", "snout", "likelihood"] = np.array([0.9, 0.5, np.nan, np.nan], np.float32)
+    frame.loc[[2, 3], [("DLC_Resnet50", "snout", "x"), ("DLC_Resnet50", "snout", "y")]] = np.nan
+    snout = summarize(tidy_from_dlc(frame, np.arange(4)), 0.6, lost=2).iloc[0]
+    assert (snout["frames"], snout["fraction_confident"], snout["fraction_missing"]) == (4, 0.5, 0.0)
+    table = several(4)
+    table["s", "a", "tail", "likelihood"] = np.array([0.9, 0.9, np.nan, np.nan], np.float32)
+    table["s", "b", "tail", "likelihood"] = np.array([0.9, 0.1, np.nan, np.nan], np.float32)
+    tail = summarize(tidy_from_dlc(table, np.arange(4)), 0.6, lost=2).set_index("bodypart").loc["tail"]
+    assert tail["fraction_confident"] == 0.75
+
+
 def test_the_keypoints_of_one_frame() -> None:
     frame = wide(4)
     found = keypoints_at(tidy_from_dlc(frame, np.arange(4)), 2)

@@ -168,7 +168,8 @@ def _estimate_session(
             # The other cameras of the session are none the worse.
             problems.append(str(problem))
             continue
-        summary = summarize(read_parquet(estimate.path / POSE_TABLE), lab.settings.likelihood_cutoff)
+        lost = estimate.account.lost if estimate.account else 0
+        summary = summarize(read_parquet(estimate.path / POSE_TABLE), lab.settings.likelihood_cutoff, lost)
         made[estimate.id] = _made(lab, estimate.id) if estimate.found else "now"
         registry.record_poses(
             lab.engine,
@@ -179,7 +180,7 @@ def _estimate_session(
                 origin="computed",
                 scorer=estimator.scorer,
                 frames=estimate.frames,
-                frames_lost=estimate.account.lost if estimate.account else 0,
+                frames_lost=lost,
                 parameters=estimator.parameters(region) or None,
                 backend=estimate.backend,
                 device=estimate.device,

@@ -35,7 +35,8 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
 
     Fails where a model could not be evaluated, after the others were: else it would count as made while it is not.
     """
-    from dlc_platform.dlc.evaluation import not_evaluable
+    from dlc_platform.dlc.evaluation import load_evaluation, not_evaluable
+    from dlc_platform.dlc.selection import test_error
 
     rows = []
     failed: dict[str, PlatformError] = {}
@@ -50,12 +51,17 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
             failed[project] = problem
             continue
         newest = registry.newest_dataset(lab.engine, project)
-        dataset = registry.dataset(lab.engine, newest) if newest else None
+        own = [row for row in registry.evaluations_of(lab.engine, project) if row.model_id == model]
+        evaluation = next((row for row in own if row.dataset_id == newest), None)
+        rmse_px, test_images = None, 0
+        if evaluation is not None and lab.store.has("evaluations", evaluation.id):
+            rmse_px, test_images = test_error(load_evaluation(lab.store, evaluation.id))
         rows.append(
             {
                 "project": project,
                 "model": short(model),
-                "test_images": dataset.test_images if dataset else 0,
+                "test_rmse_px": rmse_px,
+                "test_images": test_images or 0,  # that the model was not trained on
                 "evaluated": bool(outcomes),
                 "cannot_be_evaluated": reason or "",
             }

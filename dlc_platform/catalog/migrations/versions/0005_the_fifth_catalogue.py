@@ -116,6 +116,12 @@ join dlc.evaluation_error x on x.evaluation_id = e.id and x.side = 'test' and x.
 where p.evaluation_id = e.id and p.kind <> 'rule' and e.test_images is not null
 """
     )
+    op.execute(
+        """
+update dlc.comparison_error x set rmse_low_px = null, rmse_high_px = null
+from dlc.comparison c where c.id = x.comparison_id and c.test_images < 6
+"""
+    )
     op.execute("drop view dlc.best_models")
     op.execute(
         _BEST_MODELS.format(

@@ -35,10 +35,11 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_dlc_table, write_parquet
 from dlc_platform.store import Store, read_manifest, write_atomically
-from dlc_platform.video.account import FrameAccount, account_of
-from dlc_platform.video.decode import Decoder, Picture, times_s, to_bgr
+from dlc_platform.video.account import Decoded, FrameAccount, account_of
+from dlc_platform.video.decode import Decoder, Picture, to_bgr
 from dlc_platform.video.probe import probe
 from dlc_platform.video.region import Region
+from dlc_platform.video.times import NO_TIME, Clock
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -233,7 +234,7 @@ class PoseEstimator:
     ) -> PoseEstimate:
         engine = work.engine
         found, seconds = work.read()
-        account = found.account(work.decoder)
+        account, clock = found.account(work.decoder)
         if len(found.pts) != frames or account.whole != whole:
             raise OtherFrames(
                 f"{work.video_path} gave {account.decoded} of {len(found.pts)} frames when it was tracked, and "
@@ -267,7 +268,8 @@ class PoseEstimator:
         def write(folder: Path) -> None:
             wide = engine.table(poses)
             write_dlc_table(wide, folder / f"{work.video_path.stem}{self.scorer}{suffix}.h5", tracks=engine.tracks)
-            write_parquet(tidy_from_dlc(wide, found.times_s(work.decoder)), folder / POSE_TABLE)
+            times_s = clock.seconds(work.decoder.time_base, work.decoder.frame_rate)
+            write_parquet(tidy_from_dlc(wide, times_s), folder / POSE_TABLE)
 
         return load_poses(self._store.put("poses", identity, manifest, write))
 
@@ -306,30 +308,22 @@ def load_poses(path: Path) -> PoseEstimate:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _Rows(Decoded):
     """Consecutive rows of a video: what the network found in them, shape (rows, ...), and what decoding said."""
 
     poses: np.ndarray
-    pts: np.ndarray
-    timed: np.ndarray
-    lost: np.ndarray
-    damaged: np.ndarray
 
-    def account(self, decoder: Decoder) -> FrameAccount:
+    def account(self, decoder: Decoder) -> tuple[FrameAccount, Clock]:
         return account_of(
-            self.pts,
-            bool(self.timed.all()),
-            self.lost,
-            self.damaged,
+            self,
             declared=decoder.frames_declared,
             indexed=decoder.frames_indexed,
             truncated=decoder.is_truncated,
             holes=decoder.holes,
+            left_out=decoder.frames_left_out,
+            keeps_presentation_times=decoder.keeps_presentation_times,
             decoder=decoder.decoder,
         )
-
-    def times_s(self, decoder: Decoder) -> np.ndarray:
-        return times_s(self.pts, bool(self.timed.all()), decoder.time_base, decoder.frame_rate)
 
 
 def _joined(parts: list[_Rows]) -> _Rows:
@@ -391,7 +385,8 @@ class _Reader:
             self._put(error)
 
     def _add(self, batch: _Batch, picture: Picture, pool: ThreadPoolExecutor) -> None:
-        batch.pts.append(picture.pts)
+        batch.pts.append(NO_TIME if picture.pts is None else picture.pts)
+        batch.dts.append(NO_TIME if picture.dts is None else picture.dts)
         batch.lost.append(picture.frame is None)
         batch.damaged.append(picture.damaged)
         if picture.frame is not None:
@@ -432,7 +427,8 @@ class _Reader:
 class _Batch:
     """Consecutive rows as they were decoded, and the fitted pictures of those that were not lost."""
 
-    pts: list[int | None] = field(default_factory=list)
+    pts: list[int] = field(default_factory=list)
+    dts: list[int] = field(default_factory=list)
     lost: list[bool] = field(default_factory=list)
     damaged: list[bool] = field(default_factory=list)
     pictures: list[Future[np.ndarray]] = field(default_factory=list)
@@ -564,8 +560,8 @@ class _Work:
             poses[~lost] = found
         return _Rows(
             poses=poses,
-            pts=np.array([pts or 0 for pts in batch.pts], np.int64),
-            timed=np.array([pts is not None for pts in batch.pts]),
+            pts=np.array(batch.pts, np.int64),
+            dts=np.array(batch.dts, np.int64),
             lost=lost,
             damaged=np.array(batch.damaged),
         )

@@ -8,8 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
+from dlc_platform.video.times import Clock, clock_of
+
 #: Timestamps are rounded to the time base, so that two equal intervals may differ by one tick.
 _ROUNDING_TICKS = 1.5
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding said of each row of a video, all of shape (frames,).
+
+    Attributes
+    ----------
+    pts, dts
+        int64, in units of the time base, as for `times.clock_of`.
+    lost, damaged
+        bool, as `FrameAccount` counts them.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    lost: np.ndarray
+    damaged: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -25,22 +45,27 @@ class FrameAccount:
     lost
         Rows without one: their packets are in the file and cannot be decoded.
     damaged
-        Pictures in which the decoder found errors and covered them up. Those that build on them count only where it
-        finds errors in them too.
+        Pictures in which the decoder found errors, which it covered up or left out. Those that build on them count only
+        where it finds errors in them too.
     truncated
-        The file promises bytes beyond its end.
+        The file ends before what it promises.
     missing_at_end
         Frames that the index of an MP4 file promises beyond the last row.
     holes
         Places of a Matroska or AVI file in which frames may have been that cannot be found. Streams without an index,
         such as raw H.264, have nothing that would tell.
     duplicated_timestamps
-        Rows with the timestamp of a row before; None where a row has no timestamp.
+        Rows with the time of a row before; None where the file has no timestamps.
     variable_frame_rate
         Some interval between two rows is further from the median one than the rounding to the time base explains: more
-        than 1.5 of its ticks. None where a row has no timestamp.
+        than 1.5 of its ticks. None where the file has no timestamps.
     decoder
         The software that decoded, and its version.
+    left_out
+        Packets at the beginning that give no row, because what they build on is not in the file. None, as with the
+        next two, for accounts from before that was counted.
+    times_corrected, clock_resets
+        As `times.Clock` counts them.
     """
 
     declared: int | None
@@ -53,6 +78,9 @@ class FrameAccount:
     duplicated_timestamps: int | None
     variable_frame_rate: bool | None
     decoder: str
+    left_out: int | None = None
+    times_corrected: int | None = None
+    clock_resets: int | None = None
 
     @property
     def whole(self) -> bool:
@@ -85,42 +113,43 @@ class FrameAccount:
 
 
 def account_of(
-    pts: np.ndarray,
-    known: bool,
-    lost: np.ndarray,
-    damaged: np.ndarray,
+    rows: Decoded,
     *,
     declared: int | None,
     indexed: int,
     truncated: bool,
     holes: int,
+    left_out: int,
+    keeps_presentation_times: bool,
     decoder: str,
-) -> FrameAccount:
-    """The account of all rows of a video.
+) -> tuple[FrameAccount, Clock]:
+    """The account of all rows of a video, and when they are shown.
 
     Parameters
     ----------
-    pts
-        int64, shape (frames,), in units of the time base.
-    known
-        That each row has a timestamp.
-    lost, damaged
-        bool, shape (frames,).
-    declared, indexed, truncated, holes, decoder
+    declared, indexed, truncated, holes, left_out, keeps_presentation_times, decoder
         What the `Decoder` says once it has given the last row.
     """
-    intervals = np.diff(pts)
-    return FrameAccount(
+    lost, damaged = int(np.count_nonzero(rows.lost)), int(np.count_nonzero(rows.damaged))
+    missing_at_end = max(0, indexed - len(rows.pts))
+    intact = not (lost or damaged or truncated or missing_at_end or holes)
+    clock = clock_of(rows.pts, rows.dts, intact, keeps_presentation_times)
+    intervals = np.diff(clock.ticks)
+    account = FrameAccount(
         declared=declared,
-        decoded=len(pts) - int(np.count_nonzero(lost)),
-        lost=int(np.count_nonzero(lost)),
-        damaged=int(np.count_nonzero(damaged)),
+        decoded=len(rows.pts) - lost,
+        lost=lost,
+        damaged=damaged,
         truncated=truncated,
-        missing_at_end=max(0, indexed - len(pts)),
+        missing_at_end=missing_at_end,
         holes=holes,
-        duplicated_timestamps=len(pts) - len(np.unique(pts)) if known else None,
+        duplicated_timestamps=int(np.count_nonzero(intervals == 0)) if clock.known else None,
         variable_frame_rate=bool(len(intervals) and (np.abs(intervals - np.median(intervals)) > _ROUNDING_TICKS).any())
-        if known
+        if clock.known
         else None,
         decoder=decoder,
+        left_out=left_out,
+        times_corrected=clock.corrected,
+        clock_resets=clock.resets,
     )
+    return account, clock

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.video.complaints import listening, tells_of_damage
+from dlc_platform.video.cuts import is_cut
 from dlc_platform.video.matroska import Layout, read_layout
 
 if TYPE_CHECKING:
@@ -35,8 +37,10 @@ _LISTS = ("concat", "hls", "dash", "imf", "image2")
 #: Codecs of which each packet gives one frame, so that timestamps count frames without decoding them.
 _ONE_FRAME_A_PACKET = ("h264", "hevc")
 
-#: Containers, by a part of FFmpeg's name, that keep the timestamp of each packet.
+#: Containers, by a part of FFmpeg's name, that keep the timestamp of each packet; those of `_STREAMED` may give one
+#: frame in several packets.
 _TIMED = ("mp4", "matroska")
+_STREAMED = ("mpegts", "flv")
 
 #: What a header says beyond that is a placeholder, and no integer column holds it.
 _MOST_FRAMES = 2**31 - 1
@@ -53,6 +57,8 @@ _MOST_PACKETS = 1000
 
 #: A decoder gives a frame at most this many packets after its own: FFmpeg reorders 16 and works on 16 at a time.
 _LATEST = 32
+#: So many rows show all that is left out at the beginning of a file.
+_BEGINNING = 2 * _LATEST
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,11 @@ class Picture:
     Attributes
     ----------
     pts
-        When it is shown, in units of the stream's time base; None where the file does not say.
+        When it is shown, by its own timestamp in units of the stream's time base; None where the file does not say. The
+        time that counts is that of `times.Clock`.
+    dts
+        The time of decoding of the packet with which it came out of the decoder; None for the last ones, which come
+        without.
     frame
         None where it was lost: its packet is in the file, but gave no picture.
     damaged
@@ -70,6 +80,7 @@ class Picture:
     """
 
     pts: int | None
+    dts: int | None
     frame: "VideoFrame | None"
     damaged: bool
 
@@ -77,8 +88,8 @@ class Picture:
 class Decoder:
     """A video file, opened, and the rows that decoding gives: a context manager.
 
-    The rows are the same in every run, and from every `start`. Ask what the file promises (`is_truncated`, `holes` and
-    `frames_indexed`) after the last row, or the rows are decoded once more for it.
+    The rows are the same in every run, and from every `start`. Ask what the file promises (`is_truncated`, `holes`,
+    `frames_indexed`, `frames_left_out`) after the last row, or rows are decoded once more for it.
 
     Parameters
     ----------
@@ -119,7 +130,8 @@ class Decoder:
         self._current: Generator[Picture, None, None] = self._of_one_size(iter(()), 0)
         self._is_begun = False
         self._is_drained = False
-        self._packets = 0
+        self._is_sought = False
+        self._tally = _Tally()
         self._index: _Index | None = None
 
     def __enter__(self) -> Self:
@@ -157,7 +169,7 @@ class Decoder:
         rows = self._sought(start)
         if rows is None:
             self._begin()
-            rows = islice(_rows(self.container, self.stream, self._count_packet), start, None)
+            rows = islice(_rows(self.container, self.stream, self._tally), start, None)
         self._current = self._of_one_size(rows, start)
         return self._current
 
@@ -168,15 +180,17 @@ class Decoder:
 
     @property
     def is_truncated(self) -> bool:
-        """The file promises bytes beyond its end.
+        """The file ends before what it promises.
 
-        Fewer frames than declared alone are none: an edit list may leave some out.
+        Fewer frames than declared alone are no proof: an edit list may leave some out.
         """
         if not self._whole:
             self._read_to_the_end()
         size = self._path.stat().st_size
-        return self._layout.end > size or (
-            self._is_mp4 and any(entry.pos + entry.size > size for entry in self.stream.index_entries)
+        return (
+            self._layout.end > size
+            or (self._is_mp4 and any(entry.pos + entry.size > size for entry in self.stream.index_entries))
+            or is_cut(self._path)
         )
 
     @property
@@ -188,8 +202,13 @@ class Decoder:
         """
         if self.container.format.name == "avi":
             self._read_to_the_end()
-            return max(0, sum(entry.size > 0 for entry in self.stream.index_entries) - self._packets)
+            return max(0, sum(entry.size > 0 for entry in self.stream.index_entries) - self._tally.packets)
         return self._layout.holes
+
+    @property
+    def keeps_presentation_times(self) -> bool:
+        """False for AVI, which keeps times of decoding only."""
+        return self.container.format.name != "avi"
 
     @property
     def frames_indexed(self) -> int:
@@ -202,6 +221,21 @@ class Decoder:
         return sum(not entry.is_discard for entry in from_key)
 
     @cached_property
+    def frames_left_out(self) -> int:
+        """Packets at the beginning that give no row, because what they build on is not in the file.
+
+        They come before the first key frame, or lean on what was before it. Each may have been a frame that was
+        recorded, so that the number of a row is not that of a camera's trigger. What an edit list hides is not counted.
+        """
+        if self._is_drained and not self._is_sought:
+            return self._tally.left_out
+        tally = _Tally()
+        with open_video(self._path) as (container, stream):
+            stream.thread_type = "NONE"
+            deque(islice(_rows(container, stream, tally), _BEGINNING), maxlen=0)
+        return tally.left_out
+
+    @cached_property
     def _layout(self) -> Layout:
         return read_layout(self._path)
 
@@ -211,6 +245,8 @@ class Decoder:
 
     def _open(self) -> None:
         self._close()
+        if not self._whole:
+            self._files.enter_context(listening())
         self.container, self.stream = self._files.enter_context(open_video(self._path))
         self.stream.thread_type = "AUTO" if self._whole else "NONE"
         self._is_begun = False
@@ -226,15 +262,13 @@ class Decoder:
             self._open()
         self._is_begun = True
         self._is_drained = False
-        self._packets = 0
+        self._is_sought = False
+        self._tally = _Tally()
 
     def _read_to_the_end(self) -> None:
         # Some of an index is found on the way; who goes on with interrupted work may have needed no more rows.
         if not self._is_drained:
             deque(self.pictures(), maxlen=0)
-
-    def _count_packet(self) -> None:
-        self._packets += 1
 
     def _of_one_size(self, rows: Iterator[Picture], start: int) -> Generator[Picture, None, None]:
         size: tuple[int, int] | None = None
@@ -258,11 +292,12 @@ class Decoder:
         if key is None or self._index is None:
             return None
         self._begin()
+        self._is_sought = True
         try:
             self.container.seek(key.dts, stream=self.stream)
         except FFmpegError:
             return self._forget_keys()
-        rows = _rows(self.container, self.stream, self._count_packet)
+        rows = _rows(self.container, self.stream, self._tally)
         first = next((row for row in rows if row.pts is not None and row.pts >= key.pts), None)
         # A container may call any frame a key frame; the decoder knows.
         if first is None or first.pts != key.pts or first.frame is None or not first.frame.key_frame:
@@ -343,21 +378,6 @@ def rotation(frame: "VideoFrame") -> int:
         return 0
     degrees = round(-np.degrees(np.arctan2(b / down, a / across))) % 360
     return degrees if degrees % 90 == 0 else 0
-
-
-def times_s(pts: np.ndarray, known: bool, time_base: Fraction | None, frame_rate: Fraction) -> np.ndarray:
-    """When each row is shown, in seconds from the first, shape (frames,) and float64.
-
-    Parameters
-    ----------
-    pts
-        int64, shape (frames,), in units of the time base.
-    known
-        That each row has a timestamp; without, they follow each other at the frame rate.
-    """
-    if known and time_base is not None and len(pts):
-        return (pts - pts[0]) * float(time_base)
-    return np.arange(len(pts)) / float(frame_rate)
 
 
 @contextmanager
@@ -444,7 +464,15 @@ def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
     yield from rest
 
 
-def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callable[[], None]) -> Iterator[Picture]:
+@dataclass
+class _Tally:
+    """What a reading counts besides its rows: packets with data, and those at the beginning that give no row."""
+
+    packets: int = 0
+    left_out: int = 0
+
+
+def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> Iterator[Picture]:
     """Each row of the video in order of presentation, from where the container stands.
 
     A packet that no frame answers is a lost row. It comes before the first frame that is later than it, and that frame
@@ -452,15 +480,19 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
     times of presentation), an earlier frame may still follow a later one, and nothing is lost.
     """
     counts_frames = _counts_frames(container, stream)
+    waits = counts_frames or _is_timed(container, stream, _STREAMED)
+    stores_order = _stores_order(container, stream)
     first_key: int | None = None
     is_indexed_key = _first_indexed_key(container, stream)
     unanswered: list[_Unanswered] = []
+    leading: set[int] = set()
     corrupt: set[int] = set()
     lost: set[int] = set()
     held: list[tuple[Picture, int]] = []
     # Packets that failed are not counted: they push no frame out of the decoder.
     decoded = 0
-    is_interlaced = False
+    latest: int | None = None
+    is_reordered = is_interlaced = False
 
     def released(now: int) -> Iterator[Picture]:
         while held:
@@ -471,14 +503,15 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
                 yield picture
             elif now - earlier.number >= _LATEST:
                 unanswered.remove(earlier)
-                lost.add(earlier.pts)
-                yield Picture(earlier.pts, None, damaged=False)
+                if earlier.is_row:
+                    lost.add(earlier.pts)
+                    yield Picture(earlier.pts, None, None, damaged=False)
             else:
                 return
 
-    for packet, frames, has_failed in _decoded(container, stream):
+    for packet, frames, has_failed, is_spoiled in _decoded(container, stream):
         if packet and packet.size:
-            on_packet()
+            tally.packets += 1
         decoded += not has_failed
         pts = packet.pts if packet else None
         is_corrupt = packet is not None and packet.is_corrupt
@@ -489,28 +522,39 @@ def _rows(container: "InputContainer", stream: "VideoStream", on_packet: Callabl
         is_shown = packet is None or not packet.is_discard
         if pts is None:
             if is_shown and (has_failed or is_corrupt) and not frames:
-                held.append((Picture(None, None, damaged=False), decoded))
+                held.append((Picture(None, None, None, damaged=False), decoded))
         else:
-            is_awaited = counts_frames and first_key is not None and pts >= first_key
+            # Only pictures that are stored out of their order show that the timestamps are those of presentation.
+            is_reordered |= waits and latest is not None and pts < latest
+            latest = pts if latest is None else max(latest, pts)
+            is_awaited = waits and first_key is not None and pts >= first_key
             if is_shown and (is_awaited or has_failed or is_corrupt):
-                insort(unanswered, _Unanswered(pts, decoded, has_failed or is_corrupt))
-            if is_corrupt:
+                is_row = counts_frames or has_failed or is_corrupt
+                insort(unanswered, _Unanswered(pts, decoded, has_failed or is_corrupt, is_row))
+            elif is_shown and packet and packet.size and (first_key is None or pts < first_key):
+                leading.add(pts)
+            if is_corrupt or is_spoiled:
                 corrupt.add(pts)
         for frame in frames:
             _answer(unanswered, frame)
             is_interlaced = frame.interlaced_frame
-            damaged = frame.is_corrupt or frame.pts in corrupt or (is_corrupt and pts is None)
-            corrupt.discard(frame.pts)
+            damaged = frame.is_corrupt or frame.pts in corrupt or (pts is None and (is_corrupt or is_spoiled))
+            if frame.pts is not None:
+                corrupt.discard(frame.pts)
+                leading.discard(frame.pts)
             if frame.pts in lost:
                 # It comes too late: its place is behind us.
                 lost.discard(frame.pts)
                 continue
-            held.insert(_place(held, unanswered, frame.pts), (Picture(frame.pts, frame, damaged), decoded))
+            is_ordered = is_reordered or (stores_order and any(packet.has_failed for packet in unanswered))
+            row = (Picture(frame.pts, frame.dts, frame, damaged), decoded)
+            held.insert(_place(held, frame.pts) if is_ordered else len(held), row)
+        tally.left_out = len(leading)
         yield from released(decoded)
     yield from released(decoded + _LATEST)
     for packet in unanswered:
-        if packet.has_failed or not is_interlaced:
-            yield Picture(packet.pts, None, damaged=False)
+        if packet.has_failed or (packet.is_row and not is_interlaced):
+            yield Picture(packet.pts, None, None, damaged=False)
 
 
 def _first_indexed_key(container: "InputContainer", stream: "VideoStream") -> Callable[["Packet"], bool]:
@@ -526,11 +570,15 @@ def _first_indexed_key(container: "InputContainer", stream: "VideoStream") -> Ca
 
 
 class _Unanswered(NamedTuple):
-    """A packet whose frame has not come: its timestamp, and how many packets had been decoded with it."""
+    """A packet whose frame has not come: its timestamp, and how many packets had been decoded with it.
+
+    It is a lost row unless `is_row` is false, where packets do not count frames.
+    """
 
     pts: int
     number: int
     has_failed: bool
+    is_row: bool
 
 
 def _earlier(unanswered: list[_Unanswered], picture: Picture, fed: int) -> _Unanswered | None:
@@ -545,13 +593,13 @@ def _earlier(unanswered: list[_Unanswered], picture: Picture, fed: int) -> _Unan
     return None
 
 
-def _place(held: list[tuple[Picture, int]], unanswered: list[_Unanswered], pts: int | None) -> int:
-    """Where a frame comes among those that wait: at the end, but after a failure by its timestamp.
+def _place(held: list[tuple[Picture, int]], pts: int | None) -> int:
+    """Where a frame comes among those that wait, by its timestamp.
 
-    Where packets fail, a decoder may give the frames before them after those that follow.
+    Where packets fail or are missing, a decoder may give the frames before them after those that follow.
     """
     place = len(held)
-    if pts is not None and any(packet.has_failed for packet in unanswered):
+    if pts is not None:
         while place and (other := held[place - 1][0].pts) is not None and other > pts:
             place -= 1
     return place
@@ -570,29 +618,66 @@ def _answer(unanswered: list[_Unanswered], frame: "VideoFrame") -> None:
 
 def _decoded(
     container: "InputContainer", stream: "VideoStream"
-) -> Iterator[tuple["Packet | None", list["VideoFrame"], bool]]:
-    """Each packet, the frames that came when it was decoded, and whether that failed; None where it cannot be read."""
+) -> Iterator[tuple["Packet | None", list["VideoFrame"], bool, bool]]:
+    """Each packet, the frames that came when it was decoded, whether that failed, and whether the decoder complained.
+
+    The packet is None where it cannot be read.
+    """
     from av.error import FFmpegError
+    from av.logging import Capture
 
     packets = container.demux(stream)
+    decoder = stream.codec_context.codec.name
+    slots = _slots(container, stream)
+    has_no_times = not _stores_order(container, stream)
     while True:
         try:
             packet = next(packets)
         except StopIteration:
             return
         except FFmpegError:
-            yield None, [], True
+            yield None, [], True, False
             return
-        try:
-            frames = packet.decode()
-        except FFmpegError:
-            yield packet, [], True
-        else:
-            yield packet, frames, False
+        if packet.dts is not None and (late := slots.get(packet.pos, packet.dts) - packet.dts) > 0:
+            packet.dts += late
+            packet.pts = None if packet.pts is None else packet.pts + late
+        if has_no_times:
+            packet.pts = packet.dts
+        with Capture() as lines:
+            try:
+                frames = packet.decode()
+                has_failed = False
+            except FFmpegError:
+                frames, has_failed = [], True
+        yield packet, frames, has_failed, tells_of_damage(lines, decoder)
+
+
+def _stores_order(container: "InputContainer", stream: "VideoStream") -> bool:
+    """False where timestamps say nothing of the order of presentation.
+
+    AVI files keep times of decoding. For most codecs FFmpeg works out the others; for these it gives the time of the
+    next packet.
+    """
+    return container.format.name != "avi" or stream.codec_context.name not in _ONE_FRAME_A_PACKET
+
+
+def _slots(container: "InputContainer", stream: "VideoStream") -> dict[int | None, int]:
+    """The time of each packet by its place, as the index of an AVI file has it.
+
+    FFmpeg counts the packets that it finds, so that those behind a lost one would come too early.
+    """
+    if container.format.name != "avi":
+        return {}
+    # The index tells where the header of 8 bytes begins.
+    return {entry.pos + 8: entry.timestamp for entry in stream.index_entries}
 
 
 def _counts_frames(container: "InputContainer", stream: "VideoStream") -> bool:
-    return stream.codec_context.name in _ONE_FRAME_A_PACKET and any(name in container.format.name for name in _TIMED)
+    return _is_timed(container, stream, _TIMED)
+
+
+def _is_timed(container: "InputContainer", stream: "VideoStream", formats: tuple[str, ...]) -> bool:
+    return stream.codec_context.name in _ONE_FRAME_A_PACKET and any(name in container.format.name for name in formats)
 
 
 def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
@@ -604,6 +689,7 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
     timestamps = array("q")
     keys: list[tuple[int, int]] = []
     first_key: int | None = None
+    latest: int | None = None
     try:
         for packet in container.demux(stream):
             if not packet.size:
@@ -614,6 +700,10 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
                 continue
             if packet.pts is None or first_key is None or packet.pts < first_key:
                 return _NO_INDEX
+            # No frame that is stored before a key frame is shown after it, where timestamps are right.
+            if packet.is_keyframe and latest is not None and latest > packet.pts:
+                return _NO_INDEX
+            latest = packet.pts if latest is None else max(latest, packet.pts)
             timestamps.append(packet.pts)
             if packet.is_keyframe:
                 # Seeking goes by the time of decoding, which is never later than that of presentation.

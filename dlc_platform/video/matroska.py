@@ -34,7 +34,8 @@ class Layout:
     Attributes
     ----------
     end
-        Where the segment says it ends, in bytes; 0 for an open end, and for files of other formats.
+        Where the segment says it ends, in bytes, or where its last element does if the segment leaves it open; 0 for
+        files of other formats.
     holes
         Places in which bytes are no elements: frames may have been there, nobody knows how many.
     """
@@ -55,12 +56,14 @@ def read_layout(path: Path) -> Layout:
         if segment is None or segment[0] != _SEGMENT:
             return Layout(0, 0)
         end = file.tell() + segment[1] if segment[1] is not None else 0
-        return Layout(end, _holes(file, min(end or size, size)))
+        holes, last = _holes(file, min(end or size, size))
+        return Layout(end or last, holes)
 
 
-def _holes(file: BinaryIO, end: int) -> int:
-    """The holes of a segment; one at its very end is where a truncated file ends, and is none."""
+def _holes(file: BinaryIO, end: int) -> tuple[int, int]:
+    """The holes of a segment, and where its last element ends; one that breaks off is no hole."""
     holes = 0
+    last = end
     tracks: set[int] = set()
     expected: Container[int] = _IN_SEGMENT
     cluster_end: int | None = None
@@ -69,6 +72,8 @@ def _holes(file: BinaryIO, end: int) -> int:
             expected, cluster_end = _IN_SEGMENT, None
         element = _element(file)
         if element is None:
+            # Within its header.
+            last = end + 1
             break
         identity, length = element
         after = None if length is None else file.tell() + length
@@ -76,6 +81,7 @@ def _holes(file: BinaryIO, end: int) -> int:
             if cluster_end is not None:
                 holes += 1  # the one before said that it was longer
             expected, cluster_end = (*_IN_CLUSTER, *_IN_SEGMENT) if after is None else _IN_CLUSTER, after
+            last = after or end
             continue
         is_whole = identity in expected and after is not None and after <= (cluster_end or after)
         if is_whole and identity == _SIMPLE_BLOCK and tracks:
@@ -84,12 +90,13 @@ def _holes(file: BinaryIO, end: int) -> int:
             if identity == _TRACKS:
                 tracks = _track_numbers(file, after)
             file.seek(after)
+            last = max(after, cluster_end or 0)
             continue
         holes += 1
         if not _find_cluster(file, start + 1):
             break
         expected, cluster_end = _IN_SEGMENT, None
-    return holes
+    return holes, last
 
 
 def _track_numbers(file: BinaryIO, end: int) -> set[int]:

@@ -18,9 +18,10 @@ import numpy as np
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
-from dlc_platform.video.account import FrameAccount, account_of
-from dlc_platform.video.decode import COPY_AGAIN, Decoder, rotation, times_s
+from dlc_platform.video.account import Decoded, FrameAccount, account_of
+from dlc_platform.video.decode import COPY_AGAIN, Decoder, rotation
 from dlc_platform.video.quality import QualityMeter, VideoQuality
+from dlc_platform.video.times import NO_TIME
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -56,7 +57,7 @@ class VideoInfo:
     video_streams
         How many video streams the file holds; the first one that moves and can be decoded is the one that is read.
     times_s
-        Presentation time of each row in seconds from the first, shape (frames,).
+        Presentation time of each row in seconds from the first, shape (frames,), never decreasing; see `times.Clock`.
     """
 
     sha256: str
@@ -99,28 +100,31 @@ def probe(path: Path) -> VideoInfo:
     # As if it were damaged: threads would still find errors in a frame that is handed out as a good one. On two cores
     # this takes 0.9 to 1.2 times as long as with them.
     with Decoder(path, whole=False) as decoder:
-        pts = array("q")
-        known = True
+        pts, dts = array("q"), array("q")
         lost, damaged = bytearray(), bytearray()
         last: VideoFrame | None = None
         meter = QualityMeter()
         for row in decoder.pictures():
             meter.add(row.frame)
             last = row.frame or last
-            known &= row.pts is not None
-            pts.append(row.pts or 0)
+            pts.append(NO_TIME if row.pts is None else row.pts)
+            dts.append(NO_TIME if row.dts is None else row.dts)
             lost.append(row.frame is None)
             damaged.append(row.damaged)
-        stamps = np.frombuffer(pts, np.int64)
-        account = account_of(
-            stamps,
-            known,
+        rows = Decoded(
+            np.frombuffer(pts, np.int64),
+            np.frombuffer(dts, np.int64),
             np.frombuffer(lost, np.bool_),
             np.frombuffer(damaged, np.bool_),
+        )
+        account, clock = account_of(
+            rows,
             declared=decoder.frames_declared,
             indexed=decoder.frames_indexed,
             truncated=decoder.is_truncated,
             holes=decoder.holes,
+            left_out=decoder.frames_left_out,
+            keeps_presentation_times=decoder.keeps_presentation_times,
             decoder=decoder.decoder,
         )
         metadata = decoder.stream.metadata.get("creation_time") or decoder.container.metadata.get("creation_time")
@@ -143,8 +147,8 @@ def probe(path: Path) -> VideoInfo:
             "Try again when it is written completely",
         )
 
-    times = times_s(stamps, known, decoder.time_base, decoder.frame_rate)
-    is_timed = known and decoder.time_base is not None and last.duration
+    times = clock.seconds(decoder.time_base, decoder.frame_rate)
+    is_timed = clock.known and decoder.time_base is not None and last.duration
     last_s = last.duration * float(decoder.time_base or 0) if is_timed else 1 / float(decoder.frame_rate)
     turn = rotation(last)
     width, height = (last.height, last.width) if turn in (90, 270) else (last.width, last.height)
@@ -156,8 +160,8 @@ def probe(path: Path) -> VideoInfo:
         frame_rate=decoder.frame_rate,
         frames=len(times),
         account=account,
-        quality=meter.quality(stamps, known, decoder.time_base, np.append(times, times[-1] + last_s)),
-        duration_s=float(times.max() + last_s),
+        quality=meter.quality(clock, decoder.time_base, np.append(times, times[-1] + last_s)),
+        duration_s=float(times[-1] + last_s),
         codec=decoder.codec,
         pixel_format=last.format.name,
         rotation=turn,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dlc_platform.video.times import Clock
+
 if TYPE_CHECKING:
     from av import VideoFrame
 
@@ -178,13 +180,13 @@ class QualityMeter:
         self._refining = max(0, self._refining - 1)
         return most <= _STILL or is_refined
 
-    def quality(self, pts: np.ndarray, known: bool, time_base: Fraction | None, ends_s: np.ndarray) -> VideoQuality:
+    def quality(self, clock: Clock, time_base: Fraction | None, ends_s: np.ndarray) -> VideoQuality:
         """The figures of the rows that were added.
 
         Parameters
         ----------
-        pts, known, time_base
-            As for `decode.times_s`.
+        time_base
+            Of the clock's ticks, in seconds.
         ends_s
             When each row is shown, in seconds from the first, and when the last one ends; shape (frames + 1,).
         """
@@ -192,7 +194,7 @@ class QualityMeter:
             np.array(values, np.float32) for values in (self._exposure, self._change, self._focus)
         )
         dark, bright = np.mean(self._clipped, axis=0).tolist() if self._clipped else (None, None)
-        intervals = _intervals(pts, time_base if known else None)
+        intervals = _intervals(clock.ticks, time_base if clock.known else None)
         # A still row repeats the one before it, which belongs to the stretch.
         still = np.frombuffer(self._still, np.bool_)
         frozen = still | np.append(still[1:], False) if len(still) else still
@@ -336,9 +338,9 @@ class _Intervals(NamedTuple):
     jitter_ms: float | None = None
 
 
-def _intervals(pts: np.ndarray, time_base: Fraction | None) -> _Intervals:
+def _intervals(ticks: np.ndarray, time_base: Fraction | None) -> _Intervals:
     """What the intervals between the rows tell; nothing without timestamps, nor of a single row."""
-    intervals = np.diff(pts)
+    intervals = np.diff(ticks)
     usual = float(np.median(intervals)) if len(intervals) else 0.0
     if time_base is None or usual <= 0:
         return _Intervals()

@@ -1,7 +1,6 @@
 """The rows that decoding gives: the same from every start, one for each frame, and in OpenCV's colours."""
 
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,10 +10,11 @@ import pytest
 from av.video.reformatter import VideoReformatter
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.video.account import account_of
-from dlc_platform.video.decode import Decoder, times_s, to_bgr
+from dlc_platform.video.account import Decoded, account_of
+from dlc_platform.video.decode import Decoder, to_bgr
 from dlc_platform.video.frames import read_frames
 from dlc_platform.video.probe import probe
+from dlc_platform.video.times import NO_TIME
 from dlc_platform_tests.video.conftest import cut, rot, spoil
 
 Make = Callable[..., Path]
@@ -235,22 +235,19 @@ def test_single_pictures_of_a_damaged_video_are_those_of_its_rows(make_video: Ma
             read_frames(path, lost[:1], whole=False)
 
 
-def test_times_without_timestamps_follow_the_frame_rate() -> None:
-    pts = np.array([100, 300, 400])
-    np.testing.assert_array_equal(times_s(pts, True, Fraction(1, 100), Fraction(10)), [0, 2, 3])
-    np.testing.assert_array_equal(times_s(pts, False, Fraction(1, 100), Fraction(10)), [0, 0.1, 0.2])
-    np.testing.assert_array_equal(times_s(pts, True, None, Fraction(10)), [0, 0.1, 0.2])
-
-
 def test_an_account_counts_each_row_once() -> None:
     lost, damaged = np.array([False, True, False, False]), np.array([False, False, True, False])
-    facts = {"declared": 9, "truncated": True, "holes": 1, "decoder": "a decoder"}
-    account = account_of(np.array([0, 2, 4, 4]), True, lost, damaged, indexed=6, **facts)
+    facts = {"declared": 9, "truncated": True, "holes": 1, "left_out": 2, "decoder": "a decoder"}
+    facts |= {"keeps_presentation_times": True}
+    untimed = np.full(4, NO_TIME)
+    account, clock = account_of(Decoded(np.array([0, 2, 4, 4]), untimed, lost, damaged), indexed=6, **facts)
     assert (account.decoded, account.lost, account.damaged, account.missing_at_end) == (3, 1, 1, 2)
     assert (account.duplicated_timestamps, account.variable_frame_rate) == (1, True)
+    assert (account.left_out, account.times_corrected, account.clock_resets) == (2, 0, 0)
+    assert clock.ticks.tolist() == [0, 2, 4, 4]
     assert account.problem(Path("/raw/a.mp4")) == (
         "/raw/a.mp4 is truncated: 3 of 9 frames can be decoded, 1 of them with errors, 1 between them cannot, 2 more "
         "that the index promises are missing, frames may be missing in 1 place that is overwritten, then the file ends"
     )
-    without_times = account_of(np.zeros(4, np.int64), False, lost, damaged, indexed=0, **facts)
+    without_times, _ = account_of(Decoded(untimed, untimed, lost, damaged), indexed=0, **facts)
     assert (without_times.duplicated_timestamps, without_times.variable_frame_rate) == (None, None)

@@ -626,7 +626,7 @@ def _decoded(
     from av.error import FFmpegError
     from av.logging import Capture
 
-    packets = container.demux(stream)
+    packets = _packets(container, stream)
     decoder = stream.codec_context.codec.name
     slots = _slots(container, stream)
     has_no_times = not _stores_order(container, stream)
@@ -650,6 +650,17 @@ def _decoded(
             except FFmpegError:
                 frames, has_failed = [], True
         yield packet, frames, has_failed, tells_of_damage(lines, decoder)
+
+
+def _packets(container: "InputContainer", stream: "VideoStream") -> Iterator["Packet"]:
+    """The packets of a stream, also of a file in which damage, or a late sound track, makes others appear."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:
+            # PyAV does not know the stream of that packet, and goes on with the next one.
+            continue
 
 
 def _stores_order(container: "InputContainer", stream: "VideoStream") -> bool:
@@ -691,7 +702,7 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
     first_key: int | None = None
     latest: int | None = None
     try:
-        for packet in container.demux(stream):
+        for packet in _packets(container, stream):
             if not packet.size:
                 continue
             if packet.is_keyframe and first_key is None:

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,8 @@ from dlc_platform.video.probe import probe
 from dlc_platform_tests.video.numbered import PYRAMID, RATE, packets, write_numbered
 
 VP8 = {"g": "12"}
-JPEG = {"codec": "mjpeg", "options": {"q": "3"}, "pix_fmt": "yuvj420p"}
-FRAGMENTS = {"container_options": {"movflags": "frag_keyframe+empty_moov"}}
+JPEG: dict[str, Any] = {"codec": "mjpeg", "options": {"q": "3"}, "pix_fmt": "yuvj420p"}
+FRAGMENTS: dict[str, Any] = {"container_options": {"movflags": "frag_keyframe+empty_moov"}}
 
 
 @pytest.mark.parametrize("beyond", [0, 5], ids=["between_packets", "within_a_header"])
@@ -31,7 +32,7 @@ FRAGMENTS = {"container_options": {"movflags": "frag_keyframe+empty_moov"}}
         ("a.ogg", {"codec": "libvpx", "options": VP8}),
     ],
 )
-def test_a_file_that_ends_early_is_truncated(tmp_path: Path, name: str, options: dict, beyond: int) -> None:
+def test_a_file_that_ends_early_is_truncated(tmp_path: Path, name: str, options: dict[str, Any], beyond: int) -> None:
     path = write_numbered(tmp_path / name, **options)
     whole = probe(path)
     assert whole.account.whole and whole.frames == 60
@@ -166,7 +167,7 @@ def test_a_clip_that_announces_more_seconds_than_it_has_is_cut(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["a.avi", "a.flv", "a.asf", "a.ogg", "a.ts", "fragments.mp4"])
 def test_any_bytes_after_a_header_end_in_an_answer(tmp_path: Path, name: str) -> None:
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "a.asf": {"codec": "wmv2", "options": {}},
         "a.ogg": {"codec": "libvpx", "options": VP8},
         "fragments.mp4": FRAGMENTS,

@@ -359,7 +359,17 @@ def list_sessions(
         "damage",
         "problem",
     ]
-    _table(platform.sessions(), columns, as_json)
+    _table(_with_left_out(platform.sessions()), columns, as_json)
+
+
+def _with_left_out(found: "pd.DataFrame") -> "pd.DataFrame":
+    """The sessions with what is left out at the beginning of a file beside the damage in it."""
+
+    def said(damage: Any, frames: Any) -> str | None:
+        own = [damage] if isinstance(damage, str) else []
+        return "; ".join([*own, *([f"{frames:.0f} frames left out at the start"] if frames > 0 else [])]) or None
+
+    return found.assign(damage=list(map(said, found["damage"], found["frames_left_out"])))
 
 
 @sessions.command("release")

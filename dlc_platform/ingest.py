@@ -211,6 +211,10 @@ def _video_row(video: VideoInfo) -> tables.Video:
         rotation=video.rotation,
         start_time=video.start_time,
         video_streams=video.video_streams,
+        frames_left_out=video.account.left_out,
+        times_reordered=video.account.times_reordered,
+        times_estimated=video.account.times_estimated,
+        clock_resets=video.account.clock_resets,
     )
 
 

@@ -132,6 +132,14 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             "If another one is the recording, write it to a file of its own, for example "
             "`ffmpeg -i OLD -map 0:v:1 -c copy NEW`",
         )
+    if row["frames_left_out"]:
+        yield _warning(
+            "every_frame_is_there",
+            row,
+            left_out(row["frames_left_out"]),
+            "Add them to a frame's number where a camera's triggers were counted. If the recording was copied in "
+            "parts, copy the whole of it",
+        )
     declared, frames = row["frames_declared"], row["frames"]
     if declared is not None and declared - frames > max(_HEADER_FRAMES, _HEADER_FRACTION * frames):
         yield _warning(
@@ -148,6 +156,23 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             f"has {row['repeated']} frames with the time of a frame before",
             "Look at the recording program: it wrote frames twice, or at a wrong time",
         )
+    if row["times_estimated"]:
+        yield _warning(
+            "timestamps_are_regular",
+            row,
+            f"has {row['times_estimated']} frames whose timestamp is missing or wrong: their times lie in equal steps "
+            "between those of others",
+            "Look at the recording program, or at the disk if the file was copied",
+        )
+    if row["clock_resets"]:
+        places = "1 place" if row["clock_resets"] == 1 else f"{row['clock_resets']} places"
+        yield _warning(
+            "timestamps_are_regular",
+            row,
+            f"has a clock that begins again in {places}: how much time passed there is unknown, and one frame's is "
+            "assumed",
+            "If it was joined from several files, register these instead",
+        )
     limits = settings.video_limits(row["camera"])
     for name, question, said in _broken(limits, row):
         fails = name in limits.failing
@@ -161,6 +186,14 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             fails and limits.on_failure == "quarantine",
             sha256_json([video, name, getattr(limits, name)]),
         )
+
+
+def left_out(frames: int) -> str:
+    """What is to be said of a file of which so many packets at the beginning give no frame."""
+    return (
+        f"begins with {frames} frames that build on what is not in the file and cannot be decoded: its frame 0 is not "
+        "the first that was recorded"
+    )
 
 
 def _broken(limits: VideoLimits, row: Mapping[str, Any]) -> Iterator[tuple[str, Question, str]]:

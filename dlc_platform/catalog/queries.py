@@ -17,7 +17,7 @@ _SESSIONS = """
 select s.key as session, s.subject, r.name as recording, r.camera, f.position, f.path, v.width, v.height,
        round(v.frame_rate_numerator::numeric / v.frame_rate_denominator, 3)::float as frame_rate, v.frames,
        v.frames_lost, v.frames_damaged, v.duration_s, v.start_time, f.video_id as video, p.model_id as model,
-       p.materialized_at as estimated_at, v.damage, f.problem, f.missing_since
+       p.materialized_at as estimated_at, v.damage, v.frames_left_out, f.problem, f.missing_since
 from dlc.session s
 left join (dlc.recording r join dlc.recording_file f on f.recording_id = r.id and f.replaced_at is null)
     on r.session_key = s.key
@@ -162,7 +162,7 @@ order by r.session_key, r.name, f.position
 _VIDEO_FIGURES = """
 select r.camera, r.name as recording, f.position, f.path, f.size_bytes, f.mtime_ns, f.problem, f.video_id as video,
        v.width, v.height, v.frames, v.frames_declared, v.damage, v.duration_s, v.duplicated_timestamps as repeated,
-       v.video_streams,
+       v.video_streams, v.frames_left_out, v.times_reordered, v.times_estimated, v.clock_resets,
        v.variable_frame_rate, q.video_id is not null as measured, q.exposure, q.fraction_dark, q.fraction_bright,
        q.focus, q.black, q.frozen, q.black_s, q.frozen_s, q.dropped, q.longest_gap_s, q.jitter_ms
 from dlc.recording r
@@ -201,6 +201,15 @@ select p.session, p.recording, p.position, p.path, v.frames, p.frames as rows, p
 from dlc.poses_in_force p
 join dlc.video v on v.id = p.video
 where p.damage is not null or p.frames_lost > 0 or p.frames <> v.frames
+order by p.session, p.recording, p.position
+"""
+
+#: Poses in force whose video stores times in another order, or of which nobody knows whether it does.
+_POSES_TO_TIME = """
+select p.session, p.recording, p.position, p.path, p.pose_estimate
+from dlc.poses_in_force p
+join dlc.video v on v.id = p.video
+where v.times_reordered is null or v.times_reordered > 0
 order by p.session, p.recording, p.position
 """
 
@@ -456,6 +465,11 @@ def incomplete_poses(engine: Engine) -> "pd.DataFrame":
     `frames` are the rows of the video and `rows` those of the poses, of which `frames_lost` are empty.
     """
     return _frame(engine, _INCOMPLETE_POSES)
+
+
+def poses_to_time(engine: Engine) -> "pd.DataFrame":
+    """The poses in force whose times may run backwards in their file."""
+    return _frame(engine, _POSES_TO_TIME)
 
 
 def computed_poses(engine: Engine) -> "pd.DataFrame":

@@ -156,6 +156,10 @@ class Video(Base):
     rotation: Mapped[int]
     start_time: Mapped[datetime | None]
     video_streams: Mapped[int | None]
+    frames_left_out: Mapped[int | None]
+    times_reordered: Mapped[int | None]
+    times_estimated: Mapped[int | None]
+    clock_resets: Mapped[int | None]
     environment_id: Mapped[str | None] = mapped_column(ForeignKey(Environment.id))
     registered_at: Mapped[datetime] = _now()
 

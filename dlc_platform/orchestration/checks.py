@@ -53,6 +53,33 @@ def every_frame_is_accounted_for(lab: LabResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=pose_estimates)
+def time_runs_forward(lab: LabResource) -> dg.AssetCheckResult:
+    """Whether the times of the poses in force never run backwards in their Parquet file.
+
+    For AVI files with B-frames, earlier versions wrote times of decoding. Whatever reads poses through the platform has
+    them in order.
+    """
+    from dlc_platform.pose.table import POSE_TABLE, rows_back_in_time
+
+    poses = queries.poses_to_time(lab.engine)
+    paths = [lab.store.path("poses", pose) / POSE_TABLE for pose in poses["pose_estimate"]]
+    poses = poses.assign(rows_back=[rows_back_in_time(path) if path.is_file() else 0 for path in paths])
+    wrong = poses[poses["rows_back"] > 0]
+    files = ", ".join(wrong["path"].head(_NAMED)) + (f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else "")
+    return dg.AssetCheckResult(
+        passed=wrong.empty,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=""
+        if wrong.empty
+        else f"The times of {len(wrong)} pose tables run backwards as their files have them: {files}. An earlier "
+        "version wrote them in the order of decoding; keypoints and frame numbers are right. `Platform.poses`, quality "
+        "and pictures have the times in order. A program that reads the Parquet file itself has to sort the times of "
+        "each body part and give them to its frames in turn",
+        metadata={"files": len(wrong), **({} if wrong.empty else {"recordings": table(wrong.head(_LISTED))})},
+    )
+
+
+@dg.asset_check(asset=pose_estimates)
 def made_by_the_rules_of_lab_yaml(lab: LabResource) -> dg.AssetCheckResult:
     """Whether the poses in force were made with the region and precision that lab.yaml names for them now.
 
@@ -86,4 +113,5 @@ default_checks = [
     made_by_the_rules_of_lab_yaml,
     recordings_are_whole,
     every_frame_is_accounted_for,
+    time_runs_forward,
 ]

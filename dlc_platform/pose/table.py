@@ -1,9 +1,9 @@
 """The pose table: one row for each frame, individual and body part.
 
-Columns: ``frame`` (int32, from 0), ``time_s`` (float64, seconds from the first frame), ``individual`` and ``bodypart``
-(categories, in the project's order), ``x``, ``y`` (float32, pixels, origin at the top left of the full frame, y
-downwards) and ``likelihood`` (float32, 0 to 1). Where there is no estimate x and y are NaN, never zero. Rows are
-sorted by body part, then by individual, then by frame, so that one body part is one stretch of the file. Every
+Columns: ``frame`` (int32, from 0), ``time_s`` (float64, seconds from the first frame, never decreasing), ``individual``
+and ``bodypart`` (categories, in the project's order), ``x``, ``y`` (float32, pixels, origin at the top left of the full
+frame, y downwards) and ``likelihood`` (float32, 0 to 1). Where there is no estimate x and y are NaN, never zero. Rows
+are sorted by body part, then by individual, then by frame, so that one body part is one stretch of the file. Every
 individual that has a body part has it in every frame; not every individual has all of them.
 
 The table's format and its summary belong here; drawing it is `pictures.py`.
@@ -239,13 +239,37 @@ def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretc
                 table = file.read_row_group(index, columns=[*columns, "individual"], use_threads=False)
                 own = table["individual"].combine_chunks()
                 names, codes = own.dictionary.to_pylist(), own.indices.to_numpy()
-            stretches.append(_Stretch(bodypart, names, codes, {name: table[name].to_numpy() for name in columns}))
+            own_columns = {name: table[name].to_numpy() for name in columns}
+            own_columns["time_s"] = _in_order(own_columns["frame"], own_columns["time_s"])
+            stretches.append(_Stretch(bodypart, names, codes, own_columns))
             if bodyparts is not None and len(stretches) == len(set(bodyparts)):
                 break
     missing = [bodypart for bodypart in bodyparts or () if bodypart not in seen]
     if missing:
         raise PlatformError(f"{path} has no body part {', '.join(missing)}", f"Choose among {', '.join(seen)}")
     return stretches
+
+
+def _in_order(frame: np.ndarray, time_s: np.ndarray) -> np.ndarray:
+    """Times that never run backwards.
+
+    For AVI files with B-frames, earlier versions wrote times of decoding: the same ones in another order.
+    """
+    times = time_s[: int(frame[-1]) + 1] if len(frame) else time_s
+    return time_s if (np.diff(times) >= 0).all() else np.sort(times)[frame]
+
+
+def rows_back_in_time(path: Path) -> int:
+    """Frames of a pose table that are, as the file has them, earlier than the frame before."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if not file.metadata.num_row_groups:
+            return 0
+        table = file.read_row_group(0, columns=["frame", "time_s"], use_threads=False)
+    frame, time_s = table["frame"].to_numpy(), table["time_s"].to_numpy()
+    times = time_s[: int(frame[-1]) + 1] if len(frame) else time_s
+    return int(np.count_nonzero(np.diff(times) < 0))
 
 
 def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, float, float]]:

@@ -63,8 +63,8 @@ class FrameAccount:
         The software that decoded, and its version.
     left_out
         Packets at the beginning that give no row, because what they build on is not in the file. None, as with the
-        next two, for accounts from before that was counted.
-    times_corrected, clock_resets
+        next three, for accounts from before that was counted.
+    times_reordered, times_estimated, clock_resets
         As `times.Clock` counts them.
     """
 
@@ -79,7 +79,8 @@ class FrameAccount:
     variable_frame_rate: bool | None
     decoder: str
     left_out: int | None = None
-    times_corrected: int | None = None
+    times_reordered: int | None = None
+    times_estimated: int | None = None
     clock_resets: int | None = None
 
     @property
@@ -149,7 +150,8 @@ def account_of(
         else None,
         decoder=decoder,
         left_out=left_out,
-        times_corrected=clock.corrected,
+        times_reordered=clock.reordered,
+        times_estimated=clock.estimated,
         clock_resets=clock.resets,
     )
     return account, clock

@@ -34,16 +34,19 @@ class Clock:
         int64, shape (frames,), in units of the time base, never decreasing; all 0 without timestamps.
     known
         The file has timestamps. Without them rows follow each other at the frame rate.
-    corrected
-        Rows whose time is not the timestamp that the file gives.
+    reordered
+        Rows that have the timestamp of another row, because the file stores them in another order.
+    estimated
+        Rows whose own timestamp is missing or wrong: their times lie in equal steps between those of others.
     resets
         Places where the file's clock begins again. How much time passed there is unknown; one interval is assumed.
     """
 
     ticks: np.ndarray
     known: bool
-    corrected: int
-    resets: int
+    reordered: int = 0
+    estimated: int = 0
+    resets: int = 0
 
     def seconds(self, time_base: Fraction | None, frame_rate: Fraction) -> np.ndarray:
         """When each row is shown, in seconds from the first, shape (frames,) and float64."""
@@ -68,10 +71,10 @@ def clock_of(pts: np.ndarray, dts: np.ndarray, intact: bool, keeps_presentation_
     """
     timed = pts != NO_TIME
     if np.count_nonzero(timed) <= _FEWEST_TIMED * len(pts):
-        return Clock(np.zeros(len(pts), np.int64), False, 0, 0)
+        return Clock(np.zeros(len(pts), np.int64), False)
     is_forward = bool(timed.all() and (np.diff(pts) >= 0).all())
     if is_forward and (keeps_presentation_times or not intact):
-        return Clock(pts, True, 0, 0)
+        return Clock(pts, True)
     places = np.flatnonzero(timed)
     own = pts[places]
     step = _usual_interval(own)
@@ -88,10 +91,10 @@ def clock_of(pts: np.ndarray, dts: np.ndarray, intact: bool, keeps_presentation_
             ticks = ticks - ticks[0] + kept_ticks[-1][-1] + step * rows_between
         kept_places.append(places[kept])
         kept_ticks.append(ticks)
-    ticks = _filled(np.concatenate(kept_places), np.concatenate(kept_ticks), len(pts), step)
-    moved = ~timed
-    moved[places] = False if is_forward else _is_moved(own, ticks[places], edges)
-    return Clock(ticks, True, int(np.count_nonzero(moved)), len(edges) - 2)
+    kept_rows = np.concatenate(kept_places)
+    ticks = _filled(kept_rows, np.concatenate(kept_ticks), len(pts), step)
+    reordered = 0 if is_forward else sum(_moved(pts[rows], ticks[rows]) for rows in kept_places)
+    return Clock(ticks, True, reordered, len(pts) - len(kept_rows), len(edges) - 2)
 
 
 def _usual_interval(pts: np.ndarray) -> int:
@@ -174,11 +177,7 @@ def _filled(places: np.ndarray, ticks: np.ndarray, rows: int, step: int) -> np.n
     return filled
 
 
-def _is_moved(pts: np.ndarray, ticks: np.ndarray, edges: list[int]) -> np.ndarray:
-    """The rows that have another time beside their neighbours than by their own timestamps; not by a reset alone."""
-    moved = np.zeros(len(pts), np.bool_)
-    for start, end in pairwise(edges):
-        offsets = pts[start:end] - ticks[start:end]
-        values, counts = np.unique(offsets, return_counts=True)
-        moved[start:end] = offsets != values[counts.argmax()]
-    return moved
+def _moved(pts: np.ndarray, ticks: np.ndarray) -> int:
+    """How many rows have another time beside the others than by their own timestamps."""
+    _, counts = np.unique(pts - ticks, return_counts=True)
+    return len(pts) - int(counts.max(initial=0))

@@ -243,7 +243,7 @@ def test_an_account_counts_each_row_once() -> None:
     account, clock = account_of(Decoded(np.array([0, 2, 4, 4]), untimed, lost, damaged), indexed=6, **facts)
     assert (account.decoded, account.lost, account.damaged, account.missing_at_end) == (3, 1, 1, 2)
     assert (account.duplicated_timestamps, account.variable_frame_rate) == (1, True)
-    assert (account.left_out, account.times_corrected, account.clock_resets) == (2, 0, 0)
+    assert (account.left_out, account.times_reordered, account.times_estimated, account.clock_resets) == (2, 0, 0, 0)
     assert clock.ticks.tolist() == [0, 2, 4, 4]
     assert account.problem(Path("/raw/a.mp4")) == (
         "/raw/a.mp4 is truncated: 3 of 9 frames can be decoded, 1 of them with errors, 1 between them cannot, 2 more "

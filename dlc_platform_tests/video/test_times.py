@@ -64,9 +64,9 @@ def test_each_picture_has_the_time_at_which_it_was_taken(
 
 def test_times_that_were_put_in_order_are_in_the_account(tmp_path: Path) -> None:
     account = probe(write_numbered(tmp_path / "a.avi")).account
-    assert account.times_corrected is not None and 20 < account.times_corrected < 60
-    assert account.clock_resets == 0 and account.problem(tmp_path / "a.avi") is None
-    assert probe(write_numbered(tmp_path / "a.mp4")).account.times_corrected == 0
+    assert account.times_reordered is not None and 20 < account.times_reordered < 60
+    assert account.times_estimated == account.clock_resets == 0 and account.problem(tmp_path / "a.avi") is None
+    assert probe(write_numbered(tmp_path / "a.mp4")).account.times_reordered == 0
 
 
 def test_a_writer_that_stores_times_of_decoding_gives_times_in_order(tmp_path: Path) -> None:
@@ -87,7 +87,8 @@ def test_a_wrong_timestamp_costs_no_other_row_its_time(tmp_path: Path, wrong_ms:
     block = b"\x81" + (20 * 40).to_bytes(2)
     content[(at := content.index(block, packets(path)[20][0])) : at + 3] = b"\x81" + wrong_ms.to_bytes(2, signed=True)
     path.write_bytes(content)
-    assert probe(path).account.times_corrected == 1
+    account = probe(path).account
+    assert (account.times_reordered, account.times_estimated) == (0, 1)
     assert_times(path, STEADY)
 
 
@@ -124,7 +125,7 @@ def test_rows_without_a_timestamp_lie_between_the_others() -> None:
     pts = np.array([NO_TIME, 10, NO_TIME, NO_TIME, 40, 50, 60, NO_TIME])
     clock = clock_of(pts, untimed(8), intact=False)
     assert clock.ticks.tolist() == [0, 10, 20, 30, 40, 50, 60, 70]
-    assert clock.known and clock.corrected == 4
+    assert clock.known and (clock.reordered, clock.estimated) == (0, 4)
     assert not clock_of(untimed(7), untimed(7), intact=True).known
 
 

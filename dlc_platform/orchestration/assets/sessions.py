@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _CHECKS: dict[str, str] = {
     "videos_can_be_read": "Whether each file of the session opens and has frames that can be decoded.",
-    "every_frame_is_there": "Whether each frame that a file holds or promises can be decoded without errors, and its "
-    "header tells their number.",
-    "timestamps_are_regular": "Whether frames were dropped, have the time of another one, or come at another rate than "
-    "expected.",
+    "every_frame_is_there": "Whether each frame that a file holds or promises can be decoded without errors, from the "
+    "first one on, and its header tells their number.",
+    "timestamps_are_regular": "Whether frames were dropped, have the time of another one or a wrong one, or come at "
+    "another rate than expected.",
     "neither_black_nor_frozen": "Whether there are pictures, and something changes in them.",
     "exposure_and_focus": "Whether the pictures are as bright and as sharp as lab.yaml says, or as earlier ones of the "
     "camera were.",
@@ -35,8 +35,11 @@ _CHECKS: dict[str, str] = {
 #: The columns that each check shows of a session's files.
 _FIGURES: dict[str, tuple[str, ...]] = {
     "videos_can_be_read": ("size_bytes", "problem"),
-    "every_frame_is_there": ("frames", "frames_declared", "damage"),
-    "timestamps_are_regular": ("dropped", "repeated", "jitter_ms", "longest_gap_s", "variable_frame_rate"),
+    "every_frame_is_there": ("frames", "frames_declared", "frames_left_out", "damage"),
+    "timestamps_are_regular": (
+        *("dropped", "repeated", "jitter_ms", "longest_gap_s", "variable_frame_rate"),
+        *("times_reordered", "times_estimated", "clock_resets"),
+    ),
     "neither_black_nor_frozen": ("black_s", "frozen_s"),
     "exposure_and_focus": ("exposure", "fraction_dark", "fraction_bright", "focus"),
     "resolution_as_expected": ("width", "height"),
@@ -63,6 +66,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     from dlc_platform.ingest import judge, register
     from dlc_platform.scanning import find_sessions
     from dlc_platform.sidecars import Sidecars
+    from dlc_platform.video_limits import left_out
 
     sidecars = Sidecars(lab.settings.raw_roots)
     found = find_sessions(lab.engine, lab.settings, context.partition_keys)
@@ -107,6 +111,9 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
             if video.duplicated_timestamps is None:
                 rate = video.frame_rate_numerator / video.frame_rate_denominator
                 context.log.warning(f"{file.path} has no timestamps: times are counted at {rate:g} frames per second")
+
+            if video.frames_left_out:
+                context.log.warning(f"{file.path} {left_out(video.frames_left_out)}")
 
         def tell() -> Mapping[str, Any]:
             metadata = _metadata(lab, key, looks)
@@ -184,7 +191,15 @@ def _metadata(lab: LabResource, key: str, looks: "Sequence[Look]") -> Mapping[st
             if read is not None and read.video is not None
             else {}
         ),
-        "recordings": table(recordings[columns + (["frames_lost", "frames_damaged"] if damage else [])]),
+        "recordings": table(
+            recordings[
+                [
+                    *columns,
+                    *(["frames_lost", "frames_damaged"] if damage else []),
+                    *(["frames_left_out"] if recordings["frames_left_out"].gt(0).any() else []),
+                ]
+            ]
+        ),
         **({} if details.empty else {"details": table(details[["of", "name", "value", "source"]])}),
         "frames": int(recordings["frames"].sum()),
         "duration_s": number(recordings["duration_s"].sum()),

@@ -37,6 +37,9 @@ select 1, coalesce(least(
 ), now())
 """
 
+#: What the account of a video's frames counts besides; null for videos that nobody has read since.
+_ACCOUNT = ("frames_left_out", "times_reordered", "times_estimated", "clock_resets")
+
 
 def upgrade() -> None:
     _migrations()
@@ -48,7 +51,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("migration", schema="dlc")
     op.drop_table("lab_beginning", schema="dlc")
-    op.drop_column("video", "video_streams", schema="dlc")
+    for column in ("video_streams", *_ACCOUNT):
+        op.drop_column("video", column, schema="dlc")
     for table, column in _STATUS:
         op.drop_column(table, column, schema="dlc")
     op.execute("drop view dlc.best_models")
@@ -134,7 +138,8 @@ from dlc.comparison c where c.id = x.comparison_id and c.test_images < 6
 def _files() -> None:
     for table, column in _STATUS:
         op.add_column(table, sa.Column(column, sa.BigInteger(), nullable=True), schema="dlc")
-    op.add_column("video", sa.Column("video_streams", sa.Integer(), nullable=True), schema="dlc")
+    for column in ("video_streams", *_ACCOUNT):
+        op.add_column("video", sa.Column(column, sa.Integer(), nullable=True), schema="dlc")
     # No recording began then, and programs fail at such times.
     op.execute("update dlc.video set start_time = null where start_time >= '2200-01-01 00:00:00+00'")
 

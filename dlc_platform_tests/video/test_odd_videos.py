@@ -1,0 +1,240 @@
+"""Damage of every kind, in small videos whose pictures tell their own number: it is told, and time stays right."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+import numpy as np
+import pytest
+from av.video.reformatter import VideoReformatter
+
+from dlc_platform.video.complaints import listening, tells_of_damage
+from dlc_platform.video.decode import Decoder
+from dlc_platform.video.probe import probe
+from dlc_platform_tests.video.numbered import (
+    BIDIRECTIONAL,
+    PYRAMID,
+    RATE,
+    numbers,
+    packets,
+    remux,
+    write_numbered,
+)
+
+SCANS: dict[str, Any] = {"codec": "mjpeg", "options": {"q": "3"}, "pix_fmt": "yuvj420p"}
+SUMS: dict[str, Any] = {"codec": "ffv1", "options": {"level": "3", "slices": "4", "slicecrc": "1"}}
+OPEN = {"bf": "2", "g": "12", "x264-params": "b-adapt=0:scenecut=0:open-gop=1"}
+FORWARD = {"bf": "0", "g": "30", "x264-params": "scenecut=0"}
+
+
+def shown(path: Path) -> list[tuple[bytes, bool]]:
+    """The pixels of each row, and whether the row is damaged or lost."""
+    reformatter = VideoReformatter()
+    with Decoder(path, whole=False) as decoder:
+        return [
+            (b"", True)
+            if row.frame is None
+            else (reformatter.reformat(row.frame, format="rgb24").to_ndarray().tobytes(), row.damaged)
+            for row in decoder.pictures()
+        ]
+
+
+def rot(path: Path, rows: list[int]) -> None:
+    """Wrong bits in the scans of some pictures of Motion JPEG."""
+    content = bytearray(path.read_bytes())
+    places = packets(path)
+    for row in rows:
+        place = content.index(b"\xff\xda", places[row][0]) + 24
+        content[place : place + 30] = b"\xaa\x55" * 15
+    path.write_bytes(content)
+
+
+def overwrite(path: Path, rows: list[int], data: bytes, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    places = packets(path)
+    for row in rows:
+        place = places[row][0] + offset
+        content[place : place + len(data)] = data
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("ending", ["avi", "mkv", "mov"])
+def test_scans_that_a_jpeg_decoder_gives_up_are_damaged(tmp_path: Path, ending: str) -> None:
+    """It hands out half a picture as a good one, and only writes a line into FFmpeg's log."""
+    path = write_numbered(tmp_path / f"a.{ending}", **SCANS)
+    good = shown(path)
+    rows = [7, 8, 9, 31, 32, 50]
+    rot(path, rows)
+    found = shown(path)
+    changed = [row for row, (before, after) in enumerate(zip(good, found, strict=True)) if before[0] != after[0]]
+    assert changed == rows and [row for row, (_, is_damaged) in enumerate(found) if is_damaged] == rows
+    account = probe(path).account
+    assert account.damaged == 6 and not account.whole
+    assert "6 of them with errors" in (account.problem(path) or "")
+
+
+@pytest.mark.parametrize("ending", ["avi", "mkv"])
+def test_wrong_checksums_are_damage(tmp_path: Path, ending: str) -> None:
+    path = write_numbered(tmp_path / f"a.{ending}", **SUMS)
+    good = shown(path)
+    rows = list(range(10, 54))
+    overwrite(path, rows, b"\x55", 90)
+    found = shown(path)
+    assert [row for row, (_, is_damaged) in enumerate(found) if is_damaged] == rows
+    assert [own for own, _ in found[:10]] == [own for own, _ in good[:10]]
+    account = probe(path).account
+    # Of some the size of a slice is hit, and nothing is left.
+    assert account.damaged + account.lost == 44 and account.damaged > 30
+
+
+def test_each_reading_finds_the_same_complaints(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "a.avi", **SCANS)
+    rot(path, list(range(5, 50, 3)))
+    accounts = {probe(path).account for _ in range(5)}
+    assert len(accounts) == 1 and accounts.pop().damaged == 15
+
+
+@pytest.mark.parametrize(
+    ("level", "writer", "text", "decoder", "expected"),
+    [
+        (16, "mjpeg", "overread 8", "mjpeg", True),
+        (16, "mjpeg", "error y=3 x=7", "mjpeg", True),
+        (16, "mjpeg", "unable to decode APP fields: Invalid data found when processing input", "mjpeg", False),
+        (24, "mjpeg", "EOI missing, emulating", "mjpeg", False),
+        (24, "swscaler", "deprecated pixel format used, make sure you did set range correctly", "mjpeg", False),
+        (16, "ffv1", "slice CRC mismatch 12345678!", "ffv1", True),
+        (24, "ffv1", "ignoring invalid SAR: 0/0", "ffv1", False),
+        (16, "h264", "co located POCs unavailable", "h264", False),
+        (16, "hevc", "Could not find ref with POC 3", "hevc", False),
+        (16, "mpeg2video", "Warning MVs not available", "mpeg2video", False),
+        (16, "avi", "Something is wrong", "ffv1", False),
+    ],
+)
+def test_only_what_is_about_a_picture_is_damage(
+    level: int, writer: str, text: str, decoder: str, expected: bool
+) -> None:
+    assert tells_of_damage([(level, writer, text)], decoder) is expected
+
+
+def test_listening_leaves_the_log_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    before = (av.logging.get_level(), av.logging.get_skip_repeated(), logging.getLogger("libav").level)
+    with listening(), listening():
+        assert av.logging.get_level() == av.logging.ERROR
+        av.logging.log(av.logging.ERROR, "someone", "nobody wants to know")
+    assert before == (av.logging.get_level(), av.logging.get_skip_repeated(), logging.getLogger("libav").level)
+    assert not caplog.records
+
+
+def test_frames_before_the_first_key_frame_are_counted(tmp_path: Path) -> None:
+    whole = write_numbered(tmp_path / "a.mkv", ticks=130, options=FORWARD)
+    path = remux(whole, tmp_path / "b.mkv", lambda number, packet: number >= 30 - 5)
+    account = probe(path).account
+    assert (account.decoded, account.left_out, account.lost) == (100, 5, 0)
+    assert numbers(path) == list(range(30, 130))
+    assert probe(whole).account.left_out == 0
+
+
+@pytest.mark.parametrize("ending", ["mkv", "ts"])
+def test_frames_that_lean_on_what_is_not_there_are_counted(tmp_path: Path, ending: str) -> None:
+    """A file that begins in an open group: the frames behind the key frame that are shown before it."""
+    whole = write_numbered(tmp_path / f"a.{ending}", options=OPEN)
+    key = [number for number, is_key in enumerate(keys(whole)) if is_key][2]
+    path = remux(whole, tmp_path / f"b.{ending}", lambda number, packet: number >= key)
+    info = probe(path)
+    first = next(number for number in numbers(path) if number is not None)
+    assert info.frames == 60 - first and info.account.left_out == 2
+    assert info.account.whole and (np.diff(info.times_s) > 0).all()
+
+
+def keys(path: Path) -> list[bool]:
+    with av.open(str(path)) as container:
+        return [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+
+
+def test_what_an_edit_list_hides_is_not_counted(tmp_path: Path) -> None:
+    whole = write_numbered(tmp_path / "a.mp4", options={"g": "12", "bf": "0", "x264-params": "scenecut=0"})
+
+    def later(number: int, packet: av.Packet) -> bool:
+        assert packet.pts is not None and packet.dts is not None
+        packet.pts -= 17 * 512
+        packet.dts -= 17 * 512
+        return number >= 12
+
+    account = probe(remux(whole, tmp_path / "b.mp4", later)).account
+    assert (account.decoded, account.left_out) == (43, 0) and account.whole
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "ts"])
+def test_time_stays_right_around_a_hole(tmp_path: Path, ending: str, seed: int) -> None:
+    """A picture that is what it was has the time that it had, whatever is missing before it and after it."""
+    path = write_numbered(tmp_path / f"a.{ending}")
+    number_of = {pixels: number for number, (pixels, _) in enumerate(shown(path))}
+    content, places = bytearray(path.read_bytes()), packets(path)
+    rng = np.random.default_rng(seed)
+    first = int(rng.integers(5, 45))
+    start, end = places[first][0] - 6, places[first + 4 + 2 * seed][0] + 5
+    content[start:end] = rng.bytes(end - start)
+    path.write_bytes(content)
+    info, found = probe(path), shown(path)
+    times = info.times_s * RATE
+    assert (np.diff(times) >= 0).all() and not info.account.whole
+    same = [(times[row], number_of[pixels]) for row, (pixels, _) in enumerate(found) if pixels in number_of]
+    assert len(same) > 15
+    for time, number in same:
+        assert time == pytest.approx(number, abs=0.05)
+
+
+def test_frames_behind_a_lost_one_of_an_avi_file_are_not_early(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "a.avi", **SCANS)
+    content, (place, size) = bytearray(path.read_bytes()), packets(path)[30]
+    # Its header too, so that FFmpeg finds no packet.
+    content[place - 8 : place + size] = b"\xff" * (size + 8)
+    path.write_bytes(content)
+    info = probe(path)
+    assert info.account.holes == 1 and numbers(path) == [*range(30), *range(31, 60)]
+    np.testing.assert_allclose(info.times_s * RATE, [*range(30), *range(31, 60)])
+
+
+def test_damaged_frames_of_an_avi_file_with_b_frames_stay_in_order(tmp_path: Path) -> None:
+    for codec, options in (("libx264", PYRAMID), ("mpeg4", BIDIRECTIONAL)):
+        path = write_numbered(tmp_path / f"{codec}.avi", codec, options=options)
+        overwrite(path, [20, 21], b"\x00" * 12, 8)
+        info = probe(path)
+        assert (np.diff(info.times_s) >= 0).all() and info.frames in (59, 60, 61)
+        told = [(row, number) for row, number in enumerate(numbers(path)) if number is not None]
+        assert all(abs(info.times_s[row] * RATE - number) <= 3 for row, number in told[-20:])
+
+
+def test_a_stream_that_appears_in_the_middle_stops_nothing(tmp_path: Path) -> None:
+    """Damage can make a transport stream name another stream, which PyAV does not know."""
+    path = write_numbered(tmp_path / "a.ts")
+    whole = path.read_bytes()
+    tables = [place for place in range(188, len(whole), 188) if whole[place + 1 : place + 3] == b"\x50\x00"]
+    content = bytearray(whole)
+    for place in tables[1:]:
+        # Another number for the stream, and no checksum that fits.
+        content[place + 17] ^= 1
+    path.write_bytes(content)
+    assert probe(path).frames > 50
+
+
+def test_real_videos_are_undamaged_and_begin_at_their_first_frame() -> None:
+    if "DLC_PLATFORM_TEST_DATA" not in os.environ:
+        pytest.skip("DLC_PLATFORM_TEST_DATA does not say where the shared data are")
+    root = Path(os.environ["DLC_PLATFORM_TEST_DATA"])
+    # The large ones are in other tests.
+    videos = [
+        path
+        for path in (*root.glob("sessions*/**/*"), *root.glob("tracking/**/*"))
+        if path.suffix in (".mp4", ".avi") and path.stat().st_size < 2_000_000
+    ]
+    assert len(videos) >= 8
+    for path in videos:
+        account = probe(path).account
+        assert account.problem(path) is None, path
+        odd = (account.left_out, account.times_reordered, account.times_estimated, account.clock_resets)
+        assert odd == (0, 0, 0, 0), path

@@ -369,7 +369,9 @@ def _with_left_out(found: "pd.DataFrame") -> "pd.DataFrame":
         own = [damage] if isinstance(damage, str) else []
         return "; ".join([*own, *([f"{frames:.0f} frames left out at the start"] if frames > 0 else [])]) or None
 
-    return found.assign(damage=list(map(said, found["damage"], found["frames_left_out"])))
+    both = found.copy()
+    both["damage"] = list(map(said, found["damage"], found["frames_left_out"]))
+    return both
 
 
 @sessions.command("release")

@@ -56,10 +56,8 @@ def examine_images(paths: Sequence[Path]) -> list[Image]:
 
     Raises
     ------
-    FileNotFoundError
-        When one does not exist.
     PlatformError
-        When one cannot be read, is not an image, or is damaged.
+        When one is missing, cannot be read, is not an image, or is damaged.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # of tags that mean nothing here, and of large pictures
@@ -71,10 +69,8 @@ def read_image(path: Path) -> np.ndarray:
 
     Raises
     ------
-    FileNotFoundError
-        When there is no such file.
     PlatformError
-        When it cannot be read, or is not a whole image.
+        When it is missing, cannot be read, or is not a whole image.
     """
     return _decoded(path, _bytes(path))
 
@@ -90,7 +86,7 @@ def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise
+        raise PlatformError(f"{path} is missing", _AGAIN) from None
     except OSError as error:
         raise PlatformError(
             f"{path} cannot be read: {error.strerror}", "See that the disk is there, and who may read the file"

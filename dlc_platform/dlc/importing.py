@@ -178,7 +178,7 @@ def _look_at_configuration(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _not_read(file, error) from error
     except PlatformError as error:
-        raise _not_read(file, error.problem) from error
+        raise _not_read(file, error.problem.removeprefix(f"{file} is not YAML: ")) from error
     if not isinstance(written, dict) or not isinstance(metadata := written.get("metadata"), dict):
         raise _not_read(file, "it has no `metadata`, which says what the network finds")
     bodyparts = [*(metadata.get("bodyparts") or ()), *(metadata.get("unique_bodyparts") or ())]

@@ -9,6 +9,7 @@ import yaml
 
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
+from dlc_platform.video.region import Region
 
 
 def test_reads_what_the_platform_needs(tiny_project: Path):
@@ -50,6 +51,35 @@ def test_missing_config_names_the_remedy(tmp_path: Path):
     with pytest.raises(PlatformError, match="does not exist") as error:
         read_project(tmp_path)
     assert "lab.yaml" in error.value.remedy
+
+
+def test_names_mean_what_deeplabcut_reads(tmp_path: Path):
+    """config.yaml is YAML 1.2, in which these are text without quotes."""
+    text = (
+        "Task: on\nscorer: no\nmultianimalproject: off\ncropping: yes\nx1: 16\nx2: 80\ny1: 8\ny2: 72\n"
+        "bodyparts: [on, off, no, y, 1:30, 7]\n"
+    )
+    (tmp_path / "config.yaml").write_text(text)
+    project = read_project(tmp_path)
+    assert (project.task, project.scorer) == ("on", "no")
+    assert project.bodyparts == ("on", "off", "no", "y", "1:30", "7")
+    assert project.cropped == Region(16, 8, 64, 64)
+    (tmp_path / "config.yaml").write_text(text.replace("cropping: yes", "cropping: no"))
+    assert read_project(tmp_path).cropped is None
+
+
+@pytest.mark.parametrize("part", ["true", "null", "2026-01-31", "[a]"])
+def test_a_body_part_that_is_no_name_is_refused(tmp_path: Path, part: str):
+    (tmp_path / "config.yaml").write_text(f"Task: x\nscorer: me\nbodyparts: [nose, {part}]\n")
+    with pytest.raises(PlatformError, match="does not read as a name") as error:
+        read_project(tmp_path)
+    assert "in quotes" in error.value.remedy
+
+
+def test_a_key_that_is_written_twice_is_refused(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("Task: x\nscorer: me\nbodyparts: [nose]\nscorer: you\n")
+    with pytest.raises(PlatformError, match="scorer is written twice, in lines 2 and 4"):
+        read_project(tmp_path)
 
 
 def test_config_never_runs_code(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -365,3 +366,46 @@ def test_a_real_file_of_several_birds(data: Path, tmp_path: Path):
     table = read_parquet(imported.path / POSE_TABLE)
     assert list(table["individual"].cat.categories) == ["bird1", "bird2", "bird3", "single"]
     assert set(table.loc[table["individual"] == "single", "bodypart"]) == {"center"}
+
+
+@pytest.mark.parametrize("kind", ["fixed", "table"])
+@pytest.mark.parametrize("parts", [[1], [1, 2]])
+def test_body_parts_that_are_numbers_are_named_by_their_digits(tmp_path: Path, kind: str, parts: list[int]):
+    columns = pd.MultiIndex.from_product(
+        [[SCORER], parts, ["x", "y", "likelihood"]], names=["scorer", "bodyparts", "coords"]
+    )
+    poses = pd.DataFrame(np.full((5, len(columns)), 0.5), columns=columns)
+    poses.to_hdf(tmp_path / "poses.h5", key="df_with_missing", format=kind)
+    poses.to_csv(tmp_path / "poses.csv")
+    for name in ("poses.h5", "poses.csv"):
+        assert read_poses(tmp_path / name).bodyparts == tuple(map(str, parts))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda line: line.rsplit(",", 1)[0], "line 6 .* the line is cut off"),
+        (lambda line: line.split(",")[0], "line 6 .* the line is cut off"),
+        (lambda line: line + ",0.5", "line 6 .* the line is too long"),
+    ],
+)
+def test_a_line_of_a_csv_that_is_cut_off_or_too_long_is_refused(
+    tmp_path: Path, change: Callable[[str], str], says: str
+):
+    single(12).to_csv(tmp_path / "poses.csv")
+    lines = (tmp_path / "poses.csv").read_text().splitlines()
+    lines[5] = change(lines[5])
+    (tmp_path / "poses.csv").write_text("\n".join(lines) + "\n")
+    refused(tmp_path / "poses.csv", says)
+
+
+def test_half_a_place_is_refused_and_places_without_a_likelihood_are_said(tmp_path: Path):
+    poses = single(20)
+    part = poses.columns[0][1]
+    poses.loc[3, (SCORER, part, "likelihood")] = np.nan
+    poses.to_csv(tmp_path / "poses.csv")
+    imported = import_poses(tmp_path / "poses.csv", video(), Store(tmp_path / "store"))
+    assert "1 keypoints have no likelihood" in imported.note
+    poses.loc[4, (SCORER, part, "x")] = np.nan
+    poses.to_csv(tmp_path / "poses.csv")
+    refused(tmp_path / "poses.csv", f"only one of x and y for {part} in 1 rows")

@@ -29,8 +29,9 @@ raw_roots:
 # tested on, whatever the recipe: leave it as it is, or versions from before and after cannot be compared.
 projects:
 {projects}
-# What to train. `net_type` is one of cspnext_s, cspnext_m, cspnext_x, hrnet_w18, hrnet_w32, hrnet_w48, resnet_50 and
-# resnet_101; `weights` is imagenet (downloaded once), random, or a folder with config.json and model.safetensors.
+# What to train with `dlc-platform train {home} NAME`. `net_type` is one of cspnext_s, cspnext_m, cspnext_x, hrnet_w18,
+# hrnet_w32, hrnet_w48, resnet_50 and resnet_101; `weights` is imagenet (downloaded once), random, or a folder with
+# config.json and model.safetensors.
 # `seed` is that of the random numbers of training: another one repeats a training on the same images.
 recipes:
 {recipes}

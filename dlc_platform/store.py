@@ -276,11 +276,26 @@ def opened(product: Path, name: str, whole: bool = False) -> Iterator[Path]:
         within the block.
     """
     file = product / name
-    try:
+    with _told(product, file):
         # What is no product yet, or none of ours, has no manifest to be held against.
         if name != MANIFEST and _IDENTITY.fullmatch(product.name):
             _require_as_made(product, name, whole)
         yield file
+
+
+def require_intact(product: Path) -> None:
+    """See that every file of a product is what was made, before hours are spent on it; raises as `opened` does."""
+    for made in read_manifest(product).get("files", []):
+        with _told(product, product / made["path"]):
+            if sha256_file(product / made["path"]) != made["sha256"]:
+                raise ValueError("its content is not what was made")
+
+
+@contextmanager
+def _told(product: Path, file: Path) -> Iterator[None]:
+    """Let what goes wrong with a file of a product be said in a sentence."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise _damaged(product, f"{file} is missing", error) from error
     except OSError as error:

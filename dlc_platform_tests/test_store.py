@@ -21,7 +21,7 @@ from dlc_platform.dlc.network import CONFIG_FILE, read_configuration
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose import table as pose_table
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
-from dlc_platform.store import MANIFEST, Kind, Store, opened
+from dlc_platform.store import MANIFEST, Kind, Store, opened, require_intact
 from dlc_platform_tests.keeping import make_old
 
 IDENTITY = "ab" * 32
@@ -349,3 +349,22 @@ def test_a_file_of_another_user_is_no_damage(tmp_path: Path) -> None:
     denied = pytest.raises(PlatformError, match=r"a\.yaml cannot be read: Permission denied\. Give the user")
     with denied, opened(product, "a.yaml"):
         raise PermissionError(errno.EACCES, "Permission denied")  # root, who may run this, is never denied
+
+
+def test_the_images_of_a_dataset_are_there_and_what_they_were(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        (folder / "images").mkdir()
+        (folder / "images" / "a.png").write_bytes(b"a picture")
+
+    manifest = {"n_train": 1, "n_test": 0, "bodyparts": ["nose"], "skeleton": [], "sessions": []}
+    product = Store(tmp_path).put("datasets", "a" * 64, manifest, write)
+    require_intact(product)
+    image = load_dataset(product).image_path("a", "img.jpg")
+    assert image == product / "images" / "a.png"
+    overwrite(image)
+    with pytest.raises(PlatformError, match=r"a\.png is damaged: its content is not what was made\. Bring"):
+        require_intact(product)
+    image.unlink()
+    for look in (lambda: require_intact(product), lambda: load_dataset(product).image_path("a", "img.png")):
+        with pytest.raises(PlatformError, match=r"images/a\.png is missing"):
+            look()

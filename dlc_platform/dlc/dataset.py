@@ -71,7 +71,11 @@ class Dataset:
     def image_path(self, image: str, file: str) -> Path:
         """Where the copy of an image, or of its region, lies, from its columns `image` and `file`."""
         copy = self.path / "images" / f"{image}{Path(file).suffix.lower()}"
-        return copy if copy.exists() else copy.with_suffix(".png")
+        for path in (copy, copy.with_suffix(".png")):
+            if path.is_file():
+                return path
+        with opened(self.path, f"images/{copy.name}") as path:
+            return path
 
 
 def side(image_sha256: str, seed: int, test_fraction: float) -> Side:

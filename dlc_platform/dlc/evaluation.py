@@ -21,7 +21,7 @@ from dlc_platform.dlc.images import read_image
 from dlc_platform.dlc.runner import has_several_animals
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
-from dlc_platform.store import Store, opened, read_manifest
+from dlc_platform.store import Store, opened, read_manifest, require_intact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,6 +117,7 @@ def evaluate_model(
             "Evaluate it with DeepLabCut in its own project; the import keeps what DeepLabCut reported there",
         )
     dataset = load_dataset(dataset_path)
+    require_intact(dataset_path)
     bodyparts = read_manifest(model_path)["bodyparts"]
     if not set(bodyparts) & set(dataset.bodyparts):
         raise PlatformError(

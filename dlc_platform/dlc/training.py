@@ -27,7 +27,7 @@ from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json, short
 from dlc_platform.settings import Recipe
-from dlc_platform.store import Store, opened, read_manifest
+from dlc_platform.store import Store, opened, read_manifest, require_intact
 from dlc_platform.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def train_model(
     """
     check_weights(recipe.weights, recipe.net_type)
     dataset = load_dataset(dataset_path)
+    require_intact(dataset_path)
     _check_images(dataset)
     workspace.mkdir(parents=True, exist_ok=True)
     private = Path(tempfile.mkdtemp(prefix="training-", dir=workspace))

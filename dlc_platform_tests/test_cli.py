@@ -481,14 +481,22 @@ def test_doctor_says_that_versions_of_different_seeds_do_not_compare(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("lineage", "sub-9_ses-9"), "session 'sub-9_ses-9' has no poses"),
+        (("lineage", "sub-9_ses-9"), "there is no registered session 'sub-9_ses-9'"),
         (("touched", "abc"), "no model version begins with 'abc'"),
         (("impact", "abc"), "no model version begins with 'abc'"),
         (("promote", "abc", "--reason", "why not"), "no model version begins with 'abc'"),
         (("promote", "--back", "tiny", "--reason", "why not"), "no other version of 'tiny' was in production before"),
         (("promote", "--reason", "why not"), "Name either a MODEL or --back PROJECT"),
         (("backfill",), "Write --stale"),
-        (("backfill", "--stale", "--session", "sub-9_ses-9"), "sub-9_ses-9 is not stale"),
+        (("backfill", "--stale", "--session", "sub-9_ses-9"), "there is no registered session 'sub-9_ses-9'"),
+        (("backfill", "--stale", "--project", "maze"), "there is no project 'maze'"),
+        (("quality", "sub-999"), "there is no registered session 'sub-999'"),
+        (("quality", "sub-999", "--judge"), "there is no registered session 'sub-999'"),
+        (("compare", "--project", "maze"), "there is no project 'maze'. Choose among tiny"),
+        (("promote", "--back", "maze", "--reason", "why not"), "there is no project 'maze'"),
+        (("report", "--day", "2999-01-01"), "2999-01-01 has not begun"),
+        (("report", "--day", "1999-01-01"), "1999-01-01 is before the lab began"),
+        (("train", "quick"), "there is no recipe 'quick'"),
     ],
 )
 def test_what_the_catalogue_does_not_hold_is_told_in_a_sentence(
@@ -531,6 +539,8 @@ def test_a_session_is_released_from_quarantine(
     with lab.connect() as connection:
         row = connection.execute(text("select * from dlc.quarantine where stage = 'videos'")).one()
     assert (row.released_by, row.release_reason) == (getpass.getuser(), "it was night")
+    ended, _ = command("sessions", "release", home, "sub-999")
+    assert "there is no registered session 'sub-999'" in str(ended)
     ended, _ = command("sessions", "release", home, SESSION, "--stage", "videos")
     assert f"session '{SESSION}' is not in quarantine at the stage videos" in str(ended)
     assert command("sessions", "release", home, SESSION, "--by", "ada")[0] == 0

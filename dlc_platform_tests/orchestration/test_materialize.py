@@ -243,7 +243,7 @@ def test_what_is_not_there_is_named(tracked_lab: Path):
         materialize(tracked_lab, "session_videos", ["quick"], print)
     with pytest.raises(PlatformError, match="pose_estimates"):
         materialize(tracked_lab, "poses_estimates", [], print)
-    with pytest.raises(PlatformError, match="has no poses"):
+    with pytest.raises(PlatformError, match="there is no registered session 'sub-9_ses-9'"):
         Platform(tracked_lab).poses("sub-9_ses-9")
 
 

@@ -77,7 +77,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
         if model_id is None:
             raise PlatformError(
                 f"the project {rule.project} has no production model yet",
-                "Train and evaluate one of its recipes and materialise production_model",
+                f"Train one of its recipes with `dlc-platform train {lab.home} RECIPE`",
             )
         key = (model_id, rule.batch_size, rule.precision)
         if key not in estimators:

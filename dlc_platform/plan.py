@@ -17,15 +17,16 @@ from typing import Any, Literal
 
 from sqlalchemy import Engine, Row, text
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.identity import short
 from dlc_platform.layout import alike
 from dlc_platform.listing import Skipped
 from dlc_platform.readiness import read_header
-from dlc_platform.sessions import Scan, Session, VideoFile, scan
+from dlc_platform.sessions import Scan, Session, VideoFile, is_registered, scan
 from dlc_platform.settings import Lab
 from dlc_platform.sidecars import Sidecars
+from dlc_platform.video_limits import copy_of
 
 State = Literal["new", "changed", "moved", "registered", "missing", "unreachable"]
 #: Files whose headers are read for one plan: opening each of an archive on a network disk takes long.
@@ -119,12 +120,15 @@ class Plan:
         False for a lab that was never started: then every session is new.
     headers_left
         How many new files were not opened, because there are so many.
+    copies
+        A line for each registered video that several files hold.
     """
 
     sessions: tuple[PlannedSession, ...]
     skipped: tuple[Skipped, ...]
     has_catalogue: bool
     headers_left: int
+    copies: tuple[str, ...] = ()
 
     @property
     def loses(self) -> bool:
@@ -141,7 +145,7 @@ class Plan:
             for item in self.skipped
             if named.search(item.reason) or any(item.path.is_relative_to(folder) for folder in folders)
         )
-        return Plan(own, skipped, self.has_catalogue, 0)
+        return Plan(own, skipped, self.has_catalogue, 0, tuple(line for line in self.copies if named.search(line)))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values of JSON."""
@@ -150,6 +154,7 @@ class Plan:
             "skipped": [{"path": str(item.path), "reason": item.reason, "kind": item.kind} for item in self.skipped],
             "has_catalogue": self.has_catalogue,
             "headers_left": self.headers_left,
+            "copies": list(self.copies),
         }
 
     def lines(self, everything: bool = False) -> Iterator[str]:
@@ -184,6 +189,10 @@ class Plan:
                 for session in chosen[:shown]:
                     yield f"  {session.key}: {session.note}"
                 yield from _rest(len(chosen) - shown, "sessions")
+        if self.copies:
+            yield f"\n{len(self.copies)} videos lie there more than once"
+            yield from (f"  {line}" for line in self.copies[:shown])
+            yield from _rest(len(self.copies) - shown, "videos")
         for kind, title in (("odd", "left out"), ("expected", "left out as usual")):
             own = [item for item in left_out if item.kind == kind]
             if own:
@@ -241,6 +250,7 @@ def plan(lab: Lab, engine: Engine | None) -> Plan:
         tuple(sorted(set(skipped), key=lambda item: (str(item.path), item.reason))),
         engine is not None,
         planner.headers_left,
+        () if engine is None else tuple(map(copy_of, queries.repeated_videos(engine).to_dict("records"))),
     )
 
 
@@ -313,7 +323,7 @@ class _Planner:
         planned = []
         for name, camera, position, file in files:
             row = known.get((name, position))
-            is_known = row is not None and _is_same(file, row)
+            is_known = row is not None and is_registered(file, row)
             planned.append(self._file(session.key, name, camera, position, file, row if is_known else None))
         if changes and waits is None:
             waits = next(
@@ -377,7 +387,7 @@ class _Planner:
 
     def _change(self, key: str, file: VideoFile, row: Row | None) -> str | None:
         """What is other about a file than the catalogue knows; None for nothing."""
-        if row is not None and _is_same(file, row):
+        if row is not None and is_registered(file, row):
             return None
         before = self._gone.get((file.size, file.mtime_ns))
         if before is not None:
@@ -455,10 +465,6 @@ class _Planner:
 
 def _is_closed(file: PlannedFile) -> bool:
     return file.reason is not None and file.reason.startswith(_DOES_NOT_OPEN)
-
-
-def _is_same(file: VideoFile, row: Row) -> bool:
-    return (row.path, row.size_bytes, row.mtime_ns) == (str(file.path), file.size, file.mtime_ns)
 
 
 def _sidecar_problems(lab: Lab, found: Scan) -> list[Skipped]:

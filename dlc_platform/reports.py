@@ -29,6 +29,33 @@ select least((select began_at from dlc.lab_beginning), (select min(registered_at
 _HAS_GPU = "coalesce(n.details ->> 'gpu', 'none') <> 'none'"
 _ON_GPU = f"coalesce(e.device <> 'cpu', {_HAS_GPU})"
 
+#: Poses that a session got on these days and did not have before; those that were put in force again are no new ones.
+_ESTIMATED = """
+    from dlc.recording_poses m
+    join dlc.pose_estimate e on e.id = m.pose_estimate_id and e.origin = 'computed'
+    join dlc.recording_file f on f.id = m.recording_file_id
+    join dlc.recording r on r.id = f.recording_id
+    where m.materialized_at >= :since and m.materialized_at < :until
+    and not exists (
+        select from dlc.recording_poses o
+        join dlc.recording_file g on g.id = o.recording_file_id
+        join dlc.recording s on s.id = g.recording_id
+        where o.pose_estimate_id = m.pose_estimate_id and o.id < m.id and s.session_key = r.session_key
+    )
+"""
+#: Files of recordings that were new on these days, of videos that lay in the lab already, in another recording.
+_COPIES = """
+    from dlc.recording_file f
+    join dlc.recording r on r.id = f.recording_id
+    where r.registered_at >= :since and r.registered_at < :until and exists (
+        select from dlc.recording_file g
+        join dlc.recording s on s.id = g.recording_id
+        where g.video_id = f.video_id and g.id < f.id and s.id <> r.id
+        and (g.replaced_at is null or g.replaced_at > r.registered_at)
+        and (g.missing_since is null or g.missing_since > r.registered_at)
+    )
+"""
+
 _DAYS = f"""
 with days as (
     select generate_series(cast(:first as date), cast(:last as date), interval '1 day')::date as day
@@ -40,18 +67,10 @@ with days as (
     from dlc.video where registered_at >= :since and registered_at < :until group by 1
 ), estimated as (
     select (m.materialized_at at time zone :zone)::date as day, count(distinct r.session_key) as sessions
-    from dlc.recording_poses m
-    join dlc.pose_estimate e on e.id = m.pose_estimate_id and e.origin = 'computed'
-    join dlc.recording_file f on f.id = m.recording_file_id
-    join dlc.recording r on r.id = f.recording_id
-    where m.materialized_at >= :since and m.materialized_at < :until
-    and not exists (  -- poses that were put in force again are no new ones
-        select from dlc.recording_poses o
-        join dlc.recording_file g on g.id = o.recording_file_id
-        join dlc.recording s on s.id = g.recording_id
-        where o.pose_estimate_id = m.pose_estimate_id and o.id < m.id and s.session_key = r.session_key
-    )
-    group by 1
+    {_ESTIMATED} group by 1
+), copies as (
+    select (r.registered_at at time zone :zone)::date as day, count(*) as files
+    {_COPIES} group by 1
 ), inference as (
     select (e.estimated_at at time zone :zone)::date as day, sum(v.duration_s) / 3600 as hours,
            sum(e.seconds) filter (where {_ON_GPU}) / 3600 as gpu_hours,
@@ -75,6 +94,7 @@ with days as (
 )
 select d.day, coalesce(a.sessions, 0) as sessions_arrived, coalesce(p.sessions, 0) as sessions_estimated,
        coalesce(q.sessions, 0) as sessions_quarantined, coalesce(v.hours, 0) as video_hours_arrived,
+       coalesce(c.files, 0) as copies_arrived,
        coalesce(i.hours, 0) as video_hours_estimated, coalesce(i.gpu_hours, 0) as inference_gpu_hours,
        coalesce(i.cpu_hours, 0) as inference_cpu_hours, coalesce(t.models, 0) as models_trained,
        coalesce(t.gpu_hours, 0) as training_gpu_hours, coalesce(t.cpu_hours, 0) as training_cpu_hours
@@ -82,22 +102,22 @@ from days d
 left join arrived a using (day)
 left join videos v using (day)
 left join estimated p using (day)
+left join copies c using (day)
 left join inference i using (day)
 left join training t using (day)
 left join quarantined q using (day)
 order by d.day
 """
 
-#: A video is that of the camera it was first registered with.
+#: A video, and what it cost, counts once, for the camera that it was first registered with; sessions count for theirs.
 _CAMERAS = f"""
 with first_camera as (
     select v.id as video, v.duration_s, v.registered_at >= :since and v.registered_at < :until as is_new, x.*
     from dlc.video v
     join lateral (
-        select r.camera, c.project, r.session_key
+        select r.camera
         from dlc.recording_file f
         join dlc.recording r on r.id = f.recording_id
-        join dlc.camera c on c.name = r.camera
         where f.video_id = v.id order by f.id limit 1
     ) x on true
     where v.registered_at >= :since and v.registered_at < :until
@@ -112,18 +132,29 @@ with first_camera as (
     join dlc.environment n on n.id = e.environment_id
     where e.origin = 'computed' and e.estimated_at >= :since and e.estimated_at < :until
     group by 1
+), videos as (
+    select c.camera, count(*) filter (where c.is_new) as files,
+           sum(c.duration_s) filter (where c.is_new) / 3600 as hours, sum(e.frames) as frames,
+           sum(c.duration_s * e.estimates) / 3600 as hours_estimated, sum(e.gpu_hours) as gpu_hours,
+           sum(e.cpu_hours) as cpu_hours
+    from first_camera c
+    left join estimates e on e.video = c.video
+    group by c.camera
+    having bool_or(c.is_new) or count(e.video) > 0
+), estimated as (
+    select r.camera, count(distinct r.session_key) as sessions {_ESTIMATED} group by 1
+), copies as (
+    select r.camera, count(*) as files {_COPIES} group by 1
 )
-select c.camera, c.project, count(*) filter (where c.is_new) as files_arrived,
-       coalesce(sum(c.duration_s) filter (where c.is_new), 0) / 3600 as video_hours_arrived,
-       count(distinct c.session_key) filter (where e.video is not null) as sessions_estimated,
-       coalesce(sum(e.frames), 0)::bigint as frames_estimated,
-       coalesce(sum(c.duration_s * e.estimates), 0) / 3600 as video_hours_estimated,
-       coalesce(sum(e.gpu_hours), 0) as inference_gpu_hours, coalesce(sum(e.cpu_hours), 0) as inference_cpu_hours
-from first_camera c
-left join estimates e on e.video = c.video
-group by c.camera, c.project
-having bool_or(c.is_new) or count(e.video) > 0
-order by c.camera
+select camera, k.project, coalesce(v.files, 0) as files_arrived, coalesce(c.files, 0) as copies_arrived,
+       coalesce(v.hours, 0) as video_hours_arrived, coalesce(p.sessions, 0) as sessions_estimated,
+       coalesce(v.frames, 0)::bigint as frames_estimated, coalesce(v.hours_estimated, 0) as video_hours_estimated,
+       coalesce(v.gpu_hours, 0) as inference_gpu_hours, coalesce(v.cpu_hours, 0) as inference_cpu_hours
+from videos v
+full join estimated p using (camera)
+full join copies c using (camera)
+join dlc.camera k on k.name = camera
+order by camera
 """
 
 _IN_QUARANTINE = """
@@ -143,11 +174,13 @@ class DailyReport:
     sessions_waiting, sessions_in_quarantine
         When the day ended: with a video that has no poses although its camera is tracked, and held up.
     video_hours_arrived, video_hours_estimated
-        Hours of video that were new to the lab, and that poses were computed for.
+        Hours of video that were new to the lab, and that poses were computed for. A copy adds nothing to either.
+    copies_arrived
+        Files of videos that lay in another recording of the lab already.
     inference_gpu_hours, inference_cpu_hours, training_gpu_hours, training_cpu_hours
         How long networks ran, by the kind of device.
     cameras
-        One row for each camera with something new: camera, project, files and hours of video that arrived, sessions,
+        One row for each camera with something new: camera, project, files, copies and hours that arrived, sessions,
         frames and hours that were estimated, hours of GPU and CPU.
     days
         One row for each of the last 30 days, this one last, with those of the figures that belong to a day.
@@ -161,6 +194,7 @@ class DailyReport:
     sessions_waiting: int
     sessions_in_quarantine: int
     video_hours_arrived: float
+    copies_arrived: int
     video_hours_estimated: float
     models_trained: int
     inference_gpu_hours: float
@@ -175,8 +209,9 @@ class DailyReport:
         return {name: value for name, value in asdict(self).items() if name not in ("cameras", "days")}
 
     def __str__(self) -> str:
+        copies = f", without {self.copies_arrived} files that are copies" if self.copies_arrived else ""
         return (
-            f"{self.sessions_arrived} sessions arrived ({self.video_hours_arrived:.3g} h of video), "
+            f"{self.sessions_arrived} sessions arrived ({self.video_hours_arrived:.3g} h of video{copies}), "
             f"{self.sessions_estimated} were estimated ({self.video_hours_estimated:.3g} h), "
             f"{self.sessions_quarantined} put in quarantine. At the end of the day {self.sessions_waiting} waited and "
             f"{self.sessions_in_quarantine} were in quarantine. Inference: {self.inference_gpu_hours:.3g} GPU hours, "

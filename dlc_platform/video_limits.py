@@ -5,7 +5,7 @@ hold a video in quarantine; what follows from earlier videos or from defaults on
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, multimode
 from typing import Any, Literal, get_args
@@ -25,6 +25,7 @@ Question = Literal[
     "timestamps_are_regular",
     "neither_black_nor_frozen",
     "exposure_and_focus",
+    "no_file_is_a_copy",
     "resolution_as_expected",
 ]
 QUESTIONS: tuple[Question, ...] = get_args(Question)
@@ -100,6 +101,31 @@ def unusual(engine: Engine, settings: Lab, session: str, figures: Iterable[Mappi
                 earlier[camera] = queries.earlier_videos(engine, camera, session, MOST_EARLIER)
             found += _beside(settings.video_limits(camera), row, earlier[camera])
     return found
+
+
+def copies(engine: Engine, session: str) -> list[Finding]:
+    """The files of a session whose very video another file holds too."""
+    return [
+        Finding(
+            "no_file_is_a_copy",
+            row["path"],
+            copy_of(row),
+            "Remove the copies, if the animal was not recorded twice",
+            False,
+            False,
+            sha256_json([row["video"], "copy"]),
+        )
+        for row in queries.repeated_videos(engine, session).to_dict("records")
+    ]
+
+
+def copy_of(row: Mapping[Hashable, Any]) -> str:
+    """A sentence about a row of `queries.repeated_videos`, however many copies there are."""
+    more = f" and of {row['files'] - 2} more files" if row["files"] > 2 else ""
+    return (
+        f"{row['path']} of {row['session']} is the very video of {row['other_path']} of {row['other_session']}{more}: "
+        "its poses are estimated once and count for each"
+    )
 
 
 def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Finding]:

@@ -76,6 +76,36 @@ def test_a_day_is_counted(days: Engine) -> None:
     assert list(after.days["sessions_arrived"][-3:]) == [0, 1, 1]
 
 
+def test_a_copied_video_counts_once(days: Engine) -> None:
+    """Thirteen copies of the video of session 1 arrive on the same day, and get its poses."""
+    before = report(days, DAY)
+    for number in range(10, 23):
+        key = f"sub-{number}_ses-1"
+        registry.register_session(days, session(key), [(recording(key, "side", "1", camera="side"), video("1"))])
+        (copy,) = registry.current_files(days, key)
+        track(days, "9", copy, "b")
+    write(
+        days,
+        "update dlc.session set registered_at = '2026-03-04 12:00+00' where key ~ '^sub-(1|2)[0-9]'",
+        "update dlc.recording set registered_at = '2026-03-04 12:00+00' where session_key ~ '^sub-(1|2)[0-9]'",
+        "update dlc.video set registered_at = '2026-03-04 10:00+00' where id = repeat('1', 64)",
+        "update dlc.recording_poses set materialized_at = '2026-03-04 12:00+00'",
+    )
+    found = report(days, DAY)
+    assert (found.sessions_arrived, found.sessions_estimated, found.copies_arrived) == (14, 14, 13)
+    assert found.video_hours_arrived == before.video_hours_arrived
+    assert found.video_hours_estimated == before.video_hours_estimated
+    assert "14 sessions arrived (0.00278 h of video, without 13 files that are copies)" in str(found)
+    cameras = found.cameras.set_index("camera")
+    assert cameras["sessions_estimated"].to_dict() == {"side": 13, "top": 1}
+    assert cameras["files_arrived"].to_dict() == {"side": 0, "top": 1}
+    assert cameras["copies_arrived"].to_dict() == {"side": 13, "top": 0}
+    assert cameras["video_hours_arrived"].sum() == pytest.approx(found.video_hours_arrived)
+    assert cameras["video_hours_estimated"].sum() == pytest.approx(found.video_hours_estimated)
+    repeated = queries.repeated_videos(days)
+    assert list(repeated["files"]) == [14] and len(queries.repeated_videos(days, "sub-12_ses-1")) == 1
+
+
 def test_a_day_without_anything(days: Engine) -> None:
     found = report(days, EMPTY)
     assert not any(value for name, value in found.figures().items() if name not in ("day", "time_zone"))

@@ -185,15 +185,26 @@ order by f.id desc
 limit :most
 """
 
+#: Of each video that several files hold, the first of them and another one; of a session, each of its files.
 _REPEATED_VIDEOS = """
-select a.session_key as session, f.path, b.session_key as other_session, g.path as other_path, f.video_id as video
-from dlc.recording_file f
-join dlc.recording a on a.id = f.recording_id
-join dlc.recording_file g on g.video_id = f.video_id and g.replaced_at is null and g.missing_since is null
-join dlc.recording b on b.id = g.recording_id
-where f.replaced_at is null and f.missing_since is null and a.session_key <> b.session_key
-  and (a.session_key = :session or cast(:session as text) is null and f.id < g.id)
-order by a.session_key, f.path, b.session_key, g.path
+with present as (
+    select f.id, f.video_id, f.path, r.session_key, count(*) over (partition by f.video_id) as files
+    from dlc.recording_file f
+    join dlc.recording r on r.id = f.recording_id
+    where f.replaced_at is null and f.missing_since is null and f.video_id is not null
+    and (cast(:session as text) is null or f.video_id in (
+        select g.video_id from dlc.recording_file g join dlc.recording s on s.id = g.recording_id
+        where s.session_key = :session
+    ))
+), repeated as (
+    select *, row_number() over (partition by video_id order by id) as number from present where files > 1
+)
+select a.session_key as session, a.path, b.session_key as other_session, b.path as other_path, a.files,
+       a.video_id as video
+from repeated a
+join repeated b on b.video_id = a.video_id and b.number = case when a.number = 1 then 2 else 1 end
+where a.session_key = :session or cast(:session as text) is null and a.number = 1
+order by a.session_key, a.path
 """
 _INCOMPLETE_POSES = """
 select p.session, p.recording, p.position, p.path, v.frames, p.frames as rows, p.frames_lost, p.frames_damaged,
@@ -455,7 +466,13 @@ def earlier_videos(engine: Engine, camera: str, session: str, most: int) -> list
 
 
 def repeated_videos(engine: Engine, session: str | None = None) -> "pd.DataFrame":
-    """Pairs of files of different sessions that hold the very same video: those of a session, or of all."""
+    """A row for each video that several files hold: one of them, another one, and how many there are in all.
+
+    Parameters
+    ----------
+    session
+        A row for each file of this session whose video another file holds too.
+    """
     return _frame(engine, _REPEATED_VIDEOS, session=session)
 
 

@@ -73,6 +73,9 @@ def test_each_session_has_its_own_checks(home: Path, tiny_video: Path) -> None:
     expected = {name: good for name in QUESTIONS}
     expected["videos_can_be_read"] = good | {"sub-1_ses-2": False}
     expected["resolution_as_expected"] = good | {"sub-1_ses-3": False}
+    # Both hold the same video.
+    expected["no_file_is_a_copy"] = {"sub-1_ses-1": False, "sub-1_ses-2": True, "sub-1_ses-3": False}
+    assert "is the very video of" in told
     assert verdicts() == expected
 
     # Of a session that was never registered nothing is known, so nothing is good.
@@ -85,6 +88,7 @@ def test_each_session_has_its_own_checks(home: Path, tiny_video: Path) -> None:
     shutil.copy(tiny_video, home.parent / "raw/sub-1/ses-2/cam-top.mp4")
     said.clear()
     assert materialize(home, "session_videos", ["sub-1_ses-2"], said.append), "\n".join(said)
+    expected["no_file_is_a_copy"] = dict.fromkeys(good, False)
     assert verdicts() == expected | {"videos_can_be_read": good | {NEVER_SEEN: False}}
     with dg.DagsterInstance.get() as instance:
         (record,) = instance.fetch_materializations(dg.AssetKey("session_videos"), limit=1).records

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 
 #: What Dagster refuses in a partition key, and what the platform uses to separate keys.
 _INVALID_IN_KEY = re.compile(r"\.\.\.|[\x00-\x1f\x7f|,/]")
+#: In bytes: a longer key fits into no index of the catalogue together with a path.
+_LONGEST_KEY = 500
+#: A letter of any script, an accent that is a character of its own among them.
+_LETTER = r"[^\x00-@\[-`{-\x7f]"
 #: How cameras number the files of one recording, where layout.pattern has no group `part`.
-_PART = re.compile(r"[-_. ]*(?<![A-Za-z])part[-_. ]?(?P<part>\d+)(?![A-Za-z0-9])", re.I)
+_PART = re.compile(rf"[-_. ]*(?<!{_LETTER})part[-_. ]?(?P<part>\d+)(?!{_LETTER}|\d)", re.I)
 #: Why a video belongs nowhere whose path says nothing to the layout.
 OUTSIDE = "its path does not match layout.pattern of lab.yaml, or its preset; rename it, or correct the layout"
+#: A camera's number, or its name: of a NeuroBlueprint's ``cam-top-left`` all up to the next underscore, of any other
+#: the next word.
 _CAMERA = re.compile(
-    r"(?<![A-Za-z])cam(?:era)?(?:[-_ ]?(?P<number>\d+)(?![A-Za-z])|[-_ ](?P<name>[A-Za-z0-9]+))",
+    rf"(?<!{_LETTER})cam(?:era)?(?:-(?P<value>[^_]+)|(?P<number>\d+)(?!{_LETTER})|[_ ](?P<name>[^_\s]+))",
     re.I,
 )
 
@@ -58,6 +64,8 @@ def place_of(pattern: re.Pattern[str], root: str, relative: str, unnamed_session
     key = f"sub-{subject}_ses-{name}"
     if _INVALID_IN_KEY.search(key):
         return f"its session key {key!r} holds '...', '|', ',', '/' or a control character; rename its folders"
+    if len(key.encode()) > _LONGEST_KEY:
+        return f"its session key is longer than {_LONGEST_KEY} bytes; shorten the names of its folders"
     # The session's folder is the part of the path that has said both names; names in a file's name leave its folder.
     named_at = max(found.end("subject"), found.end("session"))
     end = relative.find("/", named_at)
@@ -97,7 +105,9 @@ def _without_part(found: re.Match[str], relative: str) -> tuple[str, str | None]
 def camera_of(stem: str) -> str:
     """The camera that the stem of a file's name speaks of; the whole stem where it speaks of none."""
     found = _CAMERA.search(stem)
-    return (found["number"] or found["name"]) if found else stem
+    name = found["value"] or found["number"] or found["name"] if found else ""
+    # Of line ends and other signs that nobody sees no rule of lab.yaml can speak.
+    return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", name).split()) or stem
 
 
 def normal(text: str | None) -> str:

@@ -44,19 +44,20 @@ LAB_FILE = "lab.yaml"
 #: The least width and height of a region, in pixels.
 SMALLEST_REGION = 32
 
+#: Letters of any script with their accents, digits, and ``+-.``: no space, and no other sign of ASCII.
+_VALUE = r"[^\x00-*,/:-@\[-`{-\x7f\s]+"
 #: ``sub-001_id-x/ses-01_date-y/**/video.mp4``, as NeuroBlueprint lays sessions out. A name ends at an underscore, not
 #: at a hyphen: `sub-mouse-1` and `sub-mouse-2` are two subjects, and `ses-2024-01-31` is a day.
 NEUROBLUEPRINT = (
-    r"(?:.*/)?sub-(?P<subject>[A-Za-z0-9.+-]+)(?:_[^/]*)?/ses-(?P<session>[A-Za-z0-9.+-]+)(?:_[^/]*)?/(?:.*/)?"
-    r"(?P<file>[^/]+)"
+    rf"(?:.*/)?sub-(?P<subject>{_VALUE})(?:_[^/]*)?/ses-(?P<session>{_VALUE})(?:_[^/]*)?/(?:.*/)?(?P<file>[^/]+)"
 )
 #: ``sub-01/ses-01/beh/sub-01_ses-01_task-x_recording-top_split-1_video.mp4``, as BIDS names what it calls behavioural
 #: recordings. The file repeats its folders; the camera is the entity `recording`, or else `acq`; files that differ in
 #: `split` follow each other, while each `run` is a recording by itself. Of derivatives nothing is taken.
 BIDS = (
-    r"(?!(?:.*/)?derivatives/)(?:.*/)?sub-(?P<subject>[A-Za-z0-9+]+)/(?:ses-(?P<session>[A-Za-z0-9+]+)/)?(?:[^/]+/)*"
+    rf"(?!(?:.*/)?derivatives/)(?:.*/)?sub-(?P<subject>{_VALUE})/(?:ses-(?P<session>{_VALUE})/)?(?:[^/]+/)*"
     r"sub-(?P=subject)(?(session)_ses-(?P=session))(?=_)(?!_ses-)"
-    r"(?:(?:_[^/]*?)?_(?:recording|acq(?![^/]*_recording-))-(?P<camera>[A-Za-z0-9+]+))?"
+    r"(?:(?:_[^/]*?)?_(?:recording|acq(?![^/]*_recording-))-(?P<camera>[^/_]+))?"
     r"(?:(?:_[^/]*?)?_(?P<part>split-[0-9]+))?(?P<file>_[^/]*)"
 )
 #: ``subject1/session1/**/video.mp4`` below each of Element DeepLabCut's root directories, which may hold DeepLabCut
@@ -647,6 +648,7 @@ class ScanRule(_Section):
     unopened_seconds: float = Field(
         default=3600.0,
         ge=0,
+        le=365 * 24 * 3600,
         description="How long a file that does not open may be one that is still being copied; then it is read all the "
         "same, and named with what is wrong with it.",
     )

@@ -73,6 +73,27 @@ def test_bids(tmp_path: Path) -> None:
     assert all("does not match layout.pattern" in reason for reason in reasons(found, tmp_path).values())
 
 
+def test_a_value_ends_at_an_underscore_alone(tmp_path: Path) -> None:
+    place(tmp_path / "bids", "sub-René-1/ses-1/beh/sub-René-1_ses-1_recording-top-left_split-1_video.mp4")
+    place(tmp_path / "bids", "sub-René-1/ses-1/beh/sub-René-1_ses-1_acq-côté_video.mp4")
+    (session,) = scan([tmp_path / "bids"], Layout.model_validate({"preset": "bids"})).sessions
+    assert session.key == "sub-René-1_ses-1"
+    assert {recording.camera for recording in session.recordings} == {"top-left", "côté"}
+    apart = unicodedata.normalize("NFD", "Zoé")
+    place(tmp_path / "nb", f"sub-{apart}_id-x/ses-été-1/a.mp4", "sub-动物/ses-1/a.mp4", "sub-1/ses-1 (copy)/a.mp4")
+    found = scan([tmp_path / "nb"], Layout())
+    assert [session.key for session in found.sessions] == ["sub-Zoé_ses-été-1", "sub-动物_ses-1"]
+    assert list(reasons(found, tmp_path)) == ["nb/sub-1/ses-1 (copy)/a.mp4"]
+
+
+def test_a_word_that_ends_in_part_numbers_nothing(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        root = tmp_path / form
+        place(root, *(f"sub-1/ses-1/{unicodedata.normalize(form, 'épart')}-{number}.mp4" for number in (1, 2)))
+        (session,) = scan([root], Layout()).sessions
+        assert [len(recording.files) for recording in session.recordings] == [1, 1]
+
+
 def test_the_root_directories_of_element_deeplabcut(tmp_path: Path) -> None:
     place(
         tmp_path / "inbox",

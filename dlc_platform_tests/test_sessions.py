@@ -1,6 +1,7 @@
 """Sessions in all kinds of layouts, and everything that can lie about on a lab's disk."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_name_is_never_cut_short(tmp_path: Path) -> None:
         ("camshaft.mp4", "camshaft"),
         ("cam3d.mp4", "cam3d"),
         ("mouse.mp4", "mouse"),
+        ("m_cam-top-left.mp4", "top-left"),
+        ("m_cam-top-right_x.mp4", "top-right"),
+        ("m_cam-top.left.mp4", "top.left"),
+        ("m_cam-top left.mp4", "top left"),
+        ("m_cam-coté_x.mp4", "coté"),
+        (f"m_cam-{unicodedata.normalize('NFD', 'coté')}.mp4", "coté"),
+        ("cam-上面.mp4", "上面"),
+        ("cam-हिन्दी_1.mp4", "हिन्दी"),
+        ("cam-1-left.mp4", "1-left"),
+        ("cam_top left.mp4", "top"),
+        ("écam-top.mp4", "écam-top"),
     ],
 )
 def test_the_camera_is_read_from_the_name(tmp_path: Path, file: str, camera: str) -> None:
@@ -194,12 +206,14 @@ def test_a_session_folder_without_videos_is_named(tmp_path: Path) -> None:
         (".trash/a.mp4", "hidden"),
         ("a.mp4.part", "still being written"),
         ("a.mp4.tmp", "still being written"),
-        ("aDLC_Resnet50_openfieldJan1shuffle1_snapshot_200_labeled.mp4", "made by DeepLabCut"),
-        ("a_labeled.mp4", "made by DeepLabCut"),
-        ("aDLC_resnet50_p60_labeled.mp4", "made by DeepLabCut"),
+        ("aDLC_Resnet50_openfieldJan1shuffle1_snapshot_200_labeled.mp4", "DeepLabCut drew poses into it, by its name"),
+        ("aDLC_resnet50_demoJan1shuffle1_50000filtered_p60_labeled.mp4", "DeepLabCut drew poses into it, by its name"),
         ("b.mp4/frame.txt", "a folder with the name of a video"),
-        ("b.MTS", "`layout.extensions` in lab.yaml does not name its extension"),
-        ("b.h264", "`layout.extensions` in lab.yaml does not name its extension"),
+        ("b.MTS", "write `extensions: [.mp4, .avi, .mov, .mkv, .mj2, .m4v, .webm, .mts]` under `layout`"),
+        *(
+            (f"b{ending}", f".webm, {ending}]` under `layout`")
+            for ending in (".h264", ".asf", ".mxf", ".3gp", ".dv", ".ogv", ".vob", ".nut", ".mjpeg")
+        ),
     ],
 )
 def test_what_is_no_recording_is_left_out(tmp_path: Path, name: str, reason: str) -> None:
@@ -208,6 +222,28 @@ def test_what_is_no_recording_is_left_out(tmp_path: Path, name: str, reason: str
     ((path, said),) = reasons(found, tmp_path).items()
     assert path.startswith("sub-1/ses-1/")
     assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("a_labeled.mp4", "aDLC_resnet50_demoJan1shuffle1_50000.h5"),
+        ("aDLC_resnet50_p60_labeled.mp4", "aDLC_resnet50_p60.csv"),
+        ("a_superanimal_quadruped_hrnet_labeled.mp4", "a_superanimal_quadruped_hrnet.json"),
+    ],
+)
+def test_what_deeplabcut_drew_is_known_by_its_data(tmp_path: Path, name: str, beside: str) -> None:
+    found = scan([place(tmp_path, "sub-1/ses-1/a.mp4", f"sub-1/ses-1/{name}", f"sub-1/ses-1/{beside}")], Layout())
+    assert recordings(found) == {"sub-1_ses-1": [("a", "a")]}
+    assert f"as {beside} beside it shows" in reasons(found, tmp_path)[f"sub-1/ses-1/{name}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["DLC_rig_cam-top.mp4", "m1_DLC_2024.mp4", "a_labeled.mp4", "a_full.mp4", "aDLC_resnet50_labeled.mp4"]
+)
+def test_a_name_that_only_hints_at_deeplabcut_is_a_recording(tmp_path: Path, name: str) -> None:
+    found = scan([place(tmp_path, "sub-1/ses-1/a.mp4", f"sub-1/ses-1/{name}", "sub-1/ses-1/aDLC.h5")], Layout())
+    assert len(recordings(found)["sub-1_ses-1"]) == 2 and found.skipped == ()
 
 
 def test_a_video_outside_the_layout_is_named(tmp_path: Path) -> None:

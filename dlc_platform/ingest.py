@@ -3,8 +3,9 @@
 Finding sessions on disk is in `sessions`; what a single file holds is in `video`; the rows are in `catalog`.
 """
 
+import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,45 @@ from sqlalchemy import Engine
 from dlc_platform.catalog import quarantine, queries, registry, tables
 from dlc_platform.dlc.environment import versions
 from dlc_platform.errors import PlatformError
-from dlc_platform.sessions import Recording, Session, VideoFile
+from dlc_platform.identity import sha256_file
+from dlc_platform.listing import time_ns
+from dlc_platform.sessions import Recording, Session, VideoFile, is_registered, is_touched
 from dlc_platform.settings import Lab
 from dlc_platform.sidecars import Sidecars, kept
 from dlc_platform.video.probe import VideoInfo, probe
 from dlc_platform.video_limits import findings
 
+#: What an integer column holds.
+_MOST = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Look:
-    """What a recording's file holds: a video, or a problem; `video` is None too when the file is known already."""
+    """What a recording's file holds: a video, or a problem; `video` is None too when the file is known already.
+
+    `replaced` says that its content is another one than what was registered, under the same size and time.
+    """
 
     recording: Recording
     file: VideoFile
     video: VideoInfo | None
     problem: PlatformError | None
+    replaced: bool = False
 
 
-def register(engine: Engine, session: Session, sidecars: Sidecars | None = None) -> list[Look]:
+def register(engine: Engine, session: Session, sidecars: Sidecars | None = None, anew: bool = False) -> list[Look]:
     """Look at every file of a session that is new or changed, and write the session down.
 
-    A file whose path, size and time are those of its registered row is not read again, unless it could not be read or
-    its frames are not accounted for.
+    A file whose path, size and time are those of its registered row is not decoded again, unless it could not be read,
+    its frames are not accounted for, or its bytes are others. Its bytes are looked at when its ctime or its inode is
+    another one.
 
     Parameters
     ----------
     sidecars
         Where to look for what the lab's own tables say; without it what they said before is left as it is.
+    anew
+        Look at the bytes of every file.
     """
     known = {
         (row.recording.name, row.position): row for row in registry.current_files(engine, session.key, missing=True)
@@ -50,13 +63,17 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None)
         for position, file in enumerate(recording.files):
             row = known.get((recording.name, position))
             is_read = row is not None and row.problem is None and row.video_id not in unaccounted
-            if row is not None and is_read and is_registered(file, row):
+            is_same_place = row is not None and is_read and is_registered(file, row)
+            if row is not None and is_same_place and (not (anew or is_touched(file, row)) or _has_content(file, row)):
                 looks.append(Look(recording, file, None, None))
                 # The camera may be called otherwise now.
                 row.recording.camera = recording.camera
+                row.ctime_ns, row.inode = file.ctime_ns, file.inode
                 rows.append((row, None))
                 continue
             look = _look(recording, file)
+            if is_same_place:
+                look = replace(look, replaced=True)
             looks.append(look)
             rows.append((_file_row(position, look), _video_row(look.video) if look.video else None))
     details = None
@@ -100,9 +117,12 @@ def update_details(engine: Engine, sidecars: Sidecars) -> int:
     return registry.update_details(engine, subjects, sessions)
 
 
-def is_registered(file: VideoFile, row: tables.RecordingFile) -> bool:
-    """True when a registered row speaks of this very file, as far as its place, size and time can tell."""
-    return (row.path, row.size_bytes, row.mtime_ns) == (str(file.path), file.size, file.mtime_ns)
+def _has_content(file: VideoFile, row: tables.RecordingFile) -> bool:
+    try:
+        return sha256_file(file.path) == row.video_id
+    except OSError:
+        # Whoever reads it says why it cannot be read.
+        return False
 
 
 def require_unchanged(row: tables.RecordingFile) -> None:
@@ -113,16 +133,13 @@ def require_unchanged(row: tables.RecordingFile) -> None:
     PlatformError
         When the file is gone or was replaced since it was registered.
     """
+    again = f"`dlc-platform run HOME --select session_videos --partition {row.recording.session_key}`"
     try:
         status = Path(row.path).stat()
     except OSError as error:
-        raise PlatformError(
-            f"{row.path} cannot be read: {error.strerror}", "Bring it back and materialise session_videos again"
-        ) from error
-    if (status.st_size, status.st_mtime_ns) != (row.size_bytes, row.mtime_ns):
-        raise PlatformError(
-            f"{row.path} was replaced since it was registered", "Materialise session_videos for its session first"
-        )
+        raise PlatformError(f"{row.path} cannot be read: {error.strerror}", f"Bring it back, then {again}") from error
+    if (status.st_size, time_ns(status.st_mtime_ns)) != (row.size_bytes, row.mtime_ns):
+        raise PlatformError(f"{row.path} was replaced since it was registered", f"Have it read again first: {again}")
 
 
 def judge(
@@ -167,12 +184,28 @@ def _look(recording: Recording, file: VideoFile) -> Look:
     except OSError as error:
         problem = PlatformError(f"{file.path} cannot be read: {error.strerror}", "Check the file and its disk")
         return Look(recording, file, None, problem)
-    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+    if (status.st_size, time_ns(status.st_mtime_ns)) != (file.size, file.mtime_ns):
         problem = PlatformError(
             f"{file.path} changed while it was being read", "Wait until it is written completely and run again"
         )
         return Look(recording, file, None, problem)
-    return Look(recording, file, video, None)
+    problem = _impossible(file.path, video)
+    return Look(recording, file, None if problem else video, problem)
+
+
+def _impossible(path: Path, video: VideoInfo) -> PlatformError | None:
+    """What a file says of itself that cannot be, and that the catalogue does not take."""
+    sizes = (video.width, video.height, video.frames)
+    if not (math.isfinite(video.duration_s) and video.duration_s > 0 and video.frame_rate > 0):
+        said = f"a length of {video.duration_s:g} s at {float(video.frame_rate):g} frames per second"
+    elif max(sizes) > _MOST:
+        said = f"{video.frames} frames of {video.width} x {video.height} pixels"
+    else:
+        return None
+    return PlatformError(
+        f"{path} claims {said}, which cannot be",
+        "Write it again with a rate of your own, for example `ffmpeg -r 30 -i OLD -c copy NEW`",
+    )
 
 
 def _file_row(position: int, look: Look) -> tables.RecordingFile:
@@ -182,6 +215,8 @@ def _file_row(position: int, look: Look) -> tables.RecordingFile:
         path=str(look.file.path),
         size_bytes=look.file.size,
         mtime_ns=look.file.mtime_ns,
+        ctime_ns=look.file.ctime_ns,
+        inode=look.file.inode,
         video_id=look.video.sha256 if look.video else None,
         problem=str(look.problem) if look.problem else None,
     )

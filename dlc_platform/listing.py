@@ -6,6 +6,7 @@ listed, and when, is for those who scan; what a name says of a file's being comp
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISREG
@@ -20,8 +21,20 @@ UNREADABLE = "the folder cannot be read"
 #: Folders that are links, one below the other: folders that link to each other could be walked through for ever.
 _MOST_LINKS = 3
 #: What cameras and their programs write besides the extensions that a lab begins with.
-OTHER_VIDEOS = (".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".h264", ".264", ".h265", ".hevc", ".seq")
-_MADE_BY_DLC = re.compile(r"DLC_|_labeled\.[^.]+$")
+OTHER_VIDEOS = (
+    *(".wmv", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".flv", ".f4v", ".h264", ".264", ".h265", ".hevc"),
+    *(".asf", ".mxf", ".3gp", ".3g2", ".dv", ".ogv", ".vob", ".nut", ".mjpeg", ".mjpg", ".ivf", ".y4m", ".seq"),
+    *(".ufmf", ".fmf", ".cine", ".divx", ".xvid", ".rm", ".rmvb", ".insv", ".lrv", ".r3d", ".braw"),
+)
+#: How DeepLabCut names a video into which it drew poses: the source's name, the network's, and what was drawn.
+_DRAWN = re.compile(r"(?P<source>.*?)(?:(?P<network>DLC_.+|_superanimal_.+)_(?:labeled|full)(?:_.*)?|_labeled)", re.S)
+#: The whole name of a network of DeepLabCut, with its shuffle; nobody else writes that before `_labeled`.
+_NETWORK = re.compile(r"DLC_.+shuffle\d+_.+", re.S)
+#: What DeepLabCut writes beside a video that it analysed.
+_DATA = (".h5", ".csv", ".pickle", ".json")
+#: Of the catalogue: whole numbers have 64 bits, and a text that is longer, in bytes, fits into no index.
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_LONGEST_FOLDER = 1700
 _KINDS = {S_IFIFO: "a pipe", S_IFSOCK: "a socket", S_IFBLK: "a device", S_IFCHR: "a device"}
 
 
@@ -42,14 +55,22 @@ class Skipped:
 class FoundVideo:
     """A video file below a raw root, and where the layout puts it; `size` in bytes.
 
-    `waits` says why it is not complete, as far as names and the lab's completion marker tell; None where they do not.
+    `ctime_ns` and `inode` are None for a file from before the catalogue knew them. `waits` says why it is not complete,
+    as far as names and the lab's completion marker tell; None where they do not.
     """
 
     place: Place
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int | None = None
+    inode: int | None = None
     waits: str | None = None
+
+
+def time_ns(nanoseconds: int) -> int:
+    """A file's time as it is kept and compared: file systems keep times after 2262, where 64 bits end."""
+    return min(max(nanoseconds, _LEAST), _MOST)
 
 
 @dataclass(frozen=True)
@@ -103,14 +124,15 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
             entry.name.encode()
         except UnicodeEncodeError:
             name = entry.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-            skipped.append(Skipped(Path(folder), f"the name {name} is not UTF-8; rename it"))
+            kind = "lost" if name.lower().endswith(layout.extensions) else "odd"
+            skipped.append(Skipped(Path(folder), f"the name {name} is not UTF-8; rename it", kind))
         else:
             names.add(entry.name)
             readable.append(entry)
     partners = under_way(names, layout.extensions)
     waiting: dict[str, str | None] = {}
     for entry in readable:
-        match _entry(root, relative, entry, pattern, layout):
+        match _entry(root, relative, entry, pattern, layout, names):
             case str(below):
                 folders.append(below)
             case FoundVideo(place=place) as video:
@@ -133,13 +155,18 @@ def _possible(pattern: re.Pattern[str], root: str, relative: str, layout: Layout
 
 
 def _entry(
-    root: str, relative: str, entry: os.DirEntry[str], pattern: re.Pattern[str], layout: Layout
+    root: str,
+    relative: str,
+    entry: os.DirEntry[str],
+    pattern: re.Pattern[str],
+    layout: Layout,
+    names: Collection[str],
 ) -> str | FoundVideo | Skipped | None:
     """A folder's path below the root, a video, what is left out, or None for what is no business of ours."""
     path = Path(entry.path)
     is_video = entry.name.lower().endswith(layout.extensions)
     try:
-        reason = _name_reason(entry.name, layout.extensions)
+        reason = _name_reason(entry.name, layout.extensions, names)
         if entry.is_dir():
             if entry.name.startswith("."):
                 return Skipped(path, "it is hidden", "expected")
@@ -149,13 +176,15 @@ def _entry(
                 return Skipped(path, "it is a folder with the name of a video; rename it")
             if entry.is_symlink() and (reason := _link_reason(root, relative, entry.path)):
                 return Skipped(path, reason)
+            if len(os.fsencode(entry.path)) > _LONGEST_FOLDER:
+                reason = f"its path is longer than {_LONGEST_FOLDER} bytes, so nothing in it is used; move it up"
+                return Skipped(path, reason)
             return f"{relative}{entry.name}/"
         if reason:
             return Skipped(path, reason, "expected")
         if not is_video:
             if entry.name.lower().endswith(OTHER_VIDEOS):
-                reason = "it seems to be a video, and `layout.extensions` in lab.yaml does not name its extension"
-                return Skipped(path, reason)
+                return Skipped(path, _other_extension(entry.name, layout))
             return None
         stat = entry.stat()
     except FileNotFoundError:
@@ -170,7 +199,9 @@ def _entry(
         return Skipped(path, f"it is not a file but {_KINDS.get(S_IFMT(stat.st_mode), 'something else')}; remove it")
     place = place_of(pattern, root, f"{relative}{entry.name}", layout.unnamed_session)
     if isinstance(place, Place):
-        return FoundVideo(place, entry.path, stat.st_size, stat.st_mtime_ns)
+        times = time_ns(stat.st_mtime_ns), time_ns(stat.st_ctime_ns)
+        # An inode has 64 bits without a sign.
+        return FoundVideo(place, entry.path, stat.st_size, *times, (stat.st_ino - _LEAST) % 2**64 + _LEAST)
     return Skipped(path, place)
 
 
@@ -187,16 +218,43 @@ def _link_reason(root: str, relative: str, link: str) -> str | None:
     return None
 
 
-def _name_reason(name: str, extensions: tuple[str, ...]) -> str | None:
-    """Why what looks like a video is none of the recordings, by its name."""
+def _other_extension(name: str, layout: Layout) -> str:
+    extensions = ", ".join((*layout.extensions, os.path.splitext(name)[1].lower()))
+    return f"it seems to be a video; to have it used write `extensions: [{extensions}]` under `layout` in lab.yaml"
+
+
+def _name_reason(name: str, extensions: tuple[str, ...], names: Collection[str]) -> str | None:
+    """Why what looks like a video is none of the recordings, by its name and by those beside it."""
     if final_name(name, extensions) is not None:
-        return "it is still being written (or was left unfinished)"
+        return "it is still being written (or was left unfinished), by its name"
     if is_backup(name, extensions):
         return "it is a copy of what was there before, by its name"
     if not name.lower().endswith(extensions):
         return None
     if name.startswith("."):
         return "it is hidden"
-    if _MADE_BY_DLC.search(name):
-        return "it was made by DeepLabCut from another video"
+    return _drawn(os.path.splitext(name)[0], names)
+
+
+def _drawn(stem: str, names: Collection[str]) -> str | None:
+    """Why a video is taken for one into which DeepLabCut drew poses; None where its name alone hints at it.
+
+    Its name says so with the whole name of a network, or DeepLabCut's data of that video lie beside it.
+    """
+    found = _DRAWN.fullmatch(stem)
+    if found is None:
+        return None
+    source, network = found["source"], found["network"]
+    if network is not None and _NETWORK.fullmatch(network):
+        return f"DeepLabCut drew poses into it, by its name ({network}); rename it if it is a recording"
+    data = next(
+        (
+            name
+            for name in sorted(names)
+            if name.startswith((f"{source}DLC_", f"{source}_superanimal_")) and name.lower().endswith(_DATA)
+        ),
+        None,
+    )
+    if source and data is not None:
+        return f"DeepLabCut drew poses into it, as {data} beside it shows; rename it if it is a recording"
     return None

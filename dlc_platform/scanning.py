@@ -16,8 +16,8 @@ import json
 import os
 import re
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.layout import Place, place_of
 from dlc_platform.listing import FoundVideo, Skipped, list_folder
 from dlc_platform.readiness import unopened
-from dlc_platform.sessions import Scan, Session, VideoFile, gather, no_video, scan
+from dlc_platform.sessions import Scan, Session, VideoFile, gather, is_registered, is_touched, no_video, scan
 from dlc_platform.settings import Lab, Layout
 from dlc_platform.walking import KnownFolder, Listed, NestedRoots, Root, Threads, Walk, lies_below, taken
 
@@ -42,6 +43,11 @@ COARSE_SECONDS = 3.0
 _GRACE_SECONDS = 1.0
 #: A marker can be written in a folder whose time tells nothing, as through some links.
 _LONGEST_WAIT = timedelta(hours=1)
+#: Counts the rules by which names are read: what was seen by others is looked at again.
+_RULES = 2
+#: Sessions whose files one look has read again because only their ctime or inode changed, and files of one root with
+#: such a change from which on it is the disk that changed, if they are more than half of those that were looked at.
+_READ_AGAIN, _OF_THE_DISK = 100, 50
 #: Reasons that are told at a time.
 _REASONS = 1000
 #: Of a look's time, the parts after which no more sessions are compared, no more folders listed, and none opened.
@@ -86,6 +92,8 @@ class Look:
         How many have settled and have to wait for their turn.
     unfinished
         Folders that were seen and not yet listed.
+    news
+        Lines for people: what was found to be otherwise, and was settled by this look itself.
     left_out
         A line for each reason why something is not used, with the first path that has it.
     unreachable
@@ -97,6 +105,7 @@ class Look:
     waiting: int
     queued: int
     unfinished: int
+    news: tuple[str, ...]
     left_out: tuple[str, ...]
     unreachable: tuple[Path, ...]
 
@@ -125,16 +134,17 @@ def look(
         connection.execute(
             text("update dlc.waiting_session set changed_at = :now where changed_at > :now"), {"now": now}
         )
-    settled = _settled(engine, lab, now, most, under_way, began + _COMPARING * seconds)
+    seen = _Seen()
+    settled = _settled(engine, lab, now, most, under_way, began + _COMPARING * seconds, seen)
     folders = _folders_of(engine, settled)
-    seen = _walk(
-        engine, lab, roots, now, {folder for own in folders.values() for folder in own}, began + _LISTING * seconds
-    )
+    urgent = {folder for own in folders.values() for folder in own}
+    _walk(engine, lab, roots, now, urgent, began + _LISTING * seconds, seen)
     unchanged = [key for key in settled if key not in seen.changed and folders[key] <= seen.listed]
     ready = _complete(engine, lab, now, compare(engine, lab, unchanged).wanted, began + _OPENING * seconds)
     return Look(
         tuple(sorted(ready, key=lambda candidate: settled.index(candidate.session.key))),
         *_counts(engine, lab, now, under_way, len(ready)),
+        tuple(seen.news),
         tuple(_left_out(engine, lab.layout)),
         tuple(Path(path) for path, root in roots.items() if root.problem is not None),
     )
@@ -142,10 +152,14 @@ def look(
 
 @dataclass(frozen=True)
 class Compared:
-    """Sessions as they were last seen, held against the catalogue; those that can be neither are left out."""
+    """Sessions as they were last seen, held against the catalogue; those that can be neither are left out.
+
+    `renamed` are the recordings whose cameras have other names now, as lines for people.
+    """
 
     wanted: list[Candidate]
     registered: set[str]
+    renamed: list[str]
 
 
 def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
@@ -178,7 +192,7 @@ def unregistered(engine: Engine, sessions: Sequence[Session]) -> list[str]:
 
 def _roots(engine: Engine, lab: Lab) -> dict[str, Root]:
     """The roots of lab.yaml in their order; what is known of others, or by another layout, is forgotten."""
-    layout = sha256_json(lab.layout.model_dump(mode="json"))
+    layout = sha256_json([_RULES, lab.layout.model_dump(mode="json")])
     paths = list(dict.fromkeys(map(str, lab.raw_roots)))
     with engine.begin() as connection:
         gone = "path <> all(:paths) or layout <> :layout"
@@ -236,13 +250,33 @@ class _Seen:
 
     changed: set[str] = field(default_factory=set)
     listed: set[tuple[str, str]] = field(default_factory=set)
+    #: By root, the files with the size and time of before: those with another ctime or inode, and how many are there.
+    touched: dict[str, list["_Touched"]] = field(default_factory=lambda: defaultdict(list))
+    same: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    news: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Touched:
+    """A file whose ctime or inode is another one than before."""
+
+    folder: int
+    name: str
+    session: str
+    before: tuple[int | None, int | None]
+    video: FoundVideo
 
 
 def _walk(
-    engine: Engine, lab: Lab, roots: dict[str, Root], now: datetime, urgent: set[tuple[str, str]], until: float
-) -> _Seen:
+    engine: Engine,
+    lab: Lab,
+    roots: dict[str, Root],
+    now: datetime,
+    urgent: set[tuple[str, str]],
+    until: float,
+    seen: _Seen,
+) -> None:
     """Look at every root, until then at the latest, and write down what is there."""
-    seen = _Seen()
     walks = []
     for path, root in roots.items():
         first = sorted(folder for own, folder in urgent if own == path)
@@ -269,6 +303,8 @@ def _walk(
                 walks.remove(walk)
         if walks:
             time.sleep(0.002)
+    for path in roots:
+        _read_again(engine, path, seen, now)
     with engine.begin() as connection:
         connection.execute(
             text(
@@ -277,7 +313,6 @@ def _walk(
             ),
             {"ids": [r.id for r in roots.values()], "problems": [r.problem for r in roots.values()]},
         )
-    return seen
 
 
 def _stalled(seconds: float) -> str:
@@ -301,15 +336,47 @@ _FOLDERS = text(
     "is distinct from (excluded.changed_ns, excluded.listed_ns, excluded.session_key, excluded.left_out)"
 )
 _SIGHTINGS = text(
-    "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, waits, session_key) select * from "
-    "unnest(cast(:folders as int[]), cast(:names as text[]), cast(:sizes as bigint[]), cast(:times as bigint[]), "
-    "cast(:waits as text[]), cast(:keys as text[])) on conflict (folder_id, name) do update set "
-    "size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns, waits = excluded.waits, "
+    "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, ctime_ns, inode, waits, session_key) "
+    "select * from unnest(cast(:folders as int[]), cast(:names as text[]), cast(:sizes as bigint[]), "
+    "cast(:times as bigint[]), cast(:ctimes as bigint[]), cast(:inodes as bigint[]), cast(:waits as text[]), "
+    "cast(:keys as text[])) on conflict (folder_id, name) do update set size_bytes = excluded.size_bytes, "
+    "mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, inode = excluded.inode, waits = excluded.waits, "
     "session_key = excluded.session_key"
 )
 
 
 def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots, now: datetime, seen: _Seen) -> None:
+    """Write down what listings say; a folder that cannot be written down is named, and holds up no other one.
+
+    Names and numbers from a disk are bounded where they are read, so this is for what nobody thought of.
+    """
+    try:
+        _write_together(engine, walk, batch, nested, now, seen)
+    except (DBAPIError, ValueError) as error:
+        if not _is_of_the_values(error):
+            raise
+        if len(batch) > 1:
+            for found in batch:
+                _write(engine, walk, [found], nested, now, seen)
+            return
+        (found,) = batch
+        said = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
+        seen.news.append(
+            f"{walk.root.path}/{found.path}: what lies in it cannot be written down ({said}), so nothing new of it is "
+            "used; rename it and its files, or move it out of the raw roots"
+        )
+
+
+def _is_of_the_values(error: Exception) -> bool:
+    """True when Postgres refused a value, and not when it could not be asked: classes 22, 23 and 54 of its codes."""
+    if not isinstance(error, DBAPIError):
+        return True
+    return str(getattr(error.orig, "pgcode", None) or "")[:2] in ("22", "23", "54")
+
+
+def _write_together(
+    engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots, now: datetime, seen: _Seen
+) -> None:
     """Write down what listings say, and which sessions have other files than before."""
     root = walk.root.path
     folders: dict[str, tuple[int, int, str | None, str | None]] = {}
@@ -343,12 +410,14 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
         }
         before = connection.execute(
             text(
-                "select folder_id, name, size_bytes, mtime_ns, waits, session_key from dlc.sighting "
+                "select folder_id, name, size_bytes, mtime_ns, waits, session_key, ctime_ns, inode from dlc.sighting "
                 "where folder_id = any(:folders)"
             ),
             {"folders": list(folder_of.values())},
         ).all()
+        path_of = {identity: path for path, identity in folder_of.items()}
         same: set[tuple[int, str]] = set()
+        renumbered: list[_Touched] = []
         touched: dict[str, int] = {}
         gone = []
         for row in before:
@@ -356,19 +425,28 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
             video = videos.get(place)
             if video is None:
                 gone.append(place)
-            elif (video.size, video.mtime_ns, video.waits, video.place.key) == row[2:]:
+            elif (video.size, video.mtime_ns, video.waits, video.place.key) == row[2:6]:
                 same.add(place)
+                seen.same[root] += 1
+                if (video.ctime_ns, video.inode) == (row.ctime_ns, row.inode):
+                    continue
+                # Where a file was replaced, its folder has another time; without, the disk counts its files anew.
+                known = walk.known.get(path_of[row.folder_id])
+                is_replaced = known is not None and known[1] != folders[path_of[row.folder_id]][0]
+                file = _Touched(*place, row.session_key, (row.ctime_ns, row.inode), video)
+                is_other = row.ctime_ns is not None and (video.ctime_ns != row.ctime_ns or is_replaced)
+                (seen.touched[root] if is_other else renumbered).append(file)
                 continue
             touched[row.session_key] = max(row.mtime_ns, touched.get(row.session_key, 0))
         new = [
-            (*place, video.size, video.mtime_ns, video.waits, video.place.key)
+            (*place, video.size, video.mtime_ns, video.ctime_ns, video.inode, video.waits, video.place.key)
             for place, video in videos.items()
             if place not in same
         ]
-        for *_, mtime_ns, _, key in new:
+        for _, _, _, mtime_ns, *_, key in new:
             touched[key] = max(mtime_ns, touched.get(key, 0))
+        _set_status(connection, renumbered, are_the_same=True)
         if gone:
-            path_of = {identity: path for path, identity in folder_of.items()}
             _missing(connection, touched, [f"{root}/{path_of[folder]}{name}" for folder, name in gone], now)
             connection.execute(
                 text(
@@ -378,7 +456,7 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
                 {"folders": [folder for folder, _ in gone], "names": [name for _, name in gone]},
             )
         if new:
-            names = ("folders", "names", "sizes", "times", "waits", "keys")
+            names = ("folders", "names", "sizes", "times", "ctimes", "inodes", "waits", "keys")
             connection.execute(_SIGHTINGS, dict(zip(names, map(list, zip(*new, strict=True)), strict=True)))
             _missing(connection, touched, [v.path for place, v in videos.items() if place not in same], None)
         _touch(connection, touched, now)
@@ -399,6 +477,72 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
         )
     seen.changed.update(touched)
     seen.listed.update((root, found.path) for found in batch if not found.failed)
+
+
+def _set_status(connection: Connection, files: Sequence[_Touched], are_the_same: bool) -> None:
+    """Write down the ctime and inode of files that were seen.
+
+    Where they are not known to be the same, what was registered has those of before, if it had none.
+    """
+    if not files:
+        return
+    now = [(file.video.ctime_ns, file.video.inode) for file in files]
+    registered = now if are_the_same else [file.before for file in files]
+    values = {
+        "folders": [file.folder for file in files],
+        "names": [file.name for file in files],
+        "paths": [file.video.path for file in files],
+        "sizes": [file.video.size for file in files],
+        "times": [file.video.mtime_ns for file in files],
+        "keys": list({file.session for file in files}),
+        "overwrite": are_the_same,
+    }
+    for statement, status in ((_STATUS, now), (_REGISTERED_STATUS, registered)):
+        own = {"ctimes": [ctime_ns for ctime_ns, _ in status], "inodes": [inode for _, inode in status]}
+        connection.execute(statement, {**values, **own})
+
+
+_STATUS = text(
+    "update dlc.sighting s set ctime_ns = n.ctime_ns, inode = n.inode from unnest(cast(:folders as int[]), "
+    "cast(:names as text[]), cast(:ctimes as bigint[]), cast(:inodes as bigint[])) "
+    "n (folder_id, name, ctime_ns, inode) where s.folder_id = n.folder_id and s.name = n.name"
+)
+#: Only a file that was registered as it was seen before: any other one is read for itself.
+_REGISTERED_STATUS = text(
+    "update dlc.recording_file f set ctime_ns = n.ctime_ns, inode = n.inode from unnest(cast(:paths as text[]), "
+    "cast(:ctimes as bigint[]), cast(:inodes as bigint[]), cast(:sizes as bigint[]), cast(:times as bigint[])) "
+    "n (path, ctime_ns, inode, size_bytes, mtime_ns), dlc.recording r where r.id = f.recording_id "
+    "and r.session_key = any(:keys) and f.replaced_at is null and f.path = n.path and f.size_bytes = n.size_bytes "
+    "and f.mtime_ns = n.mtime_ns and (f.ctime_ns is null or :overwrite)"
+)
+
+
+def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
+    """Let the sessions wait whose files may have been replaced by others of the same size and time.
+
+    Where most files of a disk changed so at once, it was mounted anew, or copied: then nothing is read again.
+    """
+    files = seen.touched[root]
+    if not files:
+        return
+    if len(files) >= _OF_THE_DISK and 2 * len(files) > seen.same[root]:
+        with engine.begin() as connection:
+            _set_status(connection, files, are_the_same=True)
+        seen.news.append(
+            f"{root}: {len(files)} files have another ctime or inode at once, with the size and time of before, as "
+            "after a new mount or a copy of the disk; they are taken for the same. To have the files of a session "
+            "read again, materialise session_videos for it"
+        )
+        return
+    newest: dict[str, int] = {}
+    for file in files:
+        newest[file.session] = max(file.video.mtime_ns, newest.get(file.session, file.video.mtime_ns))
+    # The others are found again when their folders are listed the next time.
+    newest = dict(sorted(newest.items())[:_READ_AGAIN])
+    with engine.begin() as connection:
+        _set_status(connection, [file for file in files if file.session in newest], are_the_same=False)
+        _touch(connection, newest, now)
+    seen.changed.update(newest)
 
 
 def _write_pending(engine: Engine, walk: Walk, now: datetime) -> None:
@@ -490,7 +634,9 @@ _HELD = (
 )
 
 
-def _settled(engine: Engine, lab: Lab, now: datetime, most: int, under_way: Collection[str], until: float) -> list[str]:
+def _settled(
+    engine: Engine, lab: Lab, now: datetime, most: int, under_way: Collection[str], until: float, seen: _Seen
+) -> list[str]:
     """The first sessions that have settled as far as is known, and that are to be registered."""
     wanted: list[str] = []
     statement = text(
@@ -505,7 +651,9 @@ def _settled(engine: Engine, lab: Lab, now: datetime, most: int, under_way: Coll
         with engine.connect() as connection:
             values = {"settled": settled, "now": now, "others": [*under_way, *wanted], "limit": 2 * most}
             keys = connection.scalars(statement, values).all()
-        found = {candidate.session.key for candidate in compare(engine, lab, keys).wanted}
+        compared = compare(engine, lab, keys)
+        seen.news.extend(compared.renamed)
+        found = {candidate.session.key for candidate in compared.wanted}
         wanted += [key for key in keys if key in found]
         if not keys:
             break
@@ -514,7 +662,7 @@ def _settled(engine: Engine, lab: Lab, now: datetime, most: int, under_way: Coll
 
 def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
     """Hold sessions, as they were last seen, against the catalogue; what has nothing to wait for waits no more."""
-    compared = Compared([], set())
+    compared = Compared([], set(), [])
     if not keys:
         return compared
     values = {"keys": list(keys)}
@@ -522,15 +670,16 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
     videos: dict[str, dict[str, FoundVideo]] = {key: {} for key in keys}
     rows: dict[str, dict[tuple[str, int], Any]] = {key: {} for key in keys}
     with engine.begin() as connection:
-        for root, folder, name, size, mtime_ns, waits, key in connection.execute(_SEEN_VIDEOS, values):
+        for root, folder, name, size, mtime_ns, ctime_ns, inode, waits, key in connection.execute(_SEEN_VIDEOS, values):
             place = place_of(pattern, root, f"{folder}{name}", lab.layout.unnamed_session)
             if isinstance(place, Place):
                 path = os.path.join(root, f"{folder}{name}")
-                videos[key].setdefault(path, FoundVideo(place, path, size, mtime_ns, waits))
+                videos[key].setdefault(path, FoundVideo(place, path, size, mtime_ns, ctime_ns, inode, waits))
         for row in connection.execute(_ROWS, values):
             rows[row.session_key][row.name, row.position] = row
         states = {row.session_key: row for row in connection.execute(_STATES, values)}
         over, refused, held = [], {}, {}
+        cameras: dict[int, tuple[str, str]] = {}
         for key in keys:
             sessions, skipped = gather(videos[key].values())
             state = states.get(key)
@@ -542,8 +691,18 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
                 continue
             (session,) = sessions
             files = _files(session)
-            new, is_registered = _differences(files, rows[key])
-            if is_registered:
+            cameras |= {
+                rows[key][recording.name, 0].recording_id: (rows[key][recording.name, 0].camera, recording.camera)
+                for recording in session.recordings
+                if (recording.name, 0) in rows[key] and rows[key][recording.name, 0].camera != recording.camera
+            }
+            new, is_known = _differences(files, rows[key])
+            touched = [
+                place
+                for place, file in sorted(files.items())
+                if (row := rows[key].get(place)) is not None and is_registered(file, row) and is_touched(file, row)
+            ]
+            if is_known and not touched:
                 over.append(key)
                 compared.registered.add(key)
                 continue
@@ -553,6 +712,7 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
                         [[*place, str(file.path), file.size, file.mtime_ns] for place, file in sorted(files.items())],
                         sorted([row.id, row.registered_at.isoformat()] for row in rows[key].values()),
                         state.released if state else 0,
+                        *([[*place, files[place].ctime_ns, files[place].inode] for place in touched]),
                     ]
                 )
             )
@@ -561,24 +721,44 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
                 continue
             newest_ns = max(file.mtime_ns for file in files.values())
             since = state.unready_since if state else None
-            compared.wanted.append(Candidate(session, fingerprint, newest_ns, tuple(f.path for f in new), since))
+            to_read = tuple(file.path for file in [*new, *(files[place] for place in touched)])
+            compared.wanted.append(Candidate(session, fingerprint, newest_ns, to_read, since))
         if over:
             connection.execute(text("delete from dlc.waiting_session where session_key = any(:keys)"), {"keys": over})
         if refused:
             connection.execute(_REFUSE, {"keys": list(refused), "left_out": list(refused.values())})
         if held:
             connection.execute(_HOLD, {"keys": list(held), "evidence": list(held.values())})
+        if cameras:
+            _call(connection, lab, {recording: camera for recording, (_, camera) in cameras.items()})
+    compared.renamed.extend(
+        f"{number} recordings of the camera {old} are of the camera {new} now, by their names; their poses stay"
+        for (old, new), number in Counter(cameras.values()).items()
+    )
     return compared
 
 
+def _call(connection: Connection, lab: Lab, cameras: Mapping[int, str]) -> None:
+    """Let recordings have the cameras that their names say now; their poses stay."""
+    values = [{"name": name, "project": lab.project_of(name)} for name in sorted(set(cameras.values()))]
+    connection.execute(
+        text("insert into dlc.camera (name, project) values (:name, :project) on conflict do nothing"), values
+    )
+    connection.execute(
+        text("update dlc.recording set camera = :camera where id = :id"),
+        [{"id": identity, "camera": camera} for identity, camera in sorted(cameras.items())],
+    )
+
+
 _SEEN_VIDEOS = text(
-    "select r.path, f.path, s.name, s.size_bytes, s.mtime_ns, s.waits, s.session_key from dlc.sighting s "
-    "join dlc.scanned_folder f on f.id = s.folder_id join dlc.scanned_root r on r.id = f.root_id "
+    "select r.path, f.path, s.name, s.size_bytes, s.mtime_ns, s.ctime_ns, s.inode, s.waits, s.session_key "
+    "from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id join dlc.scanned_root r on r.id = f.root_id "
     "where s.session_key = any(:keys)"
 )
 _ROWS = text(
-    "select r.session_key, r.name, f.position, f.id, f.path, f.size_bytes, f.mtime_ns, f.registered_at, "
-    "f.missing_since from dlc.recording_file f join dlc.recording r on r.id = f.recording_id "
+    "select r.session_key, r.name, r.camera, f.recording_id, f.position, f.id, f.path, f.size_bytes, f.mtime_ns, "
+    "f.ctime_ns, f.inode, f.registered_at, f.missing_since "
+    "from dlc.recording_file f join dlc.recording r on r.id = f.recording_id "
     "where r.session_key = any(:keys) and f.replaced_at is null"
 )
 _STATES = text(
@@ -607,10 +787,8 @@ def _differences(
     files: dict[tuple[str, int], VideoFile], rows: dict[tuple[str, int], Any]
 ) -> tuple[list[VideoFile], bool]:
     """The files that are not registered as they are, and whether the session is registered as a whole."""
-    known = {
-        place: (row.path, row.size_bytes, row.mtime_ns) for place, row in rows.items() if row.missing_since is None
-    }
-    new = [file for place, file in files.items() if known.get(place) != (str(file.path), file.size, file.mtime_ns)]
+    known = {place: row for place, row in rows.items() if row.missing_since is None}
+    new = [file for place, file in files.items() if place not in known or not is_registered(file, known[place])]
     return new, not new and known.keys() == files.keys()
 
 

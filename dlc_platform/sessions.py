@@ -11,20 +11,41 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dlc_platform.layout import Place, camera_of, normal
 from dlc_platform.listing import UNREADABLE, FoundVideo, Skipped, list_folder
 from dlc_platform.settings import Layout
 
+#: In bytes: a longer name fits into no index of the catalogue.
+_LONGEST_NAME = 1500
+
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file as it lies on the disk; `size` in bytes. `waits` says why it is not complete, where names tell."""
+    """A video file as it lies on the disk; `size` in bytes. `waits` says why it is not complete, where names tell.
+
+    `ctime_ns` and `inode` are None where they are not known.
+    """
 
     path: Path
     size: int
     mtime_ns: int
+    ctime_ns: int | None = None
+    inode: int | None = None
     waits: str | None = None
+
+
+def is_registered(file: VideoFile, row: Any) -> bool:
+    """True when a row of the catalogue speaks of this very file, as far as its place, size and time can tell."""
+    return (row.path, row.size_bytes, row.mtime_ns) == (str(file.path), file.size, file.mtime_ns)
+
+
+def is_touched(file: VideoFile, row: Any) -> bool:
+    """True when the bytes of a registered file may be others: it has another ctime or inode. Unknown is no other."""
+    if file.ctime_ns is None or row.ctime_ns is None:
+        return False
+    return (row.ctime_ns, row.inode) != (file.ctime_ns, file.inode)
 
 
 @dataclass(frozen=True)
@@ -159,6 +180,10 @@ def _session(videos: list[FoundVideo]) -> Session | Skipped:
                 return Skipped(folder, reason, "lost")
     wholes = [Path(files[0].place.whole) for files in recorded]
     names = _unique_names([path.relative_to(folder) for path in wholes])
+    too_long = next((name for name in names if len(name.encode()) > _LONGEST_NAME), None)
+    if too_long:
+        reason = f"a recording of {place.key} would be called {too_long[:40]}..., which is longer than "
+        return Skipped(folder, f"{reason}{_LONGEST_NAME} bytes; shorten the names of its folders", "lost")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         return Skipped(folder, f"two videos of {place.key} would both be called {twice}; rename one of them", "lost")
@@ -166,7 +191,10 @@ def _session(videos: list[FoundVideo]) -> Session | Skipped:
         Recording(
             name,
             files[0].place.camera or camera_of(normal(whole.stem)),
-            tuple(VideoFile(Path(file.path), file.size, file.mtime_ns, file.waits) for file in files),
+            tuple(
+                VideoFile(Path(file.path), file.size, file.mtime_ns, file.ctime_ns, file.inode, file.waits)
+                for file in files
+            ),
         )
         for name, whole, files in sorted(zip(names, wholes, recorded, strict=True))
     )

@@ -235,7 +235,8 @@ class Sidecars:
             self._in_folder[folder] = [
                 (os.path.join(folder, name), "subject" if _OF_SUBJECTS.fullmatch(name) else "session")
                 for name in names
-                if _OF_SUBJECTS.fullmatch(name) or _OF_SESSIONS.fullmatch(name)
+                # The listing of the folder says which names are not UTF-8: no table can be kept under them.
+                if name.isprintable() and (_OF_SUBJECTS.fullmatch(name) or _OF_SESSIONS.fullmatch(name))
             ]
         return self._in_folder[folder]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from dlc_platform.layout import Place, place_of
-from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder
+from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder, time_ns
 from dlc_platform.settings import Layout
 
 #: Folders that a look lists whatever their times say.
@@ -136,7 +136,7 @@ class Walk:
                     listed_ns = self.known[path][2]
                     if listed_ns is not None:
                         try:
-                            changed = os.stat(start + path).st_mtime_ns != listed_ns
+                            changed = time_ns(os.stat(start + path).st_mtime_ns) != listed_ns
                         except OSError:
                             changed = True
                         if changed:
@@ -162,7 +162,7 @@ class Walk:
         self._seen.add(path)
         folder = f"{self.root.path}/{path}"
         try:
-            mtime_ns = os.stat(folder).st_mtime_ns
+            mtime_ns = time_ns(os.stat(folder).st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError):
             self.gone.append(path)
             return
@@ -172,7 +172,8 @@ class Walk:
         for below in listing.folders:
             if below not in self.known:
                 with suppress(OSError):
-                    heapq.heappush(self.pending, (-os.stat(f"{self.root.path}/{below}").st_mtime_ns, below))
+                    newest = time_ns(os.stat(f"{self.root.path}/{below}").st_mtime_ns)
+                    heapq.heappush(self.pending, (-newest, below))
         nothing = not listing.videos and not listing.folders
         failed = nothing and any(os.path.normpath(folder) == str(item.path) for item in listing.skipped)
         self._put(Listed(path, mtime_ns, listing, failed))

@@ -2,12 +2,15 @@
 
 import os
 import threading
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.error import FFmpegError
 from av.video.stream import VideoStream
 from sqlalchemy import Engine, text
 
@@ -83,14 +86,72 @@ def test_a_new_session(engine: Engine, raw: Path) -> None:
 def test_an_unchanged_file_is_not_read_again(engine: Engine, raw: Path) -> None:
     register(engine, session(raw))
     before = {camera: row.id for camera, row in rows(engine).items()}
-    # Only reading it would show that it holds garbage now: its size and time are what they were.
-    status = top(raw).stat()
-    top(raw).write_bytes(os.urandom(status.st_size))
-    os.utime(top(raw), ns=(status.st_atime_ns, status.st_mtime_ns))
-    looks = register(engine, session(raw))
-    assert [(look.video, look.problem) for look in looks] == [(None, None)] * 2
-    assert {camera: row.id for camera, row in rows(engine).items()} == before
+    for anew in (False, True):
+        top(raw).chmod(0o600)
+        looks = register(engine, session(raw), anew=anew)
+        assert [(look.video, look.problem) for look in looks] == [(None, None)] * 2
+        assert {camera: row.id for camera, row in rows(engine).items()} == before
+    assert rows(engine)["top"].ctime_ns == top(raw).stat().st_ctime_ns
     require_unchanged(rows(engine)["top"])
+
+
+def disguised(path: Path, content: bytes) -> None:
+    """Other bytes in the place of a file, with its size and time."""
+    status = path.stat()
+    assert len(content) <= status.st_size
+    path.write_bytes(content + bytes(status.st_size - len(content)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_replaced_file_of_the_same_size_and_time_is_a_new_video(engine: Engine, raw: Path) -> None:
+    write_video(top(raw), 15, shade=50)
+    other = write_video(raw.parent / "other.mp4", 9).read_bytes()
+    register(engine, session(raw))
+    before = rows(engine)
+    disguised(top(raw), other)
+    looks = by_camera(register(engine, session(raw)))
+    assert looks["top"].replaced and looks["side"].video is None and not looks["side"].replaced
+    after = rows(engine)
+    assert after["top"].id != before["top"].id and after["top"].video_id == sha256_file(top(raw))
+    assert after["side"].id == before["side"].id
+    # Where ctime and inode tell nothing, a person has it read anew.
+    for column, value in (("ctime_ns", top(raw).stat().st_ctime_ns), ("inode", top(raw).stat().st_ino)):
+        with engine.begin() as connection:
+            connection.execute(text(f"update dlc.recording_file set {column} = :value"), {"value": value})
+    disguised(top(raw), write_video(raw.parent / "third.mp4", 8).read_bytes())
+    with engine.begin() as connection:
+        connection.execute(
+            text("update dlc.recording_file set ctime_ns = :value where path = :path"),
+            {"value": top(raw).stat().st_ctime_ns, "path": str(top(raw))},
+        )
+    assert not by_camera(register(engine, session(raw)))["top"].replaced
+    assert by_camera(register(engine, session(raw), anew=True))["top"].replaced
+    assert rows(engine)["top"].video_id == sha256_file(top(raw))
+
+
+@pytest.mark.parametrize(
+    "times_ms",
+    [[*range(0, 400, 40), 10**15], [*range(0, 400, 40), 2**62], [-(2**62), *range(0, 360, 40), 2**62], [10**14] * 2],
+    ids=["gap", "gap beyond seconds", "beyond 64 bits", "same"],
+)
+def test_no_time_in_a_file_fails_its_session(engine: Engine, raw: Path, times_ms: list[int]) -> None:
+    odd = top(raw).with_name("cam-odd.mkv")
+    with av.open(str(odd), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for shade, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade, dtype=np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            with suppress(FFmpegError):
+                container.mux(stream.encode(frame))
+    register(engine, session(raw))
+    looks = by_camera(register(engine, session(raw)))
+    figures = {row["camera"]: row for row in queries.video_figures(engine, "sub-1_ses-1")}
+    assert figures["top"]["frames"] == 10
+    assert (figures["odd"]["frames"] or 0) > 0 or str(odd) in figures["odd"]["problem"]
+    assert looks["top"].problem is None and len(queries.sessions(engine)) == 3
 
 
 def test_a_file_whose_frames_are_not_accounted_for_is_read_again(engine: Engine, raw: Path) -> None:

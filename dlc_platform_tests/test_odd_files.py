@@ -205,7 +205,7 @@ def test_what_is_no_file_is_named_and_never_opened(raw: Path) -> None:
         "zero.mp4": "it is not a file but a device; remove it",
         "socket.mp4": "it is not a file but a socket; remove it",
         "folder.mp4": "it is a folder with the name of a video; rename it",
-        "a.mp4.download": "it is still being written (or was left unfinished)",
+        "a.mp4.download": "it is still being written (or was left unfinished), by its name",
     }
 
 
@@ -307,5 +307,5 @@ def test_a_folder_of_fifty_thousand_files(raw: Path) -> None:
         ("b.mp4", False),
     ]
     assert listing.skipped == (
-        Skipped(folder / "b.mp4.part", "it is still being written (or was left unfinished)", "expected"),
+        Skipped(folder / "b.mp4.part", "it is still being written (or was left unfinished), by its name", "expected"),
     )

@@ -15,8 +15,10 @@ from sqlalchemy import Engine, text
 from dlc_platform import scanning, walking
 from dlc_platform.catalog import registry
 from dlc_platform.demo.render import write_video
-from dlc_platform.ingest import register
+from dlc_platform.identity import sha256_file
+from dlc_platform.ingest import register, update_details
 from dlc_platform.settings import Lab, ScanRule
+from dlc_platform.sidecars import Sidecars
 
 SETTLE = 30.0
 KEY = "sub-1_ses-1"
@@ -27,7 +29,7 @@ class Disks:
 
     def __init__(self, engine: Engine, home: Path):
         self.engine = engine
-        self.roots = (home / "a", home / "b")
+        self.roots: tuple[Path, ...] = (home / "a", home / "b")
         for root in self.roots:
             root.mkdir()
         self.now = datetime(2024, 5, 1, tzinfo=UTC)
@@ -100,6 +102,161 @@ def test_a_session_is_ready_once_and_again_when_it_changes(disks: Disks) -> None
     disks.look()
     assert disks.look(SETTLE - 1) == []
     assert disks.look(1) == [KEY]
+
+
+@pytest.mark.parametrize("seconds", [15_000_000_000, -12_000_000_000])
+def test_no_time_of_a_file_fails_a_look(disks: Disks, seconds: int) -> None:
+    odd = disks.write("sub-2/ses-1")
+    disks.write("sub-1/ses-1")
+    for path in (odd, odd.parent, odd.parent.parent):
+        try:
+            os.utime(path, (seconds, seconds))
+        except OverflowError:
+            pytest.skip("this system keeps no such time")
+    if abs(odd.stat().st_mtime_ns) < 2**63:
+        pytest.skip("this file system keeps no such time")
+    assert sorted(disks.take()) == [KEY, "sub-2_ses-1"]
+    assert disks.look() == disks.look() == [] and disks.said == ""
+    os.utime(odd, (1, 1))
+    disks.write("sub-2/ses-1", shade=9)
+    disks.look()
+    assert disks.take() == ["sub-2_ses-1"]
+
+
+def test_a_path_that_no_index_takes_is_named(disks: Disks) -> None:
+    folder = disks.roots[0] / "sub-2/ses-1"
+    folder.mkdir(parents=True)
+    before = Path.cwd()
+    try:
+        # Longer than a path may be that is given as a whole.
+        os.chdir(folder)
+        for number in range(18):
+            name = os.urandom(90).hex() + str(number)
+            os.mkdir(name)
+            os.chdir(name)
+        (Path() / "a.mp4").touch()
+    finally:
+        os.chdir(before)
+    disks.write("sub-1/ses-1")
+    assert disks.take() == [KEY]
+    assert "longer than 1700 bytes, so nothing in it is used; move it up" in disks.said
+
+
+def test_names_that_are_not_utf8_stop_nothing(disks: Disks) -> None:
+    path = disks.write("sub-1/ses-1")
+    for folder in (path.parent, disks.roots[0]):
+        (Path(os.fsdecode(os.fsencode(folder) + b"/sub-1\xff_sessions.csv"))).write_text("session_id,x\n1,2\n")
+        (Path(os.fsdecode(os.fsencode(folder) + b"/\xe4.mp4"))).touch()
+    (disks.roots[0] / "subjects.csv").write_text("subject,note\n1,fine\n")
+    (path.with_suffix(".json")).write_text('{"a\\u0000b\\ud800": "\\ud800 \\u0000", "c": NaN, "d": [1e999, -Infinity]}')
+    disks.look()
+    disks.look()
+    assert disks.last is not None
+    (candidate,) = disks.last.ready
+    register(disks.engine, candidate.session, Sidecars(disks.roots))
+    assert update_details(disks.engine, Sidecars(disks.roots)) == 0
+    with disks.engine.connect() as connection:
+        assert connection.scalar(text("select details -> 'values' ->> 'note' from dlc.subject")) == "fine"
+    assert "is not UTF-8; rename it" in disks.said
+
+
+def test_a_folder_that_the_catalogue_refuses_is_named_and_stops_nothing(disks: Disks) -> None:
+    disks.write("sub-1/ses-1")
+    disks.write("sub-2/ses-1", name="refused.mp4")
+    with disks.engine.begin() as connection:
+        connection.execute(text("alter table dlc.sighting add check (name <> 'refused.mp4')"))
+    assert disks.take() == [KEY]
+    assert disks.last is not None
+    disks.write("sub-3/ses-1")
+    disks.look()
+    news = "\n".join(disks.last.news)
+    assert "sub-2/ses-1/: what lies in it cannot be written down" in news and "rename it" in news
+    assert disks.take() == ["sub-3_ses-1"]
+
+
+def disguise(path: Path, content: bytes, by_rename: bool) -> None:
+    """Other bytes in the place of a file, with its size and time."""
+    status = path.stat()
+    place = path.with_suffix(".new") if by_rename else path
+    place.write_bytes(content + bytes(status.st_size - len(content)))
+    os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
+    place.replace(path)
+
+
+@pytest.mark.parametrize("by_rename", [False, True])
+def test_a_file_that_is_replaced_with_its_size_and_time_is_noticed(disks: Disks, by_rename: bool) -> None:
+    path = disks.write("sub-1/ses-1")
+    disks.write("sub-2/ses-1")
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    disks.take()
+    other = disks.write("sub-1/ses-1", root=1, shade=90)
+    content = other.read_bytes()
+    shutil.rmtree(other.parent.parent)
+    disguise(path, content, by_rename)
+    disks.look()
+    assert disks.take() == [KEY]
+    with disks.engine.connect() as connection:
+        found = connection.scalars(text("select video_id from dlc.recording_file where replaced_at is null")).all()
+    assert sha256_file(path) in found
+    assert disks.look() == disks.look() == []
+    # Only a touched ctime: the bytes are looked at, and nothing is another one.
+    path.chmod(0o600)
+    disks.look()
+    assert disks.take() == [KEY]
+    assert disks.look() == disks.look() == []
+
+
+def test_a_disk_that_changes_all_its_ctimes_asks_for_nothing(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "_OF_THE_DISK", 3)
+    paths = [disks.write(f"sub-{number}/ses-1") for number in range(1, 6)]
+    assert len(disks.take()) == 5
+    for path in paths:
+        path.chmod(0o600)
+    assert disks.look() == []
+    assert disks.last is not None
+    (line,) = disks.last.news
+    assert "5 files have another ctime or inode at once" in line
+    assert disks.look() == disks.look() == []
+    paths[0].chmod(0o644)
+    disks.look()
+    assert disks.look() == [KEY], "a single one is looked at"
+
+
+def test_a_change_of_ctimes_is_looked_at_in_portions(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "_READ_AGAIN", 2)
+    paths = [disks.write(f"sub-{number}/ses-1") for number in range(1, 6)]
+    disks.take()
+    for path in paths:
+        path.chmod(0o600)
+    disks.look()
+    found = set()
+    for _ in range(4):
+        found |= set(disks.take())
+    assert len(found) == 5
+
+
+def test_a_camera_that_is_called_otherwise_now_is_assigned_by_the_next_look(disks: Disks) -> None:
+    """As a catalogue has it in which the name of a camera ended at a hyphen."""
+    for side in ("left", "right"):
+        disks.write("sub-1/ses-1", name=f"m_cam-top-{side}.mp4", shade=len(side))
+    disks.take()
+    with disks.engine.begin() as connection:
+        connection.execute(text("insert into dlc.camera (name) values ('top')"))
+        connection.execute(text("update dlc.recording set camera = 'top'"))
+        connection.execute(text("update dlc.scanned_root set layout = 'of an older version'"))
+    disks.look()
+    assert disks.look() == []
+    assert disks.last is not None
+    assert sorted(disks.last.news) == [
+        f"1 recordings of the camera top are of the camera top-{side} now, by their names; their poses stay"
+        for side in ("left", "right")
+    ]
+    with disks.engine.connect() as connection:
+        assert connection.scalars(text("select camera from dlc.recording order by 1")).all() == [
+            "top-left",
+            "top-right",
+        ]
+    assert disks.look() == [] and disks.last.news == ()
 
 
 def test_what_the_scan_knows_may_be_lost(disks: Disks) -> None:
@@ -196,6 +353,8 @@ def test_a_removed_file_is_missing_and_one_that_comes_back_is_not(disks: Disks, 
     assert disks.missing() == [str(top), str(other)]
     shutil.move(str(tmp_path / "away"), str(other.parent))
     shutil.copy2(tmp_path / "copy.mp4", top)
+    # Its bytes are looked at, because it is another file; the moved one is not.
+    assert disks.take() == [KEY]
     assert disks.look() == disks.look() == []
     assert disks.missing() == []
     assert {row.path: row.id for row in registry.current_files(disks.engine, KEY)} == ids

@@ -946,6 +946,9 @@ def _take_over_poses(connection: Connection, file_id: int, file: RecordingFile) 
 def _move(connection: Connection, old: Any, new: RecordingFile) -> None:
     """Let the row of a file say where it lies now, and when it was seen there."""
     place = {field: getattr(new, field) for field in ("path", "size_bytes", "mtime_ns")}
+    status = {field: getattr(new, field) for field in ("ctime_ns", "inode")}
+    if any(getattr(old, field) != value for field, value in status.items()):
+        connection.execute(update(RecordingFile).where(RecordingFile.id == old.id).values(**status))
     if old.missing_since is not None or any(getattr(old, field) != value for field, value in place.items()):
         statement = update(RecordingFile).where(RecordingFile.id == old.id)
         connection.execute(statement.values(**place, registered_at=func.now(), missing_since=None))

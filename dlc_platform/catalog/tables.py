@@ -8,6 +8,8 @@ makes the views that `queries` reads.
 null for products of before there was one.
 """
 
+import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -15,11 +17,13 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Dialect,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     MetaData,
     String,
+    TypeDecorator,
     UniqueConstraint,
     func,
     text,
@@ -30,6 +34,40 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 SCHEMA = "dlc"
 
 _Identity = String(64)
+
+
+def _storable(value: Any) -> Any:
+    """A value of JSON without what Postgres refuses: zero bytes and half characters in texts, and what is no number."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode(errors="replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return [_storable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class _Words(TypeDecorator[str]):
+    """Text that a person reads, from whatever program: what Postgres refuses in it is left out."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        return _storable(value)
+
+
+class _Json(TypeDecorator[Any]):
+    """JSON, of values from disks and other programs: what Postgres refuses in it is left out."""
+
+    impl = JSONB
+    cache_ok = True
+
+    def __init__(self, none_as_null: bool = False) -> None:
+        super().__init__(none_as_null=none_as_null)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return _storable(value)
 
 
 class Base(DeclarativeBase):
@@ -43,7 +81,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         },
     )
-    type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB, list[str]: JSONB}
+    type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: _Json, list[str]: _Json}
 
 
 def _now() -> Mapped[datetime]:
@@ -85,7 +123,7 @@ class Subject(Base):
     __tablename__ = "subject"
 
     key: Mapped[str] = mapped_column(primary_key=True)
-    details: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    details: Mapped[dict[str, Any] | None] = mapped_column(_Json(none_as_null=True))
     registered_at: Mapped[datetime] = _now()
 
 
@@ -98,7 +136,7 @@ class Session(Base):
     subject: Mapped[str] = mapped_column(ForeignKey(Subject.key), index=True)
     name: Mapped[str]
     folder: Mapped[str]
-    details: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    details: Mapped[dict[str, Any] | None] = mapped_column(_Json(none_as_null=True))
     registered_at: Mapped[datetime] = _now()
 
 
@@ -148,7 +186,7 @@ class Video(Base):
     truncated: Mapped[bool] = mapped_column(server_default=text("false"))
     duplicated_timestamps: Mapped[int | None]
     variable_frame_rate: Mapped[bool | None]
-    damage: Mapped[str | None]
+    damage: Mapped[str | None] = mapped_column(_Words)
     decoder: Mapped[str | None]
     duration_s: Mapped[float]
     codec: Mapped[str]
@@ -178,8 +216,8 @@ class VideoQuality(Base):
     fraction_dark: Mapped[float | None]
     fraction_bright: Mapped[float | None]
     focus: Mapped[float | None]
-    black: Mapped[list[Any]] = mapped_column(JSONB)
-    frozen: Mapped[list[Any]] = mapped_column(JSONB)
+    black: Mapped[list[Any]] = mapped_column(_Json)
+    frozen: Mapped[list[Any]] = mapped_column(_Json)
     black_s: Mapped[float]
     frozen_s: Mapped[float]
     dropped: Mapped[int | None]
@@ -231,7 +269,7 @@ class RecordingFile(Base):
     ctime_ns: Mapped[int | None] = mapped_column(BigInteger)
     inode: Mapped[int | None] = mapped_column(BigInteger)
     video_id: Mapped[str | None] = mapped_column(ForeignKey(Video.id), index=True)
-    problem: Mapped[str | None]
+    problem: Mapped[str | None] = mapped_column(_Words)
     registered_at: Mapped[datetime] = _now()
     replaced_at: Mapped[datetime | None]
     missing_since: Mapped[datetime | None]
@@ -383,7 +421,7 @@ class ModelVersion(Base):
     weights_sha256: Mapped[str] = mapped_column(_Identity)
     detector_sha256: Mapped[str | None] = mapped_column(_Identity)
     scorer: Mapped[str]
-    source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    source: Mapped[dict[str, Any] | None] = mapped_column(_Json(none_as_null=True))
     manifest_sha256: Mapped[str | None] = mapped_column(_Identity)
     registered_at: Mapped[datetime] = _now()
 
@@ -609,12 +647,12 @@ class PoseEstimate(Base):
     scorer: Mapped[str]
     frames: Mapped[int]
     frames_lost: Mapped[int] = mapped_column(server_default=text("0"))
-    parameters: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    parameters: Mapped[dict[str, Any] | None] = mapped_column(_Json(none_as_null=True))
     backend: Mapped[str | None]
     device: Mapped[str | None]
     export_id: Mapped[str | None] = mapped_column(_Identity)
     seconds: Mapped[float | None]
-    source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    source: Mapped[dict[str, Any] | None] = mapped_column(_Json(none_as_null=True))
     environment_id: Mapped[str] = mapped_column(ForeignKey(Environment.id))
     manifest_sha256: Mapped[str | None] = mapped_column(_Identity)
     run_id: Mapped[str | None]
@@ -676,7 +714,7 @@ class PoseVerdict(Base):
     verdict: Mapped[str]
     basis: Mapped[dict[str, Any]]
     limits: Mapped[dict[str, Any]]
-    findings: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    findings: Mapped[list[dict[str, Any]]] = mapped_column(_Json)
     evaluation_id: Mapped[str | None] = mapped_column(ForeignKey(Evaluation.id))
     run_id: Mapped[str | None]
     judged_at: Mapped[datetime] = _now()
@@ -724,14 +762,14 @@ class Quarantine(Base):
     session_key: Mapped[str] = mapped_column(ForeignKey(Session.key), index=True)
     stage: Mapped[str]
     path: Mapped[str | None]
-    reason: Mapped[str]
-    remedy: Mapped[str]
+    reason: Mapped[str] = mapped_column(_Words)
+    remedy: Mapped[str] = mapped_column(_Words)
     evidence: Mapped[str] = mapped_column(_Identity)
     run_id: Mapped[str | None]
     since: Mapped[datetime] = _now()
     released_at: Mapped[datetime | None]
     released_by: Mapped[str | None]
-    release_reason: Mapped[str | None]
+    release_reason: Mapped[str | None] = mapped_column(_Words)
 
 
 class Notification(Base):
@@ -755,8 +793,8 @@ class Notification(Base):
     kind: Mapped[str]
     subject: Mapped[str]
     channel: Mapped[str]
-    title: Mapped[str]
-    body: Mapped[str]
+    title: Mapped[str] = mapped_column(_Words)
+    body: Mapped[str] = mapped_column(_Words)
     created_at: Mapped[datetime] = _now()
     message: Mapped[str | None] = mapped_column(index=True)
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
@@ -764,7 +802,7 @@ class Notification(Base):
     next_attempt_at: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
     given_up_at: Mapped[datetime | None]
-    last_error: Mapped[str | None]
+    last_error: Mapped[str | None] = mapped_column(_Words)
 
 
 class ScannedRoot(Base):
@@ -781,7 +819,7 @@ class ScannedRoot(Base):
     layout: Mapped[str] = mapped_column(_Identity)
     checked: Mapped[str] = mapped_column(server_default=text("''"))
     listed: Mapped[str] = mapped_column(server_default=text("''"))
-    problem: Mapped[str | None]
+    problem: Mapped[str | None] = mapped_column(_Words)
 
 
 class ScannedFolder(Base):
@@ -803,7 +841,7 @@ class ScannedFolder(Base):
     seen_at: Mapped[datetime]
     listed_ns: Mapped[int | None] = mapped_column(BigInteger)
     session_key: Mapped[str | None]
-    left_out: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))
+    left_out: Mapped[list[str] | None] = mapped_column(_Json(none_as_null=True))
 
 
 class Sighting(Base):
@@ -821,7 +859,7 @@ class Sighting(Base):
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     ctime_ns: Mapped[int | None] = mapped_column(BigInteger)
     inode: Mapped[int | None] = mapped_column(BigInteger)
-    waits: Mapped[str | None]
+    waits: Mapped[str | None] = mapped_column(_Words)
     session_key: Mapped[str] = mapped_column(index=True)
 
 
@@ -841,4 +879,4 @@ class WaitingSession(Base):
     look_at: Mapped[datetime] = mapped_column(server_default=text("'-infinity'"))
     unready_since: Mapped[datetime | None]
     held: Mapped[str | None]
-    left_out: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))
+    left_out: Mapped[list[str] | None] = mapped_column(_Json(none_as_null=True))

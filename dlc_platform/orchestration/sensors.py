@@ -148,6 +148,8 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         if "pose_estimates" in in_line:
             summary += "; a run for poses waits for its turn, and those of more sessions are asked for behind it"
         context.log.info(summary)
+        for line in found.news:
+            context.log.warning(line)
         for line in found.left_out:
             context.log.info(f"left out: {line}")
         if found.left_out:

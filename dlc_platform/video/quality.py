@@ -43,6 +43,8 @@ _MOST_STRETCHES = 20
 
 #: How far a gap may be from a whole number of intervals, in intervals, to tell how many frames were dropped in it.
 _NEAR = 0.25
+#: Of one wrong timestamp any number may follow, and no integer column holds more.
+_MOST_DROPPED = 2**31 - 1
 #: Fraction of the intervals that must be near the median one, or the frame rate is no rate that frames drop out of.
 _REGULAR = 0.5
 
@@ -352,7 +354,7 @@ def _intervals(ticks: np.ndarray, time_base: Fraction | None) -> _Intervals:
     is_gap = is_regular & (steps >= 2) & (np.abs(in_usual - steps) <= near)
     others = intervals[~is_gap & (intervals > 0)]
     return _Intervals(
-        dropped=int((steps[is_gap] - 1).sum()) if is_regular else None,
+        dropped=min(int((steps[is_gap] - 1).sum()), _MOST_DROPPED) if is_regular else None,
         longest_gap_s=float(intervals.max() * float(time_base)),
         jitter_ms=float(others.std() * float(time_base) * 1000) if len(others) else 0.0,
     )

@@ -55,6 +55,14 @@ def test_a_session_is_in_while_something_is_wrong_with_it(lab: Engine) -> None:
     assert faults_of(lab, ONE, "poses") == [fault("c", None)]
 
 
+def test_no_character_of_a_reason_fails_a_judgement(lab: Engine) -> None:
+    hostile = fault("a", reason="the body part 'nose\0' of \udcff\ud800 " + "is long " * 2000)
+    judge(lab, ONE, "labels", [hostile])
+    judge(lab, ONE, "labels", [hostile])
+    (held,) = faults_of(lab, ONE, "labels")
+    assert held.reason.startswith("the body part 'nose' of ?? is long") and len(entries(lab)) == 1
+
+
 def test_what_a_person_released_stays_out_until_the_evidence_is_another(lab: Engine) -> None:
     judge(lab, ONE, "videos", [fault("a"), fault("b", "/raw/side.mp4")])
     judge(lab, ONE, "quality", [fault("c", None)])

@@ -64,6 +64,17 @@ def current(engine: Engine) -> list[tuple[int, str, str | None]]:
     return [(row.id, row.recording.name, row.video_id) for row in registry.current_files(engine, KEY)]
 
 
+def test_what_json_cannot_say_is_left_out_of_details(engine: Engine) -> None:
+    hostile = {"values": {"a\0b": "x\0\ud800", "n": float("nan")}, "sources": {"i": [float("inf"), -1e400, (1, None)]}}
+    file = recording("sub-1_ses-1", "top", problem="says \0\udcff nothing")
+    for _ in range(2):
+        registry.register_session(engine, session("sub-1_ses-1"), [(file, None)], details=(hostile, None))
+    said, _ = registry.known_details(engine, "1", "sub-1_ses-1")
+    assert said == {"values": {"ab": "x?", "n": None}, "sources": {"i": [None, None, [1, None]]}}
+    (row,) = registry.current_files(engine, "sub-1_ses-1")
+    assert row.problem == "says ? nothing"
+
+
 def test_files_that_are_gone_are_no_session_that_never_was(engine: Engine) -> None:
     with pytest.raises(PlatformError, match="session sub-1_ses-1 is not registered"):
         registry.require_files(engine, "sub-1_ses-1")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster import AssetExecutionContext
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.errors import PlatformError
@@ -29,6 +30,7 @@ _CHECKS: dict[str, str] = {
     "neither_black_nor_frozen": "Whether there are pictures, and something changes in them.",
     "exposure_and_focus": "Whether the pictures are as bright and as sharp as lab.yaml says, or as earlier ones of the "
     "camera were.",
+    "no_file_is_a_copy": "Whether each file holds a video of its own, which no other file holds too.",
     "resolution_as_expected": "Whether the pictures have the size that lab.yaml says, or that of earlier ones of the "
     "camera.",
 }
@@ -42,6 +44,7 @@ _FIGURES: dict[str, tuple[str, ...]] = {
     ),
     "neither_black_nor_frozen": ("black_s", "frozen_s"),
     "exposure_and_focus": ("exposure", "fraction_dark", "fraction_bright", "focus"),
+    "no_file_is_a_copy": ("size_bytes",),
     "resolution_as_expected": ("width", "height"),
 }
 #: Files that a check lists: event rows stay small.
@@ -66,9 +69,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     from dlc_platform.ingest import judge, register
     from dlc_platform.scanning import find_sessions
     from dlc_platform.sidecars import Sidecars
-    from dlc_platform.video_limits import left_out
+    from dlc_platform.video_limits import copy_of, left_out
 
     sidecars = Sidecars(lab.settings.raw_roots)
+    # What a person names is read again; sensor and schedule ask for what has changed.
+    anew = not {SENSOR_NAME_TAG, SCHEDULE_NAME_TAG} & set(context.run_tags)
     found = find_sessions(lab.engine, lab.settings, context.partition_keys)
     for line in found.left_out():
         context.log.warning(f"left out: {line}")
@@ -85,7 +90,10 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
                 "Bring the folder back, or correct `layout` in lab.yaml",
             )
         session = on_disk[key]
-        looks = register(lab.engine, session, sidecars)
+        looks = register(lab.engine, session, sidecars, anew)
+        for look in looks:
+            if look.replaced:
+                context.log.warning(f"{look.file.path} holds other bytes than before, with the same size and time")
         faults = judge(lab.engine, lab.settings, key, context.run_id)
         cameras = {recording.camera for recording in session.recordings}
         if cameras - assigned:
@@ -97,10 +105,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
             if fault.path not in problems:
                 context.log.warning(f"{key} is in quarantine: {fault.reason}. {fault.remedy}.")
         for row in queries.repeated_videos(lab.engine, key).to_dict("records"):
-            context.log.warning(
-                f"{row['path']} is the very video that {row['other_path']} of {row['other_session']} is; its poses are "
-                "estimated once and count for both"
-            )
+            context.log.warning(copy_of(row))
         if problems:
             raise PlatformError(
                 "; ".join(problem.problem for problem in problems.values()),
@@ -128,7 +133,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
 
 def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
     """What the catalogue says of a session's files, question by question."""
-    from dlc_platform.video_limits import findings, unusual
+    from dlc_platform.video_limits import copies, findings, unusual
 
     figures = queries.video_figures(lab.engine, key)
     if not figures:
@@ -137,7 +142,11 @@ def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
             check_name="videos_can_be_read", passed=False, description="No file of this session is registered."
         )
         return
-    found = [*findings(lab.settings, key, figures), *unusual(lab.engine, lab.settings, key, figures)]
+    found = [
+        *findings(lab.settings, key, figures),
+        *unusual(lab.engine, lab.settings, key, figures),
+        *copies(lab.engine, key),
+    ]
     for name in _CHECKS:
         yield _result(name, figures, [finding for finding in found if finding.question == name])
 

@@ -166,6 +166,8 @@ def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         elsewhere = sensors.caught_up(context.instance)
         room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way() | elsewhere))
         found = scanning.look(lab.engine, lab.settings, datetime.now(UTC), room, cursor.under_way() | elsewhere)
+        for line in found.news:
+            context.log.warning(line)
         requests, added = sensors.ask(lab, context.instance, cursor, found.ready, room, elsewhere=elsewhere)
         if not requests:
             return dg.SkipReason(f"nothing was missed; {len(cursor.under_way())} sessions are under way")

@@ -26,8 +26,9 @@ OTHER_VIDEOS = (
     *(".asf", ".mxf", ".3gp", ".3g2", ".dv", ".ogv", ".vob", ".nut", ".mjpeg", ".mjpg", ".ivf", ".y4m", ".seq"),
     *(".ufmf", ".fmf", ".cine", ".divx", ".xvid", ".rm", ".rmvb", ".insv", ".lrv", ".r3d", ".braw"),
 )
-#: How DeepLabCut names a video into which it drew poses: the source's name, the network's, and what was drawn.
-_DRAWN = re.compile(r"(?P<source>.*?)(?:(?P<network>DLC_.+|_superanimal_.+)_(?:labeled|full)(?:_.*)?|_labeled)", re.S)
+#: How DeepLabCut names what it makes of a video: the source's name, and the network's behind it.
+_OF_A_NETWORK = re.compile(r"(?P<source>.*?)(?P<network>DLC_.+|_superanimal_.+)", re.S)
+_DRAWN = re.compile(r".+_(?:labeled|full)(?:_.*)?", re.S)
 #: The whole name of a network of DeepLabCut, with its shuffle; nobody else writes that before `_labeled`.
 _NETWORK = re.compile(r"DLC_.+shuffle\d+_.+", re.S)
 #: What DeepLabCut writes beside a video that it analysed.
@@ -233,28 +234,34 @@ def _name_reason(name: str, extensions: tuple[str, ...], names: Collection[str])
         return None
     if name.startswith("."):
         return "it is hidden"
-    return _drawn(os.path.splitext(name)[0], names)
+    return _drawn(os.path.splitext(name)[0], names, extensions)
 
 
-def _drawn(stem: str, names: Collection[str]) -> str | None:
+def _drawn(stem: str, names: Collection[str], extensions: tuple[str, ...]) -> str | None:
     """Why a video is taken for one into which DeepLabCut drew poses; None where its name alone hints at it.
 
-    Its name says so with the whole name of a network, or DeepLabCut's data of that video lie beside it.
+    Its name says so with the whole name of a network before `_labeled`, or its source or DeepLabCut's data of that lie
+    beside it.
     """
-    found = _DRAWN.fullmatch(stem)
-    if found is None:
+    found = _OF_A_NETWORK.fullmatch(stem)
+    is_drawn = _DRAWN.fullmatch(stem) is not None
+    if found is not None and is_drawn and _NETWORK.fullmatch(found["network"]):
+        return f"DeepLabCut drew poses into it, by its name ({found['network']}); rename it if it is a recording"
+    if found is not None:
+        source, others = found["source"], extensions
+    elif stem.endswith("_labeled"):
+        source, others = stem.removesuffix("_labeled"), ()
+    else:
         return None
-    source, network = found["source"], found["network"]
-    if network is not None and _NETWORK.fullmatch(network):
-        return f"DeepLabCut drew poses into it, by its name ({network}); rename it if it is a recording"
-    data = next(
-        (
-            name
-            for name in sorted(names)
-            if name.startswith((f"{source}DLC_", f"{source}_superanimal_")) and name.lower().endswith(_DATA)
-        ),
-        None,
-    )
-    if source and data is not None:
-        return f"DeepLabCut drew poses into it, as {data} beside it shows; rename it if it is a recording"
-    return None
+    beside = next((name for name in sorted(names) if source and _shows(name, source, others, is_drawn)), None)
+    if beside is None:
+        return None
+    return f"DeepLabCut drew poses into it, as {beside} beside it shows; rename it if it is a recording"
+
+
+def _shows(name: str, source: str, extensions: tuple[str, ...], is_drawn: bool) -> bool:
+    """True for the source of what a network's name is behind, and for the data of a source into which was drawn."""
+    stem, ending = os.path.splitext(name)
+    if stem == source:
+        return ending.lower() in extensions
+    return is_drawn and name.startswith((f"{source}DLC_", f"{source}_superanimal_")) and ending.lower() in _DATA

@@ -228,8 +228,9 @@ def test_what_is_no_recording_is_left_out(tmp_path: Path, name: str, reason: str
     ("name", "beside"),
     [
         ("a_labeled.mp4", "aDLC_resnet50_demoJan1shuffle1_50000.h5"),
-        ("aDLC_resnet50_p60_labeled.mp4", "aDLC_resnet50_p60.csv"),
-        ("a_superanimal_quadruped_hrnet_labeled.mp4", "a_superanimal_quadruped_hrnet.json"),
+        ("bDLC_resnet50_p60_labeled.mp4", "bDLC_resnet50_p60.csv"),
+        ("b_superanimal_quadruped_hrnet_labeled.mp4", "b_superanimal_quadruped_hrnet.json"),
+        ("aDLC_x.mp4", "a.mp4"),
     ],
 )
 def test_what_deeplabcut_drew_is_known_by_its_data(tmp_path: Path, name: str, beside: str) -> None:
@@ -239,7 +240,7 @@ def test_what_deeplabcut_drew_is_known_by_its_data(tmp_path: Path, name: str, be
 
 
 @pytest.mark.parametrize(
-    "name", ["DLC_rig_cam-top.mp4", "m1_DLC_2024.mp4", "a_labeled.mp4", "a_full.mp4", "aDLC_resnet50_labeled.mp4"]
+    "name", ["DLC_rig_cam-top.mp4", "m1_DLC_2024.mp4", "a_labeled.mp4", "a_full.mp4", "bDLC_resnet50_labeled.mp4"]
 )
 def test_a_name_that_only_hints_at_deeplabcut_is_a_recording(tmp_path: Path, name: str) -> None:
     found = scan([place(tmp_path, "sub-1/ses-1/a.mp4", f"sub-1/ses-1/{name}", "sub-1/ses-1/aDLC.h5")], Layout())

@@ -387,6 +387,9 @@ def test_what_can_be_used_is_judged_by_the_files_and_not_by_what_was_said_once(
     (without / DETECTOR_FILE).unlink()
     with pytest.raises(PlatformError, match=r"cannot be used: it is a top-down model .* without the snapshot"):
         DeepLabCutRunner(without, device="cpu")
+    # As of a version that kept no list of its files, which would tell of the change.
+    manifest = json.loads((without / MANIFEST).read_text())
+    (without / MANIFEST).write_text(json.dumps({key: value for key, value in manifest.items() if key != "files"}))
     config = yaml.safe_load((without / CONFIG_FILE).read_text())
     (without / CONFIG_FILE).write_text(yaml.safe_dump(config | {"method": "ctd"}))
     assert "conditional top-down" in str(unusable(without))

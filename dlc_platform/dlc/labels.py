@@ -211,7 +211,7 @@ def _labelled_rows(project: Project) -> tuple[_Labelled, int, list[Remark]]:
         table, row = found[0]
         if name not in files[folder].values():
             raise PlatformError(
-                f"{folder / name} is missing, and {row.place} of {table.path} holds labels for it",
+                f"{folder / name} is missing, but {table.path.name} holds labels for it in {row.place}",
                 "Put the image back, from a copy of the project or by taking that frame of its video again with "
                 "DeepLabCut; its labels stay as they are",
             )

@@ -633,9 +633,9 @@ def quality(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List how good the poses in force look, with the verdict as it was last given.
+    """List how good the poses in force look, with the verdict as it was last given and what it rests on.
 
-    Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` gives all.
+    Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` gives all scores.
     """
     from dlc_platform.gate import assess, references
     from dlc_platform.platform import Platform
@@ -650,35 +650,62 @@ def quality(
         known = references(engine, store, lab)
         for key in [session] if session else dict.fromkeys(platform.estimates()["session"]):
             assess(engine, store, lab, key, reference=known)
-    columns = [
-        "session",
-        "recording",
-        "individual",
-        "bodypart",
-        "verdict",
-        "rows",
-        "fraction_confident",
-        "fraction_missing",
-        "jumps",
-        "limb_outliers",
-        "outside",
-        "reprojection_px",
-        "temporal_norm_px",
-        "findings",
-    ]
-    if session or as_json:
-        _table(platform.quality(session), columns, as_json)
+    if as_json:
+        _table(platform.quality(session), [], as_json)
         return
-    worst, verdicts = platform.worst_quality(_NOT_PASSING)
-    if verdicts and worst.empty:
-        print("all pass")
+    if session:
+        _show_quality(platform.quality(session))
     else:
-        _table(worst, columns, as_json)
-    counts = [f"{verdicts[verdict]} {verdict}" for verdict in ("fail", "warn", "pass") if verdict in verdicts]
-    if counts:
-        bad = sum(verdicts.values()) - verdicts.get("pass", 0)
-        newest = f" (the newest {len(worst)} of {bad} that do not pass are listed)" if bad > len(worst) else ""
-        _say(f"{sum(verdicts.values())} recordings: {', '.join(counts)}{newest}")
+        worst, verdicts = platform.worst_quality(_NOT_PASSING)
+        if verdicts and worst.empty:
+            _say("all pass")
+        for row in worst.to_dict("records"):
+            _say(f"{row['verdict']}: {row['session']}, {row['recording']}")
+            _list_findings(row["findings"], most=3)
+        if not verdicts:
+            _say("none yet")
+        counts = [f"{verdicts[verdict]} {verdict}" for verdict in ("fail", "warn", "pass") if verdict in verdicts]
+        if counts:
+            bad = sum(verdicts.values()) - verdicts.get("pass", 0)
+            newest = f" (the newest {len(worst)} of {bad} that do not pass are listed)" if bad > len(worst) else ""
+            _say(f"{sum(verdicts.values())} recordings: {', '.join(counts)}{newest}")
+    if unjudged := platform.not_judged_by_floors(session):
+        recordings = "1 recording has" if len(unjudged) == 1 else f"{len(unjudged)} recordings have"
+        again = " ".join(["dlc-platform quality", str(home), *([session] if session else []), "--judge"])
+        _say(f"{recordings} poses that were not judged by the floors of lab.yaml yet: judge them with `{again}`")
+
+
+#: The scores that fit into a terminal beside the body part and its verdict, and what they are called there.
+_SHOWN_SCORES = {
+    "fraction_confident": "confident",
+    "mean_likelihood": "likelihood",
+    "jumps": "jumps",
+    "limb_outliers": "limbs",
+    "outside": "outside",
+}
+
+
+def _show_quality(scores: "pd.DataFrame") -> None:
+    """Print the scores of a session, and below those of each recording why its verdict is what it is."""
+    if scores.empty:
+        _say("none yet")
+    for (recording, _), own in scores.groupby(["recording", "position"], sort=False):
+        several = own.loc[own["bodypart"] != "all", "individual"].nunique() > 1
+        shown = own[[*(["individual"] if several else []), "bodypart", "verdict", *_SHOWN_SCORES]]
+        shown = shown.rename(columns=_SHOWN_SCORES)
+        over_all = own[own["bodypart"] == "all"].iloc[0]
+        _say(f"{recording}: {over_all['verdict']}, judged {over_all['judged_at']:%Y-%m-%d %H:%M}")
+        _table(shown, list(shown.columns), as_json=False)
+        _list_findings(over_all["findings"])
+
+
+def _list_findings(findings: str, most: int | None = None) -> None:
+    """Print findings as `Platform.quality` has them, one to a line."""
+    lines = findings.split("; ") if findings else []
+    for line in lines[:most]:
+        _say(f"  {line}")
+    if most is not None and len(lines) > most:
+        _say(f"  and {len(lines) - most} more")
 
 
 @app.command()
@@ -762,7 +789,10 @@ def promotions(home: Home, as_json: AsJson = False) -> None:
 
     columns = ["promotion", "project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "tested_on"]
     columns.append("promoted_at")
-    _table(Platform(_absolute(home)).promotions(), columns, as_json)
+    found = Platform(_absolute(home)).promotions()
+    _table(found, columns, as_json)
+    for row in () if as_json else found[found["warning"].notna()].to_dict("records"):
+        _say(f"Promotion {row['promotion']}: the model {row['model'][:12]} is {row['warning']}")
 
 
 @app.command()

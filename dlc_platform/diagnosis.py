@@ -17,19 +17,22 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries
 from dlc_platform.catalog.database import open_where_there
-from dlc_platform.catalog.registry import KnownFile, known_files
+from dlc_platform.catalog.registry import KnownFile, known_files, production_model
 from dlc_platform.comparisons import ONE_SPLIT, different_splits
 from dlc_platform.cropping import crop_without_region
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
+from dlc_platform.gate import BETTER_MODEL, judge_version
+from dlc_platform.identity import short
 from dlc_platform.launchers.devices import find_devices
 from dlc_platform.layout import OUTSIDE, alike
 from dlc_platform.notifications import channel_states, exposed_secret, reach
 from dlc_platform.postgres.connection import existing_url
 from dlc_platform.sessions import Scan, scan
 from dlc_platform.settings import Lab, load_lab
+from dlc_platform.store import Store
 from dlc_platform.video.region import Region
 
 _LITTLE_SPACE_BYTES = 5 << 30
@@ -49,8 +52,8 @@ class Finding:
 def examine(home: Path) -> Iterator[Finding]:
     """Look at a lab.
 
-    At its settings, disks, Postgres, projects, recipes, sessions, regions, quarantine, channels and devices, in this
-    order.
+    At its settings, disks, Postgres, projects, recipes, sessions, regions, quarantine, production models, channels and
+    devices, in this order.
     """
     try:
         lab = load_lab(home)
@@ -69,6 +72,7 @@ def examine(home: Path) -> Iterator[Finding]:
     if lab.regions:
         yield from _regions(lab, files)
     yield from _waiting_for_a_person(home)
+    yield from _production(home, lab)
     yield from _notify(home, lab)
     try:
         gpus = find_devices(lab.gpus)
@@ -233,6 +237,32 @@ def _waiting_for_a_person(home: Path) -> Iterator[Finding]:
     stages = ", ".join(f"{row.sessions} sessions at the stage {row.stage}" for row in counts.itertuples())
     remedy = f"See why with `dlc-platform sessions {home} --quarantined`"
     yield Finding("quarantine", stages, remedy, warning=True)
+
+
+def _production(home: Path, lab: Lab) -> Iterator[Finding]:
+    """The production models that are hopeless by their own test images, or that too few of them speak for."""
+    with _catalogue(home) as engine:
+        if engine is None:
+            return
+        store, rule = Store(lab.store), lab.promotion.hopeless
+        in_production = {project: production_model(engine, project) for project in lab.projects}
+        judged = {
+            project: (model, judge_version(engine, store, model, lab.likelihood_cutoff, rule))
+            for project, model in in_production.items()
+            if model is not None
+        }
+    for project, (model, judgement) in judged.items():
+        is_hopeless = judgement.standing == "hopeless"
+        yield Finding(
+            f"production model of {project}",
+            f"{short(model)} is {judgement}",
+            f"Nothing is tracked with it by itself. {BETTER_MODEL}"
+            if is_hopeless
+            else "Label more frames, so that some are left for the test side"
+            if judgement.standing == "unproven"
+            else "",
+            warning=not is_hopeless and judgement.standing == "unproven",
+        )
 
 
 def _notify(home: Path, lab: Lab) -> Iterator[Finding]:

@@ -1,14 +1,15 @@
 """The gate of bad poses: which reference poses are held against, what is written down of them, and what they block.
 
-What the scores are and how they are judged is `pose.quality`; limits, and what failing poses block, are the lab's. A
-session whose poses fail is in quarantine at the stage ``quality`` until other poses are in force, the limits say
-otherwise, or a person releases it.
+What the scores are and how they are judged is `pose.quality`, when a model is hopeless `pose.hopeless`; limits and
+floors, and what failing poses block, are the lab's. A session whose poses fail is in quarantine at the stage
+``quality`` until other poses are in force, the limits say otherwise, or a person releases it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,17 @@ from sqlalchemy import Engine
 from dlc_platform.catalog import quarantine, queries, registry, tables
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short
+from dlc_platform.pose import hopeless
+from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
 from dlc_platform.pose.quality import (
     ALL,
     METRICS,
     Finding,
+    Floors,
     Level,
     Limits,
     Reference,
+    Stretch,
     judge,
     measure,
     measure_predictions,
@@ -31,7 +36,7 @@ from dlc_platform.pose.quality import (
     worst,
 )
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
-from dlc_platform.settings import Lab
+from dlc_platform.settings import Lab, ModelFloors, PoseFloors, PromotionRule
 from dlc_platform.store import Store
 
 if TYPE_CHECKING:
@@ -40,6 +45,18 @@ if TYPE_CHECKING:
 #: A version is judged by the poses that it made from so many estimates on.
 FEWEST_ESTIMATES = 10
 
+#: Poses that were measured by fewer scores are measured again.
+_SCORES_VERSION = 2
+#: So many pictures are looked at of each stretch in which poses stand still.
+_LOOKS = 3
+#: The animal's size where nothing else says it, of the diagonal of the picture.
+_SIZE_OF_PICTURE = 0.1
+
+#: What is to be done about a hopeless version in production.
+BETTER_MODEL = (
+    "Label more frames, train longer and promote that version; or estimate single sessions all the same with "
+    "`dlc-platform run HOME --select pose_estimates --partition SESSION`"
+)
 #: How a person lets a session out.
 RELEASE = "`dlc-platform sessions release HOME {session} --stage quality`"
 
@@ -55,10 +72,13 @@ class ModelReference:
     evaluated
         Its scores on that dataset's test images that it was not trained on (see `pose.quality.measure_predictions`);
         None without an evaluation.
+    judgement
+        Whether it is hopeless by these images; None where the model is not known.
     """
 
     labels: Reference = field(default_factory=Reference)
     evaluated: "pd.DataFrame | None" = None
+    judgement: ModelJudgement | None = None
     dataset_id: str | None = None
     evaluation_id: str | None = None
 
@@ -80,26 +100,103 @@ class Assessment:
         return worst(self.findings)
 
 
-def reference_of(engine: Engine, store: Store, model_id: str | None, cutoff: float) -> ModelReference:
+def reference_of(
+    engine: Engine, store: Store, model_id: str | None, cutoff: float, floors: ModelFloors | None = None
+) -> ModelReference:
     """What the poses of a model version are held against; nothing for an imported one that was never evaluated."""
-    from dlc_platform.dlc.dataset import load_dataset
-    from dlc_platform.dlc.evaluation import load_evaluation
-
     model = None if model_id is None else registry.model_version(engine, model_id)
     if model is None:
         return ModelReference()
     evaluation = registry.evaluation_of(engine, model.id)
     dataset_id = model.dataset_id or (evaluation.dataset_id if evaluation else None)
     if dataset_id is None or not store.has("datasets", dataset_id):
-        return ModelReference()
+        return ModelReference(judgement=UNTESTED)
+    reference = _labels_say(store, dataset_id)
+    if evaluation is None or not store.has("evaluations", evaluation.id):
+        return ModelReference(reference, None, UNTESTED, dataset_id)
+    predictions = _test_predictions(store, evaluation.id)
+    tested = measure_predictions(predictions, reference, cutoff)
+    judgement = judge_model(predictions, reference.size_px, cutoff, _model_floors(floors or ModelFloors()))
+    return ModelReference(reference, tested, judgement, dataset_id, evaluation.id)
+
+
+def judge_version(engine: Engine, store: Store, model_id: str, cutoff: float, floors: ModelFloors) -> ModelJudgement:
+    """What the test images of a version say of it, as `reference_of` has it; nothing is read a second time."""
+    model = registry.model_version(engine, model_id)
+    evaluation = None if model is None else registry.evaluation_of(engine, model.id)
+    if model is None or evaluation is None:
+        return UNTESTED
+    dataset_id = model.dataset_id or evaluation.dataset_id
+    if not store.has("datasets", dataset_id) or not store.has("evaluations", evaluation.id):
+        return UNTESTED
+    try:
+        return _judge_evaluation(store.root, dataset_id, evaluation.id, cutoff, _model_floors(floors))
+    except (PlatformError, OSError, ValueError, KeyError):
+        # A product that cannot be read is what `verify` reports; it stops neither the sensor nor other projects.
+        return UNTESTED
+
+
+def versions_that_may_not_start(
+    engine: Engine, store: Store, project: str, cutoff: float, rule: PromotionRule
+) -> dict[str, str]:
+    """The evaluated versions that the rule of promotion never chooses by their own test images, with the reason.
+
+    Those are the hopeless ones, and those of which no labelled test image is there.
+    """
+    barred = {}
+    for model_id in {evaluation.model_id for evaluation in registry.evaluations_of(engine, project)}:
+        judgement = judge_version(engine, store, model_id, cutoff, rule.hopeless)
+        if judgement.standing == "hopeless" or not judgement.images:
+            barred[model_id] = f"version {short(model_id)} was passed over, because it is {judgement}"
+    return barred
+
+
+def hopeless_in_production(engine: Engine, store: Store, lab: Lab) -> dict[str, str]:
+    """The projects whose production model is hopeless, each with the sentence that says so.
+
+    Nothing is tracked with such a model by itself; a person may.
+    """
+    found = {}
+    for project in lab.projects:
+        model_id = registry.production_model(engine, project)
+        if model_id is None:
+            continue
+        judgement = judge_version(engine, store, model_id, lab.likelihood_cutoff, lab.promotion.hopeless)
+        if judgement.standing == "hopeless":
+            found[project] = (
+                f"the production model {short(model_id)} of {project} is {judgement}. So nothing is tracked with it "
+                f"by itself. {BETTER_MODEL}"
+            )
+    return found
+
+
+@lru_cache(maxsize=256)
+def _judge_evaluation(
+    root: Path, dataset_id: str, evaluation_id: str, cutoff: float, floors: hopeless.Floors
+) -> ModelJudgement:
+    """Products never change, so that one look at them is enough."""
+    store = Store(root)
+    size_px = _labels_say(store, dataset_id).size_px
+    return judge_model(_test_predictions(store, evaluation_id), size_px, cutoff, floors)
+
+
+def _labels_say(store: Store, dataset_id: str) -> Reference:
+    from dlc_platform.dlc.dataset import load_dataset
+
     dataset = load_dataset(store.path("datasets", dataset_id))
     labels = dataset.labels()
-    reference = reference_from_labels(labels[labels["side"] == "train"], dataset.skeleton)
-    if evaluation is None or not store.has("evaluations", evaluation.id):
-        return ModelReference(reference, None, dataset_id)
-    predictions = load_evaluation(store, evaluation.id).fair_predictions()
-    tested = measure_predictions(predictions[predictions["side"] == "test"], reference, cutoff)
-    return ModelReference(reference, tested, dataset_id, evaluation.id)
+    return reference_from_labels(labels[labels["side"] == "train"], dataset.skeleton)
+
+
+def _test_predictions(store: Store, evaluation_id: str) -> "pd.DataFrame":
+    from dlc_platform.dlc.evaluation import load_evaluation
+
+    predictions = load_evaluation(store, evaluation_id).fair_predictions()
+    return predictions[predictions["side"] == "test"]
+
+
+def _model_floors(floors: ModelFloors) -> hopeless.Floors:
+    return hopeless.Floors(**floors.model_dump())
 
 
 def assess(
@@ -138,8 +235,10 @@ def assess(
             "arena": None if arena is None else arena.tolist(),
             "animal_px": rule.animal_px,
             "dataset": against.dataset_id,
+            "scores": _SCORES_VERSION,
         }
         limits = _limits(lab, rule.limits.model_dump())
+        floors = lab.pose_quality.floors.changed_by(rule.floors)
         identity = str(row["pose_estimate"])
         known = registry.pose_verdict(engine, identity)
         measured = None
@@ -156,14 +255,21 @@ def assess(
                 (row["width"], row["height"]),
                 arena,
                 row["frames_lost"],
+                lambda stretches, row=row, arena=arena, size=labels.size_px: _picture_moves(
+                    row, arena, size, stretches
+                ),
             )
             measured = _rows(identity, scores)
-        findings = judge(scores, row["frames"], limits, against.evaluated)
+        findings = [
+            *(against.judgement.findings if against.judgement else ()),
+            *judge(scores, row["frames"], limits, against.evaluated, _pose_floors(floors)),
+        ]
         verdict = tables.PoseVerdict(
             pose_estimate_id=identity,
             verdict=worst(findings),
             basis=basis,
             limits={metric: asdict(limit) for metric, limit in limits.items() if limit != Limits()},
+            floors=floors.model_dump(),
             findings=[asdict(finding) for finding in findings],
             evaluation_id=against.evaluation_id,
             run_id=run_id,
@@ -178,20 +284,31 @@ def assess(
 
 def references(engine: Engine, store: Store, lab: Lab) -> Callable[[str | None], ModelReference]:
     """`reference_of` for many sessions: what was found is kept as long as the function."""
-    return cache(lambda model_id: reference_of(engine, store, model_id, lab.likelihood_cutoff))
+    return cache(lambda model_id: reference_of(engine, store, model_id, lab.likelihood_cutoff, lab.promotion.hopeless))
 
 
-def require_good_poses(engine: Engine, lab: Lab, session_key: str) -> None:
-    """Refuse a session whose poses failed, where lab.yaml says that they block what is downstream.
+def require_good_poses(engine: Engine, session_key: str) -> None:
+    """Refuse a session whose poses failed and that no person released, or that has poses which nobody judged.
+
+    Whoever asks gets this answer whatever `blocks` in lab.yaml says: that is about what the platform holds up itself.
 
     Raises
     ------
     PlatformError
-        With the reason why the session is in quarantine, and how it comes out.
+        With the reason why the session is in quarantine, and how it comes out; or when it has no poses.
     """
     faults = quarantine.faults_of(engine, session_key, "quality")
-    if faults and "downstream" in lab.pose_quality.blocks:
+    if faults:
         raise PlatformError(f"session {session_key} is in quarantine: {faults[0].reason}", faults[0].remedy)
+    judged = queries.judged_files(engine, session_key)
+    if not judged:
+        raise PlatformError(f"session {session_key} has no poses", "Materialise pose_estimates for it first")
+    if not all(by_floors for by_floors in judged.values()):
+        path = next(path for path, by_floors in judged.items() if not by_floors)
+        raise PlatformError(
+            f"the poses of {path} were not judged by the floors of lab.yaml yet",
+            f"Judge them with `dlc-platform quality HOME {session_key} --judge`",
+        )
 
 
 def held_back(engine: Engine, estimates: Sequence[str]) -> dict[str, str]:
@@ -240,7 +357,7 @@ def _in_words(scores: "pd.DataFrame") -> "pd.DataFrame":
         findings = [Finding(**finding) for finding in recorded]
         of_row.append([f for f in findings if bodypart == ALL or (f.individual, f.bodypart) == (individual, bodypart)])
     scores["verdict"] = [worst(findings) for findings in of_row]
-    scores["findings"] = ["; ".join(map(str, findings)) for findings in of_row]
+    scores["findings"] = ["; ".join(f"{finding.level}: {finding}" for finding in findings) for findings in of_row]
     return scores
 
 
@@ -262,11 +379,48 @@ def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.
         [assessment.pose_estimate_id, sorted([f.metric, f.individual, f.bodypart] for f in findings)]
         for assessment, findings in failed
     ]
-    remedy = (
-        "Look at the picture of pose_quality; label frames of this session and train again, correct `pose_quality` in "
-        f"lab.yaml, or release it with {RELEASE.format(session=session)}"
+    hopeless_model = any(finding.metric.startswith("model_") for _, findings in failed for finding in findings)
+    first = (
+        "Label more frames, train longer, promote that version and estimate the session again"
+        if hopeless_model
+        else "Look at the picture of pose_quality; label frames of this session and train again, or correct "
+        "`pose_quality` in lab.yaml"
     )
+    remedy = f"{first}; where the poses are good all the same, release it with {RELEASE.format(session=session)}"
     return [quarantine.Fault(f"bad poses: {'; '.join(reasons)}", remedy, sha256_json(evidence))]
+
+
+def _picture_moves(
+    row: Mapping[Hashable, Any], arena: np.ndarray | None, size_px: float, stretches: Sequence[Stretch]
+) -> list[bool | None]:
+    """Of stretches of a video, whether the picture moves in them; None where it cannot be looked at, as on no disk."""
+    from dlc_platform.video.frames import find_frames
+    from dlc_platform.video.motion import moves
+
+    path = Path(row["path"])
+    looks = [np.linspace(start, end - 1, _LOOKS).astype(int).tolist() for start, end in stretches]
+    try:
+        if path.stat().st_size != row["size_bytes"]:
+            return [None] * len(stretches)
+        pictures = find_frames(path, sorted({frame for own in looks for frame in own}), bool(row["whole"]))
+    except (PlatformError, OSError):
+        return [None] * len(stretches)
+    left, top, right, bottom = 0, 0, int(row["width"]), int(row["height"])
+    if arena is not None:
+        (left, top), (right, bottom) = np.maximum(arena.min(axis=0), 0).astype(int), np.ceil(arena.max(axis=0))
+    if not np.isfinite(size_px):
+        size_px = _SIZE_OF_PICTURE * math.hypot(row["width"], row["height"])
+    found: list[bool | None] = []
+    for own in looks:
+        seen = [
+            pictures[frame][top : int(bottom), left : int(right)] for frame in dict.fromkeys(own) if frame in pictures
+        ]
+        found.append(moves(seen, size_px) if len(seen) > 1 and seen[0].size else None)
+    return found
+
+
+def _pose_floors(floors: PoseFloors) -> Floors:
+    return Floors(**{name: Limits(**own) for name, own in floors.model_dump().items()})
 
 
 def _limits(lab: Lab, own: Mapping[str, Mapping[str, float | None]]) -> dict[str, Limits]:
@@ -274,7 +428,7 @@ def _limits(lab: Lab, own: Mapping[str, Mapping[str, float | None]]) -> dict[str
     general = lab.pose_quality.limits.model_dump()
     return {
         metric: Limits(**{k: general[metric][k] if v is None else v for k, v in own[metric].items()})
-        for metric in METRICS
+        for metric in general
     }
 
 

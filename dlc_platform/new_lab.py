@@ -41,10 +41,17 @@ inference:
 # Which part of the picture counts, in pixels, where not all of it does; for training, inference and pictures, e.g.
 {regions}
 # When a model version becomes the production model: clearly_better (its test error is lower beyond chance and no body
-# part got worse; the first version at once), or person (only when somebody promotes it).
+# part got worse; the first version at once), or person (only when somebody promotes it). A hopeless version is never
+# promoted by the rule, and where a person promotes it nothing is tracked with it by itself. A version is hopeless when
+# fewer of its labelled test keypoints than the fraction `correct` lie near the label: within 0.2 of the animal's size
+# (the loosest PCK in use), or within 3 times the error of a person who labels again, whichever is more. That error is
+# 2.3 % of the animal's size (2.69 px on DeepLabCut's open field) unless you have measured yours in pixels. It is also
+# hopeless when fewer than the fraction `confident` reach likelihood_cutoff, or when its predictions are spread over
+# less than `spread` of what the labels are: nearly the same place in every image.
 promotion:
   rule: clearly_better
   confidence: 0.95
+  hopeless: {{correct: 0.5, within_animal: 0.2, within_human: 3, human_error_px: null, confident: 0.05, spread: 0.1}}
 
 # Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
 damaged_videos: stop
@@ -59,11 +66,25 @@ freshness:
 
 # In which the days of reports begin, such as Europe/Berlin.
 time_zone: UTC
-# When poses count as bad, and what bad ones hold up (downstream, exports, promotion); by default limits follow from the
-# model's own evaluation, warn, and hold nothing up, e.g.
-# pose_quality:
+
+# When poses count as bad. Floors hold whatever the model does on its own test images; below one the session fails, or
+# is warned of. Over all body parts: `confident`, the fraction of keypoints that reach likelihood_cutoff where the
+# animal is seen (with fewer than half, most of the recording is lost; the International Brain Laboratory's check of a
+# paw fails from 20 % lost on), `mean_likelihood` (0.3 is half of the keypoints at DeepLabCut's cutoff of 0.6 and the
+# rest at 0), `empty_frames`, the fraction without any keypoint, and `still`, the fraction in which no keypoint moves
+# although the picture does. A single body part may be hidden for good reasons, so `bodypart_confident` warns. null: no
+# such floor.
+pose_quality:
+  floors:
+    confident: {{fail: 0.5}}
+    bodypart_confident: {{warn: 0.5}}
+    mean_likelihood: {{fail: 0.3}}
+    empty_frames: {{warn: 0.5, fail: 0.9}}
+    still: {{warn: 0.1, fail: 0.5}}
+# Limits follow from the model's own evaluation and warn, unless you write them; what bad poses hold up is in `blocks`
+# (downstream, exports, promotion), and nothing by default. Rules are for some cameras, e.g.
 #   limits: {{fraction_confident: {{fail: 0.3}}, jumps: {{warn: 0.01, fail: 0.05}}}}
-#   rules: [{{camera: 'top*', arena: [[40, 0], [600, 480]]}}]
+#   rules: [{{camera: 'side*', floors: {{confident: {{fail: 0.3}}}}, arena: [[40, 0], [600, 480]]}}]
 #   blocks: [exports]
 
 # What a good video of a camera is. What is not written is compared with its earlier videos, and only warns, e.g.

@@ -19,6 +19,7 @@ from sqlalchemy import Engine, Row, text
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
+from dlc_platform.gate import hopeless_in_production
 from dlc_platform.identity import short
 from dlc_platform.layout import alike
 from dlc_platform.listing import Skipped
@@ -26,6 +27,7 @@ from dlc_platform.readiness import read_header
 from dlc_platform.sessions import Scan, Session, VideoFile, is_registered, scan
 from dlc_platform.settings import Lab
 from dlc_platform.sidecars import Sidecars
+from dlc_platform.store import Store
 from dlc_platform.video_limits import copy_of
 
 State = Literal["new", "changed", "moved", "registered", "missing", "unreachable"]
@@ -264,6 +266,8 @@ class _Catalogue:
         self.released: set[tuple[str, str]] = set()
         self.labelled: set[str] = set()
         self.models: dict[str, str] = {}
+        #: Projects whose production model is hopeless, with the sentence that says so.
+        self.hopeless: dict[str, str] = {}
         if engine is None:
             return
         with engine.connect() as connection:
@@ -277,6 +281,7 @@ class _Catalogue:
             model = registry.production_model(engine, project)
             if model is not None:
                 self.models[project] = model
+        self.hopeless = hopeless_in_production(engine, Store(lab.store), lab)
 
 
 class _Planner:
@@ -460,7 +465,7 @@ class _Planner:
             return "no inference rule matches its camera; add one under `inference` in lab.yaml"
         if model is None:
             return f"the project {project} has no production model; train or import one, and promote it"
-        return None
+        return self._catalogue.hopeless.get(project)
 
 
 def _is_closed(file: PlannedFile) -> bool:

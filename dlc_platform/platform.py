@@ -162,8 +162,8 @@ class Platform:
         -------
         DataFrame
             One row for each recording, individual and body part or limb, and one over all of them (`all`), with the
-            scores that `pose.quality` explains, `verdict` (pass, warn or fail) and `findings`, the scores beyond their
-            limits in words.
+            scores that `pose.quality` explains, `verdict` (pass, warn or fail) and `findings`: the scores beyond their
+            limits in words, each with its value, its limit and where that comes from, separated by semicolons.
         """
         if session is not None:
             self.require_sessions([session])
@@ -176,19 +176,27 @@ class Platform:
         """
         return worst_quality(self._engine, most)
 
+    def not_judged_by_floors(self, session: str | None = None) -> list[str]:
+        """The files of a session, or of all, whose poses in force nobody judged since there are floors in lab.yaml."""
+        return [path for path, judged in queries.judged_files(self._engine, session).items() if not judged]
+
     def require_good_poses(self, session: str) -> None:
-        """Refuse a session whose poses failed, where lab.yaml says that they block what is downstream.
+        """Refuse a session whose poses failed and that no person released, or whose poses nobody judged yet.
 
         Raises
         ------
         PlatformError
-            With the reason why the session is in quarantine, and how it comes out; or when there is no such session.
+            With the reason why the session is in quarantine, and how it comes out; or when it has no poses.
         """
         self.require_sessions([session])
-        require_good_poses(self._engine, self.settings, session)
+        require_good_poses(self._engine, session)
 
     def promotions(self) -> "pd.DataFrame":
-        """Every promotion, oldest first: who promoted which version, when, why, and on which evaluation and error."""
+        """Every promotion, oldest first: who promoted which version, when, why, and on which evaluation and error.
+
+
+        `warning` is what spoke against the version by its own test images, such as that it is hopeless.
+        """
         return queries.promotions(self._engine)
 
     def exports(self) -> "pd.DataFrame":

@@ -35,6 +35,7 @@ _ESTIMATED = """
     join dlc.pose_estimate e on e.id = m.pose_estimate_id and e.origin = 'computed'
     join dlc.recording_file f on f.id = m.recording_file_id
     join dlc.recording r on r.id = f.recording_id
+    left join dlc.pose_verdict q on q.pose_estimate_id = e.id
     where m.materialized_at >= :since and m.materialized_at < :until
     and not exists (
         select from dlc.recording_poses o
@@ -66,7 +67,8 @@ with days as (
     select (registered_at at time zone :zone)::date as day, sum(duration_s) / 3600 as hours
     from dlc.video where registered_at >= :since and registered_at < :until group by 1
 ), estimated as (
-    select (m.materialized_at at time zone :zone)::date as day, count(distinct r.session_key) as sessions
+    select (m.materialized_at at time zone :zone)::date as day, count(distinct r.session_key) as sessions,
+           count(distinct r.session_key) filter (where q.verdict = 'fail') as failing
     {_ESTIMATED} group by 1
 ), copies as (
     select (r.registered_at at time zone :zone)::date as day, count(*) as files
@@ -93,7 +95,8 @@ with days as (
     from dlc.quarantine where since >= :since and since < :until group by 1
 )
 select d.day, coalesce(a.sessions, 0) as sessions_arrived, coalesce(p.sessions, 0) as sessions_estimated,
-       coalesce(q.sessions, 0) as sessions_quarantined, coalesce(v.hours, 0) as video_hours_arrived,
+       coalesce(p.failing, 0) as sessions_with_bad_poses, coalesce(q.sessions, 0) as sessions_quarantined,
+       coalesce(v.hours, 0) as video_hours_arrived,
        coalesce(c.files, 0) as copies_arrived,
        coalesce(i.hours, 0) as video_hours_estimated, coalesce(i.gpu_hours, 0) as inference_gpu_hours,
        coalesce(i.cpu_hours, 0) as inference_cpu_hours, coalesce(t.models, 0) as models_trained,
@@ -171,6 +174,8 @@ class DailyReport:
     ----------
     sessions_arrived, sessions_estimated, sessions_quarantined
         Registered, got poses that they had not before, and were put in quarantine on that day.
+    sessions_with_bad_poses
+        Of those that got poses on that day, the ones whose poses fail by their verdict as it is now.
     sessions_waiting, sessions_in_quarantine
         When the day ended: with a video that has no poses although its camera is tracked, and held up.
     video_hours_arrived, video_hours_estimated
@@ -190,6 +195,7 @@ class DailyReport:
     time_zone: str
     sessions_arrived: int
     sessions_estimated: int
+    sessions_with_bad_poses: int
     sessions_quarantined: int
     sessions_waiting: int
     sessions_in_quarantine: int
@@ -213,6 +219,7 @@ class DailyReport:
         return (
             f"{self.sessions_arrived} sessions arrived ({self.video_hours_arrived:.3g} h of video{copies}), "
             f"{self.sessions_estimated} were estimated ({self.video_hours_estimated:.3g} h), "
+            f"{self.sessions_with_bad_poses} of them with poses that fail, "
             f"{self.sessions_quarantined} put in quarantine. At the end of the day {self.sessions_waiting} waited and "
             f"{self.sessions_in_quarantine} were in quarantine. Inference: {self.inference_gpu_hours:.3g} GPU hours, "
             f"{self.inference_cpu_hours:.3g} CPU hours; training of {self.models_trained} models: "

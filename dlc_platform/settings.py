@@ -21,6 +21,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
@@ -424,6 +425,43 @@ class VideoLimits(_Section):
         return frozenset(get_args(LimitName)) & self.model_fields_set - self.only_warn
 
 
+class ModelFloors(_Section):
+    """When a model version is hopeless: the rule never promotes it, and nothing is tracked with it by itself.
+
+    `pose.hopeless` says how it is computed and where the defaults come from. null switches a floor off.
+    """
+
+    correct: float | None = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Of the labelled keypoints of its test images, at least so many are correct: as near to the label "
+        "as `within_animal` or `within_human` says, whichever is more.",
+    )
+    within_animal: float = Field(
+        default=0.2, gt=0, description="A keypoint is correct within this fraction of the animal's size."
+    )
+    within_human: float = Field(
+        default=3.0, gt=0, description="And within so many times the error of a person who labels the frame again."
+    )
+    human_error_px: float | None = Field(
+        default=None,
+        gt=0,
+        description="That error in pixels, where the lab has measured it; by default 2.3 % of the animal's size, as on "
+        "DeepLabCut's open field.",
+    )
+    confident: float | None = Field(
+        default=0.05, gt=0, le=1, description="Of the labelled keypoints of its test images, so many are confident."
+    )
+    spread: float | None = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Its predictions on test images are spread over at least this fraction of the width of the labels: "
+        "a network that sees nothing predicts one place in all of them.",
+    )
+
+
 class PromotionRule(_Section):
     """When a model version becomes the production model of its project by itself."""
 
@@ -433,6 +471,7 @@ class PromotionRule(_Section):
         "force beyond the confidence interval, while no body part got worse. `person`: only when a person says so.",
     )
     confidence: float = Field(default=0.95, gt=0, lt=1, description="Of the interval of the difference in test RMSE.")
+    hopeless: ModelFloors = Field(default=ModelFloors(), description="Versions that the rule never promotes.")
 
 
 class Freshness(_Section):
@@ -577,12 +616,75 @@ class PoseLimits(_Section):
         return self
 
 
+class PoseFloors(_Section):
+    """What poses have to keep whatever their model does on its own test images; `pose.quality` says what is measured.
+
+    Each is judged over all body parts together, but for `bodypart_confident`. What is left out of one keeps its
+    default; null switches it off.
+    """
+
+    confident: ScoreLimits = Field(
+        default=ScoreLimits(fail=0.5),
+        description="Of the keypoints, in the frames in which their animal is seen, so many are confident (reach "
+        "`likelihood_cutoff`). Where fewer than half do, most of the recording is lost to whoever leaves the others "
+        "out. (The International Brain Laboratory fails a session from 20 % lost keypoints of a paw on.)",
+    )
+    bodypart_confident: ScoreLimits = Field(
+        default=ScoreLimits(warn=0.5),
+        description="The same of one body part, which may be hidden most of the time for good reasons: so it warns.",
+    )
+    mean_likelihood: ScoreLimits = Field(
+        default=ScoreLimits(fail=0.3),
+        description="0.3 is what poses have of which half just reach DeepLabCut's own cutoff of 0.6 and half have "
+        "none. It holds whatever `likelihood_cutoff` is.",
+    )
+    empty_frames: ScoreLimits = Field(
+        default=ScoreLimits(warn=0.5, fail=0.9),
+        description="Of the frames, so many have no keypoint of any animal.",
+    )
+    still: ScoreLimits = Field(
+        default=ScoreLimits(warn=0.1, fail=0.5),
+        description="Of the frames, so many are in stretches in which no keypoint moves although the picture does, as "
+        "when a network has locked on a thing, or gives the same pose for every frame. An animal at rest does not "
+        "count, and neither does a picture that stands still.",
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _keeps_the_rest(cls, given: Any, info: ValidationInfo) -> Any:
+        if given is None:
+            return ScoreLimits()
+        default = cls.model_fields[str(info.field_name)].default
+        return {**default.model_dump(), **given} if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> "PoseFloors":
+        wrong = []
+        for name in type(self).model_fields:
+            limits: ScoreLimits = getattr(self, name)
+            known = [value for value in (limits.warn, limits.fail) if value is not None]
+            if any(not 0 <= value <= 1 for value in known):
+                wrong.append(f"{name} must be a fraction from 0 to 1")
+            elif known != sorted(known, reverse=name not in ("empty_frames", "still")):
+                wrong.append(f"{name} must warn before it fails: fail is the worse value of the two")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def changed_by(self, other: "PoseFloors | None") -> "PoseFloors":
+        """These floors with those that another section writes itself in their place."""
+        if other is None:
+            return self
+        return self.model_copy(update={name: getattr(other, name) for name in other.model_fields_set})
+
+
 class PoseQualityRule(_Section):
-    """Limits and arena of some poses; the first rule that matches project and camera is used."""
+    """Limits, floors and arena of some poses; the first rule that matches project and camera is used."""
 
     project: str = Field(default="*", description="A shell pattern that the name of the project must match.")
     camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
     limits: PoseLimits = Field(default=PoseLimits(), description="In the place of those for all poses.")
+    floors: PoseFloors | None = Field(default=None, description="In the place of those for all poses.")
     arena: tuple[tuple[float, float], ...] | None = Field(
         default=None,
         min_length=2,
@@ -597,6 +699,7 @@ class PoseQualityRule(_Section):
 class PoseQuality(_Section):
     """When poses count as bad, and what bad ones block."""
 
+    floors: PoseFloors = PoseFloors()
     limits: PoseLimits = PoseLimits()
     rules: tuple[PoseQualityRule, ...] = ()
     blocks: tuple[Literal["downstream", "exports", "promotion"], ...] = Field(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from dlc_platform import cli
 from dlc_platform.catalog import quarantine, registry, tables
@@ -17,6 +18,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.gate import Assessment, assess, barred_versions, reference_of, require_good_poses
 from dlc_platform.platform import Platform
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, write_parquet
+from dlc_platform.reports import daily_report
 from dlc_platform.settings import Lab, load_lab
 from dlc_platform.store import Store
 from dlc_platform_tests.catalog.small_lab import (
@@ -61,6 +63,11 @@ def poses(places: np.ndarray, likelihood: float = 0.95) -> pd.DataFrame:
     )
 
 
+def slow() -> np.ndarray:
+    """An animal that creeps along by 3 px a second."""
+    return points(1, seed=3) + np.linspace(0, 20, FRAMES)[:, None, None]
+
+
 class SmallLab:
     """A lab with a catalogue and a store: a session with the recording `top`, and model versions by hand."""
 
@@ -83,21 +90,29 @@ class SmallLab:
         self.lab = load_lab(self.home)
         return self.lab
 
-    def train(self, model: str, of_dataset: str, evaluation: str | None, likelihood: float = 0.95) -> None:
+    def train(
+        self,
+        model: str,
+        of_dataset: str,
+        evaluation: str | None,
+        likelihood: float = 0.95,
+        off_px: float = 0.5,
+        test_images: int = 20,
+    ) -> None:
         """A version with 40 labelled images, and its predictions on 20 test images where it was evaluated."""
         record_dataset(self.engine, f"recipe {model}", dataset(of_dataset), [image(of_dataset, "3", SESSION)])
         places = points(60, seed=1)
         labels = pd.DataFrame(
             [
                 (f"{number}", "train" if number < 40 else "test", part, *places[number, place])
-                for number in range(60)
+                for number in range(40 + test_images)
                 for place, part in enumerate(("nose", "tail"))
             ],
             columns=["image", "side", "bodypart", "x", "y"],
         )
         manifest = {
             "n_train": 40,
-            "n_test": 20,
+            "n_test": test_images,
             "bodyparts": ["nose", "tail"],
             "skeleton": [["nose", "tail"]],
             "sessions": [],
@@ -109,10 +124,10 @@ class SmallLab:
         if evaluation is None:
             return
         predictions = labels.assign(
-            predicted_x=labels["x"] + 0.5,
+            predicted_x=labels["x"] + off_px,
             predicted_y=labels["y"],
             likelihood=likelihood,
-            distance_px=0.5,
+            distance_px=off_px,
         )
         self.store.put(
             "evaluations",
@@ -169,17 +184,129 @@ def test_good_poses_pass_by_their_models_own_evaluation(tracked: SmallLab) -> No
     assert Platform(tracked.home).quality("sub-9_ses-9").empty
 
 
-def test_bad_poses_are_warned_of_and_hold_nothing_back(small: SmallLab) -> None:
+def unsure(fraction: float, likelihood: float = 0.3) -> pd.DataFrame:
+    """Good poses, but for this fraction of them, of which the model is not sure."""
+    table = poses(points(FRAMES, seed=2))
+    return table.assign(likelihood=table["likelihood"].where(table["frame"] >= fraction * FRAMES, likelihood))
+
+
+def test_poses_that_are_worse_than_on_test_images_are_warned_of_and_hold_nothing_back(small: SmallLab) -> None:
     small.train("a", "d", "6")
-    small.track("8", "a", poses(points(FRAMES, seed=2) * 1.5, likelihood=0.3))
+    small.track("8", "a", unsure(0.4))
     found = small.assess()
     assert found.verdict == "warn" and {finding.metric for finding in found.findings} == {"fraction_confident"}
     assert small.held() == [] and len(Platform(small.home).poses(SESSION)) == 2 * FRAMES
     table = Platform(small.home).quality().set_index("bodypart")
-    assert table.loc["nose", "verdict"] == "warn" and "fraction_confident of nose is 0" in str(
-        table.loc["nose", "findings"]
-    )
+    said = str(table.loc["nose", "findings"])
+    assert table.loc["nose", "verdict"] == "warn" and "warn: fraction_confident of nose is 0.6, limit 0." in said
+    assert "(the model's test images)" in said
     assert table.loc["all", "verdict"] == "warn" and table.loc["nose to tail", "verdict"] == "pass"
+
+
+def test_poses_of_which_a_bad_model_asks_nothing_fail_by_the_floors(small: SmallLab) -> None:
+    """The model is as unsure of its own test images, so the limits that follow from them ask for nothing."""
+    small.settle({}, promotion={"hopeless": {"confident": None}})
+    small.train("a", "d", "6", likelihood=0.1)
+    small.track("8", "a", unsure(1, 0.094))
+    found = small.assess()
+    assert found.verdict == "fail"
+    assert [str(finding) for finding in found.findings if finding.level == "fail"] == [
+        "0.0% of all keypoints are confident, floor 50%",
+        "the mean likelihood of all keypoints is 0.094, floor 0.3",
+    ]
+    platform = Platform(small.home)
+    with pytest.raises(PlatformError, match=r"0\.0% of all keypoints are confident, floor 50%, and 1 more"):
+        platform.require_good_poses(SESSION)
+    assert set(platform.quality(SESSION)["verdict"]) == {"fail", "warn", "pass"}
+    today = daily_report(small.engine, datetime.now(UTC).date(), "UTC", "stop")
+    assert (today.sessions_estimated, today.sessions_with_bad_poses) == (1, 1)
+    assert "1 of them with poses that fail" in str(today)
+    verdict = registry.pose_verdict(small.engine, identity("8"))
+    assert verdict is not None and verdict.floors is not None
+    assert verdict.floors["confident"] == {"warn": None, "fail": 0.5}
+    # A lab may know better, for all or for some cameras.
+    lower = {"confident": {"fail": None}, "bodypart_confident": None, "mean_likelihood": {"fail": 0.05}}
+    for quality in ({"floors": lower}, {"rules": [{"camera": "top", "floors": lower}]}):
+        small.settle(quality, promotion={"hopeless": {"confident": None}})
+        assert small.assess().verdict == "pass" and small.held() == []
+        platform.require_good_poses(SESSION)
+
+
+def write_moving_video(path: Path, moves: bool) -> None:
+    """The 300 frames that the catalogue knows, with a dark animal that crosses the picture, or stays where it is."""
+    import av
+
+    floor = np.random.default_rng(1).normal(160, 4, (480, 640))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        for number in range(FRAMES):
+            grey = floor.copy()
+            x = 20 + (2 * number % 560 if moves else 0)
+            grey[220:250, x : x + 40] = 40
+            grey = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="bgr24")))
+        container.mux(stream.encode())
+
+
+def test_the_same_pose_in_every_frame_fails_where_the_picture_moves(small: SmallLab, tmp_path: Path) -> None:
+    small.train("a", "d", "6")
+    small.track("8", "a", poses(points(1, seed=3).repeat(FRAMES, axis=0)))
+    # The video is on no disk: whether the animal was at rest cannot be said, and is not taken for good.
+    found = small.assess()
+    assert found.verdict == "warn" and "could not be looked at" in str(found.findings[0])
+    file = tmp_path / "top.mp4"
+    for moves, verdict in ((True, "fail"), (False, "pass")):
+        write_moving_video(file, moves)
+        with small.engine.begin() as connection:
+            connection.execute(text("update dlc.recording_file set path = :path"), {"path": str(file)})
+            connection.execute(text("update dlc.video set size_bytes = :size"), {"size": file.stat().st_size})
+            connection.execute(text("update dlc.pose_verdict set basis = '{}'"))
+        found = small.assess()
+        assert found.verdict == verdict
+    assert found.scores.iloc[-1]["still"] == 1 and found.scores.iloc[-1]["still_in_motion"] == 0
+
+
+def test_poses_that_were_judged_before_there_were_floors_are_told_and_judged_again(
+    tracked: SmallLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked.assess()
+    with tracked.engine.begin() as connection:
+        connection.execute(
+            text(
+                "update dlc.pose_verdict set floors = null, basis = basis - 'scores', findings = '[{\"metric\": "
+                '"jumps", "individual": "animal0", "bodypart": "nose", "value": 0.5, "limit": 0.02, '
+                '"level": "warn"}]\', verdict = \'warn\''
+            )
+        )
+        connection.execute(text("update dlc.pose_score set confident_when_seen = null, fraction_empty = null"))
+    platform = Platform(tracked.home)
+    assert "jumps of nose is 0.5, limit 0.02" in set(platform.quality(SESSION)["findings"]).pop()
+    assert platform.not_judged_by_floors(SESSION) == platform.not_judged_by_floors() != []
+    with pytest.raises(PlatformError, match=f"not judged by the floors.*quality HOME {SESSION} --judge"):
+        platform.require_good_poses(SESSION)
+    monkeypatch.setattr(sys, "argv", ["dlc-platform", "quality", str(tracked.home), SESSION])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"judge them with `dlc-platform quality {tracked.home} {SESSION} --judge`" in capsys.readouterr().out
+    assert tracked.assess().verdict == "pass" and platform.not_judged_by_floors() == []
+    platform.require_good_poses(SESSION)
+    with pytest.raises(PlatformError, match="has no poses"):
+        platform.require_good_poses("sub-9_ses-9")
+
+
+def test_the_poses_of_a_hopeless_model_fail_and_say_so(small: SmallLab) -> None:
+    small.train("a", "d", "6", off_px=30)
+    small.track("8", "a", poses(points(FRAMES, seed=2)))
+    found = small.assess()
+    assert found.verdict == "fail" and found.findings[0].metric == "model_correct"
+    assert "0% lie within 7.93 px" in small.held()[0] and "floor 50%" in small.held()[0]
+    assert found.reference.judgement is not None and found.reference.judgement.standing == "hopeless"
+    (fault,) = quarantine.faults_of(small.engine, SESSION, "quality")
+    assert "promote that version" in fault.remedy
+    # A lab says what is hopeless.
+    small.settle({}, promotion={"hopeless": {"correct": None}})
+    assert small.assess().verdict == "pass"
 
 
 def test_limits_change_and_poses_are_judged_again_without_being_read(tracked: SmallLab) -> None:
@@ -212,7 +339,7 @@ def test_limits_change_and_poses_are_judged_again_without_being_read(tracked: Sm
 
 def test_a_failing_session_is_held_until_a_person_or_other_poses_release_it(tracked: SmallLab) -> None:
     strict = {"limits": {"temporal_norm_px": {"fail": 0.1}}, "blocks": ["downstream", "exports"]}
-    lab = tracked.settle(strict)
+    tracked.settle(strict)
     tracked.assess()
     platform = Platform(tracked.home)
     for read in (lambda: platform.poses(SESSION), lambda: platform.require_good_poses(SESSION)):
@@ -223,11 +350,13 @@ def test_a_failing_session_is_held_until_a_person_or_other_poses_release_it(trac
     tracked.settle(strict | {"blocks": []})
     with pytest.warns(UserWarning, match="in quarantine"):
         Platform(tracked.home).poses(SESSION)
-    Platform(tracked.home).require_good_poses(SESSION)
+    # Whoever asks gets the answer all the same.
+    with pytest.raises(PlatformError, match="in quarantine"):
+        Platform(tracked.home).require_good_poses(SESSION)
     tracked.settle(strict)
 
     quarantine.release(tracked.engine, SESSION, "a person", ["quality"])
-    require_good_poses(tracked.engine, lab, SESSION)
+    require_good_poses(tracked.engine, SESSION)
     assert len(platform.poses(SESSION)) == 2 * FRAMES
     # Judged again with the same failures, also by a stricter limit, it stays out.
     assert tracked.assess().verdict == "fail" and tracked.held() == []
@@ -242,8 +371,7 @@ def test_a_failing_session_is_held_until_a_person_or_other_poses_release_it(trac
     # A retrained version whose poses are good lets it out by itself; the poses of before stay bad.
     tracked.settle(strict)
     tracked.train("b", "e", "7")
-    still = points(1, seed=3).repeat(FRAMES, axis=0)
-    tracked.track("9", "b", poses(still))
+    tracked.track("9", "b", poses(slow()))
     assert tracked.assess().verdict == "pass" and tracked.held() == []
     assert len(platform.poses(SESSION)) == 2 * FRAMES
     assert registry.pose_verdict(tracked.engine, identity("8")).verdict == "fail"  # pyright: ignore
@@ -252,7 +380,7 @@ def test_a_failing_session_is_held_until_a_person_or_other_poses_release_it(trac
 def test_only_the_poses_that_fail_are_held_back(tracked: SmallLab) -> None:
     tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.1}}, "blocks": ["exports"]})
     tracked.train("b", "e", "7")
-    tracked.track("9", "b", poses(points(1, seed=3).repeat(FRAMES, axis=0)))
+    tracked.track("9", "b", poses(slow()))
     tracked.assess()
     tracked.track("8", "a", poses(points(FRAMES, seed=2)))
     tracked.assess()
@@ -346,6 +474,9 @@ def test_the_command_lists_and_judges_again(
         ({"rules": [{"arena": [[0, 0]]}]}, "pose_quality.rules.0.arena"),
         ({"blocks": ["everything"]}, "pose_quality.blocks.0"),
         ({"promotion_fraction": 1}, "pose_quality.promotion_fraction"),
+        ({"floors": {"confident": {"warn": 0.2}}}, "pose_quality.floors.*confident must warn before it fails"),
+        ({"floors": {"still": {"fail": 2}}}, "pose_quality.floors.*still must be a fraction"),
+        ({"floors": {"stil": None}}, "pose_quality.floors.stil"),
     ],
 )
 def test_limits_that_cannot_be_meant(small: SmallLab, quality: dict[str, Any], said: str) -> None:

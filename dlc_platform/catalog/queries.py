@@ -226,7 +226,8 @@ order by p.session, p.recording, p.position
 
 #: The poses in force of a session with what judging them needs.
 _POSES_TO_JUDGE = """
-select p.pose_estimate, p.path, p.recording, p.camera, p.model, m.project, v.frames, v.width, v.height, p.frames_lost
+select p.pose_estimate, p.path, p.recording, p.camera, p.model, m.project, v.frames, v.width, v.height, p.frames_lost,
+       v.size_bytes, v.damage is null as whole
 from dlc.poses_in_force p
 join dlc.video v on v.id = p.video
 left join dlc.model_version m on m.id = p.model
@@ -237,7 +238,8 @@ order by p.recording, p.position
 _POSE_QUALITY_COLUMNS = """
 select p.session, p.recording, p.position, p.camera, s.individual, s.bodypart, s.rows, s.mean_likelihood,
        s.fraction_confident, s.fraction_missing, s.jumps, s.unsure_jumps, s.swaps, s.limb_outliers, s.outside,
-       s.reprojection_px, s.temporal_norm_px, v.verdict, v.findings, p.model, p.pose_estimate, v.judged_at
+       s.reprojection_px, s.temporal_norm_px, s.confident_when_seen, s.fraction_empty, s.still, s.still_in_motion,
+       v.verdict, v.findings, p.model, p.pose_estimate, v.judged_at, v.floors is not null as by_floors
 from dlc.poses_in_force p
 join dlc.pose_score s on s.pose_estimate_id = p.pose_estimate
 join dlc.pose_verdict v on v.pose_estimate_id = p.pose_estimate
@@ -263,6 +265,13 @@ _POSE_VERDICTS = """
 select v.verdict, count(*) as recordings
 from dlc.poses_in_force p join dlc.pose_verdict v on v.pose_estimate_id = p.pose_estimate
 group by v.verdict
+"""
+
+_JUDGED_FILES = """
+select p.path, v.floors is not null as by_floors
+from dlc.poses_in_force p left join dlc.pose_verdict v on v.pose_estimate_id = p.pose_estimate
+where cast(:session as text) is null or p.session = :session
+order by p.session, p.recording, p.position
 """
 
 #: Sessions in quarantine for the quality of one of these estimates.
@@ -297,7 +306,7 @@ order by session, recording, position
 _PROMOTIONS = f"""
 select p.project, p.model_id as model, p.kind, p.promoted_by, p.reason, p.test_rmse_px, p.test_images,
        {_TESTED_ON.format(images="p.test_images", known="coalesce(v.training_known, m.dataset_id is not null)")}
-       as tested_on, p.promoted_at, p.evaluation_id as evaluation, p.run_id, p.id as promotion
+       as tested_on, p.promoted_at, p.evaluation_id as evaluation, p.run_id, p.id as promotion, p.warning
 from dlc.promotion p
 join dlc.model_version m on m.id = p.model_id
 left join dlc.evaluation v on v.id = p.evaluation_id
@@ -512,6 +521,11 @@ def poses_that_do_not_pass(engine: Engine, most: int) -> "pd.DataFrame":
 def pose_verdicts(engine: Engine) -> dict[str, int]:
     """How many recordings with poses in force have each verdict."""
     return {row["verdict"]: row["recordings"] for row in _rows(engine, _POSE_VERDICTS)}
+
+
+def judged_files(engine: Engine, session: str | None = None) -> dict[str, bool]:
+    """The files that have poses in force, of a session or of all, and whether these were judged by floors."""
+    return {row["path"]: row["by_floors"] for row in _rows(engine, _JUDGED_FILES, session=session)}
 
 
 def held_back(engine: Engine, estimates: Sequence[str]) -> "pd.DataFrame":

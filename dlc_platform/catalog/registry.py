@@ -580,8 +580,9 @@ def promotions_of(engine: Engine, project: str) -> list[Promotion]:
 
 def production_model(engine: Engine, project: str) -> str | None:
     """The identity of a project's production model; None before the first promotion."""
-    promotion = promotion_in_force(engine, project)
-    return promotion.model_id if promotion else None
+    statement = select(Promotion.model_id).where(Promotion.project == project).order_by(Promotion.id.desc()).limit(1)
+    with engine.connect() as connection:
+        return connection.scalar(statement)
 
 
 def current_dataset(engine: Engine, recipe: str) -> str | None:

@@ -594,7 +594,8 @@ class Promotion(Base):
     Each promotion names the one that it follows, and only one can follow: of two at the same time the database takes
     one. `weighed_until` is when the newest evaluation was made that the choice could know of. `test_rmse_px` is the
     error that the choice was made on, in pixels, over `test_images` images that the version was not trained on; both
-    are null where there was none.
+    are null where there was none. `warning` is what spoke against the version by its own test images when it was
+    promoted, such as that it is hopeless; null where nothing did, and in promotions from before that was looked at.
     """
 
     __tablename__ = "promotion"
@@ -615,6 +616,7 @@ class Promotion(Base):
     weighed_until: Mapped[datetime | None]
     test_rmse_px: Mapped[float | None]
     test_images: Mapped[int | None]
+    warning: Mapped[str | None]
     run_id: Mapped[str | None]
     promoted_at: Mapped[datetime] = _now()
 
@@ -697,14 +699,19 @@ class PoseScore(Base):
     outside: Mapped[float | None]
     reprojection_px: Mapped[float | None]
     temporal_norm_px: Mapped[float | None]
+    confident_when_seen: Mapped[float | None]
+    fraction_empty: Mapped[float | None]
+    still: Mapped[float | None]
+    still_in_motion: Mapped[float | None]
 
 
 class PoseVerdict(Base):
     """The verdict on an estimate by the limits as they were.
 
     `basis` is what the scores depend on other than the poses: with the same one they need not be measured again.
-    `limits` are those of lab.yaml; what they left open followed from the evaluation, null where there was none.
-    `findings` are the scores beyond their limits, with the limit of each.
+    `limits` and `floors` are those of lab.yaml; what the limits left open followed from the evaluation, null where
+    there was none. Verdicts from before there were floors have null. `findings` are the scores beyond their limits,
+    with the limit of each and where it came from.
     """
 
     __tablename__ = "pose_verdict"
@@ -714,6 +721,7 @@ class PoseVerdict(Base):
     verdict: Mapped[str]
     basis: Mapped[dict[str, Any]]
     limits: Mapped[dict[str, Any]]
+    floors: Mapped[dict[str, Any] | None] = mapped_column(_Json(none_as_null=True))
     findings: Mapped[list[dict[str, Any]]] = mapped_column(_Json)
     evaluation_id: Mapped[str | None] = mapped_column(ForeignKey(Evaluation.id))
     run_id: Mapped[str | None]

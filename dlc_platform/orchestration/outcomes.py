@@ -29,8 +29,16 @@ def wanted_labels(
 def wanted_poses(
     lab: LabResource, limit: int | None = None, but: Collection[str] = (), only: Collection[str] | None = None
 ) -> list[Wanted]:
-    """The sessions whose poses are to be estimated; the arguments are those of `wanted.poses`."""
-    in_production = [name for name in lab.settings.projects if registry.production_model(lab.engine, name)]
+    """The sessions whose poses are to be estimated; the arguments are those of `wanted.poses`.
+
+    Of projects whose production model is hopeless, none are: see `gate.hopeless_in_production`.
+    """
+    from dlc_platform.gate import hopeless_in_production
+
+    hopeless = hopeless_in_production(lab.engine, lab.store, lab.settings)
+    in_production = [
+        name for name in lab.settings.projects if name not in hopeless and registry.production_model(lab.engine, name)
+    ]
     damaged = lab.settings.damaged_videos == "track"
     return wanted.poses(lab.engine, in_production, damaged, lab.settings.scan.order, limit, but, only)
 

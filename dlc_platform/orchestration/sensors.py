@@ -6,10 +6,10 @@ restart therefore neither loses nor repeats a session, and a lost cursor costs a
 
 A session is asked for once for each state of its files, and its poses once for each choice of files that can be
 tracked: one that cannot be read, that is damaged where lab.yaml says to stop there, or whose project has no production
-model yet, does not hold up the others. A run whose worker died is retried by Dagster. The sessions of a run that a
-person cancelled or deleted, or that failed by its own fault, go into quarantine with what became of the run: they hold
-up nothing, and come back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME
---select pose_estimates`, which completes what is missing.
+model yet, or a hopeless one, does not hold up the others. A run whose worker died is retried by Dagster. The sessions
+of a run that a person cancelled or deleted, or that failed by its own fault, go into quarantine with what became of the
+run: they hold up nothing, and come back when a file of theirs is replaced, when a person releases them, or with
+`dlc-platform run HOME --select pose_estimates`, which completes what is missing.
 
 Dagster's partitions are the sessions that something is or was lately wanted of, in the order in which it was asked for,
 so that those of one run lie side by side. When there are more than `scan.live_sessions`, the oldest that are done are
@@ -130,6 +130,8 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
     )
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
         """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
+        from dlc_platform.gate import hopeless_in_production
+
         cursor = Cursor.read(context.cursor) or recover(context.instance)
         follow_rules(lab, cursor)
         in_line = forget_ended(lab, context.instance, cursor)
@@ -145,6 +147,9 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         if not requests:
             retire(lab, context.instance, cursor)
         summary = _summary(found, cursor)
+        for sentence in hopeless_in_production(lab.engine, lab.store, lab.settings).values():
+            context.log.warning(sentence)
+            summary += f"; {sentence}"
         if "pose_estimates" in in_line:
             summary += "; a run for poses waits for its turn, and those of more sessions are asked for behind it"
         context.log.info(summary)
@@ -434,10 +439,17 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     """While a person leaves it switched on: estimates stale sessions again, the newest first, some runs at a time.
 
     A session is asked for once for each promotion: one that failed waits for a person. Imported poses are left as they
-    are.
+    are, and so are all of a project whose production model is hopeless.
     """
+    from dlc_platform.gate import hopeless_in_production
+
     asked: dict[str, str] = json.loads(context.cursor or "{}")
     stale = queries.stale_sessions(lab.engine, imported=False)
+    hopeless = hopeless_in_production(lab.engine, lab.store, lab.settings)
+    for sentence in hopeless.values():
+        context.log.warning(sentence)
+    left = stale["project"].isin(list(hopeless))
+    stale = stale[~left]
     # The promotion and not its model, because Dagster remembers for ever what it was asked for: after a promotion, a
     # roll back and the same promotion again, it must be asked again.
     to_do = dict(zip(stale["session"], map(str, stale["promotion"]), strict=True))
@@ -463,7 +475,9 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     ]
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else dg.SkipReason(f"{len(to_do)} stale sessions, {under_way} runs under way"),
+        skip_reason=None
+        if requests
+        else dg.SkipReason("; ".join([f"{len(to_do)} stale sessions, {under_way} runs under way", *hopeless.values()])),
         dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
         cursor=json.dumps(asked, sort_keys=True),
     )

@@ -7,7 +7,10 @@ Scores of a body part (of an individual), over the frames that could be decoded:
 
 * ``rows``: how many rows it has; there must be one for each frame of the video.
 * ``mean_likelihood``; ``fraction_confident``, with a likelihood of at least the cutoff; ``fraction_missing``, without
-  an estimate.
+  an estimate. Where poses come without any likelihood, the first two are over nothing.
+* ``confident_when_seen``: the fraction of confident keypoints in the frames in which the individual is seen, that is,
+  in which any keypoint of it has an estimate. Of a single animal it is nearly always ``fraction_confident``; of several
+  it does not count against the poses that one was away.
 * ``jumps``: of the steps from one frame to the next whose both ends are confident, the fraction that is longer than the
   animal; ``unsure_jumps``: the same of the other steps.
 * ``swaps``: the fraction of all steps that lead to where the same body part of another individual just was, while that
@@ -21,14 +24,19 @@ Scores of a body part (of an individual), over the frames that could be decoded:
 Score of a limb, a pair of body parts: ``limb_outliers``, the fraction of the frames in which both ends are confident
 and lie nearer together or farther apart than the labels say (see `Limb`).
 
+Scores of everything together: ``fraction_empty``, the fraction of the decoded frames without an estimate of anything;
+``still``, the fraction of the frames in stretches in which no keypoint moves (see `still_stretches`); and
+``still_in_motion``, in those of them in which the picture does move, NaN where the pictures could not be looked at.
+
 A score over nothing is NaN. Steps go from a frame to the next one: where one of the two lacks the keypoint, there is no
 step. No score depends on the order of the rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -37,6 +45,9 @@ from dlc_platform.settings import LESS_IS_WORSE
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Scores of which less is worse: those of lab.yaml, and one that only floors have.
+_LESS_IS_WORSE = (*LESS_IS_WORSE, "confident_when_seen")
 
 #: The scores in the order of tables, without `rows`.
 METRICS = (
@@ -50,6 +61,10 @@ METRICS = (
     "outside",
     "reprojection_px",
     "temporal_norm_px",
+    "confident_when_seen",
+    "fraction_empty",
+    "still",
+    "still_in_motion",
 )
 #: Stands for every individual, and for every body part.
 ALL = "all"
@@ -59,8 +74,19 @@ _LEAST_LIMBS = 10
 #: Of the variance of labelled poses, what the components keep; the value of Biderman et al. 2024.
 _VARIANCE_KEPT = 0.99
 _FRAMES_AT_ONCE = 16_384
+#: The most that a model's own test images can leave to its poses.
+_MOST = {"limb_outliers": 0.5, "jumps": 0.25}
+#: Stillness is looked for in so many stretches of a video at most, each of at least so many frames.
+_STRETCHES, _SHORTEST_STRETCH = 8, 50
+#: A keypoint stands still that stays, but for a tenth of the frames, within this fraction of the animal's size: an
+#: animal that walks is farther within a second, and networks jitter by a few hundredths of it.
+_STILL = 0.05
+#: The same where the animal has no size, in pixels.
+_STILL_PX = 2.0
 
 Level = Literal["pass", "warn", "fail"]
+#: The first frame of a stretch, and the one after its last.
+Stretch = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -149,19 +175,55 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Floors:
+    """What poses have to keep whatever their model does on its own test images; each over all body parts but one.
+
+    `confident` and, of each body part by itself, `bodypart_confident` are floors of ``confident_when_seen``,
+    `empty_frames` of ``fraction_empty``, and `still` of ``still_in_motion``.
+    """
+
+    confident: Limits = Limits()
+    bodypart_confident: Limits = Limits()
+    mean_likelihood: Limits = Limits()
+    empty_frames: Limits = Limits()
+    still: Limits = Limits()
+
+
+#: Where a limit comes from, in the words of tables.
+IN_LAB_YAML, FROM_TEST_IMAGES, USUAL, A_FLOOR = "lab.yaml", "the model's test images", "usual", "floor"
+
+
+@dataclass(frozen=True)
 class Finding:
-    """A score beyond a limit."""
+    """A score beyond a limit.
+
+    Attributes
+    ----------
+    value
+        What was measured; None where nothing could be.
+    source
+        Where the limit comes from; empty in verdicts from before there were floors, which do not say it.
+    says
+        The whole finding in words, where the names and the numbers alone do not tell it.
+    """
 
     metric: str
     individual: str
     bodypart: str
-    value: float
-    limit: float
+    value: float | None
+    limit: float | None
     level: Level
+    source: str = ""
+    says: str = ""
 
     def __str__(self) -> str:
+        """The finding in words, without a semicolon: those stand between findings."""
+        if self.says:
+            return self.says
         whose = self.bodypart if self.individual in (SINGLE_ANIMAL, ALL) else f"{self.individual} {self.bodypart}"
-        return f"{self.metric} of {whose} is {self.value:.3g}, limit {self.limit:.3g}"
+        limit = "floor" if self.source == A_FLOOR else "limit"
+        source = f" ({self.source})" if self.source not in ("", A_FLOOR) else ""
+        return f"{self.metric} of {whose} is {self.value:.3g}, {limit} {self.limit:.3g}{source}"
 
 
 def reference_from_labels(labels: "pd.DataFrame", skeleton: Iterable[tuple[str, str]] = ()) -> Reference:
@@ -191,6 +253,7 @@ def measure(
     picture: tuple[float, float],
     arena: np.ndarray | None = None,
     lost: int = 0,
+    picture_moves: Callable[[Sequence[Stretch]], Sequence[bool | None]] | None = None,
 ) -> "pd.DataFrame":
     """The scores of a pose table.
 
@@ -208,6 +271,9 @@ def measure(
         Corners of a polygon, shape (corners, 2), in pixels of the full picture.
     lost
         Frames of the video that could not be decoded; their rows are empty, and no fault of the model.
+    picture_moves
+        Says of stretches of frames whether the picture moves in them, None where that cannot be told. It is asked only
+        where the poses stand still.
 
     Returns
     -------
@@ -238,7 +304,10 @@ def measure(
         }
         for (individual, bodypart), own in (sums | limbs).items()
     ]
-    rows.append({"individual": ALL, "bodypart": ALL, "rows": poses.frames, **_means([*sums.values(), *limbs.values()])})
+    over_all = _means([*sums.values(), *limbs.values(), {"fraction_empty": poses.empty(lost)}])
+    still, in_motion = _stillness(poses.still_stretches(size), poses.length, picture_moves)
+    over_all |= {"still": still, "still_in_motion": in_motion}
+    rows.append({"individual": ALL, "bodypart": ALL, "rows": poses.frames, **over_all})
     return pd.DataFrame(rows).astype({"rows": "Int64"})
 
 
@@ -290,7 +359,7 @@ def default_limits(evaluated: "pd.DataFrame | None", bodypart: str) -> dict[str,
     Videos are not test images, so each limit leaves room: 0.2 below the fraction of confident keypoints, 0.05 above the
     fraction of limb outliers, both beyond the interval of a fraction among so few images (two standard errors, after
     Agresti and Coull 1998); twice the reprojection error and a pixel; 0.02 of jumps and twice the fraction of gross
-    errors.
+    errors. So that a bad model cannot ask for nothing, half of the limbs and a quarter of the steps are the most.
     """
     limits = {
         "fraction_confident": Limits(0.5),
@@ -308,48 +377,130 @@ def default_limits(evaluated: "pd.DataFrame | None", bodypart: str) -> dict[str,
         if np.isfinite(known[metric]):
             expected = (known[metric] * images + 2) / (images + 4)
             error = 2 * np.sqrt(expected * (1 - expected) / (images + 4))
-            limits[metric] = Limits(float(np.clip(expected + sign * (error + room), 0, 1)))
+            limits[metric] = Limits(float(np.clip(expected + sign * (error + room), 0, _MOST.get(metric, 1.0))))
     if np.isfinite(known["jumps"]):
-        limits["jumps"] = Limits(0.02 + 2 * float(known["jumps"]))
+        limits["jumps"] = Limits(min(0.02 + 2 * float(known["jumps"]), _MOST["jumps"]))
     if np.isfinite(known["reprojection_px"]):
         limits["reprojection_px"] = Limits(1 + 2 * float(known["reprojection_px"]))
     return limits
 
 
 def judge(
-    scores: "pd.DataFrame", frames: int, limits: Mapping[str, Limits], evaluated: "pd.DataFrame | None"
+    scores: "pd.DataFrame",
+    frames: int,
+    limits: Mapping[str, Limits],
+    evaluated: "pd.DataFrame | None",
+    floors: Floors | None = None,
 ) -> list[Finding]:
     """The scores that lie beyond their limits, the failing ones first; nothing but the scores is needed.
 
-    A body part that does not have a row for each frame of the video fails whatever the limits.
+    A body part that does not have a row for each frame of the video fails whatever the limits. A floor whose score
+    could not be measured is not kept: where nothing was estimated, it fails; where something could not be looked at, it
+    warns and says what.
 
     Parameters
     ----------
     scores
-        What `measure` gave; what it says of everything at once is not judged.
+        What `measure` gave; what it says of everything at once is only held against the floors.
     frames
         Of the video.
     limits
         Those of lab.yaml, by metric; a limit that is None is the one of `default_limits`.
     evaluated
         What `measure_predictions` gave for the model.
+    floors
+        None for no floors.
     """
+    floors = floors or Floors()
     findings = []
-    of_bodypart: dict[str, dict[str, Limits]] = {}
+    of_bodypart: dict[str, list[tuple[str, Level, float | None, str]]] = {}
     for row in scores[scores["bodypart"] != ALL].to_dict("records"):
         individual, bodypart = str(row["individual"]), str(row["bodypart"])
         if row["rows"] == row["rows"] and row["rows"] is not None and row["rows"] != frames:
-            findings.append(Finding("rows", individual, bodypart, float(row["rows"]), float(frames), "fail"))
+            findings.append(
+                Finding("rows", individual, bodypart, float(row["rows"]), float(frames), "fail", "frames of the video")
+            )
         if bodypart not in of_bodypart:
-            of_bodypart[bodypart] = _merged(limits, default_limits(evaluated, bodypart))
-        for metric, limit in of_bodypart[bodypart].items():
-            value, sign = float(row[metric]), -1 if metric in LESS_IS_WORSE else 1
-            bounds: tuple[tuple[Level, float | None], ...] = (("fail", limit.fail), ("warn", limit.warn))
-            for level, bound in bounds:
-                if bound is not None and sign * value > sign * bound:
-                    findings.append(Finding(metric, individual, bodypart, value, bound, level))
-                    break
-    return sorted(findings, key=lambda finding: finding.level != "fail")
+            of_bodypart[bodypart] = _bounds(limits, evaluated, bodypart)
+        own = _beyond(row, individual, bodypart, of_bodypart[bodypart])
+        # A body part has one line for how sure the model is of it: that of the limit, or else that of the floor.
+        if not any(finding.metric == "fraction_confident" and finding.level == "fail" for finding in own):
+            floor = _beyond(row, individual, bodypart, _floor("confident_when_seen", floors.bodypart_confident))
+            if floor and (floor[0].level == "fail" or not any(one.metric == "fraction_confident" for one in own)):
+                own = [one for one in own if one.metric != "fraction_confident"] + [_in_words(one) for one in floor]
+        findings += own
+    for row in scores[scores["bodypart"] == ALL].to_dict("records"):
+        findings += _below_floors(row, floors)
+    return sorted(findings, key=lambda finding: (finding.level != "fail", finding.bodypart != ALL))
+
+
+def _below_floors(row: Mapping[Hashable, Any], floors: Floors) -> list[Finding]:
+    """The floors over all body parts that are not kept, by the scores of everything together."""
+    every = [
+        *_floor("confident_when_seen", floors.confident),
+        *_floor("mean_likelihood", floors.mean_likelihood),
+        *_floor("fraction_empty", floors.empty_frames),
+        *_floor("still_in_motion", floors.still),
+    ]
+    if not every:
+        return []
+    if not float(row["fraction_missing"]) < 1:
+        says = "nothing was estimated: no keypoint has a place in any frame that could be decoded"
+        return [Finding("fraction_missing", ALL, ALL, 1.0, 1.0, "fail", A_FLOOR, says)]
+    findings = _beyond(row, ALL, ALL, every)
+    unrated = not float(row["mean_likelihood"]) >= 0
+    if unrated and any(metric in ("confident_when_seen", "mean_likelihood") for metric, *_ in every):
+        says = "the poses have no likelihood, so that nothing says how sure they are"
+        findings.append(Finding("mean_likelihood", ALL, ALL, None, floors.mean_likelihood.fail, "warn", A_FLOOR, says))
+    still = float(row["still"])
+    least = min(
+        (bound for metric, _, bound, _ in every if metric == "still_in_motion" and bound is not None), default=1
+    )
+    if still > least and not float(row["still_in_motion"]) >= 0:
+        says = (
+            f"no keypoint moves in {still:.0%} of the frames, and the video could not be looked at to see whether "
+            f"the picture does; floor {least:.0%}"
+        )
+        findings.append(Finding("still", ALL, ALL, still, least, "warn", A_FLOOR, says))
+    return [_in_words(finding) for finding in findings]
+
+
+def _in_words(finding: Finding) -> Finding:
+    """A score below a floor, in words that need no glossary."""
+    if finding.says or finding.value is None or finding.limit is None:
+        return finding
+    value, floor, share = f"{finding.value:.3g}", f"floor {finding.limit:.3g}", f"{finding.value:.1%}"
+    whose = finding.bodypart if finding.individual == SINGLE_ANIMAL else f"{finding.individual} {finding.bodypart}"
+    words = {
+        "confident_when_seen": f"{share} of all keypoints are confident, floor {finding.limit:.0%}"
+        if finding.bodypart == ALL
+        else f"{whose} is confident in {share} of its frames, floor {finding.limit:.0%}",
+        "mean_likelihood": f"the mean likelihood of all keypoints is {value}, {floor}",
+        "fraction_empty": f"{share} of the frames have no keypoint at all, {floor}",
+        "still_in_motion": f"no keypoint moves in {share} of the frames although the picture does: the same pose again "
+        f"and again, floor {finding.limit:.0%}",
+    }
+    return replace(finding, says=words[finding.metric])
+
+
+def _beyond(
+    row: Mapping[Hashable, Any],
+    individual: str,
+    bodypart: str,
+    bounds: Iterable[tuple[str, Level, float | None, str]],
+) -> list[Finding]:
+    """The scores of a row beyond bounds, one finding for each metric: the first bound that is not kept."""
+    found: dict[str, Finding] = {}
+    for metric, level, bound, source in bounds:
+        value, sign = float(row[metric]), -1 if metric in _LESS_IS_WORSE else 1
+        if metric not in found and bound is not None and sign * value > sign * bound:
+            found[metric] = Finding(metric, individual, bodypart, value, bound, level, source)
+    return list(found.values())
+
+
+def _floor(metric: str, limits: Limits) -> list[tuple[str, Level, float | None, str]]:
+    bounds: tuple[tuple[Level, float | None], ...] = (("fail", limits.fail), ("warn", limits.warn))
+    return [(metric, level, bound, A_FLOOR) for level, bound in bounds if bound is not None]
 
 
 def worst(findings: Iterable[Finding]) -> Level:
@@ -490,6 +641,43 @@ class _Poses:
     def bodyparts(self) -> list[str]:
         return list(dict.fromkeys(bodypart for _, bodypart in self.places))
 
+    @cached_property
+    def seen(self) -> dict[str, np.ndarray]:
+        """For each individual the frames in which any keypoint of it has an estimate, shape (frames,)."""
+        known = np.isfinite(self.x) & np.isfinite(self.y)
+        return {
+            individual: np.logical_or.reduce(
+                known[[place for (own, _), place in self.places.items() if own == individual]]
+            )
+            for individual in self.individuals
+        }
+
+    def empty(self, lost: int) -> _Sum:
+        """`fraction_empty`, as a sum: in how many of the decoded frames nothing has an estimate."""
+        decoded = max(self.frames - lost, 0)
+        seen = np.logical_or.reduce([*self.seen.values()]) if self.seen else np.zeros(0, bool)
+        return max(decoded - int(seen.sum()), 0), decoded
+
+    def still_stretches(self, size: float) -> list[Stretch]:
+        """The stretches of the video in which no keypoint moves, out of at most eight of equal length.
+
+        A keypoint stands still where the middle nine tenths of its x, and of its y, lie within 5 % of the animal's
+        size. Keypoints with fewer than two estimates in a stretch do not count; one without any other is not still.
+        """
+        count = int(np.clip(self.length // _SHORTEST_STRETCH, 1, _STRETCHES))
+        edges = np.linspace(0, self.length, count + 1).astype(int)
+        near = _STILL * size if np.isfinite(size) else _STILL_PX
+        found = []
+        for start, end in itertools.pairwise(edges.tolist()):
+            x, y = self.x[:, start:end], self.y[:, start:end]
+            enough = (np.isfinite(x) & np.isfinite(y)).sum(axis=1) >= 2
+            if not enough.any():
+                continue
+            ranges = [np.diff(np.nanquantile(axis[enough], (0.05, 0.95), axis=1), axis=0)[0] for axis in (x, y)]
+            if bool((np.hypot(*ranges) <= near).all()):
+                found.append((start, end))
+        return found
+
     def sums(
         self,
         keypoint: tuple[str, str],
@@ -505,13 +693,17 @@ class _Poses:
         confident = known & (likelihood >= cutoff)
         decoded = max(self.rows[keypoint] - lost, 0)
         rated = np.isfinite(likelihood)
+        # What has places and no likelihood at all is neither sure nor unsure.
+        can_be_sure = bool(rated.any()) or not known.any()
+        seen = int(self.seen[keypoint[0]].sum()) if can_be_sure else 0
         steps, jumped, swapped, sure = self.steps(keypoint, cutoff, size)
         stepped = np.isfinite(steps)
         sized = np.isfinite(size)
         inside = within(x[confident], y[confident], picture, arena)
         return {
             "mean_likelihood": (float(likelihood[rated].sum(dtype=float)), int(rated.sum())),
-            "fraction_confident": (min(int(confident.sum()), decoded), decoded),
+            "fraction_confident": (min(int(confident.sum()), decoded), decoded if can_be_sure else 0),
+            "confident_when_seen": (int(confident.sum()), seen),
             "fraction_missing": (max(decoded - int(known.sum()), 0), decoded),
             "jumps": (int((jumped & sure).sum()), int((stepped & sure).sum()) if sized else 0),
             "unsure_jumps": (int((jumped & ~sure).sum()), int((stepped & ~sure).sum()) if sized else 0),
@@ -611,12 +803,41 @@ def _means(sums: Sequence[Mapping[str, _Sum]]) -> dict[str, float]:
     return means
 
 
-def _merged(limits: Mapping[str, Limits], defaults: Mapping[str, Limits]) -> dict[str, Limits]:
-    merged = {}
+def _bounds(
+    limits: Mapping[str, Limits], evaluated: "pd.DataFrame | None", bodypart: str
+) -> list[tuple[str, Level, float | None, str]]:
+    """The limits of a body part and where each comes from, of each metric the failing one first."""
+    defaults = default_limits(evaluated, bodypart)
+    absolute = default_limits(None, bodypart)
+    bounds: list[tuple[str, Level, float | None, str]] = []
     for metric in METRICS:
         own, default = limits.get(metric, Limits()), defaults.get(metric, Limits())
-        merged[metric] = Limits(default.warn if own.warn is None else own.warn, own.fail)
-    return merged
+        bounds.append((metric, "fail", own.fail, IN_LAB_YAML))
+        if own.warn is not None:
+            bounds.append((metric, "warn", own.warn, IN_LAB_YAML))
+        else:
+            is_usual = default == absolute.get(metric) or default.warn == _MOST.get(metric)
+            source = USUAL if is_usual else FROM_TEST_IMAGES
+            bounds.append((metric, "warn", default.warn, source))
+    return bounds
+
+
+def _stillness(
+    stretches: Sequence[Stretch],
+    length: int,
+    picture_moves: Callable[[Sequence[Stretch]], Sequence[bool | None]] | None,
+) -> tuple[float, float]:
+    """`still` and `still_in_motion`; the latter is NaN where the picture is not known in one of the stretches."""
+    if not length:
+        return np.nan, np.nan
+    frames = [end - start for start, end in stretches]
+    still = sum(frames) / length
+    if not stretches:
+        return still, 0.0
+    moves = [None] * len(stretches) if picture_moves is None else list(picture_moves(stretches))
+    if None in moves:
+        return still, np.nan
+    return still, sum(own for own, moved in zip(frames, moves, strict=True) if moved) / length
 
 
 def _size(points: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
 from dlc_platform.store import MANIFEST
-from dlc_platform_tests.orchestration.conftest import RECIPE
+from dlc_platform_tests.orchestration.conftest import NO_FLOORS, RECIPE
 
 FIRST = "sub-001_ses-001"
 
@@ -47,7 +47,7 @@ def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab
             "model_comparison": {f"{what}_{PROJECT}" for what in ("picture", "versions", "bodyparts", "sessions")},
             "production_model": {"production"},
             "pose_estimates": {"quality", "picture_keypoints", "picture_trajectories", "picture_likelihood"},
-            "pose_quality": {"picture", "verdict", "scores", "fraction_confident", "temporal_norm_px"},
+            "pose_quality": {"picture", "verdict", "model", "scores", "fraction_confident", "temporal_norm_px"},
         }
         for asset, keys in seen.items():
             found = metadata(asset)
@@ -63,8 +63,8 @@ def test_the_poses_of_each_session_are_judged_and_checked(tracked_lab: Path):
     assert {"snout", "all"} <= set(table["bodypart"]) and any(" to " in part for part in table["bodypart"])
     assert set(table["verdict"]) <= {"pass", "warn"}
     checks = {
-        "pose_estimates": {"a_row_for_each_frame", "likelihood", "missing", "jumps", "limb_lengths"}
-        | {"inside_the_arena", "plausible_poses"},
+        "pose_estimates": {"a_row_for_each_frame", "model", "likelihood", "missing", "movement", "jumps"}
+        | {"limb_lengths", "inside_the_arena", "plausible_poses"},
         "pose_quality": {"good_enough"},
     }
     with dg.DagsterInstance.get() as instance:
@@ -83,14 +83,14 @@ def test_bad_poses_hold_up_what_follows_in_their_run(tracked_lab: Path):
     """A lab's own asset after pose_quality, with the limits that the lab has for a moment."""
     file = tracked_lab / "lab.yaml"
     before = file.read_text()
-    strict = {"limits": {"temporal_norm_px": {"fail": 1e-6}}, "blocks": ["downstream", "exports"]}
+    strict = {"limits": {"temporal_norm_px": {"fail": 1e-6}}, "blocks": ["downstream", "exports"], **NO_FLOORS}
 
     def run() -> tuple[dg.ExecuteInProcessResult, list[str]]:
         started: list[str] = []
 
         @dg.asset(partitions_def=sessions, deps=["pose_quality"])
         def time_in_the_corner(context: dg.AssetExecutionContext, lab: LabResource) -> None:
-            require_good_poses(lab.engine, lab.settings, context.partition_key)
+            require_good_poses(lab.engine, context.partition_key)
             started.append(context.partition_key)
 
         definitions = dg.Definitions.merge(build_definitions(tracked_lab), dg.Definitions([time_in_the_corner]))

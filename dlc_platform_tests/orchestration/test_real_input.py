@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from dlc_platform.orchestration.materialize import materialize
 from dlc_platform.platform import Platform
 from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform_tests.orchestration.conftest import NOTHING_IS_HOPELESS
 
 BODYPARTS = {"snout", "leftear", "rightear", "tailbase"}
 OPENFIELD = "sub-m3v1_ses-20181030"
@@ -63,6 +64,8 @@ def home(data: Path, engine: Engine, tmp_path: Path) -> Iterator[Path]:
         "projects": {"openfield": {"path": str(data / "projects/openfield-Pranav-2018-10-30")}},
         "recipes": {"one-epoch": recipe},
         "inference": [{"camera": camera, "project": "openfield"} for camera in cameras],
+        # One epoch is hopeless, and by itself nothing would be tracked with it.
+        "promotion": NOTHING_IS_HOPELESS,
     }
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(settings))
     before = dict(os.environ)

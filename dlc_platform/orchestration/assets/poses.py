@@ -24,11 +24,16 @@ from dlc_platform.orchestration.session_checks import for_each_checked_session, 
 #: The checks of a session's poses: what each says, and the scores that it looks at.
 _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
     "a_row_for_each_frame": ("Whether every body part has a row for each frame of its video.", ["rows"]),
-    "likelihood": (
-        "Whether the model is as sure of each body part as it was on its test images.",
-        ["mean_likelihood", "fraction_confident"],
+    "model": (
+        "The model that made the poses is not hopeless by its own test images.",
+        ["model_correct", "model_confident", "model_spread"],
     ),
-    "missing": ("Whether each body part has an estimate in most frames.", ["fraction_missing"]),
+    "likelihood": (
+        "The model is sure of most keypoints, and as sure of each body part as it was on its test images.",
+        ["mean_likelihood", "fraction_confident", "confident_when_seen"],
+    ),
+    "missing": ("Each body part has an estimate in most frames.", ["fraction_missing", "fraction_empty"]),
+    "movement": ("Poses move where the picture does.", ["still", "still_in_motion"]),
     "jumps": (
         "Whether body parts stay within the animal's size from one frame to the next, and individuals where they are.",
         ["jumps", "unsure_jumps", "swaps"],
@@ -64,7 +69,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
     They are judged at once by the limits of lab.yaml, each session by itself.
     """
     from dlc_platform.dlc.inference import PoseEstimator
-    from dlc_platform.gate import Assessment, assess, references
+    from dlc_platform.gate import Assessment, assess, judge_version, references
 
     # Each model is loaded once for all sessions of the run.
     estimators: dict[tuple[Any, ...], PoseEstimator] = {}
@@ -81,6 +86,11 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
             )
         key = (model_id, rule.batch_size, rule.precision)
         if key not in estimators:
+            judgement = judge_version(
+                lab.engine, lab.store, model_id, lab.settings.likelihood_cutoff, lab.settings.promotion.hopeless
+            )
+            if judgement.standing == "hopeless":
+                context.log.warning(f"the production model {short(model_id)} of {rule.project} is {judgement}")
             estimators[key] = PoseEstimator(
                 lab.store.path("models", model_id), lab.store, rule.batch_size, precision=rule.precision
             )
@@ -395,15 +405,51 @@ def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) ->
     return {
         "picture": picture(plot, f"Quality of {Path(shown.path).stem}"),
         "verdict": max((own.verdict for own in assessments), key=("pass", "warn", "fail").index),
+        "model": "; ".join(
+            dict.fromkeys(
+                str(own.reference.judgement or "unknown: these poses were imported without their model")
+                for own in assessments
+            )
+        ),
+        **({"findings": table(findings)} if (findings := _findings(assessments)[:_MOST_SCORES]) else {}),
         "scores": table(
-            scores.drop(columns=["session", "model", "pose_estimate", "judged_at", "camera"]).head(_MOST_SCORES)
+            scores.drop(columns=["session", "model", "pose_estimate", "judged_at", "camera", "by_floors"]).head(
+                _MOST_SCORES
+            )
         ),
         **{
             name: number(everything[name])
-            for name in ("fraction_confident", "jumps", "limb_outliers", "outside", "temporal_norm_px")
+            for name in (
+                "fraction_confident",
+                "mean_likelihood",
+                "jumps",
+                "limb_outliers",
+                "outside",
+                "temporal_norm_px",
+            )
             if everything[name] == everything[name]
         },
     }
+
+
+def _findings(assessments: Sequence[Any], metrics: Sequence[str] | None = None) -> list[Mapping[str, Any]]:
+    """The scores beyond their limits, each with what was measured, its limit and where that comes from."""
+    return [
+        {
+            "file": Path(own.path).name,
+            "individual": finding.individual,
+            "bodypart": finding.bodypart,
+            "score": finding.metric,
+            "value": finding.value,
+            "limit": finding.limit,
+            "limit_from": finding.source,
+            "level": finding.level,
+            "finding": str(finding),
+        }
+        for own in assessments
+        for finding in own.findings
+        if metrics is None or finding.metric in metrics
+    ]
 
 
 def _check_results(assessments: Sequence[Any]) -> list[dg.AssetCheckResult]:
@@ -412,20 +458,12 @@ def _check_results(assessments: Sequence[Any]) -> list[dg.AssetCheckResult]:
     for name, (_, metrics) in _CHECKS.items() if assessments else ():
         own = [(a, finding) for a in assessments for finding in a.findings if finding.metric in metrics]
         failed = any(finding.level == "fail" for _, finding in own)
-        rows = [
-            {
-                "file": Path(a.path).name,
-                "individual": finding.individual,
-                "bodypart": finding.bodypart,
-                "score": finding.metric,
-                "value": finding.value,
-                "limit": finding.limit,
-                "level": finding.level,
-            }
-            for a, finding in own
-        ]
+        rows = _findings(assessments, metrics)
         everything = [a.scores.iloc[-1] for a in assessments]
-        values = {metric: [row[metric] for row in everything if row[metric] == row[metric]] for metric in metrics}
+        values = {
+            metric: [row[metric] for row in everything if metric in row and row[metric] == row[metric]]
+            for metric in metrics
+        }
         results.append(
             dg.AssetCheckResult(
                 passed=not own,

@@ -80,10 +80,12 @@ def production_model(context: AssetExecutionContext, config: ProductionChoice, l
 def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.comparisons import weighed_by_a_person
     from dlc_platform.dlc.selection import choose_best
-    from dlc_platform.gate import barred_versions
+    from dlc_platform.gate import barred_versions, judge_version, versions_that_may_not_start
 
     chosen_by_person = _chosen(config, lab) if config != ProductionChoice() else None
     rows = []
+    rule, cutoff = lab.settings.promotion, lab.settings.likelihood_cutoff
+    passed_over: list[str] = []
     stale: dict[str, Impact] = {}
     for project in lab.settings.projects:
         in_force = registry.promotion_in_force(lab.engine, project)
@@ -97,15 +99,20 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
             model, reason = chosen_by_person.id, config.reason
             evaluation, *error = weighed_by_a_person(lab.engine, lab.store, project, model)
         else:
-            barred = barred_versions(lab.engine, lab.settings, project)
-            choice = choose_best(evaluations, in_force, lab.store, lab.settings.promotion, barred)
+            barred = barred_versions(lab.engine, lab.settings, project) | versions_that_may_not_start(
+                lab.engine, lab.store, project, cutoff, rule
+            )
+            choice = choose_best(evaluations, in_force, lab.store, rule, barred)
             if choice is None:
                 for reason in barred.values():
                     context.log.warning(f"{project}: {reason}")
+                passed_over += [f"{project}: {reason}" for reason in barred.values()]
                 continue
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
             error = choice.test_rmse_px, choice.test_images
         test_error = dict(zip(("test_rmse_px", "test_images"), error, strict=True))
+        judgement = judge_version(lab.engine, lab.store, model, cutoff, rule.hopeless)
+        warning = None if judgement.standing == "usable" else str(judgement)
         # A person who keeps the model has decided too: what was weighed then is not weighed again.
         if model != incumbent or chosen_by_person is not None:
             promotion = tables.Promotion(
@@ -117,6 +124,7 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
                 reason=reason,
                 weighed_until=evaluations[-1].evaluated_at if evaluations else None,
                 **test_error,
+                warning=warning,
                 run_id=context.run_id,
             )
             if not registry.promote(lab.engine, promotion, expected=incumbent):
@@ -126,13 +134,20 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
                 context.log.warning(f"{project}: nothing was promoted: {overtaken}")
                 kept = registry.promotion_in_force(lab.engine, project)
                 if kept is not None:
-                    rows.append(_row(project, kept.model_id, kept.model_id, kept.reason))
+                    rows.append(_row(project, kept.model_id, kept.model_id, kept.reason, kept.warning))
                 continue
             context.log.info(f"{project}: {short(model)} is the production model now: {reason}")
+            if warning is not None:
+                context.log.warning(f"{project}: mind that {short(model)} is {warning}")
             stale[project] = impact_of(lab.engine, model)
             context.log.info(f"{project}: {stale[project]}")
-        rows.append(_row(project, model, incumbent, reason) | test_error)
-    if not rows and lab.settings.promotion.rule != "person":
+        rows.append(_row(project, model, incumbent, reason, warning) | test_error)
+    if not rows and passed_over:
+        raise PlatformError(
+            f"no version may be promoted by the rule of lab.yaml: {'; '.join(passed_over)}",
+            "Label more frames or train longer; or promote a version yourself with `dlc-platform promote`",
+        )
+    if not rows and rule.rule != "person":
         raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
     in_production = {
         project: registry.production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)
@@ -185,8 +200,15 @@ def _chosen(config: ProductionChoice, lab: LabResource) -> tables.ModelVersion:
     return model
 
 
-def _row(project: str, model: str, before: str | None, reason: str) -> dict[str, Any]:
-    return {"project": project, "model": model, "changed": model != before, "before": before or "", "reason": reason}
+def _row(project: str, model: str, before: str | None, reason: str, warning: str | None) -> dict[str, Any]:
+    return {
+        "project": project,
+        "model": model,
+        "changed": model != before,
+        "before": before or "",
+        "reason": reason,
+        "warning": warning or "",
+    }
 
 
 def staleness(lab: LabResource) -> dict[str, Any]:

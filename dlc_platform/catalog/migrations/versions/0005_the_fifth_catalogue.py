@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0005"
 down_revision = "0004"
@@ -43,12 +44,17 @@ _ACCOUNT = ("frames_left_out", "times_reordered", "times_estimated", "clock_rese
 
 def upgrade() -> None:
     _migrations()
+    _floors()
     _test_errors()
     _files()
     _beginning()
 
 
 def downgrade() -> None:
+    op.drop_column("promotion", "warning", schema="dlc")
+    op.drop_column("pose_verdict", "floors", schema="dlc")
+    for score in _SCORES:
+        op.drop_column("pose_score", score, schema="dlc")
     op.drop_table("migration", schema="dlc")
     op.drop_table("lab_beginning", schema="dlc")
     for column in ("video_streams", *_ACCOUNT):
@@ -166,3 +172,14 @@ def _migrations() -> None:
         sa.PrimaryKeyConstraint("revision", name=op.f("pk_migration")),
         schema="dlc",
     )
+
+
+_SCORES = ("confident_when_seen", "fraction_empty", "still", "still_in_motion")
+
+
+def _floors() -> None:
+    """What poses are held against whatever their model does, and what spoke against a version that was promoted."""
+    for score in _SCORES:
+        op.add_column("pose_score", sa.Column(score, sa.Float(), nullable=True), schema="dlc")
+    op.add_column("pose_verdict", sa.Column("floors", postgresql.JSONB(), nullable=True), schema="dlc")
+    op.add_column("promotion", sa.Column("warning", sa.String(), nullable=True), schema="dlc")

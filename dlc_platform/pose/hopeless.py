@@ -1,0 +1,160 @@
+"""When a model version is hopeless: what its predictions on labelled test images must keep for it to be of any use.
+
+The one definition of the word. Which evaluation speaks for a version, and what a hopeless one must not do, is decided
+in `gate`.
+
+A version is hopeless when one of these floors is not kept on the labelled keypoints of its test images:
+
+* **correct**: the share of keypoints that are correct. A keypoint is correct when its distance from the label is at
+  most ``max(within_animal * size, within_human * human)`` pixels. `size` is the animal's (see `quality.Reference`) and
+  `human` the error of a person who labels the same frame again. This is the percentage of correct keypoints, PCK, of
+  Yang and Ramanan (Articulated Human Detection with Flexible Mixtures of Parts, PAMI 35, 2013), whose 0.2 of the body
+  is the loosest threshold in use; a version that misses it with most of its keypoints does not know where the body
+  parts are. Where a person cannot do better, nothing more is asked of a network: hence the second term.
+* **confident**: the share of keypoints that reach the likelihood cutoff. A version that is never sure on labelled
+  images is never sure on a session.
+* **spread**: the spread of its predictions over the test images, as a fraction of the spread of the labels; both are
+  the root of the mean squared distance from a body part's mean place. A network that has learnt nothing predicts the
+  same place in every image. Not judged where the labels themselves keep to one place.
+
+Where the lab has not measured the human error, it is taken as 2.3 % of the animal's size: 2.69 px on DeepLabCut's open
+field (Mathis et al., Nature Neuroscience 21, 2018), whose mouse is 119 px long by its labels. Where no two body parts
+are labelled the animal has no size; the spread of the labels takes its place.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from dlc_platform.pose.quality import ALL, Finding
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The error of a person as a fraction of the animal's size.
+HUMAN_ERROR = 2.69 / 118.7
+#: Fewer test images can show that a version is hopeless, but not that it is not: that each of n images is on one side
+#: by chance has the probability 2^-n, and below 5 % only from here on.
+FEWEST_IMAGES = 6
+
+#: `unproven`: there are too few test images to tell; `usable`: it is not hopeless, which is not to say that it is good.
+Standing = Literal["usable", "unproven", "hopeless"]
+
+
+@dataclass(frozen=True)
+class Floors:
+    """The floors of a model version as the module says; None for one that is not asked."""
+
+    correct: float | None
+    within_animal: float
+    within_human: float
+    human_error_px: float | None
+    confident: float | None
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class ModelJudgement:
+    """What test images say of a model version.
+
+    Attributes
+    ----------
+    images
+        How many test images have labels.
+    median_px
+        The median distance between label and prediction, in pixels; NaN where there is none.
+    findings
+        The floors that are not kept, each in words with the measured value and the floor.
+    """
+
+    standing: Standing
+    images: int
+    median_px: float
+    findings: tuple[Finding, ...] = ()
+
+    def __str__(self) -> str:
+        if self.standing == "hopeless":
+            return "hopeless: " + "; ".join(map(str, self.findings))
+        if self.standing == "unproven":
+            if not self.images:
+                return "unproven: it was never tested on labelled images here, so nothing is known of its error"
+            number = "1 labelled test image" if self.images == 1 else f"{self.images} labelled test images"
+            return f"unproven: {number}, and fewer than {FEWEST_IMAGES} cannot show that it is any good"
+        return f"usable: a median error of {self.median_px:.3g} px on {self.images} test images"
+
+
+#: Nothing is known of a version that was never evaluated.
+UNTESTED = ModelJudgement("unproven", 0, float("nan"))
+
+
+def judge_model(predictions: "pd.DataFrame", size_px: float, cutoff: float, floors: Floors) -> ModelJudgement:
+    """Whether a model version is hopeless by its predictions on labelled images that it was not taught.
+
+    Parameters
+    ----------
+    predictions
+        Columns image, bodypart, x, y, predicted_x, predicted_y, likelihood, distance_px and missed (see
+        `dlc.evaluation`), of test images alone. Keypoints that are not labelled do not count; one that is missed is
+        neither correct nor confident.
+    size_px
+        The animal's size; NaN where it is not known.
+    cutoff
+        Likelihood from which a keypoint counts as confident.
+    """
+    own = predictions[predictions["distance_px"].notna() | predictions["missed"]]
+    images = int(own["image"].nunique())
+    if not images:
+        return UNTESTED
+    distances = own["distance_px"].to_numpy(float)
+    spread_px = _spread(own, "x", "y")
+    scale_px = size_px if np.isfinite(size_px) else spread_px
+    human_px = floors.human_error_px if floors.human_error_px is not None else HUMAN_ERROR * scale_px
+    by_animal, by_human = floors.within_animal * scale_px, floors.within_human * human_px
+    limit_px = max(by_animal, by_human)
+    findings = []
+
+    def hold(metric: str, value: float, floor: float | None, says: str) -> None:
+        if floor is not None and value < floor:
+            findings.append(Finding(metric, ALL, ALL, value, floor, "fail", f"promotion.hopeless.{metric[6:]}", says))
+
+    whose = "the animal's size" if np.isfinite(size_px) else "the spread of the labels"
+    within = (
+        f"{floors.within_animal:g} of {whose}, {scale_px:.3g} px"
+        if by_animal >= by_human
+        else f"{floors.within_human:g} times the human error, {human_px:.3g} px"
+    )
+    correct = float((distances <= limit_px).mean())  # NaN, of a missed one, is not
+    median_px = float(np.nanmedian(distances)) if np.isfinite(distances).any() else np.nan
+    hold(
+        "model_correct",
+        correct,
+        floors.correct,
+        f"of the model's {len(own)} labelled test keypoints {correct:.0%} lie within {limit_px:.3g} px of their label "
+        f"({within}), floor {floors.correct or 0:.0%}, and its median error is {median_px:.3g} px",
+    )
+    confident = float((own["likelihood"].to_numpy(float) >= cutoff).mean())
+    hold(
+        "model_confident",
+        confident,
+        floors.confident,
+        f"of the model's {len(own)} labelled test keypoints {confident:.1%} are confident, floor "
+        f"{floors.confident or 0:.0%}",
+    )
+    if spread_px > limit_px and images > 1:
+        predicted = _spread(own[own["predicted_x"].notna()], "predicted_x", "predicted_y")
+        hold(
+            "model_spread",
+            predicted / spread_px,
+            floors.spread,
+            f"the model predicts nearly the same place in all {images} test images: its predictions are spread by "
+            f"{predicted:.3g} px, the labels by {spread_px:.3g} px, floor {floors.spread or 0:.0%} of that",
+        )
+    standing: Standing = "hopeless" if findings else "unproven" if images < FEWEST_IMAGES else "usable"
+    return ModelJudgement(standing, images, median_px, tuple(findings))
+
+
+def _spread(table: "pd.DataFrame", x: str, y: str) -> float:
+    """The root of the mean squared distance of points from the mean place of their body part, in pixels."""
+    centred = table[[x, y]] - table.groupby("bodypart", observed=True)[[x, y]].transform("mean")
+    return float(np.sqrt((centred.to_numpy(float) ** 2).sum(axis=1).mean())) if len(table) else 0.0

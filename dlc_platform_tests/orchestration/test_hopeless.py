@@ -1,0 +1,135 @@
+"""What a hopeless model version does not get to do: be promoted by the rule, and track anything by itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from sqlalchemy import Engine, text
+
+from dlc_platform.catalog import registry
+from dlc_platform.orchestration.assets.production import production_model
+from dlc_platform.orchestration.outcomes import wanted_poses
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.sensors import reestimate_stale_sessions
+from dlc_platform.plan import plan
+from dlc_platform.platform import Platform
+from dlc_platform_tests.catalog.small_lab import identity
+from dlc_platform_tests.test_gate import FRAMES, SESSION, SmallLab, points, poses
+
+
+@pytest.fixture
+def lab(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallLab]:
+    """A session whose file was seen, and no model."""
+    monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", engine.url.render_as_string(hide_password=False))
+    small = SmallLab(tmp_path, engine)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into dlc.scanned_root (id, path, layout) values (1, '/raw', repeat('0', 64)); "
+                "insert into dlc.scanned_folder (id, root_id, path, changed_ns, seen_at) "
+                "values (1, 1, 'x/', 1, now()); "
+                "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, session_key) values "
+                "(1, 'top.mp4', 1000, 1, :session)"
+            ),
+            {"session": SESSION},
+        )
+    yield small
+
+
+def promote(lab: SmallLab, **choice: str) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [production_model],
+        resources={"lab": LabResource(home=str(lab.home))},
+        run_config={"ops": {"production_model": {"config": choice}}},
+        raise_on_error=False,
+    )
+
+
+def said(result: dg.ExecuteInProcessResult) -> str:
+    return "\n".join(
+        event.step_failure_data.user_failure_data.description or ""
+        for event in result.all_events
+        if event.is_step_failure and event.step_failure_data.user_failure_data
+    ) + "\n".join(str(event.step_failure_data.error) for event in result.all_events if event.is_step_failure)
+
+
+def wanted(lab: SmallLab) -> list[str]:
+    return [found.session_key for found in wanted_poses(LabResource(home=str(lab.home)))]
+
+
+def test_the_rule_does_not_promote_a_hopeless_version_not_even_as_the_first(lab: SmallLab) -> None:
+    lab.train("a", "d", "6", off_px=30)
+    result = promote(lab)
+    assert not result.success and registry.promotion_in_force(lab.engine, "maze") is None
+    told = said(result)
+    assert f"version {identity('a')[:12]} was passed over, because it is hopeless" in told
+    assert "0% lie within 7.93 px" in told and "floor 50%" in told
+    # The next one that is of use is the first one.
+    lab.train("b", "e", "7")
+    assert promote(lab).success
+    promotion = registry.promotion_in_force(lab.engine, "maze")
+    assert promotion is not None and (promotion.model_id, promotion.kind) == (identity("b"), "first")
+    assert promotion.warning is None and "was passed over, because it is hopeless" in promotion.reason
+    assert wanted(lab) == [SESSION]
+
+
+def test_a_person_may_promote_it_and_nothing_is_tracked_with_it_by_itself(
+    lab: SmallLab,
+) -> None:
+    lab.train("a", "d", "6", off_px=30)
+    result = promote(lab, model=identity("a"), reason="to see it move", by="ada")
+    assert result.success
+    promotion = registry.promotion_in_force(lab.engine, "maze")
+    assert promotion is not None and str(promotion.warning).startswith("hopeless: of the model's 40 labelled test")
+    (event,) = result.asset_materializations_for_node("production_model")
+    assert "hopeless: of" in str(event.metadata["production"])
+    assert "hopeless" in Platform(lab.home).promotions()["warning"].iloc[0]
+
+    assert wanted(lab) == []
+    # It was tracked with another version before: nor is it estimated again.
+    lab.train("b", "e", "7")
+    lab.track("8", "b", poses(points(FRAMES, seed=2)))
+    with dg.instance_for_test() as instance:
+        looked = reestimate_stale_sessions(dg.build_sensor_context(instance), lab=LabResource(home=str(lab.home)))
+    assert isinstance(looked, dg.SensorResult) and not looked.run_requests
+    message = str(looked.skip_reason)
+    assert "0 stale sessions" in message and "is hopeless" in message and "Label more frames" in message
+    # A lab that says otherwise gets what it asked for.
+    lab.settle({}, promotion={"hopeless": {"correct": None}})
+    with dg.instance_for_test() as instance:
+        looked = reestimate_stale_sessions(dg.build_sensor_context(instance), lab=LabResource(home=str(lab.home)))
+    assert isinstance(looked, dg.SensorResult) and len(looked.run_requests or []) == 1
+
+
+def test_the_plan_says_why_nothing_is_tracked(lab: SmallLab, tmp_path: Path) -> None:
+    lab.train("a", "d", "6", off_px=30)
+    assert promote(lab, model=identity("a"), reason="to see it move", by="ada").success
+    video = tmp_path / "raw/sub-1/ses-1/top.mp4"
+    video.parent.mkdir(parents=True)
+    video.write_bytes(b"0" * 1000)
+    with lab.engine.begin() as connection:
+        connection.execute(
+            text("update dlc.recording_file set path = :path, mtime_ns = :mtime"),
+            {"path": str(video), "mtime": video.stat().st_mtime_ns},
+        )
+    (planned,) = plan(lab.settle({}, settle_seconds=0), lab.engine).sessions
+    (file,) = planned.files
+    assert file.poses == "none" and "is hopeless" in str(file.reason) and "--partition SESSION" in str(file.reason)
+
+
+def test_a_version_that_too_few_test_images_speak_for_is_promoted_with_a_word(lab: SmallLab) -> None:
+    lab.train("a", "d", "6", test_images=3)
+    assert promote(lab).success
+    promotion = registry.promotion_in_force(lab.engine, "maze")
+    assert promotion is not None and promotion.model_id == identity("a")
+    assert promotion.warning == "unproven: 3 labelled test images, and fewer than 6 cannot show that it is any good"
+    assert wanted(lab) == [SESSION]
+
+
+def test_a_version_that_no_test_image_speaks_for_waits_for_a_person(lab: SmallLab) -> None:
+    lab.train("a", "d", "6", test_images=0)
+    result = promote(lab)
+    assert not result.success and "nothing is known of its error" in said(result)
+    assert promote(lab, model=identity("a"), reason="the only one", by="ada").success
+    assert wanted(lab) == [SESSION]

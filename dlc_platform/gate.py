@@ -210,8 +210,9 @@ def assess(
     """Judge the poses in force of a session by lab.yaml as it is now, and write that down.
 
     What was measured before is measured again only where the likelihood cut-off, the arena, the animal's size or the
-    labels are other ones than then; the limits can change without that. A session that fails is in quarantine
-    afterwards, unless a person released it with the same failures, and one that does not is out.
+    labels are other ones than then, or a video could not be looked at; limits and floors can change without that. A
+    session that fails is in quarantine afterwards, unless a person released it with the same failures, and one that
+    does not is out.
 
     Parameters
     ----------
@@ -242,9 +243,10 @@ def assess(
         identity = str(row["pose_estimate"])
         known = registry.pose_verdict(engine, identity)
         measured = None
+        scores = None
         if known is not None and known.basis == basis:
             scores = _stored(registry.pose_scores(engine, identity))
-        else:
+        if scores is None or _was_not_looked_at(scores):
             labels = against.labels
             labels = labels if rule.animal_px is None else replace(labels, size_px=rule.animal_px)
             path = store.path("poses", identity) / POSE_TABLE
@@ -417,6 +419,11 @@ def _picture_moves(
         ]
         found.append(moves(seen, size_px) if len(seen) > 1 and seen[0].size else None)
     return found
+
+
+def _was_not_looked_at(scores: "pd.DataFrame") -> bool:
+    """True where poses stand still and the video was away then: it may be there now."""
+    return bool(((scores["still"] > 0) & scores["still_in_motion"].isna()).any())
 
 
 def _pose_floors(floors: PoseFloors) -> Floors:

@@ -453,13 +453,11 @@ def _below_floors(row: Mapping[Hashable, Any], floors: Floors) -> list[Finding]:
         says = "the poses have no likelihood, so that nothing says how sure they are"
         findings.append(Finding("mean_likelihood", ALL, ALL, None, floors.mean_likelihood.fail, "warn", A_FLOOR, says))
     still = float(row["still"])
-    least = min(
-        (bound for metric, _, bound, _ in every if metric == "still_in_motion" and bound is not None), default=1
-    )
+    least = min((bound for bound in (floors.still.warn, floors.still.fail) if bound is not None), default=1.0)
     if still > least and not float(row["still_in_motion"]) >= 0:
         says = (
             f"no keypoint moves in {still:.0%} of the frames, and the video could not be looked at to see whether "
-            f"the picture does; floor {least:.0%}"
+            f"the picture does, floor {least:.0%}"
         )
         findings.append(Finding("still", ALL, ALL, still, least, "warn", A_FLOOR, says))
     return [_in_words(finding) for finding in findings]

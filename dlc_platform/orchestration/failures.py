@@ -16,7 +16,10 @@ def failure_reasons(events: Iterable[dg.DagsterEvent]) -> list[str]:
     failures = [event.step_failure_data for event in events if event.is_step_failure]
     told = [failure.user_failure_data for failure in failures]
     errors = [failure.error for failure in failures] or [
-        event.job_failure_data.error for event in events if event.is_job_failure
+        # What Dagster writes down for a run that it gave up itself has no error.
+        event.job_failure_data.error
+        for event in events
+        if event.is_job_failure and event.event_specific_data
     ]
     found = [failure.description for failure in told if failure is not None and failure.description]
     return found or [reason for error in errors if error is not None and (reason := _reason(error))]

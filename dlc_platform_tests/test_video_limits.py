@@ -16,6 +16,7 @@ from dlc_platform.settings import Lab
 from dlc_platform.video_limits import FEWEST_EARLIER, Finding, findings, unusual
 from dlc_platform_tests.test_ingest import lab, session, top, write_video
 from dlc_platform_tests.video.conftest import spoil
+from dlc_platform_tests.video.numbered import remux, write_numbered
 from dlc_platform_tests.video.test_quality import retimed
 
 SESSION = "sub-1_ses-1"
@@ -232,3 +233,37 @@ def test_a_video_that_was_never_measured_keeps_every_limit(engine: Engine, raw: 
     settings = lab(video_quality=[{"exposure": [150, 200], "focus": [1000, 2000], "black_seconds": 0.1}])
     assert found(engine, settings) == []
     assert all(not row["measured"] for row in queries.video_figures(engine, SESSION))
+
+
+def test_a_recording_that_begins_without_its_key_frame_says_so(engine: Engine, raw: Path) -> None:
+    """Its frame 0 is not that of the camera's first trigger."""
+    whole = write_numbered(top(raw).with_suffix(".mkv"), ticks=40, options={"bf": "0", "g": "30"})
+    remux(whole, top(raw), lambda number, packet: number >= 25, "matroska")
+    whole.unlink()
+    (look,) = [look for look in register(engine, session(raw)) if look.recording.name == "cam-top"]
+    assert look.video is not None and (look.video.frames, look.video.account.left_out) == (10, 5)
+    (finding,) = found(engine, lab())
+    assert (finding.question, finding.fails, finding.holds) == ("every_frame_is_there", False, False)
+    assert "begins with 5 frames that build on what is not in the file" in finding.problem
+    assert queries.sessions(engine, SESSION).set_index("recording")["frames_left_out"].to_dict() == {
+        "cam-side": 0,
+        "cam-top": 5,
+    }
+
+
+def test_times_that_are_guesses_are_told(engine: Engine, raw: Path) -> None:
+    one = write_numbered(top(raw).with_suffix(".ts"), options={"bf": "0", "g": "12"}).read_bytes()
+    top(raw).with_suffix(".ts").unlink()
+    top(raw).write_bytes(one * 2)
+    register(engine, session(raw))
+    (finding,) = [finding for finding in found(engine, lab()) if finding.question == "timestamps_are_regular"]
+    assert not finding.fails
+    assert "has a clock that begins again in 1 place" in finding.problem
+
+
+def test_times_that_were_only_put_in_order_need_no_word(engine: Engine, raw: Path) -> None:
+    write_numbered(top(raw), format="avi")
+    register(engine, session(raw))
+    assert found(engine, lab()) == []
+    figures = {row["recording"]: row for row in queries.video_figures(engine, SESSION)}["cam-top"]
+    assert figures["times_reordered"] > 20 and (figures["dropped"], figures["jitter_ms"]) == (0, 0)

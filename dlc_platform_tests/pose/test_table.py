@@ -13,6 +13,7 @@ from dlc_platform.pose.table import (
     SINGLE_ANIMAL,
     keypoints_at,
     read_parquet,
+    rows_back_in_time,
     summarize,
     tidy_from_dlc,
     write_parquet,
@@ -135,6 +136,20 @@ def test_a_table_without_frames_is_kept(tmp_path: Path) -> None:
     table = tidy_from_dlc(wide(0), np.zeros(0))
     write_parquet(table, tmp_path / "poses.parquet")
     assert len(read_parquet(tmp_path / "poses.parquet")) == 0
+
+
+def test_times_of_decoding_are_read_in_order(tmp_path: Path) -> None:
+    """As earlier versions wrote them for AVI files with B-frames, for one animal and for several."""
+    decoded = np.array([0, 3, 2, 4, 1, 7, 6, 8, 5, 9]) / 25
+    for table in (wide(10), several(10)):
+        path = tmp_path / f"{len(table.columns)}.parquet"
+        write_parquet(tidy_from_dlc(table, decoded), path)
+        assert rows_back_in_time(path) == 4
+        read = read_parquet(path)
+        np.testing.assert_array_equal(read["time_s"], read["frame"] / 25)
+        write_parquet(tidy_from_dlc(table, np.arange(10) / 25), path)
+        assert rows_back_in_time(path) == 0
+        pd.testing.assert_frame_equal(read_parquet(path), read)
 
 
 def test_summary_by_bodypart() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from dlc_platform.errors import PlatformError, PlatformWarning, sentence_for_people
+from dlc_platform.errors import PlatformError, PlatformWarning, at_home, sentence_for_people
 from dlc_platform.identity import short
 
 if TYPE_CHECKING:
@@ -42,7 +42,21 @@ class _ListGroup(TyperGroup):
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-Home = Annotated[Path, typer.Argument(metavar="HOME", help="The folder that holds lab.yaml.")]
+#: The lab that the command is about, as it was typed.
+_labs: list[Path] = []
+
+
+def _remembered(home: Path) -> Path:
+    _labs[:] = [home]
+    return home
+
+
+def _pasteable(message: str) -> str:
+    """A message with this lab in its commands."""
+    return at_home(message, _labs[0]) if _labs else message
+
+
+Home = Annotated[Path, typer.Argument(metavar="HOME", help="The folder that holds lab.yaml.", callback=_remembered)]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="A session's key, such as sub-001_ses-01.")]
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model version's identity, or as much as `models` shows.")
@@ -58,14 +72,14 @@ def main() -> None:
     try:
         app()
     except PlatformError as error:
-        sys.exit(f"dlc-platform: {error}")
+        sys.exit(f"dlc-platform: {_pasteable(str(error))}")
     except BrokenPipeError:
         # The reader of a table, such as `head`, had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if (told := sentence_for_people(error)) is not None:
-            sys.exit(f"dlc-platform: {told}")
+            sys.exit(f"dlc-platform: {_pasteable(str(told))}")
         if (lost := _lost_connection(error)) is None:
             raise
         problem = PlatformError(
@@ -295,6 +309,7 @@ def scan_(
         from dlc_platform.ingest import update_details
         from dlc_platform.orchestration.materialize import register_sessions
         from dlc_platform.sidecars import Sidecars
+        from dlc_platform.walking import Disks
 
         if session is not None or all_ or as_json:
             raise PlatformError("--session, --all and --json go with --dry-run", "Add --dry-run, or leave them out")
@@ -303,7 +318,9 @@ def scan_(
         def register() -> bool:
             succeeded = register_sessions(_absolute(home), _say)
             lab, engine = _lab(home)
-            changed = update_details(engine, Sidecars(lab.raw_roots))
+            disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
+            disks.answering()
+            changed = update_details(engine, Sidecars(lab.raw_roots, disks.silent))
             _say(f"The lab's own tables say something new of {changed} subjects and sessions")
             return succeeded
 
@@ -327,6 +344,9 @@ def scan_(
         sys.exit(1)
 
 
+#: What a session waits for, in words.
+_STEPS = {"videos": "its videos to be good enough", "labels": "its labels", "quality": "a decision on its poses"}
+
 sessions = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sessions, name="sessions", help="List the sessions (`sessions HOME`), or release one from quarantine.")
 
@@ -337,14 +357,30 @@ def list_sessions(
     quarantined: Annotated[
         bool, typer.Option("--quarantined", help="Those that are held up, why, and what to do.")
     ] = False,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="All that wait or are held up: since when, why, and what to do.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the registered sessions and their recordings, or what is in quarantine, the newest first."""
+    """List the registered sessions and their recordings; or what waits, or what is in quarantine."""
     from dlc_platform.platform import Platform
 
     platform = Platform(_absolute(home))
     if quarantined:
         _table(platform.quarantine(), ["session", "stage", "file", "reason", "remedy", "since"], as_json)
+        return
+    if waiting:
+        found = platform.waiting()
+        if as_json:
+            _table(found, list(found.columns), as_json)
+            return
+        for row in found.to_dict("records"):
+            since = "" if row["since"] is None else f", since {row['since']:%Y-%m-%d %H:%M} UTC"
+            _say(f"{row['session']} waits for {_STEPS.get(row['step'], row['step'])}{since}")
+            _say(f"    {row['file'] + ': ' if row['file'] else ''}{row['reason']}")
+            _say(f"    {row['remedy']}")
+        held = int((~found["passing"].astype(bool)).sum())
+        _say(f"{len(found)} wait, {held} of them for a person" if len(found) else "nothing waits")
         return
     columns = [
         "session",
@@ -367,7 +403,7 @@ def _with_left_out(found: "pd.DataFrame") -> "pd.DataFrame":
 
     def said(damage: Any, frames: Any) -> str | None:
         own = [damage] if isinstance(damage, str) else []
-        return "; ".join([*own, *([f"{frames:.0f} frames left out at the start"] if frames > 0 else [])]) or None
+        return "; ".join([*own, *([f"{frames:.0f} frames left out at the start"] if (frames or 0) > 0 else [])]) or None
 
     both = found.copy()
     both["damage"] = list(map(said, found["damage"], found["frames_left_out"]))
@@ -531,7 +567,7 @@ def compare(
     if as_json:
         print(json.dumps(records, indent=2))
     if problems:
-        sys.exit("\n".join(f"dlc-platform: {problem}" for problem in problems))
+        sys.exit("\n".join(f"dlc-platform: {_pasteable(problem)}" for problem in problems))
 
 
 @models.command("import")
@@ -863,7 +899,7 @@ def backfill(
         platform.require_project(project)
         found = found[found["project"] == project]
     if session and (current := sorted(set(session) - set(found["session"]))):
-        raise PlatformError(f"{', '.join(current)} is not stale", "Choose among `dlc-platform stale`")
+        raise PlatformError(f"{', '.join(current)} is not stale", "Choose among `dlc-platform stale HOME`")
     if session:
         found = found[found["session"].isin(session)]
     found = found.head(most) if most else found
@@ -1049,7 +1085,7 @@ def _wait() -> None:
 
 def _say(line: str) -> None:
     try:
-        print(line, flush=True)
+        print(_pasteable(line), flush=True)
     except OSError:
         # Nobody reads any more, as when the terminal was closed; what is at work must still end in order.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -1100,4 +1136,4 @@ def _cell(column: str, value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and column in _COUNTS else f"{value:.3f}"
-    return str(value)
+    return _pasteable(str(value))

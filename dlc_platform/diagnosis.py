@@ -6,6 +6,7 @@ is done: no video is decoded, no network is loaded.
 
 import math
 import os
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from dlc_platform.sessions import Scan, scan
 from dlc_platform.settings import Lab, load_lab
 from dlc_platform.store import Store
 from dlc_platform.video.region import Region
+from dlc_platform.waiting import waiting
 
 _LITTLE_SPACE_BYTES = 5 << 30
 _MOST_OF_A_KIND = 10
@@ -71,7 +73,7 @@ def examine(home: Path) -> Iterator[Finding]:
     yield from _sessions(lab)
     if lab.regions:
         yield from _regions(lab, files)
-    yield from _waiting_for_a_person(home)
+    yield from _waiting_for_a_person(home, lab)
     yield from _production(home, lab)
     yield from _notify(home, lab)
     try:
@@ -159,7 +161,7 @@ def _networks(lab: Lab) -> dict[tuple[str, str], list[str]]:
 
 
 def _sessions(lab: Lab) -> Iterator[Finding]:
-    found = scan(lab.raw_roots, lab.layout)
+    found = scan(lab.raw_roots, lab.layout, lab.scan.root_timeout_seconds)
     yield Finding("sessions", f"{len(found.sessions)} on disk")
     yield from _layout(lab, found)
     waiting = [session for session in found.sessions if session.waits is not None]
@@ -226,16 +228,28 @@ def _regions(lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
     yield Finding("regions", f"{held} registered videos hold theirs")
 
 
-def _waiting_for_a_person(home: Path) -> Iterator[Finding]:
+def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
     with _catalogue(home) as engine:
         if engine is None:
             return
         counts = queries.quarantine_counts(engine)
+        wait = waiting(engine, lab)
+    held = [one for one in wait if not one.passing]
+    if held:
+        yield Finding(
+            "waiting",
+            f"{len({one.session for one in held})} sessions are held up, such as {held[0].session}: {held[0].reason}",
+            f"See all, and what to do, with `dlc-platform sessions {shlex.quote(str(home))} --waiting`",
+            warning=True,
+        )
+    else:
+        number = len({one.session for one in wait})
+        yield Finding("waiting", f"no session is held up; {number} wait for their turn")
     if counts.empty:
         yield Finding("quarantine", "no session is in it")
         return
     stages = ", ".join(f"{row.sessions} sessions at the stage {row.stage}" for row in counts.itertuples())
-    remedy = f"See why with `dlc-platform sessions {home} --quarantined`"
+    remedy = f"See why with `dlc-platform sessions {shlex.quote(str(home))} --quarantined`"
     yield Finding("quarantine", stages, remedy, warning=True)
 
 
@@ -292,7 +306,7 @@ def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
             yield Finding(
                 what,
                 f"{given_up} notifications were given up and {waiting} wait; the last failure: {last_error}",
-                f"Send a test with `dlc-platform notify {home} --test`",
+                f"Send a test with `dlc-platform notify {shlex.quote(str(home))} --test`",
                 warning=True,
             )
 

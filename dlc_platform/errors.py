@@ -3,6 +3,17 @@
 Every error that a user can cause or mend is a `PlatformError`. Programming errors stay ordinary exceptions.
 """
 
+import re
+import shlex
+from pathlib import Path
+
+_HOME = re.compile(r"(`dlc-platform [^`]*?)\bHOME\b")
+
+
+def at_home(message: str, home: Path) -> str:
+    """A message whose commands can be pasted: where they say HOME, which stands for any lab's, it is this one's."""
+    return _HOME.sub(lambda found: found[1] + shlex.quote(str(home)), message)
+
 
 class PlatformError(Exception):
     """Something that a person can mend.

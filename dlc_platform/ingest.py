@@ -157,20 +157,25 @@ def judge(
     list of quarantine.Fault
         Those that hold a file up, or the session. What a person released is not among them.
     """
-    found = findings(settings, session_key, queries.video_figures(engine, session_key))
-    faults = [finding.fault for finding in found if finding.holds]
+    faults = _faults(engine, settings, session_key)
     return quarantine.judge(engine, session_key, "videos", faults, run_id, files_only=files_only)
 
 
+def _faults(engine: Engine, settings: Lab, session_key: str) -> list[quarantine.Fault]:
+    found = findings(settings, session_key, queries.video_figures(engine, session_key))
+    return [finding.fault for finding in found if finding.holds]
+
+
 def require_trackable(engine: Engine, row: tables.RecordingFile, settings: Lab) -> None:
-    """Make sure that poses of a registered file may be made, or imported.
+    """Make sure that poses of a registered file may be made, or imported, by lab.yaml as it is now.
 
     Raises
     ------
     PlatformError
-        When the file, or all of its session, is in quarantine for its videos.
+        When the file, or all of its session, belongs into quarantine for its videos. `judge` puts it there.
     """
-    for fault in judge(engine, settings, row.recording.session_key, files_only=True):
+    key = row.recording.session_key
+    for fault in quarantine.still_held(engine, key, "videos", _faults(engine, settings, key), files_only=True):
         if fault.path in (None, row.path):
             raise PlatformError(fault.reason, fault.remedy)
 

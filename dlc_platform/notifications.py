@@ -393,7 +393,7 @@ def _read(name: str, what: str, variable: str | None, file: Path | None) -> str:
         if not secret:
             raise PlatformError(
                 f"{place}, which holds the {what} of the channel {name}, is not set here",
-                "Set it where `dlc-platform up` is started",
+                "Set it where `dlc-platform up HOME` is started",
             )
     else:
         place, secret = str(file), _text_of(name, what, Path(str(file)))

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from dlc_platform.settings import Lab
 from dlc_platform.sidecars import Sidecars
 from dlc_platform.store import Store
 from dlc_platform.video_limits import copy_of
+from dlc_platform.walking import Disks
 
 State = Literal["new", "changed", "moved", "registered", "missing", "unreachable"]
 #: Files whose headers are read for one plan: opening each of an archive on a network disk takes long.
@@ -236,11 +238,15 @@ def plan(lab: Lab, engine: Engine | None) -> Plan:
     engine
         The lab's catalogue; None for a lab that has none.
     """
-    found = scan(lab.raw_roots, lab.layout)
+    found = scan(lab.raw_roots, lab.layout, lab.scan.root_timeout_seconds)
     catalogue = _Catalogue(lab, engine)
-    planner = _Planner(lab, found, catalogue)
+    disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
+    disks.silent |= {item.path: item.reason for item in found.skipped if item.path in lab.raw_roots}
+    planner = _Planner(lab, found, catalogue, disks)
     sessions = [*map(planner.on_disk, found.sessions), *planner.missing()]
-    skipped = [*found.skipped, *_sidecar_problems(lab, found)]
+    skipped = [*found.skipped, *_sidecar_problems(lab, found, disks)]
+    # A root may have stopped to answer after it was listed.
+    skipped += [Skipped(root, reason, "lost") for root, reason in disks.silent.items()]
     skipped += [
         Skipped(session.folder, f"{' and '.join(keys)} are nearly the same key; rename one, if they are one session")
         for keys in alike(session.key for session in found.sessions)
@@ -285,8 +291,9 @@ class _Catalogue:
 
 
 class _Planner:
-    def __init__(self, lab: Lab, found: Scan, catalogue: _Catalogue) -> None:
+    def __init__(self, lab: Lab, found: Scan, catalogue: _Catalogue, disks: Disks) -> None:
         self._lab = lab
+        self._disks = disks
         self._now = time.time()
         self._catalogue = catalogue
         self._on_disk = {session.key for session in found.sessions}
@@ -426,7 +433,7 @@ class _Planner:
         if row is None and file.waits is None:
             if self._headers < _MOST_HEADERS:
                 self._headers += 1
-                header = read_header(file.path)
+                header = self._disks.ask(file.path, partial(read_header, file.path), "its raw root gave no answer")
                 if isinstance(header, str):
                     closed = f"{_DOES_NOT_OPEN}{header}"
                 else:
@@ -472,12 +479,14 @@ def _is_closed(file: PlannedFile) -> bool:
     return file.reason is not None and file.reason.startswith(_DOES_NOT_OPEN)
 
 
-def _sidecar_problems(lab: Lab, found: Scan) -> list[Skipped]:
-    sidecars = Sidecars(lab.raw_roots)
+def _sidecar_problems(lab: Lab, found: Scan, disks: Disks) -> list[Skipped]:
+    disks.answering()
+    sidecars = Sidecars(lab.raw_roots, disks.silent)
     problems = sidecars.strangers({session.subject for session in found.sessions})
     for session in found.sessions:
         videos = [file.path for recording in session.recordings for file in recording.files]
-        problems += sidecars.details(session.folder, session.subject, session.name, videos).problems
+        if not any(session.folder.is_relative_to(root) for root in disks.silent):
+            problems += sidecars.details(session.folder, session.subject, session.name, videos).problems
     return problems
 
 

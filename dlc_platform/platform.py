@@ -3,6 +3,7 @@
 Reading only; what computes is started through Dagster or `dlc-platform run`.
 """
 
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -24,6 +25,7 @@ from dlc_platform.reports import DailyReport, daily_report, require_reported, ye
 from dlc_platform.rules import poses_of_other_rules
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
+from dlc_platform.waiting import waiting_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +115,13 @@ class Platform:
             Leave out what is over, because the file changed or a person released the session.
         """
         return queries.quarantine(self._engine, open_only)
+
+    def waiting(self) -> "pd.DataFrame":
+        """Every session that waits or is held up: session, step, file, since, reason, remedy.
+
+        `passing` is true where nobody has to do anything. What is in quarantine is among them.
+        """
+        return waiting_table(self._engine, self.settings)
 
     def report(self, day: date | None = None) -> DailyReport:
         """The report of a day in the lab's time zone, by default the last one that is over.
@@ -297,7 +306,7 @@ class Platform:
                 line.append(model)
         if len(line) < 2:
             raise PlatformError(
-                f"no other version of {project!r} was in production before", "Look at `dlc-platform promotions`"
+                f"no other version of {project!r} was in production before", "Look at `dlc-platform promotions HOME`"
             )
         return line[-2]
 
@@ -394,7 +403,7 @@ class Platform:
             With the names that come near.
         """
         known = registry.session_keys(self._engine)
-        require_known("registered session", sessions, known, f"`dlc-platform sessions {self.home}`")
+        require_known("registered session", sessions, known, f"`dlc-platform sessions {shlex.quote(str(self.home))}`")
 
     def require_project(self, project: str) -> None:
         """Refuse a project that lab.yaml does not name.

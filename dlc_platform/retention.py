@@ -89,13 +89,13 @@ def verify(
             yield from _verify_product(path, after[kind, identity])
         elif is_left_alone(path):
             yield Difference(
-                path, "no row of the catalogue names this product", "Remove it with `dlc-platform gc`, or leave it"
+                path, "no row of the catalogue names this product", "Remove it with `dlc-platform gc HOME`, or leave it"
             )
         else:
             yield Difference(
                 path,
                 "no row of the catalogue names this product yet",
-                "Wait for the run that made it; if there is none, `dlc-platform gc` finds it in a day",
+                "Wait for the run that made it; if there is none, `dlc-platform gc HOME` finds it in a day",
                 warning=True,
             )
     on_progress(len(found), len(found))
@@ -174,7 +174,7 @@ def _list(folder: Path) -> tuple[list[str], list[Difference], bool]:
         elif is_partial(entry):
             if is_left_alone(path):
                 problem = "a crash left this half-written or half-removed"
-                others.append(Difference(path, problem, "Remove it with `dlc-platform gc`"))
+                others.append(Difference(path, problem, "Remove it with `dlc-platform gc HOME`"))
         elif not is_product(entry):
             others.append(Difference(path, "this is no product of the store", "Move it elsewhere"))
     return products, others, True

@@ -35,7 +35,18 @@ from dlc_platform.listing import FoundVideo, Skipped, list_folder
 from dlc_platform.readiness import unopened
 from dlc_platform.sessions import Scan, Session, VideoFile, gather, is_registered, is_touched, no_video, scan
 from dlc_platform.settings import Lab, Layout
-from dlc_platform.walking import KnownFolder, Listed, NestedRoots, Root, Threads, Walk, lies_below, taken
+from dlc_platform.walking import (
+    Disks,
+    KnownFolder,
+    Listed,
+    NestedRoots,
+    Root,
+    Threads,
+    Walk,
+    lies_below,
+    stalled,
+    taken,
+)
 
 #: File systems keep times as coarse as two seconds: a change right after a listing may leave a folder's time as it was.
 COARSE_SECONDS = 3.0
@@ -166,8 +177,11 @@ def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
     """These sessions as they lie on the disk now: their folders are listed again, and all roots for those not known."""
     videos: dict[str, FoundVideo] = {}
     skipped: list[Skipped] = []
+    disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
     for root, path in sorted({folder for own in _folders_of(engine, keys).values() for folder in own}):
-        listing = list_folder(root, path, lab.layout)
+        listing = disks.ask(root, partial(list_folder, root, path, lab.layout), None)
+        if listing is None:
+            continue
         skipped += listing.skipped
         for video in listing.videos:
             if video.place.key in keys:
@@ -175,7 +189,7 @@ def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
     sessions, refused = gather(videos.values())
     if {session.key for session in sessions} >= set(keys):
         return Scan(tuple(sorted(sessions, key=lambda session: session.key)), (*skipped, *refused))
-    return scan(lab.raw_roots, lab.layout)
+    return scan(lab.raw_roots, lab.layout, lab.scan.root_timeout_seconds)
 
 
 def unregistered(engine: Engine, sessions: Sequence[Session]) -> list[str]:
@@ -285,7 +299,7 @@ def _walk(
         if silent is None:
             walks.append(walk)
         else:
-            root.problem = _stalled(silent)
+            root.problem = stalled(silent)
     nested = NestedRoots(list(roots), lab.layout)
     while walks:
         for walk in list(walks):
@@ -298,7 +312,7 @@ def _walk(
                 _finish(engine, walk, now, seen)
                 walks.remove(walk)
             elif silent > lab.scan.root_timeout_seconds or time.monotonic() > until + _GRACE_SECONDS:
-                walk.root.problem = _stalled(silent) if silent > _GRACE_SECONDS else None
+                walk.root.problem = stalled(silent) if silent > _GRACE_SECONDS else None
                 _write_pending(engine, walk, now)
                 walks.remove(walk)
         if walks:
@@ -313,13 +327,6 @@ def _walk(
             ),
             {"ids": [r.id for r in roots.values()], "problems": [r.problem for r in roots.values()]},
         )
-
-
-def _stalled(seconds: float) -> str:
-    return (
-        f"the raw root has not answered for {seconds:.0f} s and is left alone until it does; look after its disk or "
-        "its network, or remove it from raw_roots in lab.yaml"
-    )
 
 
 # --- writing down what was seen ---

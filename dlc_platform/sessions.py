@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from dlc_platform.layout import Place, camera_of, normal
-from dlc_platform.listing import UNREADABLE, FoundVideo, Skipped, list_folder
+from dlc_platform.listing import UNREADABLE, FoundVideo, Skipped
 from dlc_platform.settings import Layout
+from dlc_platform.walking import every_folder
+
+#: How long a raw root may give no answer, where lab.yaml is not asked.
+PATIENCE_SECONDS = 10.0
 
 #: In bytes: a longer name fits into no index of the catalogue.
 _LONGEST_NAME = 1500
@@ -92,8 +96,11 @@ class Scan:
         ]
 
 
-def scan(raw_roots: Iterable[Path], layout: Layout) -> Scan:
+def scan(raw_roots: Iterable[Path], layout: Layout, patience: float = PATIENCE_SECONDS) -> Scan:
     """Find all sessions below the raw roots.
+
+    A root that gives no answer for `patience` seconds is left out as a whole, and named.
+
 
     Links to files are followed; links to folders too, unless they lead back to where they came from. A session key
     that two folders claim is used for neither. A root may be listed twice or lie in another one: each
@@ -103,10 +110,11 @@ def scan(raw_roots: Iterable[Path], layout: Layout) -> Scan:
     videos: dict[str, FoundVideo] = {}
     possible: dict[str, Place] = {}
     for root in map(str, raw_roots):
-        todo = [""]
-        while todo:
-            listing = list_folder(root, todo.pop(), layout)
-            todo += listing.folders
+        listings = every_folder(root, layout, patience)
+        if isinstance(listings, str):
+            skipped.append(Skipped(Path(root), listings, "lost"))
+            continue
+        for listing in listings:
             skipped += listing.skipped
             for video in listing.videos:
                 videos.setdefault(video.path, video)

@@ -6,6 +6,7 @@ Only what a person writes belongs here. A setting is read once, at the edge; the
 import math
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -935,7 +936,7 @@ def load_lab(home: Path) -> Lab:
     except FileNotFoundError:
         raise PlatformError(
             f"{file} does not exist",
-            f"Make a lab with `dlc-platform init {home} --raw RAW_ROOT --project DLC_PROJECT_DIR`",
+            f"Make a lab with `dlc-platform init {shlex.quote(str(home))} --raw RAW_ROOT --project DLC_PROJECT_DIR`",
         ) from None
     except OSError as error:
         raise PlatformError(f"{file} cannot be read: {error.strerror}", "Check its permissions") from error

@@ -11,10 +11,13 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 from dlc_platform.layout import Place, place_of
 from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder, time_ns
@@ -241,6 +244,89 @@ class Threads:
         self._started[name] = (thread, time.monotonic())
         thread.start()
         return None
+
+
+Answer = TypeVar("Answer")
+
+
+def stalled(seconds: float) -> str:
+    """What is said of a raw root that does not answer."""
+    return (
+        f"the raw root has not answered for {seconds:.0f} s and is left alone until it does; look after its disk or "
+        "its network, or remove it from raw_roots in lab.yaml"
+    )
+
+
+class Disks:
+    """Questions to files below raw roots, each of which is waited for no longer than some seconds.
+
+    A root that did not answer once is asked no more. `silent` says of each such root why it is left out.
+    """
+
+    def __init__(self, roots: Iterable[Path], seconds: float) -> None:
+        self._roots = sorted(roots, key=lambda root: -len(root.parts))
+        self._seconds = seconds
+        self.silent: dict[Path, str] = {}
+
+    def ask(self, path: str | Path, question: Callable[[], Answer], otherwise: Answer) -> Answer:
+        """The answer to a question about a file, or `otherwise` where its disk gives none in time."""
+        root = next((root for root in self._roots if Path(path).is_relative_to(root)), Path(path))
+        if root in self.silent:
+            return otherwise
+        answers: list[Answer] = []
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                answers.append(question())
+            except Exception as error:  # a thread has nobody else to tell
+                errors.append(error)
+
+        thread = threading.Thread(target=work, name=f"question to {root}", daemon=True)
+        thread.start()
+        thread.join(self._seconds)
+        if errors:
+            raise errors[0]
+        if not answers:
+            self.silent[root] = stalled(self._seconds)
+            return otherwise
+        return answers[0]
+
+    def answering(self) -> list[Path]:
+        """The roots that answer now, or that are not there."""
+        for root in self._roots:
+            self.ask(root, partial(os.path.isdir, root), False)
+        return [root for root in self._roots if root not in self.silent]
+
+
+def every_folder(root: str, layout: Layout, patience: float) -> list[Listing] | str:
+    """The listings of all folders below a raw root, or why it is left: it gave no answer for so many seconds."""
+    found: list[Listing] = []
+    errors: list[Exception] = []
+    answered = time.monotonic()
+
+    def work() -> None:
+        nonlocal answered
+        todo = [""]
+        try:
+            while todo:
+                listing = list_folder(root, todo.pop(), layout)
+                answered = time.monotonic()
+                found.append(listing)
+                todo += listing.folders
+        except Exception as error:  # a thread has nobody else to tell
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name=f"look at {root}", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(max(0.01, patience - (time.monotonic() - answered)))
+        silent = time.monotonic() - answered
+        if thread.is_alive() and silent >= patience:
+            return stalled(silent)
+    if errors:
+        raise errors[0]
+    return found
 
 
 def taken(found: "queue.Queue[Listed]") -> list[Listed]:

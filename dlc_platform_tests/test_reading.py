@@ -20,7 +20,7 @@ from sqlalchemy import Engine, text
 from dlc_platform import cli
 from dlc_platform.catalog.database import alembic_config, migrate, open_lab, open_where_there
 from dlc_platform.catalog.quarantine import Fault, judge
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, at_home
 from dlc_platform.orchestration.instance import prepare
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
@@ -37,7 +37,7 @@ READING: dict[str, tuple[str, ...]] = {
     "gpus": (),
     "scan": ("--dry-run",),
     "sessions": (),
-    "sessions list": ("--quarantined",),
+    "sessions list": ("--waiting",),
     "report": (),
     "notifications": (),
     "models": (),
@@ -59,7 +59,7 @@ READING: dict[str, tuple[str, ...]] = {
 }
 #: Commands that start or change something, and those that make another lab, or a file, out of one.
 WRITING = {
-    *("demo", "init", "up", "run", "notify", "promote", "restore", "backup"),
+    *("demo", "init", "up", "run", "train", "notify", "promote", "restore", "backup"),
     *("sessions release", "models import", "poses import"),
 }
 #: Of a notebook.
@@ -68,6 +68,7 @@ QUESTIONS: dict[str, tuple[Any, ...]] = {
     "plan": (),
     "details": (),
     "quarantine": (),
+    "waiting": (),
     "report": (),
     "notifications": (),
     "models": (),
@@ -216,7 +217,6 @@ def test_nothing_is_made_for_a_lab_that_was_never_started(
         writing = {
             "promote": (identity("a"), "--reason", "good"),
             "sessions release": (SESSION,),
-            "scan": (),
         }
         for name, arguments in writing.items():
             assert "has no catalogue yet" in command(name, new, *arguments), name
@@ -299,3 +299,13 @@ def test_a_role_that_may_only_select_reads(lab: Engine, home: Path, monkeypatch:
         with sqlalchemy.create_engine(lab.url, isolation_level="AUTOCOMMIT").connect() as connection:
             connection.execute(text("drop owned by looker"))
             connection.execute(text("drop role looker"))
+
+
+def test_a_command_that_is_advised_can_be_pasted(home: Path, command: Callable[..., str]) -> None:
+    lab = shlex.quote(str(home))
+    assert f"`dlc-platform sessions {lab}`" in command("lineage", home, "sub-9_ses-9")
+    assert f"`dlc-platform models {lab}`" in command("touched", home, "abc")
+    assert f"`dlc-platform up {lab}`" in command("doctor", home)
+    assert at_home("Look at `models`, HOME and `dlc-platform gc HOME --delete`", Path("/a b")) == (
+        "Look at `models`, HOME and `dlc-platform gc '/a b' --delete`"
+    )

@@ -3,9 +3,9 @@
 What is wrong with a session is decided by those who look at its videos and poses; this keeps what they found.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -50,27 +50,10 @@ def judge(
     list of Fault
         Those that are in quarantine now. The others were released by a person, on the same evidence.
     """
-    by_path = _by_place(faults)
-    own = (Quarantine.session_key == session_key, Quarantine.stage == stage)
     with engine.begin() as connection:
         _lock(connection, session_key)
-        entries = connection.execute(
-            select(
-                Quarantine.id,
-                Quarantine.path,
-                Quarantine.evidence,
-                Quarantine.released_by,
-                Quarantine.reason,
-                Quarantine.remedy,
-            ).where(*own)
-        ).all()
-        stays = [e for e in entries if files_only and e.path is None and e.released_by is None]
-        released = {
-            (entry.path, entry.evidence)
-            for entry in entries
-            if entry.released_by is not None and entry.released_by != OTHER_EVIDENCE
-        }
-        held = {path: fault for path, fault in by_path.items() if (path, fault.evidence) not in released}
+        entries = _entries(connection, session_key, stage)
+        stays, held = _sorted(entries, faults, files_only)
         current = {(path, fault.evidence) for path, fault in held.items()}
         over = [
             e.id for e in entries if e.released_by is None and e not in stays and (e.path, e.evidence) not in current
@@ -95,7 +78,46 @@ def judge(
                 set_={"reason": fault.reason, "remedy": fault.remedy},
             )
             connection.execute(statement)
-    return [*(Fault(e.reason, e.remedy, e.evidence) for e in stays), *held.values()]
+    return _named(stays, held)
+
+
+def still_held(
+    engine: Engine, session_key: str, stage: Stage, faults: Iterable[Fault], *, files_only: bool = False
+) -> list[Fault]:
+    """What `judge` would leave in quarantine; nothing is written."""
+    with engine.connect() as connection:
+        return _named(*_sorted(_entries(connection, session_key, stage), faults, files_only))
+
+
+def _entries(connection: Connection, session_key: str, stage: Stage) -> Sequence[Any]:
+    """What a session is or was in quarantine for at a stage."""
+    statement = select(
+        Quarantine.id,
+        Quarantine.path,
+        Quarantine.evidence,
+        Quarantine.released_by,
+        Quarantine.reason,
+        Quarantine.remedy,
+    )
+    return connection.execute(statement.where(Quarantine.session_key == session_key, Quarantine.stage == stage)).all()
+
+
+def _sorted(
+    entries: Sequence[Any], faults: Iterable[Fault], files_only: bool
+) -> tuple[list[Any], dict[str | None, Fault]]:
+    """The entries that stay whatever was found now, and the faults by path that no person released."""
+    stays = [entry for entry in entries if files_only and entry.path is None and entry.released_by is None]
+    released = {
+        (entry.path, entry.evidence)
+        for entry in entries
+        if entry.released_by is not None and entry.released_by != OTHER_EVIDENCE
+    }
+    by_path = _by_place(faults)
+    return stays, {path: fault for path, fault in by_path.items() if (path, fault.evidence) not in released}
+
+
+def _named(stays: Iterable[Any], held: Mapping[str | None, Fault]) -> list[Fault]:
+    return [*(Fault(entry.reason, entry.remedy, entry.evidence) for entry in stays), *held.values()]
 
 
 def _lock(connection: Connection, session_key: str) -> None:

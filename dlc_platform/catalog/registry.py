@@ -742,13 +742,14 @@ def unreadable_sessions(engine: Engine) -> set[str]:
         return set(connection.scalars(statement.where(*current).distinct()))
 
 
-def untracked_cameras(engine: Engine) -> set[tuple[str, str]]:
-    """Sessions with a camera of theirs that has a file without poses, of whatever model."""
+def untracked_files(engine: Engine) -> list[tuple[str, str, str]]:
+    """The session, camera and path of every file without poses, of whatever model."""
     poses = select(RecordingPoses.id).where(RecordingPoses.recording_file_id == RecordingFile.id)
-    statement = select(Recording.session_key, Recording.camera).join(RecordingFile)
+    statement = select(Recording.session_key, Recording.camera, RecordingFile.path).join(RecordingFile)
     current = (RecordingFile.replaced_at.is_(None), RecordingFile.missing_since.is_(None), ~poses.exists())
+    statement = statement.where(*current).order_by(Recording.session_key, RecordingFile.id)
     with engine.connect() as connection:
-        return {(session, camera) for session, camera in connection.execute(statement.where(*current).distinct())}
+        return [(session, camera, path) for session, camera, path in connection.execute(statement)]
 
 
 def video(engine: Engine, video_id: str) -> Video:

@@ -134,6 +134,18 @@ def unfinished(engine: Engine, keys: Collection[str]) -> set[str]:
         return set(connection.scalars(statement, {"keys": list(keys)}))
 
 
+def unknown(engine: Engine, keys: Collection[str]) -> set[str]:
+    """Those of these sessions that are not registered, and of which no file was seen."""
+    statement = text(
+        "select k.key from unnest(cast(:keys as text[])) k (key) "
+        "where not exists (select from dlc.session s where s.key = k.key) "
+        "and not exists (select from dlc.sighting s where s.session_key = k.key) "
+        "and not exists (select from dlc.waiting_session w where w.session_key = k.key)"
+    )
+    with engine.connect() as connection:
+        return set(connection.scalars(statement, {"keys": list(keys)}))
+
+
 def sizes(engine: Engine, keys: Collection[str]) -> dict[str, int]:
     """How large the video files of these sessions are together, in bytes, as far as they were seen or registered."""
     statement = text(

@@ -5,6 +5,7 @@ the UI an evaluation when the outcome has become another one. What is told, and 
 `dlc_platform.notifications`.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,6 +28,7 @@ from dlc_platform.orchestration.failures import failed_sessions, failure_reasons
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings import Freshness
+from dlc_platform.waiting import waiting
 
 #: Rows of a check's table, names in its sentence, late sessions that one look tells of, and runs that it asks about.
 _LISTED = 100
@@ -62,10 +64,41 @@ def no_session_in_quarantine(lab: LabResource) -> dg.AssetCheckResult:
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"Sessions are in quarantine: {told}. Do what the remedy says, or let one out as it is with "
-        "`dlc-platform sessions release HOME KEY`",
+        f"`dlc-platform sessions release {shlex.quote(lab.home)} KEY`",
         metadata={
             "stages": table(counts),
             "sessions": table(entries[["session", "stage", "file", "reason", "remedy", "since"]]),
+        },
+    )
+
+
+@dg.asset_check(asset=session_videos)
+def no_session_held_up(lab: LabResource) -> dg.AssetCheckResult:
+    """Whether no session waits for something that a person has to see to, registered or not."""
+    held = [one for one in waiting(lab.engine, lab.settings) if not one.passing]
+    if not held:
+        return dg.AssetCheckResult(passed=True, metadata={"sessions": 0})
+    number = len({one.session for one in held})
+    return dg.AssetCheckResult(
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{number} sessions are held up, such as {held[0].session}: {held[0].reason}. "
+        f"`dlc-platform sessions {shlex.quote(lab.home)} --waiting` lists all",
+        metadata={
+            "sessions": number,
+            "held_up": table(
+                [
+                    {
+                        "session": one.session,
+                        "waits_for": one.step,
+                        "file": one.file or "",
+                        "since": "" if one.since is None else f"{one.since:%Y-%m-%d %H:%M} UTC",
+                        "reason": one.reason,
+                        "remedy": one.remedy,
+                    }
+                    for one in held[:_LISTED]
+                ]
+            ),
         },
     )
 
@@ -91,7 +124,7 @@ def poses_follow_recordings(lab: LabResource) -> dg.AssetCheckResult:
     )
 
 
-alert_checks = [no_session_in_quarantine, poses_follow_recordings]
+alert_checks = [no_session_in_quarantine, no_session_held_up, poses_follow_recordings]
 
 
 def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:

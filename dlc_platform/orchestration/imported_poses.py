@@ -29,7 +29,7 @@ def show_imported_poses(home: Path, session: str, done: RegisteredPoses, by: str
         **({"note": poses.note} if poses.note else {}),
     }
     event = dg.AssetMaterialization if done.in_force else dg.AssetObservation
-    with used(home), open_instance(prepare(home)) as instance:
+    with used(home), open_instance(prepare(home, migrates=False)) as instance:
         if done.in_force and session not in instance.get_dynamic_partitions("sessions"):
             instance.add_dynamic_partitions("sessions", [session])
         instance.report_runless_asset_event(

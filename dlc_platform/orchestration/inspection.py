@@ -89,7 +89,7 @@ def inspect(home: Path) -> Iterator[Finding]:
     except Exception as error:
         told = " ".join(str(error).split())
         yield Finding(
-            "Dagster", f"its instance does not open: {told}", "Write dagster.yaml anew with `dlc-platform up`"
+            "Dagster", f"its instance does not open: {told}", "Write dagster.yaml anew with `dlc-platform up HOME`"
         )
         return
     with instance:
@@ -129,7 +129,7 @@ def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
         yield Finding(
             "daemon",
             "it does not run, so nothing starts by itself",
-            "Start the lab with `dlc-platform up`, or its service",
+            "Start the lab with `dlc-platform up HOME`, or its service",
             warning=True,
         )
         return False

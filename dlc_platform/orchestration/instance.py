@@ -14,7 +14,7 @@ import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
 
-from dlc_platform.catalog.database import migrate, open_catalog, open_lab
+from dlc_platform.catalog.database import migrate, open_catalog, open_lab, open_where_there
 from dlc_platform.catalog.registry import assign_cameras
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import find_devices
@@ -44,7 +44,8 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
     Parameters
     ----------
     migrates
-        Make the tables of the catalogue, or bring older ones up to date. Only what starts a lab does so.
+        Bring older tables of the catalogue up to date. Only what starts a lab does so. A new lab gets its tables in any
+        case.
 
     Returns
     -------
@@ -59,10 +60,12 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
     """
     lab = load_lab(home)
     wanted = wanted_dagster_yaml(home, lab)
-    engine = open_catalog(postgres_url(home)) if migrates else open_lab(home)
+    if not migrates and (known := open_where_there(home)) is not None:
+        known.dispose()
+    engine = open_catalog(postgres_url(home))
     try:
-        if migrates:
-            migrate(engine)
+        # Those of a lab that has any are up to date here, or are to be.
+        migrate(engine)
         # The database answers by itself which poses are stale.
         assign_cameras(engine, lab.project_of)
     finally:

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -39,10 +40,14 @@ from dlc_platform.orchestration.partitions import neighbours, newest_first, rang
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.reports import first_day, yesterday
 from dlc_platform.settings import LAB_FILE, load_lab
+from dlc_platform.walking import Disks
 
 #: What `train` makes, in this order.
 _TRAINING = ("training_dataset", "trained_model", "model_evaluation", "model_comparison", "production_model")
 _INTERRUPTED = RunFailureReason.UNEXPECTED_TERMINATION.value
+
+#: The one asset that looks for sessions below the raw roots.
+_REGISTERS = dg.AssetKey("session_videos")
 
 
 def promote(
@@ -114,7 +119,7 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
     settings = load_lab(home)
     require_known("recipe", [recipe], settings.recipes, f"`recipes` in {home / LAB_FILE}")
     with used(home):
-        environment = prepare(home)
+        environment = prepare(home, migrates=False)
         lab = LabResource(home=str(home))
         say(
             f"Training the recipe {recipe} takes {len(_TRAINING)} steps: its dataset of labelled frames, the training "
@@ -214,8 +219,15 @@ def _materialize(
         clean(lab, instance)
         keys = _keys(lab, instance)
         unknown = sorted(set(partitions).difference(*keys.values()))
+        reasons: list[str] = []
+        if unknown and _REGISTERS in selected:
+            # Only who registers sessions looks for them.
+            found = lab.scan()
+            keys["sessions"] += sorted({session.key for session in found.sessions} & set(unknown))
+            unknown = sorted(set(unknown).difference(keys["sessions"]))
+            reasons = [line for line in found.left_out() if any(key in line for key in unknown)]
+            reasons += [f"{i.path}: {i.reason}" for i in found.skipped if i.path in lab.settings.raw_roots]
         if unknown:
-            reasons = [line for line in lab.scan().left_out() if any(key in line for key in unknown)]
             near = [name for key in unknown for name in near_names(key, [*keys["sessions"], *keys["recipes"]])]
             raise PlatformError(
                 "; ".join([f"{', '.join(unknown)} is neither a session nor a recipe of this lab", *reasons]),
@@ -223,7 +235,7 @@ def _materialize(
                 + f"Choose a session of `dlc-platform sessions {home}`, a recipe of lab.yaml, or a day that is over "
                 "and not before the lab began",
             )
-        kinds = {_kind(definitions.get_assets_def(asset)) for asset in selected}
+        kinds = {_kind(lab, definitions.get_assets_def(asset)) for asset in selected}
         foreign = [key for key in partitions if not any(kind is not None and key in keys[kind] for kind in kinds)]
         if foreign:
             raise PlatformError(
@@ -235,13 +247,13 @@ def _materialize(
                 say(f"{asset.to_user_string()}: not begun, because of the failure")
                 continue
             node = definitions.get_assets_def(asset)
-            stretches = _stretches(lab, instance, node, keys, partitions)
+            stretches = _stretches(lab, instance, node, keys, partitions, say)
             if not stretches:
                 say(f"{asset.to_user_string()}: {'not asked for' if partitions else 'nothing is missing'}")
-                if asset.to_user_string() == "session_videos":
+                if asset == _REGISTERS:
                     for line in lab.scan().left_out():
                         say(f"  left out: {line}")
-            for stretch in stretches:
+            for stretch in _as_they_lie(lab, instance, node, stretches):
                 title = asset.to_user_string() + (f" [{', '.join(stretch)}]" if stretch else "")
                 if GPU_POOL in _pools(node) and lease is None:
                     # Once for all that is selected: a process that computes cannot change its devices any more.
@@ -284,6 +296,17 @@ def _materialize(
                 say(f"{title}: {outcome} (run {result.run_id})")
                 succeeded = succeeded and result.success and not refused
     return succeeded
+
+
+def _as_they_lie(
+    lab: LabResource, instance: dg.DagsterInstance, node: dg.AssetsDefinition, stretches: Sequence[Sequence[str]]
+) -> Iterator[Sequence[str]]:
+    """Each stretch when its turn comes: what the sensor has taken off the partitions meanwhile lies elsewhere then."""
+    for stretch in stretches:
+        if not stretch or _kind(lab, node) != "sessions":
+            yield stretch
+        else:
+            yield from neighbours(stretch, _with_partitions(instance, stretch), most=len(stretch))
 
 
 def _refusals(events: Sequence[dg.DagsterEvent]) -> list[str]:
@@ -363,9 +386,9 @@ def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
 
 
 def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]]:
-    """The partition keys of the lab, in Dagster's order; after them sessions that are registered or on disk only."""
+    """The partition keys of the lab, in Dagster's order; after them sessions that are registered only."""
     live = list(instance.get_dynamic_partitions("sessions"))
-    others = {session.key for session in lab.scan().sessions} | registry.registered_sessions(lab.engine)
+    others = registry.registered_sessions(lab.engine)
     return {
         "sessions": live + sorted(others - set(live)),
         "recipes": sorted(lab.settings.recipes),
@@ -379,68 +402,138 @@ def _stretches(
     node: dg.AssetsDefinition,
     keys: dict[str, list[str]],
     partitions: Sequence[str],
+    say: Callable[[str], None],
 ) -> list[list[str]]:
     """The partitions to materialise, those of one run together; an empty one for an asset without partitions.
 
     Sessions that Dagster does not know, or knows no more, are added.
     """
-    kind = _kind(node)
+    kind = _kind(lab, node)
     if kind is None:
         return [[]]
+    name = node.key.to_user_string()
     if partitions:
         wanted = [key for key in partitions if key in keys[kind]]
-    elif node.key.to_user_string() == "pose_quality":
+    elif name == "pose_quality":
         wanted = sorted(_without_quality(lab, instance) & set(keys[kind]))
+    elif name in _MISSING:
+        wanted = missing(lab, name, say)
     else:
-        wanted = missing(lab, node.key.to_user_string())
+        # Of a lab's own asset only Dagster knows what was made.
+        made = instance.get_materialized_partitions(node.key)
+        wanted = [key for key in (keys[kind][-1:] if kind == "days" else keys[kind]) if key not in made]
     if kind != "sessions":
         return neighbours(wanted, keys[kind], most=1)
-    live = set(instance.get_dynamic_partitions("sessions"))
-    if new := [key for key in dict.fromkeys(wanted) if key not in live]:
-        instance.add_dynamic_partitions("sessions", new)
-    order = instance.get_dynamic_partitions("sessions")
+    order = _with_partitions(instance, wanted)
     if partitions:
         return newest_first(wanted, order, lab.settings.scan, sizes(lab.engine, wanted))
     return neighbours(wanted, order, most=len(order))
 
 
-def _kind(node: dg.AssetsDefinition) -> Literal["sessions", "recipes", "days"] | None:
-    """What the partitions of an asset are; None for an asset without partitions."""
-    if node.partitions_def is None:
+def _with_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> Sequence[str]:
+    """All sessions that are partitions, in their order, after these were made some."""
+    live = set(instance.get_dynamic_partitions("sessions"))
+    if new := [key for key in dict.fromkeys(keys) if key not in live]:
+        instance.add_dynamic_partitions("sessions", new)
+    return instance.get_dynamic_partitions("sessions")
+
+
+def _kind(lab: LabResource, node: dg.AssetsDefinition) -> Literal["sessions", "recipes", "days"] | None:
+    """What the partitions of an asset are; None for an asset without partitions.
+
+    Raises
+    ------
+    PlatformError
+        When they are none of the lab's.
+    """
+    partitions = node.partitions_def
+    if partitions is None:
         return None
-    if isinstance(node.partitions_def, dg.DailyPartitionsDefinition):
+    if partitions == sessions:
+        return "sessions"
+    if isinstance(partitions, dg.DailyPartitionsDefinition):
         return "days"
-    return "sessions" if node.partitions_def == sessions else "recipes"
+    recipes = sorted(lab.settings.recipes)
+    if isinstance(partitions, dg.StaticPartitionsDefinition) and partitions.get_partition_keys() == recipes:
+        return "recipes"
+    raise PlatformError(
+        f"the partitions of {node.key.to_user_string()} are neither sessions nor recipes nor days",
+        "Leave it out here, and materialise it in the UI",
+    )
 
 
-def missing(lab: LabResource, asset: str) -> list[str]:
+def missing(lab: LabResource, asset: str, say: Callable[[str], None] = print) -> list[str]:
     """The partitions of an asset that were never made, or whose files or dataset's recipe changed since.
 
-    Of the days it is the last one that is over: it is soon read again.
+    Parameters
+    ----------
+    say
+        Is told of what cannot be known, because a disk does not answer.
+
+    Raises
+    ------
+    PlatformError
+        When the asset is none of the platform's.
     """
-    if asset == "daily_report":
-        day = yesterday(lab.settings.time_zone)
-        return [day.isoformat()] if day >= first_day(lab.engine, lab.settings.time_zone) else []
-    if asset == "session_videos":
-        on_disk = [session for session in lab.scan().sessions if session.waits is None]
-        unreadable = registry.unreadable_sessions(lab.engine) & {session.key for session in on_disk}
-        return sorted({*scanning.unregistered(lab.engine, on_disk), *unreadable})
-    if asset == "labeled_frames":
-        return sorted(
-            registry.registered_sessions(lab.engine) - registry.labelled_sessions(lab.engine, lab.settings.projects)
-        )
-    if asset == "pose_estimates":
-        on_disk = {session.key for session in lab.scan().sessions}
-        untracked = registry.untracked_cameras(lab.engine)
-        return sorted({key for key, camera in untracked if key in on_disk and lab.settings.rule_for(camera)})
-    recipes = sorted(lab.settings.recipes)
-    if asset == "training_dataset":
-        return [name for name in recipes if dataset_problem(lab, name)]
-    models = {name: registry.current_model(lab.engine, name) for name in recipes}
-    if asset == "trained_model":
-        return [name for name, model in models.items() if model is None]
+    if asset not in _MISSING:
+        raise PlatformError(f"what {asset} misses is not known here", f"Choose among {', '.join(_MISSING)}")
+    return _MISSING[asset](lab, say)
+
+
+def _missing_days(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    """The last day that is over: it is soon read again."""
+    day = yesterday(lab.settings.time_zone)
+    return [day.isoformat()] if day >= first_day(lab.engine, lab.settings.time_zone) else []
+
+
+def _unregistered(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    on_disk = [session for session in lab.scan().sessions if session.waits is None]
+    unreadable = registry.unreadable_sessions(lab.engine) & {session.key for session in on_disk}
+    return sorted({*scanning.unregistered(lab.engine, on_disk), *unreadable})
+
+
+def _without_labels(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    return sorted(
+        registry.registered_sessions(lab.engine) - registry.labelled_sessions(lab.engine, lab.settings.projects)
+    )
+
+
+def _untracked(lab: LabResource, say: Callable[[str], None]) -> list[str]:
+    """Of the sessions with a file without poses, those whose file is there; of each such file the disk is asked."""
+    disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
+    found = set()
+    for key, camera, path in registry.untracked_files(lab.engine):
+        if key not in found and lab.settings.rule_for(camera) and disks.ask(path, partial(os.path.exists, path), False):
+            found.add(key)
+    for root, reason in disks.silent.items():
+        say(f"  left out: {root}: {reason}")
+    return sorted(found)
+
+
+def _without_dataset(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    return [name for name in sorted(lab.settings.recipes) if dataset_problem(lab, name)]
+
+
+def _untrained(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    return [name for name in sorted(lab.settings.recipes) if registry.current_model(lab.engine, name) is None]
+
+
+def _unevaluated(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    models = {name: registry.current_model(lab.engine, name) for name in sorted(lab.settings.recipes)}
     evaluated = registry.evaluated_models(lab.engine)
     return [name for name, model in models.items() if model is None or model.id not in evaluated]
+
+
+#: What each asset misses; that of `pose_quality` only Dagster knows.
+_MISSING: dict[str, Callable[[LabResource, Callable[[str], None]], list[str]]] = {
+    "session_videos": _unregistered,
+    "labeled_frames": _without_labels,
+    "pose_estimates": _untracked,
+    "training_dataset": _without_dataset,
+    "trained_model": _untrained,
+    "model_evaluation": _unevaluated,
+    "daily_report": _missing_days,
+}
 
 
 def _without_quality(lab: LabResource, instance: dg.DagsterInstance) -> set[str]:

@@ -4,10 +4,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 from dagster import AssetExecutionContext
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError, sentence_for_people
@@ -15,6 +19,9 @@ from dlc_platform.settings import ScanRule
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
+_UNFINISHED_BACKFILLS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
+#: The daemon makes the next run within seconds; that one may wait for long.
+_LONGEST_UNTIL_RETRY = timedelta(hours=1)
 
 sessions = dg.DynamicPartitionsDefinition(name="sessions")
 
@@ -22,6 +29,35 @@ sessions = dg.DynamicPartitionsDefinition(name="sessions")
 many_sessions = dg.BackfillPolicy.single_run()
 # Dagster says so at every load, to every command.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
+
+
+def in_use(instance: dg.DagsterInstance) -> set[str]:
+    """The sessions that runs and backfills are under way for, whoever asked for them: these stay partitions.
+
+    A run that failed and is about to be tried again counts too.
+    """
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    runs = list(instance.get_runs(dg.RunsFilter(statuses=unfinished)))
+    lately = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.now(UTC) - _LONGEST_UNTIL_RETRY
+    )
+    runs += [run for run in instance.get_runs(lately) if run.is_complete_and_waiting_to_retry]
+    found = {run.tags[PARTITION_NAME_TAG] for run in runs if PARTITION_NAME_TAG in run.tags}
+    ranges = [
+        (run.tags[RANGE_START], run.tags[RANGE_END]) for run in runs if {RANGE_START, RANGE_END} <= run.tags.keys()
+    ]
+    order = instance.get_dynamic_partitions(str(sessions.name)) if ranges else []
+    place = {key: index for index, key in enumerate(order)}
+    for start, end in ranges:
+        found |= {start, end}
+        if start in place and end in place:
+            found |= set(order[place[start] : place[end] + 1])
+    for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
+        found |= set(backfill.partition_names or ())
+        if (data := backfill.asset_backfill_data) is not None:
+            for subset in data.target_subset.partitions_subsets_by_asset_key.values():
+                found |= set(subset.get_partition_keys())
+    return found
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:

@@ -36,7 +36,7 @@ class LabResource(dg.ConfigurableResource):
         return Path(self.home) / "work"
 
     def scan(self) -> Scan:
-        return scan(self.settings.raw_roots, self.settings.layout)
+        return scan(self.settings.raw_roots, self.settings.layout, self.settings.scan.root_timeout_seconds)
 
     def recipe(self, name: str) -> Recipe:
         """

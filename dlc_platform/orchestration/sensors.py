@@ -17,6 +17,7 @@ taken off; they stay in the catalogue, and are added again when something is wan
 """
 
 import json
+import shlex
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,7 @@ from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
-from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, newest_first, range_tags, sessions
+from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, in_use, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import WAITS, WAITS_TAG
 from dlc_platform.sidecars import Sidecars
@@ -93,11 +94,14 @@ class Cursor:
         A hash of the rules by which the cameras in the catalogue have their projects and its videos were judged.
     tables
         A hash of the lab's own tables in the raw roots, as they were when the catalogue last followed them.
+    strays
+        Partitions of which the last look found no session.
     """
 
     runs: dict[str, Asked] = field(default_factory=dict)
     rules: str = ""
     tables: str = ""
+    strays: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor | None":
@@ -109,6 +113,7 @@ class Cursor:
             {key: Asked(**asked) for key, asked in content["runs"].items()},
             content["rules"],
             content.get("tables", ""),
+            content.get("strays", []),
         )
 
     def write(self) -> str:
@@ -146,10 +151,14 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         requests, added = ask(lab, context.instance, cursor, found.ready, room, in_line, elsewhere)
         if not requests:
             retire(lab, context.instance, cursor)
+        taken_off = take_off_strays(lab, context.instance, cursor, found)
         summary = _summary(found, cursor)
         for sentence in hopeless_in_production(lab.engine, lab.store, lab.settings).values():
             context.log.warning(sentence)
             summary += f"; {sentence}"
+        if taken_off:
+            keys = ", ".join(str(one.partition) for one in taken_off)
+            summary += f"; taken off the list of sessions, because there is no such session: {keys}"
         if "pose_estimates" in in_line:
             summary += "; a run for poses waits for its turn, and those of more sessions are asked for behind it"
         context.log.info(summary)
@@ -165,6 +174,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason(summary),
             dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
+            asset_events=taken_off,
             cursor=cursor.write(),
         )
 
@@ -332,7 +342,7 @@ def _why(instance: dg.DagsterInstance, run: dg.DagsterRun, key: str) -> str:
 
 def _remedy(lab: LabResource, run: dg.DagsterRun | None, key: str) -> str:
     look = f"Look at the run {run.run_id} in the UI, and when" if run else "When"
-    return f"{look} it may be tried again, `dlc-platform sessions release {lab.home} {key}`"
+    return f"{look} it may be tried again, `dlc-platform sessions release {shlex.quote(lab.home)} {key}`"
 
 
 def ask(
@@ -422,9 +432,10 @@ def retire(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> No
     live = instance.get_dynamic_partitions("sessions")
     surplus = len(live) - lab.settings.scan.live_sessions
     left = min(surplus, _RETIRED_TOGETHER)
+    used = in_use(instance) if left > 0 else set()
     for start in range(0, max(0, surplus), _RETIRED_TOGETHER):
         oldest = live[start : start + _RETIRED_TOGETHER]
-        busy = cursor.under_way() | wanted.unfinished(lab.engine, oldest)
+        busy = cursor.under_way() | used | wanted.unfinished(lab.engine, oldest)
         busy |= _lacking(wanted_labels(lab, only=oldest)).keys() | _lacking(wanted_poses(lab, only=oldest)).keys()
         done = [key for key in oldest if key not in busy][:left]
         for key in done:
@@ -432,6 +443,40 @@ def retire(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> No
         left -= len(done)
         if not left:
             return
+
+
+def take_off_strays(
+    lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor, found: scanning.Look
+) -> list[dg.AssetObservation]:
+    """Take partitions off that a person added by hand, and of which there is no session.
+
+    Only what two looks in a row found nowhere, neither registered nor on a disk, and what nothing is under way for; and
+    only while all raw roots answer and have been looked through.
+
+    Returns
+    -------
+    list of AssetObservation
+        What the UI says of each.
+    """
+    live = instance.get_dynamic_partitions("sessions")
+    strays = set() if found.unreachable or found.unfinished else wanted.unknown(lab.engine, live)
+    if strays:
+        strays -= cursor.under_way() | in_use(instance)
+    gone = sorted(strays & set(cursor.strays))
+    cursor.strays = sorted(strays.difference(gone))
+    told = []
+    for key in gone:
+        instance.delete_dynamic_partition("sessions", key)
+        told.append(
+            dg.AssetObservation(
+                "session_videos",
+                partition=key,
+                description=f"{key} was taken off the list of sessions: it is not registered, and no folder below the "
+                "raw roots holds videos of it. Sessions add themselves when their videos are there; "
+                f"`dlc-platform scan {shlex.quote(lab.home)} --dry-run --all` says what is not used, and why",
+            )
+        )
+    return told
 
 
 @dg.sensor(job=estimate_poses, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.STOPPED)

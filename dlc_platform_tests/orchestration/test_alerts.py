@@ -130,13 +130,16 @@ def test_a_check_is_shown_when_its_outcome_changes(told: Told) -> None:
     first = told.look("watch_sessions")
     assert {name: event.passed for name, event in first.items()} == {
         "no_session_in_quarantine": True,
+        "no_session_held_up": True,
         "poses_follow_recordings": True,
     }
     assert told.look("watch_sessions") == {}
 
     judge(told.engine, ONE, "videos", [Fault("too dark", "Switch the lamp on", identity("a"), "/raw/top.mp4")])
     shown = told.look("watch_sessions")
-    (event,) = shown.values()
+    assert shown["no_session_held_up"].metadata["held_up"].records[0].data["waits_for"] == "videos"
+    assert f"dlc-platform sessions {told.home} --waiting" in str(shown["no_session_held_up"].description)
+    event = shown["no_session_in_quarantine"]
     assert (event.check_name, event.passed, event.severity) == (
         "no_session_in_quarantine",
         False,
@@ -155,8 +158,7 @@ def test_a_check_is_shown_when_its_outcome_changes(told: Told) -> None:
     assert execution.status.value == "FAILED"
 
     release(told.engine, ONE, "ada")
-    (event,) = told.look("watch_sessions").values()
-    assert event.passed
+    assert all(event.passed for event in told.look("watch_sessions").values())
 
 
 def test_a_check_that_a_failed_run_left_without_outcome_is_shown_again(told: Told) -> None:

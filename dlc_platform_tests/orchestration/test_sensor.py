@@ -17,6 +17,7 @@ import dagster as dg
 import numpy as np
 import pytest
 import yaml
+from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG, WILL_RETRY_TAG
 from sqlalchemy import Engine
 
@@ -25,10 +26,10 @@ from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import Stage, faults_of, release
 from dlc_platform.demo.render import write_video
 from dlc_platform.errors import PlatformError
-from dlc_platform.orchestration import sensors
+from dlc_platform.orchestration import materialize, sensors
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
-from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighbours
+from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighbours, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings import POSTGRES_VARIABLE
 from dlc_platform_tests.catalog import small_lab
@@ -61,6 +62,7 @@ class Watched:
         self.clock = clock
         self.cursor: str | None = None
         self.summary = ""
+        self.told: list[Any] = []
         self.run_keys: list[str] = []
         self.launched: dict[tuple[str, str, str], dg.DagsterRun] = {}
         self.checks: dict[str, dg.AssetCheckEvaluation] = {}
@@ -130,6 +132,7 @@ class Watched:
         for request in done.dynamic_partitions_requests or []:
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         self.cursor, self.summary = done.cursor, done.skip_message or ""
+        self.told = list(done.asset_events or ())
         asked: dict[str, list[tuple[str, str]]] = {}
         for request in done.run_requests or []:
             assets = "+".join(asset.to_user_string() for asset in request.asset_selection or [])
@@ -665,3 +668,110 @@ def test_an_invalid_lab_yaml_is_named(lab: Watched) -> None:
     lab.change(settle_secs=3)
     with pytest.raises(PlatformError, match=r"lab\.yaml is not valid: settle_secs is not a key of lab\.yaml"):
         lab.look()
+
+
+def test_what_runs_of_others_use_stays_a_partition(lab: Watched) -> None:
+    lab.scan(order="name", live_sessions=1)
+    for number in range(1, 8):
+        lab.video(f"sub-{number}_ses-1", shade=10 * number)
+    lab.settle_and_run()
+    job = lab.definitions.resolve_job_def("estimate_poses")
+
+    def started(status: dg.DagsterRunStatus, **tags: str) -> dg.DagsterRun:
+        named = {f"dagster/{name}": key for name, key in tags.items()}
+        return lab.instance.create_run_for_job(job, status=status, tags=named)
+
+    of_range = {"asset_partition_range_start": "sub-1_ses-1", "asset_partition_range_end": "sub-3_ses-1"}
+    runs = [
+        started(dg.DagsterRunStatus.NOT_STARTED, **of_range),
+        started(dg.DagsterRunStatus.STARTING, partition="sub-5_ses-1"),
+        # The daemon is about to start it again.
+        started(dg.DagsterRunStatus.FAILURE, partition="sub-6_ses-1", will_retry="true"),
+    ]
+    assert lab.look() == {}
+    kept = ["sub-1_ses-1", "sub-2_ses-1", "sub-3_ses-1", "sub-5_ses-1", "sub-6_ses-1"]
+    assert lab.instance.get_dynamic_partitions("sessions") == kept
+
+    backfill = PartitionBackfill.from_asset_partitions(
+        backfill_id="b",
+        asset_graph=lab.definitions.resolve_asset_graph(),
+        partition_names=["sub-2_ses-1"],
+        asset_selection=[dg.AssetKey("pose_estimates")],
+        backfill_timestamp=lab.clock.now,
+        tags={},
+        dynamic_partitions_store=lab.instance,
+        all_partitions=False,
+        title=None,
+        description=None,
+        run_config=None,
+    )
+    lab.instance.add_backfill(backfill)
+    for run in runs:
+        lab.instance.delete_run(run.run_id)
+    assert lab.look() == {}
+    assert lab.instance.get_dynamic_partitions("sessions") == ["sub-2_ses-1"]
+
+
+def test_a_partition_without_a_session_is_taken_off_with_a_word(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    lab.settle_and_run()
+    lab.instance.add_dynamic_partitions("sessions", ["sub-099_ses-001", "sub-98_ses-1"])
+    job = lab.definitions.resolve_job_def("process_sessions")
+    run = lab.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "sub-98_ses-1"}
+    )
+    lab.look()
+    assert "sub-099_ses-001" in lab.instance.get_dynamic_partitions("sessions"), "a person may be about to use it"
+    lab.look()
+    assert lab.instance.get_dynamic_partitions("sessions") == ["sub-1_ses-1", "sub-98_ses-1"]
+    (told,) = lab.told
+    assert told.partition == "sub-099_ses-001" and "no folder below the raw roots" in str(told.description)
+    assert f"dlc-platform scan {lab.home} --dry-run" in str(told.description)
+    assert "there is no such session: sub-099_ses-001" in lab.summary
+    # It is on a disk that is away for a while, or is being registered.
+    lab.instance.delete_run(run.run_id)
+    lab.change(raw_roots=["raw", "disk"])
+    lab.look()
+    lab.look()
+    assert "sub-98_ses-1" in lab.instance.get_dynamic_partitions("sessions")
+    lab.change(raw_roots=["raw"])
+    lab.look()
+    lab.video("sub-98_ses-1")
+    lab.look()
+    lab.look()
+    assert "sub-98_ses-1" in lab.instance.get_dynamic_partitions("sessions")
+
+
+def test_an_asset_of_the_labs_own_is_asked_for_by_its_partitions(lab: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without a look at the raw roots, which only what registers sessions takes."""
+    lab.change(recipes={"quick": {"project": "tiny", "weights": "random"}})
+    lab.video("sub-1_ses-1")
+    lab.settle_and_run()
+    lab.instance.delete_dynamic_partition("sessions", "sub-1_ses-1")
+    made: list[str] = []
+
+    @dg.asset(partitions_def=sessions)
+    def own(context: dg.AssetExecutionContext) -> None:
+        made.append(context.partition_key)
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["left", "right"]))
+    def sides() -> None: ...
+
+    merged = dg.Definitions.merge(build_definitions(lab.home), dg.Definitions([own, sides]))
+    monkeypatch.setattr(materialize, "build_definitions", lambda home: merged)
+    monkeypatch.setattr(LabResource, "scan", lambda self: pytest.fail("the raw roots were looked through"))
+    said: list[str] = []
+    assert materialize.materialize(lab.home, "own", [], said.append), said
+    assert made == ["sub-1_ses-1"] and lab.instance.get_dynamic_partitions("sessions") == made
+    assert materialize.materialize(lab.home, "own", [], said.append) and "own: nothing is missing" in said
+    assert materialize.materialize(lab.home, "own", ["sub-1_ses-1"], said.append) and len(made) == 2
+    with pytest.raises(PlatformError, match="partitions of sides are neither sessions nor recipes nor days"):
+        materialize.materialize(lab.home, "sides", [], said.append)
+    with pytest.raises(PlatformError, match="what own misses is not known"):
+        materialize.missing(LabResource(home=str(lab.home)), "own")
+    # Neither does a promotion look, nor poses of sessions that are registered; of those each file is asked for.
+    lab.promote()
+    assert materialize.missing(LabResource(home=str(lab.home)), "pose_estimates") == ["sub-1_ses-1"]
+    assert not materialize.promote(lab.home, "b" * 64, "why not", "ada", said.append)
+    (lab.raw / "sub-1/ses-1/cam-top.mp4").unlink()
+    assert materialize.missing(LabResource(home=str(lab.home)), "pose_estimates") == []

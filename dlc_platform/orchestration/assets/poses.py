@@ -129,10 +129,12 @@ def _estimate_session(
     from dlc_platform.cropping import video_without_region
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.inference import OtherFrames
-    from dlc_platform.ingest import require_trackable, require_unchanged
+    from dlc_platform.ingest import judge, require_trackable, require_unchanged
     from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 
     files = registry.require_files(lab.engine, key)
+    # The limits of lab.yaml may be others than when the session was registered.
+    judge(lab.engine, lab.settings, key, context.run_id, files_only=True)
     estimates = []
     #: When the poses of each estimate were made, and by what.
     made: dict[str, str] = {}

@@ -3,6 +3,7 @@
 The rule is in `dlc.selection`, what a promotion makes stale in `catalog.impact`.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -216,7 +217,7 @@ def staleness(lab: LabResource) -> dict[str, Any]:
     stale = queries.stale_sessions(lab.engine, imported=False)
     sentence = (
         f"{stale['session'].nunique()} sessions are stale, {stale['frames'].sum()} frames: estimate them again with "
-        f"`dlc-platform backfill {lab.home} --stale`, or switch the sensor reestimate_stale_sessions on"
+        f"`dlc-platform backfill {shlex.quote(lab.home)} --stale`, or switch the sensor reestimate_stale_sessions on"
     )
     return {
         "passed": stale.empty,
@@ -237,7 +238,7 @@ def _overtaken(project: str, in_force: tables.Promotion | None) -> Refused:
     model = short(in_force.model_id) if in_force else "none"
     return Refused(
         f"{model} became the production model of {project} meanwhile{by}",
-        "Look at `dlc-platform promotions`, and try again if it is still what you want",
+        "Look at `dlc-platform promotions HOME`, and try again if it is still what you want",
     )
 
 

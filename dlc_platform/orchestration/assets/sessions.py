@@ -70,8 +70,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     from dlc_platform.scanning import find_sessions
     from dlc_platform.sidecars import Sidecars
     from dlc_platform.video_limits import copy_of, left_out
+    from dlc_platform.walking import Disks
 
-    sidecars = Sidecars(lab.settings.raw_roots)
+    disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
+    disks.answering()
+    sidecars = Sidecars(lab.settings.raw_roots, disks.silent)
     # What a person names is read again; sensor and schedule ask for what has changed.
     anew = not {SENSOR_NAME_TAG, SCHEDULE_NAME_TAG} & set(context.run_tags)
     found = find_sessions(lab.engine, lab.settings, context.partition_keys)
@@ -84,7 +87,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
 
     def work(key: str) -> Callable[[], Mapping[str, Any]]:
         if key not in on_disk:
-            reasons = [f"{skipped.path}: {skipped.reason}" for skipped in found.skipped if key in skipped.reason]
+            reasons = [
+                f"{skipped.path}: {skipped.reason}"
+                for skipped in found.skipped
+                if key in skipped.reason or skipped.path in lab.settings.raw_roots
+            ]
             raise PlatformError(
                 f"no folder below the raw roots holds videos of session {key}" + "".join(f" ({r})" for r in reasons),
                 "Bring the folder back, or correct `layout` in lab.yaml",

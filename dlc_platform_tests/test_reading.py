@@ -83,6 +83,7 @@ QUESTIONS: dict[str, tuple[Any, ...]] = {
     "model_sessions": (identity("a"),),
     "stale_sessions": (),
     "poses_of_other_rules": (),
+    "not_judged_by_floors": (),
     "impact": (identity("a"),),
     "best_models": (),
     "compare": ("maze",),

@@ -410,12 +410,29 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         if not streams:
             raise _without_video(path, container)
         if len(streams) == 1:
-            yield container, streams[0]
+            with _at_rest(streams[0]):
+                yield container, streams[0]
             return
         index = _first_that_moves(container, streams)
     # Opened again, because not every format can be sought to its beginning.
     with _open_container(path) as container:
-        yield container, next(stream for stream in container.streams.video if stream.index == index)
+        stream = next(stream for stream in container.streams.video if stream.index == index)
+        with _at_rest(stream):
+            yield container, stream
+
+
+@contextmanager
+def _at_rest(stream: "VideoStream") -> Iterator[None]:
+    """Let a decoder's threads come to rest at the end, while others may run.
+
+    PyAV frees a decoder without letting other threads run. One of the decoder's own that writes into the log just then
+    waits for Python, which waits for it: for ever.
+    """
+    try:
+        yield
+    finally:
+        if stream.codec_context.is_open:
+            stream.codec_context.flush_buffers()
 
 
 def _open_container(path: Path) -> "InputContainer":

@@ -1,5 +1,7 @@
 """Single frames are those that decoding everything in order gives."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.video.frames import read_frames
+from dlc_platform_tests.video.conftest import spoil, write_video
 
 Make = Callable[..., Path]
 
@@ -63,3 +66,22 @@ def test_names_the_frames_that_are_not_there(make_video: Make, name: str) -> Non
     path = make_video(name, codec="mpeg4" if name.endswith("avi") else "libx264", frames=10)
     with pytest.raises(PlatformError, match="has no frame -1, 10"):
         read_frames(path, [3, 10, -1])
+
+
+_FRAMES_WHILE_THE_LOG_IS_HEARD = """
+import sys
+from pathlib import Path
+from dlc_platform.video.complaints import listening
+from dlc_platform.video.frames import find_frames
+
+with listening():
+    for number in range(60):
+        find_frames(Path(sys.argv[1]), [number % 20], whole=True)
+"""
+
+
+def test_a_decoder_that_complains_while_it_is_closed_ends(tmp_path: Path) -> None:
+    """Its threads write into the log when a picture was enough, and another thread hears what FFmpeg says."""
+    path = write_video(tmp_path / "spoilt.mp4", 120)
+    spoil(path, range(3, 110, 2))
+    subprocess.run([sys.executable, "-c", _FRAMES_WHILE_THE_LOG_IS_HEARD, str(path)], check=True, timeout=240)

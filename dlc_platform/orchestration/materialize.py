@@ -42,8 +42,8 @@ from dlc_platform.reports import first_day, yesterday
 from dlc_platform.settings import LAB_FILE, load_lab
 from dlc_platform.walking import Disks
 
-#: What `train` makes, in this order.
-_TRAINING = ("training_dataset", "trained_model", "model_evaluation", "model_comparison", "production_model")
+#: What `train` makes, in this order, before the rule of promotion.
+_TRAINING = ("training_dataset", "trained_model", "model_evaluation", "model_comparison")
 _INTERRUPTED = RunFailureReason.UNEXPECTED_TERMINATION.value
 
 #: The one asset that looks for sessions below the raw roots.
@@ -109,7 +109,7 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
     Returns
     -------
     bool
-        False when a step failed; those after it were not begun.
+        False when a step failed, and those after it were not begun; or when the rule refused to promote any version.
 
     Raises
     ------
@@ -122,8 +122,8 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
         environment = prepare(home, migrates=False)
         lab = LabResource(home=str(home))
         say(
-            f"Training the recipe {recipe} takes {len(_TRAINING)} steps: its dataset of labelled frames, the training "
-            "itself, an evaluation, the comparison with other versions, and the rule of promotion"
+            f"Training the recipe {recipe} takes {len(_TRAINING) + 1} steps: its dataset of labelled frames, the "
+            "training itself, an evaluation, the comparison with other versions, and the rule of promotion"
         )
         if not registry.registered_sessions(lab.engine):
             say(
@@ -132,10 +132,11 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
             )
         if not _materialize(home, environment, ",".join(_TRAINING), [recipe], say, stop_at_failure=True):
             return False
+        decided = _materialize(home, environment, "production_model", [], say)
         with open_instance(environment) as instance:
             for line in _what_came_of(lab, instance, recipe):
                 say(line)
-    return True
+    return decided
 
 
 def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str) -> Iterator[str]:

@@ -23,7 +23,7 @@ def test_sessions(lab: Engine) -> None:
     assert list(found) == [
         "session", "subject", "recording", "camera", "position", "path", "width", "height", "frame_rate", "frames",
         "frames_lost", "frames_damaged", "duration_s", "start_time", "video", "model", "estimated_at", "damage",
-        "problem", "missing_since",
+        "frames_left_out", "problem", "missing_since",
     ]  # fmt: skip
     assert records(found, "session", "subject", "recording", "frame_rate", "frames", "video", "model", "problem") == [
         (ONE, "1", "side", None, None, None, None, "cut short"),

@@ -28,7 +28,7 @@ STALENESS_CHECK = "made_by_production_models"
 
 
 class Refused(PlatformError):
-    """A choice that does not come into force. What is in force stays in force."""
+    """A choice, a person's or the rule's, that does not come into force. What is in force stays in force."""
 
 
 class ProductionChoice(dg.Config):
@@ -143,12 +143,12 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
             stale[project] = impact_of(lab.engine, model)
             context.log.info(f"{project}: {stale[project]}")
         rows.append(_row(project, model, incumbent, reason, warning) | test_error)
-    if not rows and passed_over:
-        raise PlatformError(
-            f"no version may be promoted by the rule of lab.yaml: {'; '.join(passed_over)}",
-            "Label more frames or train longer; or promote a version yourself with `dlc-platform promote`",
-        )
     if not rows and rule.rule != "person":
+        if passed_over:
+            raise Refused(
+                f"no version may be promoted by the rule of lab.yaml: {'; '.join(passed_over)}",
+                "Label more frames or train longer; or promote a version yourself with `dlc-platform promote`",
+            )
         raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
     in_production = {
         project: registry.production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)

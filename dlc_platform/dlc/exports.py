@@ -23,6 +23,7 @@ from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.geometry import geometry
 from dlc_platform.dlc.images import read_image
 from dlc_platform.dlc.network import keypoint_network, read_configuration
+from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import Store, read_manifest
 
@@ -90,7 +91,7 @@ def find_export(model_path: Path, store: Store, precision: Precision = "full") -
         files = store.manifest("exports", identity)["files"]
         if any(sha256_file(export.path / file["path"]) != file["sha256"] for file in files):
             return None
-    except (OSError, ValueError, KeyError):
+    except (PlatformError, OSError, ValueError, KeyError):
         return None
     return export
 

@@ -9,7 +9,7 @@ from dlc_platform.identity import sha256_file
 
 
 def project(folder: Path, *videos: Path) -> Project:
-    return Project(folder, "task", "me", ("nose",), (), videos, {})
+    return Project(folder, "task", "me", ("nose",), (), videos, None, {})
 
 
 def known(session: str, name: str, video: str, size_bytes: int, camera: str = "top") -> KnownFile:

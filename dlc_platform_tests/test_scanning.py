@@ -104,13 +104,12 @@ def test_a_session_is_ready_once_and_again_when_it_changes(disks: Disks) -> None
     assert disks.look(1) == [KEY]
 
 
-@pytest.mark.parametrize("seconds", [15_000_000_000, -12_000_000_000])
-def test_no_time_of_a_file_fails_a_look(disks: Disks, seconds: int) -> None:
+def test_no_time_of_a_file_fails_a_look(disks: Disks) -> None:
     odd = disks.write("sub-2/ses-1")
     disks.write("sub-1/ses-1")
     for path in (odd, odd.parent, odd.parent.parent):
         try:
-            os.utime(path, (seconds, seconds))
+            os.utime(path, (15_000_000_000, 15_000_000_000))
         except OverflowError:
             pytest.skip("this system keeps no such time")
     if abs(odd.stat().st_mtime_ns) < 2**63:

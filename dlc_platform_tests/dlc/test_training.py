@@ -1,4 +1,5 @@
 import io
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -172,6 +173,11 @@ def test_no_training_starts_on_an_image_that_is_damaged_or_lies_on_its_side(
     image = sorted((copy / "images").iterdir())[3]
     whole = image.read_bytes()
     image.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PlatformError, match=f"{image.name} is damaged: its content is not what was made"):
+        train_model(copy, short_recipe, tiny_store, tmp_path / "work", device="cpu")
+    # A dataset that is older than checksums.
+    manifest = copy / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "files": []}))
     with pytest.raises(PlatformError, match=f"{image.name} is a damaged image"):
         train_model(copy, short_recipe, tiny_store, tmp_path / "work", device="cpu")
     exif = Image.Exif()

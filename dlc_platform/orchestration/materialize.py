@@ -416,13 +416,15 @@ def _stretches(
     if partitions:
         wanted = [key for key in partitions if key in keys[kind]]
     elif name == "pose_quality":
-        wanted = sorted(_without_quality(lab, instance) & set(keys[kind]))
+        wanted = sorted(_without_quality(lab, instance))
     elif name in _MISSING:
         wanted = missing(lab, name, say)
     else:
         # Of a lab's own asset only Dagster knows what was made.
         made = instance.get_materialized_partitions(node.key)
-        wanted = [key for key in (keys[kind][-1:] if kind == "days" else keys[kind]) if key not in made]
+        # Sessions may have been registered a moment ago, by this very command.
+        there = sorted(registry.registered_sessions(lab.engine)) if kind == "sessions" else keys[kind]
+        wanted = [key for key in (there[-1:] if kind == "days" else there) if key not in made]
     if kind != "sessions":
         return neighbours(wanted, keys[kind], most=1)
     order = _with_partitions(instance, wanted)

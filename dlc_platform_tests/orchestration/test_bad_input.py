@@ -194,7 +194,7 @@ def test_bad_files_do_not_stop_good_ones(lab: Lab) -> None:
     for file, reason, remedy in (
         (empty, "is empty (0 bytes)", "Copy the file again"),
         (cut, "", "Copy the file again"),
-        (text, "", "or remove it if it is no video"),
+        (text, "is not a video", "remove it if it is no video"),
     ):
         for told in (last_failure(), lab.output):
             assert f"{file} {reason}".strip() in told
@@ -231,7 +231,7 @@ def test_a_replaced_video_has_poses_of_its_own(lab: Lab) -> None:
     # Asked for by name, before the new file is registered: never the new file under the old one's identity.
     assert not lab.run("pose_estimates", "sub-b1_ses-1")
     assert f"{path} was replaced since it was registered" in last_failure()
-    assert "session_videos --partition sub-b1_ses-1" in lab.output
+    assert "--select session_videos --partition sub-b1_ses-1" in lab.output
     assert lab.estimate("sub-b1_ses-1") == before
 
     assert lab.run(SESSIONS), lab.output

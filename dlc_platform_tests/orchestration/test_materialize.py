@@ -314,5 +314,5 @@ def test_a_training_ends_at_its_first_failure(tracked_lab: Path):
     assert any(str(tracked_lab / "no-project") in line for line in said), said
     assert [line for line in said if line.endswith("not begun, because of the failure")] == [
         f"{asset}: not begun, because of the failure"
-        for asset in ("trained_model", "model_evaluation", "model_comparison", "production_model")
+        for asset in ("trained_model", "model_evaluation", "model_comparison")
     ]

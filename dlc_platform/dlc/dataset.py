@@ -20,10 +20,11 @@ from dlc_platform.dlc.labels import LabelTable
 from dlc_platform.dlc.project import Project
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.store import Store, opened, read_manifest
+from dlc_platform.store import Store, intact, opened, read_manifest
 from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 Side = Literal["train", "test"]
@@ -39,7 +40,7 @@ class Dataset:
     Attributes
     ----------
     n_left_out
-        How many labelled images are not in it, because they are too close to a test image.
+        How many labelled images are not in it, because they are too close to a test image, or the same picture.
     sessions
         The keys of the sessions that its images are known to come from.
     """
@@ -77,6 +78,11 @@ class Dataset:
         with opened(self.path, f"images/{copy.name}") as path:
             return path
 
+    def picture(self, image: str, file: str) -> np.ndarray:
+        """The pixels of such a copy, as `images.read_image` gives them; raises as `store.opened` does."""
+        copy = self.image_path(image, file)
+        return read_image(intact(self.path, f"images/{copy.name}"))
+
 
 def side(image_sha256: str, seed: int, test_fraction: float) -> Side:
     """The side of the split, from the image's content and the seed alone.
@@ -110,8 +116,9 @@ def make_dataset(
     sessions
         From a folder of ``labeled-data`` to the key of the session that its frames were taken from.
     apart_frames
-        Training images that are at most so many frames from a test image of the same folder are left out, so that
-        near-duplicates never lie on both sides. No image changes sides for that.
+        Training images that are at most so many frames from a test image of the same folder are left out, and so is a
+        picture of the test side that was saved again under another name: near-duplicates never lie on both sides. No
+        image changes sides for that.
 
     Raises
     ------
@@ -127,7 +134,9 @@ def make_dataset(
             "line of the table",
         )
     images["side"] = [side(sha256, seed, test_fraction) for sha256 in images["sha256"]]
-    close = _close_to_test(images, apart_frames)
+    test = images["side"] == "test"
+    same = images["pixels_sha256"].isin(images.loc[test, "pixels_sha256"])
+    close = ~test & (same | _within_frames(images, images[test], apart_frames))
     n_left_out = int(close.sum())
     images = images[~close].reset_index(drop=True)
     images["session"] = [sessions.get(folder) for folder in images["folder"]]
@@ -241,12 +250,6 @@ def taught_images(images: pd.DataFrame, taught: pd.DataFrame, apart_frames: int)
 def _names(images: pd.DataFrame) -> pd.Series:
     """The name of each image, with its folder and without its ending."""
     return images["folder"] + "/" + images["file"].map(lambda file: Path(str(file)).stem)
-
-
-def _close_to_test(images: pd.DataFrame, apart_frames: int) -> pd.Series:
-    """True for the training images that are at most so many frames from a test image of their folder."""
-    test = images["side"] == "test"
-    return ~test & _within_frames(images, images[test], apart_frames)
 
 
 def _within_frames(images: pd.DataFrame, others: pd.DataFrame, apart_frames: int) -> pd.Series:

@@ -21,7 +21,6 @@ import numpy as np
 from dlc_platform.dlc.backends import Backend, OpenVino, Precision, PyTorch, openvino
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.geometry import geometry
-from dlc_platform.dlc.images import read_image
 from dlc_platform.dlc.network import keypoint_network, read_configuration
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
@@ -182,9 +181,7 @@ def images_to_compare(dataset: Dataset) -> list[np.ndarray]:
     labels = dataset.labels()
     test = labels[labels["side"] == "test"].drop_duplicates("image")
     test = test.iloc[np.unique(np.linspace(0, len(test) - 1, min(len(test), _MOST_IMAGES)).round().astype(int))]
-    return [
-        read_image(dataset.image_path(image, file)) for image, file in zip(test["image"], test["file"], strict=True)
-    ]
+    return [dataset.picture(image, file) for image, file in zip(test["image"], test["file"], strict=True)]
 
 
 def _fitted(model_path: Path, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:

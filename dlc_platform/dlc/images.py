@@ -39,6 +39,8 @@ class Image:
     ----------
     sha256
         Of the file's bytes.
+    pixels_sha256
+        Of the picture as DeepLabCut reads it: the same for an image that was saved again without loss.
     width, height
         Of the picture as DeepLabCut reads it, in pixels.
     is_turned
@@ -46,6 +48,7 @@ class Image:
     """
 
     sha256: str
+    pixels_sha256: str
     width: int
     height: int
     is_turned: bool
@@ -78,8 +81,10 @@ def read_image(path: Path) -> np.ndarray:
 def _examine(path: Path) -> Image:
     data = _bytes(path)
     is_turned, size = _look_at(path, data)
-    height, width = _decoded(path, data).shape[:2]
-    return Image(sha256_bytes(data), width, height, is_turned or size != (width, height))
+    picture = _decoded(path, data)
+    height, width = picture.shape[:2]
+    pixels = sha256_bytes(b"%dx%d:" % (width, height) + picture.tobytes())
+    return Image(sha256_bytes(data), pixels, width, height, is_turned or size != (width, height))
 
 
 def _bytes(path: Path) -> bytes:

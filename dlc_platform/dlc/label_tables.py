@@ -75,10 +75,14 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class _Raw:
-    """Columns (scorer, bodypart, coordinate), and rows of place, path and numbers."""
+    """Columns (scorer, bodypart, coordinate), and rows of place, path and numbers.
+
+    It may be cut off where nothing shows that its last number is whole.
+    """
 
     columns: list[tuple[str, str, str]]
     rows: list[tuple[str, str, list[float]]]
+    may_be_cut: bool = False
 
 
 def read_label_file(path: Path, project: Project) -> LabelFile:
@@ -112,6 +116,14 @@ def read_label_file(path: Path, project: Project) -> LabelFile:
                 f"{path} has only one of x and y {len(halves)} times, such as for {halves[0]}: that is no label, "
                 "as for DeepLabCut",
                 "Write the numbers that are missing, or label those body parts again in napari",
+            )
+        )
+    if raw.may_be_cut:
+        remarks.append(
+            Remark(
+                f"{path} ends without the end of a line, as a copy that was cut off does: its last number may be too "
+                "short",
+                "See that the labels of its last line are right, then save it again in napari",
             )
         )
     remarks += [
@@ -215,7 +227,8 @@ def _point(path: Path, place: str, part: str, numbers: list[float], columns: lis
 
 
 def _read_csv(path: Path) -> _Raw:
-    lines = list(_lines(path))
+    text = _read_text(path)
+    lines = list(_lines(path, text))
     if len(lines) < len(_HEADER):
         raise PlatformError(f"{path} is not a label table: it has {len(lines)} lines", _AGAIN)
     header = [cells for _, cells in lines[: len(_HEADER)]]
@@ -256,11 +269,12 @@ def _read_csv(path: Path) -> _Raw:
         image = "/".join(cells[:first])
         numbers = [_number(cell, path, f"{place}, for {image}") for cell in cells[first:width]]
         rows.append((place, image, numbers))
-    return _Raw(list(zip(scorers, parts, coordinates, strict=True)), rows)
+    # pandas, and so DeepLabCut, ends every line.
+    may_be_cut = not text.endswith(("\n", "\r")) and bool(lines[-1][1][-1].strip())
+    return _Raw(list(zip(scorers, parts, coordinates, strict=True)), rows, may_be_cut)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The number and the cells of each line that is not empty."""
+def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -268,6 +282,11 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     text = _text(data)
     if "\0" in text:
         raise PlatformError(f"{path} holds zero bytes, as after a crash or an interrupted copy", _AGAIN)
+    return text
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The number and the cells of each line that is not empty."""
     start = text.lstrip()[:7]
     if start in ("scorer;", "scorer\t"):
         # It may have taken points for the marks of thousands, or numbers for days: nothing of that shows.

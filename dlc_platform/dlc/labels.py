@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: How far a number of the .csv may lie from that of the .h5, in pixels: tables are rounded when they are written.
 _ROUNDING = 0.051
 _NAMES_SHOWN = 5
+_IMAGE_COLUMNS = ("folder", "file", "path", "sha256", "pixels_sha256", "width", "height", "is_turned")
 _SAVE_BOTH = (
     "Open the folder in napari, see which labels are right, and save them, which writes both tables; or move the table "
     "that is wrong out of labeled-data"
@@ -41,8 +42,8 @@ class LabelTable:
     Attributes
     ----------
     images
-        Columns folder, file, path (absolute), sha256, width, height (in pixels, as DeepLabCut reads it), is_turned (as
-        `images.Image` says); one row for each image with at least one label.
+        Columns folder, file, path (absolute), and those of `images.Image`: sha256, pixels_sha256, width, height (in
+        pixels, as DeepLabCut reads it), is_turned; one row for each image with at least one label.
     points
         Columns folder, file, bodypart, x, y; one row for each image and body part of the project. Pixels of the full
         picture, origin at the top left; NaN where the body part is not labelled.
@@ -97,7 +98,9 @@ def read_labels(project: Project) -> LabelTable:
         if not inside:
             without_label += 1
             continue
-        images.append((folder, file, str(path), image.sha256, image.width, image.height, image.is_turned))
+        images.append(
+            (folder, file, str(path), image.sha256, image.pixels_sha256, image.width, image.height, image.is_turned)
+        )
         points += [(folder, file, part, *inside.get(part, UNLABELLED)) for part in project.bodyparts]
     if not images:
         raise PlatformError(
@@ -105,7 +108,7 @@ def read_labels(project: Project) -> LabelTable:
             "Label frames with DeepLabCut (napari) and save them, then try again",
         )
     return LabelTable(
-        pd.DataFrame(images, columns=pd.Index(["folder", "file", "path", "sha256", "width", "height", "is_turned"])),
+        pd.DataFrame(images, columns=pd.Index(list(_IMAGE_COLUMNS))),
         pd.DataFrame(points, columns=pd.Index(["folder", "file", "bodypart", "x", "y"])),
         unlabelled + without_label,
         outside,

@@ -50,7 +50,7 @@ def first_look(engine: Engine, dataset: Dataset, most: int) -> "list[tuple[np.nd
     labels = dataset.labels()
     images = labels[labels["side"] == "test"].drop_duplicates("image")
     images = images.iloc[np.unique(np.linspace(0, len(images) - 1, min(len(images), most)).round().astype(int))]
-    pictures = [read_image(dataset.image_path(i, f)) for i, f in zip(images["image"], images["file"], strict=True)]
+    pictures = [dataset.picture(i, f) for i, f in zip(images["image"], images["file"], strict=True)]
     poses = engine.predict(pictures)[:, 0]
     return [
         (
@@ -77,7 +77,7 @@ def worst_test_frames(
         left, top = row["offset_x"], row["offset_y"]
         samples.append(
             (
-                read_image(dataset.image_path(image, row["file"]))[..., ::-1],
+                dataset.picture(image, row["file"])[..., ::-1],
                 _points(own["bodypart"], own["x"] - left, own["y"] - top),
                 _points(own["bodypart"], own["predicted_x"] - left, own["predicted_y"] - top),
                 f"{row['folder']}/{row['file']}",

@@ -163,6 +163,43 @@ def test_the_same_image_twice(tmp_path: Path, make_project: Callable[..., Path])
         make(project, tmp_path / "store")
 
 
+def test_a_picture_that_was_saved_again_lies_on_one_side(tmp_path: Path, make_project: Callable[..., Path]):
+    """The same frame in a second folder, compressed otherwise: other bytes, the same pixels."""
+    project = make_project(tmp_path / "p", 16)
+    before = sides(make(project, tmp_path / "store"))
+    first, second = (project / "labeled-data" / name for name in ("video1", "copy"))
+    shutil.copytree(first, second)
+    for file in second.glob("*.png"):
+        cv2.imwrite(str(file), cv2.imread(str(file)), [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    table = second / "CollectedData_tester.csv"
+    table.write_text(table.read_text().replace("video1", "copy"))
+    dataset = make(project, tmp_path / "store")
+    images = dataset.labels().drop_duplicates("image")
+    pictures = {
+        side: {dataset.picture(image, file).tobytes() for image, file in zip(own["image"], own["file"], strict=True)}
+        for side, own in images.groupby("side")
+    }
+    assert pictures["train"] and pictures["test"] and not pictures["train"] & pictures["test"]
+    # Both copies of a training picture stay.
+    assert dataset.n_left_out == 32 - len(images) > 0
+    assert {image for image, side in before.items() if side == "test"} <= set(images["image"])
+
+
+def test_a_damaged_image_of_a_dataset_is_to_be_brought_back_to_the_store(
+    tmp_path: Path, make_project: Callable[..., Path]
+):
+    dataset = make(make_project(tmp_path / "p", 12), tmp_path / "store")
+    row = dataset.labels().iloc[0]
+    path = dataset.image_path(row["image"], row["file"])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.chmod(0o600)
+    path.write_bytes(data)
+    with pytest.raises(PlatformError, match="is damaged: its content is not what was made") as caught:
+        dataset.picture(row["image"], row["file"])
+    assert str(dataset.path) in (caught.value.remedy or "")
+
+
 def on_their_side(project: Path) -> Path:
     """The images of a project as portraits, stored on their side, as telephones do."""
     from PIL import Image

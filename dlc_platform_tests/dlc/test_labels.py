@@ -75,7 +75,9 @@ def test_points_are_tidy_and_nan_where_not_labelled(project: Path):
     replace(project, 3, 1, "")
     labels = read(project)
     assert list(labels.points.columns) == ["folder", "file", "bodypart", "x", "y"]
-    assert list(labels.images.columns) == ["folder", "file", "path", "sha256", "width", "height", "is_turned"]
+    assert list(labels.images.columns) == [
+        *("folder", "file", "path", "sha256", "pixels_sha256", "width", "height", "is_turned")
+    ]
     assert len(labels.images) == 3 and len(labels.points) == 6
     nose = labels.points.iloc[0]
     assert nose["bodypart"] == "nose" and pd.isna(nose["x"]) and pd.isna(nose["y"])
@@ -278,6 +280,15 @@ def test_half_a_label_is_none_and_is_said(project: Path):
     labels = read(project)
     assert labels.points["x"].isna().tolist() == [False, False, False, True, False, False]
     assert "only one of x and y 1 times, such as for tail in line 5" in labels.remarks[0].said
+
+
+def test_a_table_that_may_be_cut_in_its_last_number_is_said(project: Path):
+    table = project / TABLE
+    assert not read(project).remarks
+    whole = table.read_text().rstrip("\r\n")
+    table.write_text(whole[:-1])
+    (remark,) = read(project).remarks
+    assert "ends without the end of a line" in remark.said and str(table) in remark.said
 
 
 def test_labels_at_negative_places_count_as_outside(project: Path):

@@ -882,7 +882,7 @@ def backfill(
     ] = False,
     session: Annotated[list[str] | None, typer.Option(help="Only this session of them; may be given again.")] = None,
     project: Annotated[str | None, typer.Option(help="Only sessions of this project.")] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="Only so many, the newest.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Only so many, the newest.")] = None,
     imported: Annotated[bool, typer.Option("--imported", help="Also sessions whose poses were imported.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be estimated.")] = False,
 ) -> None:

@@ -27,7 +27,7 @@ from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.gate import BETTER_MODEL, judge_version
 from dlc_platform.identity import short
-from dlc_platform.launchers.devices import find_devices
+from dlc_platform.launchers.devices import find_devices, has_driver
 from dlc_platform.layout import OUTSIDE, alike
 from dlc_platform.notifications import channel_states, exposed_secret, reach
 from dlc_platform.postgres.connection import existing_url
@@ -76,11 +76,24 @@ def examine(home: Path) -> Iterator[Finding]:
     yield from _waiting_for_a_person(home, lab)
     yield from _production(home, lab)
     yield from _notify(home, lab)
+    yield examine_devices(lab)
+
+
+def examine_devices(lab: Lab) -> Finding:
+    """Whether this machine has the GPUs that lab.yaml lists."""
     try:
         gpus = find_devices(lab.gpus)
-        yield Finding("devices", ", ".join(map(str, gpus)) or "no GPU: everything runs on the CPU")
+        driver = not gpus or has_driver()
     except PlatformError as error:
-        yield Finding("devices", error.problem, error.remedy)
+        return Finding("devices", error.problem, error.remedy)
+    names = ", ".join(map(str, gpus))
+    if driver:
+        return Finding("devices", names or "no GPU: everything runs on the CPU")
+    return Finding(
+        "devices",
+        f"lab.yaml lists {names}, and this machine has no NVIDIA driver: runs would compute on the CPU",
+        "Install the driver, or write `gpus: auto` into lab.yaml, or `gpus: []` for the CPU",
+    )
 
 
 def _store(lab: Lab) -> Iterator[Finding]:

@@ -3,15 +3,16 @@
 Only what a person writes belongs here. A setting is read once, at the edge; the layers below get plain values.
 """
 
-import math
 import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -19,18 +20,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.video.region import Region
-from dlc_platform.yaml_files import load_yaml
+from dlc_platform.yaml_files import keys_not_text, load_yaml, written_at
 
 HOME_VARIABLE = "DLC_PLATFORM_HOME"
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
@@ -43,8 +43,14 @@ POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_POSTGRES_URL_FILE"
 DAGSTER_POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE"
 STAGE_VARIABLE = "DLC_PLATFORM_STAGE"
 LAB_FILE = "lab.yaml"
+#: The folders of a lab's home that the platform writes into, besides those that lab.yaml names.
+WRITTEN_FOLDERS = ("postgres", "dagster", "work", "logs")
 #: The least width and height of a region, in pixels.
 SMALLEST_REGION = 32
+#: Larger than any picture, and small enough for the integers of every library and table.
+MOST_PIXELS = 1_000_000
+#: The longest of the times that lab.yaml may give, in seconds: a longer one has no end that a clock can name.
+YEAR_SECONDS = 365 * 24 * 3600
 
 #: Letters of any script with their accents, digits, and ``+-.``: no space, and no other sign of ASCII.
 _VALUE = r"[^\x00-*,/:-@\[-`{-\x7f\s]+"
@@ -172,18 +178,13 @@ def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-def _grey_levels(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] < 0 or ends[1] > 255:
-        raise ValueError("must be two grey levels, from 0 to 255")
-    return ends
-
-
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 Folder = Annotated[Path, AfterValidator(_without_zero)]
 VariableName = Annotated[str, AfterValidator(_variable_name)]
 Address = Annotated[str, AfterValidator(_address)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+GpuNumber = Annotated[int, Field(ge=0, le=1023)]
 GpuUuid = Annotated[str, Field(pattern=r"^(GPU|MIG)-[A-Za-z0-9/-]+$")]
 Cron = Annotated[str, AfterValidator(_cron)]
 #: What an instance of the platform is for.
@@ -192,7 +193,11 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 #: What a lab can be notified of.
 Event = Literal["run_failure", "quarantine", "stale", "daily_report"]
 EVENTS: tuple[Event, ...] = get_args(Event)
-Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+_Scale = Annotated[float, Field(ge=0.01, le=100)]
+_GreyLevel = Annotated[float, Field(ge=0, le=255)]
+_Variance = Annotated[float, Field(ge=0, le=1_000_000_000)]
+_Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+_Coordinate = Annotated[float, Field(ge=-MOST_PIXELS, le=MOST_PIXELS)]
 LimitName = Literal[
     "resolution",
     "frame_rate",
@@ -206,9 +211,31 @@ LimitName = Literal[
 ]
 
 
+def leaves(annotation: Any, bounds: Sequence[Any] = ()) -> list[tuple[Any, list[Any]]]:
+    """The types of the values that an annotation is made of, each with what limits it."""
+    if get_origin(annotation) is Annotated:
+        inner, *own = get_args(annotation)
+        own = [one for field in own for one in (field.metadata if isinstance(field, FieldInfo) else [field])]
+        return leaves(inner, [*bounds, *own])
+    parts = () if get_origin(annotation) is Literal else get_args(annotation)
+    if not parts:
+        return [(annotation, list(bounds))]
+    return [leaf for part in parts for leaf in leaves(part, bounds)]
+
+
 class _Section(BaseModel):
     # Infinities and NaN have no canonical JSON, so they cannot be part of an identity.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, given: Any, info: ValidationInfo) -> Any:
+        kinds = {kind for kind, _ in leaves(cls.model_fields[str(info.field_name)].annotation)}
+        if kinds & {int, float} and any(
+            isinstance(one, bool) for one in (given if isinstance(given, list) else [given])
+        ):
+            raise ValueError("must be a number, and not true or false")
+        return given
 
 
 class Layout(_Section):
@@ -290,19 +317,19 @@ class Transforms(_Section):
     """Random changes of the training images; each is drawn anew for every image and epoch."""
 
     rotation: float = Field(default=30.0, ge=0, le=180, description="Largest rotation, in degrees.")
-    scale: tuple[float, float] = Field(default=(0.7, 1.3), description="Range of the scaling factor.")
-    translation: int = Field(default=0, ge=0, description="Largest shift, in pixels.")
+    scale: tuple[_Scale, _Scale] = Field(default=(0.7, 1.3), description="Range of the scaling factor.")
+    translation: int = Field(default=0, ge=0, le=10_000, description="Largest shift, in pixels.")
     flip: bool = Field(default=False, description="Mirror left and right (only for bodies without sides).")
     noise: float = Field(
-        default=12.75, ge=0, description="Largest standard deviation of Gaussian noise, in grey levels."
+        default=12.75, ge=0, le=255, description="Largest standard deviation of Gaussian noise, in grey levels."
     )
     motion_blur: bool = True
 
     @field_validator("scale")
     @classmethod
     def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1]:
-            raise ValueError("must be two positive numbers, the smaller one first")
+        if not scale[0] <= scale[1]:
+            raise ValueError("must be two numbers, the smaller one first")
         return scale
 
 
@@ -311,9 +338,9 @@ class Recipe(_Section):
 
     project: Name
     net_type: Annotated[str, AfterValidator(_network)] = "resnet_50"
-    epochs: int = Field(default=200, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
+    epochs: int = Field(default=200, ge=1, le=100_000)
+    batch_size: int = Field(default=8, ge=1, le=4096)
+    learning_rate: float = Field(default=1e-4, ge=1e-9, le=10)
     transforms: Transforms = Transforms()
     test_fraction: float = Field(default=0.05, gt=0, lt=1)
     seed: int = Field(
@@ -325,6 +352,7 @@ class Recipe(_Section):
     apart_frames: int = Field(
         default=0,
         ge=0,
+        le=1_000_000_000,
         description="Training images within so many frames of a test image of the same video are left out of training, "
         "so that near-duplicates never lie on both sides of the split.",
     )
@@ -336,12 +364,14 @@ class Recipe(_Section):
     gpus: int = Field(
         default=1,
         ge=1,
+        le=1024,
         description="GPUs to train on at a time, by DeepLabCut's own support for several; each gets its part of every "
         "batch. Where it runs is no parameter of a model.",
     )
     gpu_memory_gb: float | None = Field(
         default=None,
-        gt=0,
+        ge=0.01,
+        le=10_000,
         description="Gigabytes of each GPU that it needs; then runs share a GPU. By default each has one for itself.",
     )
 
@@ -355,11 +385,14 @@ class Recipe(_Section):
 class InferenceRule(_Section):
     """Which project's production model tracks which cameras; the first rule that matches a camera is used."""
 
-    camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
+    camera: str = Field(
+        default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
+    )
     project: Name
     batch_size: int | None = Field(
         default=None,
         ge=1,
+        le=4096,
         description="Frames to a batch; found by itself where it is not given. Speed only, never part of an identity.",
     )
     precision: Literal["full", "half"] = Field(
@@ -368,7 +401,8 @@ class InferenceRule(_Section):
     )
     gpu_memory_gb: float | None = Field(
         default=None,
-        gt=0,
+        ge=0.01,
+        le=10_000,
         description="Gigabytes of a GPU that it needs; where every rule says so, runs share a GPU. Never part of an "
         "identity.",
     )
@@ -377,12 +411,16 @@ class InferenceRule(_Section):
 class RegionRule(_Section):
     """Which part of the picture counts, for which cameras and sessions; the first rule that matches both is used."""
 
-    camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
-    session: str = Field(default="*", description="A shell pattern that the session's key must match.")
-    x: int = Field(ge=0, description="Column of the region's first pixel in the picture as it is shown.")
-    y: int = Field(ge=0, description="Row of the region's first pixel; the origin is at the top left.")
-    width: int = Field(ge=SMALLEST_REGION, description="In pixels; 32 is the stride of the networks.")
-    height: int = Field(ge=SMALLEST_REGION, description="In pixels.")
+    camera: str = Field(
+        default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
+    )
+    session: str = Field(default="*", min_length=1, description="A shell pattern that the session's key must match.")
+    x: int = Field(
+        ge=0, le=MOST_PIXELS, description="Column of the region's first pixel in the picture as it is shown."
+    )
+    y: int = Field(ge=0, le=MOST_PIXELS, description="Row of the region's first pixel; the origin is at the top left.")
+    width: int = Field(ge=SMALLEST_REGION, le=MOST_PIXELS, description="In pixels; 32 is the stride of the networks.")
+    height: int = Field(ge=SMALLEST_REGION, le=MOST_PIXELS, description="In pixels.")
 
 
 class VideoLimits(_Section):
@@ -391,23 +429,33 @@ class VideoLimits(_Section):
     What is not written is judged against the camera's own earlier videos, or by the limits given here, and only warns.
     """
 
-    camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
-    resolution: tuple[PositiveInt, PositiveInt] | None = Field(
+    camera: str = Field(
+        default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
+    )
+    resolution: tuple[_Pixels, _Pixels] | None = Field(
         default=None, description="Width and height in pixels, as it is shown."
     )
-    frame_rate: float | None = Field(default=None, gt=0, description="Frames per second, within 1 %.")
+    frame_rate: float | None = Field(default=None, ge=0.001, le=1_000_000, description="Frames per second, within 1 %.")
     constant_frame_rate: bool = Field(default=False, description="Whether all frames must be equally far apart.")
     jitter_ms: float | None = Field(
-        default=None, gt=0, description="The standard deviation of the intervals between frames is at most that."
+        default=None,
+        ge=0.000_001,
+        le=1_000_000,
+        description="The standard deviation of the intervals between frames is at most that.",
     )
-    exposure: Annotated[Range, AfterValidator(_grey_levels)] | None = Field(
+    exposure: Annotated[tuple[_GreyLevel, _GreyLevel], AfterValidator(_ordered)] | None = Field(
         default=None, description="Of the mean grey level, from 0 to 255."
     )
-    focus: Range | None = Field(default=None, description="Of the variance of the Laplacian, as the checks show it.")
-    black_seconds: float = Field(default=2.0, gt=0, description="A black stretch is shorter than that.")
+    focus: Annotated[tuple[_Variance, _Variance], AfterValidator(_ordered)] | None = Field(
+        default=None, description="Of the variance of the Laplacian, as the checks show it."
+    )
+    black_seconds: float = Field(
+        default=2.0, ge=0.001, le=YEAR_SECONDS, description="A black stretch is shorter than that."
+    )
     frozen_seconds: float = Field(
         default=15.0,
-        gt=0,
+        ge=0.001,
+        le=YEAR_SECONDS,
         description="A stretch in which nothing moves is shorter than that. Encoders leave out the noise of a resting "
         "animal from one key frame to the next, which may be 10 s.",
     )
@@ -440,14 +488,18 @@ class ModelFloors(_Section):
         "as `within_animal` or `within_human` says, whichever is more.",
     )
     within_animal: float = Field(
-        default=0.2, gt=0, description="A keypoint is correct within this fraction of the animal's size."
+        default=0.2, ge=0.0001, le=1000, description="A keypoint is correct within this fraction of the animal's size."
     )
     within_human: float = Field(
-        default=3.0, gt=0, description="And within so many times the error of a person who labels the frame again."
+        default=3.0,
+        ge=0.0001,
+        le=1000,
+        description="And within so many times the error of a person who labels the frame again.",
     )
     human_error_px: float | None = Field(
         default=None,
-        gt=0,
+        ge=0.0001,
+        le=MOST_PIXELS,
         description="That error in pixels, where the lab has measured it; by default 2.3 % of the animal's size, as on "
         "DeepLabCut's open field.",
     )
@@ -471,7 +523,9 @@ class PromotionRule(_Section):
         description="`clearly_better`: the first evaluated version, and later one that is better than the version in "
         "force beyond the confidence interval, while no body part got worse. `person`: only when a person says so.",
     )
-    confidence: float = Field(default=0.95, gt=0, lt=1, description="Of the interval of the difference in test RMSE.")
+    confidence: float = Field(
+        default=0.95, ge=0.01, le=0.9999, description="Of the interval of the difference in test RMSE."
+    )
     hopeless: ModelFloors = Field(default=ModelFloors(), description="Versions that the rule never promotes.")
 
 
@@ -480,17 +534,19 @@ class Freshness(_Section):
 
     poses_within_hours: float | None = Field(
         default=24.0,
-        gt=0,
+        ge=0.01,
+        le=YEAR_SECONDS / 3600,
         description="A session that can be tracked has poses so many hours after it arrived, or the check "
         "`poses_follow_recordings` fails and names it; null switches that off.",
     )
     warn_hours: float | None = Field(
         default=None,
         ge=1 / 60,
+        le=YEAR_SECONDS / 3600,
         description="The UI shows `pose_estimates` as yellow when nothing was estimated for so long, whether or not "
         "anything was recorded; off by default.",
     )
-    fail_hours: float | None = Field(default=None, ge=1 / 60, description="The same in red.")
+    fail_hours: float | None = Field(default=None, ge=1 / 60, le=YEAR_SECONDS / 3600, description="The same in red.")
 
     @model_validator(mode="after")
     def _in_order(self) -> "Freshness":
@@ -558,6 +614,7 @@ class Notify(_Section):
     digest_minutes: float = Field(
         default=15.0,
         ge=0,
+        le=7 * 24 * 60,
         description="The least time between two messages to one channel: what comes meanwhile travels in one.",
     )
 
@@ -576,8 +633,8 @@ class Notify(_Section):
 class ScoreLimits(_Section):
     """The limits of a score; where `warn` is left out, the model's own evaluation says it."""
 
-    warn: float | None = None
-    fail: float | None = None
+    warn: float | None = Field(default=None, ge=0, le=MOST_PIXELS)
+    fail: float | None = Field(default=None, ge=0, le=MOST_PIXELS)
 
 
 #: Scores of which less is worse.
@@ -607,9 +664,8 @@ class PoseLimits(_Section):
         for name in type(self).model_fields:
             limits: ScoreLimits = getattr(self, name)
             known = [value for value in (limits.warn, limits.fail) if value is not None]
-            most = math.inf if name.endswith("_px") else 1
-            if any(not 0 <= value <= most for value in known):
-                wrong.append(f"{name} must be {'0 or more pixels' if most > 1 else 'a fraction from 0 to 1'}")
+            if not name.endswith("_px") and any(value > 1 for value in known):
+                wrong.append(f"{name} must be a fraction from 0 to 1")
             elif known != sorted(known, reverse=name in LESS_IS_WORSE):
                 wrong.append(f"{name} must warn before it fails: fail is the worse value of the two")
         if wrong:
@@ -664,7 +720,7 @@ class PoseFloors(_Section):
         for name in type(self).model_fields:
             limits: ScoreLimits = getattr(self, name)
             known = [value for value in (limits.warn, limits.fail) if value is not None]
-            if any(not 0 <= value <= 1 for value in known):
+            if any(value > 1 for value in known):
                 wrong.append(f"{name} must be a fraction from 0 to 1")
             elif known != sorted(known, reverse=name not in ("empty_frames", "still")):
                 wrong.append(f"{name} must warn before it fails: fail is the worse value of the two")
@@ -682,18 +738,25 @@ class PoseFloors(_Section):
 class PoseQualityRule(_Section):
     """Limits, floors and arena of some poses; the first rule that matches project and camera is used."""
 
-    project: str = Field(default="*", description="A shell pattern that the name of the project must match.")
-    camera: str = Field(default="*", description="A shell pattern that the camera's name must match, such as `top*`.")
+    project: str = Field(
+        default="*", min_length=1, description="A shell pattern that the name of the project must match."
+    )
+    camera: str = Field(
+        default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
+    )
     limits: PoseLimits = Field(default=PoseLimits(), description="In the place of those for all poses.")
     floors: PoseFloors | None = Field(default=None, description="In the place of those for all poses.")
-    arena: tuple[tuple[float, float], ...] | None = Field(
+    arena: tuple[tuple[_Coordinate, _Coordinate], ...] | None = Field(
         default=None,
         min_length=2,
         description="The corners [x, y] of a polygon, or two opposite ones of a rectangle, in pixels of the full "
         "picture. By default the camera's region, or else the whole picture.",
     )
     animal_px: float | None = Field(
-        default=None, gt=0, description="The animal's size, in pixels; that of the training labels by default."
+        default=None,
+        ge=0.01,
+        le=MOST_PIXELS,
+        description="The animal's size, in pixels; that of the training labels by default.",
     )
 
 
@@ -728,31 +791,41 @@ class ScanRule(_Section):
         default=20.0, ge=1, le=50, description="The time that one look may take; the next one goes on where it stopped."
     )
     root_timeout_seconds: float = Field(
-        default=10.0, gt=0, description="A raw root that does not answer for so long is said to be stalled and left."
+        default=10.0,
+        ge=0.01,
+        le=3600,
+        description="A raw root that does not answer for so long is said to be stalled and left.",
     )
     order: Literal["newest", "oldest", "name"] = Field(
         default="newest", description="Which sessions come first, by the time of their newest file or by their key."
     )
-    queued_sessions: int = Field(default=200, ge=1, description="Sessions that are under way at a time, at most.")
+    queued_sessions: int = Field(
+        default=200, ge=1, le=1_000_000, description="Sessions that are under way at a time, at most."
+    )
     sessions_per_run: int = Field(
-        default=100, ge=1, description="Sessions of a run, at most: many spare starts of processes and of networks."
+        default=100,
+        ge=1,
+        le=100_000,
+        description="Sessions of a run, at most: many spare starts of processes and of networks.",
     )
     gigabytes_per_run: float = Field(
         default=4.0,
-        gt=0,
+        ge=0.000_000_001,
+        le=1_000_000,
         description="A run with video files of so many gigabytes is full too, so that long recordings soon show their "
         "results, and what is recorded next does not wait for long.",
     )
     live_sessions: int = Field(
         default=10_000,
         ge=1,
+        le=1_000_000,
         description="Sessions that the UI lists as partitions; of more, the oldest that are done are taken off the "
         "list until something is wanted of them. The catalogue keeps all.",
     )
     unopened_seconds: float = Field(
         default=3600.0,
         ge=0,
-        le=365 * 24 * 3600,
+        le=YEAR_SECONDS,
         description="How long a file that does not open may be one that is still being copied; then it is read all the "
         "same, and named with what is wrong with it.",
     )
@@ -782,7 +855,7 @@ class Backups(_Section):
     folder: Folder = Field(
         default=Path("backups"), description="Best on another disk than the database's; it is made when it is missing."
     )
-    keep: int = Field(default=12, ge=1, description="So many of its own backups stay there, the newest.")
+    keep: int = Field(default=12, ge=1, le=10_000, description="So many of its own backups stay there, the newest.")
 
 
 class RunRules(_Section):
@@ -795,23 +868,31 @@ class RunRules(_Section):
         "computation that failed is never tried again by itself: it would fail the same way.",
     )
     start_minutes: float = Field(
-        default=10.0, ge=1, description="A run whose worker has not started for so long has failed."
+        default=10.0, ge=1, le=7 * 24 * 60, description="A run whose worker has not started for so long has failed."
     )
     cancel_minutes: float = Field(
-        default=5.0, ge=1, description="A run that has not stopped so long after it was told to is called cancelled."
+        default=5.0,
+        ge=1,
+        le=7 * 24 * 60,
+        description="A run that has not stopped so long after it was told to is called cancelled.",
     )
     gpu_runs: int | None = Field(
         default=None,
         ge=1,
+        le=1000,
         description="So many runs of the pool `gpu` are started at a time; by default as many as this machine's GPUs "
         "can take. For clusters, where the GPUs are elsewhere.",
     )
     most_hours: float | None = Field(
-        default=None, gt=0, description="A run that takes longer has failed; no limit by default, for trainings."
+        default=None,
+        ge=0.01,
+        le=YEAR_SECONDS / 3600,
+        description="A run that takes longer has failed; no limit by default, for trainings.",
     )
     keep_events_days: int | None = Field(
         default=90,
         ge=7,
+        le=36_500,
         description="What runs logged is removed after so many days by `clean_up`; that they ran, how they ended and "
         "what they made stays. null keeps all.",
     )
@@ -842,11 +923,14 @@ class Lab(_Section):
     pose_quality: PoseQuality = PoseQuality()
     store: Folder = Path("store")
     settle_seconds: float = Field(
-        default=30.0, ge=0, description="A video is taken when neither its size nor its time changed for so long."
+        default=30.0,
+        ge=0,
+        le=YEAR_SECONDS,
+        description="A video is taken when neither its size nor its time changed for so long.",
     )
-    scan_seconds: int = Field(30, ge=1, description="The time between two looks at the raw roots.")
+    scan_seconds: int = Field(30, ge=1, le=24 * 3600, description="The time between two looks at the raw roots.")
     scan: ScanRule = ScanRule()
-    gpus: Literal["auto"] | tuple[NonNegativeInt | GpuUuid, ...] = Field(
+    gpus: Literal["auto"] | tuple[GpuNumber | GpuUuid, ...] = Field(
         default="auto",
         description="The devices that runs may use: those NVML finds, or the listed ones, by number or by the UUID of "
         "a GPU or a MIG slice.",
@@ -903,6 +987,38 @@ class Lab(_Section):
         except ValidationError:
             raise ValueError("must be auto, or a list of device numbers such as [0, 1], or of UUIDs") from None
 
+    @field_validator("gpus")
+    @classmethod
+    def _each_device_once(cls, gpus: Any) -> Any:
+        names = [str(gpu).lower() for gpu in gpus]
+        if gpus != "auto" and (twice := sorted({name for name in names if names.count(name) > 1})):
+            raise ValueError(f"lists {', '.join(twice)} more than once")
+        return gpus
+
+    @model_validator(mode="after")
+    def _each_rule_is_used(self) -> "Lab":
+        """The first rule that matches is used, so a general one hides those after it."""
+        rules: dict[str, list[tuple[str, ...]]] = {
+            "inference": [(rule.camera,) for rule in self.inference],
+            "regions": [(rule.camera, rule.session) for rule in self.regions],
+            "video_quality": [(rule.camera,) for rule in self.video_quality],
+            "pose_quality.rules": [(rule.camera, rule.project) for rule in self.pose_quality.rules],
+        }
+        wrong = []
+        for section, patterns in rules.items():
+            for index, later in enumerate(patterns):
+                for number, earlier in enumerate(patterns[:index]):
+                    if all(_covers(one, other) for one, other in zip(earlier, later, strict=True)):
+                        wrong.append(
+                            f"{section}.{index} ({', '.join(later)}) is never used, because {section}.{number} "
+                            f"({', '.join(earlier)}) comes first and matches all of it; put it before that one, or "
+                            "remove it"
+                        )
+                        break
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
     @model_validator(mode="after")
     def _names_resolve(self) -> "Lab":
         users = [(f"recipes.{name}", recipe.project) for name, recipe in self.recipes.items()]
@@ -945,10 +1061,17 @@ def load_lab(home: Path) -> Lab:
     content = load_yaml(file, text)
     if not isinstance(content, dict):
         raise PlatformError(f"{file} holds no keys", "Write at least raw_roots and projects")
+    if wrong := keys_not_text(text):
+        said = "; ".join(
+            f"line {line}: {'.'.join(place)}: YAML does not take the name {place[-1]} for text; put it in quotes: "
+            f"'{place[-1]}'"
+            for place, line in wrong
+        )
+        raise PlatformError(f"{file} is not valid: {said}", "Mend these names and try again")
     try:
         lab = Lab.model_validate(content)
     except ValidationError as error:
-        raise PlatformError(f"{file} is not valid: {_explain(error)}", "Mend these keys and try again") from None
+        raise PlatformError(f"{file} is not valid: {_explain(error, text)}", "Mend these keys and try again") from None
     lab = lab.model_copy(
         update={
             "raw_roots": tuple(_absolute(home, root) for root in lab.raw_roots),
@@ -969,24 +1092,86 @@ def load_lab(home: Path) -> Lab:
             "notify": _with_absolute_files(home, lab.notify),
         }
     )
+    _require_apart(file, home, lab)
+    return lab
+
+
+def _require_apart(file: Path, home: Path, lab: Lab) -> None:
+    """See that nothing is written where it is only read, nothing is read where it is written, and nothing read twice.
+
+    Raises
+    ------
+    PlatformError
+        Naming the two folders.
+    """
     for folder in (*lab.raw_roots, *(project.path for project in lab.projects.values())):
-        if home.resolve().is_relative_to(folder.resolve()):
+        if _lies_in(home, folder):
             raise PlatformError(
                 f"{file} is not valid: its own folder lies inside {folder}, where nothing may be written",
                 "Move the lab's home out of the raw roots and the projects, or correct them",
             )
-        if lab.store.resolve().is_relative_to(folder.resolve()):
-            raise PlatformError(
-                f"{file} is not valid: store is {lab.store}, which lies inside {folder}, where nothing may be written",
-                "Choose a folder outside the raw roots and the projects",
-            )
-        if lab.backups.folder.resolve().is_relative_to(folder.resolve()):
-            raise PlatformError(
-                f"{file} is not valid: backups.folder is {lab.backups.folder}, which lies inside {folder}, where "
-                "nothing may be written",
-                "Choose a folder outside the raw roots and the projects",
-            )
-    return lab
+        for key, own in (("store", lab.store), ("backups.folder", lab.backups.folder)):
+            if _lies_in(own, folder):
+                raise PlatformError(
+                    f"{file} is not valid: {key} is {own}, which lies inside {folder}, where nothing may be written",
+                    "Choose a folder outside the raw roots and the projects",
+                )
+    written = [lab.store, *(home / name for name in WRITTEN_FOLDERS)]
+    read = [("raw_roots", root) for root in lab.raw_roots]
+    read += [(f"projects.{name}.path", project.path) for name, project in lab.projects.items()]
+    for key, folder in read:
+        for own in written:
+            if _lies_in(folder, own):
+                raise PlatformError(
+                    f"{file} is not valid: {key} has {folder}, which lies inside {own}, where the platform writes",
+                    "Choose the folder of the recordings or of the project itself",
+                )
+    for number, root in enumerate(lab.raw_roots):
+        for other in lab.raw_roots[:number]:
+            # One that is written below the other is known for that: the first that can place a video has it.
+            if root != other and (root.is_relative_to(other) or other.is_relative_to(root)):
+                continue
+            if _lies_in(root, other) or _lies_in(other, root):
+                where = "twice" if root == other else f"and {other}: one lies inside the other by another name"
+                raise PlatformError(
+                    f"{file} is not valid: raw_roots has {root} {where}", "Remove one, or its videos are found twice"
+                )
+
+
+def _lies_in(inner: Path, outer: Path) -> bool:
+    """Whether a folder is another or lies below it, by whatever names, links and mounts; it need not be there."""
+    own, other = inner.resolve(), outer.resolve()
+    if own.is_relative_to(other):
+        return True
+    try:
+        identity = other.stat()
+    except OSError:
+        return False
+    for folder in (own, *own.parents):
+        with suppress(OSError):
+            if os.path.samestat(folder.stat(), identity):
+                return True
+    return False
+
+
+def _covers(general: str, special: str) -> bool:
+    """Whether a shell pattern matches every name that another one does; False too where that is hard to say."""
+    earlier, later = (re.findall(r"\[[!]?\]?[^]]*\]|.", pattern, re.S) for pattern in (general, special))
+
+    @cache
+    def covers(i: int, j: int) -> bool:
+        if i == len(earlier):
+            return j == len(later)
+        if earlier[i] == "*":
+            return covers(i + 1, j) or (j < len(later) and covers(i, j + 1))
+        if j == len(later) or later[j] == "*":
+            return False
+        one = earlier[i] in ("?", later[j]) or (
+            len(later[j]) == 1 and later[j] != "?" and fnmatchcase(later[j], earlier[i])
+        )
+        return one and covers(i + 1, j + 1)
+
+    return covers(0, 0)
 
 
 def _stage(written: Stage) -> Stage:
@@ -1041,25 +1226,50 @@ _FORMS = {
 }
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
+def _explain(error: ValidationError, text: str) -> str:
+    lines: list[tuple[int, str]] = []
     for problem in error.errors(include_url=False):
         # pydantic ends the place of a wrong key with "[key]".
-        key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        place = tuple(part for part in problem["loc"] if part != "[key]")
+        key = ".".join(map(str, place))
         value = problem["input"]
+        written = written_at(text, place)
         # Whoever writes a secret into lab.yaml after all need not see it in a log as well.
         shown = "not shown" if problem["loc"][:1] == ("notify",) else _brief(value)
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key} is not a key of lab.yaml (value: {shown}); remove it or correct its name")
+            near = get_close_matches(str(place[-1]).lower(), _keys_beside(place), n=2, cutoff=0.6)
+            meant = f"did you mean {' or '.join(near)}?" if near else "remove it or correct its name"
+            said = f"{key} is not a key of lab.yaml (value: {shown}); {meant}"
         elif problem["type"] == "missing":
-            lines.append(f"{key} is missing; add it")
+            said = f"{key} is missing; add it"
         elif value is None:
-            lines.append(f"{key} has no value; give it one, or remove it")
+            said = f"{key} has no value; give it one, or remove it"
+        elif problem["type"] in ("string_type", "path_type") and not isinstance(value, (list, dict)):
+            letters = "" if written is None or shown == "not shown" else written.value
+            quoted = f"quotes: '{letters}'" if letters else "quotes"
+            said = f"{key} is {letters or shown}, which YAML does not take for text; put it in {quoted}"
         else:
             reason = _FORMS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
             reason = reason.replace("tuple", "list").replace("Tuple", "List")
-            lines.append(f"{key} is {shown}: {reason}" if key else reason)
-    return "; ".join(lines)
+            said = f"{key} is {shown}: {reason}" if key else reason
+        lines.append((0, said) if written is None else (written.line, f"line {written.line}: {said}"))
+    return "; ".join(said for _, said in sorted(lines, key=lambda line: line[0]))
+
+
+def _keys_beside(place: Sequence[str | int]) -> list[str]:
+    """The keys that lab.yaml knows in the section of a key."""
+    annotation: Any = Lab
+    for part in place[:-1]:
+        sections = _sections(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, _Section) and part in annotation.model_fields:
+            annotation = annotation.model_fields[str(part)].annotation
+        else:  # a name or a number, which leads to a section
+            annotation = sections[0] if sections else Any
+    return [key for section in _sections(annotation) for key in section.model_fields]
+
+
+def _sections(annotation: Any) -> list[type[_Section]]:
+    return [kind for kind, _ in leaves(annotation) if isinstance(kind, type) and issubclass(kind, _Section)]
 
 
 def _brief(value: Any) -> str:

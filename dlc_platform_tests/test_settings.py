@@ -1,12 +1,15 @@
 """lab.yaml as people write it, wrong in every way that has a remedy."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings import HOME_VARIABLE, InferenceRule, home_from_environment, load_lab
+from dlc_platform.settings import HOME_VARIABLE, InferenceRule, Lab, home_from_environment, leaves, load_lab
 from dlc_platform.video.region import Region
 
 LAB = """\
@@ -81,7 +84,7 @@ recipes:
 @pytest.mark.parametrize(
     ("section", "key", "value", "said"),
     [
-        ("", "raw_root", "/data", "raw_root is not a key of lab.yaml (value: '/data'); remove it or correct its name"),
+        ("", "raw_root", "/data", "raw_root is not a key of lab.yaml (value: '/data'); did you mean raw_roots?"),
         ("recipes.first", "epoch", 5, "recipes.first.epoch is not a key of lab.yaml (value: 5)"),
         ("recipes.first.transforms", "rotate", 5, "recipes.first.transforms.rotate is not a key"),
         ("recipes.first", "epochs", "many", "recipes.first.epochs is 'many': Input should be a valid integer"),
@@ -106,7 +109,7 @@ recipes:
         ("recipes.first", "net_type", "yolo", "; the names are cspnext_s, cspnext_m, cspnext_x, hrnet_w18"),
         ("recipes.first", "net_type", "dlcrnet_ms5", "no single-animal network `dlcrnet_ms5`"),
         ("recipes.first", "project", "maze", "recipes.first.project is 'maze', but the projects are openfield"),
-        ("recipes.first.transforms", "scale", [1.3, 0.7], "transforms.scale is [1.3, 0.7]: must be two positive"),
+        ("recipes.first.transforms", "scale", [1.3, 0.7], "transforms.scale is [1.3, 0.7]: must be two numbers"),
         ("recipes.first.transforms", "scale", 1.3, "recipes.first.transforms.scale is 1.3: must be a list, such as [a"),
         ("recipes", "my recipe", {"project": "openfield"}, "recipes.my recipe is 'my recipe': must be a name of at"),
         ("recipes", "x" * 101, {"project": "openfield"}, "must be a name of at most 100 letters"),
@@ -114,7 +117,7 @@ recipes:
         ("recipes.first", "seed", 2**32, "recipes.first.seed is 4294967296: Input should be less than 4294967296"),
         ("recipes.first", "apart_frames", -1, "recipes.first.apart_frames is -1: Input should be greater than or equ"),
         ("promotion", "rule", "best", "promotion.rule is 'best': Input should be 'clearly_better' or 'person'"),
-        ("promotion", "confidence", 95, "promotion.confidence is 95: Input should be less than 1"),
+        ("promotion", "confidence", 95, "promotion.confidence is 95: Input should be less than or equal to 0.9999"),
         ("", "regions", [{"x": -1, "y": 0, "width": 99, "height": 99}], "regions.0.x is -1: Input should be greater"),
         ("", "regions", [{"x": 0, "y": 0, "width": 31, "height": 99}], "regions.0.width is 31: Input should be gr"),
         ("", "regions", [{"x": 0, "y": 0.5, "width": 32, "height": 32}], "regions.0.y is 0.5: Input should be a va"),
@@ -130,7 +133,7 @@ recipes:
         ("", "raw_roots", [], "raw_roots is []: List should have at least 1 item"),
         ("", "raw_roots", None, "raw_roots has no value"),
         ("", "projects", {}, "projects is {}: Dictionary should have at least 1 item"),
-        ("", "name", 2024, "name is 2024: Input should be a valid string"),
+        ("", "name", 2024, "line 1: name is 2024, which YAML does not take for text; put it in quotes: '2024'"),
         ("projects.openfield", "scorer", "me", "projects.openfield.scorer is not a key"),
         ("layout", "pattern", "(?P<subject>[", "layout.pattern is '(?P<subject>[': is not a regular expression: unter"),
         ("layout", "pattern", "(?P<subject>.+)/.+", "lacks the named group(s) session, written (?P<subject>...)"),
@@ -145,14 +148,24 @@ recipes:
             "",
             "video_quality",
             [{"exposure": [300, 400]}],
-            "video_quality.0.exposure is [300, 400]: must be two grey lev",
+            "video_quality.0.exposure.0 is 300: Input should be less than or equal to 255",
         ),
         ("", "video_quality", [{"resolution": [0, 3]}], "video_quality.0.resolution.0 is 0: Input should be greater"),
         ("pose_quality", "limits", {"outside": {"fail": 30}}, "outside must be a fraction from 0 to 1"),
-        ("pose_quality", "limits", {"jumps": {"fail": -1}}, "jumps must be a fraction from 0 to 1"),
+        (
+            "pose_quality",
+            "limits",
+            {"jumps": {"fail": -1}},
+            "limits.jumps.fail is -1: Input should be greater than or equal",
+        ),
         ("pose_quality", "limits", {"jumps": {"warn": 0.5, "fail": 0.1}}, "jumps must warn before it fails"),
         ("pose_quality", "limits", {"mean_likelihood": {"warn": 0.5, "fail": 0.9}}, "mean_likelihood must warn before"),
-        ("pose_quality", "limits", {"temporal_norm_px": {"fail": -1}}, "temporal_norm_px must be 0 or more pixels"),
+        (
+            "pose_quality",
+            "limits",
+            {"temporal_norm_px": {"fail": -1}},
+            "temporal_norm_px.fail is -1: Input should be greater",
+        ),
         ("pose_quality", "rules", [{"project": "maze"}], "pose_quality.rules.0.project is 'maze', but the projects ar"),
         ("", "scan", 20, "scan is 20: must hold keys of its own, such as {key: value}"),
         (
@@ -168,6 +181,185 @@ def test_a_wrong_key_is_named_with_its_value(tmp_path: Path, section: str, key: 
     error = refusal(tmp_path, changed(section, key, value))
     assert said in error.problem
     assert error.remedy == "Mend these keys and try again"
+
+
+def numbers(section: type[BaseModel]) -> Iterator[tuple[str, list[Any]]]:
+    """Each number that a section and those below it may hold, with what limits it."""
+    for name, field in section.model_fields.items():
+        for kind, bounds in leaves(field.annotation, field.metadata):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from ((f"{name}.{below}", own) for below, own in numbers(kind))
+            elif kind in (int, float):
+                yield name, bounds
+
+
+@pytest.mark.parametrize(("key", "bounds"), list(numbers(Lab)))
+def test_every_number_has_two_limits(key: str, bounds: list[Any]) -> None:
+    limits = [name for bound in bounds for name in ("ge", "gt", "le", "lt") if getattr(bound, name, None) is not None]
+    assert sorted(name[0] for name in limits) == ["g", "l"], key
+    assert all(abs(getattr(bound, name, None) or 0) <= 1e10 for bound in bounds for name in limits), key
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("", "settle_seconds", 1e99, "line 9: settle_seconds is 1e+99: Input should be less than or equal to 31536000"),
+        ("scan", "queued_sessions", 10**400, "scan.queued_sessions is 1000"),
+        ("runs", "retry_minutes", [1, float("nan")], "runs.retry_minutes.1 is nan: Input should be a finite number"),
+        ("recipes.first", "epochs", True, "recipes.first.epochs is True: must be a number, and not true or false"),
+        ("runs", "retry_minutes", [True], "runs.retry_minutes is [True]: must be a number, and not true or false"),
+        ("", "gpus", [True], "gpus is [True]: must be auto, or a list of device numbers"),
+        ("", "gpus", [1024], "gpus is [1024]: must be auto, or a list of device numbers"),
+        ("", "gpus", [0, 0, 7], "gpus is [0, 0, 7]: lists 0 more than once"),
+        ("", "gpus", ["GPU-1a", "GPU-1A"], "lists gpu-1a more than once"),
+        (
+            "pose_quality",
+            "rules",
+            [{"arena": [[0, 0], [1e9, 1]]}],
+            "rules.0.arena.1.0 is 1000000000.0: Input should be le",
+        ),
+        (
+            "",
+            "inference",
+            [{"project": "openfield", "camera": ""}],
+            "inference.0.camera is '': String should have at le",
+        ),
+    ],
+)
+def test_values_out_of_all_bounds(tmp_path: Path, section: str, key: str, value: object, said: str) -> None:
+    assert said in refusal(tmp_path, changed(section, key, value)).problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            LAB.replace("openfield:", "2024:"),
+            "line 3: projects.2024: YAML does not take the name 2024 for text; put it in",
+        ),
+        (LAB.replace("openfield:", "true:"), "line 3: projects.true: YAML does not take the name true for text"),
+        (LAB.replace("openfield:", "2024-01-31:"), "the name 2024-01-31 for text; put it in quotes: '2024-01-31'"),
+        (
+            LAB + "name: 2024-01-31\n",
+            "line 6: name is 2024-01-31, which YAML does not take for text; put it in quotes: '",
+        ),
+        (LAB + "name: 0x10\n", "line 6: name is 0x10, which YAML does not take for text; put it in quotes: '0x10'"),
+        (LAB + "inference:\n- {project: openfield, camera: 007}\n", "line 7: inference.0.camera is 007, which YAML"),
+        (LAB + "name: lab\ntime_zone: 2024-13-45\n", "is not YAML: month must be in 1..12 (line 7: 2024-13-45)"),
+        (LAB.replace("openfield:", "2024-13-45:"), "is not YAML: month must be in 1..12 (line 3: 2024-13-45)"),
+        (
+            LAB + "settle_second: 3\n",
+            "line 6: settle_second is not a key of lab.yaml (value: 3); did you mean settle_sec",
+        ),
+        (
+            LAB + "runs: {retry_minute: [3]}\n",
+            "line 6: runs.retry_minute is not a key of lab.yaml (value: [3]); did you me",
+        ),
+        (
+            LAB + "pose_quality:\n  rules:\n  - {arenas: 3}\n",
+            "line 8: pose_quality.rules.0.arenas is not a key of lab.",
+        ),
+        (
+            LAB + "promotion: {hopeless: {Correct: 1}}\n",
+            "promotion.hopeless.Correct is not a key of lab.yaml (value: 1); di",
+        ),
+        (
+            LAB + "  second:\n    project: openfield\n    epochs: 0\n",
+            "line 8: recipes.second.epochs is 0: Input should",
+        ),
+    ],
+)
+def test_the_line_and_the_remedy_are_said(tmp_path: Path, text: str, said: str) -> None:
+    error = refusal(tmp_path, text)
+    assert said in error.problem
+    assert "did you mean" not in said or "?" in error.problem
+
+
+def test_names_that_yaml_1_2_takes_for_text(tmp_path: Path) -> None:
+    text = "raw_roots: [/data/raw]\nprojects: {on: {path: /a}, no: {path: /b}, '2024': {path: /c}, 1:30: {path: /d}}\n"
+    with pytest.raises(PlatformError, match=r"projects\.1:30 is '1:30': must be a name"):
+        load(tmp_path, text)
+    assert list(load(tmp_path, text.replace("1:30", "y")).projects) == ["on", "no", "2024", "y"]
+
+
+@pytest.mark.parametrize(
+    ("section", "earlier", "later", "hidden"),
+    [
+        ("inference", {"camera": "*"}, {"camera": "top"}, True),
+        ("inference", {}, {"camera": "top*"}, True),
+        ("inference", {"camera": "t*"}, {"camera": "top*"}, True),
+        ("inference", {"camera": "top"}, {"camera": "top"}, True),
+        ("inference", {"camera": "to?"}, {"camera": "top"}, True),
+        ("inference", {"camera": "*p*"}, {"camera": "t?p[12]"}, True),
+        ("inference", {"camera": "[st]op"}, {"camera": "top"}, True),
+        ("inference", {"camera": "[!s]op"}, {"camera": "top"}, True),
+        ("inference", {"camera": "top"}, {"camera": "*"}, False),
+        ("inference", {"camera": "to?"}, {"camera": "to*"}, False),
+        ("inference", {"camera": "[st]op"}, {"camera": "?op"}, False),
+        ("inference", {"camera": "Top"}, {"camera": "top"}, False),
+        ("regions", {"camera": "top", "session": "*"}, {"camera": "top", "session": "sub-1_*"}, True),
+        ("regions", {"camera": "top"}, {"session": "sub-1_*"}, False),
+        ("video_quality", {}, {"camera": "top"}, True),
+        ("pose_quality.rules", {"camera": "t*"}, {"camera": "top", "project": "openfield"}, True),
+        ("pose_quality.rules", {"project": "openfield"}, {"camera": "top"}, False),
+    ],
+)
+def test_a_rule_that_an_earlier_one_hides(
+    tmp_path: Path, section: str, earlier: dict[str, str], later: dict[str, str], hidden: bool
+) -> None:
+    must = {
+        "inference": {"project": "openfield"},
+        "regions": {"x": 0, "y": 0, "width": 64, "height": 64},
+    }.get(section, {})
+    above, _, key = section.rpartition(".")
+    text = changed(above, key, [{**must, **earlier}, {**must, **later}])
+    if hidden:
+        assert f"{section}.1 (" in (problem := refusal(tmp_path, text).problem)
+        assert f"is never used, because {section}.0 (" in problem
+    else:
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("store/raw", "which lies inside {}/store, where the platform writes"),
+        ("store", "which lies inside {}/store, where"),
+        ("work", "which lies inside {}/work, where"),
+        ("postgres/data", "which lies inside {}/postgres, where"),
+        ("dagster", "which lies inside {}/dagster, where"),
+        (".", "its own folder lies inside {}, where"),
+        ("/", "its own folder lies inside /, where"),
+        ("link-to-store/x", "which lies inside {}/store, where"),
+    ],
+)
+def test_a_raw_root_where_the_platform_works(tmp_path: Path, root: str, said: str) -> None:
+    (tmp_path / "link-to-store").symlink_to("store")
+    problem = refusal(tmp_path, changed("", "raw_roots", [root])).problem
+    assert said.format(tmp_path) in problem
+
+
+def test_a_project_where_the_platform_works(tmp_path: Path) -> None:
+    problem = refusal(tmp_path, changed("projects.openfield", "path", "store/project")).problem
+    assert "projects.openfield.path has " in problem and "where the platform writes" in problem
+
+
+def test_a_raw_root_under_two_names(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("raw")
+    (tmp_path / "deep").symlink_to("raw/a")
+    for roots in (
+        ["raw", "raw"],
+        ["raw", "link"],
+        ["raw", "deep"],
+        ["deep", "raw"],
+        ["raw/a", "link"],
+        ["gone", "gone"],
+    ):
+        problem = refusal(tmp_path, changed("", "raw_roots", roots)).problem
+        assert f"raw_roots has {tmp_path / roots[1]} " in problem
+    # What lies in another root by its own name is found once, by the first that can place it.
+    assert len(load(tmp_path, changed("", "raw_roots", ["raw/a", "raw"])).raw_roots) == 2
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:

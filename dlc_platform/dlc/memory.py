@@ -5,6 +5,7 @@ recipe, so whoever trains with a smaller one than was asked for has to say so.
 """
 
 import gc
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -80,6 +81,15 @@ def keep_to_share() -> None:
     share_gb = os.environ.get(GPU_MEMORY_VARIABLE)
     if share_gb is None:
         return
+    try:
+        known = 0 < float(share_gb) < math.inf
+    except ValueError:
+        known = False
+    if not known:
+        raise PlatformError(
+            f"the environment variable {GPU_MEMORY_VARIABLE} is {share_gb!r}",
+            "Unset it, or set it to gigabytes of each GPU, such as 6.5",
+        )
     import torch
 
     for device in range(torch.cuda.device_count()):

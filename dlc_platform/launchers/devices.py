@@ -91,6 +91,18 @@ def find_devices(gpus: GpuNames) -> tuple[Device, ...]:
     return tuple(devices)
 
 
+def has_driver() -> bool:
+    """Whether this machine has NVIDIA's driver, without which everything is computed on the CPU.
+
+    Raises
+    ------
+    PlatformError
+        When there is one that does not answer.
+    """
+    with _nvml() as nvml:
+        return nvml is not None
+
+
 def _as_listed(name: str) -> Device:
     return Device(f"gpu-{name}", name) if name.isdigit() else Device(name.lower(), name, uuid=name)
 

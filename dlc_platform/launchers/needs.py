@@ -7,6 +7,7 @@ asks here, so a run means the same on a workstation and on a cluster.
 
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -119,7 +120,7 @@ def _gpus_tag(run: "DagsterRun") -> int | None:
     text = run.tags.get(GPUS_TAG)
     if text is None:
         return None
-    if not text.isdecimal():
+    if not re.fullmatch("[0-9]{1,4}", text):
         raise UnmetNeed(f"the tag {GPUS_TAG} of the run {run.run_id} is {text!r}", "Write a whole number of GPUs")
     return int(text)
 

@@ -178,6 +178,10 @@ def test_a_process_keeps_to_its_share_of_each_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(GPU_MEMORY_VARIABLE, "6.5")
     keep_to_share()
     assert shares == [(pytest.approx(0.3), 0), (pytest.approx(0.3), 1)]
+    for wrong in ("", "much", "nan", "inf", "-1", "0"):
+        monkeypatch.setenv(GPU_MEMORY_VARIABLE, wrong)
+        with pytest.raises(PlatformError, match=f"{GPU_MEMORY_VARIABLE} is '{wrong}'"):
+            keep_to_share()
 
 
 def test_without_a_gpu_nothing_of_one_was_used():

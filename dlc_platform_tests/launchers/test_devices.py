@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from dlc_platform.diagnosis import examine_devices
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.devices import CPU, Device, computing, environment, find_devices
+from dlc_platform.settings import Lab
 
 DOUBLES = Path(__file__).with_name("doubles")
 
@@ -55,6 +57,18 @@ def test_a_container_that_sees_some_of_the_gpus_knows_them_by_the_same_leases(ma
     assert environment(by_number)["CUDA_VISIBLE_DEVICES"] == "0"
     machine(None)
     assert find_devices(["GPU-55e0"])[0].key == by_number[0].key, "a container without NVML"
+
+
+def test_doctor_says_that_listed_gpus_have_no_driver(machine):
+    lab = Lab.model_validate({"raw_roots": ["/raw"], "projects": {"maze": {"path": "/maze"}}, "gpus": [0, 7]})
+    machine(None)
+    finding = examine_devices(lab)
+    assert "lists GPU 0, GPU 7, and this machine has no NVIDIA driver" in finding.found and finding.remedy
+    machine([{"memory_gb": 24}])
+    finding = examine_devices(lab)
+    assert "this machine has no GPU 7" in finding.found and finding.remedy
+    machine([{"memory_gb": 24}] * 8)
+    assert (examine_devices(lab).found, examine_devices(lab).remedy) == ("GPU 0, GPU 7", "")
 
 
 def test_a_gpu_that_is_cut_stands_for_its_slices(machine):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin
 
 import dagster as dg
 import numpy as np
@@ -37,8 +37,9 @@ from dagster._core.storage.tags import RETRY_NUMBER_TAG, RUN_KEY_TAG, SCHEDULE_N
 from dagster._core.test_utils import freeze_time
 from dagster._daemon.freshness import FreshnessDaemon
 from dagster._daemon.types import DaemonHeartbeat
-from dagster._utils.error import SerializableErrorInfo
 from dagster._utils.tags import TagConcurrencyLimitsCounter
+from dagster_shared.error import SerializableErrorInfo
+from pydantic import BaseModel
 from sqlalchemy import Engine, text
 
 from dlc_platform import upkeep
@@ -55,9 +56,11 @@ from dlc_platform.orchestration.partitions import RANGE_START
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.orchestration.schedules import late
+from dlc_platform.platform import Platform
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
-from dlc_platform.settings import POSTGRES_VARIABLE, Recipe
+from dlc_platform.settings import POSTGRES_VARIABLE, YEAR_SECONDS, Lab, Recipe, leaves
 from dlc_platform.store import Store
+from dlc_platform.waiting import waiting
 from dlc_platform_tests import keeping, receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
 from dlc_platform_tests.receivers import Webhook
@@ -288,6 +291,44 @@ def test_only_what_crashes_left_is_removed_by_itself(kept: Kept) -> None:
     assert set(store.products()) == before
 
 
+def edge(section: type[BaseModel], largest: bool) -> dict[str, Any]:
+    """The settings of a section with every number as large, or as small, as it may be."""
+    found: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        kinds = leaves(field.annotation, field.metadata)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found[name] = edge(field.annotation, largest)
+        elif all(kind in (int, float, type(None), ...) for kind, _ in kinds):
+            (bounds,) = [bounds for kind, bounds in kinds if kind in (int, float)]
+            signs = ("ge", "le", "lt")
+            known = {sign: getattr(bound, sign) for bound in bounds for sign in signs if hasattr(bound, sign)}
+            end = (known.get("le") or known.get("lt", 0) - 1e-9) if largest else known.get("ge", 1e-9)
+            found[name] = [end] if get_origin(field.annotation) is tuple else end
+    return found
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_the_ends_of_all_limits_work(tmp_path: Path, catalogue: Engine, largest: bool) -> None:
+    """The sensor, the checks, the schedules, doctor and the plan take the smallest and the largest numbers."""
+    settings = edge(Lab, largest)
+    del settings["freshness"]["warn_hours"], settings["pose_quality"]
+    settings["notify"]["webhooks"] = [{"name": "room", "url_variable": "LAB_HOOK"}]
+    assert settings["settle_seconds"] == (YEAR_SECONDS if largest else 0)
+    with keep(tmp_path / "lab", catalogue, **settings) as kept:
+        video = tmp_path / "raw" / "sub-1" / "ses-1" / "cam-top.mp4"
+        video.parent.mkdir(parents=True)
+        video.write_bytes(b"not a video")
+        for sensor in ("new_session_videos", "watch_sessions", "deliver_notifications", "new_session_videos"):
+            kept.look(sensor)
+        assert isinstance(kept.tick("catch_up"), list)
+        assert kept.run("clean_up")[0] and kept.run("back_up")[0]
+        assert not [
+            one for said in found(kept).values() for one in said if one.what in ("definitions", "runs") and one.remedy
+        ]
+        assert waiting(catalogue, kept.lab.settings) is not None
+        assert Platform(kept.home).plan().lines(True)
+
+
 def test_old_runs_forget_what_they_logged_and_not_what_they_made(kept: Kept) -> None:
     runs = []
     for _ in range(2):
@@ -429,14 +470,12 @@ def test_one_project_whose_model_cannot_be_evaluated_does_not_keep_others_from_i
     settings["projects"] = {"other": {"path": str(other)}, **settings["projects"]}
     settings["recipes"]["second"] = tiny_recipe.model_dump(mode="json") | {"project": "other"}
     file.write_text(yaml.safe_dump(settings))
-    copy = store.put(
-        "models",
-        "b" * 64,
-        store.manifest("models", tiny_model.id),
-        lambda folder: shutil.copytree(
-            tiny_model.path, folder, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True
-        ),
-    )
+
+    def write(folder: Path) -> None:
+        left_out = shutil.ignore_patterns("manifest.json")
+        shutil.copytree(tiny_model.path, folder, ignore=left_out, dirs_exist_ok=True)
+
+    copy = store.put("models", "b" * 64, store.manifest("models", tiny_model.id), write)
     two = Kept(labelling.home, labelling.engine, labelling.instance, labelling.hook)
     put_in_production(two, "other", copy.name, tiny_model)
     # The first run gathers the labels of the other project, the second those of the one that is well.

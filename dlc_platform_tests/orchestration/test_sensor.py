@@ -666,7 +666,7 @@ def test_a_removed_session_is_left_in_peace(lab: Watched) -> None:
 
 def test_an_invalid_lab_yaml_is_named(lab: Watched) -> None:
     lab.change(settle_secs=3)
-    with pytest.raises(PlatformError, match=r"lab\.yaml is not valid: settle_secs is not a key of lab\.yaml"):
+    with pytest.raises(PlatformError, match=r"lab\.yaml is not valid: line \d+: settle_secs is not a key of lab\.yaml"):
         lab.look()
 
 

@@ -52,8 +52,8 @@ class FrameAccount:
     missing_at_end
         Frames that the index of an MP4 file promises beyond the last row.
     holes
-        Places of a Matroska or AVI file in which frames may have been that cannot be found. Streams without an index,
-        such as raw H.264, have nothing that would tell.
+        Places of a file in which bytes are wrong or missing, so that frames may have been there: as its index, its
+        elements or its checksums tell. Formats without any of these, such as raw Motion JPEG, have nothing to tell it.
     duplicated_timestamps
         Rows with the time of a row before; None where the file has no timestamps.
     variable_frame_rate
@@ -102,8 +102,8 @@ class FrameAccount:
         if self.missing_at_end:
             figures.append(f"{self.missing_at_end} more that the index promises are missing")
         if self.holes:
-            places = "1 place that is" if self.holes == 1 else f"{self.holes} places that are"
-            figures.append(f"frames may be missing in {places} overwritten")
+            places = "1 place" if self.holes == 1 else f"{self.holes} places"
+            figures.append(f"frames may be missing in {places} where bytes are wrong or missing")
         if self.truncated:
             figures.append("then the file ends")
         return f"{'truncated' if self.truncated else 'damaged'}: {', '.join(figures)}"

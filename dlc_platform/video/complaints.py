@@ -1,7 +1,7 @@
-"""What decoders only write into FFmpeg's log: pictures that they hand out as good ones, and that are not.
+"""What FFmpeg only writes into its log: pictures that it hands out as good ones and that are not, and bytes it skips.
 
 Most decoders fail at damage or mark the picture. Some only complain, such as that of MJPEG, which leaves out the rest
-of the picture, and that of FFV1, whose checksums are wrong.
+of the picture, and that of FFV1, whose checksums are wrong. What reads a container skips what it cannot make out.
 """
 
 import logging
@@ -15,6 +15,28 @@ from threading import Lock
 _MARKING = re.compile(r"h26[1-4]\w*|hevc|vvc|mpeg[124]\w*|msmpeg4\w*|wmv\w*|vc1\w*|flv|rv[1-6]0|libdav1d")
 #: What the decoder of MJPEG writes when it gives up a picture; what it writes of a camera's own markers is harmless.
 _GIVEN_UP = re.compile(r"overread|error y=|error count|bad vlc|decode_sos")
+#: What tells of missing pictures all the same. A decoder that begins with a key frame never looks for those before it.
+_WITHOUT_REFERENCE = {
+    "hevc": re.compile(r"Could not find ref with POC"),
+    "h264": re.compile(r"Frame num gap"),
+}
+#: The line of the decoder of H.264 about missing pictures is one of those for debugging: this makes it an error.
+RAISE_LEVELS = {"log_level_offset": "-32"}
+#: Warnings of a decoder about data that do not fill the picture, or that say what no writer writes.
+_WARNINGS = {
+    "jpeg2000": re.compile(r"Missing EOC Marker"),
+    "magicyuv": re.compile(r"Unknown prediction"),
+    "utvideo": re.compile(r"bits left after decoding slice"),
+}
+#: What containers are in which bytes are skipped, by a part of FFmpeg's name, and what it writes then.
+_SKIPPED = {
+    "asf": re.compile(r"ff asf (?:skip|bad header)|packet_\w+ .*invalid|fragment position invalid"),
+    "flv": re.compile(r"Packet mismatch"),
+    "matroska": re.compile(r"invalid as first byte|exceeds max length|Error parsing frame sizes"),
+    "mxf": re.compile(r"edit unit sync lost"),
+    "nut": re.compile(r"frame size > |Last frame must have been damaged|reached EOF while decoding"),
+    "ogg": re.compile(r"CRC mismatch"),
+}
 
 _lock = Lock()
 _listeners = 0
@@ -23,7 +45,7 @@ _restore = ExitStack()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Have FFmpeg's errors written down, so that `av.logging.Capture` finds them; it is off by default.
+    """Have FFmpeg's errors and warnings written down, so that `av.logging.Capture` finds them; it is off by default.
 
     What nobody captures goes nowhere.
     """
@@ -53,10 +75,30 @@ def tells_of_damage(lines: Sequence[tuple[int, str, str]], decoder: str) -> bool
     """
     import av.logging
 
-    if not lines or _MARKING.fullmatch(decoder):
+    own = [(level, text) for level, writer, text in lines if writer == decoder]
+    if not own:
         return False
-    texts = [text for level, writer, text in lines if level <= av.logging.ERROR and writer == decoder]
-    return any(decoder != "mjpeg" or _GIVEN_UP.search(text) for text in texts)
+    if (warning := _WARNINGS.get(decoder)) and any(warning.search(text) for _, text in own):
+        return True
+    errors = [text for level, text in own if level <= av.logging.ERROR]
+    if _MARKING.fullmatch(decoder):
+        missing = _WITHOUT_REFERENCE.get(decoder)
+        return missing is not None and any(missing.search(text) for text in errors)
+    return any(decoder != "mjpeg" or _GIVEN_UP.search(text) for text in errors)
+
+
+def tells_of_skipped(lines: Sequence[tuple[int, str, str]], container: str) -> bool:
+    """True when lines of the log say that bytes of a container were skipped, in which frames may have been.
+
+    Parameters
+    ----------
+    lines
+        As for `tells_of_damage`.
+    container
+        FFmpeg's name of its format.
+    """
+    pattern = next((own for name, own in _SKIPPED.items() if name in container), None)
+    return pattern is not None and any(writer == container and pattern.search(text) for _, writer, text in lines)
 
 
 def _turn_on() -> None:
@@ -66,6 +108,6 @@ def _turn_on() -> None:
     _restore.callback(av.logging.set_level, av.logging.get_level())
     _restore.callback(av.logging.set_skip_repeated, av.logging.get_skip_repeated())
     _restore.callback(logger.setLevel, logger.level)
-    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_level(av.logging.WARNING)
     av.logging.set_skip_repeated(False)
     logger.setLevel(logging.CRITICAL + 1)

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 import numpy as np
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.video.complaints import listening, tells_of_damage
+from dlc_platform.video import matroska, mxf
+from dlc_platform.video.complaints import RAISE_LEVELS, listening, tells_of_damage, tells_of_skipped
 from dlc_platform.video.cuts import is_cut
-from dlc_platform.video.matroska import Layout, read_layout
+from dlc_platform.video.jpeg import EarlyEnds
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -188,7 +189,8 @@ class Decoder:
             self._read_to_the_end()
         size = self._path.stat().st_size
         return (
-            self._layout.end > size
+            self._matroska.end > size
+            or self._mxf.is_cut
             or (self._is_mp4 and any(entry.pos + entry.size > size for entry in self.stream.index_entries))
             or is_cut(self._path)
         )
@@ -197,13 +199,16 @@ class Decoder:
     def holes(self) -> int:
         """Places where frames may have been that the container does not give.
 
-        Of a Matroska file, those that are no part of it; of an AVI file, the packets of its index that were not found.
-        Of other files 0: MP4 gives each packet of its index, and streams have none.
+        Of a Matroska file, those that are no part of it or are not what they were when it was written; of an AVI file,
+        the packets of its index that were not found; of others, the times that FFmpeg wrote that it skipped bytes. MP4
+        gives each packet of its index, and of a stream that was cut on the edge of a packet nothing may be known.
         """
         if self.container.format.name == "avi":
             self._read_to_the_end()
             return max(0, sum(entry.size > 0 for entry in self.stream.index_entries) - self._tally.packets)
-        return self._layout.holes
+        if not self._whole:
+            self._read_to_the_end()
+        return max(self._matroska.holes, self._mxf.holes, self._tally.skipped + self._skipped_at_opening)
 
     @property
     def keeps_presentation_times(self) -> bool:
@@ -236,18 +241,30 @@ class Decoder:
         return tally.left_out
 
     @cached_property
-    def _layout(self) -> Layout:
-        return read_layout(self._path)
+    def _matroska(self) -> matroska.Layout:
+        # A file that was found whole is not read for it once more.
+        return matroska.read_layout(self._path, with_sums=not self._whole)
+
+    @cached_property
+    def _mxf(self) -> mxf.Layout:
+        return mxf.read_layout(self._path)
 
     @property
     def _is_mp4(self) -> bool:
         return "mp4" in self.container.format.name
 
     def _open(self) -> None:
+        from av.logging import Capture
+
         self._close()
         if not self._whole:
             self._files.enter_context(listening())
-        self.container, self.stream = self._files.enter_context(open_video(self._path))
+        # To know what it holds, FFmpeg reads the first packets when it is opened.
+        with Capture() as lines:
+            self.container, self.stream = self._files.enter_context(open_video(self._path))
+        self._skipped_at_opening = tells_of_skipped(lines, self.container.format.name)
+        if self.container.format.name == "h264" and not self._whole:
+            self.stream.codec_context.options = RAISE_LEVELS
         self.stream.thread_type = "AUTO" if self._whole else "NONE"
         self._is_begun = False
 
@@ -483,10 +500,12 @@ def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
 
 @dataclass
 class _Tally:
-    """What a reading counts besides its rows: packets with data, and those at the beginning that give no row."""
+    """What a reading counts besides its rows: packets with data, those at the beginning that give no row, and the times
+    that bytes between packets were skipped."""
 
     packets: int = 0
     left_out: int = 0
+    skipped: int = 0
 
 
 def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> Iterator[Picture]:
@@ -510,6 +529,8 @@ def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> 
     decoded = 0
     latest: int | None = None
     is_reordered = is_interlaced = False
+    # Without timestamps nobody knows to which picture it belongs: the next one that comes stands for it.
+    is_next_spoiled = False
 
     def released(now: int) -> Iterator[Picture]:
         while held:
@@ -526,7 +547,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> 
             else:
                 return
 
-    for packet, frames, has_failed, is_spoiled in _decoded(container, stream):
+    for packet, frames, has_failed, is_spoiled in _decoded(container, stream, tally):
         if packet and packet.size:
             tally.packets += 1
         decoded += not has_failed
@@ -538,6 +559,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> 
         # missing when no frame comes of them.
         is_shown = packet is None or not packet.is_discard
         if pts is None:
+            is_next_spoiled |= is_corrupt or is_spoiled
             if is_shown and (has_failed or is_corrupt) and not frames:
                 held.append((Picture(None, None, None, damaged=False), decoded))
         else:
@@ -550,12 +572,14 @@ def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> 
                 insort(unanswered, _Unanswered(pts, decoded, has_failed or is_corrupt, is_row))
             elif is_shown and packet and packet.size and (first_key is None or pts < first_key):
                 leading.add(pts)
-            if is_corrupt or is_spoiled:
+            # AV1's decoder fails at a packet for the data of one before it.
+            if is_corrupt or is_spoiled or has_failed:
                 corrupt.add(pts)
         for frame in frames:
             _answer(unanswered, frame)
             is_interlaced = frame.interlaced_frame
-            damaged = frame.is_corrupt or frame.pts in corrupt or (pts is None and (is_corrupt or is_spoiled))
+            damaged = frame.is_corrupt or frame.pts in corrupt or is_next_spoiled
+            is_next_spoiled = False
             if frame.pts is not None:
                 corrupt.discard(frame.pts)
                 leading.discard(frame.pts)
@@ -634,7 +658,7 @@ def _answer(unanswered: list[_Unanswered], frame: "VideoFrame") -> None:
 
 
 def _decoded(
-    container: "InputContainer", stream: "VideoStream"
+    container: "InputContainer", stream: "VideoStream", tally: _Tally
 ) -> Iterator[tuple["Packet | None", list["VideoFrame"], bool, bool]]:
     """Each packet, the frames that came when it was decoded, whether that failed, and whether the decoder complained.
 
@@ -647,12 +671,20 @@ def _decoded(
     decoder = stream.codec_context.codec.name
     slots = _slots(container, stream)
     has_no_times = not _stores_order(container, stream)
+    early_ends = EarlyEnds(lambda: open_video(Path(container.name)))
     while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
+        packet, has_ended = None, False
+        with Capture() as lines:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                has_ended = True
+            except FFmpegError:
+                pass
+        tally.skipped += tells_of_skipped(lines, container.format.name)
+        if has_ended:
             return
-        except FFmpegError:
+        if packet is None:
             yield None, [], True, False
             return
         if packet.dts is not None and (late := slots.get(packet.pos, packet.dts) - packet.dts) > 0:
@@ -666,7 +698,10 @@ def _decoded(
                 has_failed = False
             except FFmpegError:
                 frames, has_failed = [], True
-        yield packet, frames, has_failed, tells_of_damage(lines, decoder)
+        is_spoiled = tells_of_damage(lines, decoder)
+        if is_spoiled and decoder == "mjpeg":
+            is_spoiled = not early_ends.explain(packet, stream, lines)
+        yield packet, frames, has_failed, is_spoiled
 
 
 def _packets(container: "InputContainer", stream: "VideoStream") -> Iterator["Packet"]:

@@ -1,10 +1,12 @@
 """The layout of a Matroska or WebM file: where it says it ends, and whether one element follows the other until there.
 
 FFmpeg skips what it cannot make out between two blocks and says nothing of it, so frames may be missing with no trace.
-The layout is that of RFC 8794 (an element is its ID, its size, its data) with the IDs of RFC 9559. No data is read.
+The layout is that of RFC 8794 (an element is its ID, its size, its data) with the IDs of RFC 9559. Data is read only
+where a cluster begins with a checksum of it: many writers of Matroska write them, those of WebM do not.
 """
 
 import os
+import zlib
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,15 +39,22 @@ class Layout:
         Where the segment says it ends, in bytes, or where its last element does if the segment leaves it open; 0 for
         files of other formats.
     holes
-        Places in which bytes are no elements: frames may have been there, nobody knows how many.
+        Places in which bytes are no elements: frames may have been there, nobody knows how many. Or clusters that are
+        not what their checksum says, if these are more.
     """
 
     end: int
     holes: int
 
 
-def read_layout(path: Path) -> Layout:
-    """Go through the elements of a file; one of another format has none."""
+def read_layout(path: Path, with_sums: bool) -> Layout:
+    """Go through the elements of a file; one of another format has none.
+
+    Parameters
+    ----------
+    with_sums
+        Read all clusters that have a checksum, and compare.
+    """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         header = _element(file)
@@ -56,13 +65,13 @@ def read_layout(path: Path) -> Layout:
         if segment is None or segment[0] != _SEGMENT:
             return Layout(0, 0)
         end = file.tell() + segment[1] if segment[1] is not None else 0
-        holes, last = _holes(file, min(end or size, size))
+        holes, last = _holes(file, min(end or size, size), with_sums)
         return Layout(end or last, holes)
 
 
-def _holes(file: BinaryIO, end: int) -> tuple[int, int]:
+def _holes(file: BinaryIO, end: int, with_sums: bool) -> tuple[int, int]:
     """The holes of a segment, and where its last element ends; one that breaks off is no hole."""
-    holes = 0
+    holes = wrong_sums = 0
     last = end
     tracks: set[int] = set()
     expected: Container[int] = _IN_SEGMENT
@@ -82,6 +91,8 @@ def _holes(file: BinaryIO, end: int) -> tuple[int, int]:
                 holes += 1  # the one before said that it was longer
             expected, cluster_end = (*_IN_CLUSTER, *_IN_SEGMENT) if after is None else _IN_CLUSTER, after
             last = after or end
+            if with_sums and after is not None and after <= end:
+                wrong_sums += not _has_right_sum(file, after)
             continue
         is_whole = identity in expected and after is not None and after <= (cluster_end or after)
         if is_whole and identity == _SIMPLE_BLOCK and tracks:
@@ -96,7 +107,21 @@ def _holes(file: BinaryIO, end: int) -> tuple[int, int]:
         if not _find_cluster(file, start + 1):
             break
         expected, cluster_end = _IN_SEGMENT, None
-    return holes, last
+    return max(holes, wrong_sums), last
+
+
+def _has_right_sum(file: BinaryIO, end: int) -> bool:
+    """False where a cluster, at whose data the file stands, begins with a checksum that is not that of the rest."""
+    start = file.tell()
+    element = _element(file)
+    if element != (_CRC, 4):
+        file.seek(start)
+        return True
+    told, found = int.from_bytes(file.read(4), "little"), 0
+    while chunk := file.read(min(_SCAN_BYTES, end - file.tell())):
+        found = zlib.crc32(chunk, found)
+    file.seek(start)
+    return found == told
 
 
 def _track_numbers(file: BinaryIO, end: int) -> set[int]:

@@ -247,7 +247,8 @@ def test_an_account_counts_each_row_once() -> None:
     assert clock.ticks.tolist() == [0, 2, 4, 4]
     assert account.problem(Path("/raw/a.mp4")) == (
         "/raw/a.mp4 is truncated: 3 of 9 frames can be decoded, 1 of them with errors, 1 between them cannot, 2 more "
-        "that the index promises are missing, frames may be missing in 1 place that is overwritten, then the file ends"
+        "that the index promises are missing, frames may be missing in 1 place where bytes are wrong or missing, "
+        "then the file ends"
     )
     without_times, _ = account_of(Decoded(untimed, untimed, lost, damaged), indexed=0, **facts)
     assert (without_times.duplicated_timestamps, without_times.variable_frame_rate) == (None, None)

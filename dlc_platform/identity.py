@@ -10,13 +10,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dlc_platform.plain_files import open_plain
+
 _BLOCK_BYTES = 4 << 20
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """SHA-256 of a file's bytes as 64 hexadecimal digits.
+
+    Raises
+    ------
+    PlatformError
+        When it is no plain file.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -1,13 +1,13 @@
 """The pose files that DeepLabCut writes for a video, ``.h5`` and ``.csv``, of one animal or of several.
 
-They are read without trusting them: nothing in them is unpickled. Poses that were computed elsewhere become a product
+They are read without trusting them: nothing in them is unpickled, and what is kept of them is written here, from the
+values that were checked. Poses that were computed elsewhere become a product
 of kind ``poses`` here, like those of `dlc.inference`, but marked as imported.
 """
 
 from __future__ import annotations
 
 import csv
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,8 @@ import numpy as np
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.interop.pandas_hdf import Columns, read_hdf_table
-from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, tidy_from_dlc, write_parquet
+from dlc_platform.plain_files import open_plain
+from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, tidy_from_dlc, write_parquet, write_wide_table
 from dlc_platform.store import Store, read_manifest
 from dlc_platform.video.probe import VideoInfo
 
@@ -33,6 +34,10 @@ _ANEW = "Analyze the video again with DeepLabCut, and import the file that it wr
 
 #: Networks place keypoints slightly outside the picture now and then; further out than this part of it they do not.
 _MARGIN = 0.1
+#: Twenty-four hours at 120 frames per second, of a hundred body parts in double precision.
+_MOST_FILE_BYTES = 30_000_000_000
+#: In characters: the names of 15,000 columns.
+_LONGEST_LINE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,11 @@ class ImportedPoses:
 def import_poses(
     file: Path, video: VideoInfo, store: Store, model_id: str | None = None, allow_mismatch: bool = False
 ) -> ImportedPoses:
-    """Put a pose file of DeepLabCut into the store as the poses of a video, beside a copy of the file itself.
+    """Put a pose file of DeepLabCut into the store as the poses of a video, and all its numbers beside them.
 
-    The identity is that of the video, of the file's bytes, and of the model where one is named.
+    The file itself is not kept, because others may open what it holds besides numbers: its numbers are written anew, to
+    a ``.h5`` of the same name. The identity is that of the video, of the file's bytes, and of the model where one is
+    named.
 
     Parameters
     ----------
@@ -134,9 +141,9 @@ def import_poses(
     }
 
     def write(folder: Path) -> None:
-        shutil.copyfile(file, folder / file.name)
-        if sha256_file(folder / file.name) != sha256:
+        if sha256_file(file) != sha256:
             raise PlatformError(f"{file} changed while it was imported", "Import it when it is written completely")
+        write_wide_table(found.poses, folder / f"{file.stem}.h5")
         write_parquet(table, folder / POSE_TABLE)
 
     model = {} if model_id is None else {"model": model_id}
@@ -204,8 +211,13 @@ def read_poses(file: Path) -> PoseFile:
 
 
 def _readable(file: Path) -> Path:
-    if not file.is_file():
-        raise PlatformError(f"{file} does not exist, or is not a file", "Give the path of a .h5 or .csv of DeepLabCut")
+    """The file itself, if it is a plain one that can be opened."""
+    try:
+        open_plain(file, _MOST_FILE_BYTES).close()
+    except FileNotFoundError:
+        raise PlatformError(f"{file} does not exist", "Give the path of a .h5 or .csv of DeepLabCut") from None
+    except OSError as error:
+        raise PlatformError(f"{file} cannot be read: {error.strerror}", "Check the file and its permissions") from error
     return file
 
 
@@ -260,7 +272,7 @@ def _rounded(poses: pd.DataFrame) -> str:
     # A .csv of float32 numbers holds the shortest decimals that tell them apart, and these lose nothing.
     if (kept[rounded].astype(str).astype(np.float64) == values[rounded]).all():
         return ""
-    return "coordinates are kept to float32's seven digits; the product's copy of the file has all of them"
+    return "coordinates are kept to float32's seven digits; the .h5 in the product has all of them"
 
 
 def _check_columns(file: Path, columns: Columns) -> tuple[str, ...]:
@@ -330,6 +342,7 @@ def _read_csv(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
     """Column labels, frame numbers, and values (rows, columns) of a .csv."""
     import pandas as pd
 
+    _check_line_lengths(file)
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
             rows = [row for row, _ in zip(csv.reader(lines), range(4), strict=False)]
@@ -362,6 +375,25 @@ def _read_csv(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
     # A table that was read and written with pandas numbers the cells of its first line: SCORER, SCORER.1, SCORER.2...
     header[0] = [scorer if name == f"{scorer}.{position}" else name for position, name in enumerate(header[0])]
     return list(zip(*header, strict=True)), table.index.to_numpy(), table.to_numpy(np.float64)
+
+
+def _check_line_lengths(file: Path) -> None:
+    """Refuse a line without an end, before it is read as one.
+
+    Raises
+    ------
+    PlatformError
+        Naming the line.
+    """
+    with open_plain(file) as lines:
+        number = 1
+        while piece := lines.readline(_LONGEST_LINE):
+            if len(piece) == _LONGEST_LINE:
+                raise PlatformError(
+                    f"line {number} of {file} has more than {_LONGEST_LINE:,} characters: it is no table of poses",
+                    _ANEW,
+                )
+            number += 1
 
 
 def _check_lines(file: Path, width: int) -> None:

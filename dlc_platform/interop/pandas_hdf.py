@@ -4,6 +4,7 @@ DeepLabCut keeps labels and poses so, in pandas' fixed format or in its table fo
 decided by who reads them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,11 @@ import numpy as np
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.interop.pickled_labels import read_pickled_labels
+from dlc_platform.interop.plain_hdf import check_contents, open_hdf, read_whole
 
 Columns = list[tuple[str, ...]]
+#: A table of a hundred body parts of fifty animals has 15,000 columns; a folder of labels has a few hundred images.
+_MOST_COLUMNS, _MOST_NAMED_ROWS = 50_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,14 @@ def read_hdf_table(file: Path, anew: str) -> HdfTable:
     Raises
     ------
     PlatformError
-        When it holds no table or several, objects that only unpickling would read, or other things than numbers; when
-        it is damaged, or has a column twice.
+        When it is no plain file, or holds more than plain data sets of its own, as `plain_hdf` says; when it holds no
+        table or several, objects that only unpickling would read, or other things than numbers; when it is damaged, or
+        has a column twice.
     """
     import h5py
 
     try:
-        with h5py.File(file, "r") as hdf:
+        with open_hdf(file, anew) as hdf:
             frames = {
                 name: group
                 for name, group in hdf.items()
@@ -65,6 +70,7 @@ def read_hdf_table(file: Path, anew: str) -> HdfTable:
                     "DeepLabCut holds one",
                     anew,
                 )
+            check_contents(file, hdf, anew)
             (group,) = frames.values()
             is_table = _text(group.attrs["pandas_type"]) == "frame_table"
             columns, index, values = (_table_format if is_table else _fixed_format)(file, group, anew)
@@ -94,12 +100,14 @@ def _table_format(file: Path, group: Any, anew: str) -> tuple[Columns, "np.ndarr
 
     table = group["table"]
     columns = labels(group.attrs["non_index_axes"], "non_index_axes")
-    rows = table[:]
+    rows = read_whole(file, table, anew)
     blocks: dict[tuple[str, ...], np.ndarray] = {}
-    for name in rows.dtype.names:
+    for name in rows.dtype.names or ():
         if name == "index":
             continue
         own = labels(table.attrs[f"{name}_kind"], f"{name}_kind")
+        if len(own) != math.prod(rows.dtype[name].shape):
+            raise PlatformError(f"{file} is damaged: {name}_kind does not name each column of {name}", anew)
         values = rows[name].reshape(len(rows), -1)
         blocks |= {label: values[:, position] for position, label in enumerate(own)}
     return columns, _index(file, [rows["index"]], anew), _side_by_side(blocks, columns, len(rows))
@@ -109,10 +117,7 @@ def _fixed_format(file: Path, group: Any, anew: str) -> tuple[Columns, "np.ndarr
     """pandas' fixed format: one array for each part. Arrays of objects, which are pickles, are refused."""
 
     def array(name: str) -> np.ndarray:
-        node: Any = group[name]
-        if node.dtype.kind == "O" or "PSEUDOATOM" in node.attrs:
-            raise PlatformError(f"{file} holds pickled objects in {name}, which are not read", anew)
-        return node[()]
+        return read_whole(file, group[name], anew)
 
     def levels(prefix: str) -> list[np.ndarray]:
         """The labels of an axis, an array for each level."""
@@ -121,6 +126,10 @@ def _fixed_format(file: Path, group: Any, anew: str) -> tuple[Columns, "np.ndarr
             names, codes = array(f"{prefix}_level{level}"), array(f"{prefix}_label{level}")
             if len(codes) and codes.min() < 0:  # pandas' way to write a label that is missing
                 raise PlatformError(f"{file} has a label without a name in {prefix}_level{level}", anew)
+            if len(codes) > (_MOST_COLUMNS if prefix != "axis1" else _MOST_NAMED_ROWS):
+                raise PlatformError(
+                    f"{file} has {len(codes)} labels in {prefix}_label{level}, which are too many", anew
+                )
             found.append(names[codes])
         return found
 
@@ -157,7 +166,7 @@ def _name(file: Path, label: Any, anew: str) -> str:
         return label.decode()
     if isinstance(label, str | int | float) and not isinstance(label, bool):
         return str(label)
-    raise PlatformError(f"{file} has the label {label!r}, which is neither text nor a number", anew)
+    raise PlatformError(f"{file} has a label that is a {type(label).__name__}, neither text nor a number", anew)
 
 
 def _text(value: Any) -> str:

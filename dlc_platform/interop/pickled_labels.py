@@ -1,7 +1,7 @@
 """The pickles in which PyTables keeps a table's labels, read without unpickling.
 
-A pickle is a program, and running one of somebody else's can do anything. Lists of labels need twelve of its
-instructions, none of which can call something; only these are known here.
+A pickle is a program, and running one of somebody else's can do anything. Labels, and what else pandas keeps beside
+them, need few of its instructions, none of which can call something; only these are known here.
 """
 
 import pickletools
@@ -10,10 +10,12 @@ from typing import Any
 from dlc_platform.errors import PlatformError
 
 _MARK = object()
+#: None, and whole numbers and truth values, which protocol 0 writes alike.
+_VALUES = frozenset(("UNICODE", "STRING", "INT", "LONG", "FLOAT", "NONE"))
 
 
 def read_pickled_labels(data: bytes, where: str) -> Any:
-    """The lists, tuples, strings and numbers that a pickle of PyTables (protocol 0) holds.
+    """The lists, tuples, dictionaries, strings and numbers that a pickle of PyTables (protocol 0) holds.
 
     Parameters
     ----------
@@ -32,13 +34,19 @@ def read_pickled_labels(data: bytes, where: str) -> Any:
             match opcode.name:
                 case "MARK":
                     stack.append(_MARK)
-                case "UNICODE" | "STRING" | "INT" | "LONG" | "FLOAT":
+                case name if name in _VALUES:
                     stack.append(argument)
-                case "LIST" | "TUPLE" as kind:
+                case "LIST" | "TUPLE" | "DICT" as kind:
                     mark = max(index for index, item in enumerate(stack) if item is _MARK)
                     items = stack[mark + 1 :]
                     del stack[mark:]
-                    stack.append(items if kind == "LIST" else tuple(items))
+                    if kind == "DICT":
+                        stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+                    else:
+                        stack.append(items if kind == "LIST" else tuple(items))
+                case "SETITEM":
+                    value, key = stack.pop(), stack.pop()
+                    dict.__setitem__(stack[-1], key, value)
                 case "APPEND":
                     item = stack.pop()
                     list.append(stack[-1], item)

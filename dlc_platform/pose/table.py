@@ -120,6 +120,17 @@ def write_dlc_table(wide: "pd.DataFrame", path: Path, tracks: bool) -> None:
         file.put(key, wide, format="table", track_times=False, index=False)
 
 
+def write_wide_table(wide: "pd.DataFrame", path: Path) -> None:
+    """Write a wide table of any width to a ``.h5`` that pandas and DeepLabCut read, in pandas' fixed format.
+
+    In the format of `write_dlc_table` the names of some hundred body parts are more than HDF5 takes.
+    """
+    import pandas as pd
+
+    with pd.HDFStore(str(path), mode="w") as file:
+        file.put("tracks" if wide.columns.nlevels == 4 else "df_with_missing", wide, format="fixed")
+
+
 def write_parquet(table: "pd.DataFrame", path: Path) -> None:
     """Write a pose table, one row group for each body part; its float32 values keep their last bit."""
     import pyarrow as pa

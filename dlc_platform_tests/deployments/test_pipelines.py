@@ -8,12 +8,16 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from typer.core import TyperGroup
 
 from dlc_platform import cli
 from dlc_platform_tests.deployments.conftest import DEPLOYMENTS
@@ -22,6 +26,7 @@ ROOT = DEPLOYMENTS.parent
 WORKFLOWS = ROOT / ".github" / "workflows"
 SCRIPTS = [
     DEPLOYMENTS / "entrypoint",
+    DEPLOYMENTS / "hashes",
     DEPLOYMENTS / "pinned",
     DEPLOYMENTS / "postgres" / "initialise.sh",
     *sorted(DEPLOYMENTS.glob("*/deploy")),
@@ -97,7 +102,9 @@ def commands(text: str) -> list[list[str]]:
 
 def test_every_command_that_a_deployment_calls_exists():
     """Each is parsed by our own command line; nothing is run."""
-    known = typer.main.get_command(cli.app).commands
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, TyperGroup)
+    known = group.commands
     files = [
         *SCRIPTS,
         *(path for kind in ("*.yaml", "*.service", "*.md") for path in sorted(DEPLOYMENTS.rglob(kind))),
@@ -355,10 +362,11 @@ def constraints() -> set[str]:
 )
 def test_the_image_holds_the_versions_of_pyproject_alone(tmp_path: Path, installed: str, complaint: str):
     """By a double of uv, which says what is installed."""
-    lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
-    installing = [line for line in lines if "uv pip install" in line and "--no-deps" not in line]
+    steps = (DEPLOYMENTS / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    installing = [line for line in steps if "uv pip install" in line and "--no-deps ." not in line]
     assert len(installing) == 2
-    assert all("--requirements pyproject.toml" in line and line.endswith(" && pinned") for line in installing)
+    for line, file in zip(installing, ("requirements-cpu.txt", "requirements.txt"), strict=True):
+        assert "--require-hashes" in line and f"--requirements {file}" in line and line.endswith(" && pinned")
     known = {one.partition("==")[0]: one for one in constraints()}
     (tmp_path / "uv").write_text(f"#!/bin/sh\nprintf '%s\\n' {installed.format(**known)}\n")
     (tmp_path / "uv").chmod(0o755)
@@ -368,6 +376,61 @@ def test_the_image_holds_the_versions_of_pyproject_alone(tmp_path: Path, install
     )
     assert complaint in done.stderr
     assert done.returncode == (1 if complaint else 0), done.stderr
+
+
+def hashed(name: str) -> dict[str, set[str]]:
+    """The packages of a file of requirements as `name==version`, each with its hashes."""
+    found: dict[str, set[str]] = {}
+    for line in (DEPLOYMENTS / name).read_text().replace("\\\n", "").splitlines():
+        if not line.startswith("#"):
+            package, *rest = line.split()
+            found[package] = {word.removeprefix("--hash=") for word in rest if word.startswith("--hash=")}
+    return found
+
+
+def needed(name: str, extras: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The packages that a package of this environment needs here, those of its needs among them."""
+    waiting, seen = [(name, extras)], set()
+    while waiting:
+        one, own = waiting.pop()
+        if (one, own) in seen:
+            continue
+        seen.add((one, own))
+        for text in importlib.metadata.requires(one) or ():
+            requirement = Requirement(text)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in (*own, "")):
+                yield canonicalize_name(requirement.name)
+                waiting.append((requirement.name, frozenset(requirement.extras)))
+
+
+def test_the_hashes_are_those_of_pyproject():
+    """Otherwise run deployments/hashes, and commit what it writes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = [*project["dependencies"], *project["optional-dependencies"]["kubernetes"]]
+    whole, cpu = hashed("requirements.txt"), hashed("requirements-cpu.txt")
+    assert whole.keys() <= constraints()
+    versions = dict(package.split("==") for package in whole)
+    for requirement in map(Requirement, direct):
+        name = canonicalize_name(requirement.name)
+        assert requirement.specifier.contains(versions.get(name, "none")), f"{requirement} is not in the hashes"
+    assert set(needed("dlc-platform", frozenset({"kubernetes"}))) <= versions.keys()
+    assert all(hashes and all(re.fullmatch("sha256:[0-9a-f]{64}", one) for one in hashes) for hashes in whole.values())
+    # PyTorch's builds for the CPU are others, and only these.
+    assert cpu.items() <= whole.items()
+    left_out = {package.partition("==")[0] for package in whole.keys() - cpu.keys()}
+    assert {"torch", "torchvision", "triton"} < left_out
+    assert all(re.match("(torch|torchvision|triton)$|(nvidia|cuda)-", name) for name in left_out)
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-cpu.txt"])
+def test_the_hashes_name_no_place_that_packages_come_from(name: str):
+    text = (DEPLOYMENTS / name).read_text()
+    for line in text.splitlines():
+        assert re.fullmatch(
+            r"#.*|[a-z0-9-]+==[\w.]+( ; [\w .'()<>=!]+)?( \\)?|    --hash=sha256:[0-9a-f]{64}( \\)?", line
+        ), line
+    assert "://" not in text
 
 
 def test_the_tests_run_with_the_versions_of_pyproject():

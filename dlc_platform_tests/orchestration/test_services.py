@@ -11,6 +11,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -66,17 +67,37 @@ def record(path: Path, seed: int, frames: int = FRAMES) -> None:
         video.replace(path)
 
 
-def worker_at_work(lab: Up, session: str) -> tuple[dg.DagsterRun, WorkerProcess]:
-    """A run that estimates poses, and its process, once it computes."""
+@contextlib.contextmanager
+def worker_held(lab: Up, subject: str, seed: int) -> Iterator[tuple[str, dg.DagsterRun, WorkerProcess]]:
+    """A session, the run that estimates its poses, and the worker, which stands still until the end of the block.
 
-    def look() -> tuple[dg.DagsterRun, WorkerProcess] | None:
-        for run in lab.runs("pose_estimates", session, STARTED):
-            worker = WorkerProcess.from_tags(run.tags)
-            if worker is not None and worker.is_alive():
-                return run, worker
-        return None
+    No run is so quick that it ends before what a test does to it: one that did is left, and another session comes. Its
+    video is another one, too, as one that has poses already is not tracked again.
+    """
+    for number in count(1):
+        session, path = video_of(lab, subject, number)
+        record(path, seed=100 * number + seed)
+        run, worker = wait_for(lambda session=session: _worker_of(lab, session))
+        worker.signal(signal.SIGSTOP)
+        try:
+            if worker.is_alive() and not _has_done_a_step(run.run_id):
+                yield session, run, worker
+                return
+        finally:
+            worker.signal(signal.SIGCONT)
 
-    return wait_for(look)
+
+def _worker_of(lab: Up, session: str) -> tuple[dg.DagsterRun, WorkerProcess] | None:
+    for run in lab.runs("pose_estimates", session, STARTED, DONE):
+        worker = WorkerProcess.from_tags(run.tags)
+        if worker is not None:
+            return run, worker
+    return None
+
+
+def _has_done_a_step(run_id: str) -> bool:
+    with dg.DagsterInstance.get() as instance:
+        return bool(instance.all_logs(run_id, of_type={dg.DagsterEventType.STEP_SUCCESS}))
 
 
 def service_of(lab: Up, name: str) -> int:
@@ -258,10 +279,8 @@ def test_a_session_is_tracked_once_it_is_whole_and_anew_when_it_is_replaced(lab:
 
 def test_a_killed_worker_fails_its_run_with_a_reason_and_is_started_again(lab: Up, subject: str):
     lab.ensure()
-    session, path = video_of(lab, subject)
-    record(path, seed=5)
-    run, worker = worker_at_work(lab, session)
-    os.kill(worker.pid, signal.SIGKILL)
+    with worker_held(lab, subject, seed=5) as (session, run, worker):
+        os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: lab.runs("pose_estimates", session, FAILED))
     assert "was killed by SIGKILL" in lab.reasons(run.run_id)
     wait_for(lambda: lab.runs("pose_estimates", session, DONE))
@@ -285,12 +304,11 @@ def test_postgres_that_dies_is_started_again(lab: Up, subject: str):
 
 def test_what_a_stop_interrupts_goes_on_at_the_next_start(lab: Up, subject: str):
     lab.ensure()
-    session, path = video_of(lab, subject)
-    record(path, seed=7)
-    run, _ = worker_at_work(lab, session)
     workspaces = lab.home / "work"
-    (workspaces / run.run_id).mkdir(parents=True)
-    assert lab.end(signal.SIGTERM) == 0
+    with worker_held(lab, subject, seed=7) as (session, run, worker):
+        (workspaces / run.run_id).mkdir(parents=True, exist_ok=True)
+        assert lab.end(signal.SIGTERM) == 0
+        assert not worker.is_alive()
     assert "run(s) were under way" in lab.said()  # its labels may be counted at the same time
     assert lab.processes() == []
     assert "The lab was stopped" in lab.reasons(wait_for(lambda: lab.runs("pose_estimates", session, FAILED))[0].run_id)
@@ -336,21 +354,15 @@ def test_a_closed_terminal_stops_everything(lab: Up):
 
 def test_services_that_are_killed_are_started_again_and_the_work_goes_on(lab: Up, subject: str):
     lab.ensure()
-    session, path = video_of(lab, subject)
-    record(path, seed=8)
-    run, worker = worker_at_work(lab, session)
     assert lab.process is not None
-    # It is still at work when the new daemon looks.
-    os.kill(worker.pid, signal.SIGSTOP)
-    killed = service_of(lab, "daemon"), service_of(lab, "webserver")
-    try:
+    # The worker is still at work when the new daemon looks.
+    with worker_held(lab, subject, seed=8) as (session, run, worker):
+        killed = service_of(lab, "daemon"), service_of(lab, "webserver")
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
         for name in ("daemon", "webserver"):
             wait_for(lambda name=name: f"Dagster's {name} ended with exit code -9; it is started again" in lab.said())
         wait_for(lambda: is_answering(lab.url))
-    finally:
-        os.kill(worker.pid, signal.SIGCONT)
     assert service_of(lab, "daemon") not in killed
     (done,) = wait_for(lambda: lab.runs("pose_estimates", session, DONE))
     assert (done.run_id, WorkerProcess.from_tags(done.tags)) == (run.run_id, worker)
@@ -361,7 +373,7 @@ def test_services_that_are_killed_are_started_again_and_the_work_goes_on(lab: Up
     assert {os.getpgid(process.pid) for process in lab.processes("grpc")} <= groups
 
     # What is started next is watched by the new daemon.
-    session, path = video_of(lab, subject, 2)
+    session, path = video_of(lab, f"{subject}next")
     record(path, seed=9)
     wait_for(lambda: lab.poses(session))
 
@@ -370,7 +382,7 @@ def test_a_daemon_that_is_killed_again_and_again_ends_the_lab_and_neither_loses_
     lab.ensure()
     session, path = video_of(lab, subject)
     record(path, seed=10)
-    worker_at_work(lab, session)
+    wait_for(lambda: _worker_of(lab, session))
     process = lab.process
     assert process is not None
     killed: set[int] = set()

@@ -91,8 +91,10 @@ def examine_devices(lab: Lab) -> Finding:
         return Finding("devices", names or "no GPU: everything runs on the CPU")
     return Finding(
         "devices",
-        f"lab.yaml lists {names}, and this machine has no NVIDIA driver: runs would compute on the CPU",
-        "Install the driver, or write `gpus: auto` into lab.yaml, or `gpus: []` for the CPU",
+        f"lab.yaml lists {names}, and this machine has no NVIDIA driver: what runs here computes on the CPU",
+        "Install the driver, or write `gpus: auto` into lab.yaml, or `gpus: []` for the CPU; where a cluster has "
+        "the GPUs, it is as it should be",
+        warning=True,
     )
 
 

@@ -175,7 +175,7 @@ def test_a_viewers_webserver_shows_the_lab_and_changes_nothing(server: Server, p
                 "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename "
                 "... on PythonError { message } } } } } permissions { permission value } }",
             )
-            entries = found and found["workspaceOrError"]["locationEntries"]
+            entries: Any = found and found["workspaceOrError"]["locationEntries"]
             done = entries and entries[0]["locationOrLoadError"]
             if done and done["__typename"] == "PythonError" and "UNAVAILABLE" in done["message"]:
                 return None  # The webserver asks again by itself.
@@ -213,7 +213,12 @@ def test_a_server_keeps_its_runs_in_order_as_one_lab_does(place: Place):
 
 #: A double of docker, which is not here: it writes down where it was asked for what, with which lab.yaml and which
 #: settings in its environment, and fails or takes its time where it is told to.
-DOCKER = """#!/bin/sh
+DOCKER = r"""#!/bin/sh
+if [ "$1 $2" = "image inspect" ]; then
+    sed -n "s/^\(.*\):${5#*:}@/\1@/p" "$CALLS.registry"
+    exit
+fi
+echo "$TAG${DIGEST-}" >> "$CALLS.images"
 echo "$TAG: $*" >> "$CALLS"
 echo "$(pwd -P) ${LAB_FILE-of .env}" >> "$CALLS.places"
 env | grep --extended-regexp '^(STAGE|OIDC_SCOPE|COMPOSE_[A-Z_]*)=' >> "$CALLS.environment"
@@ -239,6 +244,7 @@ class Machine:
         (folder / "bin" / "docker").write_text(DOCKER)
         (folder / "bin" / "docker").chmod(0o755)
         self._calls = folder / "calls"
+        Path(f"{self._calls}.registry").touch()
         self.said = ""
         self.environment = {
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
@@ -249,7 +255,7 @@ class Machine:
     def deploy(self, tag: str, fail: str = "nothing", **environment: str) -> int:
         """Run the script; `calls` and `places` are then what docker was asked for."""
         self._calls.unlink(missing_ok=True)
-        for kind in ("places", "environment"):
+        for kind in ("places", "environment", "images"):
             Path(f"{self._calls}.{kind}").unlink(missing_ok=True)
         with self.deploying(tag, fail, **environment) as process:
             _, self.said = process.communicate()
@@ -264,6 +270,19 @@ class Machine:
             text=True,
             start_new_session=True,
         )
+
+    def push(self, tag: str, letter: str) -> str:
+        """Have the registry's tag name an image; its digest."""
+        digest = f"@sha256:{64 * letter}"
+        registry = Path(f"{self._calls}.registry")
+        others = [line for line in registry.read_text().splitlines() if f":{tag}@" not in line]
+        registry.write_text("\n".join([*others, f"dlc-platform:{tag}{digest}", ""]))
+        return digest
+
+    @property
+    def images(self) -> list[str]:
+        """The tags and digests that the steps of the last deployment worked with, the pull first."""
+        return list(dict.fromkeys(Path(f"{self._calls}.images").read_text().splitlines()))
 
     def put(self, name: str, line: str) -> None:
         """Have another line for a setting, or none."""
@@ -312,6 +331,31 @@ def test_a_deployment_backs_up_and_migrates_before_it_starts(machine: Machine):
     rest = iter(machine.calls)
     for step in order:
         assert any(step in call for call in rest), f"{step} does not come in its turn: {machine.calls}"
+
+
+def test_going_back_brings_the_image_that_the_tag_named(machine: Machine):
+    of_v1, of_v2 = machine.push("v1", "1"), machine.push("v2", "2")
+    assert machine.deploy("v1") == 0
+    assert machine.images == ["v1", f"v1{of_v1}"]
+    assert f"\nDIGEST={of_v1}\n" in (machine.place / ".env").read_text()
+    assert machine.deploy("v2") == 0
+    assert machine.images == ["v2", f"v2{of_v2}"]
+    # Somebody has given the name to another image.
+    machine.push("v1", "e")
+    assert machine.deploy("v1") == 0
+    assert machine.images == [f"v1{of_v1}"]
+    assert (machine.place / "digests").read_text() == f"dlc-platform:v1 {of_v1}\ndlc-platform:v2 {of_v2}\n"
+    of_v3 = machine.push("v3", "3")
+    assert machine.deploy("v3", fail=f"v3: {STARTING}") == 1
+    assert machine.images == ["v3", f"v3{of_v3}", f"v1{of_v1}"]
+    assert f"\nTAG=v1\nDIGEST={of_v1}\n" in (machine.place / ".env").read_text()
+
+
+def test_an_image_that_comes_from_no_registry_is_known_by_its_tag(machine: Machine):
+    assert machine.deploy("v1") == 0
+    assert machine.images == ["v1"]
+    assert "dlc-platform:v1 comes from no registry and has no digest" in machine.said
+    assert "\nDIGEST=\n" in (machine.place / ".env").read_text() and (machine.place / "digests").read_text() == ""
 
 
 @pytest.mark.parametrize("step", ["pull", "validate", "migrate --check", "backup", "deps migrate$"])

@@ -91,7 +91,8 @@ def test_dagsters_launcher_makes_pods_of_it_that_kubernetes_takes(route: str, ku
     config = given["config"] | {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
     processed = process_config(resolve_to_config_type(K8sRunLauncher.config_type()), config)
     assert processed.success, processed.errors
-    launcher = K8sRunLauncher.from_config_value(None, processed.value)
+    make: Any = K8sRunLauncher.from_config_value
+    launcher = make(None, processed.value)
     run = dg.DagsterRun(job_name="estimate")
     context = launcher.get_container_context_for_run(run)
     job = construct_dagster_k8s_job(
@@ -101,7 +102,7 @@ def test_dagsters_launcher_makes_pods_of_it_that_kubernetes_takes(route: str, ku
         user_defined_k8s_config=context.run_k8s_config,
         component="run_worker",
     )
-    manifest = ApiClient().sanitize_for_serialization(job)
+    manifest: Any = ApiClient().sanitize_for_serialization(job)
     kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
     pod = manifest["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -173,6 +174,11 @@ def test_the_proxy_signs_on_as_that_of_the_workstation_does():
 KUBECTL = r"""#!/bin/sh
 echo "kubectl $*" >> "$CALLS"
 case "$*" in
+    *"create configmap"*--from-literal=*)
+        printf 'kind: ConfigMap\nmetadata: {name: %s}\ndata: {digest: "%s"}\n' "$5" "${6##*=}"
+        ;;
+    *"get configmap"*) sed -n 's/^data: {digest: "\(.*\)"}$/\1/p' "$APPLIED/$5.yaml" 2> /dev/null || true ;;
+    *"get pods"*) echo "$PODS" ;;
     *"create configmap"*)
         file=$(printf '%s' "$6" | sed 's/.*=//')
         printf 'kind: ConfigMap\nmetadata: {name: %s}\ndata:\n  it: |\n' "$5"
@@ -226,9 +232,16 @@ class Cluster:
         }
 
     def deploy(
-        self, job: str = "SuccessCriteriaMet Complete", helm: int = 0, poll: int = 0, lab_file: str | None = None
+        self,
+        job: str = "SuccessCriteriaMet Complete",
+        helm: int = 0,
+        poll: int = 0,
+        lab_file: str | None = None,
+        image: str = "",
     ) -> subprocess.Popen[str]:
+        """Start the script; its job's pod has an image with the digest that `image` says."""
         given = {} if lab_file is None else {"LAB_FILE": lab_file}
+        given["PODS"] = f"registry/other@sha256:{64 * 'f'} registry/dlc-platform{image}" if image else ""
         return subprocess.Popen(
             [FOLDER / "deploy", "v2"],
             env=self._environment | {"JOB": job, "HELM": str(helm), "POLL_SECONDS": str(poll)} | given,
@@ -284,6 +297,26 @@ def test_a_version_starts_when_its_job_is_complete_and_with_the_lab_yaml_that_th
     for document in yaml.safe_load_all((cluster.applied / "proxy.yaml").read_text()):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     assert not any("delete" in call for call in cluster.calls)
+
+
+def test_going_back_brings_the_image_that_the_tag_named(cluster: Cluster):
+    first, other = f"@sha256:{64 * '1'}", f"@sha256:{64 * 'e'}"
+    assert cluster.ended(cluster.deploy(image=first))[0] == 0
+    # Somebody has given the tag to another image: the job asks for the first one by its digest.
+    assert cluster.ended(cluster.deploy(image=other))[0] == 0
+    started = [call for call in cluster.calls if call.startswith("helm")]
+    assert len(started) == 2
+    for call in started:
+        assert re.findall(r"image\.tag=(\S+)", call) == [f"v2{first}"] * 3
+    jobs = [file.read_text() for file in cluster.applied.glob("migrate-*.yaml")]
+    assert any(f"registry/dlc-platform:v2{first}" in job for job in jobs)
+
+
+def test_a_cluster_that_gives_no_digest_is_named(cluster: Cluster):
+    code, said = cluster.ended(cluster.deploy())
+    assert code == 0 and "gives no digest of registry/dlc-platform:v2" in said
+    (started,) = [call for call in cluster.calls if call.startswith("helm")]
+    assert re.findall(r"image\.tag=(\S+)", started) == ["v2"] * 3
 
 
 def test_a_lab_yaml_that_is_not_there_stops_it_before_anything_is_asked_for(cluster: Cluster):

@@ -43,6 +43,9 @@ POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_POSTGRES_URL_FILE"
 DAGSTER_POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE"
 STAGE_VARIABLE = "DLC_PLATFORM_STAGE"
 LAB_FILE = "lab.yaml"
+#: Names the copy of lab.yaml that `up` last took. All that it starts reads that one, so that an edit comes into force
+#: for all of it together, and one that is not valid for none.
+TAKEN_VARIABLE = "DLC_PLATFORM_TAKEN_LAB"
 #: The folders of a lab's home that the platform writes into, besides those that lab.yaml names.
 WRITTEN_FOLDERS = ("postgres", "dagster", "work", "logs")
 #: The least width and height of a region, in pixels.
@@ -1041,12 +1044,16 @@ class Lab(_Section):
 def load_lab(home: Path) -> Lab:
     """Read and validate ``HOME/lab.yaml``; relative paths are taken from HOME.
 
+    What `up` started reads the file as `up` last took it.
+
     Raises
     ------
     PlatformError
         Naming the file, each wrong key with its value, and the remedy.
     """
-    file = home / LAB_FILE
+    taken = Path(os.environ.get(TAKEN_VARIABLE) or home / LAB_FILE)
+    is_of_home = taken.is_file() and taken.resolve().is_relative_to(home.resolve())
+    file = taken if is_of_home else home / LAB_FILE
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -72,7 +72,7 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
         engine.dispose()
     dagster_url(postgres_url(home))  # which makes the schema
     environment = environment_of(home)
-    _write(dagster_yaml(home), yaml.safe_dump(wanted, sort_keys=False))
+    write(dagster_yaml(home), yaml.safe_dump(wanted, sort_keys=False))
     with open_instance(environment) as instance:
         # The pool's default limit does not hold for the first runs of a new pool.
         for pool, limit in pool_limits(lab).items():
@@ -102,6 +102,16 @@ def environment_of_started(home: Path) -> dict[str, str]:
 def dagster_yaml(home: Path) -> Path:
     """Where the lab's dagster.yaml lies."""
     return home / "dagster" / "dagster.yaml"
+
+
+def taken_lab(home: Path) -> Path:
+    """Where the lab.yaml lies that is in force while the lab is up: that of the last valid edit."""
+    return home / "dagster" / "lab.yaml"
+
+
+def lab_problem(home: Path) -> Path:
+    """Where `up` says what keeps the last edit of lab.yaml from coming into force; there is no such file otherwise."""
+    return home / "dagster" / "lab-problem.txt"
 
 
 def wanted_dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
@@ -287,7 +297,8 @@ def _dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, content: str) -> None:
+def write(path: Path, content: str) -> None:
+    """Write a file whole: who reads it meanwhile finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}")
     beside.write_text(content)

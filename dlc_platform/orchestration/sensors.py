@@ -34,6 +34,7 @@ from dlc_platform.catalog import queries, registry, tables, wanted
 from dlc_platform.catalog.quarantine import Fault, held_sessions
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.failures import failure_reasons
+from dlc_platform.orchestration.instance import lab_problem
 from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, in_use, newest_first, range_tags, sessions
@@ -156,6 +157,10 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         for sentence in hopeless_in_production(lab.engine, lab.store, lab.settings).values():
             context.log.warning(sentence)
             summary += f"; {sentence}"
+        if (problem := lab_problem(Path(lab.home))).exists():
+            sentence = f"the last edit of lab.yaml is not in force: {problem.read_text(encoding='utf-8')}"
+            context.log.warning(sentence)
+            summary = f"{sentence} {summary}"
         if taken_off:
             keys = ", ".join(str(one.partition) for one in taken_off)
             summary += f"; taken off the list of sessions, because there is no such session: {keys}"

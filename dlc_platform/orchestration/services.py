@@ -20,7 +20,6 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import dagster as dg
-import yaml
 from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from sqlalchemy.exc import OperationalError
 
@@ -31,16 +30,18 @@ from dlc_platform.orchestration.instance import (
     clean,
     dagster_yaml,
     is_used,
+    lab_problem,
     open_instance,
     open_lock,
     prepare,
-    wanted_dagster_yaml,
+    taken_lab,
+    write,
 )
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external
-from dlc_platform.settings import LAB_FILE, load_lab
+from dlc_platform.settings import LAB_FILE, TAKEN_VARIABLE, Lab, load_lab
 
 _START_SECONDS = 180
 _STOP_SECONDS = 20
@@ -80,13 +81,14 @@ class Services:
         self._modules: dict[str, tuple[str, ...]] = {}
         #: When each service ended by itself, on the clock that nobody sets.
         self._ends: dict[str, list[float]] = {}
-        #: Of lab.yaml: what is loaded, its state then, and its state at the last look.
+        #: Of lab.yaml: what is in force, its state then, and its state at the last look.
         self._lab = load_lab(home)
         self._loaded_state = self._seen_state = _state_of(home / LAB_FILE)
 
     def start(self) -> None:
         """Start the webserver and the daemon; what was started is stopped by `stop`, even if this is interrupted."""
         self._logs.mkdir(exist_ok=True)
+        self._take(load_lab(self.home))
         workspace = ["-m", _MODULE]
         webserver = ("dagster_webserver", "-h", "127.0.0.1", "-p")
         self._modules["webserver"] = (*webserver, str(self._port), *workspace)
@@ -102,7 +104,7 @@ class Services:
                 log.truncate(0)
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *self._modules[name]],
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self._environment, TAKEN_VARIABLE: str(taken_lab(self.home))},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -199,29 +201,19 @@ class Services:
         self._follow_lab()
 
     def _follow_lab(self) -> None:
-        """Load the definitions again when lab.yaml has changed, and say so.
-
-        The daemon loads them again every minute by itself. A lab.yaml that is not valid stays out of the UI, and no
-        run is launched until it is mended.
-        """
+        """Bring lab.yaml into force when it has changed, and say so; the last good one stays where it is not valid."""
         seen, self._seen_state = self._seen_state, _state_of(self.home / LAB_FILE)
-        # An editor may still be writing: what is loaded has stayed the same for one look.
+        # An editor may still be writing: what is taken has stayed the same for one look.
         if self._seen_state != seen or seen == self._loaded_state:
             return
         self._loaded_state = seen
+        before = dagster_yaml(self.home).read_text()
         try:
             lab = load_lab(self.home)
-            restart = yaml.safe_load(dagster_yaml(self.home).read_text()) != wanted_dagster_yaml(self.home, lab)
+            prepare(self.home)
         except PlatformError as problem:
-            self._say(f"lab.yaml has changed and is not in force; no run is started until it is mended. {problem}")
-            return
-        try:
-            self._reload()
-        except Exception as error:
-            self._say(
-                f"lab.yaml has changed, and the UI did not load it: {error}. Click `Reload definitions` under "
-                f"Deployment in {self.url}"
-            )
+            self._say(f"lab.yaml has changed and cannot be used; the last good one stays in force. {problem}")
+            write(lab_problem(self.home), str(problem))
             return
         told = [
             f"{what}: {', '.join(sorted(names))}"
@@ -231,9 +223,27 @@ class Services:
             )
             if names
         ]
-        if restart:
-            told.append("what it says of GPUs, runs and dagster_yaml comes into force when the lab is started again")
-        self._say("; ".join(["lab.yaml has changed and is in force", *told]))
+        self._take(lab)
+        try:
+            if dagster_yaml(self.home).read_text() == before:
+                self._reload()
+            else:
+                # It says what Dagster's services read at their start alone. The workers of runs go on.
+                for name in self._processes:
+                    self._restart(name)
+                self.wait_until_ready()
+        except Exception as error:
+            self._say(
+                f"lab.yaml has changed, and the UI did not load it: {error}. Click `Reload definitions` under "
+                f"Deployment in {self.url}"
+            )
+        else:
+            self._say("; ".join(["lab.yaml has changed and is in force", *told]))
+
+    def _take(self, lab: Lab) -> None:
+        """Let what runs, and what is started from now on, read lab.yaml as it is now."""
+        write(taken_lab(self.home), (self.home / LAB_FILE).read_text(encoding="utf-8"))
+        lab_problem(self.home).unlink(missing_ok=True)
         self._lab = lab
 
     def _reload(self) -> None:
@@ -245,10 +255,16 @@ class Services:
             raise PlatformError(f"{done.failure_type}: {done.message}", "See its log")
         if "read-only-webserver" in self._processes:
             # In it nothing can be loaded again either.
-            process = self._processes["read-only-webserver"]
-            _end_group(process.pid)
-            process.wait()
-            self._start("read-only-webserver")
+            self._restart("read-only-webserver")
+
+    def _restart(self, name: str) -> None:
+        process = self._processes[name]
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+        _end_group(process.pid)
+        process.wait()
+        self._start(name)
 
     def _ensure_postgres(self) -> None:
         if not is_external():

@@ -16,7 +16,7 @@ from dlc_platform.orchestration.assets.sessions import session_assets
 from dlc_platform.orchestration.assets.upkeep import upkeep_assets
 from dlc_platform.orchestration.checks import default_checks
 from dlc_platform.orchestration.jobs import default_jobs
-from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.resources import lab_resource
 from dlc_platform.orchestration.retries import start_waiting_retries
 from dlc_platform.orchestration.schedules import morning_report, upkeep_freshness, upkeep_schedules
 from dlc_platform.orchestration.sensors import reestimate_stale_sessions, session_sensor
@@ -63,7 +63,7 @@ def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg
             *alert_sensors(status),
             start_waiting_retries,
         ],
-        resources={"lab": LabResource(home=str(home)), **(resources or {})},
+        resources={"lab": lab_resource(home), **(resources or {})},
         executor=dg.in_process_executor,
     )
 

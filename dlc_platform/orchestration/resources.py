@@ -52,3 +52,13 @@ class LabResource(dg.ConfigurableResource):
                 f"lab.yaml has no recipe {name!r}; it has {', '.join(self.settings.recipes) or 'none'}",
                 "Add it under `recipes`, or reload the definitions if it was removed",
             ) from None
+
+
+def lab_resource(home: Path) -> dg.ResourceDefinition:
+    """The lab for the definitions: opened anew for each run and each look, and with nothing to configure.
+
+    A `LabResource` by itself would take its home from the configuration of a run, which whoever starts one writes.
+    """
+    return dg.ResourceDefinition(
+        lambda _: LabResource(home=str(home)), config_schema={}, description="The lab, as DLC_PLATFORM_HOME names it."
+    )

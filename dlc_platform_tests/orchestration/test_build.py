@@ -301,3 +301,12 @@ def test_poses_are_fresh_as_long_as_the_lab_says(definitions: dg.Definitions) ->
     assert policy.fail_window.to_timedelta() == timedelta(hours=48)
     assert policy.warn_window is not None
     assert policy.warn_window.to_timedelta() == timedelta(hours=24)
+
+
+def test_no_configuration_of_a_run_names_another_lab(definitions: dg.Definitions, tmp_path: Path) -> None:
+    """Whoever may start a run writes its configuration."""
+    job = definitions.resolve_implicit_global_asset_job_def()
+    for other in ({"home": str(tmp_path)}, {"home": {"env": "HOME"}}):
+        with pytest.raises(dg.DagsterInvalidConfigError, match='unexpected config entry "home"'):
+            dg.validate_run_config(job, {"resources": {"lab": {"config": other}}})
+    assert dg.validate_run_config(job, {})["resources"]["lab"] == {"config": {}}

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -20,7 +21,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from dlc_platform.errors import PlatformError, PlatformWarning, at_home, sentence_for_people
+from dlc_platform.errors import (
+    PlatformError,
+    PlatformWarning,
+    at_home,
+    command,
+    printable,
+    sentence_for_people,
+    shell_word,
+)
 from dlc_platform.identity import short
 
 if TYPE_CHECKING:
@@ -52,8 +61,8 @@ def _remembered(home: Path) -> Path:
 
 
 def _pasteable(message: str) -> str:
-    """A message with this lab in its commands."""
-    return at_home(message, _labs[0]) if _labs else message
+    """A message with this lab in its commands, and without what would command the terminal."""
+    return printable(at_home(message, _labs[0]) if _labs else message)
 
 
 Home = Annotated[Path, typer.Argument(metavar="HOME", help="The folder that holds lab.yaml.", callback=_remembered)]
@@ -97,7 +106,7 @@ def _keep_others_quiet() -> None:
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         if issubclass(category, PlatformWarning):
-            print(f"dlc-platform: {message}", file=sys.stderr)
+            print(f"dlc-platform: {_pasteable(str(message))}", file=sys.stderr)
 
     warnings.showwarning = show
     ours = logging.StreamHandler()
@@ -146,7 +155,7 @@ def init(
     from dlc_platform.new_lab import make_lab
 
     file = make_lab(_absolute(home), [_absolute(path) for path in raw], [_absolute(path) for path in project])
-    _say(f"{file} is written. Look it through, then run: dlc-platform doctor {shlex.quote(str(home))}")
+    _say(f"{file} is written. Look it through, then run: dlc-platform doctor {shell_word(home)}")
 
 
 @app.command()
@@ -333,7 +342,7 @@ def scan_(
             from dlc_platform.names import require_known
 
             known = {planned.key for planned in whole.sessions}
-            listing = f"`dlc-platform scan {shlex.quote(str(home))} --dry-run --all`"
+            listing = command("scan", home, "--dry-run", "--all")
             require_known("session on disk or registered", [session], known, listing)
     if as_json:
         print(json.dumps(plan.to_json(), indent=2))
@@ -343,9 +352,6 @@ def scan_(
     if plan.loses:
         sys.exit(1)
 
-
-#: What a session waits for, in words.
-_STEPS = {"videos": "its videos to be good enough", "labels": "its labels", "quality": "a decision on its poses"}
 
 sessions = typer.Typer(cls=_ListGroup, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sessions, name="sessions", help="List the sessions (`sessions HOME`), or release one from quarantine.")
@@ -370,17 +376,11 @@ def list_sessions(
         _table(platform.quarantine(), ["session", "stage", "file", "reason", "remedy", "since"], as_json)
         return
     if waiting:
-        found = platform.waiting()
         if as_json:
+            found = platform.waiting()
             _table(found, list(found.columns), as_json)
-            return
-        for row in found.to_dict("records"):
-            since = "" if row["since"] is None else f", since {row['since']:%Y-%m-%d %H:%M} UTC"
-            _say(f"{row['session']} waits for {_STEPS.get(row['step'], row['step'])}{since}")
-            _say(f"    {row['file'] + ': ' if row['file'] else ''}{row['reason']}")
-            _say(f"    {row['remedy']}")
-        held = int((~found["passing"].astype(bool)).sum())
-        _say(f"{len(found)} wait, {held} of them for a person" if len(found) else "nothing waits")
+        else:
+            _show_waiting(home)
         return
     columns = [
         "session",
@@ -396,6 +396,21 @@ def list_sessions(
         "problem",
     ]
     _table(_with_left_out(platform.sessions()), columns, as_json)
+
+
+def _show_waiting(home: Path) -> None:
+    from dlc_platform.runs_under_way import daemon_lives
+    from dlc_platform.waiting import waiting, waiting_lines
+
+    lab, engine = _lab(home)
+    found = waiting(engine, lab)
+    for line in waiting_lines(found, shutil.get_terminal_size((80, 24)).columns):
+        _say(line)
+    held = {one.session for one in found if not one.passing}
+    number = len({one.session for one in found})
+    _say(f"{number} sessions wait, {len(held)} of them for a person" if found else "nothing waits")
+    if number > len(held) and daemon_lives(engine) is False:
+        _say("The lab is not up, so nothing goes on by itself: start it with `dlc-platform up HOME`, or its service")
 
 
 def _with_left_out(found: "pd.DataFrame") -> "pd.DataFrame":
@@ -423,7 +438,7 @@ def release_session(
     from dlc_platform.names import require_known
 
     engine = _lab(home)[1]
-    listing = f"`dlc-platform sessions {shlex.quote(str(home))}`"
+    listing = command("sessions", home)
     require_known("registered session", [session], registry.session_keys(engine), listing)
     ended = quarantine.release(engine, session, by or getpass.getuser(), [stage] if stage else None, reason)
     if not ended:
@@ -707,8 +722,8 @@ def quality(
             _say(f"{sum(verdicts.values())} recordings: {', '.join(counts)}{newest}")
     if unjudged := platform.not_judged_by_floors(session):
         recordings = "1 recording has" if len(unjudged) == 1 else f"{len(unjudged)} recordings have"
-        again = " ".join(["dlc-platform quality", str(home), *([session] if session else []), "--judge"])
-        _say(f"{recordings} poses that were not judged by the floors of lab.yaml yet: judge them with `{again}`")
+        again = command("quality", home, *([session] if session else []), "--judge")
+        _say(f"{recordings} poses that were not judged by the floors of lab.yaml yet: judge them with {again}")
 
 
 #: The scores that fit into a terminal beside the body part and its verdict, and what they are called there.
@@ -998,7 +1013,7 @@ def backup(
     if made.missing:
         _say(
             f"warning: the store lacks {len(made.missing)} products that the catalogue names, such as "
-            f"{made.missing[0]}. Run `dlc-platform verify {shlex.quote(str(home))}`."
+            f"{made.missing[0]}. Run {command('verify', home)}."
         )
 
 
@@ -1029,7 +1044,7 @@ def restore(
     ):
         if products:
             _say(f"warning: {len(products)} products {what}, such as {products[0]}. {remedy}.")
-    _say(f"Then check it with: dlc-platform verify {shlex.quote(str(home))}")
+    _say(f"Then check it with: dlc-platform verify {shell_word(home)}")
 
 
 def _catalog_and_store(home: Path) -> "tuple[Engine, Store]":
@@ -1136,4 +1151,4 @@ def _cell(column: str, value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and column in _COUNTS else f"{value:.3f}"
-    return _pasteable(str(value))
+    return _pasteable(str(value)).replace("\n", "\\n")

@@ -6,7 +6,6 @@ is done: no video is decoded, no network is loaded.
 
 import math
 import os
-import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from dlc_platform.cropping import crop_without_region
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.gate import BETTER_MODEL, judge_version
 from dlc_platform.identity import short
 from dlc_platform.launchers.devices import find_devices, has_driver
@@ -254,7 +253,7 @@ def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
         yield Finding(
             "waiting",
             f"{len({one.session for one in held})} sessions are held up, such as {held[0].session}: {held[0].reason}",
-            f"See all, and what to do, with `dlc-platform sessions {shlex.quote(str(home))} --waiting`",
+            f"See all, and what to do, with {command('sessions', home, '--waiting')}",
             warning=True,
         )
     else:
@@ -264,7 +263,7 @@ def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
         yield Finding("quarantine", "no session is in it")
         return
     stages = ", ".join(f"{row.sessions} sessions at the stage {row.stage}" for row in counts.itertuples())
-    remedy = f"See why with `dlc-platform sessions {shlex.quote(str(home))} --quarantined`"
+    remedy = f"See why with {command('sessions', home, '--quarantined')}"
     yield Finding("quarantine", stages, remedy, warning=True)
 
 
@@ -308,7 +307,7 @@ def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
             yield Finding(
                 what,
                 f"others on this machine may read {secret_file}",
-                f"Keep it to yourself: chmod 600 {secret_file}",
+                f"Keep it to yourself: chmod 600 {shell_word(secret_file)}",
                 warning=True,
             )
         try:
@@ -321,7 +320,7 @@ def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
             yield Finding(
                 what,
                 f"{given_up} notifications were given up and {waiting} wait; the last failure: {last_error}",
-                f"Send a test with `dlc-platform notify {shlex.quote(str(home))} --test`",
+                f"Send a test with {command('notify', home, '--test')}",
                 warning=True,
             )
 

@@ -1,18 +1,56 @@
-"""The one exception that a person is meant to read, and the one warning.
+"""The one exception that a person is meant to read, the one warning, and how both are written.
 
-Every error that a user can cause or mend is a `PlatformError`. Programming errors stay ordinary exceptions.
+Every error that a user can cause or mend is a `PlatformError`. Programming errors stay ordinary exceptions. A command
+to paste is written by `command`, whatever stands in names; what names hold that is no text is escaped by `printable`.
 """
 
+import os
 import re
 import shlex
 from pathlib import Path
 
+#: Names the lab of a process of Dagster.
+HOME_VARIABLE = "DLC_PLATFORM_HOME"
 _HOME = re.compile(r"(`dlc-platform [^`]*?)\bHOME\b")
+_HOME_FILE = re.compile(r"(?<![\w$/`])HOME(?=/(?:lab\.yaml|logs/))")
+#: What moves the cursor, colours or hides text, or turns its direction, and half characters; not the tab and the line.
+_NO_TEXT = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text with what is no text shown by its number, such as \\x1b: names may hold what commands a terminal."""
+    return _NO_TEXT.sub(lambda found: _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
+
+def shell_word(value: str | Path) -> str:
+    """A value as one word of a shell's command; bash takes what is no text by its number."""
+    text = str(value)
+    if not _NO_TEXT.search(text) and not {"\n", "\t"} & set(text):
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t")
+    return f"$'{printable(escaped)}'"
+
+
+def command(*words: str | Path) -> str:
+    """A call of `dlc-platform` to paste, between backticks. HOME as a word stands for the lab of whoever reads."""
+    return f"`dlc-platform {' '.join(map(shell_word, words))}`"
 
 
 def at_home(message: str, home: Path) -> str:
     """A message whose commands can be pasted: where they say HOME, which stands for any lab's, it is this one's."""
-    return _HOME.sub(lambda found: found[1] + shlex.quote(str(home)), message)
+    message = _HOME.sub(lambda found: found[1] + shell_word(home), message)
+    return _HOME_FILE.sub(lambda _: str(home), message)
+
+
+def in_this_lab(message: str) -> str:
+    """A message as a process of Dagster tells it, which works for one lab: its commands name that lab."""
+    home = os.environ.get(HOME_VARIABLE)
+    return printable(at_home(message, Path(home)) if home else message)
 
 
 class PlatformError(Exception):
@@ -28,11 +66,11 @@ class PlatformError(Exception):
 
     def __init__(self, problem: str, remedy: str):
         super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
+        self.problem = printable(problem)
+        self.remedy = printable(remedy)
 
     def __str__(self) -> str:
-        return f"{self.problem}. {self.remedy}."
+        return in_this_lab(f"{self.problem}. {self.remedy}.")
 
 
 class PlatformWarning(UserWarning):

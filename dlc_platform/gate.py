@@ -16,7 +16,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import quarantine, queries, registry, tables
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.pose import hopeless
 from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
@@ -57,8 +57,11 @@ BETTER_MODEL = (
     "Label more frames, train longer and promote that version; or estimate single sessions all the same with "
     "`dlc-platform run HOME --select pose_estimates --partition SESSION`"
 )
-#: How a person lets a session out.
-RELEASE = "`dlc-platform sessions release HOME {session} --stage quality`"
+
+
+def release_command(session: str) -> str:
+    """How a person lets a session out that is held up for its poses."""
+    return command("sessions", "release", "HOME", session, "--stage", "quality")
 
 
 @dataclass(frozen=True)
@@ -309,7 +312,7 @@ def require_good_poses(engine: Engine, session_key: str) -> None:
         path = next(path for path, by_floors in judged.items() if not by_floors)
         raise PlatformError(
             f"the poses of {path} were not judged by the floors of lab.yaml yet",
-            f"Judge them with `dlc-platform quality HOME {session_key} --judge`",
+            f"Judge them with {command('quality', 'HOME', session_key, '--judge')}",
         )
 
 
@@ -388,7 +391,7 @@ def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.
         else "Look at the picture of pose_quality; label frames of this session and train again, or correct "
         "`pose_quality` in lab.yaml"
     )
-    remedy = f"{first}; where the poses are good all the same, release it with {RELEASE.format(session=session)}"
+    remedy = f"{first}; where the poses are good all the same, release it with {release_command(session)}"
     return [quarantine.Fault(f"bad poses: {'; '.join(reasons)}", remedy, sha256_json(evidence))]
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import quarantine, queries, registry, tables
 from dlc_platform.dlc.environment import versions
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.identity import sha256_file
 from dlc_platform.listing import time_ns
 from dlc_platform.sessions import Recording, Session, VideoFile, is_registered, is_touched
@@ -133,7 +133,7 @@ def require_unchanged(row: tables.RecordingFile) -> None:
     PlatformError
         When the file is gone or was replaced since it was registered.
     """
-    again = f"`dlc-platform run HOME --select session_videos --partition {row.recording.session_key}`"
+    again = command("run", "HOME", "--select", "session_videos", "--partition", row.recording.session_key)
     try:
         status = Path(row.path).stat()
     except OSError as error:

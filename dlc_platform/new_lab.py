@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dlc_platform.cropping import holds_crops, region_rule
 from dlc_platform.dlc.project import Project, read_project
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, shell_word
 from dlc_platform.settings import LAB_FILE, NET_TYPES, SMALLEST_REGION, load_lab
 from dlc_platform.video.region import Region
 from dlc_platform.yaml_files import dump_yaml
@@ -172,7 +172,7 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
             "weights": "imagenet",
         }
     text = _TEXT.format(
-        home=" ".join(str(home).split()),  # in comments, which a line break would end
+        home=shell_word(home),  # in comments, which a line break would end
         name=_yaml({"name": _name(home.name, "lab")}, indent=""),
         raw_roots=_yaml([str(root) for root in raw_roots]),
         projects=_yaml({name: {"path": str(project.path), "split_seed": 42} for name, project in entries.items()}),

@@ -38,7 +38,7 @@ from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.tables import Notification
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, in_this_lab
 from dlc_platform.identity import canonical_json
 from dlc_platform.settings import Event, Lab, Mail, Webhook
 
@@ -101,7 +101,8 @@ class Message:
     def text(self) -> str:
         parts = [f"{one.title}\n{one.body}" if one.body else one.title for one in self.notifications]
         more = sum(self.counts.values()) - len(self.notifications)
-        return "\n\n".join([*parts, *([f"... and {more} more: see dlc-platform notifications HOME"] if more else [])])
+        rest = in_this_lab(f"... and {more} more: see `dlc-platform notifications HOME`")
+        return "\n\n".join([*parts, *([rest] if more else [])])
 
 
 class SendError(Exception):
@@ -294,7 +295,9 @@ def _message(connection: Connection, lab: Lab, message_id: str) -> Message:
     for kind in _WORDS:
         if kind in counts:
             of_kind = select(Notification.__table__).where(rows, Notification.kind == kind).order_by(Notification.id)
-            shown += [Notification(**row._mapping) for row in connection.execute(of_kind.limit(_SHOWN))]
+            for row in connection.execute(of_kind.limit(_SHOWN)):
+                told = {"title": in_this_lab(row.title), "body": in_this_lab(row.body)}
+                shown.append(Notification(**{**row._mapping, **told}))
     return Message(message_id, lab.name, counts, tuple(shown))
 
 

@@ -3,7 +3,6 @@
 Reading only; what computes is started through Dagster or `dlc-platform run`.
 """
 
-import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -16,8 +15,8 @@ from sqlalchemy.exc import OperationalError
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import open_lab, open_where_there
 from dlc_platform.catalog.impact import Impact, impact_of
-from dlc_platform.errors import PlatformError, PlatformWarning
-from dlc_platform.gate import RELEASE, held_back, quality_table, require_good_poses, worst_quality
+from dlc_platform.errors import PlatformError, PlatformWarning, command
+from dlc_platform.gate import held_back, quality_table, release_command, require_good_poses, worst_quality
 from dlc_platform.identity import short
 from dlc_platform.names import require_known
 from dlc_platform.plan import Plan, plan
@@ -354,7 +353,7 @@ class Platform:
             warnings.warn(warning, stacklevel=2)
         if not include_quarantined and (held := held_back(self._engine, list(estimates["pose_estimate"]))):
             problem = "in quarantine: " + "; ".join(f"{key}, {reason}" for key, reason in held.items())
-            remedy = f"Release them with {RELEASE.format(session='SESSION')}, or ask for `include_quarantined=True`"
+            remedy = f"Release them with {release_command('SESSION')}, or ask for `include_quarantined=True`"
             if "exports" in self.settings.pose_quality.blocks:
                 raise PlatformError(problem, remedy)
             told = f"{problem}. {remedy} to read them without this warning."
@@ -403,7 +402,7 @@ class Platform:
             With the names that come near.
         """
         known = registry.session_keys(self._engine)
-        require_known("registered session", sessions, known, f"`dlc-platform sessions {shlex.quote(str(self.home))}`")
+        require_known("registered session", sessions, known, command("sessions", self.home))
 
     def require_project(self, project: str) -> None:
         """Refuse a project that lab.yaml does not name.

@@ -18,7 +18,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -54,6 +54,8 @@ COARSE_SECONDS = 3.0
 _GRACE_SECONDS = 1.0
 #: A marker can be written in a folder whose time tells nothing, as through some links.
 _LONGEST_WAIT = timedelta(hours=1)
+#: How the reason begins why nothing new of a folder is used, whose session is told beside it.
+UNWRITTEN = "what lies in it cannot be written down"
 #: Counts the rules by which names are read: what was seen by others is looked at again.
 _RULES = 2
 #: Sessions whose files one look has read again because only their ctime or inode changed, and files of one root with
@@ -368,10 +370,18 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
             return
         (found,) = batch
         said = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
-        seen.news.append(
-            f"{walk.root.path}/{found.path}: what lies in it cannot be written down ({said}), so nothing new of it is "
-            "used; rename it and its files, or move it out of the raw roots"
+        folder = f"{walk.root.path}/{found.path}"
+        reason = (
+            f"{UNWRITTEN} ({said}), so nothing new of it is used; rename it and its files, or move it out of the raw "
+            "roots"
         )
+        seen.news.append(f"{folder}: {reason}")
+        possible = found.listing.possible
+        left_out = json.dumps([[folder, reason, "lost", None if possible is None else possible.key]])
+        values = {"root": walk.root.id, "now": now, "paths": [found.path], "changed": [found.mtime_ns], "listed": [0]}
+        # Its own path may be what is refused.
+        with suppress(DBAPIError, ValueError), engine.begin() as connection:
+            connection.execute(_FOLDERS, {**values, "keys": [None], "left_out": [left_out]})
 
 
 def _is_of_the_values(error: Exception) -> bool:

@@ -5,7 +5,6 @@ Only what a person writes belongs here. A setting is read once, at the edge; the
 
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -28,11 +27,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import HOME_VARIABLE, PlatformError, command
 from dlc_platform.video.region import Region
 from dlc_platform.yaml_files import keys_not_text, load_yaml, written_at
 
-HOME_VARIABLE = "DLC_PLATFORM_HOME"
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
 #: How many gigabytes of each of its GPUs a process may use, where it shares them.
 GPU_MEMORY_VARIABLE = "DLC_PLATFORM_GPU_MEMORY_GB"
@@ -1059,7 +1057,7 @@ def load_lab(home: Path) -> Lab:
     except FileNotFoundError:
         raise PlatformError(
             f"{file} does not exist",
-            f"Make a lab with `dlc-platform init {shlex.quote(str(home))} --raw RAW_ROOT --project DLC_PROJECT_DIR`",
+            f"Make a lab with {command('init', home, '--raw', 'RAW_ROOT', '--project', 'DLC_PROJECT_DIR')}",
         ) from None
     except OSError as error:
         raise PlatformError(f"{file} cannot be read: {error.strerror}", "Check its permissions") from error

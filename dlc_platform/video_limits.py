@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries
 from dlc_platform.catalog.quarantine import Fault
+from dlc_platform.errors import command
 from dlc_platform.identity import sha256_json
 from dlc_platform.settings import Lab, VideoLimits
 from dlc_platform.video.decode import COPY_AGAIN
@@ -45,7 +46,10 @@ _RATE_TOLERANCE = 0.01
 
 _WHAT = {"exposure": "a mean grey level", "focus": "a focus"}
 
-RELEASE = "release the session with `dlc-platform sessions release HOME {session}` to have it tracked as it is"
+
+def release(session: str) -> str:
+    """How a person lets a session out that is held up for its videos."""
+    return f"release the session with {command('sessions', 'release', 'HOME', session)} to have it tracked as it is"
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def copy_of(row: Mapping[Hashable, Any]) -> str:
 
 def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Finding]:
     path, video = row["path"], row["video"]
-    release = RELEASE.format(session=session)
+    to_release = release(session)
     if video is None:
         evidence = sha256_json([path, row["size_bytes"], row["mtime_ns"], "unreadable"])
         problem, _, remedy = row["problem"].rpartition(". ")
@@ -144,7 +148,7 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             path,
             f"{path} is {row['damage']}",
             f"{COPY_AGAIN}, or write `damaged_videos: track` into lab.yaml to have tracked what can be decoded, or "
-            f"{release}",
+            f"{to_release}",
             stops,
             stops,
             sha256_json([video, "damage"]),
@@ -207,7 +211,7 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             path,
             f"{path} {said}",
             f"Look at the camera and at the recording. If that is as it should be, change `{name}` under "
-            f"`video_quality` in lab.yaml, or {release}",
+            f"`video_quality` in lab.yaml, or {to_release}",
             fails,
             fails and limits.on_failure == "quarantine",
             sha256_json([video, name, getattr(limits, name)]),

@@ -1,11 +1,14 @@
 """Sessions that wait or are held up: since when, why, and what to do. One place for all of them.
 
-Everything is read from the catalogue: what the sensor saw at its last look, what is in quarantine, and which registered
-files have no poses. A file of a camera that no inference rule names waits for nothing. What runs are under way for is
-known to Dagster alone.
+Everything is read from the database: what the sensor saw at its last look, what is in quarantine, which registered
+files have no poses, and which runs Dagster has under way. A file of a camera that no inference rule names waits for
+nothing.
 """
 
-from collections.abc import Iterator
+import re
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,13 +17,21 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import registry
 from dlc_platform.gate import hopeless_in_production
+from dlc_platform.runs_under_way import RunUnderWay, Wanted, under_way
+from dlc_platform.scanning import UNWRITTEN
 from dlc_platform.settings import Lab
 from dlc_platform.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: What a session waits for, in words.
+_STEPS = {"videos": "its videos to be good enough", "labels": "its labels", "quality": "a decision on its poses"}
 _BY_ITSELF = "Nothing: it goes on by itself"
+#: The assets whose runs a session waits for.
+_REGISTERS, _TRACKS = "session_videos", "pose_estimates"
+#: The run that is under way for an asset and a session.
+_Runs = Mapping[Wanted, RunUnderWay]
 
 _UNREGISTERED = """
 select w.session_key, w.changed_at, w.unready_since, w.left_out,
@@ -31,6 +42,12 @@ from dlc.waiting_session w
 where not exists (select from dlc.quarantine q where q.session_key = w.session_key and q.stage = 'videos'
                   and q.path is null and q.evidence = w.held and q.released_at is null)
 order by w.session_key
+"""
+_UNWRITTEN = """
+select distinct on (e ->> 3) e ->> 3 as session_key, e ->> 0 as path, e ->> 1 as reason, f.seen_at
+from dlc.scanned_folder f, jsonb_array_elements(f.left_out) e
+where starts_with(e ->> 1, :unwritten) and e ->> 3 is not null
+order by e ->> 3, e ->> 0
 """
 _QUARANTINE = """
 select session_key, stage, path, reason, remedy, since from dlc.quarantine where released_at is null
@@ -77,12 +94,64 @@ def waiting(engine: Engine, lab: Lab, now: datetime | None = None) -> list[Waiti
     moment = now or datetime.now(UTC)
     with engine.connect() as connection:
         unregistered = connection.execute(text(_UNREGISTERED)).all()
+        unwritten = connection.execute(text(_UNWRITTEN), {"unwritten": UNWRITTEN}).all()
         quarantine = connection.execute(text(_QUARANTINE)).all()
         without_poses = connection.execute(text(_WITHOUT_POSES)).all()
-    found = [_unregistered(row, lab, moment) for row in unregistered]
+    runs = under_way(engine, (_REGISTERS, _TRACKS), moment)
+    found = [_unregistered(row, lab, moment, runs) for row in unregistered]
+    for row in unwritten:
+        reason, _, remedy = row.reason.partition("; ")
+        found.append(Waiting(row.session_key, "registration", row.path, row.seen_at, reason, _sentence(remedy)))
     found += [Waiting(row.session_key, row.stage, row.path, row.since, row.reason, row.remedy) for row in quarantine]
-    found += _without_poses(engine, without_poses, lab)
+    found += _without_poses(engine, without_poses, lab, runs)
     return sorted(found, key=lambda one: (one.session, one.step, one.file or ""))
+
+
+def waiting_lines(found: Iterable[Waiting], width: int) -> Iterator[str]:
+    """What waits for a person to read, the sessions with the same step, reason and remedy together.
+
+    Parameters
+    ----------
+    width
+        Of the terminal, in characters. A command to paste is never broken.
+    """
+    groups: dict[tuple[str, str, str], list[Waiting]] = defaultdict(list)
+    for one in found:
+        groups[one.step, _general(one.reason, one), _general(one.remedy, one)].append(one)
+    for (step, reason, remedy), own in groups.items():
+        keys = list(dict.fromkeys(one.session for one in own))
+        (first, *others) = own
+        since = min((one.since for one in own if one.since is not None), default=None)
+        when = "" if since is None else f", {'the first ' if others else ''}since {since:%Y-%m-%d %H:%M} UTC"
+        what = _STEPS.get(step, step)
+        if len(keys) == 1:
+            yield from _wrapped(f"{keys[0]} waits for {what}{when}", width, 0)
+        else:
+            yield from _wrapped(f"{len(keys)} sessions wait for {what.replace('its ', 'their ')}{when}", width, 0)
+        if not others:
+            yield from _wrapped(f"{first.file + ': ' if first.file else ''}{first.reason}", width, 4)
+            yield from _wrapped(first.remedy, width, 4)
+            continue
+        yield from _wrapped(reason, width, 4)
+        yield from _wrapped(remedy, width, 4)
+        if step == "poses" or all(one.file is None for one in own):
+            yield from _wrapped(", ".join(keys), width, 8)
+        else:
+            yield from (f"        {one.session}{': ' + one.file if one.file else ''}" for one in own)
+
+
+def _general(text: str, one: Waiting) -> str:
+    """What is said of a session, without its name and its file's, which those with the same reason do not share."""
+    for own, word in ((one.file, "the file"), (one.session, "KEY")):
+        if own:
+            text = text.replace(own, word)
+    return text
+
+
+def _wrapped(text: str, width: int, indent: int) -> list[str]:
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, width - indent, break_long_words=False, break_on_hyphens=False)
+    return [" " * indent + line.replace("\0", " ") for line in lines]
 
 
 def waiting_table(engine: Engine, lab: Lab) -> "pd.DataFrame":
@@ -93,12 +162,14 @@ def waiting_table(engine: Engine, lab: Lab) -> "pd.DataFrame":
     return pd.DataFrame([asdict(one) for one in waiting(engine, lab)], columns=columns)
 
 
-def _unregistered(row: Any, lab: Lab, now: datetime) -> Waiting:
+def _unregistered(row: Any, lab: Lab, now: datetime, runs: _Runs) -> Waiting:
     file, remedy, passing = None, _BY_ITSELF, True
     since = row.unready_since or row.changed_at
     if row.root_problem is not None:
         reason, _, remedy = row.root_problem.partition("; ")
         passing = False
+    elif (run := runs.get((_REGISTERS, row.session_key))) is not None:
+        reason = str(run)
     elif row.left_out:
         file, told, _ = row.left_out[0]
         reason, _, remedy = told.partition("; ")
@@ -116,7 +187,7 @@ def _unregistered(row: Any, lab: Lab, now: datetime) -> Waiting:
     return Waiting(row.session_key, "registration", file, since, reason, _sentence(remedy), passing)
 
 
-def _without_poses(engine: Engine, rows: Any, lab: Lab) -> Iterator[Waiting]:
+def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator[Waiting]:
     in_production = {project for project in lab.projects if registry.production_model(engine, project)}
     hopeless = hopeless_in_production(engine, Store(lab.store), lab) if rows else {}
     for row in rows:
@@ -136,7 +207,8 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab) -> Iterator[Waiting]:
             yield Waiting(row.session_key, "poses", row.path, since, reason, remedy.rstrip("."))
         else:
             since = max(row.registered_at, row.promoted_at or row.registered_at)
-            reason = "it has no poses yet, and is tracked when its turn comes"
+            run = runs.get((_TRACKS, row.session_key))
+            reason = "it has no poses yet, and is tracked when its turn comes" if run is None else str(run)
             yield Waiting(row.session_key, "poses", row.path, since, reason, _BY_ITSELF, passing=True)
 
 

@@ -285,7 +285,7 @@ def test_poses_that_were_judged_before_there_were_floors_are_told_and_judged_aga
     platform = Platform(tracked.home)
     assert "warn: jumps of nose is 0.5, limit 0.02" in set(platform.quality(SESSION)["findings"])
     assert platform.not_judged_by_floors(SESSION) == platform.not_judged_by_floors() != []
-    with pytest.raises(PlatformError, match=f"not judged by the floors.*quality HOME {SESSION} --judge"):
+    with pytest.raises(PlatformError, match=f"not judged by the floors.*quality .* {SESSION} --judge"):
         platform.require_good_poses(SESSION)
     monkeypatch.setattr(sys, "argv", ["dlc-platform", "quality", str(tracked.home), SESSION])
     with pytest.raises(SystemExit):

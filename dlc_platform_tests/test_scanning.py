@@ -19,6 +19,7 @@ from dlc_platform.identity import sha256_file
 from dlc_platform.ingest import register, update_details
 from dlc_platform.settings import Lab, ScanRule
 from dlc_platform.sidecars import Sidecars
+from dlc_platform.waiting import waiting
 
 SETTLE = 30.0
 KEY = "sub-1_ses-1"
@@ -171,6 +172,13 @@ def test_a_folder_that_the_catalogue_refuses_is_named_and_stops_nothing(disks: D
     news = "\n".join(disks.last.news)
     assert "sub-2/ses-1/: what lies in it cannot be written down" in news and "rename it" in news
     assert disks.take() == ["sub-3_ses-1"]
+    (held,) = [one for one in waiting(disks.engine, disks.lab) if one.session == "sub-2_ses-1"]
+    assert held.reason.startswith("what lies in it cannot be written down (") and not held.passing
+    with disks.engine.begin() as connection:
+        connection.execute(text("alter table dlc.sighting drop constraint sighting_name_check"))
+    assert disks.take() == ["sub-2_ses-1"]
+    assert disks.look() == []
+    assert "sub-2_ses-1" not in {one.session for one in waiting(disks.engine, disks.lab)}
 
 
 def disguise(path: Path, content: bytes, by_rename: bool) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from dlc_platform import cli, scanning
 from dlc_platform.catalog.quarantine import Fault, judge
 from dlc_platform.settings import POSTGRES_VARIABLE, Lab, load_lab
-from dlc_platform.waiting import Waiting, waiting
+from dlc_platform.waiting import Waiting, waiting, waiting_lines
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import identity
 from dlc_platform_tests.test_ingest import write_video
@@ -100,6 +100,42 @@ def test_all_of_it_is_listed_in_lines_that_a_terminal_holds(
     assert "    /raw/top.mp4: too dark\n    Switch the lamp on\n" in out
     assert out.splitlines()[-1].endswith("of them for a person")
     assert "sessions are held up, such as" in run("doctor", str(home))
+
+
+def test_sessions_that_wait_for_the_same_are_listed_together() -> None:
+    release = "Record it again; or release it with `dlc-platform sessions release HOME {} --stage videos`"
+    found = [
+        Waiting(f"sub-{n:03}_ses-01", "poses", f"/raw/{n}/top.mp4", NOW + timedelta(hours=n), "no model", "Train one")
+        for n in range(12)
+    ]
+    found += [
+        Waiting(key, "videos", f"/raw/{key}/top.mp4", NOW, f"/raw/{key}/top.mp4 is too dark", release.format(key))
+        for key in ("sub-020_ses-01", "sub-021_ses-01")
+    ]
+    found.append(Waiting("sub-030_ses-01", "labels", None, None, "its labels are torn", "Mend them"))
+    lines = list(waiting_lines(found, 80))
+    since = f"the first since {NOW:%Y-%m-%d %H:%M} UTC"
+    assert lines[:3] == [f"12 sessions wait for poses, {since}", *_indented("no model", "Train one")]
+    listed = "".join(lines[3:]).partition("2 sessions")[0]
+    assert [key.strip() for key in listed.split(",")] == [one.session for one in found[:12]]
+    assert f"2 sessions wait for their videos to be good enough, {since} " in " ".join(lines)
+    second = lines.index("    the file is too dark") - 1
+    assert lines[second + 1 :] == [
+        *_indented(
+            "the file is too dark",
+            "Record it again; or release it with",
+            "`dlc-platform sessions release HOME KEY --stage videos`",
+            "    sub-020_ses-01: /raw/sub-020_ses-01/top.mp4",
+            "    sub-021_ses-01: /raw/sub-021_ses-01/top.mp4",
+        ),
+        "sub-030_ses-01 waits for its labels",
+        *_indented("its labels are torn", "Mend them"),
+    ]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def _indented(*lines: str) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 @pytest.mark.parametrize("command", [("doctor",), ("scan", "--dry-run")])

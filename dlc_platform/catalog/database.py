@@ -3,7 +3,6 @@
 Whoever opens a lab finds its tables as they are. Only what starts a lab, and `dlc-platform migrate`, changes them.
 """
 
-import shlex
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from dlc_platform.catalog.tables import SCHEMA, Migration
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.postgres.connection import existing_url
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -38,10 +37,9 @@ def open_lab(home: Path) -> Engine:
     """
     engine = open_where_there(home)
     if engine is None:
-        lab = shlex.quote(str(home))
         raise PlatformError(
             f"the lab {home} has no catalogue yet",
-            f"Make it with `dlc-platform migrate {lab}`, or start the lab with `dlc-platform up {lab}`",
+            f"Make it with {command('migrate', home)}, or start the lab with {command('up', home)}",
         )
     return engine
 
@@ -63,8 +61,8 @@ def open_where_there(home: Path) -> Engine | None:
         raise PlatformError(
             f"the catalogue of {home} has the tables of an older version of the platform ({found}, where this version "
             f"has {newest})",
-            f"Bring them up to date with `dlc-platform migrate {shlex.quote(str(home))}`, when nobody works on the lab "
-            "with the older version any more",
+            f"Bring them up to date with {command('migrate', home)}, when nobody works on the lab with the older "
+            "version any more",
         )
     return engine
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from dlc_platform.demo import lab as material
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.orchestration.services import Services, running
 from dlc_platform.platform import Platform
 from dlc_platform.settings import LAB_FILE, STAGE_VARIABLE
@@ -57,7 +57,7 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
     if in_use:
         raise PlatformError(
             f"{home} is not empty",
-            f"Look at that demo again with `dlc-platform up {home}`, remove it, or choose another --home",
+            f"Look at that demo again with {command('up', home)}, remove it, or choose another --home",
         )
     # The demo waits for the sensors, whatever this machine is used for otherwise.
     os.environ[STAGE_VARIABLE] = "production"
@@ -101,7 +101,7 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
             say(f"  from Python: dlc_platform.platform.Platform({str(home)!r}).poses({drops[0].session!r})")
             say("The UI stays up; Ctrl-C stops everything.")
             stay()
-    say(f"Stopped. Start the lab again with: dlc-platform up {home}")
+    say(f"Stopped. Start the lab again with: dlc-platform up {shell_word(home)}")
     return good
 
 

@@ -5,7 +5,6 @@ the UI an evaluation when the outcome has become another one. What is told, and 
 `dlc_platform.notifications`.
 """
 
-import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +19,7 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
+from dlc_platform.errors import command, in_this_lab
 from dlc_platform.notifications import News, announce, announce_quarantine, deliver
 from dlc_platform.orchestration import schedules
 from dlc_platform.orchestration.assets.poses import pose_estimates
@@ -64,7 +64,7 @@ def no_session_in_quarantine(lab: LabResource) -> dg.AssetCheckResult:
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"Sessions are in quarantine: {told}. Do what the remedy says, or let one out as it is with "
-        f"`dlc-platform sessions release {shlex.quote(lab.home)} KEY`",
+        f"{command('sessions', 'release', lab.home, 'KEY')}",
         metadata={
             "stages": table(counts),
             "sessions": table(entries[["session", "stage", "file", "reason", "remedy", "since"]]),
@@ -82,8 +82,8 @@ def no_session_held_up(lab: LabResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{number} sessions are held up, such as {held[0].session}: {held[0].reason}. "
-        f"`dlc-platform sessions {shlex.quote(lab.home)} --waiting` lists all",
+        description=f"{number} sessions are held up, such as {held[0].session}: "
+        f"{in_this_lab(held[0].reason)}. {command('sessions', lab.home, '--waiting')} lists all",
         metadata={
             "sessions": number,
             "held_up": table(

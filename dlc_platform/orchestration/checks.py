@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dlc_platform.catalog import queries
+from dlc_platform.errors import in_this_lab
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.production import STALENESS_CHECK, production_model, staleness
 from dlc_platform.orchestration.assets.sessions import session_videos
@@ -89,7 +90,7 @@ def made_by_the_rules_of_lab_yaml(lab: LabResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=other.empty,
         severity=dg.AssetCheckSeverity.WARN,
-        description="" if other.empty else OTHER_RULES.format(sessions=other["session"].nunique()),
+        description="" if other.empty else in_this_lab(OTHER_RULES.format(sessions=other["session"].nunique())),
         metadata={"files": len(other), **({} if other.empty else {"recordings": table(other.head(_LISTED))})},
     )
 

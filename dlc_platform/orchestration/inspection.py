@@ -3,7 +3,6 @@
 What can be said without Dagster is in `dlc_platform.diagnosis`. Nothing is changed here.
 """
 
-import shlex
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,7 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._daemon.controller import get_daemon_statuses
 
 from dlc_platform.diagnosis import Finding
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import (
     dagster_yaml,
@@ -28,6 +27,7 @@ from dlc_platform.orchestration.instance import (
     wanted_dagster_yaml,
 )
 from dlc_platform.orchestration.migration import require_known, revisions
+from dlc_platform.orchestration.news import kept_news
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG
 from dlc_platform.orchestration.schedules import interval, late
 from dlc_platform.settings import Lab, load_lab
@@ -44,7 +44,11 @@ _QUEUE = 1000
 
 
 def inspect(home: Path) -> Iterator[Finding]:
-    """Look at the definitions, the daemon, limits, monitoring, the queue, schedules and sensors, in this order."""
+    """Look at a lab's Dagster.
+
+    At the definitions, the daemon, limits, monitoring, the queue, schedules and sensors, and what looks found, in this
+    order.
+    """
     try:
         lab = load_lab(home)
     except PlatformError:  # as `diagnosis` says
@@ -69,8 +73,8 @@ def inspect(home: Path) -> Iterator[Finding]:
             yield Finding(
                 "tables",
                 f"those of {revision.what} are at {revision.now}, and this version has {revision.newest}",
-                f"Bring them up to date with `dlc-platform migrate {shlex.quote(str(home))}`, when nobody works on the "
-                "lab with the older version any more",
+                f"Bring them up to date with {command('migrate', home)}, when nobody works on the lab with the older "
+                "version any more",
             )
     try:
         definitions = build_definitions(home)
@@ -99,6 +103,7 @@ def inspect(home: Path) -> Iterator[Finding]:
         yield from _queue(instance, alive)
         yield from _instigators(instance, definitions, lab, alive)
         yield from _late(lab, instance)
+        yield from _news(instance)
 
 
 def _space(home: Path, lab: Lab) -> Iterator[Finding]:
@@ -292,6 +297,18 @@ def _tick_problem(instance: dg.DagsterInstance, state: InstigatorState, most: ti
     if alive and datetime.now(UTC) - when > 1.5 * most:
         return f"it has not looked since {when:%Y-%m-%d %H:%M} UTC, while the daemon lives"
     return None
+
+
+def _news(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    """What looks at the raw roots found to be otherwise in the last days, and settled by themselves."""
+    for when, line in kept_news(instance):
+        found, _, remedy = line.partition("; ")
+        yield Finding(
+            "looks",
+            f"{when:%Y-%m-%d %H:%M} UTC: {found}",
+            remedy[:1].upper() + remedy[1:] if remedy else "Nothing, if that is as it should be",
+            warning=True,
+        )
 
 
 def _late(lab: Lab, instance: dg.DagsterInstance) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from dagster._core.instance.ref import InstanceRef
 
 from dlc_platform.catalog.database import migrate, open_catalog, open_lab, open_where_there
 from dlc_platform.catalog.registry import assign_cameras
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.launchers.devices import find_devices
 from dlc_platform.launchers.needs import gpu_slots
 from dlc_platform.launchers.processes import WorkerProcess
@@ -94,7 +93,7 @@ def environment_of_started(home: Path) -> dict[str, str]:
         # Without it Dagster would keep everything in files of its own.
         raise PlatformError(
             f"the lab {home} was never started: {dagster_yaml(home)} is missing",
-            f"Write it with `dlc-platform migrate {shlex.quote(str(home))}`",
+            f"Write it with {command('migrate', home)}",
         )
     return environment_of(home)
 

@@ -21,7 +21,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, RUN_FAILURE_REASON_TAG
 from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.wanted import sizes
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.identity import short
 from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import find_devices
@@ -128,7 +128,7 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
         if not registry.registered_sessions(lab.engine):
             say(
                 "No session is registered, so it is not known which of them taught the model: "
-                f"`dlc-platform scan {home}` registers them"
+                f"{command('scan', home)} registers them"
             )
         if not _materialize(home, environment, ",".join(_TRAINING), [recipe], say, stop_at_failure=True):
             return False
@@ -149,22 +149,22 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str) -
     yield f"The recipe {recipe} made the model version {short(model.id)} of the project {model.project}"
     yield (
         f"Its error: {own['test_rmse_px']:.2f} px RMSE on {own['test_images']:.0f} test images that it has not seen "
-        f"(trained on {own['train_images']:.0f}); `dlc-platform compare {lab.home} --project {model.project}` has more"
+        f"(trained on {own['train_images']:.0f}); {command('compare', lab.home, '--project', model.project)} has more"
     )
     event = instance.get_latest_materialization_event(dg.AssetKey("production_model"))
     made = event.asset_materialization if event is not None else None
     choices = made.metadata.get("production") if made is not None else None
     rows = choices.records if isinstance(choices, dg.TableMetadataValue) else []
     decided = {str(row.data["project"]): row.data for row in rows}.get(model.project)
-    promote_it = f"`dlc-platform promote {lab.home} {short(model.id)} --reason WHY`"
+    promote_it = command("promote", lab.home, short(model.id), "--reason", "WHY")
     if registry.production_model(lab.engine, model.project) == model.id:
         yield f"It is the production model of {model.project}" + (f": {decided['reason']}" if decided else "")
         yield (
-            f"Next: `dlc-platform run {lab.home} --select pose_estimates,pose_quality` tracks the sessions that are "
-            f"registered; while `dlc-platform up {lab.home}` runs, sessions are tracked as they arrive"
+            f"Next: {command('run', lab.home, '--select', 'pose_estimates,pose_quality')} tracks the sessions that are "
+            f"registered; while {command('up', lab.home)} runs, sessions are tracked as they arrive"
         )
         if stale := len(queries.stale_sessions(lab.engine, imported=False)):
-            yield f"{stale} sessions have poses of another version: `dlc-platform backfill {lab.home} --stale`"
+            yield f"{stale} sessions have poses of another version: {command('backfill', lab.home, '--stale')}"
     else:
         reason = str(decided["reason"]) if decided else "the rule of lab.yaml promotes no version"
         yield f"It was not promoted: {reason}"
@@ -233,7 +233,7 @@ def _materialize(
             raise PlatformError(
                 "; ".join([f"{', '.join(unknown)} is neither a session nor a recipe of this lab", *reasons]),
                 (f"Did you mean {' or '.join(dict.fromkeys(near))}? " if near else "")
-                + f"Choose a session of `dlc-platform sessions {home}`, a recipe of lab.yaml, or a day that is over "
+                + f"Choose a session of {command('sessions', home)}, a recipe of lab.yaml, or a day that is over "
                 "and not before the lab began",
             )
         kinds = {_kind(lab, definitions.get_assets_def(asset)) for asset in selected}

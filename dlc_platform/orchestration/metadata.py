@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dlc_platform.errors import in_this_lab
 from dlc_platform.identity import short
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def _cell(value: Any) -> str | int | float | bool | None:
         value = value.item()
     if isinstance(value, float):
         return None if value != value else number(value)
-    if value is None or isinstance(value, str | int):
+    if isinstance(value, str):
+        return in_this_lab(value)
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, datetime | date):
         return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value.isoformat()

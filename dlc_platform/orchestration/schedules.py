@@ -17,6 +17,7 @@ from dagster._utils.schedules import cron_string_iterator
 from dlc_platform import scanning
 from dlc_platform.catalog import registry
 from dlc_platform.orchestration import jobs, sensors
+from dlc_platform.orchestration.news import keep_news
 from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings import Lab
@@ -168,6 +169,7 @@ def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         found = scanning.look(lab.engine, lab.settings, datetime.now(UTC), room, cursor.under_way() | elsewhere)
         for line in found.news:
             context.log.warning(line)
+        keep_news(context.instance, found.news)
         requests, added = sensors.ask(lab, context.instance, cursor, found.ready, room, elsewhere=elsewhere)
         if not requests:
             return dg.SkipReason(f"nothing was missed; {len(cursor.under_way())} sessions are under way")

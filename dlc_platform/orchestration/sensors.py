@@ -17,7 +17,6 @@ taken off; they stay in the catalogue, and are added again when something is wan
 """
 
 import json
-import shlex
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,10 +31,12 @@ from dagster._core.storage.tags import PRIORITY_TAG, RUN_KEY_TAG, SCHEDULE_NAME_
 from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry, tables, wanted
 from dlc_platform.catalog.quarantine import Fault, held_sessions
+from dlc_platform.errors import command
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import lab_problem
 from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
+from dlc_platform.orchestration.news import keep_news
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, in_use, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
@@ -169,6 +170,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         context.log.info(summary)
         for line in found.news:
             context.log.warning(line)
+        keep_news(context.instance, found.news)
         for line in found.left_out:
             context.log.info(f"left out: {line}")
         if found.left_out:
@@ -347,7 +349,7 @@ def _why(instance: dg.DagsterInstance, run: dg.DagsterRun, key: str) -> str:
 
 def _remedy(lab: LabResource, run: dg.DagsterRun | None, key: str) -> str:
     look = f"Look at the run {run.run_id} in the UI, and when" if run else "When"
-    return f"{look} it may be tried again, `dlc-platform sessions release {shlex.quote(lab.home)} {key}`"
+    return f"{look} it may be tried again, {command('sessions', 'release', lab.home, key)}"
 
 
 def ask(
@@ -478,7 +480,7 @@ def take_off_strays(
                 partition=key,
                 description=f"{key} was taken off the list of sessions: it is not registered, and no folder below the "
                 "raw roots holds videos of it. Sessions add themselves when their videos are there; "
-                f"`dlc-platform scan {shlex.quote(lab.home)} --dry-run --all` says what is not used, and why",
+                f"{command('scan', lab.home, '--dry-run', '--all')} says what is not used, and why",
             )
         )
     return told

@@ -12,7 +12,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, in_this_lab
 from dlc_platform.orchestration.partitions import for_each_session, sessions
 
 # Dagster says so at every load, to every command.
@@ -91,7 +91,7 @@ def _evaluations(
                 metadata=result.metadata,
                 target_materialization_data=target,
                 severity=result.severity,
-                description=result.description,
+                description=None if result.description is None else in_this_lab(result.description),
                 blocking=blocking,
                 partition=key,
             )

@@ -6,10 +6,12 @@ test can look at each step; the runs are executed in this process.
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,26 @@ import pytest
 import yaml
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG, WILL_RETRY_TAG
-from sqlalchemy import Engine
+from dagster._daemon.types import DaemonHeartbeat
+from sqlalchemy import Engine, text
 
 from dlc_platform import ingest
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import Stage, faults_of, release
 from dlc_platform.demo.render import write_video
 from dlc_platform.errors import PlatformError
+from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
 from dlc_platform.orchestration import materialize, sensors
 from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.inspection import inspect
 from dlc_platform.orchestration.instance import open_instance, prepare
+from dlc_platform.orchestration.news import keep_news, kept_news
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighbours, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.orchestration.retries import UNTIL_TAG, WAITS, WAITS_TAG
+from dlc_platform.runs_under_way import daemon_lives
+from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
+from dlc_platform.waiting import waiting
 from dlc_platform_tests.catalog import small_lab
 from dlc_platform_tests.video.conftest import spoil
 
@@ -775,3 +784,62 @@ def test_an_asset_of_the_labs_own_is_asked_for_by_its_partitions(lab: Watched, m
     assert not materialize.promote(lab.home, "b" * 64, "why not", "ada", said.append)
     (lab.raw / "sub-1/ses-1/cam-top.mp4").unlink()
     assert materialize.missing(LabResource(home=str(lab.home)), "pose_estimates") == []
+
+
+def test_what_waits_names_the_run_under_way_for_it(lab: Watched) -> None:
+    """Dagster's tables are read by SQL, so this holds them against what Dagster itself writes there."""
+
+    def said() -> set[str]:
+        found = waiting(lab.engine, load_lab(lab.home))
+        assert {one.session for one in found} == {"sub-1_ses-1", "sub-2_ses-1"}
+        return {re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "TIME", one.reason) for one in found}
+
+    def again(status: dg.DagsterRunStatus, **tags: str) -> None:
+        run = lab.launched[POSES, *stretch]
+        if lab.instance.has_run(run.run_id):
+            lab.instance.delete_run(run.run_id)
+        lab.instance.add_run(run.with_status(status).with_tags({**run.tags, **tags}))
+
+    for number in (1, 2):
+        lab.video(f"sub-{number}_ses-1", shade=number)
+    ((asked, ((first, last),)),) = lab.settle().items()
+    assert said() == {"its run is starting, since TIME"}
+    lab.run(asked, first, last)
+    lab.promote()
+    (stretch,) = lab.look()[POSES]
+    lab.instance.delete_run(lab.launched[POSES, *stretch].run_id)
+    assert said() == {"it has no poses yet, and is tracked when its turn comes"}
+    again(dg.DagsterRunStatus.QUEUED)
+    assert said() == {"its run is queued, since TIME"}
+    until = datetime.now(UTC) + timedelta(minutes=5)
+    again(dg.DagsterRunStatus.QUEUED, **{WAITS_TAG: WAITS, UNTIL_TAG: until.isoformat(timespec="seconds")})
+    assert said() == {"its run failed, and is tried again at TIME"}
+    again(dg.DagsterRunStatus.STARTING, **{DEVICE_TAG: "none yet"})
+    assert said() == {"its run waits for a device, since TIME"}
+    again(dg.DagsterRunStatus.STARTING)
+    run_id = lab.launched[POSES, *stretch].run_id
+    lab.instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", "process_sessions"), run_id)
+    assert said() == {"its run is at work, since TIME"}
+    again(dg.DagsterRunStatus.FAILURE, **{WILL_RETRY_TAG: "true"})
+    assert said() == {"its run failed, and is tried again in a moment"}
+    assert daemon_lives(lab.engine) is False
+    heartbeat = DaemonHeartbeat(datetime.now(UTC).timestamp(), "SENSOR", "one", [])
+    lab.instance.add_daemon_heartbeat(heartbeat)
+    assert daemon_lives(lab.engine) is True
+
+
+def test_what_a_look_found_otherwise_is_told_once_in_the_ui_and_by_doctor(lab: Watched) -> None:
+    lab.video("sub-1_ses-1", "m_cam-top-left.mp4")
+    lab.settle_and_run()
+    with lab.engine.begin() as connection:
+        connection.execute(text("insert into dlc.camera (name) values ('old')"))
+        connection.execute(text("update dlc.recording set camera = 'old'"))
+        connection.execute(text("update dlc.scanned_root set layout = 'of an older version'"))
+    said = "1 recordings of the camera old are of the camera top-left now, by their names"
+    lab.settle()
+    keep_news(lab.instance, [f"{said}; their poses stay"])
+    ((_, line),) = kept_news(lab.instance)
+    assert line == f"{said}; their poses stay"
+    (found,) = [finding for finding in inspect(lab.home) if finding.what == "looks"]
+    assert found.found.endswith(said) and found.warning and found.remedy == "Their poses stay"
+    assert kept_news(lab.instance, datetime.now(UTC) + timedelta(days=8)) == []

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import quarantine, registry, tables
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL, record_export
 from dlc_platform.orchestration.assets.sessions import session_videos
@@ -82,7 +82,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
         if model_id is None:
             raise PlatformError(
                 f"the project {rule.project} has no production model yet",
-                f"Train one of its recipes with `dlc-platform train {lab.home} RECIPE`",
+                f"Train one of its recipes with {command('train', lab.home, 'RECIPE')}",
             )
         key = (model_id, rule.batch_size, rule.precision)
         if key not in estimators:

@@ -3,7 +3,6 @@
 The rule is in `dlc.selection`, what a promotion makes stale in `catalog.impact`.
 """
 
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.impact import Impact, impact_of
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.assets.comparison import model_comparison
 from dlc_platform.orchestration.assets.models import OWNERS
@@ -217,7 +216,7 @@ def staleness(lab: LabResource) -> dict[str, Any]:
     stale = queries.stale_sessions(lab.engine, imported=False)
     sentence = (
         f"{stale['session'].nunique()} sessions are stale, {stale['frames'].sum()} frames: estimate them again with "
-        f"`dlc-platform backfill {shlex.quote(lab.home)} --stale`, or switch the sensor reestimate_stale_sessions on"
+        f"{command('backfill', lab.home, '--stale')}, or switch the sensor reestimate_stale_sessions on"
     )
     return {
         "passed": stale.empty,

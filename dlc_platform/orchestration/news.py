@@ -1,0 +1,40 @@
+"""What a look at the raw roots found to be otherwise and settled by itself, kept where people find it later.
+
+The log of a tick is read by nobody. So it stands at `session_videos` in the UI, and `dlc-platform doctor` tells it for
+some days.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+_ASSET = dg.AssetKey("session_videos")
+#: Tells these observations from others.
+_KEY = "found_by_a_look"
+#: For how long something is told, and how many such lines are.
+_TOLD_FOR = timedelta(days=7)
+_MOST = 200
+
+
+def keep_news(instance: dg.DagsterInstance, lines: Iterable[str]) -> None:
+    """Keep lines for people; what is told already is not told twice."""
+    new = list(dict.fromkeys(lines))
+    known = {line for _, line in kept_news(instance)} if new else set()
+    for line in new:
+        if line not in known:
+            observation = dg.AssetObservation(_ASSET, description=line, metadata={_KEY: True})
+            instance.report_runless_asset_event(observation)
+
+
+def kept_news(instance: dg.DagsterInstance, now: datetime | None = None) -> list[tuple[datetime, str]]:
+    """What looks found in the last days, the newest first, each line with when it was first told."""
+    since = (now or datetime.now(UTC)) - _TOLD_FOR
+    wanted = dg.AssetRecordsFilter(_ASSET, after_timestamp=since.timestamp())
+    return [
+        (datetime.fromtimestamp(record.timestamp, UTC), observation.description)
+        for record in instance.fetch_observations(wanted, limit=_MOST).records
+        if (observation := record.asset_observation) is not None
+        and _KEY in observation.metadata
+        and observation.description is not None
+    ]

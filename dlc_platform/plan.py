@@ -11,8 +11,9 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,8 @@ from dlc_platform.walking import Disks
 State = Literal["new", "changed", "moved", "registered", "missing", "unreachable"]
 #: Files whose headers are read for one plan: opening each of an archive on a network disk takes long.
 _MOST_HEADERS = 1000
+#: How long one plan reads headers, and after that the lab's own tables, of disks that are slow.
+_READING_SECONDS = 60.0
 #: Sessions, files and reasons that a summary names.
 _SHOWN = 10
 _FILES_SHOWN = 3
@@ -123,9 +126,11 @@ class Plan:
     has_catalogue
         False for a lab that was never started: then every session is new.
     headers_left
-        How many new files were not opened, because there are so many.
+        How many new files were not opened, because there are so many, or their disk is slow.
     copies
         A line for each registered video that several files hold.
+    copies_of
+        By session, a line for each of its files whose video another file holds too.
     """
 
     sessions: tuple[PlannedSession, ...]
@@ -133,6 +138,7 @@ class Plan:
     has_catalogue: bool
     headers_left: int
     copies: tuple[str, ...] = ()
+    copies_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def loses(self) -> bool:
@@ -149,7 +155,7 @@ class Plan:
             for item in self.skipped
             if named.search(item.reason) or any(item.path.is_relative_to(folder) for folder in folders)
         )
-        return Plan(own, skipped, self.has_catalogue, 0, tuple(line for line in self.copies if named.search(line)))
+        return Plan(own, skipped, self.has_catalogue, 0, self.copies_of.get(key, ()))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values of JSON."""
@@ -206,7 +212,7 @@ class Plan:
         if usual:
             yield f"\n{usual} more are left out in every lab (under way, hidden, made by DeepLabCut); --all names them"
         if self.headers_left:
-            yield f"\nThe headers of {self.headers_left} new files were not read, because there are so many"
+            yield f"\nThe headers of {self.headers_left} new files were not read, because that takes too long"
 
     def _poses_lines(self, shown: int, everything: bool) -> Iterator[str]:
         wanted: dict[tuple[str | None, str | None], list[PlannedFile]] = defaultdict(list)
@@ -253,12 +259,14 @@ def plan(lab: Lab, engine: Engine | None) -> Plan:
         for session in found.sessions
         if session.key == keys[0]
     ]
+    repeated = [] if engine is None else queries.repeated_videos(engine, each=True).to_dict("records")
     return Plan(
         tuple(sorted(sessions, key=lambda session: session.key)),
         tuple(sorted(set(skipped), key=lambda item: (str(item.path), item.reason))),
         engine is not None,
         planner.headers_left,
-        () if engine is None else tuple(map(copy_of, queries.repeated_videos(engine).to_dict("records"))),
+        tuple(copy_of(row) for row in repeated if row["first"]),
+        {key: tuple(map(copy_of, own)) for key, own in groupby(repeated, lambda row: row["session"])},
     )
 
 
@@ -308,6 +316,7 @@ class _Planner:
         self._unreachable = [item.path for item in found.skipped if item.path in lab.raw_roots]
         self._moved: dict[str, str] = {}
         self._headers = 0
+        self._reading_s = 0.0
         self.headers_left = 0
 
     def on_disk(self, session: Session) -> PlannedSession:
@@ -431,9 +440,11 @@ class _Planner:
         frames, duration_s = (row.frames, row.duration_s) if row is not None else (None, None)
         closed = None
         if row is None and file.waits is None:
-            if self._headers < _MOST_HEADERS:
+            if self._headers < _MOST_HEADERS and self._reading_s < _READING_SECONDS:
                 self._headers += 1
+                began = time.monotonic()
                 header = self._disks.ask(file.path, partial(read_header, file.path), "its raw root gave no answer")
+                self._reading_s += time.monotonic() - began
                 if isinstance(header, str):
                     closed = f"{_DOES_NOT_OPEN}{header}"
                 else:
@@ -483,10 +494,16 @@ def _sidecar_problems(lab: Lab, found: Scan, disks: Disks) -> list[Skipped]:
     disks.answering()
     sidecars = Sidecars(lab.raw_roots, disks.silent)
     problems = sidecars.strangers({session.subject for session in found.sessions})
-    for session in found.sessions:
+    began = time.monotonic()
+    for number, session in enumerate(found.sessions):
+        if time.monotonic() - began > _READING_SECONDS:
+            left = len(found.sessions) - number
+            reason = f"what the lab's own tables say of {left} more sessions was not read, because its disk is slow"
+            return [*problems, Skipped(session.folder, reason)]
         videos = [file.path for recording in session.recordings for file in recording.files]
-        if not any(session.folder.is_relative_to(root) for root in disks.silent):
-            problems += sidecars.details(session.folder, session.subject, session.name, videos).problems
+        read = partial(sidecars.details, session.folder, session.subject, session.name, videos)
+        if (details := disks.ask(session.folder, read, None)) is not None:
+            problems += details.problems
     return problems
 
 

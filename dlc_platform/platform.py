@@ -21,7 +21,7 @@ from dlc_platform.identity import short
 from dlc_platform.names import require_known
 from dlc_platform.plan import Plan, plan
 from dlc_platform.reports import DailyReport, daily_report, require_reported, yesterday
-from dlc_platform.rules import poses_of_other_rules
+from dlc_platform.rules import poses_of_other_rules, unread_rules
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
 from dlc_platform.waiting import waiting_table
@@ -233,6 +233,7 @@ class Platform:
         imported
             Whether sessions all of whose poses were imported are among them.
         """
+        self._warn_of_rules()
         return queries.stale_sessions(self._engine, imported)
 
     def poses_of_other_rules(self) -> "pd.DataFrame":
@@ -247,7 +248,12 @@ class Platform:
         PlatformError
             When there is no such version.
         """
+        self._warn_of_rules()
         return impact_of(self._engine, self.model_id(model))
+
+    def _warn_of_rules(self) -> None:
+        if (said := unread_rules(self._engine, self.settings)) is not None:
+            warnings.warn(said, PlatformWarning, stacklevel=3)
 
     def best_models(self) -> "pd.DataFrame":
         """The versions of each project's newest comparison by body part, the best first; errors in pixels."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries
+from dlc_platform.catalog import queries, registry
 from dlc_platform.settings import Lab
 from dlc_platform.store import Store
 from dlc_platform.video.region import Region
@@ -16,6 +16,8 @@ from dlc_platform.video.region import Region
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Cameras that a sentence names.
+_NAMED = 5
 #: What a person is told of them, and what to do.
 OTHER_RULES = (
     "{sessions} sessions have poses of another region or precision than lab.yaml says now, or of several animals that "
@@ -53,6 +55,25 @@ def poses_of_other_rules(engine: Engine, settings: Lab) -> "pd.DataFrame":
     poses["lab_yaml"] = [_in_words(own, tracks) for own, tracks in zip(now, tracked, strict=True)]
     other = [index for index, parameters in enumerate(made) if parameters != now[index]]
     return poses.iloc[other].reset_index(drop=True)
+
+
+def unread_rules(engine: Engine, settings: Lab) -> str | None:
+    """What has changed in the inference rules of lab.yaml since the catalogue last followed them; None for nothing.
+
+    Which poses are stale, and for what sessions wait, the database answers by the rules that it was told last.
+    """
+    changed = [
+        f"{name} ({project or 'no project'} before, {settings.project_of(name) or 'no project'} now)"
+        for name, project in registry.cameras(engine).items()
+        if settings.project_of(name) != project
+    ]
+    if not changed:
+        return None
+    cameras = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else "")
+    return (
+        f"the inference rules of lab.yaml have changed for the cameras {cameras}, and this answer follows those from "
+        "before. The lab follows the new ones at its next look at the raw roots, or at its next start: ask again then"
+    )
 
 
 def _in_words(parameters: Mapping[str, Any], several_animals: bool) -> str:

@@ -33,7 +33,17 @@ from dlc_platform.identity import sha256_json, short
 from dlc_platform.layout import Place, place_of
 from dlc_platform.listing import FoundVideo, Skipped, list_folder
 from dlc_platform.readiness import unopened
-from dlc_platform.sessions import Scan, Session, VideoFile, gather, is_registered, is_touched, no_video, scan
+from dlc_platform.sessions import (
+    UNRESOLVED,
+    Scan,
+    Session,
+    VideoFile,
+    gather,
+    is_registered,
+    is_touched,
+    no_video,
+    scan,
+)
 from dlc_platform.settings import Lab, Layout
 from dlc_platform.walking import (
     Disks,
@@ -188,7 +198,7 @@ def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
         for video in listing.videos:
             if video.place.key in keys:
                 videos.setdefault(video.path, video)
-    sessions, refused = gather(videos.values())
+    sessions, refused = gather(videos.values(), disks)
     if {session.key for session in sessions} >= set(keys):
         return Scan(tuple(sorted(sessions, key=lambda session: session.key)), (*skipped, *refused))
     return scan(lab.raw_roots, lab.layout, lab.scan.root_timeout_seconds)
@@ -684,6 +694,7 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
         return compared
     values = {"keys": list(keys)}
     pattern = re.compile(lab.layout.pattern)
+    disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
     videos: dict[str, dict[str, FoundVideo]] = {key: {} for key in keys}
     rows: dict[str, dict[tuple[str, int], Any]] = {key: {} for key in keys}
     with engine.begin() as connection:
@@ -698,7 +709,7 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
         over, refused, held = [], {}, {}
         cameras: dict[int, tuple[str, str]] = {}
         for key in keys:
-            sessions, skipped = gather(videos[key].values())
+            sessions, skipped = gather(videos[key].values(), disks)
             state = states.get(key)
             if not sessions:
                 if skipped:
@@ -743,7 +754,8 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
         if over:
             connection.execute(text("delete from dlc.waiting_session where session_key = any(:keys)"), {"keys": over})
         if refused:
-            connection.execute(_REFUSE, {"keys": list(refused), "left_out": list(refused.values())})
+            values = {"keys": list(refused), "left_out": list(refused.values()), "unresolved": f"{UNRESOLVED}%"}
+            connection.execute(_REFUSE, values)
         if held:
             connection.execute(_HOLD, {"keys": list(held), "evidence": list(held.values())})
         if cameras:
@@ -787,7 +799,9 @@ _STATES = text(
     "from unnest(cast(:keys as text[])) k (key) left join dlc.waiting_session w on w.session_key = k.key"
 )
 _REFUSE = text(
-    "update dlc.waiting_session w set look_at = 'infinity', left_out = cast(n.left_out as jsonb) "
+    # Whether folders are one is asked again after a while.
+    "update dlc.waiting_session w set look_at = case when cast(n.left_out as jsonb) -> 0 ->> 1 like :unresolved "
+    "then now() + interval '10 minutes' else 'infinity' end, left_out = cast(n.left_out as jsonb) "
     "from unnest(cast(:keys as text[]), cast(:left_out as text[])) n (key, left_out) where w.session_key = n.key"
 )
 _HOLD = text(

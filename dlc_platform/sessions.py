@@ -10,17 +10,22 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dlc_platform.layout import Place, camera_of, normal
 from dlc_platform.listing import UNREADABLE, FoundVideo, Skipped
 from dlc_platform.settings import Layout
-from dlc_platform.walking import every_folder
+from dlc_platform.walking import Disks, every_folder
 
 #: How long a raw root may give no answer, where lab.yaml is not asked.
 PATIENCE_SECONDS = 10.0
 
+#: How the reason begins why a session is left out until a disk answers.
+UNRESOLVED = "a disk does not answer, so it is not known whether"
+#: Folders that a reason names.
+_NAMED = 3
 #: In bytes: a longer name fits into no index of the catalogue.
 _LONGEST_NAME = 1500
 
@@ -99,13 +104,13 @@ class Scan:
 def scan(raw_roots: Iterable[Path], layout: Layout, patience: float = PATIENCE_SECONDS) -> Scan:
     """Find all sessions below the raw roots.
 
-    A root that gives no answer for `patience` seconds is left out as a whole, and named.
-
+    A root that gives no answer for `patience` seconds, or would take minutes, is left out as a whole, and named.
 
     Links to files are followed; links to folders too, unless they lead back to where they came from. A session key
     that two folders claim is used for neither. A root may be listed twice or lie in another one: each
     video counts once, as the first root that can place it says.
     """
+    raw_roots = list(raw_roots)
     skipped: list[Skipped] = []
     videos: dict[str, FoundVideo] = {}
     possible: dict[str, Place] = {}
@@ -122,7 +127,7 @@ def scan(raw_roots: Iterable[Path], layout: Layout, patience: float = PATIENCE_S
                 possible.setdefault(listing.possible.folder, listing.possible)
     # What one root leaves out may be a recording of another root that lies in it.
     skipped = [item for item in skipped if str(item.path) not in videos]
-    sessions, refused = gather(videos.values())
+    sessions, refused = gather(videos.values(), Disks(map(Path, raw_roots), patience))
     used = {video.place.folder for video in videos.values()}
     skipped += refused
     unread = [item.path for item in skipped if item.reason.startswith(UNREADABLE)]
@@ -141,13 +146,15 @@ def no_video(key: str, layout: Layout) -> str:
     return f"{reason}; put its videos there, or remove it"
 
 
-def gather(videos: Iterable[FoundVideo]) -> tuple[list[Session], list[Skipped]]:
+def gather(videos: Iterable[FoundVideo], disks: Disks) -> tuple[list[Session], list[Skipped]]:
     """Put videos together to sessions, and say which cannot be used and why.
 
     Parameters
     ----------
     videos
         Every video of the sessions in question, each once.
+    disks
+        Are asked whether two folders with the same key are one folder.
     """
     of_session: dict[str, list[FoundVideo]] = defaultdict(list)
     for video in videos:
@@ -157,11 +164,15 @@ def gather(videos: Iterable[FoundVideo]) -> tuple[list[Session], list[Skipped]]:
     for key, own in of_session.items():
         claims = sorted({video.place.folder for video in own}, reverse=True)
         # The same folder may be reached by several ways.
-        folders = {os.path.realpath(folder) if len(claims) > 1 else folder: folder for folder in claims}
-        if len(folders) > 1:
-            names = " and ".join(sorted(folders.values()))
+        places = [_real(folder, disks) if len(claims) > 1 else folder for folder in claims]
+        folders = dict(zip(places, claims, strict=True))
+        if len(folders) > 1 or None in folders:
+            ordered, more = sorted(claims), len(claims) - _NAMED
+            names = " and ".join([*ordered[:_NAMED], *([f"{more} more"] if more > 0 else [])])
             reason = f"the session key {key} is claimed by {names}; rename one of them, or move it out of the raw roots"
-            skipped += [Skipped(Path(folder), reason, "lost") for folder in folders.values()]
+            if None in folders:
+                reason = f"{UNRESOLVED} {names} are one folder, which all hold {key}; look after their disk"
+            skipped += [Skipped(Path(folder), reason, "lost") for folder in claims]
             continue
         (folder,) = folders.values()
         session = _session([video for video in own if video.place.folder == folder])
@@ -170,6 +181,11 @@ def gather(videos: Iterable[FoundVideo]) -> tuple[list[Session], list[Skipped]]:
         else:
             sessions.append(session)
     return sessions, skipped
+
+
+def _real(folder: str, disks: Disks) -> str | None:
+    """Where a folder really lies; None if its disk does not answer."""
+    return disks.ask(folder, partial(os.path.realpath, folder), None)
 
 
 def _session(videos: list[FoundVideo]) -> Session | Skipped:

@@ -29,6 +29,8 @@ _LISTED_AGAIN = 250
 _ASKED_TOGETHER, _PATIENCE_SECONDS = 1000, 0.1
 #: Listings that are written down together.
 TOGETHER = 500
+#: How long somebody waits for one raw root to be looked through at once.
+LONGEST_SECONDS = 300.0
 
 
 @dataclass
@@ -257,6 +259,15 @@ def stalled(seconds: float) -> str:
     )
 
 
+def slow(seconds: float, folders: int) -> str:
+    """What is said of a raw root that answers, and would take too long."""
+    return (
+        f"the raw root answers so slowly that {seconds:.0f} s were enough for {folders} of its folders, and more are "
+        "left, so it is left out here; look after its disk or its network. While the lab is up, its looks go on where "
+        "the one before stopped, so what lies there is found all the same"
+    )
+
+
 class Disks:
     """Questions to files below raw roots, each of which is waited for no longer than some seconds.
 
@@ -299,17 +310,21 @@ class Disks:
         return [root for root in self._roots if root not in self.silent]
 
 
-def every_folder(root: str, layout: Layout, patience: float) -> list[Listing] | str:
-    """The listings of all folders below a raw root, or why it is left: it gave no answer for so many seconds."""
+def every_folder(root: str, layout: Layout, patience: float, most: float = LONGEST_SECONDS) -> list[Listing] | str:
+    """The listings of all folders below a raw root, or why it is left.
+
+    It gave no answer for `patience` seconds, or was not looked through within `most` seconds.
+    """
     found: list[Listing] = []
     errors: list[Exception] = []
-    answered = time.monotonic()
+    began = answered = time.monotonic()
+    is_over = False
 
     def work() -> None:
         nonlocal answered
         todo = [""]
         try:
-            while todo:
+            while todo and not is_over:
                 listing = list_folder(root, todo.pop(), layout)
                 answered = time.monotonic()
                 found.append(listing)
@@ -320,10 +335,12 @@ def every_folder(root: str, layout: Layout, patience: float) -> list[Listing] | 
     thread = threading.Thread(target=work, name=f"look at {root}", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(max(0.01, patience - (time.monotonic() - answered)))
-        silent = time.monotonic() - answered
-        if thread.is_alive() and silent >= patience:
-            return stalled(silent)
+        now = time.monotonic()
+        thread.join(max(0.01, min(patience - (now - answered), most - (now - began))))
+        silent, took = time.monotonic() - answered, time.monotonic() - began
+        if thread.is_alive() and (silent >= patience or took >= most):
+            is_over = True
+            return stalled(silent) if silent >= patience else slow(took, len(found))
     if errors:
         raise errors[0]
     return found

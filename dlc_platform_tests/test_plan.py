@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -125,6 +126,23 @@ def test_what_is_registered_is_tracked_by_the_production_model(engine: Engine, l
     for key in ("sub-1_ses-1", "sub-2_ses-1"):
         registry.record_session_labels(engine, key, dict.fromkeys(lab.projects, 0))
     assert [one.labels for one in plan(lab, engine).sessions] == [False, False]
+
+
+def test_a_copy_is_shown_for_each_session_that_holds_one(engine: Engine, lab: Lab, raw: Path) -> None:
+    for number in (3, 4, 5):
+        folder = raw / f"sub-{number}/ses-1"
+        folder.mkdir(parents=True)
+        shutil.copy(raw / "sub-2/ses-1/cam-top.mp4", folder)
+    age(raw)
+    register_all(engine, lab)
+    made = plan(lab, engine)
+    (line,) = made.copies
+    assert line.startswith(f"{raw}/sub-2/ses-1/cam-top.mp4 of sub-2_ses-1 is the very video of ")
+    for number in (2, 3, 4, 5):
+        (own,) = made.of(f"sub-{number}_ses-1").copies
+        assert own.startswith(f"{raw}/sub-{number}/ses-1/cam-top.mp4 of sub-{number}_ses-1 is the very video of ")
+        assert "and of 2 more files" in own
+    assert made.of("sub-1_ses-1").copies == ()
 
 
 def test_a_file_that_was_replaced_added_or_taken_away_changes_its_session(engine: Engine, lab: Lab, raw: Path) -> None:

@@ -1,16 +1,19 @@
 """Poses of the small lab, held against the rules of lab.yaml that hold now."""
 
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
+from dlc_platform import cli
 from dlc_platform.catalog import registry, tables
 from dlc_platform.dlc.network import CONFIG_FILE
 from dlc_platform.dlc.tracking import TRACKING
-from dlc_platform.rules import poses_of_other_rules
-from dlc_platform.settings import Lab
+from dlc_platform.rules import poses_of_other_rules, unread_rules
+from dlc_platform.settings import POSTGRES_VARIABLE, Lab
 from dlc_platform.store import MANIFEST
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, track
@@ -83,3 +86,27 @@ def test_imported_poses_follow_no_rule(lab: Engine) -> None:
     poses = tables.RecordingPoses(recording_file_id=top.id, pose_estimate_id=imported.id)
     registry.record_poses(lab, imported, [], poses, ENVIRONMENT)
     assert poses_of_other_rules(lab, settings(REGION)).empty
+
+
+def test_rules_that_the_catalogue_does_not_follow_yet_are_said(lab: Engine) -> None:
+    rules = settings(camera="top")
+    assert unread_rules(lab, rules) is None
+    said = unread_rules(lab, settings(camera="side"))
+    assert said is not None
+    assert "the cameras side (no project before, maze now), top (maze before, no project now)" in said
+    registry.assign_cameras(lab, settings(camera="side").project_of)
+    assert unread_rules(lab, settings(camera="side")) is None
+
+
+def test_stale_and_impact_say_so(
+    lab: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(POSTGRES_VARIABLE, lab.url.render_as_string(hide_password=False))
+    lines = ["raw_roots: [/raw]", "projects: {maze: {path: /maze}}", "inference: [{project: maze, camera: side}]"]
+    (tmp_path / "lab.yaml").write_text("\n".join(lines))
+    with warnings.catch_warnings():
+        for command in (["stale"], ["impact", identity("a")], ["stale", "--json"]):
+            monkeypatch.setattr(sys, "argv", ["dlc-platform", command[0], str(tmp_path), *command[1:]])
+            with pytest.raises(SystemExit):
+                cli.main()
+            assert "rules of lab.yaml have changed for the cameras side (" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Sessions that wait or are held up, each with since when, why and what to do."""
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,8 +14,9 @@ from sqlalchemy import Engine, text
 
 from dlc_platform import cli, scanning
 from dlc_platform.catalog.quarantine import Fault, judge
-from dlc_platform.settings import POSTGRES_VARIABLE, Lab, load_lab
+from dlc_platform.settings import POSTGRES_VARIABLE, Lab, Layout, load_lab
 from dlc_platform.waiting import Waiting, waiting, waiting_lines
+from dlc_platform.walking import every_folder
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import identity
 from dlc_platform_tests.test_ingest import write_video
@@ -163,12 +166,54 @@ def test_a_root_that_does_not_answer_is_said_and_the_rest_goes_on(
     assert "sub-7_ses-1" in out or "sessions: 1 on disk" in out
 
 
+def test_a_root_that_answers_slowly_all_the_time_is_left_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        (tmp_path / f"sub-{number}/ses-1").mkdir(parents=True)
+    real = os.scandir
+
+    def slowly(path: str) -> object:
+        time.sleep(0.05)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", slowly)
+    left = every_folder(str(tmp_path), Layout(), patience=60, most=0.5)
+    assert isinstance(left, str)
+    assert left.startswith("the raw root answers so slowly that ") and "its looks go on" in left
+
+
+def test_folders_with_one_key_on_a_disk_that_hangs_hold_up_nobody(
+    engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they are one folder is asked of the disk, and asked again when it answers."""
+    raw, settings = home / "raw", load_lab(home)
+    settings = settings.model_copy(update={"scan": settings.scan.model_copy(update={"root_timeout_seconds": 0.5})})
+    for folder in ("batch-1/sub-1/ses-1", "batch-2/sub-1/ses-1", "sub-2/ses-1"):
+        write_video(raw / folder / "cam-top.mp4", 5)
+    answers = threading.Event()
+    real = os.path.realpath
+
+    def realpath(path: str) -> str:
+        if str(path).startswith(str(raw)):
+            answers.wait()
+        return real(path)
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    look(engine, settings, NOW)
+    later = NOW + timedelta(seconds=31)
+    (ready,) = scanning.look(engine, settings, later, most=10).ready
+    assert ready.session.key == "sub-2_ses-1"
+    held = of(engine, settings, "sub-1_ses-1", later)
+    assert held.reason.startswith("a disk does not answer, so it is not known whether") and not held.passing
+    answers.set()
+    look(engine, settings, later + timedelta(minutes=15))
+    assert "is claimed by" in of(engine, settings, "sub-1_ses-1", later).reason
+
+
 @pytest.fixture
 def stall(monkeypatch: pytest.MonkeyPatch):
     """Lets no listing of a folder end, in whatever thread: a stand-in for a network drive."""
-    import os
-    import threading
-
     answers = threading.Event()
     real = os.scandir
 

@@ -200,10 +200,10 @@ with present as (
     select *, row_number() over (partition by video_id order by id) as number from present where files > 1
 )
 select a.session_key as session, a.path, b.session_key as other_session, b.path as other_path, a.files,
-       a.video_id as video
+       a.video_id as video, a.number = 1 as first
 from repeated a
 join repeated b on b.video_id = a.video_id and b.number = case when a.number = 1 then 2 else 1 end
-where a.session_key = :session or cast(:session as text) is null and a.number = 1
+where a.session_key = :session or cast(:session as text) is null and (a.number = 1 or :each)
 order by a.session_key, a.path
 """
 _INCOMPLETE_POSES = """
@@ -474,15 +474,17 @@ def earlier_videos(engine: Engine, camera: str, session: str, most: int) -> list
     return _rows(engine, _EARLIER_VIDEOS, camera=camera, session=session, most=most)
 
 
-def repeated_videos(engine: Engine, session: str | None = None) -> "pd.DataFrame":
+def repeated_videos(engine: Engine, session: str | None = None, each: bool = False) -> "pd.DataFrame":
     """A row for each video that several files hold: one of them, another one, and how many there are in all.
 
     Parameters
     ----------
     session
         A row for each file of this session whose video another file holds too.
+    each
+        A row for each such file of all sessions; `first` is true for one of each video.
     """
-    return _frame(engine, _REPEATED_VIDEOS, session=session)
+    return _frame(engine, _REPEATED_VIDEOS, session=session, each=each)
 
 
 def incomplete_poses(engine: Engine) -> "pd.DataFrame":

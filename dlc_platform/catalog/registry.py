@@ -249,6 +249,13 @@ def forget_account(engine: Engine, video_id: str) -> None:
         connection.execute(update(Video).where(Video.id == video_id).values(decoder=None))
 
 
+def cameras(engine: Engine) -> dict[str, str | None]:
+    """The cameras that are known, each with the project that tracks it by the rules that were read last."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(Camera.name, Camera.project).order_by(Camera.name))
+        return {name: project for name, project in rows}
+
+
 def assign_cameras(
     engine: Engine, project_of: Callable[[str], str | None], only: Collection[str] | None = None
 ) -> None:

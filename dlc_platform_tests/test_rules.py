@@ -93,7 +93,7 @@ def test_rules_that_the_catalogue_does_not_follow_yet_are_said(lab: Engine) -> N
     assert unread_rules(lab, rules) is None
     said = unread_rules(lab, settings(camera="side"))
     assert said is not None
-    assert "the cameras side (no project before, maze now), top (maze before, no project now)" in said
+    assert "the cameras top (maze before, no project now), and this answer follows those from before" in said
     registry.assign_cameras(lab, settings(camera="side").project_of)
     assert unread_rules(lab, settings(camera="side")) is None
 
@@ -109,4 +109,4 @@ def test_stale_and_impact_say_so(
             monkeypatch.setattr(sys, "argv", ["dlc-platform", command[0], str(tmp_path), *command[1:]])
             with pytest.raises(SystemExit):
                 cli.main()
-            assert "rules of lab.yaml have changed for the cameras side (" in capsys.readouterr().err
+            assert "rules of lab.yaml have changed for the cameras top (" in capsys.readouterr().err

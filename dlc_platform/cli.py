@@ -317,6 +317,7 @@ def scan_(
     if not dry_run:
         from dlc_platform.ingest import update_details
         from dlc_platform.orchestration.materialize import register_sessions
+        from dlc_platform.plan import broken_projects
         from dlc_platform.sidecars import Sidecars
         from dlc_platform.walking import Disks
 
@@ -331,6 +332,8 @@ def scan_(
             disks.answering()
             changed = update_details(engine, Sidecars(lab.raw_roots, disks.silent))
             _say(f"The lab's own tables say something new of {changed} subjects and sessions")
+            for line in broken_projects(lab):
+                _say(line)
             return succeeded
 
         _end_with(register)
@@ -714,7 +717,7 @@ def quality(
             _say(f"{row['verdict']}: {row['session']}, {row['recording']}")
             _list_findings(row["findings"], most=3)
         if not verdicts:
-            _say("none yet")
+            _say("no poses were judged yet" if platform.not_judged_by_floors() else "no session has poses yet")
         counts = [f"{verdicts[verdict]} {verdict}" for verdict in ("fail", "warn", "pass") if verdict in verdicts]
         if counts:
             bad = sum(verdicts.values()) - verdicts.get("pass", 0)
@@ -739,7 +742,7 @@ _SHOWN_SCORES = {
 def _show_quality(scores: "pd.DataFrame") -> None:
     """Print the scores of a session, and below those of each recording why its verdict is what it is."""
     if scores.empty:
-        _say("none yet")
+        _say("its poses were not judged yet, or it has none")
     for (recording, _), own in scores.groupby(["recording", "position"], sort=False):
         several = own.loc[own["bodypart"] != "all", "individual"].nunique() > 1
         shown = own[[*(["individual"] if several else []), "bodypart", "verdict", *_SHOWN_SCORES]]

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, Row, text
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
+from dlc_platform.errors import PlatformError
 from dlc_platform.gate import hopeless_in_production
 from dlc_platform.identity import short
 from dlc_platform.layout import alike
@@ -129,6 +130,8 @@ class Plan:
         How many new files were not opened, because there are so many, or their disk is slow.
     copies
         A line for each registered video that several files hold.
+    projects
+        A sentence for each project of lab.yaml that cannot be read: nothing is trained or labelled with it.
     copies_of
         By session, a line for each of its files whose video another file holds too.
     """
@@ -139,6 +142,7 @@ class Plan:
     headers_left: int
     copies: tuple[str, ...] = ()
     copies_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    projects: tuple[str, ...] = ()
 
     @property
     def loses(self) -> bool:
@@ -155,7 +159,7 @@ class Plan:
             for item in self.skipped
             if named.search(item.reason) or any(item.path.is_relative_to(folder) for folder in folders)
         )
-        return Plan(own, skipped, self.has_catalogue, 0, self.copies_of.get(key, ()))
+        return Plan(own, skipped, self.has_catalogue, 0, self.copies_of.get(key, ()), projects=self.projects)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values of JSON."""
@@ -165,6 +169,7 @@ class Plan:
             "has_catalogue": self.has_catalogue,
             "headers_left": self.headers_left,
             "copies": list(self.copies),
+            "projects": list(self.projects),
         }
 
     def lines(self, everything: bool = False) -> Iterator[str]:
@@ -176,6 +181,7 @@ class Plan:
             yield f"{len(lost)} LOST until mended"
             yield from _grouped(((item.reason, str(item.path)) for item in lost), shown, everything)
             yield ""
+        yield from self.projects
         states = [f"{number} {state}" for state, number in _counts(session.state for session in on_disk).items()]
         yield f"{len(on_disk)} sessions on disk{': ' if states else ''}{', '.join(states)}"
         if not self.has_catalogue:
@@ -267,7 +273,31 @@ def plan(lab: Lab, engine: Engine | None) -> Plan:
         planner.headers_left,
         tuple(copy_of(row) for row in repeated if row["first"]),
         {key: tuple(map(copy_of, own)) for key, own in groupby(repeated, lambda row: row["session"])},
+        broken_projects(lab),
     )
+
+
+def broken_projects(lab: Lab) -> tuple[str, ...]:
+    """A sentence for each project of lab.yaml whose config.yaml or label tables cannot be read.
+
+    No image is looked at, as `doctor` does.
+    """
+    from dlc_platform.dlc.labels import check_tables
+    from dlc_platform.dlc.project import check_with_deeplabcut, read_project
+
+    def problem(path: Path) -> str:
+        try:
+            project = read_project(path)
+            check_with_deeplabcut(project)
+            check_tables(project)
+        except PlatformError as error:
+            return str(error)
+        return ""
+
+    disks = Disks([entry.path for entry in lab.projects.values()], _READING_SECONDS)
+    said = f"it was not read within {_READING_SECONDS:g} s. Look after its disk or its network."
+    problems = {name: disks.ask(one.path, partial(problem, one.path), said) for name, one in lab.projects.items()}
+    return tuple(f"The project {name} cannot be used: {problem}" for name, problem in problems.items() if problem)
 
 
 class _Catalogue:

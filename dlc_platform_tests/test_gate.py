@@ -291,6 +291,14 @@ def test_poses_that_were_judged_before_there_were_floors_are_told_and_judged_aga
     with pytest.raises(SystemExit):
         cli.main()
     assert f"judge them with `dlc-platform quality {tracked.home} {SESSION} --judge`" in capsys.readouterr().out
+    with tracked.engine.begin() as connection:
+        connection.execute(text("truncate dlc.pose_verdict cascade"))
+    for arguments in ([], [SESSION]):
+        monkeypatch.setattr(sys, "argv", ["dlc-platform", "quality", str(tracked.home), *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+        out = capsys.readouterr().out
+        assert "none yet" not in out and " --judge`" in out and "judged yet" in out
     assert tracked.assess().verdict == "pass" and platform.not_judged_by_floors() == []
     platform.require_good_poses(SESSION)
     other = "sub-2_ses-1"

@@ -128,6 +128,25 @@ def test_what_is_registered_is_tracked_by_the_production_model(engine: Engine, l
     assert [one.labels for one in plan(lab, engine).sessions] == [False, False]
 
 
+def test_a_project_that_cannot_be_read_is_named(
+    engine: Engine, lab: Lab, raw: Path, make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    good, torn, bad = (make_project(tmp_path / name, 2) for name in ("good", "torn", "bad"))
+    (bad / "config.yaml").write_text("bodyparts: [")
+    (table,) = torn.glob("labeled-data/*/CollectedData_*.csv")
+    table.write_text(table.read_text().replace("bodyparts", "nothing"))
+    for data in torn.glob("labeled-data/*/*.h5"):
+        data.unlink()
+    projects = {name: {"path": path} for name, path in (("good", good), ("torn", torn), ("bad", bad))}
+    made = plan(Lab.model_validate({"raw_roots": lab.raw_roots, "projects": projects}), engine)
+    said = [line for line in made.lines() if "cannot be used" in line]
+    assert [line.split(":")[0] for line in said] == [
+        "The project torn cannot be used",
+        "The project bad cannot be used",
+    ]
+    assert str(bad / "config.yaml") in said[1] and list(made.to_json()["projects"]) == said
+
+
 def test_a_copy_is_shown_for_each_session_that_holds_one(engine: Engine, lab: Lab, raw: Path) -> None:
     for number in (3, 4, 5):
         folder = raw / f"sub-{number}/ses-1"

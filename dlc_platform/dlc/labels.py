@@ -75,6 +75,17 @@ class LabelTable:
         return sorted(self.images["folder"].unique())
 
 
+def check_tables(project: Project) -> None:
+    """Read every table of labels as `read_labels` does, without a look at its images' content.
+
+    Raises
+    ------
+    PlatformError
+        When a table cannot be understood, contradicts itself or another one, or names an unknown body part.
+    """
+    _labelled_rows(project)
+
+
 def read_labels(project: Project) -> LabelTable:
     """Read the ``CollectedData_*`` of every folder of ``labeled-data``, named in ``video_sets`` or not.
 

@@ -26,6 +26,7 @@ it. It follows a lab that is moved, but outlives one that is removed, and in a c
 Binaries which that user cannot reach are copied next to the data directory.
 """
 
+import errno
 import fcntl
 import os
 import pwd
@@ -311,7 +312,10 @@ def _fill(data: Path, password: str, account: tuple[int, int] | None, lock: int)
                 **_as(account),
             )
         if done.returncode != 0:
-            said = " | ".join(done.stdout.decode(errors="replace").strip().splitlines()[-8:])
+            output = done.stdout.decode(errors="replace")
+            if (full := _full_disk(data, output)) is not None:
+                raise full
+            said = " | ".join(output.strip().splitlines()[-8:])
             raise PlatformError(f"no database could be made in {data}: {said}", "Mend what Postgres says and try again")
 
 
@@ -393,10 +397,24 @@ def _private(path: str, flags: int) -> int:
 def _failure(directory: Path, what: str) -> PlatformError:
     log = directory / "server.log"
     lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
+    if (full := _full_disk(directory, "\n".join(lines))) is not None:
+        return full
     return PlatformError(
         f"the Postgres server of {directory} {what}; {log} ends with: {' | '.join(lines) or 'nothing'}",
         "Mend what the log says and try again",
     )
+
+
+def _full_disk(place: Path, said: str) -> PlatformError | None:
+    """A sentence, where what Postgres said is that its disk, or its share of it, is full."""
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if os.strerror(number) in said:
+            return PlatformError(
+                f"the disk of the database is full ({place}: {os.strerror(number)})",
+                "Free some space there and run the same again: a new database takes about 60 MB, and grows with the "
+                "lab",
+            )
+    return None
 
 
 @contextmanager
@@ -404,6 +422,8 @@ def _explained(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if (full := _full_disk(directory, str(error.strerror))) is not None:
+            raise full from error
         raise PlatformError(
             f"the Postgres directory {directory} cannot be used: {error}",
             "Use a local disk that is writable and not full, and run the platform as the user who owns that directory",

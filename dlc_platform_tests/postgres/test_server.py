@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,23 @@ def test_root_with_everything_out_of_the_servers_reach(reachable: Path, monkeypa
     with pytest.raises(PlatformError, match="does not exist any more"):
         ensure_running(directory)
     (data.parent / "away").rename(data)
+
+
+def test_a_disk_that_is_full_while_the_database_is_made_is_said_in_a_sentence(
+    small_disk: Path, make_reachable: Callable[[], AbstractContextManager[Path]]
+) -> None:
+    with make_reachable() as folder:
+        place = folder / "small"
+        place.mkdir()
+        subprocess.run(["mount", "--bind", str(small_disk), str(place)], check=True)
+        try:
+            with pytest.raises(PlatformError) as caught:
+                ensure_running(place / "postgres")
+            assert caught.value.problem.startswith("the disk of the database is full (")
+            assert "initdb" not in str(caught.value) and " | " not in str(caught.value)
+            assert not (place / "postgres/data").exists()
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
 
 
 def test_many_processes_start_one_server(directory: Path) -> None:

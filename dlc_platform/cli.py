@@ -26,6 +26,7 @@ from dlc_platform.errors import (
     PlatformWarning,
     at_home,
     command,
+    in_a_line,
     printable,
     sentence_for_people,
     shell_word,
@@ -191,7 +192,8 @@ def doctor(home: Home, as_json: AsJson = False) -> None:
         wrong += mark == "WRONG"
         records.append({**asdict(finding), "state": mark.lower()})
         if not as_json:
-            _say(f"{mark:7} {finding.what}: {finding.found}" + (f". {finding.remedy}." if finding.remedy else ""))
+            said = f"{finding.what}: {finding.found}" + (f". {finding.remedy}." if finding.remedy else "")
+            _say(f"{mark:7} {in_a_line(said)}")
     if as_json:
         print(json.dumps(records, indent=2))
     if wrong:
@@ -351,7 +353,8 @@ def scan_(
         print(json.dumps(plan.to_json(), indent=2))
     else:
         for line in plan.lines(all_ or session is not None):
-            _say(line)
+            # Some begin a new paragraph.
+            _say(line[: line.startswith("\n")] + in_a_line(line.removeprefix("\n")))
     if plan.loses:
         sys.exit(1)
 
@@ -1154,4 +1157,4 @@ def _cell(column: str, value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and column in _COUNTS else f"{value:.3f}"
-    return _pasteable(str(value)).replace("\n", "\\n")
+    return in_a_line(_pasteable(str(value)))

@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return _NO_TEXT.sub(lambda found: _escaped(found[0]), text)
 
 
+def in_a_line(text: str) -> str:
+    """As `printable`, and in one line: a name with a line break cannot look like another message."""
+    return printable(text).replace("\n", "\\n")
+
+
 def _escaped(character: str) -> str:
     number = ord(character)
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
@@ -66,8 +71,8 @@ class PlatformError(Exception):
 
     def __init__(self, problem: str, remedy: str):
         super().__init__(problem, remedy)
-        self.problem = printable(problem)
-        self.remedy = printable(remedy)
+        self.problem = in_a_line(problem)
+        self.remedy = in_a_line(remedy)
 
     def __str__(self) -> str:
         return in_this_lab(f"{self.problem}. {self.remedy}.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import registry
+from dlc_platform.errors import in_a_line
 from dlc_platform.gate import hopeless_in_production
 from dlc_platform.runs_under_way import RunUnderWay, Wanted, under_way
 from dlc_platform.scanning import UNWRITTEN
@@ -137,7 +138,7 @@ def waiting_lines(found: Iterable[Waiting], width: int) -> Iterator[str]:
         if step == "poses" or all(one.file is None for one in own):
             yield from _wrapped(", ".join(keys), width, 8)
         else:
-            yield from (f"        {one.session}{': ' + one.file if one.file else ''}" for one in own)
+            yield from (in_a_line(f"        {one.session}{': ' + one.file if one.file else ''}") for one in own)
 
 
 def _general(text: str, one: Waiting) -> str:
@@ -149,7 +150,7 @@ def _general(text: str, one: Waiting) -> str:
 
 
 def _wrapped(text: str, width: int, indent: int) -> list[str]:
-    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), text)
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), in_a_line(text))
     lines = textwrap.wrap(whole, width - indent, break_long_words=False, break_on_hyphens=False)
     return [" " * indent + line.replace("\0", " ") for line in lines]
 

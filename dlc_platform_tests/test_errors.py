@@ -56,7 +56,7 @@ def test_what_commands_a_terminal_is_shown_by_its_number(
     assert printable("\x1b]0;owned\x07 \x9b1m \u202e \ud800 côté 犬\n") == (
         "\\x1b]0;owned\\x07 \\x9b1m \\u202e \\ud800 côté 犬\n"
     )
-    assert "\\x1b" in PlatformError("\x1b[31mred", "Rename it").problem
+    assert PlatformError("\x1b[31mred\nok: all is well", "Rename it").problem == "\\x1b[31mred\\nok: all is well"
     monkeypatch.setattr(sys, "argv", ["dlc-platform", "doctor", str(tmp_path / "\x1b[2Jlab")])
     with pytest.raises(SystemExit):
         cli.main()

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from dlc_platform.errors import in_this_lab
+
 _ASSET = dg.AssetKey("session_videos")
 #: Tells these observations from others.
 _KEY = "found_by_a_look"
@@ -19,7 +21,7 @@ _MOST = 200
 
 def keep_news(instance: dg.DagsterInstance, lines: Iterable[str]) -> None:
     """Keep lines for people; what is told already is not told twice."""
-    new = list(dict.fromkeys(lines))
+    new = list(dict.fromkeys(map(in_this_lab, lines)))
     known = {line for _, line in kept_news(instance)} if new else set()
     for line in new:
         if line not in known:

@@ -31,7 +31,7 @@ from dagster._core.storage.tags import PRIORITY_TAG, RUN_KEY_TAG, SCHEDULE_NAME_
 from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry, tables, wanted
 from dlc_platform.catalog.quarantine import Fault, held_sessions
-from dlc_platform.errors import command
+from dlc_platform.errors import command, in_this_lab, printable
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import lab_problem
@@ -172,14 +172,14 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
             context.log.warning(line)
         keep_news(context.instance, found.news)
         for line in found.left_out:
-            context.log.info(f"left out: {line}")
+            context.log.info(f"left out: {printable(line)}")
         if found.left_out:
             summary += f". Left out: {'; '.join(found.left_out[:_REASONS_SHOWN])}"
             if len(found.left_out) > _REASONS_SHOWN:
                 summary += f"; and {len(found.left_out) - _REASONS_SHOWN} more, which the tick's log names"
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else dg.SkipReason(summary),
+            skip_reason=None if requests else dg.SkipReason(in_this_lab(summary)),
             dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
             asset_events=taken_off,
             cursor=cursor.write(),

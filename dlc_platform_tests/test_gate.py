@@ -457,7 +457,7 @@ def test_the_command_lists_and_judges_again(
         assert not ended.value.code
         return capsys.readouterr().out
 
-    assert "none yet" in said()
+    assert "no poses were judged yet" in said()
     judged = said("--judge")
     assert "all pass" in judged and "1 recordings: 1 pass" in judged
     assert "nose to tail" in said(SESSION) and "pass" in said(SESSION)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dlc_platform.catalog.registry import KnownFile
+from dlc_platform.dlc.images import size_of
 from dlc_platform.dlc.labels import Remark
 from dlc_platform.dlc.project import CONFIG_FILE, Project, read_project
 from dlc_platform.errors import PlatformError
@@ -72,16 +73,13 @@ def region_rule(region: Region) -> str:
 
 def holds_crops(project: Project) -> bool:
     """True when the first image of every folder of labels has the size of what the project crops, by its header."""
-    from PIL import Image
-
     sizes = set()
     for folder in sorted((project.path / "labeled-data").glob("*/")):
         image = next((file for file in sorted(folder.iterdir()) if _is_picture(file)), None)
         if image is not None and not folder.name.endswith("_labeled"):
             try:
-                with Image.open(image) as opened:
-                    sizes.add(opened.size)
-            except OSError:  # whoever reads the labels says so
+                sizes.add(size_of(image))
+            except PlatformError:  # whoever reads the labels says so
                 return False
     return project.cropped is not None and sizes == {(project.cropped.width, project.cropped.height)}
 

@@ -71,7 +71,7 @@ def open_plain(path: Path, most_bytes: int | None = None) -> BinaryIO:
 def read_plain(path: Path, most_bytes: int) -> bytes:
     """The bytes of a file; errors are those of `open_plain`."""
     with open_plain(path, most_bytes) as file:
-        return file.read(most_bytes)
+        return file.read()
 
 
 def _without_waiting(path: str, flags: int) -> int:

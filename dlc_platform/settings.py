@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 
 from dlc_platform.errors import HOME_VARIABLE, PlatformError, command
 from dlc_platform.video.region import Region
-from dlc_platform.yaml_files import keys_not_text, load_yaml, written_at
+from dlc_platform.yaml_files import keys_not_text, load_yaml, written_at, yaml_text
 
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
 #: How many gigabytes of each of its GPUs a process may use, where it shares them.
@@ -1053,7 +1053,7 @@ def load_lab(home: Path) -> Lab:
     is_of_home = taken.is_file() and taken.resolve().is_relative_to(home.resolve())
     file = taken if is_of_home else home / LAB_FILE
     try:
-        text = file.read_text(encoding="utf-8")
+        text = yaml_text(file)
     except FileNotFoundError:
         raise PlatformError(
             f"{file} does not exist",

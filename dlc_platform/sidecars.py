@@ -21,8 +21,10 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal
 
+from dlc_platform.errors import PlatformError
 from dlc_platform.layout import normal
 from dlc_platform.listing import Skipped
+from dlc_platform.plain_files import read_plain
 
 _OF_SUBJECTS = re.compile(r"(?:subjects|participants)\.(?:csv|tsv)", re.I)
 _OF_SESSIONS = re.compile(r"(?:sub-(?P<subject>.+)_)?sessions\.(?:csv|tsv)", re.I)
@@ -307,8 +309,9 @@ def _read_table(path: str) -> _Table:
     if status.st_size > _MOST_BYTES:
         return _Table((), (), (f"it is larger than {_MOST_BYTES >> 20} MB, so it is not read; split it",))
     try:
-        with open(path, "rb") as file:
-            content = file.read(_MOST_BYTES)
+        content = read_plain(Path(path), _MOST_BYTES)
+    except PlatformError as error:
+        return _Table((), (), (f"it is not read: {error.problem}",))
     except OSError as error:
         return _Table((), (), (f"it cannot be read: {error.strerror}; check the file and its permissions",))
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -372,7 +375,9 @@ def _read_json(path: Path) -> tuple[dict[str, str], str | None]:
             return {}, None
         if status.st_size > _MOST_JSON_BYTES:
             return {}, f"it is larger than {_MOST_JSON_BYTES >> 10} kB, so it is not taken for metadata of its video"
-        content = json.loads(path.read_bytes().decode("utf-8-sig"), parse_float=str, parse_int=str, parse_constant=str)
+        content = json.loads(
+            read_plain(path, _MOST_JSON_BYTES).decode("utf-8-sig"), parse_float=str, parse_int=str, parse_constant=str
+        )
     except FileNotFoundError:
         return {}, None
     except OSError as error:
@@ -381,13 +386,18 @@ def _read_json(path: Path) -> tuple[dict[str, str], str | None]:
         return {}, f"it cannot be read: {error.strerror}; check the file and its permissions"
     except (ValueError, RecursionError) as error:
         return {}, f"it is not JSON in UTF-8: {str(error).splitlines()[0]}; mend it, or remove it"
+    except PlatformError as error:  # it has become another kind of file just now
+        return {}, f"it is not read: {error.problem}"
     if not isinstance(content, dict):
         return {}, "it holds no JSON object, so it is not taken for metadata of its video"
-    texts = {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in content.items()
-        if value is not None
-    }
+    try:
+        texts = {
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in content.items()
+            if value is not None
+        }
+    except RecursionError:
+        return {}, "it nests too many lists, so it is not taken for metadata of its video"
     return {_storable(name): _storable(value) for name, value in texts.items()}, None
 
 

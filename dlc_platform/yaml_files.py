@@ -13,9 +13,28 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.plain_files import read_plain
 
 if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
+
+#: The config.yaml of a project with 10,000 videos has a megabyte, and no file of DeepLabCut's lies deeper than ten.
+_MOST_BYTES, _DEEPEST = 4 << 20, 50
+#: Values once every alias stands for what it means, the merge key `<<` included.
+_MOST_VALUES = 200_000
+
+
+def yaml_text(file: Path) -> str:
+    """The text of a YAML file that somebody else may have written.
+
+    Raises
+    ------
+    PlatformError
+        When it is no plain file, or larger than any of ours.
+    OSError, UnicodeDecodeError
+        When it cannot be read, or is not UTF-8.
+    """
+    return read_plain(file, _MOST_BYTES).decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -32,15 +51,18 @@ def load_yaml(file: Path, text: str) -> Any:
     Raises
     ------
     PlatformError
-        Naming the file, when it is not YAML, asks for an object of Python, or has a key twice.
+        Naming the file, when it is not YAML, asks for an object of Python, has a key twice, or holds more values, or
+        more deeply nested ones, than any file of ours.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     parser = YAML(typ="safe", pure=True)
     root = None
+    _check_depth(file, text)
     try:
         root = parser.compose(text.removeprefix("\ufeff"))
+        _check_values(file, root)
         twice = _written_twice(root)
         content = None if twice or root is None else parser.constructor.construct_document(root)
     except ValueError as error:
@@ -50,8 +72,9 @@ def load_yaml(file: Path, text: str) -> Any:
             f"{file} is not YAML: {told}" + (f" (line {written.line}: {written.value[:60]})" if written else ""),
             "Mend that line; what is meant as text stands in quotes",
         ) from error
-    # RecursionError: deeper than any file of ours.
-    except (YAMLError, TypeError, RecursionError) as error:
+    except RecursionError as error:
+        raise PlatformError(f"{file} is not valid: it nests more than {_DEEPEST} values", "Write them out") from error
+    except (YAMLError, TypeError) as error:
         raise PlatformError(f"{file} is not YAML: {' '.join(str(error).split())}", "Mend that line") from error
     if twice:
         raise PlatformError(f"{file} is not valid: {'; '.join(twice)}", "Rename or remove one of the two")
@@ -95,6 +118,61 @@ def keys_not_text(text: str) -> list[tuple[tuple[str, ...], int]]:
         for place, key, _ in _nodes(root)
         if key is not None and key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
     ]
+
+
+def _check_depth(file: Path, text: str) -> None:
+    """Refuse brackets that are open within each other; the parser takes a minute for a thousand of them.
+
+    Those within quotes and comments count too, as far as they are not closed in their line.
+    """
+    depth = 0
+    for line in text.splitlines():
+        opening, closing = line.count("[") + line.count("{"), line.count("]") + line.count("}")
+        if not opening and not closing:
+            continue
+        if opening > _DEEPEST:
+            # A line of many brackets may be a list of short lists.
+            deepest = here = 0
+            for sign in re.findall(r"[\[\]{}]", line):
+                here += 1 if sign in "[{" else -1
+                deepest = max(deepest, here)
+        else:
+            deepest = opening
+        if depth + deepest > _DEEPEST:
+            raise PlatformError(f"{file} is not valid: it nests more than {_DEEPEST} lists", "Write them out")
+        depth = max(0, depth + opening - closing)
+
+
+def _check_values(file: Path, root: "Node | None") -> None:
+    """Refuse aliases that stand for each other over and over: a hundred bytes can mean more than a memory holds."""
+    from ruamel.yaml.nodes import MappingNode, SequenceNode
+
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: "Node", depth: int) -> int:
+        if depth > _DEEPEST:
+            raise PlatformError(f"{file} is not valid: it nests more than {_DEEPEST} values", "Write them out")
+        if id(node) in open_nodes:
+            raise PlatformError(
+                f"{file} is not valid: line {node.start_mark.line + 1} holds an alias of itself", "Write it out"
+            )
+        if id(node) not in sizes:
+            open_nodes.add(id(node))
+            below: list[Node] = []
+            if isinstance(node, SequenceNode):
+                below = node.value
+            elif isinstance(node, MappingNode):
+                below = [one for pair in node.value for one in pair]
+            sizes[id(node)] = 1 + sum(size(one, depth + 1) for one in below)
+            open_nodes.remove(id(node))
+        return sizes[id(node)]
+
+    if root is not None and size(root, 0) > _MOST_VALUES:
+        raise PlatformError(
+            f"{file} is not valid: with its aliases written out it has more than {_MOST_VALUES:,} values",
+            "Write out what they stand for",
+        )
 
 
 def dump_yaml(content: Any, sort_keys: bool = True) -> str:

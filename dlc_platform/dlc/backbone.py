@@ -5,11 +5,14 @@ it is given none.
 """
 
 import json
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlc_platform.dlc.offline import without_network
 from dlc_platform.errors import PlatformError
+from dlc_platform.plain_files import read_plain
 
 if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
@@ -30,6 +33,7 @@ NETWORKS: dict[str, str | None] = {
     "resnet_50": "resnet50_gn",
     "resnet_101": "resnet101",
 }
+_MOST_BYTES = 1 << 20
 _CONNECT_SECONDS = 4.0
 _WITHOUT = "Set `weights: random` in the recipe, or the folder of a local copy (config.json and model.safetensors)"
 
@@ -77,8 +81,10 @@ def write_first_snapshot(config: "PoseConfig", weights: str, net_type: str, file
     local = weights not in (IMAGENET, RANDOM)
     if local:
         model_config["backbone"]["model_name"] = f"local-dir:{weights}"
+    fetched = nullcontext() if weights == IMAGENET else without_network(f"the weights {weights} of {net_type}")
     try:
-        model = PoseModel.build(model_config, pretrained_backbone=weights != RANDOM)
+        with fetched:
+            model = PoseModel.build(model_config, pretrained_backbone=weights != RANDOM)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         if weights == RANDOM:
             raise
@@ -103,8 +109,8 @@ def _check_folder(folder: Path, net_type: str) -> None:
         if not (folder / name).is_file():
             raise PlatformError(f"the folder of weights {folder} holds no {name}", _WITHOUT)
     try:
-        found = json.loads((folder / "config.json").read_text()).get("architecture")
-    except (ValueError, AttributeError) as error:
+        found = json.loads(read_plain(folder / "config.json", _MOST_BYTES)).get("architecture")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise PlatformError(f"{folder / 'config.json'} is not timm's: {error}", _WITHOUT) from error
     if found != architecture:
         raise PlatformError(

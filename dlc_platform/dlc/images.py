@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_bytes
+from dlc_platform.plain_files import read_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 _ORIENTATION = 0x0112
 #: Zero bytes that may follow the end of a whole JPEG.
 _PADDING = 16
+_MOST_BYTES = 256 << 20
+#: A frame of a camera of 8K has 33 million. In memory a pixel takes three bytes.
+_MOST_PIXELS = 50_000_000
+#: What labels are taken from; others of Pillow's formats run programs.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "JPEG2000", "PPM", "GIF")
 _AGAIN = (
     "Copy it again from where it came from, or take that frame of its video again with DeepLabCut, by the same name; "
     "its labels stay as they are"
@@ -78,6 +85,43 @@ def read_image(path: Path) -> np.ndarray:
     return _decoded(path, _bytes(path))
 
 
+def size_of(path: Path, data: bytes | None = None) -> tuple[int, int]:
+    """Width and height in pixels as an image's header says them, without decoding it.
+
+    Raises
+    ------
+    PlatformError
+        When it is missing, cannot be read, is not an image, or claims more pixels than any camera takes.
+    """
+    from PIL import Image as Pillow
+
+    data = _bytes(path) if data is None else data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Pillow.open(io.BytesIO(data), formats=_formats()) as image:
+                width, height = image.size
+        except Pillow.DecompressionBombError:
+            width = height = 0
+        except Exception as error:  # each format has errors of its own
+            raise PlatformError(f"{path} is damaged, or not an image that DeepLabCut can read", _AGAIN) from error
+    if not 0 < width * height <= _MOST_PIXELS:
+        said = f"{width} x {height}" if width else "too many"
+        raise PlatformError(
+            f"{path} says that it has {said} pixels, and no image here may have more than {_MOST_PIXELS:,}", _AGAIN
+        )
+    return width, height
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of `_FORMATS` that this Pillow has; it knows few until it is asked for all."""
+    from PIL import Image as Pillow
+
+    Pillow.init()
+    return [name for name in _FORMATS if name in Pillow.OPEN]
+
+
 def _examine(path: Path) -> Image:
     data = _bytes(path)
     is_turned, size = _look_at(path, data)
@@ -89,7 +133,7 @@ def _examine(path: Path) -> Image:
 
 def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_plain(path, _MOST_BYTES)
     except FileNotFoundError:
         raise PlatformError(f"{path} is missing", _AGAIN) from None
     except OSError as error:
@@ -105,6 +149,7 @@ def _decoded(path: Path, data: bytes) -> np.ndarray:
     import cv2
     import numpy as np
 
+    size_of(path, data)
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise PlatformError(f"{path} is damaged, or not an image that DeepLabCut can read", _AGAIN)
@@ -116,10 +161,11 @@ def _look_at(path: Path, data: bytes) -> tuple[bool, tuple[int, int]]:
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
 
+    size_of(path, data)
     try:
-        with Pillow.open(io.BytesIO(data)) as image:
+        with Pillow.open(io.BytesIO(data), formats=_formats()) as image:
             image.verify()  # the checksums
-        with Pillow.open(io.BytesIO(data)) as image:
+        with Pillow.open(io.BytesIO(data), formats=_formats()) as image:
             size, file_format = image.size, image.format
             if file_format == "PNG" and b"eXIf" not in data:
                 return False, size  # OpenCV refuses one that is damaged

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.offline import require_local, without_network
 from dlc_platform.dlc.project import CONFIG_FILE as PROJECT_FILE
 from dlc_platform.dlc.project import read_config, read_skeleton
 from dlc_platform.dlc.runner import DETECTOR_FILE, unusable
@@ -31,8 +32,9 @@ from dlc_platform.dlc.tracking import Tracker
 from dlc_platform.dlc.training import scorer_name
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
+from dlc_platform.plain_files import open_plain
 from dlc_platform.store import Store, read_manifest
-from dlc_platform.yaml_files import dump_yaml, load_yaml
+from dlc_platform.yaml_files import dump_yaml, load_yaml, yaml_text
 
 if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
@@ -171,13 +173,15 @@ def load_imported_model(path: Path) -> ImportedModel:
 def _look_at_configuration(folder: Path) -> dict[str, Any]:
     """The configuration of a train folder as it is written there, as far as that shows a network of DeepLabCut's."""
     file = folder / CONFIG_FILE
-    if not file.is_file():
+    if not file.exists():
         raise _no_model(folder)
     try:
-        written = load_yaml(file, file.read_text(encoding="utf-8"))
+        written = load_yaml(file, yaml_text(file))
     except (OSError, ValueError) as error:
         raise _not_read(file, error) from error
     except PlatformError as error:
+        if not error.problem.startswith(f"{file} is not YAML: "):
+            raise
         raise _not_read(file, error.problem.removeprefix(f"{file} is not YAML: ")) from error
     if not isinstance(written, dict) or not isinstance(metadata := written.get("metadata"), dict):
         raise _not_read(file, "it has no `metadata`, which says what the network finds")
@@ -188,6 +192,8 @@ def _look_at_configuration(folder: Path) -> dict[str, Any]:
         raise PlatformError(
             f"{file} names a body part `all`, which stands for their total in tables", "Rename it there"
         )
+    for section in ("model", "detector"):
+        require_local(file, section, (written.get(section) or {}))
     return written
 
 
@@ -220,7 +226,7 @@ def _not_read(file: Path, why: object) -> PlatformError:
 def _look_at_snapshot(file: Path) -> None:
     """See that a snapshot is an archive with its end, or a file of torch's older kind, which is one pickle."""
     try:
-        with file.open("rb") as opened:
+        with open_plain(file) as opened:
             begins = opened.read(2)
         whole = begins[:1] == b"\x80" or zipfile.is_zipfile(file)
     except OSError as error:
@@ -254,7 +260,8 @@ def _build(folder: Path, config: PoseConfig) -> Module:
     from deeplabcut.pose_estimation_pytorch.models import PoseModel
 
     try:
-        return PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
+        with without_network(f"the network of {folder / CONFIG_FILE}"):
+            return PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
     except Exception as error:  # any part of DeepLabCut and timm, each with errors of its own
         raise _does_not_build(folder, error) from error
 
@@ -264,7 +271,8 @@ def _build_detector(folder: Path, config: PoseConfig) -> Module:
 
     assert config.detector is not None
     try:
-        return DETECTORS.build(config.detector.to_dict()["model"], pretrained=False)
+        with without_network(f"the detector of {folder / CONFIG_FILE}"):
+            return DETECTORS.build(config.detector.to_dict()["model"], pretrained=False)
     except Exception as error:  # as above
         raise _does_not_build(folder, error) from error
 

@@ -17,11 +17,14 @@ from unicodedata import normalize
 
 from dlc_platform.dlc.project import CONFIG_FILE, Project
 from dlc_platform.errors import PlatformError
+from dlc_platform.plain_files import read_plain
 
 Point = tuple[float, float]
 UNLABELLED: Point = (math.nan, math.nan)
 
 _HEADER = ("scorer", "bodyparts", "coords")
+#: The labels of ten thousand images of a hundred body parts.
+_MOST_BYTES = 32 << 20
 _COORDINATES = ("x", "y", "likelihood")
 _AGAIN = "Open the folder in napari and save its labels again"
 #: How pandas calls a cell of the header that was empty.
@@ -276,7 +279,7 @@ def _read_csv(path: Path) -> _Raw:
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_plain(path, _MOST_BYTES)
     except OSError as error:
         raise PlatformError(f"{path} cannot be read: {error.strerror}", "See who may read the file") from error
     text = _text(data)
@@ -331,7 +334,7 @@ def _number(cell: str, path: Path, place: str) -> float:
         return math.nan
     number = float(text) if _NUMBER.fullmatch(text) else math.inf
     if math.isinf(number):
-        raise PlatformError(f"{path} holds {cell!r} in {place}, which is not a number", "Correct that cell")
+        raise PlatformError(f"{path} holds {cell[:60]!r} in {place}, which is not a number", "Correct that cell")
     return number
 
 

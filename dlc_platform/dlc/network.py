@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlc_platform.dlc.geometry import reproduces
+from dlc_platform.dlc.offline import without_network
 from dlc_platform.store import opened
 from dlc_platform.yaml_files import load_yaml
 
@@ -65,7 +66,8 @@ def keypoint_network(model_path: Path) -> torch.nn.Module:
 
     config = PoseConfig.from_yaml(model_path / CONFIG_FILE)
     inference = read_configuration(model_path)["data"]["inference"]
-    model = PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
+    with without_network(f"the network of the model {model_path.name}"):
+        model = PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
     with opened(model_path, SNAPSHOT_FILE, whole=True) as file:
         snapshot = torch.load(file, map_location="cpu", weights_only=True)
     model.load_state_dict(snapshot["model"])

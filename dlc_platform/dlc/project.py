@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.video.region import Region
-from dlc_platform.yaml_files import load_yaml
+from dlc_platform.yaml_files import load_yaml, yaml_text
 
 if TYPE_CHECKING:
     from deeplabcut.core.config import ProjectConfig
@@ -59,7 +59,7 @@ def read_config(file: Path) -> dict[str, Any]:
         When it is missing, not YAML, has a key twice, or holds no keys.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = yaml_text(file)
     except FileNotFoundError:
         raise PlatformError(
             f"{file} does not exist", "Point `path` of this project in lab.yaml to the folder that holds config.yaml"

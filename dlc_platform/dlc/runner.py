@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE, read_configuration
+from dlc_platform.dlc.offline import without_network
 from dlc_platform.dlc.tracking import UNIQUE, Tracker, Tracks, track
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.table import SINGLE_ANIMAL
@@ -50,12 +51,13 @@ class DeepLabCutRunner:
         self.batch_size = batch_size
         # With its thread, DeepLabCut answers nothing at all when no frame of a call shows an animal.
         config.inference.multithreading.enabled = False
-        self._pose, self.device = _load(model_path, config, batch_size, device)
         self._detector: InferenceRunner | None = None
-        if config.detector is not None:
-            self._detector = get_detector_inference_runner(
-                config, intact(model_path, DETECTOR_FILE), batch_size=batch_size, device=self.device
-            )
+        with without_network(f"the network of the model {model_path.name}"):
+            self._pose, self.device = _load(model_path, config, batch_size, device)
+            if config.detector is not None:
+                self._detector = get_detector_inference_runner(
+                    config, intact(model_path, DETECTOR_FILE), batch_size=batch_size, device=self.device
+                )
         metadata = config.metadata
         self.tracks = bool(len(metadata.individuals) > 1 or metadata.unique_bodyparts)
         self._unique = tuple(metadata.unique_bodyparts) if self.tracks else ()

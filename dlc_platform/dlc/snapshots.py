@@ -6,12 +6,14 @@ Only folders and tables are read here, without importing deeplabcut; what a snap
 from __future__ import annotations
 
 import csv
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlc_platform.dlc.project import CONFIG_FILE, read_config
 from dlc_platform.errors import PlatformError
+from dlc_platform.plain_files import read_plain
 
 # deeplabcut.core.engine.Engine, which takes half a minute to import.
 _MODELS = "dlc-models-pytorch"
@@ -22,6 +24,7 @@ _SNAPSHOT = re.compile(r"snapshot(?P<detector>-detector)?(?P<best>-best)?-(?P<ep
 _SHUFFLE = re.compile(r"(?P<name>.*)-trainset(?P<trainset>\d+)shuffle(?P<shuffle>\d+)")
 _KEYS = ("%Training dataset", "Shuffle number", "Training epochs", "Detector epochs (TD only)")
 _ERRORS = ("train rmse", "train rmse_pcutoff", "test rmse", "test rmse_pcutoff")
+_MOST_BYTES = 32 << 20
 _ITERATION = re.compile(r"iteration-(\d+)")
 
 
@@ -206,12 +209,12 @@ def reported_errors(folder: TrainFolder, epoch: int, detector_epoch: int | None 
         / f"iteration-{folder.iteration}"
         / "CombinedEvaluation-results.csv"
     )
-    if not file.is_file():
+    if not file.exists():
         return ()
     wanted = (folder.trainset, folder.shuffle, epoch, -1 if detector_epoch is None else detector_epoch)
     found = []
     try:
-        with open(file, newline="", encoding="utf-8") as lines:
+        with io.StringIO(read_plain(file, _MOST_BYTES).decode("utf-8"), newline="") as lines:
             table = csv.DictReader(lines)
             if missing := [
                 column for column in (*_KEYS, "pcutoff", *_ERRORS) if column not in (table.fieldnames or ())

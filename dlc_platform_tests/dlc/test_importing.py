@@ -4,11 +4,13 @@ import io
 import json
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from dlc_platform.dlc.evaluation import evaluate_model
 from dlc_platform.dlc.importing import import_model, load_imported_model
 from dlc_platform.dlc.inference import PoseEstimator
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.offline import without_network
 from dlc_platform.dlc.runner import DETECTOR_FILE
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
@@ -320,3 +323,57 @@ def test_a_model_of_several_animals_can_be_used(tmp_path: Path, store: Store):
     )
     imported = import_model(folder, store)
     assert imported.bodyparts == ("nose", "tail", "feeder") and imported.unusable is None
+
+
+@pytest.mark.parametrize("name", ["hf-hub:somebody/network", "local-dir:/etc", "hf_hub:somebody/network"])
+def test_a_network_that_lies_elsewhere_is_not_fetched(name: str, tiny_model: TrainedModel, project: Path, store: Store):
+    backbone = {"type": "ResNet", "model_name": name, "output_stride": 32}
+    folder = lay_out(tiny_model, project, "snapshot-012.pt", change={"model.backbone": backbone})
+    with pytest.raises(PlatformError, match=rf"model\.backbone\.model_name: {name}.*nothing is fetched") as error:
+        import_model(folder, store)
+    assert str(folder / CONFIG_FILE) in error.value.problem
+
+
+def test_no_connection_is_opened_while_a_network_is_built():
+    with without_network("the network"):
+        for ask in (
+            lambda: socket.create_connection(("127.0.0.1", 9)),
+            lambda: socket.getaddrinfo("localhost", 80),
+            lambda: urlopen("https://localhost:9/"),
+        ):
+            with pytest.raises(PlatformError, match="the network would be fetched"):
+                ask()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", 9))
+
+
+_OFFLINE = """
+import sys
+from pathlib import Path
+from dlc_platform.dlc.importing import import_model
+from dlc_platform.dlc.inference import PoseEstimator
+from dlc_platform.identity import sha256_file
+from dlc_platform.store import Store
+
+folder, place, video = map(Path, sys.argv[1:])
+store = Store(place)
+imported = import_model(folder, store)
+poses = PoseEstimator(imported.path, store, device="cpu").estimate(video, sha256_file(video))
+print(imported.id, poses.id, sep=chr(10))
+"""
+
+
+def test_import_and_inference_work_without_any_network(
+    tiny_model: TrainedModel, tiny_video: Path, project: Path, store: Store
+):
+    namespace = ["unshare", "--net"]
+    if shutil.which("unshare") is None or subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("this account may make no namespace of the network")
+    folder = lay_out(tiny_model, project, "snapshot-012.pt")
+    command = [*namespace, sys.executable, "-c", _OFFLINE, str(folder), str(store.root), str(tiny_video)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model, poses = done.stdout.splitlines()[-2:]
+    assert (store.path("models", model) / SNAPSHOT_FILE).is_file() and (
+        store.path("poses", poses) / POSE_TABLE
+    ).is_file()

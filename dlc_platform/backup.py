@@ -167,7 +167,7 @@ def restore(file: Path, home: Path) -> Restored:
     made_home = not home.exists()
     try:
         with _explained(home):
-            home.mkdir(parents=True, exist_ok=True)
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".restore-", dir=home) as private:
                 # Our own folder is there before the look, so of two that restore at once not both find it empty.
                 _require_empty(home, Path(private))

@@ -13,6 +13,7 @@ from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISREG
 from typing import Literal
 
 from dlc_platform.layout import Place, place_of
+from dlc_platform.plain_files import is_of_the_kernel
 from dlc_platform.readiness import final_name, is_backup, under_way, unmarked, unready
 from dlc_platform.settings import Layout
 
@@ -175,6 +176,8 @@ def _entry(
                 return Skipped(path, reason, "expected")
             if is_video:
                 return Skipped(path, "it is a folder with the name of a video; rename it")
+            if is_of_the_kernel(entry.stat()):
+                return Skipped(path, "it leads to files that the kernel makes up, such as /proc; remove it")
             if entry.is_symlink() and (reason := _link_reason(root, relative, entry.path)):
                 return Skipped(path, reason)
             if len(os.fsencode(entry.path)) > _LONGEST_FOLDER:
@@ -198,6 +201,8 @@ def _entry(
         return Skipped(path, f"it cannot be read: {error.strerror}; check the link or the disk")
     if not S_ISREG(stat.st_mode):
         return Skipped(path, f"it is not a file but {_KINDS.get(S_IFMT(stat.st_mode), 'something else')}; remove it")
+    if is_of_the_kernel(stat):
+        return Skipped(path, "it leads to a file that the kernel makes up, such as those of /proc; remove it")
     place = place_of(pattern, root, f"{relative}{entry.name}", layout.unnamed_session)
     if isinstance(place, Place):
         times = time_ns(stat.st_mtime_ns), time_ns(stat.st_ctime_ns)

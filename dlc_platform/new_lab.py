@@ -181,7 +181,8 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
         regions=_regions(entries),
     )
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        # Whoever wants others to see the lab opens it with chmod; nothing here changes that again.
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise PlatformError(

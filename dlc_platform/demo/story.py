@@ -50,7 +50,7 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
         When `home` is in use, or a run fails.
     """
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         in_use = any(home.iterdir())
     except OSError as error:
         raise PlatformError(f"{home} cannot be used: {error.strerror}", "Choose another folder with --home") from error

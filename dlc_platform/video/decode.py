@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.plain_files import open_plain
 from dlc_platform.video import matroska, mxf
 from dlc_platform.video.complaints import RAISE_LEVELS, listening, tells_of_damage, tells_of_skipped
 from dlc_platform.video.cuts import is_cut
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 COPY_AGAIN = "Copy the file again from the recording machine"
 
 #: FFmpeg's names of files that only name other files: their bytes are not those of a video.
-_LISTS = ("concat", "hls", "dash", "imf", "image2")
+_LISTS = ("concat", "hls", "dash", "imf", "image2", "sdp", "rtsp")
+#: How such files begin: scripts of FFmpeg, playlists, descriptions of streams in XML and of sessions.
+_LIST_STARTS = (b"ffconcat", b"#EXTM3U", b"[playlist]", b"<?xml", b"<MPD", b"<smil", b"<asx", b"v=0\r\n", b"v=0\n")
 
 #: Codecs of which each packet gives one frame, so that timestamps count frames without decoding them.
 _ONE_FRAME_A_PACKET = ("h264", "hevc")
@@ -412,6 +415,14 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     import av.error as error_types
 
     try:
+        with open_plain(path) as file:
+            start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError as error:
+        raise PlatformError(f"{path} cannot be read: {error.strerror}", "Check its name and its permissions") from None
+    # Before FFmpeg opens it, which would look at the other files first.
+    if start.lower().startswith(tuple(name.lower() for name in _LIST_STARTS)):
+        raise _a_list(path)
+    try:
         container = _open_container(path)
     except error_types.PermissionError:
         raise PlatformError(f"{path} cannot be read: permission denied", "Check its permissions") from None
@@ -421,7 +432,7 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         if container.format.name.endswith("_pipe"):
             raise PlatformError(f"{path} is not a video but a picture", "Remove it, or put the video in its place")
         if container.format.name in _LISTS:
-            raise PlatformError(f"{path} is not a video but a list of files", "Put the videos themselves in its place")
+            raise _a_list(path)
         # PyAV has no codec where this FFmpeg has no decoder.
         streams = [stream for stream in _moving_streams(container) if stream.codec_context is not None]
         if not streams:
@@ -436,6 +447,13 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         stream = next(stream for stream in container.streams.video if stream.index == index)
         with _at_rest(stream):
             yield container, stream
+
+
+def _a_list(path: Path) -> PlatformError:
+    return PlatformError(
+        f"{path} is a list of other files, not a video, and none of them is opened",
+        "Put the videos themselves in its place",
+    )
 
 
 @contextmanager

@@ -78,6 +78,13 @@ class PlatformError(Exception):
         return in_this_lab(f"{self.problem}. {self.remedy}.")
 
 
+class MachineFault(PlatformError):
+    """A fault of the machine, or something that is away: the database, a disk, a mount, the network.
+
+    It says nothing of the data, so it puts no session into quarantine: the work is tried again by itself.
+    """
+
+
 class PlatformWarning(UserWarning):
     """Something that a person should know, although what was asked for is done."""
 

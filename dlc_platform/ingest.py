@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import quarantine, queries, registry, tables
 from dlc_platform.dlc.environment import versions
-from dlc_platform.errors import PlatformError, command
+from dlc_platform.errors import MachineFault, PlatformError, command
+from dlc_platform.faults import gone, machine_fault
 from dlc_platform.identity import sha256_file
 from dlc_platform.listing import time_ns
 from dlc_platform.sessions import Recording, Session, VideoFile, is_registered, is_touched
@@ -21,6 +22,7 @@ from dlc_platform.settings import Lab
 from dlc_platform.sidecars import Sidecars, kept
 from dlc_platform.video.probe import VideoInfo, probe
 from dlc_platform.video_limits import findings
+from dlc_platform.walking import why_away
 
 #: What an integer column holds.
 _MOST = 2**31 - 1
@@ -120,9 +122,24 @@ def update_details(engine: Engine, sidecars: Sidecars) -> int:
 def _has_content(file: VideoFile, row: tables.RecordingFile) -> bool:
     try:
         return sha256_file(file.path) == row.video_id
-    except OSError:
+    except OSError as error:
+        if (fault := machine_fault(error)) is not None:
+            raise fault from error
         # Whoever reads it says why it cannot be read.
         return False
+
+
+def require_there(row: tables.RecordingFile, settings: Lab) -> None:
+    """Make sure that a registered file and its raw root can be had, by the answer that a look gives of the root.
+
+    Raises
+    ------
+    MachineFault
+        When the root is away or does not answer, or the file alone is gone, of which the next look will speak.
+    """
+    away = why_away(Path(row.path), settings.raw_roots, settings.layout, settings.scan.root_timeout_seconds)
+    if away is not None:
+        raise MachineFault(away, "The session goes on by itself when it is back")
 
 
 def require_unchanged(row: tables.RecordingFile) -> None:
@@ -131,11 +148,15 @@ def require_unchanged(row: tables.RecordingFile) -> None:
     Raises
     ------
     PlatformError
-        When the file is gone or was replaced since it was registered.
+        When the file was replaced since it was registered, or may not be read.
+    MachineFault
+        When it is gone.
     """
     again = command("run", "HOME", "--select", "session_videos", "--partition", row.recording.session_key)
     try:
         status = Path(row.path).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise gone(Path(row.path)) from error
     except OSError as error:
         raise PlatformError(f"{row.path} cannot be read: {error.strerror}", f"Bring it back, then {again}") from error
     if (status.st_size, time_ns(status.st_mtime_ns)) != (row.size_bytes, row.mtime_ns):
@@ -184,12 +205,21 @@ def _look(recording: Recording, file: VideoFile) -> Look:
     try:
         video = probe(file.path)
         status = file.path.stat()
-    except PlatformError as problem:
-        return Look(recording, file, None, problem)
-    except OSError as error:
+        if not video.account.whole and sha256_file(file.path) != video.sha256:
+            status = None
+    except (PlatformError, OSError) as error:
+        if isinstance(error, MachineFault):
+            raise
+        if (fault := machine_fault(error)) is not None:
+            raise fault from error
+        # A disk that went away while the file was read cuts it off.
+        if not file.path.exists():
+            raise gone(file.path) from error
+        if isinstance(error, PlatformError):
+            return Look(recording, file, None, error)
         problem = PlatformError(f"{file.path} cannot be read: {error.strerror}", "Check the file and its disk")
         return Look(recording, file, None, problem)
-    if (status.st_size, time_ns(status.st_mtime_ns)) != (file.size, file.mtime_ns):
+    if status is None or (status.st_size, time_ns(status.st_mtime_ns)) != (file.size, file.mtime_ns):
         problem = PlatformError(
             f"{file.path} changed while it was being read", "Wait until it is written completely and run again"
         )

@@ -1,10 +1,13 @@
-"""Names that a person writes: known ones, or refused with those that come near."""
+"""Names that a person writes: known ones, or refused with those that come near. And names of files made of them."""
 
+import hashlib
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 from dlc_platform.errors import PlatformError
 
+#: Bytes of a file's name, on almost every disk.
+_LONGEST = 255
 _NEAR = 3
 #: As many names are listed; of more, a command lists them.
 _LISTED = 8
@@ -46,3 +49,17 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
     alike = get_close_matches(written, folded, _NEAR, cutoff=0.75)
     within = [one for one in sorted(folded) if written and written in one]
     return [folded[one] for one in dict.fromkeys([*alike, *within])][:_NEAR]
+
+
+def file_name(stem: str, ending: str) -> str:
+    """The name of a file that is derived from another one's, whose name may be as long as names can be.
+
+    Where the two together are longer than a disk takes, the stem is cut, between two characters, and ends in a hash of
+    itself instead, so that two long stems that differ give two names.
+    """
+    name = stem + ending
+    if len(name.encode()) <= _LONGEST:
+        return name
+    mark = f"~{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    room = _LONGEST - len((mark + ending).encode())
+    return stem.encode()[:room].decode(errors="ignore") + mark + ending

@@ -7,7 +7,7 @@ from pathlib import Path
 from dlc_platform.cropping import holds_crops, region_rule
 from dlc_platform.dlc.project import Project, read_project
 from dlc_platform.errors import PlatformError, shell_word
-from dlc_platform.settings import LAB_FILE, NET_TYPES, SMALLEST_REGION, load_lab
+from dlc_platform.settings import LAB_FILE, NET_TYPES, SMALLEST_REGION, as_written, load_lab
 from dlc_platform.video.region import Region
 from dlc_platform.yaml_files import dump_yaml
 
@@ -174,8 +174,10 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
     text = _TEXT.format(
         home=shell_word(home),  # in comments, which a line break would end
         name=_yaml({"name": _name(home.name, "lab")}, indent=""),
-        raw_roots=_yaml([str(root) for root in raw_roots]),
-        projects=_yaml({name: {"path": str(project.path), "split_seed": 42} for name, project in entries.items()}),
+        raw_roots=_yaml([as_written(home, root) for root in raw_roots]),
+        projects=_yaml(
+            {name: {"path": as_written(home, project.path), "split_seed": 42} for name, project in entries.items()}
+        ),
         recipes=_yaml(recipes),
         inference=_yaml([{"camera": "*", "project": next(iter(entries))}]),
         regions=_regions(entries),

@@ -866,7 +866,8 @@ class RunRules(_Section):
         default=(1.0, 5.0, 25.0),
         max_length=10,
         description="A run whose worker died waits so long before each further try; [] tries nothing again. A "
-        "computation that failed is never tried again by itself: it would fail the same way.",
+        "computation that failed is never tried again by itself: it would fail the same way. What a fault of the "
+        "machine ended is tried again like one whose worker died.",
     )
     start_minutes: float = Field(
         default=10.0, ge=1, le=7 * 24 * 60, description="A run whose worker has not started for so long has failed."
@@ -1206,6 +1207,15 @@ def home_from_environment() -> Path:
             'Run `eval "$(dlc-platform env HOME)"` first, or start the platform with `dlc-platform up HOME`',
         )
     return Path(value).expanduser().resolve()
+
+
+def as_written(home: Path, path: Path) -> str:
+    """A path as lab.yaml is to say it: relative below HOME, so that a lab that is copied or moved names its own."""
+    below = path.absolute()
+    if not below.is_relative_to(home.absolute()):
+        return str(below)
+    relative = str(below.relative_to(home.absolute()))
+    return f"./{relative}" if relative.startswith("~") else relative
 
 
 def _absolute(home: Path, path: Path) -> Path:

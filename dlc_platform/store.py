@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 from uuid import uuid4
 
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import MachineFault, PlatformError
+from dlc_platform.faults import FULL
 from dlc_platform.identity import sha256_file
 
 Kind = Literal["datasets", "models", "exports", "evaluations", "poses"]
@@ -31,7 +32,6 @@ MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _WORK = ".work-"
 _LOCK = "lock"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SPARE_BYTES = 1 << 20
 _LEFT_OVER_SECONDS = 24 * 3600
 _INTERRUPTED_SECONDS = 30 * 24 * 3600
@@ -106,7 +106,7 @@ class Store:
             try:
                 yield folder
             except OSError as error:
-                if error.errno in _FULL:
+                if error.errno in FULL:
                     raise self._full() from error
                 raise
             finally:
@@ -153,22 +153,22 @@ class Store:
             raise
         except Exception as error:
             # Libraries wrap "no space left" in exceptions of their own, or lose it, so the disk itself is asked.
-            if (isinstance(error, OSError) and error.errno in _FULL) or _disk_is_full(partial):
+            if (isinstance(error, OSError) and error.errno in FULL) or disk_is_full(partial):
                 raise self._full() from error
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _not_written(self, error: OSError) -> PlatformError:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             return self._full()
         return PlatformError(
             f"nothing can be written to {error.filename or self.root} in the store: {error.strerror}",
             "Check its disk and permissions, or point `store` in lab.yaml to another folder, and run again",
         )
 
-    def _full(self) -> PlatformError:
-        return PlatformError(
+    def _full(self) -> MachineFault:
+        return MachineFault(
             f"no space left on the disk of the store {self.root}",
             "Free some space, or point `store` in lab.yaml to a larger disk, and run again",
         )
@@ -405,15 +405,19 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     return files
 
 
-def _disk_is_full(folder: Path) -> bool:
+def disk_is_full(folder: Path) -> bool:
     """True when a few more bytes cannot be written, for want of blocks or files, or beyond the quota."""
+    some = folder / f"{_PARTIAL}space"
     try:
-        with open(folder / f"{_PARTIAL}space", "wb") as file:
+        with open(some, "wb") as file:
             file.write(os.urandom(_SPARE_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return error.errno in _FULL
+        return error.errno in FULL
+    finally:
+        with suppress(OSError):
+            some.unlink(missing_ok=True)
     return False
 
 

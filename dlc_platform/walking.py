@@ -112,18 +112,7 @@ class Walk:
         return None
 
     def _device(self) -> tuple[int, int] | str:
-        """Which folder of which file system the root is, or why it is of no use."""
-        try:
-            status = os.stat(self.root.path)
-            with os.scandir(self.root.path) as entries:
-                is_empty = next(entries, None) is None
-        except OSError:
-            return list_folder(self.root.path, "", self.layout).skipped[0].reason
-        if is_empty and self.root.holds_videos:
-            return (
-                "the raw root is empty, and it was not before; mount its disk, or remove it from raw_roots in lab.yaml"
-            )
-        return status.st_dev, status.st_ino
+        return root_state(self.root.path, self.root.holds_videos, self.layout)
 
     def _check(self, until: float) -> None:
         """Ask the known folders for their times, and list those that changed."""
@@ -198,6 +187,40 @@ class Walk:
     def _over(self, until: float) -> bool:
         self.answered = time.monotonic()
         return self.answered > until
+
+
+def root_state(path: str, holds_videos: bool, layout: Layout) -> tuple[int, int] | str:
+    """Which folder of which file system a raw root is, or why it is of no use; a disk may never answer this.
+
+    Parameters
+    ----------
+    holds_videos
+        Videos were seen in it before: if it is empty now, its disk is not mounted.
+    """
+    try:
+        status = os.stat(path)
+        with os.scandir(path) as entries:
+            is_empty = next(entries, None) is None
+    except OSError:
+        return list_folder(path, "", layout).skipped[0].reason
+    if is_empty and holds_videos:
+        return "the raw root is empty, and it was not before; mount its disk, or remove it from raw_roots in lab.yaml"
+    return status.st_dev, status.st_ino
+
+
+def why_away(path: Path, roots: Iterable[Path], layout: Layout, seconds: float) -> str | None:
+    """Why a file or folder below a raw root that held videos cannot be had now; None while it is there.
+
+    The answer is the one that a look gives of the root; where the root is well, it is the file alone that is gone.
+    """
+    root = next((one for one in sorted(roots, key=lambda one: -len(one.parts)) if path.is_relative_to(one)), None)
+    disks = Disks([] if root is None else [root], seconds)
+    there = disks.ask(path, partial(os.path.exists, path), None)
+    if there is None:
+        return "; ".join(f"{silent}: {reason}" for silent, reason in disks.silent.items())
+    if root is not None and isinstance(state := root_state(str(root), True, layout), str):
+        return f"{root}: {state}"
+    return None if there else f"{path} is not there any more"
 
 
 def _beginning_at(start: str, paths: list[str]) -> list[str]:

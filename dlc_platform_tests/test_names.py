@@ -1,9 +1,11 @@
-"""Names that nothing has are refused with what comes near."""
+"""Names that nothing has are refused with what comes near; names of files fit a disk."""
+
+from pathlib import Path
 
 import pytest
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.names import near_names, require_known
+from dlc_platform.names import file_name, near_names, require_known
 
 SESSIONS = [f"sub-{subject:03}_ses-{session:03}" for subject in range(1, 5) for session in range(1, 4)]
 LISTING = "`dlc-platform sessions HOME`"
@@ -39,3 +41,13 @@ def test_nothing_near_leads_to_the_listing() -> None:
 def test_known_names_pass() -> None:
     require_known("session", SESSIONS[:2], set(SESSIONS), LISTING)
     require_known("session", [], [], LISTING)
+
+
+@pytest.mark.parametrize("stem", ["a" * 251, "ö" * 125 + "x", "鼠" * 83, "🐁" * 62 + "abc"])
+def test_a_name_made_of_a_long_one_fits_a_disk(stem: str, tmp_path: Path) -> None:
+    (tmp_path / f"{stem}.mp4").touch()
+    name = file_name(stem, "DLC_CspnextS_my-project_0123456789ab_el.h5")
+    (tmp_path / name).touch()
+    assert name.endswith("DLC_CspnextS_my-project_0123456789ab_el.h5") and name.startswith(stem[:10])
+    assert name != file_name(stem[:-1] + "é", "DLC_CspnextS_my-project_0123456789ab_el.h5")
+    assert file_name("cam-top", "DLC.h5") == "cam-topDLC.h5"

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,20 @@ def test_the_file_loads(tmp_path: Path, raw: Path) -> None:
     assert rule is not None and rule.project == "openfield"
     assert (lab.promotion.rule, lab.promotion.confidence) == ("clearly_better", 0.95)
     assert "dlc-platform doctor" in file.read_text() and "layout:" in file.read_text()
+
+
+def test_a_lab_that_is_copied_uses_what_lies_in_it(tmp_path: Path) -> None:
+    home = tmp_path / "lab"
+    project(home / "project")
+    (home / "raw").mkdir()
+    (home / "~odd").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    make_lab(home, [home / "raw", home / "~odd", tmp_path / "elsewhere"], [home / "project"])
+    shutil.copytree(home, tmp_path / "copy")
+    for place in (home, tmp_path / "copy"):
+        lab = load_lab(place)
+        assert lab.raw_roots[:2] == (place / "raw", place / "~odd")
+        assert lab.projects["openfield"].path == place / "project"
 
 
 def test_several_raw_roots_and_projects(tmp_path: Path, raw: Path) -> None:

@@ -3,9 +3,12 @@
 Whoever opens a lab finds its tables as they are. Only what starts a lab, and `dlc-platform migrate`, changes them.
 """
 
+import time
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, text
 from sqlalchemy.dialects.postgresql import insert
@@ -14,16 +17,33 @@ from sqlalchemy.schema import CreateSchema
 
 from dlc_platform.catalog.tables import SCHEMA, Migration
 from dlc_platform.errors import PlatformError, command
+from dlc_platform.faults import is_lost_database
 from dlc_platform.postgres.connection import existing_url
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number, as long as nothing else in the database uses it.
 _MIGRATION_LOCK = 0x646C63
+#: For what took hours and is not to be lost: how long a database that is away is waited for, from try to try.
+_PAUSES_SECONDS = (1.0, 5.0, 15.0, 60.0, 120.0)
+
+Result = TypeVar("Result")
 
 
 def open_catalog(url: URL) -> Engine:
     """Connect to the catalogue; each use takes a fresh connection, so a restarted server does no harm."""
     return create_engine(url, pool_pre_ping=True, pool_size=2, max_overflow=8)
+
+
+def outlasting(write: Callable[[], Result]) -> Result:
+    """What a function gives that is one transaction; it is called again where the database is lost meanwhile."""
+    for pause in _PAUSES_SECONDS:
+        try:
+            return write()
+        except DBAPIError as error:
+            if not is_lost_database(error):
+                raise
+        time.sleep(pause)
+    return write()
 
 
 def open_lab(home: Path) -> Engine:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, delete, func, inspect, literal, or_, orm, select, text, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 
 from dlc_platform.catalog.tables import (
     SCHEMA,
@@ -563,16 +564,21 @@ def record_imported_poses(
 def alone(engine: Engine, identity: str) -> Iterator[None]:
     """Hold the right to make a product: another process that wants to make it, on any host, waits until this ends.
 
-    The lock is the database's and belongs to a connection, so a process that dies gives it up.
+    The lock is the database's and belongs to a connection, so a process that dies gives it up. A connection that is
+    lost meanwhile ends no work: then another process may make the same product beside this one, which costs time and
+    nothing else, because a product is made of what its identity names, and is there once.
     """
+    lock = {"identity": identity}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("select pg_advisory_lock(hashtextextended(:identity, 1))"), {"identity": identity})
+        connection.execute(text("select pg_advisory_lock(hashtextextended(:identity, 1))"), lock)
         try:
             yield
         finally:
-            connection.execute(
-                text("select pg_advisory_unlock(hashtextextended(:identity, 1))"), {"identity": identity}
-            )
+            try:
+                connection.execute(text("select pg_advisory_unlock(hashtextextended(:identity, 1))"), lock)
+            except DBAPIError:
+                # Lost, and the lock with it. What does not give up its lock must not be used again either.
+                connection.invalidate()
 
 
 def promotion_in_force(engine: Engine, project: str) -> Promotion | None:

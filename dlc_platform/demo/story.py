@@ -17,7 +17,7 @@ from dlc_platform.demo import lab as material
 from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.orchestration.services import Services, running
 from dlc_platform.platform import Platform
-from dlc_platform.settings import LAB_FILE, STAGE_VARIABLE
+from dlc_platform.settings import LAB_FILE, STAGE_VARIABLE, as_written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,8 +108,8 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
 def _write_settings(lab: material.DemoLab) -> None:
     settings = {
         "name": "demo",
-        "raw_roots": [str(lab.raw)],
-        "projects": {material.PROJECT: {"path": str(lab.project)}},
+        "raw_roots": [as_written(lab.home, lab.raw)],
+        "projects": {material.PROJECT: {"path": as_written(lab.home, lab.project)}},
         "recipes": {_RECIPE: material.RECIPE.model_dump(mode="json")},
         "inference": [{"camera": "top", "project": material.PROJECT}],
         "settle_seconds": 4,

@@ -32,7 +32,9 @@ from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.runner import has_several_animals
 from dlc_platform.dlc.tracking import TRACKING
 from dlc_platform.errors import PlatformError
+from dlc_platform.faults import gone
 from dlc_platform.identity import sha256_file, sha256_json
+from dlc_platform.names import file_name
 from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_dlc_table, write_parquet
 from dlc_platform.store import Store, read_manifest, write_atomically
 from dlc_platform.video.account import Decoded, FrameAccount, account_of
@@ -197,15 +199,32 @@ class PoseEstimator:
         with self._store.workspace("poses", identity) as workspace:
             if self._store.has("poses", identity):
                 return replace(load_poses(self._store.path("poses", identity)), found=True)
-            before = _state(video_path)
-            if before is None or sha256_file(video_path) != video_id:
-                raise PlatformError(
-                    f"{video_path} is not the video that was registered: its content has changed",
-                    "Register its session again, then estimate its poses",
-                )
-            if whole is None or frames is None:
-                video = probe(video_path)
-                whole, frames = video.account.whole, video.frames
+            try:
+                return self._compute(video_path, video_id, region, whole, frames, on_progress, workspace)
+            except OtherFrames:
+                # A disk that fails for a moment cuts a video off, or spoils some of it: what is good is kept.
+                return self._compute(video_path, video_id, region, whole, frames, on_progress, workspace)
+
+    def _compute(
+        self,
+        video_path: Path,
+        video_id: str,
+        region: Region | None,
+        whole: bool | None,
+        frames: int | None,
+        on_progress: Callable[[Progress], None],
+        workspace: Path,
+    ) -> PoseEstimate:
+        before = _state(video_path)
+        if sha256_file(video_path) != video_id:
+            raise PlatformError(
+                f"{video_path} is not the video that was registered: its content has changed",
+                "Register its session again, then estimate its poses",
+            )
+        if whole is None or frames is None:
+            video = probe(video_path)
+            whole, frames = video.account.whole, video.frames
+        try:
             with Decoder(video_path, whole) as decoder:
                 work = _Work(self._load(video_path, region), decoder, whole, region, video_path, workspace)
                 work.run(frames, on_progress)
@@ -215,7 +234,16 @@ class PoseEstimator:
                         f"{video_path} changed while it was tracked",
                         "Register its session again when it is written completely, then estimate its poses",
                     )
-                return self._store_poses(work, identity, video_id, region, whole, frames)
+                return self._store_poses(work, self.identity(video_id, region), video_id, region, whole, frames)
+        except (PlatformError, OSError) as error:
+            away = not video_path.exists()
+            if not whole and (away or isinstance(error, OtherFrames)):
+                # Which frames were lost to the disk, and which are damaged in the file, nobody knows any more.
+                for chunk in workspace.glob("chunk-*"):
+                    chunk.unlink()
+            if away:
+                raise gone(video_path) from error
+            raise
 
     def _load(self, video_path: Path, region: Region | None) -> Engine:
         if self.engine is None:
@@ -267,7 +295,8 @@ class PoseEstimator:
 
         def write(folder: Path) -> None:
             wide = engine.table(poses)
-            write_dlc_table(wide, folder / f"{work.video_path.stem}{self.scorer}{suffix}.h5", tracks=engine.tracks)
+            name = file_name(work.video_path.stem, f"{self.scorer}{suffix}.h5")
+            write_dlc_table(wide, folder / name, tracks=engine.tracks)
             times_s = clock.seconds(work.decoder.time_base, work.decoder.frame_rate)
             write_parquet(tidy_from_dlc(wide, times_s), folder / POSE_TABLE)
 
@@ -507,6 +536,9 @@ class _Work:
         start = 0
         if settings == self._conditions:
             while (chunk := self._chunk(start)) is not None and len(chunk[0].pts) == CHUNK_FRAMES:
+                # Of a whole video nothing is lost, unless its disk failed for a moment.
+                if self._conditions["whole"] and (chunk[0].lost.any() or chunk[0].damaged.any()):
+                    break
                 start += CHUNK_FRAMES
         for path in self.workspace.iterdir():
             is_kept = start and (path.name == _SETTINGS or path.name < _CHUNK.format(start))
@@ -588,10 +620,16 @@ def _ranges(flags: np.ndarray) -> list[list[int]]:
     return [[int(first), int(end) - 1] for first, end in edges.reshape(-1, 2)]
 
 
-def _state(video_path: Path) -> tuple[int, int] | None:
-    """Size and time of a file; None where there is none."""
+def _state(video_path: Path) -> tuple[int, int]:
+    """Size and time of a file.
+
+    Raises
+    ------
+    MachineFault
+        When it is not there: it, or its disk, is away.
+    """
     try:
         status = video_path.stat()
-    except OSError:
-        return None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise gone(video_path) from error
     return status.st_size, status.st_mtime_ns

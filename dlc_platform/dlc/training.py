@@ -6,17 +6,22 @@ pickled intermediate files are needed. Which weights training starts from is dec
 
 from __future__ import annotations
 
+import csv
+import fcntl
+import json
 import logging
 import math
+import random
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dlc_platform.dlc.backbone import IMAGENET, LOCAL_WEIGHTS, RANDOM, check_weights, write_first_snapshot
 from dlc_platform.dlc.dataset import Dataset, load_dataset
@@ -24,10 +29,11 @@ from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.images import examine_images
 from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import MachineFault, PlatformError
+from dlc_platform.faults import FULL, machine_fault
 from dlc_platform.identity import sha256_file, sha256_json, short
 from dlc_platform.settings import Recipe
-from dlc_platform.store import Store, opened, read_manifest, require_intact
+from dlc_platform.store import Store, disk_is_full, opened, read_manifest, require_intact
 from dlc_platform.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
@@ -36,8 +42,14 @@ if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.data import Loader
 
 _STATS_FILE = "learning_stats.csv"
+#: What a training that is continued has behind it: its seconds, and the epochs after which it was continued.
+_PAST_FILE = "past.json"
+#: How the folders of trainings that can be continued begin.
+_UNFINISHED = "training-"
+_LOCK = "lock"
 _LARGEST_CROP = 448
-_EVALUATIONS = 20
+#: Of a training, how often it is evaluated, and how often what it has learned is kept for continuing it.
+_EVALUATIONS, _SNAPSHOTS = 20, 20
 
 _logger = logging.getLogger(__name__)
 
@@ -93,10 +105,14 @@ def train_model(
     rate stays the recipe's. The model's own configuration says which batch size made it, and so does `TrainedModel`.
     On several GPUs, where the recipe asks for them, DeepLabCut splits each batch among them.
 
+    A training that was interrupted, or ended by a fault of the machine, is continued from its last snapshot when the
+    same recipe is trained on the same dataset again; one that had only to be stored is stored. The manifest says after
+    which epochs it was continued. On the CPU the model is the one that an uninterrupted training gives.
+
     Parameters
     ----------
     workspace
-        An existing or new folder in which a private one is made, and removed whatever happens.
+        An existing or new folder in which a private one is made. It is removed unless there is something to continue.
     device
         ``cpu``, ``cuda``, ``cuda:0``...; the GPU when there is one, by default.
     on_progress
@@ -108,28 +124,89 @@ def train_model(
     ------
     PlatformError
         When the first weights cannot be had, an image of the dataset is damaged, or memory does not hold a single one.
+    MachineFault
+        When a disk is full, or the machine failed otherwise.
     """
     check_weights(recipe.weights, recipe.net_type)
     dataset = load_dataset(dataset_path)
     require_intact(dataset_path)
     _check_images(dataset)
-    workspace.mkdir(parents=True, exist_ok=True)
-    private = Path(tempfile.mkdtemp(prefix="training-", dir=workspace))
-    try:
-        folder = private / "training"
+    with _private(workspace, dataset, recipe) as private:
 
         def attempt(batch_size: int) -> tuple[str, float]:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            started = time.monotonic()
-            used_device = _train(dataset, _with_batches(recipe, batch_size), folder, device, on_progress, warn)
-            return used_device, time.monotonic() - started
+            folder = private / f"{batch_size}"
+            folder.mkdir(exist_ok=True)
+            began = time.monotonic()
+            try:
+                used_device = _train(dataset, _with_batches(recipe, batch_size), folder, device, on_progress, warn)
+            finally:
+                past = _past(folder)
+                past["seconds"] += time.monotonic() - began
+                (folder / _PAST_FILE).write_text(json.dumps(past))
+            return used_device, past["seconds"]
 
         with _root_logger_kept():
             (used_device, seconds), batch_size = with_smaller_batches(attempt, recipe.batch_size, warn, "training")
-        return _store_model(dataset, recipe, batch_size, folder, used_device, seconds, store)
+        return _store_model(dataset, recipe, batch_size, private / f"{batch_size}", used_device, seconds, store)
+
+
+@contextmanager
+def _private(workspace: Path, dataset: Dataset, recipe: Recipe) -> Iterator[Path]:
+    """The folder of one training, the same for each try of it; it stays where there is something to continue."""
+    what = {"dataset": dataset.id, "parameters": parameters_of(recipe), "versions": versions()}
+    folder = workspace / f"{_UNFINISHED}{short(sha256_json(what))}"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _locked(folder)
+    if lock is None:
+        # Somebody trains the same just now. Both make the same model, each in its own folder.
+        folder = Path(tempfile.mkdtemp(prefix="same-training-", dir=workspace))
+        lock = _locked(folder)
+    stays = False
+    try:
+        yield folder
+    except Exception as error:
+        full = (isinstance(error, OSError) and error.errno in FULL) or disk_is_full(folder)
+        stays = full or machine_fault(error) is not None
+        if full and not isinstance(error, MachineFault):
+            raise MachineFault(
+                f"no space left on the disk of {workspace}, where networks are trained",
+                "Free some space, and train again: the training goes on after its last snapshot",
+            ) from error
+        raise
+    except BaseException:  # whoever interrupts a training may want to go on with it
+        stays = True
+        raise
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        if not stays or not any(folder.glob("*/snapshot-*.pt")):
+            shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            lock.close()
+
+
+def _locked(folder: Path) -> BinaryIO | None:
+    """The lock of a training's folder, which the kernel drops when the process ends; None while another one has it."""
+    lock = open(folder / _LOCK, "wb")  # noqa: SIM115 (kept open over the whole training)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def remove_unfinished(workspace: Path, older_than: timedelta) -> None:
+    """Remove the folders of trainings that nobody works in, and those that can be continued once they are old."""
+    for folder in workspace.glob("*"):
+        try:
+            changed = max(path.stat().st_mtime for path in (folder, *folder.glob("*/*")))
+            lock = _locked(folder)
+        except OSError:  # another user's, no folder, or gone
+            continue
+        if lock is None:
+            continue
+        with lock:
+            if not folder.name.startswith(_UNFINISHED) or time.time() - changed > older_than.total_seconds():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def parameters_of(recipe: Recipe) -> dict[str, Any]:
@@ -233,6 +310,8 @@ def _train(
 
         def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
             loss = metrics.get("losses/train.total_loss")
+            if step is not None:
+                fix_seeds(_seed(recipe, step))
             if step is not None and loss is not None:
                 on_progress(step, recipe.epochs, float(loss))
 
@@ -244,19 +323,83 @@ def _train(
         # In the numbers of this process, which sees only what it has leased.
         config.set_nested("runner.gpus", gpus)
         device = "cuda"
+    done, snapshot = _last_snapshot(folder)
+    if done == recipe.epochs:
+        return device
     fix_seeds(recipe.seed)
-    first = folder / "first.pt"
-    write_first_snapshot(config, recipe.weights, recipe.net_type, first)
-    fix_seeds(recipe.seed)
+    if snapshot is None:
+        snapshot = folder / "first.pt"
+        write_first_snapshot(config, recipe.weights, recipe.net_type, snapshot)
+    else:
+        warn(f"the training is continued after epoch {done} of {recipe.epochs}, where it was interrupted")
+        _continue_after(folder, done)
+    config.set_nested("train_settings.epochs", recipe.epochs - done)
+    config.set_nested("runner.snapshots.save_epochs", max(1, recipe.epochs // _SNAPSHOTS))
+    # One that is being written when the process dies is of no use.
+    config.set_nested("runner.snapshots.max_snapshots", 2)
+    config.set_nested("runner.snapshots.save_optimizer_state", True)
+    loader = dataset_loader(dataset, config)
+    create_dataset = loader.create_dataset
+
+    def create_seeded(*arguments: Any, **named: Any) -> Any:
+        made = create_dataset(*arguments, **named)
+        # The last that DeepLabCut asks for before the first epoch, whatever it drew for the network before.
+        fix_seeds(_seed(recipe, done))
+        return made
+
+    loader.create_dataset = create_seeded
     train(
-        loader=dataset_loader(dataset, config),
+        loader=loader,
         run_config=config,  # pyright: ignore[reportArgumentType] (a PoseConfig reads like a dictionary)
         task=Task(config.method),
         device=device,
         logger_config={"type": Progress},
-        snapshot_path=first,
+        snapshot_path=snapshot,
     )
     return device
+
+
+def _seed(recipe: Recipe, epoch: int) -> int:
+    """What an epoch draws depends on the recipe and on how many came before it, wherever the training began."""
+    return random.Random(f"{recipe.seed} {epoch}").getrandbits(32)
+
+
+def _last_snapshot(folder: Path) -> tuple[int, Path | None]:
+    """The epochs that a training has behind it, and its newest snapshot that can be read."""
+    import torch
+
+    for path in sorted(folder.glob("snapshot-*.pt"), key=lambda path: int(path.stem.partition("-")[2]), reverse=True):
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # cut off when the process died or the disk was full
+            path.unlink()
+        else:
+            return int(path.stem.partition("-")[2]), path
+    return 0, None
+
+
+def _past(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / _PAST_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return {"seconds": 0.0, "continued_after": []}
+
+
+def _continue_after(folder: Path, epoch: int) -> None:
+    """Write down that a training is continued, and forget what it said of epochs that are trained again."""
+    past = _past(folder)
+    past["continued_after"].append(epoch)
+    (folder / _PAST_FILE).write_text(json.dumps(past))
+    stats = folder / _STATS_FILE
+    try:
+        with open(stats, newline="") as file:
+            header, *rows = csv.reader(file)
+        rows = [row for row in rows if int(row[header.index("step")]) <= epoch]
+    except (OSError, ValueError):  # lost, and the curve with it
+        stats.unlink(missing_ok=True)
+        return
+    with open(stats, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def _several_gpus(recipe: Recipe, device: str, warn: Callable[[str], None]) -> list[int]:
@@ -348,7 +491,7 @@ def _store_model(
     # Anew, because DeepLabCut changes the one that it trains with, and where it was trained is no part of a model.
     config = _pose_config(dataset, _with_batches(recipe, batch_size), folder).to_dict(normalize=True)
     config["metadata"] |= {"project_path": None, "pose_config_path": None}
-    snapshot = folder / f"snapshot-{recipe.epochs:03}.pt"
+    snapshot = _without_optimizer(folder / f"snapshot-{recipe.epochs:03}.pt", folder / SNAPSHOT_FILE)
     weights_sha256 = sha256_file(snapshot)
     identity = sha256_json({"weights": weights_sha256, "configuration": config})
     manifest = {
@@ -362,6 +505,7 @@ def _store_model(
         "versions": versions(),
         "device": device,
         "seconds": seconds,
+        **({"continued_after": continued} if (continued := _past(folder)["continued_after"]) else {}),
     }
 
     def write(product: Path) -> None:
@@ -370,6 +514,15 @@ def _store_model(
         shutil.copyfile(folder / _STATS_FILE, product / _STATS_FILE)
 
     return load_model(store.put("models", identity, manifest, write))
+
+
+def _without_optimizer(snapshot: Path, into: Path) -> Path:
+    """A snapshot without what only continuing needs, which is twice as large as the network."""
+    import torch
+
+    content: Mapping[str, Any] = torch.load(snapshot, map_location="cpu", weights_only=True)
+    torch.save({key: value for key, value in content.items() if key != "optimizer"}, into)
+    return into
 
 
 @contextmanager

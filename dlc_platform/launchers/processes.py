@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from dlc_platform.settings import HOME_VARIABLE
+
 HOST_TAG = "dlc_platform/host"
 PID_TAG = "dlc_platform/pid"
 STARTED_TAG = "dlc_platform/process_started"
@@ -68,6 +70,15 @@ class WorkerProcess:
     def is_alive(self) -> bool:
         """Whether it runs on this host; a zombie does not."""
         return _started(self.pid) == self.started
+
+    def works_for(self, home: Path) -> bool:
+        """False for a process that says it works on another lab, such as the one that this lab is a copy of."""
+        try:
+            named = psutil.Process(self.pid).environ().get(HOME_VARIABLE)
+        except psutil.Error:
+            return True
+        # The other place is no more when the lab was moved.
+        return named is None or not Path(named).exists() or Path(named).resolve() == home.resolve()
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it is alive."""

@@ -1,13 +1,19 @@
-"""Why a run failed, in the words that were meant for a person."""
+"""Why a run failed, in the words that were meant for a person, and whether the machine was at fault."""
 
+import json
 from collections.abc import Iterable
 
 import dagster as dg
 from dagster._core.events import RunFailureReason
 from dagster_shared.error import SerializableErrorInfo
 
+from dlc_platform.faults import is_told_of_machine
+
 #: How the names of our own exceptions begin: what they say is meant for a person.
 _OURS = "dlc_platform."
+#: In the metadata of a failed step: the sessions, as JSON, that a fault of the machine kept from being worked on, each
+#: with what is said of it.
+OF_THE_MACHINE = "dlc_platform/of_the_machine"
 
 
 def failure_reasons(events: Iterable[dg.DagsterEvent]) -> list[str]:
@@ -34,15 +40,42 @@ def _reason(error: SerializableErrorInfo) -> str:
         name, separator, said = one.message.strip().partition(": ")
         if separator and name.startswith(_OURS):
             return said
-    causes = [error]
-    while causes[-1].cause is not None:
-        causes.append(causes[-1].cause)
+    causes = _causes(error)
     # An exception without a text says less than what was raised because of it.
     return next((said for one in reversed(causes) if ": " in (said := one.message.strip())), error.message.strip())
 
 
+def _causes(error: SerializableErrorInfo) -> list[SerializableErrorInfo]:
+    causes = [error]
+    while causes[-1].cause is not None:
+        causes.append(causes[-1].cause)
+    return causes
+
+
+def is_of_the_machine(events: Iterable[dg.DagsterEvent], session: str) -> bool:
+    """True when the failures of a run say nothing of a session: the machine failed, or what it needs is away."""
+    found = False
+    for event in events:
+        error = None
+        if event.is_step_failure:
+            failure = event.step_failure_data
+            told = failure.user_failure_data
+            if told is not None:
+                if session in told.metadata:
+                    return False
+                waits = told.metadata.get(OF_THE_MACHINE)
+                found = found or (waits is not None and session in json.loads(str(waits.value)))
+                continue
+            error = failure.error
+        elif event.is_job_failure and event.event_specific_data:
+            error = event.job_failure_data.error
+        if error is not None:
+            found = found or is_told_of_machine([(one.cls_name, one.message) for one in _causes(error)])
+    return found
+
+
 def failed_sessions(events: Iterable[dg.DagsterEvent]) -> list[tuple[str, str]] | None:
-    """The sessions that failed in a run, each with what is said of it; None when anything else failed.
+    """The sessions that failed in a run, each with what is said of it; None when anything else failed, or the machine.
 
     `partitions.for_each_session` names them in the metadata of its failure.
     """
@@ -50,7 +83,7 @@ def failed_sessions(events: Iterable[dg.DagsterEvent]) -> list[tuple[str, str]] 
     for event in events:
         if event.is_step_failure:
             told = event.step_failure_data.user_failure_data
-            if told is None or not told.metadata:
+            if told is None or not told.metadata or OF_THE_MACHINE in told.metadata:
                 return None
             found += [(key, str(value.value)) for key, value in told.metadata.items()]
         elif event.is_job_failure and event.job_failure_data.failure_reason != RunFailureReason.STEP_FAILURE:

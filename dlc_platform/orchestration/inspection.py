@@ -14,6 +14,7 @@ import yaml
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.tags import RUN_KEY_TAG
 from dagster._daemon.controller import get_daemon_statuses
 
 from dlc_platform.diagnosis import Finding
@@ -25,11 +26,13 @@ from dlc_platform.orchestration.instance import (
     open_instance,
     pool_limits,
     wanted_dagster_yaml,
+    where_it_stands,
 )
 from dlc_platform.orchestration.migration import require_known, revisions
 from dlc_platform.orchestration.news import kept_news
-from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG
+from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG, not_started
 from dlc_platform.orchestration.schedules import interval, late
+from dlc_platform.orchestration.sensors import Cursor
 from dlc_platform.settings import Lab, load_lab
 
 #: A daemon says every 30 s that it lives.
@@ -54,6 +57,8 @@ def inspect(home: Path) -> Iterator[Finding]:
     except PlatformError:  # as `diagnosis` says
         return
     yield from _space(home, lab)
+    for sentence in where_it_stands(home):
+        yield Finding("home", sentence, "Start the lab here, if this is where it is to be", warning=True)
     try:
         wanted = wanted_dagster_yaml(home, lab)
     except PlatformError as error:
@@ -101,6 +106,7 @@ def inspect(home: Path) -> Iterator[Finding]:
         yield from _limits(instance, lab)
         yield from _monitoring(instance, home, lab, wanted)
         yield from _queue(instance, alive)
+        yield from _under_way(instance, alive)
         yield from _instigators(instance, definitions, lab, alive)
         yield from _late(lab, instance)
         yield from _news(instance)
@@ -244,6 +250,32 @@ def _queue(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
         )
     else:
         yield Finding("queue", found)
+
+
+def _under_way(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
+    """Whether what the sensor takes for under way is, and whether somebody starts each run that is waited for."""
+    lost = not_started(instance)
+    state = next((one for one in instance.all_instigator_state() if one.name == "new_session_videos"), None)
+    asked = Cursor.read(getattr(state.instigator_data, "cursor", None)) if state is not None else None
+    runs = asked.runs if asked is not None else {}
+    names = {run.run_id for run in lost}
+    sessions: set[str] = set()
+    for run_key, own in runs.items():
+        run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
+        if run is None or run.run_id in names:
+            sessions |= own.sessions.keys()
+    under_way = len({key for own in runs.values() for key in own.sessions} - sessions)
+    if not lost and not sessions:
+        yield Finding("under way", f"{under_way} sessions, each with a run; no run waits for nobody")
+        return
+    said = [f"{len(lost)} runs that nobody starts, such as {lost[0].run_id}"] if lost else []
+    said += [f"{len(sessions)} sessions without a run, such as {min(sessions)}"] if sessions else []
+    yield Finding(
+        "under way",
+        "; ".join(said),
+        "Nothing: the daemon sets them going within minutes" if alive else "Start the lab, which sets them going",
+        warning=True,
+    )
 
 
 def _instigators(instance: dg.DagsterInstance, definitions: dg.Definitions, lab: Lab, alive: bool) -> Iterator[Finding]:

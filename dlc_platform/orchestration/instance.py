@@ -2,10 +2,10 @@
 
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,6 @@ from dlc_platform.catalog.registry import assign_cameras
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.launchers.devices import find_devices
 from dlc_platform.launchers.needs import gpu_slots
-from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, PatientRunCoordinator
@@ -35,6 +34,8 @@ from dlc_platform.settings import (
 #: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
 _URL_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL"
 _LOCK = "run.lock"
+#: How long a training that was interrupted can be continued.
+_TRAININGS_KEPT = timedelta(days=14)
 
 
 def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
@@ -111,6 +112,35 @@ def taken_lab(home: Path) -> Path:
 def lab_problem(home: Path) -> Path:
     """Where `up` says what keeps the last edit of lab.yaml from coming into force; there is no such file otherwise."""
     return home / "dagster" / "lab-problem.txt"
+
+
+def where_it_stands(home: Path) -> Iterator[str]:
+    """What a lab that was copied or moved since it was last started still names of the place where it was."""
+    try:
+        written = yaml.safe_load(dagster_yaml(home).read_text(encoding="utf-8"))
+        before = Path(written["local_artifact_storage"]["config"]["base_dir"]).parent
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError):  # never started, or of the lab's own making
+        return
+    if before == home or before.resolve() == home.resolve():
+        return
+    was = "copied" if before.exists() else "moved"
+    yield (
+        f"This lab was {was} from {before}. Relative paths of lab.yaml are taken from {home} now, and what is "
+        "registered finds its files there by itself, once the sensor has looked"
+    )
+    lab = load_lab(home)
+    named = {
+        **{f"raw_roots ({root})": root for root in lab.raw_roots},
+        **{f"the project {name}": project.path for name, project in lab.projects.items()},
+        "store": lab.store,
+        "backups": lab.backups.folder,
+    }
+    for what, path in named.items():
+        if path.is_relative_to(before):
+            yield (
+                f"lab.yaml still names {path} ({what}), where this lab was {was} from. Write "
+                f"{path.relative_to(before)} instead, if this lab is to use its own"
+            )
 
 
 def wanted_dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
@@ -219,14 +249,12 @@ def is_used(home: Path) -> bool:
         return False
 
 
-def clean(lab: LabResource, instance: dg.DagsterInstance) -> None:
-    """Remove what a crash left behind: products half-written, and the workspaces of runs that have ended."""
+def clean(lab: LabResource) -> None:
+    """Remove what a crash left behind: products half-written, and trainings that nobody has continued for long."""
+    from dlc_platform.dlc.training import remove_unfinished
+
     lab.store.remove_partials()
-    for workspace in lab.workspaces.glob("*"):
-        run = instance.get_run_by_id(workspace.name)
-        worker = WorkerProcess.from_tags(run.tags) if run is not None else None
-        if run is None or run.is_finished or (worker and worker.was_started_here() and not worker.is_alive()):
-            shutil.rmtree(workspace, ignore_errors=True)
+    remove_unfinished(lab.workspaces, _TRAININGS_KEPT)
 
 
 def _merged(written: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def _materialize(
     succeeded = True
     lease = None
     with open_instance(environment) as instance, _signals() as interrupted, ExitStack() as held:
-        clean(lab, instance)
+        clean(lab)
         keys = _keys(lab, instance)
         unknown = sorted(set(partitions).difference(*keys.values()))
         reasons: list[str] = []

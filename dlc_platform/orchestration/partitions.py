@@ -1,6 +1,8 @@
 """Partitions: the recording sessions and the recipes, and how one run works through many sessions."""
 
+import json
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +13,12 @@ import dagster as dg
 from dagster import AssetExecutionContext
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.tags import PARTITION_NAME_TAG
-from sqlalchemy.exc import OperationalError
+from dagster._core.storage.tags import PARTITION_NAME_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
 from dlc_platform.errors import PlatformError, sentence_for_people
+from dlc_platform.faults import is_lost_database, machine_fault
+from dlc_platform.orchestration.failures import OF_THE_MACHINE
+from dlc_platform.orchestration.retries import try_again
 from dlc_platform.settings import ScanRule
 
 RANGE_START = "dagster/asset_partition_range_start"
@@ -22,6 +26,8 @@ RANGE_END = "dagster/asset_partition_range_end"
 _UNFINISHED_BACKFILLS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
 #: The daemon makes the next run within seconds; that one may wait for long.
 _LONGEST_UNTIL_RETRY = timedelta(hours=1)
+#: The pauses before a session is worked on again whose run lost the database: Postgres is back within seconds.
+_DATABASE_SECONDS = (1.0, 5.0, 15.0)
 
 sessions = dg.DynamicPartitionsDefinition(name="sessions")
 
@@ -127,7 +133,8 @@ def for_each_session(
         Takes a session's key and returns the metadata of its materialisation, or what makes it: that is called in
         another thread while the next session is worked on.
     outcome
-        Is told of each session what is wrong with it, or that nothing is.
+        Is told of each session what is wrong with it, or that nothing is. Nothing is told of a session that a fault of
+        the machine kept from being worked on: that says nothing of it, and it is tried again.
 
     Raises
     ------
@@ -136,48 +143,83 @@ def for_each_session(
     """
     done: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, str] = {}
+    waits: dict[str, str] = {}
 
     def end(key: str, metadata: Future[Mapping[str, Any]]) -> None:
         problem = None
         try:
             done[key] = metadata.result()
-        except PlatformError as error:
-            problem = error
-            context.log.error(f"{key}: {error}")
-        except OperationalError:
-            raise
         except Exception as error:
+            if machine_fault(error) is not None:
+                raise
             problem = sentence_for_people(error) or PlatformError(
                 f"{type(error).__name__}: {error}", f"Look at the log of the run {context.run_id}"
             )
-            context.log.exception(f"{key} failed")
-        if problem is not None:
+            if isinstance(error, PlatformError):
+                context.log.error(f"{key}: {error}")
+            else:
+                context.log.exception(f"{key} failed")
             failed[key] = str(problem)
         if outcome is not None:
             outcome(key, problem)
+
+    def end_well(key: str, metadata: Future[Mapping[str, Any]]) -> None:
+        """End a session, and work on it again where the database was lost; what it made is found then."""
+        for pause in (*_DATABASE_SECONDS, None):
+            try:
+                end(key, metadata)
+                return
+            except Exception as error:
+                told = str(machine_fault(error) or "")
+                if not told:
+                    raise
+                done.pop(key, None)
+                failed.pop(key, None)
+                if pause is None or not is_lost_database(error):
+                    waits[key] = told
+                    context.log.warning(f"{key} waits: {told}")
+                    return
+            time.sleep(pause)
+            metadata = _begun(work, key, beside)
 
     with ThreadPoolExecutor(max_workers=1) as beside:
         before: tuple[str, Future[Mapping[str, Any]]] | None = None
         for key in context.partition_keys:
             metadata = _begun(work, key, beside)
             if before is not None:
-                end(*before)
+                end_well(*before)
             before = key, metadata
         if before is not None:
-            end(*before)
-    if not failed:
+            end_well(*before)
+    if not failed and not waits:
         for key, metadata in done.items():
             context.add_asset_metadata(metadata, partition_key=key)
         return
     # A failing step emits nothing by itself, so the sessions that did work are written down here.
     for key, metadata in done.items():
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
+    # What the sensor or the schedule asked for is asked for again by the sensor.
+    if waits and not {SENSOR_NAME_TAG, SCHEDULE_NAME_TAG} & set(context.run_tags):
+        try_again(context.instance, context.run_id)
+    told = []
+    if failed:
+        told.append(f"{len(failed)} of {len(context.partition_keys)} sessions failed: " + _listed(failed))
+    if waits:
+        told.append(
+            f"{len(waits)} of {len(context.partition_keys)} sessions could not be worked on now: " + _listed(waits)
+        )
     raise dg.Failure(
-        f"{len(failed)} of {len(context.partition_keys)} sessions failed: "
-        + "; ".join(f"{key}: {reason}" for key, reason in failed.items()),
-        metadata={key: dg.MetadataValue.text(reason) for key, reason in failed.items()},
+        "; ".join(told),
+        metadata={
+            **{key: dg.MetadataValue.text(reason) for key, reason in failed.items()},
+            **({OF_THE_MACHINE: dg.MetadataValue.text(json.dumps(waits))} if waits else {}),
+        },
         allow_retries=False,
     )
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{key}: {reason}" for key, reason in reasons.items())
 
 
 def _begun(

@@ -32,7 +32,7 @@ class LabResource(dg.ConfigurableResource):
 
     @property
     def workspaces(self) -> Path:
-        """Where trainings run, each below the id of its run; what lies there is of no use once that has ended."""
+        """Where networks are trained; what lies there is of no use but for trainings that can be continued."""
         return Path(self.home) / "work"
 
     def scan(self) -> Scan:

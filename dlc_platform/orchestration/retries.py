@@ -1,30 +1,79 @@
-"""Runs whose worker died are tried again, and not at once.
+"""Runs whose worker died are tried again, and not at once; so are those that a fault of the machine ended.
 
-Which runs are tried again is Dagster's `run_retries`: those whose worker died, never those whose computation failed.
+Which runs are tried again is Dagster's `run_retries`: those whose worker died, and those marked by `try_again`; never
+those whose computation failed.
 Dagster starts them at once, and what killed a worker (memory, a disk, a server that restarts) is mostly still there.
 So a run that is tried again enters the queue with a tag that nothing may start with, and a sensor changes that when its
 time has come: no slot and no device is held meanwhile, and no process has to remember it.
+
+Where Dagster was cut off while it made or queued a run, as by a database whose disk is full, nobody would ever start
+that run: `nobody_starts` finds it, and the same sensor sets it going.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+from dagster._core.events import RunFailureReason
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from dagster._core.run_coordinator.base import SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
-from dagster._core.storage.tags import RETRY_NUMBER_TAG
+from dagster._core.storage.tags import (
+    AUTO_RETRY_RUN_ID_TAG,
+    RETRY_NUMBER_TAG,
+    RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
+    RUN_FAILURE_REASON_TAG,
+    SENSOR_NAME_TAG,
+    WILL_RETRY_TAG,
+)
 from dagster._serdes import ConfigurableClassData
+
+from dlc_platform.faults import machine_fault
 
 WAITS_TAG = "dlc_platform/waits"
 WAITS, STARTS = "yes", "no"
 #: How often, and after how many seconds each, the queue tries to launch a run while lab.yaml is not valid.
 _MOST_LOADS, _LOAD_SECONDS = 10_000, 30
+#: A run that was made and not queued, or the next try of one that nobody made, for so long: nobody will any more.
+_FORGOTTEN = timedelta(minutes=3)
+_MOST_RUNS = 1000
 UNTIL_TAG = "dlc_platform/waits_until"
 #: On a run that ended because the lab was stopped: its own id, as what follows it has the tags of what it follows.
 STOPPED_TAG = "dlc_platform/stopped_with_the_lab"
+#: On a run that nobody started and in whose place others were asked for: its own id, too.
+GIVEN_UP_TAG = "dlc_platform/given_up"
 #: For dagster.yaml: nothing that waits is started.
 NONE_THAT_WAITS = {"key": WAITS_TAG, "value": WAITS, "limit": 0}
+
+
+def try_again(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Let Dagster try a run again whose step is about to fail by a fault of the machine."""
+    # The database itself may be what failed: then this run is as any that failed.
+    with suppress(Exception):
+        instance.add_run_tags(run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"})
+
+
+@contextmanager
+def tried_again(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """The work of a step that Dagster tries again when a fault of the machine ends it.
+
+    Raises
+    ------
+    MachineFault
+        In the place of the error, of whatever kind, that came from the machine.
+    """
+    try:
+        yield
+    except Exception as error:
+        fault = machine_fault(error)
+        if fault is None:
+            raise
+        try_again(context.instance, context.run_id)
+        if fault is error:
+            raise
+        raise fault from error
 
 
 class PatientRunCoordinator(QueuedRunCoordinator):
@@ -68,6 +117,90 @@ class PatientRunCoordinator(QueuedRunCoordinator):
         return self._retry_minutes[min(number, len(self._retry_minutes)) - 1]
 
 
+def nobody_starts(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """True for a run that waits for somebody who will not come.
+
+    That is a run which was made and not queued, and one that was to be tried again and has no run that does so.
+    """
+    record = instance.get_run_record_by_id(run.run_id)
+    if record is None or _since(record.update_timestamp) < _FORGOTTEN:
+        return False
+    run = record.dagster_run
+    if run.tags.get(GIVEN_UP_TAG) == run.run_id:
+        return False
+    if run.status == dg.DagsterRunStatus.NOT_STARTED or run.is_complete_and_waiting_to_retry:
+        return True
+    if run.status != dg.DagsterRunStatus.FAILURE:
+        return False
+    successor = run.tags.get(AUTO_RETRY_RUN_ID_TAG)
+    if successor is not None:
+        next_one = instance.get_run_by_id(successor)
+        return next_one is None or next_one.status == dg.DagsterRunStatus.NOT_STARTED
+    # Dagster takes back that a run is tried again when it could not make the next one.
+    reason = run.tags.get(RUN_FAILURE_REASON_TAG)
+    return (
+        run.tags.get(WILL_RETRY_TAG) == "false"
+        and instance.run_retries_enabled
+        and auto_reexecution_should_retry_run(instance, run, RunFailureReason(reason) if reason else None)
+    )
+
+
+def newest_try(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
+    """The run that took the place of one that was tried again, whatever tags it was given."""
+    while (successor := run.tags.get(AUTO_RETRY_RUN_ID_TAG)) is not None:
+        next_one = instance.get_run_by_id(successor)
+        if next_one is None or next_one.status == dg.DagsterRunStatus.NOT_STARTED:
+            break
+        run = next_one
+    return run
+
+
+def is_followed(run: dg.DagsterRun) -> bool:
+    """True for a run that failed and that another one is to take the place of."""
+    return run.is_complete_and_waiting_to_retry or (
+        run.status == dg.DagsterRunStatus.FAILURE and AUTO_RETRY_RUN_ID_TAG in run.tags
+    )
+
+
+def not_started(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The runs of the last day that nobody starts, whoever asked for them."""
+    made = dg.RunsFilter(statuses=[dg.DagsterRunStatus.NOT_STARTED])
+    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.now(UTC) - timedelta(days=1))
+    runs = [run for which in (made, failed) for run in instance.get_runs(which, limit=_MOST_RUNS)]
+    return [run for run in runs if nobody_starts(instance, run)]
+
+
+def give_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Let a run that nobody starts, and what was to follow it, stay so: others take its place."""
+    ids = [run.run_id, run.tags.get(AUTO_RETRY_RUN_ID_TAG, "")]
+    for one in instance.get_runs(dg.RunsFilter(run_ids=[run_id for run_id in ids if run_id])):
+        if one.status == dg.DagsterRunStatus.NOT_STARTED:
+            instance.report_run_canceled(one, "It was made and never queued; its work is asked for again")
+    if run.status == dg.DagsterRunStatus.FAILURE:
+        instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false", GIVEN_UP_TAG: run.run_id})
+
+
+def _set_going(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Have Dagster try a run again that nobody starts: it does so when it is told of a failure."""
+    why = "Dagster was cut off before this run, or the one in its place, was queued"
+    if run.status == dg.DagsterRunStatus.NOT_STARTED:
+        if run.parent_run_id is None or RETRY_NUMBER_TAG not in run.tags:
+            instance.report_run_failed(run, why)
+            return
+        parent = instance.get_run_by_id(run.parent_run_id)
+        # What its parent names is queued when the parent is set going.
+        if parent is None or parent.tags.get(AUTO_RETRY_RUN_ID_TAG) != run.run_id:
+            give_up(instance, run)
+        return
+    instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "true"})
+    instance.report_run_failed(run, why)
+
+
+def _since(time_of_dagster: datetime) -> timedelta:
+    """How long a time of Dagster's is ago; without a zone it is of UTC."""
+    return datetime.now(UTC) - (time_of_dagster if time_of_dagster.tzinfo else time_of_dagster.replace(tzinfo=UTC))
+
+
 # On at every stage: a run that somebody started by hand there would otherwise wait for ever once its worker has died.
 @dg.sensor(minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
 def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
@@ -79,4 +212,15 @@ def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     due = [run for run in waiting if datetime.fromisoformat(run.tags[UNTIL_TAG]) <= now]
     for run in due:
         context.instance.add_run_tags(run.run_id, {WAITS_TAG: STARTS})
-    return dg.SkipReason(f"{len(due)} runs may start now, {len(waiting) - len(due)} go on waiting")
+    lost = []
+    # Each look of three minutes asks once: of many failures the storage is asked one by one.
+    looked = float(context.cursor or 0)
+    if not 0 <= now.timestamp() - looked < _FORGOTTEN.total_seconds():
+        context.update_cursor(str(now.timestamp()))
+        # Sessions are asked for again by the sensor that asked for them.
+        lost = [run for run in not_started(context.instance) if SENSOR_NAME_TAG not in run.tags]
+        for run in lost:
+            _set_going(context.instance, run)
+            context.log.warning(f"the run {run.run_id} was never started, and is set going")
+    told = f"{len(due)} runs may start now, {len(waiting) - len(due)} go on waiting"
+    return dg.SkipReason(f"{told}; {len(lost)} that nobody had started are set going" if lost else told)

@@ -6,10 +6,12 @@ restart therefore neither loses nor repeats a session, and a lost cursor costs a
 
 A session is asked for once for each state of its files, and its poses once for each choice of files that can be
 tracked: one that cannot be read, that is damaged where lab.yaml says to stop there, or whose project has no production
-model yet, or a hopeless one, does not hold up the others. A run whose worker died is retried by Dagster. The sessions
-of a run that a person cancelled or deleted, or that failed by its own fault, go into quarantine with what became of the
-run: they hold up nothing, and come back when a file of theirs is replaced, when a person releases them, or with
-`dlc-platform run HOME --select pose_estimates`, which completes what is missing.
+model yet, or a hopeless one, does not hold up the others. A run whose worker died is retried by Dagster. A session that
+a fault of the machine kept from being worked on is asked for again, after longer and longer pauses, until it goes on;
+and so is one whose run Dagster has lost. The sessions of a run that a person cancelled or deleted, or that failed by
+its own fault, go into quarantine with what became of the run: they hold up nothing, and come back when a file of theirs
+is replaced, when a person releases them, or with `dlc-platform run HOME --select pose_estimates`, which completes what
+is missing.
 
 Dagster's partitions are the sessions that something is or was lately wanted of, in the order in which it was asked for,
 so that those of one run lie side by side. When there are more than `scan.live_sessions`, the oldest that are done are
@@ -33,14 +35,14 @@ from dlc_platform.catalog import queries, registry, tables, wanted
 from dlc_platform.catalog.quarantine import Fault, held_sessions
 from dlc_platform.errors import command, in_this_lab, printable
 from dlc_platform.identity import sha256_json, short
-from dlc_platform.orchestration.failures import failure_reasons
+from dlc_platform.orchestration.failures import failure_reasons, is_of_the_machine
 from dlc_platform.orchestration.instance import lab_problem
 from dlc_platform.orchestration.jobs import estimate_poses, process_sessions
 from dlc_platform.orchestration.news import keep_news
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, in_use, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.retries import WAITS, WAITS_TAG
+from dlc_platform.orchestration.retries import WAITS, WAITS_TAG, give_up, is_followed, newest_try, nobody_starts
 from dlc_platform.sidecars import Sidecars
 from dlc_platform.walking import Threads
 
@@ -68,6 +70,9 @@ CATCH_UP = "catch_up"
 #: Dagster's priorities: what was recorded lately comes before the backlog, and both before what has poses already.
 _LATELY = timedelta(days=1)
 _PRIORITIES = {"lately": "10", "stale": "-10"}
+#: How long a session waits that the machine kept from being worked on: the first time, and at
+#: most; and how long it counts that it did.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _DAY_SECONDS = 30.0, 600.0, 86400.0
 _IN_LINE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED)
 _WORK = {
     "session_videos": "register its videos",
@@ -98,12 +103,16 @@ class Cursor:
         A hash of the lab's own tables in the raw roots, as they were when the catalogue last followed them.
     strays
         Partitions of which the last look found no session.
+    again
+        Sessions that the machine kept from being worked on: how often, and the time from which on they are asked for
+        again.
     """
 
     runs: dict[str, Asked] = field(default_factory=dict)
     rules: str = ""
     tables: str = ""
     strays: list[str] = field(default_factory=list)
+    again: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor | None":
@@ -116,10 +125,22 @@ class Cursor:
             content["rules"],
             content.get("tables", ""),
             content.get("strays", []),
+            {key: (tries, until) for key, (tries, until) in content.get("again", {}).items()},
         )
 
     def write(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
+
+    def postpone(self, key: str, now: float) -> None:
+        """Let a session wait before it is asked for again, the longer the more often it has waited."""
+        self.again = {key: (tries, until) for key, (tries, until) in self.again.items() if now - until < _DAY_SECONDS}
+        tries = self.again.get(key, (0, now))[0] + 1
+        self.again[key] = tries, now + min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** (tries - 1))
+
+    def postponed(self, now: float) -> set[str]:
+        """The sessions that are not to be asked for yet."""
+        # A clock that was set back must not let them wait for as long.
+        return {key for key, (_, until) in self.again.items() if 0 < until - now <= _LONGEST_PAUSE_SECONDS}
 
     def under_way(self, *assets: str) -> set[str]:
         """The sessions under way for any of these assets, or for any asset."""
@@ -145,7 +166,8 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         now = datetime.fromtimestamp(time.time(), UTC)
         elsewhere = caught_up(context.instance)
         room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way() | elsewhere))
-        found = scanning.look(lab.engine, lab.settings, now, room, cursor.under_way() | elsewhere)
+        away = cursor.under_way() | elsewhere | cursor.postponed(time.time())
+        found = scanning.look(lab.engine, lab.settings, now, room, away)
         try:
             follow_tables(lab, cursor, found.unreachable)
         except Exception as problem:
@@ -286,22 +308,33 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
     for run_key, asked in list(cursor.runs.items()):
         # One at a time, as Dagster does itself: its tables are slow at many.
         run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
-        ended = run is None or (run.is_finished and not run.is_complete_and_waiting_to_retry)
+        run = newest_try(instance, run) if run is not None else None
+        lost = run is not None and nobody_starts(instance, run)
+        ended = run is None or lost or (run.is_finished and not is_followed(run))
         first = asked.assets[0]
-        asked.sessions = {
+        wanted_still = {
             key: evidence
             for key, evidence in asked.sessions.items()
             if any(key in lacking[asset] for asset in asked.assets)
             # Its files are out of sight.
             or (first == "session_videos" and key not in videos.registered)
         }
+        for key in asked.sessions.keys() - wanted_still.keys():
+            cursor.again.pop(key, None)
+        asked.sessions = wanted_still
         if asked.sessions and not ended:
             # What waits before it is tried again is no reason for others to wait behind it.
             if run is not None and run.status in _IN_LINE and run.tags.get(WAITS_TAG) != WAITS:
                 in_line.add(first)
             continue
         del cursor.runs[run_key]
+        events = _failures(instance, run) if run is not None and asked.sessions else []
+        if run is not None and lost:
+            give_up(instance, run)
         for key, evidence in asked.sessions.items():
+            if lost or is_of_the_machine(events, key):
+                cursor.postpone(key, time.time())
+                continue
             # Where the first asset failed the next one was not tried; and what changed since is asked for again.
             now = lacking[first].get(key)
             if now is not None and evidence in (now, ""):
@@ -314,6 +347,13 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
                 fault = Fault(_fate(instance, run, first, key), _remedy(lab, run, key), now)
                 hold(lab, key, _STAGES[first], fault, run.run_id if run else None)
     return in_line
+
+
+def _failures(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[dg.DagsterEvent]:
+    """What the failed steps of a run wrote, and the run itself."""
+    kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    records = instance.get_records_for_run(run.run_id, of_type=kinds).records
+    return [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
 
 
 def _lacking(asked_about: Iterable[wanted.Wanted]) -> dict[str, str]:
@@ -382,7 +422,7 @@ def ask(
         return [], []
     projects = list(lab.settings.projects)
     labelled = wanted.labelled(lab.engine, projects, [candidate.session.key for candidate in ready])
-    but = cursor.under_way("session_videos") | set(elsewhere)
+    but = cursor.under_way("session_videos") | set(elsewhere) | cursor.postponed(time.time())
     changed = {candidate.session.key for candidate in ready}
     together = ("session_videos", "labeled_frames")
     # By session: its newest file, and of each run that it is wanted for the assets and the evidence.
@@ -413,7 +453,8 @@ def ask(
         order += new
         added += new
         for stretch in newest_first(keys, order, lab.settings.scan, sizes):
-            run_key = short(sha256_json([assets, [(key, evidence[key]) for key in stretch]]))
+            asked_for = [(key, evidence[key], *_tries(cursor, key)) for key in stretch]
+            run_key = short(sha256_json([assets, asked_for]))
             cursor.runs[run_key] = Asked(list(assets), {key: evidence[key] for key in stretch})
             request = dg.RunRequest(
                 run_key=run_key,
@@ -425,6 +466,11 @@ def ask(
             )
             requests.append((min(place[key] for key in stretch), request))
     return [request for _, request in sorted(requests, key=lambda entry: entry[0])], added
+
+
+def _tries(cursor: Cursor, key: str) -> tuple[int, ...]:
+    """How often the machine kept a session from being worked on: Dagster starts what has one key once."""
+    return cursor.again[key][:1] if key in cursor.again else ()
 
 
 def _ordered(newest: Mapping[str, int], order: wanted.Order) -> list[str]:

@@ -35,6 +35,7 @@ from dlc_platform.orchestration.instance import (
     open_lock,
     prepare,
     taken_lab,
+    where_it_stands,
     write,
 )
 from dlc_platform.orchestration.resources import LabResource
@@ -320,6 +321,8 @@ class Services:
             # A run without this origin belongs to a `dlc-platform run`, which goes on.
             if run.remote_job_origin is None or worker is None or not worker.was_started_here():
                 continue
+            if not worker.works_for(self.home):
+                continue
             worker.kill()
             now = settled(self.instance, run.run_id)
             if now is None or now.is_finished:
@@ -377,7 +380,8 @@ def _end_left_over(home: Path) -> bool:
         return ended
     for tags in record.values():
         process = WorkerProcess.from_tags(tags)
-        if process is not None and process.is_alive():
+        # The record of a lab that was copied names the services of the other one.
+        if process is not None and process.is_alive() and process.works_for(home):
             os.killpg(process.pid, signal.SIGKILL)
             while process.is_alive():
                 time.sleep(0.05)
@@ -418,9 +422,11 @@ def running(
         embedded = not is_external()
         say("Starting Postgres" if embedded else "Connecting to Postgres")
         services = None
+        for sentence in where_it_stands(home):
+            say(sentence)
         try:
             services = Services(home, port, prepare(home), say, read_only_port)
-            clean(LabResource(home=str(home)), services.instance)
+            clean(LabResource(home=str(home)))
             say("Starting the Dagster webserver and daemon")
             services.start()
             services.wait_until_ready()

@@ -417,6 +417,26 @@ def test_a_product_is_free_again_when_its_maker_fails(engine: Engine) -> None:
     other.dispose()
 
 
+@pytest.mark.parametrize("work_fails", [False, True])
+def test_work_outlives_the_connection_that_holds_its_lock(engine: Engine, work_fails: bool) -> None:
+    def work() -> str:
+        with registry.alone(engine, identity("1")):
+            with open_catalog(engine.url).connect() as other:
+                lock = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'"
+                assert other.scalars(text(lock)).all() == [True]
+            if work_fails:
+                raise ValueError("the network failed")
+            return "all frames"
+
+    if work_fails:
+        with pytest.raises(ValueError, match="the network failed"):
+            work()
+    else:
+        assert work() == "all frames"
+    with registry.alone(engine, identity("1")):
+        assert registry.session_keys(engine) == set()
+
+
 def test_what_another_cutoff_counts_takes_the_place_of_what_was_counted_before(lab: Engine) -> None:
     _, top = registry.current_files(lab, KEY)
     track(lab, "9", top, "b", confident=0.25)

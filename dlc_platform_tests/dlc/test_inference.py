@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from dlc_platform.dlc.engine import load_engine
 from dlc_platform.dlc.exports import TOLERANCE_LIKELIHOOD, TOLERANCE_PX
 from dlc_platform.dlc.inference import CHUNK_FRAMES, PoseEstimate, PoseEstimator, Progress, pose_identity
 from dlc_platform.dlc.training import TrainedModel
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.store import Store
@@ -43,6 +44,18 @@ def manifest(poses: PoseEstimate) -> dict:
 
 def hdf(poses: PoseEstimate, model: TrainedModel) -> Path:
     return poses.path / f"unseen{model.scorer}.h5"
+
+
+def test_a_video_with_the_longest_name_is_tracked(
+    tiny_model: TrainedModel, tiny_video: Path, poses: PoseEstimate, tmp_path: Path
+):
+    video = tmp_path / f"{'Mäuse' * 41}abcde.mp4"
+    assert len(video.name.encode()) == 255
+    shutil.copy(tiny_video, video)
+    found = PoseEstimator(tiny_model.path, Store(tmp_path / "store"), device="cpu").estimate(video, sha256_file(video))
+    (table,) = found.path.glob("*.h5")
+    assert table.read_bytes() == next(poses.path.glob("*.h5")).read_bytes()
+    assert read_parquet(found.path / POSE_TABLE).equals(read_parquet(poses.path / POSE_TABLE))
 
 
 def analyze_with_deeplabcut(model: TrainedModel, video: Path, folder: Path) -> Path:
@@ -148,7 +161,8 @@ def test_the_batch_size_and_the_backend_change_neither_identity_nor_numbers(
 
 def test_poses_that_are_there_are_found(estimator: PoseEstimator, poses: PoseEstimate, tiny_video: Path):
     missing = tiny_video.with_name("moved.mp4")
-    assert estimator.estimate(missing, sha256_file(tiny_video)) == poses
+    found = estimator.estimate(missing, sha256_file(tiny_video))
+    assert found.found and replace(found, found=poses.found) == poses
 
 
 def test_poses_in_a_region_are_in_pixels_of_the_full_frame(
@@ -204,7 +218,8 @@ def test_a_video_that_changed_is_not_tracked(tiny_model: TrainedModel, tiny_vide
     estimator = PoseEstimator(tiny_model.path, store, device="cpu")
     with pytest.raises(PlatformError, match="its content has changed"):
         estimator.estimate(tiny_video, "0" * 64)
-    with pytest.raises(PlatformError, match="its content has changed"):
+    # One that is gone is not one that changed: its disk may be away.
+    with pytest.raises(MachineFault, match="is not there any more"):
         estimator.estimate(tmp_path / "nowhere.mp4", sha256_file(tiny_video))
     assert not store.products()
 

@@ -1,6 +1,8 @@
+import errno
 import io
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,10 @@ from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import read_project
 from dlc_platform.dlc.training import TrainedModel, _pose_config, dataset_loader, load_model, train_model
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.identity import sha256_file, short
 from dlc_platform.settings import Recipe
-from dlc_platform.store import Store
+from dlc_platform.store import Store, read_manifest
 from dlc_platform_tests.dlc.test_dataset import on_their_side
 
 
@@ -136,6 +138,50 @@ def test_an_interrupted_training_leaves_nothing_and_logging_as_it_was(
     finally:
         root.removeHandler(mine)
     assert not store.root.exists() and list((tmp_path / "workspace").iterdir()) == []
+
+
+@pytest.mark.parametrize("ends", ["killed", "full disk", "not stored"])
+def test_an_interrupted_training_goes_on_to_the_same_model(
+    ends: str, tiny_dataset: Dataset, short_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = short_recipe.model_copy(update={"epochs": 4})
+    workspace, store = tmp_path / "work", Store(tmp_path / "store")
+    seen: list[int] = []
+
+    def stop(epoch: int, epochs: int, loss: float) -> None:
+        seen.append(epoch)
+        if epoch == 3 and ends == "killed":
+            raise KeyboardInterrupt
+        if epoch == 3 and ends == "full disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if ends == "not stored":
+        monkeypatch.setattr(store, "put", full)
+    error = KeyboardInterrupt if ends == "killed" else MachineFault
+    with pytest.raises(error, match="" if ends == "killed" else "no space left on the disk"):
+        train_model(tiny_dataset.path, recipe, store, workspace, device="cpu", on_progress=stop)
+    (folder,) = workspace.iterdir()
+    # What was being written when the process died is passed over.
+    newest = max(folder.glob("*/snapshot-*.pt"))
+    if ends == "killed":
+        newest.write_bytes(newest.read_bytes()[:1000])
+    monkeypatch.undo()
+    seen.clear()
+    model = train_model(tiny_dataset.path, recipe, store, workspace, device="cpu", on_progress=watch(seen))
+    assert seen == {"killed": [2, 3, 4], "full disk": [3, 4], "not stored": []}[ends]
+    continued = {"killed": [1], "full disk": [2]}
+    assert read_manifest(model.path).get("continued_after") == continued.get(ends)
+    assert list(workspace.iterdir()) == []
+    whole = train_model(tiny_dataset.path, recipe, Store(tmp_path / "other"), workspace, device="cpu")
+    assert whole.id == model.id and "continued_after" not in read_manifest(whole.path)
+    assert whole.learning_curve.equals(model.learning_curve)
+
+
+def watch(seen: list[int]) -> Callable[[int, int, float], None]:
+    return lambda epoch, epochs, loss: seen.append(epoch)
 
 
 @pytest.mark.usefixtures("tiny_model")

@@ -24,6 +24,7 @@ def instance(empty_database: URL, tmp_path: Path) -> Iterator[dg.DagsterInstance
     with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path), overrides=overrides)) as instance:
         yield instance
         event.remove(QueuePool, "checkout", connections._ask)
+        event.remove(Engine, "do_connect", connections._connect)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from dlc_platform.launchers import processes
 from dlc_platform.launchers.processes import WorkerProcess, killed_for_memory
+from dlc_platform.settings import HOME_VARIABLE
 
 PARENT = """
 import subprocess, sys, time
@@ -105,3 +106,18 @@ def test_the_kernel_counts_whom_it_killed_for_memory(tmp_path: Path, monkeypatch
     (tmp_path / "unit.service").mkdir()
     (tmp_path / "unit.service" / "memory.events").write_text("max 5\noom 2\noom_kill 1\n")
     assert killed_for_memory() == (tmp_path / "unit.service" / "memory.events", 1)
+
+
+def test_a_copied_lab_knows_the_processes_of_the_other_one(tmp_path: Path):
+    original, copy = tmp_path / "lab", tmp_path / "copy"
+    original.mkdir()
+    copy.mkdir()
+    process = subprocess.Popen(["sleep", "60"], env=os.environ | {HOME_VARIABLE: str(original)})
+    try:
+        worker = WorkerProcess.of(process.pid)
+        assert worker.works_for(original) and not worker.works_for(copy)
+        original.rename(tmp_path / "moved")
+        assert worker.works_for(tmp_path / "moved")
+    finally:
+        process.kill()
+        process.wait()

@@ -20,7 +20,14 @@ import numpy as np
 import pytest
 import yaml
 from dagster._core.execution.backfill import PartitionBackfill
-from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG, WILL_RETRY_TAG
+from dagster._core.execution.plan.objects import ErrorSource, StepFailureData, UserFailureData
+from dagster._core.storage.tags import (
+    AUTO_RETRY_RUN_ID_TAG,
+    MAX_RETRIES_TAG,
+    RUN_KEY_TAG,
+    SENSOR_NAME_TAG,
+    WILL_RETRY_TAG,
+)
 from dagster._daemon.types import DaemonHeartbeat
 from sqlalchemy import Engine, text
 
@@ -30,14 +37,15 @@ from dlc_platform.catalog.quarantine import Stage, faults_of, release
 from dlc_platform.demo.render import write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
-from dlc_platform.orchestration import materialize, sensors
+from dlc_platform.orchestration import materialize, retries, sensors
 from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.failures import OF_THE_MACHINE, is_of_the_machine
 from dlc_platform.orchestration.inspection import inspect
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.orchestration.news import keep_news, kept_news
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighbours, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.retries import UNTIL_TAG, WAITS, WAITS_TAG
+from dlc_platform.orchestration.retries import UNTIL_TAG, WAITS, WAITS_TAG, not_started
 from dlc_platform.runs_under_way import daemon_lives
 from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
 from dlc_platform.waiting import waiting
@@ -607,6 +615,90 @@ def test_a_missing_raw_root_stops_nothing_and_is_said(lab: Watched) -> None:
     assert f"{lab.home}/disk: the raw root cannot be read: No such file or directory; mount it" in lab.summary
     (lab.home / "away").rename(lab.home / "disk")
     assert lab.settle() == lab.settle() == {}, "what is out of sight for a moment is still under way"
+
+
+@pytest.mark.parametrize("how", ["renamed", "not mounted"])
+def test_sessions_go_on_by_themselves_when_a_root_was_away_in_their_run(lab: Watched, how: str) -> None:
+    lab.video("sub-1_ses-1")
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
+    lab.raw.rename(lab.home / "away")
+    if how == "not mounted":
+        lab.raw.mkdir()
+    assert not lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
+    if how == "not mounted":
+        lab.raw.rmdir()
+    (lab.home / "away").rename(lab.raw)
+    assert lab.look() == {}, "not at once"
+    assert lab.held("sub-1_ses-1", "videos") == []
+    lab.clock.now += SETTLE
+    assert lab.look() == {NEW: one("sub-1_ses-1")}
+    assert lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
+    assert lab.settle() == {} and json.loads(lab.cursor or "")["again"] == {}
+
+
+def test_poses_go_on_by_themselves_when_their_video_was_away(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    lab.promote()
+    lab.settle_and_run()
+    assert lab.look() == {POSES: one("sub-1_ses-1")}
+    run = lab.launched[POSES, "sub-1_ses-1", "sub-1_ses-1"]
+    # What a run says whose raw root went away. Its model is in the catalogue alone, so it is not executed here.
+    failure = dg.Failure("1 of 1 sessions could not be worked on", metadata={OF_THE_MACHINE: '{"sub-1_ses-1": "away"}'})
+    assert is_of_the_machine([step_failure(run, failure)], "sub-1_ses-1")
+    assert not is_of_the_machine([step_failure(run, failure)], "sub-2_ses-1")
+
+
+def step_failure(run: dg.DagsterRun, failure: dg.Failure) -> dg.DagsterEvent:
+    told = UserFailureData(label="intentional-failure", description=failure.description, metadata=failure.metadata)
+    return dg.DagsterEvent(
+        event_type_value=dg.DagsterEventType.STEP_FAILURE.value,
+        job_name=run.job_name,
+        step_key="pose_estimates",
+        event_specific_data=StepFailureData(None, told, error_source=ErrorSource.USER_CODE_ERROR),
+    )
+
+
+def test_a_run_that_nobody_starts_is_asked_for_again(lab: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.scan(sessions_per_run=1)
+    for number in (1, 2, 3):
+        lab.video(f"sub-{number}_ses-1", shade=10 * number)
+    asked = lab.settle()[NEW]
+    assert len(asked) == 3
+    made, failed, refused = (lab.launched[NEW, *stretch] for stretch in asked)
+    # Dagster was cut off when it had made a run; before it made the next try of one; and while it did so.
+    lab.instance.delete_run(made.run_id)
+    lab.instance.add_run(made.with_status(dg.DagsterRunStatus.NOT_STARTED))
+    for run in (failed, refused):
+        lab.instance.report_run_failed(run, "its worker died")
+        lab.instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "true"})
+    half = lab.instance.create_run_for_job(lab.definitions.resolve_job_def("process_sessions"))
+    lab.instance.add_run_tags(refused.run_id, {AUTO_RETRY_RUN_ID_TAG: half.run_id})
+    assert lab.look() == {}, "Dagster has some time to start them"
+    monkeypatch.setattr(retries, "_FORGOTTEN", timedelta(0))
+    assert {run.run_id for run in not_started(lab.instance)} >= {made.run_id, failed.run_id, refused.run_id}
+    assert lab.look() == {}
+    lab.clock.now += SETTLE
+    assert sorted(lab.look()[NEW]) == sorted(asked)
+    assert not_started(lab.instance) == []
+    assert [lab.held(session, "videos") for session, _ in asked] == [[], [], []]
+
+
+def test_a_run_that_a_person_asked_for_is_set_going(lab: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster was cut off when it had made it; its own retries take over when it is told that it failed."""
+    monkeypatch.setattr(retries, "_FORGOTTEN", timedelta(0))
+    job = lab.definitions.resolve_job_def("process_sessions")
+    made = lab.instance.create_run_for_job(job)
+    taken_back = lab.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    lab.instance.report_run_failed(taken_back, "its worker died")
+    lab.instance.add_run_tags(taken_back.run_id, {WILL_RETRY_TAG: "false"})
+    for_good = lab.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={MAX_RETRIES_TAG: "0"})
+    lab.instance.report_run_failed(for_good, "no device")
+    assert {run.run_id for run in not_started(lab.instance)} == {made.run_id, taken_back.run_id}
+    with dg.build_sensor_context(instance=lab.instance) as context:
+        done = retries.start_waiting_retries.evaluate_tick(context)
+    assert "2 that nobody had started are set going" in (done.skip_message or "")
+    runs = [lab.instance.get_run_by_id(run.run_id) for run in (made, taken_back, for_good)]
+    assert [run.is_complete_and_waiting_to_retry for run in runs if run is not None] == [True, True, False]
 
 
 def test_two_sessions_with_one_key_are_said_and_the_others_go_on(lab: Watched) -> None:

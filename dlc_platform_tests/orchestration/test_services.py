@@ -322,6 +322,36 @@ def test_postgres_that_dies_is_started_again(lab: Up, subject: str):
     assert lab.process.poll() is None
 
 
+def held(lab: Up, session: str) -> list[dict[str, Any]]:
+    return lab.rows("select stage, reason from dlc.quarantine where session_key = :session", session=session)
+
+
+def test_a_run_outlives_the_database(lab: Up, subject: str):
+    lab.ensure()
+    with worker_held(lab, subject, seed=15) as (session, run, _):
+        (server_process,) = lab.processes("postgres", "-D")
+        server_process.kill()
+    (done,) = wait_for(lambda: lab.runs("pose_estimates", session, DONE))
+    assert done.run_id == run.run_id
+    assert len(lab.poses(session)) == 1 and held(lab, session) == []
+
+
+def test_sessions_go_on_when_their_raw_root_is_back(lab: Up, subject: str):
+    lab.ensure()
+    raw, away = lab.home / "raw", lab.home / "raw.away"
+    with worker_held(lab, subject, seed=16) as (session, _, _):
+        raw.rename(away)
+    try:
+        failed, *_ = wait_for(lambda: lab.runs("pose_estimates", session, FAILED))
+    finally:
+        away.rename(raw)
+    said = lab.reasons(failed.run_id)
+    assert f"{raw}: the raw root cannot be read" in said or "is not there any more" in said
+    assert "changed while it was tracked" not in said
+    wait_for(lambda: lab.runs("pose_estimates", session, DONE))
+    assert len(lab.poses(session)) == 1 and held(lab, session) == []
+
+
 def test_what_a_stop_interrupts_goes_on_at_the_next_start(lab: Up, subject: str):
     lab.ensure()
     workspaces = lab.home / "work"

@@ -10,10 +10,12 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog.database import outlasting
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.assets.sessions import labeled_frames
 from dlc_platform.orchestration.metadata import gpu_memory, number, picture, table
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import tried_again
 
 GPU_POOL = "gpu"
 OWNERS = ["team:pose-estimation"]
@@ -32,7 +34,8 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     )
     def training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """All labelled frames of a recipe's project, each for ever on one side of the train/test split."""
-        return _training_dataset(context, lab)
+        with tried_again(context):
+            return _training_dataset(context, lab)
 
     @dg.asset(
         partitions_def=recipes,
@@ -45,7 +48,8 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     )
     def trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """A network trained on a recipe's dataset: each materialisation is one immutable model version."""
-        return _trained_model(context, lab)
+        with tried_again(context):
+            return _trained_model(context, lab)
 
     @dg.asset(
         partitions_def=recipes,
@@ -58,7 +62,8 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     )
     def model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """The distance between labels and predictions on every image of the model's dataset, in pixels."""
-        return _model_evaluation(context, lab)
+        with tried_again(context):
+            return _model_evaluation(context, lab)
 
     return [training_dataset, trained_model, model_evaluation]
 
@@ -210,29 +215,32 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
         lab.store.path("datasets", dataset_id),
         recipe,
         lab.store,
-        lab.workspaces / context.run_id,
+        lab.workspaces,
         on_progress=on_progress,
         warn=context.log.warning,
     )
     peak_gb = gpu_peak_gb()
     environment = versions()
-    new = registry.record_training(
-        lab.engine,
-        tables.ModelVersion(
-            id=model.id,
-            project=recipe.project,
-            dataset_id=dataset_id,
-            net_type=recipe.net_type,
-            weights_sha256=model.weights_sha256,
-            scorer=model.scorer,
-            manifest_sha256=lab.store.claim("models", model.id),
-        ),
-        registry.BodyParts(model.bodyparts, model.skeleton),
-        tables.TrainingRun(
-            recipe=name, model_id=model.id, epochs=model.epochs, seconds=model.seconds, run_id=context.run_id
-        ),
-        parameters,
-        environment,
+    manifest_sha256 = lab.store.claim("models", model.id)
+    new = outlasting(
+        lambda: registry.record_training(
+            lab.engine,
+            tables.ModelVersion(
+                id=model.id,
+                project=recipe.project,
+                dataset_id=dataset_id,
+                net_type=recipe.net_type,
+                weights_sha256=model.weights_sha256,
+                scorer=model.scorer,
+                manifest_sha256=manifest_sha256,
+            ),
+            registry.BodyParts(model.bodyparts, model.skeleton),
+            tables.TrainingRun(
+                recipe=name, model_id=model.id, epochs=model.epochs, seconds=model.seconds, run_id=context.run_id
+            ),
+            parameters,
+            environment,
+        )
     )
     # Here, where deeplabcut is imported already: whoever runs the model later need not import it. After the training is
     # written down, so that nothing that happens here can lose it.

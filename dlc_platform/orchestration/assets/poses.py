@@ -11,7 +11,8 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import quarantine, registry, tables
-from dlc_platform.errors import PlatformError, command
+from dlc_platform.errors import MachineFault, PlatformError, command
+from dlc_platform.faults import machine_fault
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL, record_export
 from dlc_platform.orchestration.assets.sessions import session_videos
@@ -129,7 +130,7 @@ def _estimate_session(
     from dlc_platform.cropping import video_without_region
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.inference import OtherFrames
-    from dlc_platform.ingest import judge, require_trackable, require_unchanged
+    from dlc_platform.ingest import judge, require_there, require_trackable, require_unchanged
     from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 
     files = registry.require_files(lab.engine, key)
@@ -139,6 +140,7 @@ def _estimate_session(
     #: When the poses of each estimate were made, and by what.
     made: dict[str, str] = {}
     problems = []
+    faults: list[tuple[str, str]] = []
     # What is in quarantine holds up no other file of the session.
     held: list[tuple[tables.RecordingFile, str]] = []
     without_rule = []
@@ -152,6 +154,7 @@ def _estimate_session(
             if estimator is None:
                 without_rule.append(file)
                 continue
+            require_there(file, lab.settings)
             require_unchanged(file)
             try:
                 require_trackable(lab.engine, file, lab.settings)
@@ -175,6 +178,10 @@ def _estimate_session(
                     on_progress=_progress(context, key, path.stem),
                 )
         except PlatformError as problem:
+            if (fault := machine_fault(problem)) is not None:
+                # Not the error itself, which would keep files open that its frames hold.
+                faults.append((fault.problem, fault.remedy))
+                continue
             if isinstance(problem, OtherFrames):
                 registry.forget_account(lab.engine, file.video_id)
             # The other cameras of the session are none the worse.
@@ -214,6 +221,9 @@ def _estimate_session(
         if estimate.found:
             context.log.info(f"{key} {path.stem}: these poses were there already, {made[estimate.id]}")
         estimates.append((file, estimate, summary, estimator.model_id))
+    if faults:
+        # The session is tried again; what is wrong with its other files is said then.
+        raise MachineFault(*faults[0])
     if not estimates or problems:
         problems += [reason for _, reason in held]
     if problems:

@@ -10,7 +10,8 @@ from dagster import AssetExecutionContext
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
 from dlc_platform.catalog import queries, registry
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import MachineFault, PlatformError
+from dlc_platform.faults import machine_fault
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
@@ -70,7 +71,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     from dlc_platform.scanning import find_sessions
     from dlc_platform.sidecars import Sidecars
     from dlc_platform.video_limits import copy_of, left_out
-    from dlc_platform.walking import Disks
+    from dlc_platform.walking import Disks, why_away
 
     disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
     disks.answering()
@@ -85,6 +86,9 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     # Cameras that are new come with their sessions.
     assigned: set[str] = set()
 
+    def refused(key: str) -> bool:
+        return any(key in skipped.reason for skipped in found.skipped)
+
     def work(key: str) -> Callable[[], Mapping[str, Any]]:
         if key not in on_disk:
             reasons = [
@@ -92,10 +96,15 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
                 for skipped in found.skipped
                 if key in skipped.reason or skipped.path in lab.settings.raw_roots
             ]
-            raise PlatformError(
-                f"no folder below the raw roots holds videos of session {key}" + "".join(f" ({r})" for r in reasons),
-                "Bring the folder back, or correct `layout` in lab.yaml",
-            )
+            problem = f"no folder below the raw roots holds videos of session {key}"
+            scan = lab.settings.scan
+            for root in lab.settings.raw_roots:
+                if (away := why_away(root, [root], lab.settings.layout, scan.root_timeout_seconds)) is not None:
+                    reasons.append(away)
+            problem += "".join(f" ({reason})" for reason in dict.fromkeys(reasons))
+            remedy = "Bring the folder back, or correct `layout` in lab.yaml"
+            # Whoever asked had seen them: a raw root is away, or was a moment ago.
+            raise PlatformError(problem, remedy) if refused(key) else MachineFault(problem, remedy)
         session = on_disk[key]
         looks = register(lab.engine, session, sidecars, anew)
         for look in looks:
@@ -243,6 +252,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
     labels = {}
     matches = {}
     problems = {}
+    fault: MachineFault | None = None
     for name, entry in lab.settings.projects.items():
         try:
             project = read_project(entry.path)
@@ -251,10 +261,13 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
                 context.log.warning(f"the project {name}: {remark.said}. {remark.remedy}.")
         except PlatformError as problem:
             # The labels of the other projects are none the worse; this one's are counted when it is mended.
+            fault = fault or machine_fault(problem)
             problems[f"problem_{name}"] = str(problem)
             context.log.warning(f"the labels of the project {name} are left out: {problem}")
             continue
         matches[name] = match_folders(project, labels[name].folders(), registry.known_files(lab.engine))
+    if not labels and fault is not None:
+        raise fault
     if not labels:
         raise dg.Failure("; ".join(problems.values()), allow_retries=False)
 

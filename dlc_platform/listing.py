@@ -7,6 +7,7 @@ listed, and when, is for those who scan; what a name says of a file's being comp
 import os
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISREG
@@ -176,8 +177,9 @@ def _entry(
                 return Skipped(path, reason, "expected")
             if is_video:
                 return Skipped(path, "it is a folder with the name of a video; rename it")
-            if is_of_the_kernel(entry.stat()):
-                return Skipped(path, "it leads to files that the kernel makes up, such as /proc; remove it")
+            with suppress(OSError):  # whoever lists it says so
+                if is_of_the_kernel(entry.stat()):
+                    return Skipped(path, "it leads to files that the kernel makes up, such as /proc; remove it")
             if entry.is_symlink() and (reason := _link_reason(root, relative, entry.path)):
                 return Skipped(path, reason)
             if len(os.fsencode(entry.path)) > _LONGEST_FOLDER:

@@ -417,8 +417,8 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     try:
         with open_plain(path) as file:
             start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError as error:
-        raise PlatformError(f"{path} cannot be read: {error.strerror}", "Check its name and its permissions") from None
+    except OSError:
+        start = b""  # what FFmpeg says of it is told below
     # Before FFmpeg opens it, which would look at the other files first.
     if start.lower().startswith(tuple(name.lower() for name in _LIST_STARTS)):
         raise _a_list(path)

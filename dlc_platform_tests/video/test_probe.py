@@ -276,7 +276,7 @@ def test_refuses_what_is_no_video(tmp_path: Path, write: Callable[[Path], None],
 def test_a_list_of_files_is_not_followed(make_video: Make, tmp_path: Path) -> None:
     make_video("a.mp4")
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
-    with pytest.raises(PlatformError, match=r"list\.mp4 is not a video but a list of files"):
+    with pytest.raises(PlatformError, match=r"list\.mp4 is a list of other files, not a video"):
         probe(tmp_path / "list.mp4")
 
 

@@ -7,42 +7,58 @@ The file is a plain tar that any tool opens, for years:
 ``manifest.json``   What made the file, and when: `BackupManifest`.
 ``lab.yaml``        As it was.
 ``store.json.gz``   Every product of the store: kind, identity, SHA-256 of its manifest.
-``database.dump``   Both schemas of the database, for `pg_restore`.
+``database.dump``   Both schemas of the database, as `pg_dump` writes them in its custom format.
 ==================  ==================================================================================
+
+A backup can come from anybody, so nothing of it is run: `restore` makes the tables itself, and takes rows as values out
+of the dump (`postgres.rows`). A backup that defines anything else than the platform's own tables is refused.
 
 The products themselves, raw data and DeepLabCut projects are not in it: they never change, so copying their folders is
 enough. The database is taken out first and the index after it: a product is there before its row, so whatever the
 database names is in the index.
 """
 
+import errno
 import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
-from sqlalchemy import Engine, text
+from pydantic import BaseModel, Field
+from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
 
 from dlc_platform.catalog import registry
-from dlc_platform.catalog.database import catalog_revision, knows_revision, migrate, open_catalog, require_known
+from dlc_platform.catalog.database import (
+    catalog_revision,
+    knows_revision,
+    make_tables,
+    migrate,
+    open_catalog,
+    require_known,
+)
 from dlc_platform.catalog.tables import SCHEMA
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, one_line
 from dlc_platform.identity import sha256_file
-from dlc_platform.postgres import server
+from dlc_platform.postgres import rows, server
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA, existing_url, is_external, postgres_url
-from dlc_platform.postgres.dump import dump_schemas, require_restorable, restore_schemas, server_version
+from dlc_platform.postgres.dump import definitions, dump_schemas, server_version, shown
 from dlc_platform.settings import LAB_FILE, load_lab
-from dlc_platform.store import MANIFEST, Product, Store
+from dlc_platform.store import KINDS, MANIFEST, Product, Store
+from dlc_platform.version import __version__
 
 _SUMS = "SHA256SUMS"
 _ABOUT = "manifest.json"
@@ -51,6 +67,12 @@ _DATABASE = "database.dump"
 _PARTS = (_ABOUT, LAB_FILE, _INDEX, _DATABASE)
 _SCHEMAS = (SCHEMA, DAGSTER_SCHEMA)
 _BLOCK_BYTES = 1 << 20
+#: What each part but the dump may have at most, and how often longer than its file the index may be: it is made of
+#: checksums, which cannot be made shorter than by half.
+_MOST_BYTES = {_SUMS: 1 << 12, _ABOUT: 1 << 16, LAB_FILE: 1 << 20}
+_INDEX_BEFORE, _INDEX_TIMES = 1 << 20, 6
+_ENTRY = re.compile(rf'\["({"|".join(KINDS)})", "([0-9a-f]{{64}})", "([0-9a-f]{{64}}|)"\](?:, )?')
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: A restored lab's products may be brought before it.
 _STORE = "store"
 
@@ -66,8 +88,8 @@ class BackupManifest(BaseModel):
 
     format: Literal[1] = 1
     made_at: datetime
-    platform: str
-    revision: str
+    platform: str = Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}\z")
+    revision: str = Field(pattern=r"^[A-Za-z0-9_]{0,64}\z")
     postgres: int
     products: int
     store: Path
@@ -135,7 +157,7 @@ def backup(home: Path, file: Path) -> Backup:
         index = _index(store)
         manifest = BackupManifest(
             made_at=made_at,
-            platform=version("dlc-platform"),
+            platform=__version__,
             revision=migration,
             postgres=postgres,
             products=len(index),
@@ -152,17 +174,34 @@ def backup(home: Path, file: Path) -> Backup:
     return Backup(file, file.stat().st_size, len(index), missing)
 
 
-def restore(file: Path, home: Path) -> Restored:
+@dataclass(frozen=True)
+class Storage:
+    """What a lab keeps in the database beside its catalogue, and which is no business of this layer: Dagster's tables.
+
+    `make` makes them, empty, within the connection's transaction, whose search path is their schema. `settle` brings
+    runs that were under way in the backup to an end.
+    """
+
+    make: Callable[[Connection], None]
+    settle: Callable[[URL], None]
+
+
+def restore(file: Path, home: Path, storage: Storage, leave_out: bool = False) -> Restored:
     """Make a lab out of a backup, in an empty or new folder, which may hold the products in ``store`` already.
 
     Its database is the one that the environment names, which must not hold a lab, else a new embedded one. When this
     fails or is killed there is no lab: lab.yaml is written last.
 
+    Parameters
+    ----------
+    leave_out
+        Leave out what the backup's database has beyond the platform's own, instead of refusing the backup.
+
     Raises
     ------
     PlatformError
-        When the file is no whole backup, or of a newer platform; the folder or the database is not empty; or the
-        database cannot be restored.
+        When the file is no whole backup, or of a newer platform; its database holds what is not the platform's; the
+        folder or the database is not empty; or the database cannot be restored.
     """
     made_home = not home.exists()
     try:
@@ -172,7 +211,7 @@ def restore(file: Path, home: Path) -> Restored:
                 # Our own folder is there before the look, so of two that restore at once not both find it empty.
                 _require_empty(home, Path(private))
                 manifest, index = _unpack(file, Path(private))
-                _restore_database(home, Path(private) / _DATABASE, manifest)
+                _restore_database(home, Path(private) / _DATABASE, manifest, file, storage, leave_out)
                 _put_in_place(Path(private) / LAB_FILE, home)
     except BaseException:
         if made_home:
@@ -244,32 +283,41 @@ def _pack(folder: Path, file: Path) -> None:
 
 def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
     """Check a backup and take its parts out into a folder; only parts of known names are ever written."""
-    try:
-        with open(file, "rb") as given, tarfile.open(fileobj=given, mode="r:") as tar:
-            sums = dict(_take_out(tar, folder))
-        if lacking := {_SUMS, *_PARTS} - sums.keys():
-            raise _damaged(file, f"{', '.join(sorted(lacking))} is missing")
-        listed = (folder / _SUMS).read_text().splitlines()
-        if changed := [name for name in _PARTS if f"{sums[name]}  {name}" not in listed]:
-            raise _damaged(file, f"{', '.join(changed)} is not as it was when it was made")
-        about = json.loads((folder / _ABOUT).read_text())
-        if about["format"] != 1:
-            raise PlatformError(
-                f"{file} was made by a newer platform, {about['platform']}", "Install that version, or a newer one"
-            )
-        manifest = BackupManifest.model_validate(about)
-        with gzip.open(folder / _INDEX, "rt") as compressed:
-            index: Index = {(kind, identity): sha256 for kind, identity, sha256 in json.load(compressed)}
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, " ".join(str(error).split()).rstrip(".")) from error
+    with open(file, "rb", opener=_waiting_for_nobody) as given:
+        if not stat.S_ISREG(os.fstat(given.fileno()).st_mode):
+            raise _damaged(file, "it is not a file but a device or a pipe")
+        try:
+            with tarfile.open(fileobj=given, mode="r:") as tar:
+                sums = dict(_take_out(tar, folder))
+            if lacking := {_SUMS, *_PARTS} - sums.keys():
+                raise _damaged(file, f"{', '.join(sorted(lacking))} is missing")
+            listed = (folder / _SUMS).read_text().splitlines()
+            if changed := [name for name in _PARTS if f"{sums[name]}  {name}" not in listed]:
+                raise _damaged(file, f"{', '.join(changed)} is not as it was when it was made")
+            about = json.loads((folder / _ABOUT).read_text())
+            if about["format"] != 1:
+                raise PlatformError(
+                    f"{file} was made by a newer platform, {one_line(str(about['platform']))}",
+                    "Install that version, or a newer one",
+                )
+            manifest = BackupManifest.model_validate(about)
+            index = _read_index(folder / _INDEX)
+        except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+            raise _damaged(file, one_line(str(error)).rstrip(".")) from error
     return manifest, index
 
 
 def _take_out(tar: tarfile.TarFile, folder: Path) -> Iterator[tuple[str, str]]:
     """Write the members into the folder; their names and the SHA-256 of what was written."""
     for member in tar:
-        if member.name not in (_SUMS, *_PARTS) or not member.isreg() or (folder / member.name).exists():
-            raise ValueError(f"{member.name!r} does not belong in it")
+        shown = repr(one_line(member.name))
+        # A sparse one is as long as it says, whatever the length of the backup.
+        if member.name not in (_SUMS, *_PARTS) or not member.isreg() or member.issparse():
+            raise ValueError(f"{shown} does not belong in it")
+        if (folder / member.name).exists():
+            raise ValueError(f"{shown} is in it twice")
+        if member.size > (most := _MOST_BYTES.get(member.name, member.size)):
+            raise ValueError(f"{shown} is longer than {most} bytes")
         part = tar.extractfile(member)
         assert part is not None
         digest = hashlib.sha256()
@@ -280,23 +328,50 @@ def _take_out(tar: tarfile.TarFile, folder: Path) -> Iterator[tuple[str, str]]:
         yield member.name, digest.hexdigest()
 
 
-def _restore_database(home: Path, dump: Path, manifest: BackupManifest) -> None:
+def _read_index(file: Path) -> Index:
+    most = _INDEX_BEFORE + _INDEX_TIMES * file.stat().st_size
+    with gzip.open(file, "rt", encoding="ascii") as compressed:
+        listed = compressed.read(most + 1)
+    if len(listed) > most:
+        raise ValueError(f"{_INDEX} would grow to more than {_INDEX_TIMES} times its size")
+    index: Index = {}
+    place, end = 1, len(listed) - 1
+    while place < end and (entry := _ENTRY.match(listed, place)):
+        index[entry[1], entry[2]] = entry[3]  # pyright: ignore[reportArgumentType] (the pattern knows the kinds alone)
+        place = entry.end()
+    if listed[:1] != "[" or listed[-1:] != "]" or place != end:
+        raise ValueError(f"{_INDEX} does not list products")
+    return index
+
+
+def _restore_database(
+    home: Path, dump: Path, manifest: BackupManifest, file: Path, storage: Storage, leave_out: bool
+) -> None:
     """Fill the lab's empty database and bring it up to date; when that fails it is as empty as it was."""
     embedded = not is_external()
-    restored = False
+    empty = False
     engine = None
     try:
         engine = open_catalog(postgres_url(home))
         _require_suitable(engine, manifest)
+        empty = True
         if manifest.revision:
-            restore_schemas(engine, dump)
-        restored = True
+            try:
+                _fill(engine, dump, manifest, file, storage, leave_out)
+            except ValueError as error:
+                raise _damaged(file, one_line(str(error), 300).rstrip(".")) from error
+            except DBAPIError as error:
+                raise PlatformError(
+                    f"the database cannot be filled: {one_line(str(error.orig), 300).rstrip('.')}",
+                    "Mend what it says and restore again; nothing was changed",
+                ) from error
         migrate(engine)
+        if manifest.revision:
+            storage.settle(engine.url)
     except BaseException:
         if embedded and (home / "postgres").exists():
             server.discard(home / "postgres")
-        elif restored and engine is not None:
-            # They were not there before, or nothing had been restored.
+        elif empty and engine is not None:
             with engine.begin() as connection:
                 for schema in _SCHEMAS:
                     connection.execute(text(f"drop schema if exists {schema} cascade"))
@@ -306,15 +381,39 @@ def _restore_database(home: Path, dump: Path, manifest: BackupManifest) -> None:
             engine.dispose()
 
 
+def _fill(engine: Engine, dump: Path, manifest: BackupManifest, file: Path, storage: Storage, leave_out: bool) -> None:
+    """Make the tables of the backup's version, compare them with what the dump defines, and put its rows into them."""
+    with engine.begin() as connection:
+        make_tables(connection, manifest.revision)
+        connection.execute(CreateSchema(DAGSTER_SCHEMA))
+        connection.execute(text(f"set local search_path to {DAGSTER_SCHEMA}"))
+        storage.make(connection)
+    with engine.connect() as connection:
+        wanted = definitions(connection, _SCHEMAS)
+    with shown(dump, manifest.postgres, "schema") as lines:
+        foreign = rows.foreign(wanted, lines)
+    if foreign and not leave_out:
+        others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise PlatformError(
+            f"{file} is refused: its database holds {foreign[0]}{others}",
+            "Ask whoever made the backup what that is; to restore the lab's own tables without it, give "
+            "`dlc-platform restore` the option --leave-out",
+        )
+    with engine.begin() as connection, shown(dump, manifest.postgres, "data") as lines:
+        rows.fill(connection, lines, _SCHEMAS, leave_out)
+        found = catalog_revision(connection)
+        if found != manifest.revision:
+            raise ValueError(f"its tables are at {found}, and it says that they are at {manifest.revision}")
+
+
 def _require_suitable(engine: Engine, manifest: BackupManifest) -> None:
     with engine.connect() as connection:
         if manifest.revision and not knows_revision(manifest.revision):
             raise PlatformError(
-                f"the backup was made by a newer platform, {manifest.platform}, whose tables this one does not know",
+                f"the backup was made by a newer platform, {manifest.platform}, whose tables this one, {__version__}, "
+                "does not know",
                 "Install that version, or a newer one, and restore again",
             )
-        if manifest.revision:
-            require_restorable(connection, manifest.postgres)
         for schema in _SCHEMAS:
             if connection.scalar(text("select to_regnamespace(:name)"), {"name": schema}) is not None:
                 raise PlatformError(
@@ -352,6 +451,10 @@ def _explained(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:
+            raise PlatformError(
+                f"the disk of {place} is full", "Free some space there, or use another disk, and try again"
+            ) from error
         raise PlatformError(
             f"{error.filename or place} cannot be used: {error.strerror}",
             "See that it is there, can be read and written, and that its disk has free space",
@@ -360,6 +463,11 @@ def _explained(place: Path) -> Iterator[None]:
 
 def _damaged(file: Path, problem: str) -> PlatformError:
     return PlatformError(f"{file} is no whole backup: {problem}", "Use another copy of it, or an older backup")
+
+
+def _waiting_for_nobody(path: str, flags: int) -> int:
+    # A pipe would be waited for, for ever.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _private(path: str, flags: int) -> int:

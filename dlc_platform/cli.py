@@ -52,6 +52,24 @@ class _ListGroup(TyperGroup):
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from dlc_platform.version import __version__
+
+        print(f"dlc-platform {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is, and stop."),
+    ] = False,
+) -> None: ...
+
+
 #: The lab that the command is about, as it was typed.
 _labs: list[Path] = []
 
@@ -1027,11 +1045,15 @@ def backup(
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `dlc-platform backup` made.")],
     home: Annotated[Path, typer.Argument(metavar="HOME", help="A new or empty folder to make the lab in.")],
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Leave out what its database has beyond the platform's own tables.")
+    ] = False,
 ) -> None:
     """Make a lab out of a backup, and say which products its store lacks."""
     from dlc_platform.backup import restore as make
+    from dlc_platform.orchestration.restored import DAGSTER
 
-    made = make(_absolute(file), _absolute(home))
+    made = make(_absolute(file), _absolute(home), DAGSTER, leave_out)
     _say(f"{_absolute(home)} is the lab of {made.manifest.made_at:%Y-%m-%d %H:%M} UTC again")
     if made.unusable is not None:
         _say(f"warning: {made.unusable}")

@@ -58,6 +58,14 @@ def in_this_lab(message: str) -> str:
     return printable(at_home(message, Path(home)) if home else message)
 
 
+def one_line(words: str, most: int = 200) -> str:
+    """Words of a stranger for a message: on one line, cut, and without characters that a terminal obeys."""
+    shown = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(words.split())
+    )
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
 class PlatformError(Exception):
     """Something that a person can mend.
 

@@ -21,9 +21,11 @@ import sqlalchemy
 from alembic import command
 from sqlalchemy import URL, Engine, text
 
-from dlc_platform.backup import backup, restore
+from dlc_platform.backup import Restored, backup
+from dlc_platform.backup import restore as restore_with
 from dlc_platform.catalog.database import alembic_config, catalog_revision, open_catalog
 from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.restored import DAGSTER, make_tables
 from dlc_platform.platform import Platform
 from dlc_platform.postgres import dump, server
 from dlc_platform.postgres.connection import dagster_url
@@ -40,8 +42,9 @@ RESTORE = """
 import sys
 from pathlib import Path
 from dlc_platform.backup import restore
+from dlc_platform.orchestration.restored import DAGSTER
 
-restore(Path(sys.argv[1]), Path(sys.argv[2]))
+restore(Path(sys.argv[1]), Path(sys.argv[2]), DAGSTER)
 """
 LAB_YAML = "# the lab of the tests\nraw_roots: [raw]\nprojects: {maze: {path: project}}\n"
 
@@ -60,7 +63,10 @@ def home(lab: Engine, tmp_path: Path) -> Path:
     home.mkdir()
     (home / "lab.yaml").write_text(LAB_YAML)
     fill(lab, Store(home / "store"))
-    execute(dagster_url(lab.url), "create table runs (run_id text)", "insert into runs values ('first')")
+    engine = sqlalchemy.create_engine(dagster_url(lab.url), poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        make_tables(connection)
+        connection.execute(text("insert into kvs (key, value) values ('first', 'tab\there')"))
     return home
 
 
@@ -74,6 +80,10 @@ def file(home: Path, outside: URL, tmp_path: Path) -> Path:
 def reachable(make_reachable: Callable[[], AbstractContextManager[Path]]) -> Iterator[Path]:
     with make_reachable() as folder:
         yield folder
+
+
+def restore(file: Path, home: Path) -> Restored:
+    return restore_with(file, home, DAGSTER)
 
 
 def execute(url: URL, *statements: str) -> list[tuple]:
@@ -128,7 +138,7 @@ def test_a_lost_lab_comes_back(
     for one, other in zip(before, tables(second), strict=True):
         pd.testing.assert_frame_equal(one, other)
     url = server.ensure_running(second / "postgres")
-    assert execute(dagster_url(url), "select * from runs") == [("first",)]
+    assert execute(dagster_url(url), "select key, value from kvs") == [("first", "tab\there")]
     engine = open_catalog(url)
     assert len(list(verify(engine, Store(second / "store")))) == 1
     shutil.copytree(home / "store", second / "store")
@@ -336,7 +346,10 @@ def rewritten(file: Path, **changes: object) -> Path:
     [
         ({"format": 2, "platform": "9.0"}, "made by a newer platform, 9.0"),
         ({"revision": "9999", "platform": "9.0"}, "made by a newer platform, 9.0, whose tables"),
-        ({"postgres": 99}, "on a server of Postgres 18, which does not take what Postgres 99 wrote"),
+        (
+            {"postgres": 99},
+            "taken from a server of Postgres 99, newer than the pg_restore that comes with the platform",
+        ),
         ({"made_at": "yesterday"}, "is no whole backup"),
     ],
 )
@@ -449,7 +462,7 @@ def test_a_dump_that_cannot_be_restored_leaves_nothing(
         "create function refuse() returns event_trigger language plpgsql as $$begin raise 'refused'; end$$",
         "create event trigger refuse on ddl_command_end when tag in ('CREATE INDEX') execute function refuse()",
     )
-    with pytest.raises(PlatformError, match=r"pg_restore failed: .*refused"):
+    with pytest.raises(PlatformError, match=r"the database cannot be filled: refused"):
         restore(file, home.with_name("second"))
     assert schemas(empty_database) == [] and not home.with_name("second").exists()
 

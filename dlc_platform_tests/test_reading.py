@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from dlc_platform.orchestration.instance import prepare
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
 from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.version import __version__
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import identity
 
@@ -268,7 +268,7 @@ def test_newer_tables_name_the_version_that_made_them(lab: Engine, home: Path) -
     with pytest.raises(PlatformError, match=r"a newer one has changed them, and this is .*Install that version"):
         open_lab(home)
     with lab.begin() as connection:
-        assert connection.scalar(text("select platform from dlc.migration")) == version("dlc-platform")
+        assert connection.scalar(text("select platform from dlc.migration")) == __version__
         connection.execute(text("insert into dlc.migration values ('9999', '7.1', now())"))
     with pytest.raises(PlatformError, match=r"version 7\.1 has changed them.*Install version 7\.1 or a newer one"):
         Platform(home).sessions()

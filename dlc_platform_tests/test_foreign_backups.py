@@ -1,0 +1,325 @@
+"""What somebody else's backup says is not done: rows are taken as values, and what does not belong refuses it."""
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlalchemy
+from dagster._core.code_pointer import FileCodePointer
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from sqlalchemy import URL, Engine, text
+
+from dlc_platform.backup import backup, restore
+from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.restored import DAGSTER, make_tables
+from dlc_platform.postgres import dump, rows
+from dlc_platform.postgres.connection import dagster_url
+from dlc_platform.postgres.dump import definitions
+from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.store import Store
+from dlc_platform_tests.catalog.conftest import lab as lab
+
+PARTS = ["manifest.json", "lab.yaml", "store.json.gz", "database.dump"]
+#: What another lab's database may hold, with the words that refuse it.
+FOREIGN = {
+    "create view dlc.files as select * from pg_ls_dir('/')": "the view dlc.files, which is not one of the platform's",
+    "create function dlc.run() returns text language sql as $$select 'x'::text$$": "the function dlc.run()",
+    "create rule twice as on insert to dlc.camera do also select 1": "the rule dlc.camera twice",
+    "create function dlc.fire() returns trigger language plpgsql as $$begin return new; end$$": "the function",
+    "create trigger fires before insert on dlc.subject for each row execute function dlc.fire()": "the trigger dlc.sub",
+    "create domain dlc.odd as text check (length(pg_read_file(value)) > 0)": "the domain dlc.odd",
+    "create type dlc.pair as (a text, b text)": "the type dlc.pair",
+    "create operator dlc.=== (leftarg = text, rightarg = text, procedure = texteq)": "the operator dlc.===",
+    'create table dlc."a\nCOPY x FROM PROGRAM" (b text)': "the table dlc.a COPY x FROM PROGRAM",
+    "create foreign data wrapper other": None,
+    "create server far foreign data wrapper other": None,
+    "create foreign table dlc.far (a text) server far": "the foreign table dlc.far",
+    "alter table dlc.session alter folder set default pg_read_file('/etc/hostname')": (
+        "the table dlc.session, which the platform makes without DEFAULT, etc, hostname, pg_read_file"
+    ),
+    "alter table dlc.subject add column size int generated always as (octet_length(key)) stored": (
+        "the table dlc.subject, which the platform makes without"
+    ),
+    "alter table dlc.video add constraint odd check (pg_sleep(0) is not null)": "the table dlc.video, which",
+    "create index slow on dlc.dataset (upper(project))": "the index dlc.slow",
+    "create unique index uq_camera on dlc.camera ((lower(name)))": "the index dlc.uq_camera",
+    "create materialized view dagster.seen as select 1 as one": "the materialized view dagster.seen",
+    "create sequence dagster.more": "the sequence dagster.more",
+    "create policy own on dlc.subject using (pg_sleep(0) is not null)": "the policy dlc.subject own",
+    "create statistics dlc.both (dependencies) on key, name from dlc.session": "the statistics dlc.both",
+}
+
+
+@pytest.fixture
+def home(lab: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lab in an external database, with Dagster's tables, which the environment names."""
+    monkeypatch.setenv(POSTGRES_VARIABLE, lab.url.render_as_string(hide_password=False))
+    home = tmp_path / "lab"
+    home.mkdir()
+    (home / "lab.yaml").write_text("raw_roots: [raw]\nprojects: {maze: {path: project}}\n")
+    engine = sqlalchemy.create_engine(dagster_url(lab.url), poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        make_tables(connection)
+    return home
+
+
+@pytest.fixture
+def restored(home: Path, empty_database: URL, monkeypatch: pytest.MonkeyPatch) -> Callable[..., sqlalchemy.Engine]:
+    """A function that restores a file, or the lab as it is now, into a database of its own."""
+
+    def put_back(file: Path | None = None, leave_out: bool = False) -> sqlalchemy.Engine:
+        file = file or backup(home, home.with_name("file")).file
+        monkeypatch.setenv(POSTGRES_VARIABLE, empty_database.render_as_string(hide_password=False))
+        restore(file, home.with_name("second"), DAGSTER, leave_out)
+        return sqlalchemy.create_engine(empty_database, poolclass=sqlalchemy.NullPool)
+
+    return put_back
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def changed(file: Path, **parts: bytes) -> Path:
+    """The backup with other parts, and checksums that say nothing against it."""
+    with tarfile.open(file) as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}  # pyright: ignore
+    members |= {name.replace("_", "."): content for name, content in parts.items()}
+    sums = "".join(f"{hashlib.sha256(members[name]).hexdigest()}  {name}\n" for name in PARTS)
+    members["SHA256SUMS"] = sums.encode()
+    made = file.with_name("changed")
+    with tarfile.open(made, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return made
+
+
+def part(file: Path, name: str) -> bytes:
+    with tarfile.open(file) as tar:
+        return tar.extractfile(name).read()  # pyright: ignore
+
+
+def empty(database: URL) -> bool:
+    engine = sqlalchemy.create_engine(database, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return not connection.scalar(text("select count(*) from pg_namespace where nspname in ('dlc', 'dagster')"))
+
+
+def test_every_kind_of_foreign_object_is_named(home: Path, lab: Engine) -> None:
+    schemas = ("dlc", "dagster")
+    with lab.connect() as connection:
+        ours = definitions(connection, schemas)
+        assert rows.foreign(ours, iter(ours.encode().splitlines(keepends=True))) == []
+    for statement in FOREIGN:
+        execute(lab, statement.replace("%", "%%"))
+    with lab.connect() as connection:
+        given = definitions(connection, schemas)
+    found = rows.foreign(ours, iter(given.encode().splitlines(keepends=True)))
+    for words in FOREIGN.values():
+        assert words is None or any(one.startswith(words) for one in found), (words, found)
+
+
+def test_a_foreign_view_refuses_the_backup_or_is_left_out(
+    home: Path, lab: Engine, restored: Callable[..., Engine], empty_database: URL
+) -> None:
+    execute(
+        lab,
+        "create function dlc.run() returns int language sql as 'select 1'",
+        "create view dlc.mine as select dlc.run()",
+        "create table dlc.notes (id serial, words text)",
+        "insert into dlc.notes (words) values ('one'), ('two')",
+    )
+    file = backup(home, home.with_name("file")).file
+    with pytest.raises(PlatformError, match=r"is refused: its database holds the .* dlc\..* and \d more") as caught:
+        restored(file)
+    assert "--leave-out" in caught.value.remedy
+    assert empty(empty_database) and not home.with_name("second").exists()
+    with restored(file, leave_out=True).connect() as connection:
+        assert connection.scalar(text("select count(*) from dlc.session")) == 2
+        assert connection.scalar(text("select to_regclass('dlc.mine')")) is None
+        assert connection.scalar(text("select to_regclass('dlc.notes')")) is None
+
+
+@pytest.mark.parametrize("old", [b"COPY dlc.session (", b"CREATE VIEW dlc.best_models AS"])
+def test_statements_of_a_dump_are_not_run(
+    home: Path, restored: Callable[..., Engine], empty_database: URL, tmp_path: Path, old: bytes
+) -> None:
+    """The texts in a dump are changed in place, as somebody would who makes a trap of it."""
+    file = backup(home, tmp_path / "file").file
+    content = part(file, "database.dump")
+    start = content.index(old)
+    # A text is as long as it was, or the file would not be read at all.
+    length = content.index(b";\n", start) + 1 - start
+    proof = Path("/tmp") / f"proof-{os.getpid()}"
+    trap = f"COPY dlc.session FROM PROGRAM 'touch {proof}';".encode().ljust(length)[:length]
+    with pytest.raises(
+        PlatformError, match=r"no whole backup: among its data is 'COPY dlc.session F|the view dlc.best"
+    ):
+        restored(changed(file, database_dump=content[:start] + trap + content[start + length :]))
+    assert not proof.exists() and empty(empty_database)
+
+
+@pytest.mark.parametrize(
+    ("statements", "problem"),
+    [
+        (
+            ["alter table dlc.video drop constraint ck_video_has_frames", "update dlc.video set frames = -1"],
+            "dlc.video",
+        ),
+        (
+            [
+                "alter table dlc.recording drop constraint fk_recording_session_key",
+                "update dlc.recording set session_key = 'nobody'",
+            ],
+            "dlc.recording",
+        ),
+        (["alter table dlc.session alter name drop not null", "update dlc.session set name = null"], "dlc.session"),
+        (["update dlc.alembic_version set version_num = '0001'"], "its tables are at 0001"),
+    ],
+)
+def test_rows_that_the_tables_refuse_refuse_the_backup(
+    home: Path, lab: Engine, restored: Callable[..., Engine], empty_database: URL, statements: list[str], problem: str
+) -> None:
+    file = backup(home, home.with_name("first")).file
+    execute(lab, *statements)
+    other = backup(home, home.with_name("file")).file
+    with pytest.raises(PlatformError, match=f"is no whole backup: .*{problem}"):
+        restored(changed(file, database_dump=part(other, "database.dump")))
+    assert empty(empty_database)
+
+
+def test_an_index_that_grows_without_measure_is_refused(
+    home: Path, restored: Callable[..., Engine], empty_database: URL
+) -> None:
+    file = backup(home, home.with_name("file")).file
+    for content in (b" " * 60_000_000, b"[" * 60_000_000):
+        with pytest.raises(PlatformError, match=r"store\.json\.gz would grow to more than 6 times its size"):
+            restored(changed(file, store_json_gz=gzip.compress(content, compresslevel=1)))
+    for wrong in (b'[["poses", "../../etc", ""]]', b"[" * 100_000, b'{"a": 1}', b""):
+        with pytest.raises(PlatformError, match="does not list products"):
+            restored(changed(file, store_json_gz=gzip.compress(wrong)))
+    assert empty(empty_database)
+
+
+def test_a_database_that_grows_without_measure_is_refused(
+    home: Path, lab: Engine, restored: Callable[..., Engine], empty_database: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "_MOST_BEFORE", 1 << 20)
+    execute(lab, "insert into dagster.kvs (key, value) select i, repeat('x', 1000000) from generate_series(1, 200) i")
+    with pytest.raises(PlatformError, match="its database would grow to more than two hundred times its size"):
+        restored()
+    assert empty(empty_database)
+
+
+def test_members_that_are_no_plain_files_are_refused(home: Path, tmp_path: Path) -> None:
+    file = backup(home, tmp_path / "file").file
+    manifest = part(file, "manifest.json")
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+        with tarfile.open(tmp_path / "odd", "w") as tar:
+            member = tarfile.TarInfo("database.dump")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        with pytest.raises(PlatformError, match=r"'database\.dump' does not belong in it"):
+            restore(tmp_path / "odd", tmp_path / "second", DAGSTER)
+    with tarfile.open(tmp_path / "odd", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("database.dump")
+        # A terabyte of nothing in a few bytes.
+        member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40)}
+        member.size = 1
+        tar.addfile(member, io.BytesIO(b"x"))
+    with pytest.raises(PlatformError, match=r"'database\.dump' does not belong in it"):
+        restore(tmp_path / "odd", tmp_path / "second", DAGSTER)
+    for contents, problem in (([manifest] * 2, "twice"), ([manifest.ljust(1 << 20)], "longer than 65536 bytes")):
+        with tarfile.open(tmp_path / "odd", "w") as tar:
+            for content in contents:
+                member = tarfile.TarInfo("manifest.json")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        with pytest.raises(PlatformError, match=problem):
+            restore(tmp_path / "odd", tmp_path / "second", DAGSTER)
+    os.mkfifo(tmp_path / "pipe")
+    for device in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(PlatformError, match="it is not a file but a device or a pipe"):
+            restore(device, tmp_path / "second", DAGSTER)
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("about", [b"[" * 50_000, b'{"format": 1, "platform": "\\u001b[31m\\n"}', b"[]", b"\xff"])
+def test_a_manifest_that_is_none_is_refused(home: Path, tmp_path: Path, about: bytes) -> None:
+    file = backup(home, tmp_path / "file").file
+    with pytest.raises(PlatformError, match="is no whole backup") as caught:
+        restore(changed(file, manifest_json=about), tmp_path / "second", DAGSTER)
+    assert str(caught.value).isprintable()
+
+
+def test_runs_under_way_end_and_are_made_anew(
+    home: Path, lab: Engine, restored: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A row of a run names a program and a container; none of a backup's is ever started."""
+    program = LoadableTargetOrigin(executable_path="/tmp/evil", python_file="/tmp/evil.py")
+    repository = RemoteRepositoryOrigin(InProcessCodeLocationOrigin(program, location_name="here"), "__repository__")
+    place = RepositoryPythonOrigin("/tmp/evil", FileCodePointer("/tmp/evil.py", "defs", None))
+    settings = "storage: {postgres: {postgres_url: {env: OF_THE_TEST}}}\ntelemetry: {enabled: false}\n"
+    (tmp_path / "dagster.yaml").write_text(settings)
+    monkeypatch.setenv("OF_THE_TEST", dagster_url(lab.url).render_as_string(hide_password=False))
+    statuses = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        for number, status in enumerate([*statuses, dg.DagsterRunStatus.SUCCESS]):
+            run = dg.DagsterRun(
+                "poses",
+                run_id=f"00000000-0000-4000-8000-00000000000{number}",
+                status=status,
+                tags={"dagster-k8s/config": '{"container_config": {"command": ["evil"]}}', "mine": "kept"},
+                remote_job_origin=RemoteJobOrigin(repository, "poses"),
+                job_code_origin=JobPythonOrigin("poses", place),
+            )
+            instance.run_storage.add_run(run)
+    engine = restored()
+    monkeypatch.setenv("OF_THE_TEST", dagster_url(engine.url).render_as_string(hide_password=False))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        now = {run.run_id[-1]: run for run in instance.get_runs()}
+        assert [now[key].status.value for key in "0123"] == ["FAILURE", "FAILURE", "CANCELED", "SUCCESS"]
+        assert {tag for tag in now["0"].tags if not tag.startswith(("dagster/", ".dagster/", "dlc_platform/"))} == {
+            "mine"
+        }
+        assert now["0"].is_complete_and_waiting_to_retry and now["1"].is_complete_and_waiting_to_retry
+
+
+def test_an_identity_never_leads_out_of_the_store(tmp_path: Path) -> None:
+    for identity in ("/etc", "../../etc", "", "a" * 63, "A" * 64, f"{'a' * 64}\n"):
+        with pytest.raises(PlatformError, match="is no identity of a product"):
+            Store(tmp_path).path("poses", identity)
+
+
+def test_a_full_disk_is_named_by_its_folder(home: Path, tmp_path: Path) -> None:
+    import shutil
+    import subprocess
+
+    mount = shutil.which("mount")
+    if os.geteuid() != 0 or mount is None:
+        pytest.skip("only root can mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(PlatformError, match=f"the disk of {disk / 'file'} is full"):
+            backup(home, disk / "file")
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

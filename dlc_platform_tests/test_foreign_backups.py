@@ -43,7 +43,7 @@ FOREIGN = {
     "create server far foreign data wrapper other": None,
     "create foreign table dlc.far (a text) server far": "the foreign table dlc.far",
     "alter table dlc.session alter folder set default pg_read_file('/etc/hostname')": (
-        "the table dlc.session, which the platform makes without DEFAULT, etc, hostname, pg_read_file"
+        "the table dlc.session, which the platform makes without etc, hostname, pg_read_file"
     ),
     "alter table dlc.subject add column size int generated always as (octet_length(key)) stored": (
         "the table dlc.subject, which the platform makes without"

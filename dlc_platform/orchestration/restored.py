@@ -24,7 +24,7 @@ from sqlalchemy import URL, Connection, create_engine, delete, update
 
 from dlc_platform.backup import Storage
 from dlc_platform.orchestration.retries import STOPPED_TAG
-from dlc_platform.postgres.connection import existing_dagster_url
+from dlc_platform.postgres.connection import in_dagster_schema
 
 _URL_VARIABLE = "DLC_PLATFORM_RESTORED_POSTGRES_URL"
 _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
@@ -45,7 +45,8 @@ def make_tables(connection: Connection) -> None:
 
 def settle_runs(url: URL) -> None:
     """End every run and backfill that is under way in a restored database; nothing is started."""
-    url = existing_dagster_url(url)
+    # By the role that restored: everything is its own until roles are given out anew.
+    url = in_dagster_schema(url)
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},

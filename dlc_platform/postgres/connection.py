@@ -91,19 +91,20 @@ def dagster_url(url: URL) -> URL:
                     f'Let its administrator run `CREATE SCHEMA {DAGSTER_SCHEMA} AUTHORIZATION "{url.username}"`',
                 ) from error
             connection.commit()
-    return _in_dagster_schema(url)
+    return in_dagster_schema(url)
 
 
 def existing_dagster_url(url: URL) -> URL:
     """As `dagster_url`; but no schema is made, and no database is asked."""
-    return _in_dagster_schema(_role_of_dagster(url))
+    return in_dagster_schema(_role_of_dagster(url))
 
 
 def _role_of_dagster(url: URL) -> URL:
     return _from_file(DAGSTER_POSTGRES_FILE_VARIABLE) if os.environ.get(DAGSTER_POSTGRES_FILE_VARIABLE) else url
 
 
-def _in_dagster_schema(url: URL) -> URL:
+def in_dagster_schema(url: URL) -> URL:
+    """The same database and role, whose connections make and find tables in Dagster's schema."""
     options = [*url.normalized_query.get("options", ()), f"-csearch_path={DAGSTER_SCHEMA}"]
     return url.update_query_dict({"options": " ".join(options)})
 

@@ -149,7 +149,17 @@ def _scorer(path: Path, raw: _Raw, project: Project) -> tuple[str, list[Remark]]
     scorers = list(dict.fromkeys(scorer for scorer, _, _ in raw.columns))
     own = next((scorer for scorer in scorers if same_name(scorer) == same_name(project.scorer)), None)
     if len(scorers) == 1:
-        return scorers[0], []
+        (only,) = scorers
+        # Of a table that its name calls another person's, that is said where the tables of a folder are found.
+        if own is not None or same_name(path.stem) != f"CollectedData_{same_name(project.scorer)}":
+            return only, []
+        return only, [
+            Remark(
+                f"{path} names {only} as scorer in its first line and not {project.scorer}, the scorer of the "
+                "project: it is used, and DeepLabCut leaves it out",
+                "Leave it so if its labels are meant; otherwise move it out of labeled-data",
+            )
+        ]
     if own is None:
         raise PlatformError(
             f"{path} holds the labels of several scorers, {', '.join(scorers)}, and none of them is the scorer of "

@@ -22,6 +22,7 @@ from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.wanted import sizes
 from dlc_platform.errors import PlatformError, command
+from dlc_platform.gate import judge_version
 from dlc_platform.identity import short
 from dlc_platform.launchers import leases
 from dlc_platform.launchers.devices import find_devices
@@ -166,6 +167,14 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str) -
         if stale := len(queries.stale_sessions(lab.engine, imported=False)):
             yield f"{stale} sessions have poses of another version: {command('backfill', lab.home, '--stale')}"
     else:
+        settings = lab.settings
+        judgement = judge_version(
+            lab.engine, lab.store, model.id, settings.likelihood_cutoff, settings.promotion.hopeless
+        )
+        if judgement.standing == "hopeless":
+            yield f"It was not promoted: it is {judgement}"
+            yield "Next: label more frames, or train longer (`epochs` of the recipe), and train again"
+            return
         reason = str(decided["reason"]) if decided else "the rule of lab.yaml promotes no version"
         yield f"It was not promoted: {reason}"
         yield f"Next: look at its comparison; if you want to use it all the same, {promote_it}"

@@ -184,6 +184,17 @@ def test_empty_columns_at_the_end_change_nothing(project: Path):
     pd.testing.assert_frame_equal(read(project).points, before.points)
 
 
+def test_a_table_of_the_project_with_another_scorer_in_it_is_told(project: Path):
+    before = read(project)
+    assert not before.remarks
+    table = rewrite(project, lambda rows: [["scorer", *["bea"] * (len(rows[0]) - 1)], *rows[1:]])
+    labels = read(project)
+    pd.testing.assert_frame_equal(labels.points, before.points)
+    (remark,) = labels.remarks
+    assert remark.said.startswith(f"{table} names bea as scorer in its first line and not tester")
+    assert "DeepLabCut leaves it out" in remark.said
+
+
 def test_nothing_labelled(project: Path):
     shutil.rmtree(project / "labeled-data")
     refused(project, "no labelled frame", "napari")

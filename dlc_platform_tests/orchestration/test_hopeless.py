@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import registry
 from dlc_platform.orchestration.assets.production import production_model
+from dlc_platform.orchestration.materialize import _what_came_of
 from dlc_platform.orchestration.outcomes import wanted_poses
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import reestimate_stale_sessions
@@ -62,6 +63,14 @@ def refusal(result: dg.ExecuteInProcessResult) -> str:
         event.asset_observation_data.asset_observation for event in result.all_events if event.is_asset_observation
     ]
     return str(told.metadata["refused"].value)
+
+
+def test_a_training_whose_version_is_hopeless_ends_with_that(lab: SmallLab) -> None:
+    lab.train("a", "d", "6", off_px=30)
+    with dg.DagsterInstance.ephemeral() as instance:
+        told = list(_what_came_of(LabResource(home=str(lab.home)), instance, "first"))
+    assert any(line.startswith("It was not promoted: it is hopeless: of the model's") for line in told), told
+    assert told[-1].startswith("Next: label more frames") and "dlc-platform promote" not in told[-1]
 
 
 def wanted(lab: SmallLab) -> list[str]:

@@ -7,8 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import regex
+
+from dlc_platform.errors import PlatformError
+
 #: What Dagster refuses in a partition key, and what the platform uses to separate keys.
 _INVALID_IN_KEY = re.compile(r"\.\.\.|[\x00-\x1f\x7f|,/]")
+#: Patterns take microseconds; one that asks for more has run into its own repetitions, and would go on for years.
+_PATTERN_SECONDS = 0.5
 #: In bytes: a longer key fits into no index of the catalogue together with a path.
 _LONGEST_KEY = 500
 #: A letter of any script, an accent that is a character of its own among them.
@@ -42,7 +48,7 @@ class Place:
     part: str | None
 
 
-def place_of(pattern: re.Pattern[str], root: str, relative: str, unnamed_session: str | None = None) -> Place | str:
+def place_of(pattern: regex.Pattern[str], root: str, relative: str, unnamed_session: str | None = None) -> Place | str:
     """Where a video belongs by its path below the root, or why it belongs nowhere.
 
     Names are those of Unicode's normal form C, in which people type: a disk that spells an accent in another way, or
@@ -52,8 +58,19 @@ def place_of(pattern: re.Pattern[str], root: str, relative: str, unnamed_session
     ----------
     unnamed_session
         The session of a path that names none; None where it has to.
+
+    Raises
+    ------
+    PlatformError
+        When the pattern does not come to an end with this path.
     """
-    found = pattern.fullmatch(relative)
+    try:
+        found = pattern.fullmatch(relative, timeout=_PATTERN_SECONDS)
+    except TimeoutError:
+        raise PlatformError(
+            f"layout.pattern of lab.yaml does not come to an end with the path {relative!r} below {root}",
+            "Write it without a repetition inside a repetition, such as ([^/]+)+ or (.*)*",
+        ) from None
     if not found:
         return OUTSIDE
     subject, name = normal(found["subject"]), normal(found["session"]) or unnamed_session
@@ -79,7 +96,7 @@ def place_of(pattern: re.Pattern[str], root: str, relative: str, unnamed_session
     )
 
 
-def _without_part(found: re.Match[str], relative: str) -> tuple[str, str | None]:
+def _without_part(found: regex.Match[str], relative: str) -> tuple[str, str | None]:
     """A path without what numbers the files of a recording, and that number."""
     if "part" in found.re.groupindex:
         if not found["part"]:

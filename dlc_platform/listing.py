@@ -13,6 +13,8 @@ from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISREG
 from typing import Literal
 
+import regex
+
 from dlc_platform.layout import Place, place_of
 from dlc_platform.plain_files import is_of_the_kernel
 from dlc_platform.readiness import final_name, is_backup, under_way, unmarked, unready
@@ -104,7 +106,7 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
     relative
         The folder's path below the raw root, ending with a slash; empty for the root itself.
     """
-    pattern = re.compile(layout.pattern)
+    pattern = regex.compile(layout.pattern)
     folder = os.path.join(root, relative).rstrip("/") or "/"
     videos: list[FoundVideo] = []
     folders: list[str] = []
@@ -148,7 +150,7 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
     return Listing(_possible(pattern, root, relative, layout), tuple(videos), tuple(folders), tuple(skipped))
 
 
-def _possible(pattern: re.Pattern[str], root: str, relative: str, layout: Layout) -> Place | None:
+def _possible(pattern: regex.Pattern[str], root: str, relative: str, layout: Layout) -> Place | None:
     if relative:
         for extension in layout.extensions:
             place = place_of(pattern, root, f"{relative}x{extension}", layout.unnamed_session)
@@ -161,7 +163,7 @@ def _entry(
     root: str,
     relative: str,
     entry: os.DirEntry[str],
-    pattern: re.Pattern[str],
+    pattern: regex.Pattern[str],
     layout: Layout,
     names: Collection[str],
 ) -> str | FoundVideo | Skipped | None:

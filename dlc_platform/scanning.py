@@ -14,7 +14,6 @@ for those who call.
 
 import json
 import os
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import regex
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -693,7 +693,7 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
     if not keys:
         return compared
     values = {"keys": list(keys)}
-    pattern = re.compile(lab.layout.pattern)
+    pattern = regex.compile(lab.layout.pattern)
     disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
     videos: dict[str, dict[str, FoundVideo]] = {key: {} for key in keys}
     rows: dict[str, dict[tuple[str, int], Any]] = {key: {} for key in keys}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import regex
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -94,8 +95,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 def _regular_expression(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        regex.compile(text)
+    except regex.error as error:
         raise ValueError(f"is not a regular expression: {error}") from error
     return text
 
@@ -278,7 +279,7 @@ class Layout(_Section):
     @field_validator("pattern")
     @classmethod
     def _names_the_session(cls, pattern: str) -> str:
-        missing = {"subject", "session"} - set(re.compile(pattern).groupindex)
+        missing = {"subject", "session"} - set(regex.compile(pattern).groupindex)
         if missing:
             raise ValueError(f"lacks the named group(s) {', '.join(sorted(missing))}, written (?P<subject>...)")
         return pattern

@@ -8,7 +8,6 @@ import bisect
 import heapq
 import os
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+import regex
 
 from dlc_platform.layout import Place, place_of
 from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder, time_ns
@@ -381,7 +382,7 @@ class NestedRoots:
     """Which of several roots that lie in each other has a video: the first one that can place it."""
 
     def __init__(self, roots: list[str], layout: Layout):
-        self._pattern, self._layout = re.compile(layout.pattern), layout
+        self._pattern, self._layout = regex.compile(layout.pattern), layout
         self._others = {
             root: [other for other in roots if other != root and (lies_below(root, other) or lies_below(other, root))]
             for root in roots

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from dlc_platform.errors import PlatformError
 from dlc_platform.layout import alike
 from dlc_platform.sessions import scan
 from dlc_platform.settings import NEUROBLUEPRINT, Layout
@@ -172,3 +173,31 @@ def test_keys_that_look_alike_are_named(tmp_path: Path) -> None:
     found = scan([tmp_path], Layout())
     assert recordings(found)["sub-m2_ses-1"] == [("A", "A"), ("a", "a")]
     assert alike(session.key for session in found.sessions) == [["sub-M1_ses-1", "sub-m1_ses-1"]]
+
+
+def deep_file(root: Path) -> None:
+    file = root / ("a0" * 60) / "s" / f"{'a0' * 60}.mp4"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(?P<subject>([a-z0-9]+)+)/(?P<session>s)[!?]\.mp4",
+        r"(?P<subject>(\w+\W*)+)/(?P<session>s)[!?]\.mp4",
+        r"(?P<subject>.*.*.*.*.*.*.*.*.*.*)/(?P<session>.*.*.*.*.*.*.*.*)[!?]\.mp4",
+    ],
+)
+def test_repetitions_inside_repetitions_hold_up_no_look(tmp_path: Path, pattern: str) -> None:
+    deep_file(tmp_path)
+    assert not scan([tmp_path], Layout(pattern=pattern)).sessions
+
+
+def test_a_pattern_that_does_not_come_to_an_end_is_told(tmp_path: Path) -> None:
+    deep_file(tmp_path)
+    layout = Layout(pattern=r"(?P<subject>(a|a|a0|0a|[a0])*)/(?P<session>s)[!?]\.mp4")
+    with pytest.raises(
+        PlatformError, match=r"layout\.pattern of lab\.yaml does not come to an end with the path 'a0a0"
+    ):
+        scan([tmp_path], layout)

@@ -38,6 +38,9 @@ _LISTS = ("concat", "hls", "dash", "imf", "image2", "sdp", "rtsp")
 #: How such files begin: scripts of FFmpeg, playlists, descriptions of streams in XML and of sessions.
 _LIST_STARTS = (b"ffconcat", b"#EXTM3U", b"[playlist]", b"<?xml", b"<MPD", b"<smil", b"<asx", b"v=0\r\n", b"v=0\n")
 
+#: Of width times height: an eight-bit picture of so many fills 200 MB as DeepLabCut takes it.
+_LARGEST_PICTURE = 2**26
+
 #: Codecs of which each packet gives one frame, so that timestamps count frames without decoding them.
 _ONE_FRAME_A_PACKET = ("h264", "hevc")
 
@@ -438,6 +441,7 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         if not streams:
             raise _without_video(path, container)
         if len(streams) == 1:
+            _check_size(path, streams[0])
             with _at_rest(streams[0]):
                 yield container, streams[0]
             return
@@ -445,8 +449,20 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     # Opened again, because not every format can be sought to its beginning.
     with _open_container(path) as container:
         stream = next(stream for stream in container.streams.video if stream.index == index)
+        _check_size(path, stream)
         with _at_rest(stream):
             yield container, stream
+
+
+def _check_size(path: Path, stream: "VideoStream") -> None:
+    """Refuse pictures that would fill the memory before a single one of them is decoded."""
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > _LARGEST_PICTURE:
+        raise PlatformError(
+            f"{path} says that its pictures are {width} x {height}, and more than {_LARGEST_PICTURE:,} pixels are not "
+            "decoded",
+            "Copy it again if that is not so; otherwise scale it down",
+        )
 
 
 def _a_list(path: Path) -> PlatformError:

@@ -1,8 +1,11 @@
 """A file that only names other files is no video, whatever its name says; none of them is opened."""
 
 import os
+import struct
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from dlc_platform.errors import PlatformError
@@ -51,3 +54,21 @@ def test_a_new_lab_is_its_owners_and_one_that_was_opened_stays_open(tmp_path: Pa
     (tmp_path / "shared").chmod(0o2770)
     make_lab(tmp_path / "shared", [tmp_path / "raw"], [project])
     assert os.stat(tmp_path / "shared").st_mode & 0o7777 == 0o2770
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (9_000, 8_000)])
+def test_a_header_that_claims_giant_pictures_is_refused_before_one_is_decoded(size: tuple[int, int], tmp_path: Path):
+    file = tmp_path / "giant.avi"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    assert probe(file).width == 64
+    before = struct.pack("<ii", 64, 48)
+    data = file.read_bytes()
+    assert data.count(before) == 2  # of the file and of the stream
+    file.write_bytes(data.replace(before, struct.pack("<ii", *size)))
+    with pytest.raises(PlatformError, match=r"giant\.avi"):
+        probe(file)

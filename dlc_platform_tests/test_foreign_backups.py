@@ -171,6 +171,17 @@ def test_statements_of_a_dump_are_not_run(
 @pytest.mark.parametrize(
     ("statements", "problem"),
     [
+        (
+            ["alter table dlc.video drop constraint ck_video_rotation", "update dlc.video set rotation = 45"],
+            "its rows are not rows of dlc.video",
+        ),
+        (
+            [
+                "alter table dlc.recording drop constraint fk_recording_session_key",
+                "update dlc.recording set session_key = 'nobody' where id = 1",
+            ],
+            "its rows are not rows of dlc.recording",
+        ),
         (["alter table dlc.session alter name drop not null", "update dlc.session set name = null"], "dlc.session"),
         (["update dlc.alembic_version set version_num = '0001'"], "its tables are at 0001"),
     ],

@@ -37,7 +37,8 @@ def machine_fault(error: BaseException) -> MachineFault | None:
     chain = list(_chain(error))
     for place, one in enumerate(chain):
         if isinstance(one, MachineFault):
-            return one
+            # Its words alone: the error itself would keep the files open that its frames hold.
+            return MachineFault(one.problem, one.remedy)
         # Whoever turned memory that ran out into a sentence has tried with less.
         said = next((other for other in chain[: place + 1] if isinstance(other, PlatformError)), None)
         if (told := _told(one, unexpected=said is None)) is not None:

@@ -208,8 +208,6 @@ def _look(recording: Recording, file: VideoFile) -> Look:
         if not video.account.whole and sha256_file(file.path) != video.sha256:
             status = None
     except (PlatformError, OSError) as error:
-        if isinstance(error, MachineFault):
-            raise
         if (fault := machine_fault(error)) is not None:
             raise fault from error
         # A disk that went away while the file was read cuts it off.

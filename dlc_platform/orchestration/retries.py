@@ -71,8 +71,6 @@ def tried_again(context: dg.AssetExecutionContext) -> Iterator[None]:
         if fault is None:
             raise
         try_again(context.instance, context.run_id)
-        if fault is error:
-            raise
         raise fault from error
 
 

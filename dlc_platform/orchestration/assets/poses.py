@@ -140,7 +140,7 @@ def _estimate_session(
     #: When the poses of each estimate were made, and by what.
     made: dict[str, str] = {}
     problems = []
-    faults: list[tuple[str, str]] = []
+    faults: list[MachineFault] = []
     # What is in quarantine holds up no other file of the session.
     held: list[tuple[tables.RecordingFile, str]] = []
     without_rule = []
@@ -179,8 +179,7 @@ def _estimate_session(
                 )
         except PlatformError as problem:
             if (fault := machine_fault(problem)) is not None:
-                # Not the error itself, which would keep files open that its frames hold.
-                faults.append((fault.problem, fault.remedy))
+                faults.append(fault)
                 continue
             if isinstance(problem, OtherFrames):
                 registry.forget_account(lab.engine, file.video_id)
@@ -223,7 +222,7 @@ def _estimate_session(
         estimates.append((file, estimate, summary, estimator.model_id))
     if faults:
         # The session is tried again; what is wrong with its other files is said then.
-        raise MachineFault(*faults[0])
+        raise faults[0]
     if not estimates or problems:
         problems += [reason for _, reason in held]
     if problems:

@@ -190,11 +190,26 @@ def up(
     from dlc_platform.orchestration.services import running
 
     with _stoppable(), running(_absolute(home), port, _say, read_only_port) as services:
-        if services.read_only_url is not None:
-            _say(f"To look only: {services.read_only_url}")
-        _say(f"The lab is up: {services.url} (Ctrl-C stops it)")
+        if services.read_only_address is not None:
+            _say(f"To look only: {services.read_only_address}")
+        _say(f"The lab is up: {services.address}")
+        _say("Open this address; it lets in whoever has it. Ctrl-C stops the lab.")
         while not _stop.wait(2):
             services.check()
+
+
+@app.command()
+def ui(
+    home: Home,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI on 127.0.0.1.")] = 3000,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Of the UI in which nothing can be changed.")] = False,
+) -> None:
+    """Print the address of a lab's UI that lets a browser in, as `up` does."""
+    from dlc_platform.orchestration.web_access import address
+    from dlc_platform.settings import load_lab
+
+    load_lab(_absolute(home))
+    print(address(_absolute(home), port, read_only))
 
 
 @app.command()

@@ -119,6 +119,8 @@ stage: production
 #   verify_store: '0 4 1 * *'
 #   back_up: '0 6 1 * *'
 #   clean_up: '0 5 * * *'
+# Names under which the UI answers besides 127.0.0.1 and localhost, as behind a proxy.
+# web: {{hosts: [dlc.lab.example.org]}}
 # Where backups go (best on another disk), and how many of them stay.
 # backups: {{folder: backups, keep: 12}}
 # A run whose worker died is tried again after so many minutes; what runs logged is kept for so many days.

@@ -20,6 +20,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StringConstraints,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -41,6 +42,9 @@ POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_POSTGRES_URL_FILE"
 #: itself: that one is what dagster.yaml names, and it is made.
 DAGSTER_POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE"
 STAGE_VARIABLE = "DLC_PLATFORM_STAGE"
+#: Of a web server that does not see the lab's home: the file that holds its token, and the names it answers under.
+WEB_TOKEN_FILE_VARIABLE = "DLC_PLATFORM_WEB_TOKEN_FILE"
+WEB_HOSTS_VARIABLE = "DLC_PLATFORM_WEB_HOSTS"
 LAB_FILE = "lab.yaml"
 #: Names the copy of lab.yaml that `up` last took. All that it starts reads that one, so that an edit comes into force
 #: for all of it together, and one that is not valid for none.
@@ -901,6 +905,20 @@ class RunRules(_Section):
     )
 
 
+#: A name of the internet's, or an address of it: no wildcards, no port.
+_HOST = r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])$"
+
+
+class Web(_Section):
+    """Under which names the lab's pages answer."""
+
+    hosts: tuple[Annotated[str, StringConstraints(pattern=_HOST)], ...] = Field(
+        default=(),
+        description="Besides 127.0.0.1 and localhost, as of a proxy before the UI: lab.example.org, without a port. "
+        "Under any other name nothing is answered.",
+    )
+
+
 class Lab(_Section):
     """``lab.yaml``, validated; paths are absolute."""
 
@@ -951,6 +969,7 @@ class Lab(_Section):
     schedules: Schedules = Schedules()
     backups: Backups = Backups()
     runs: RunRules = RunRules()
+    web: Web = Web()
     time_zone: TimeZone = Field(default="UTC", description="In which the days of reports begin, such as Europe/Berlin.")
     likelihood_cutoff: float = Field(
         default=0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."

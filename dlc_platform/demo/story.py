@@ -66,7 +66,7 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
         lab = material.make_lab(home)
         _write_settings(lab)
     with running(home, port, say) as services:
-        say(f"The UI: {services.url}")
+        say(f"The UI: {services.address}")
         platform = Platform(home)
         with _stage("register the labelled sessions", stages, say):
             _wait_until(lambda: len(platform.sessions()) == len(material.LABELLED), services)

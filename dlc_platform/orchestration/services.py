@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -40,9 +41,13 @@ from dlc_platform.orchestration.instance import (
 )
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
+from dlc_platform.orchestration.web_access import address, authorization
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external
 from dlc_platform.settings import LAB_FILE, TAKEN_VARIABLE, Lab, load_lab
+
+if TYPE_CHECKING:
+    from dagster_graphql import DagsterGraphQLClient
 
 _START_SECONDS = 180
 _STOP_SECONDS = 20
@@ -73,6 +78,9 @@ class Services:
         self.url = f"http://127.0.0.1:{port}"
         #: Of the webserver in which nothing can be started or changed, where there is one.
         self.read_only_url = None if read_only_port is None else f"http://127.0.0.1:{read_only_port}"
+        #: The same with their tokens: what lets a browser in.
+        self.address = address(home, port)
+        self.read_only_address = None if read_only_port is None else address(home, read_only_port, read_only=True)
         self._port = port
         self._read_only_port = read_only_port
         self._environment = environment
@@ -91,7 +99,7 @@ class Services:
         self._logs.mkdir(exist_ok=True)
         self._take(load_lab(self.home))
         workspace = ["-m", _MODULE]
-        webserver = ("dagster_webserver", "-h", "127.0.0.1", "-p")
+        webserver = ("dlc_platform.web", "-h", "127.0.0.1", "-p")
         self._modules["webserver"] = (*webserver, str(self._port), *workspace)
         if self._read_only_port is not None:
             self._modules["read-only-webserver"] = (*webserver, str(self._read_only_port), "--read-only", *workspace)
@@ -142,10 +150,12 @@ class Services:
 
     def launch(self, job: str, partition: str) -> str:
         """Ask the webserver for a run of a job, as a person does in the UI; returns the run's id."""
+        return self._client().submit_job_execution(job, tags={PARTITION_NAME_TAG: partition})
+
+    def _client(self) -> "DagsterGraphQLClient":
         from dagster_graphql import DagsterGraphQLClient
 
-        client = DagsterGraphQLClient("127.0.0.1", port_number=int(self.url.rsplit(":", 1)[1]))
-        return client.submit_job_execution(job, tags={PARTITION_NAME_TAG: partition})
+        return DagsterGraphQLClient("127.0.0.1", port_number=self._port, headers=authorization(self.home))
 
     def follow(self, run_id: str, say: Callable[[str], None]) -> None:
         """Return when a run has ended; until then, say what its computations log.
@@ -224,12 +234,13 @@ class Services:
             )
             if names
         ]
+        same = dagster_yaml(self.home).read_text() == before and lab.web == self._lab.web
         self._take(lab)
         try:
-            if dagster_yaml(self.home).read_text() == before:
+            if same:
                 self._reload()
             else:
-                # It says what Dagster's services read at their start alone. The workers of runs go on.
+                # What the services read at their start alone has changed. The workers of runs go on.
                 for name in self._processes:
                     self._restart(name)
                 self.wait_until_ready()
@@ -248,10 +259,9 @@ class Services:
         self._lab = lab
 
     def _reload(self) -> None:
-        from dagster_graphql import DagsterGraphQLClient, ReloadRepositoryLocationStatus
+        from dagster_graphql import ReloadRepositoryLocationStatus
 
-        client = DagsterGraphQLClient("127.0.0.1", port_number=self._port)
-        done = client.reload_repository_location(_MODULE)
+        done = self._client().reload_repository_location(_MODULE)
         if done.status != ReloadRepositoryLocationStatus.SUCCESS:
             raise PlatformError(f"{done.failure_type}: {done.message}", "See its log")
         if "read-only-webserver" in self._processes:

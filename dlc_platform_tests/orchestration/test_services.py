@@ -15,8 +15,8 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.error import URLError
-from urllib.request import Request, urlopen
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 from uuid import uuid4
 
 import dagster as dg
@@ -28,6 +28,7 @@ from dlc_platform.demo import render
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.services import running
+from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres import server
 from dlc_platform.settings import POSTGRES_VARIABLE
 from dlc_platform_tests.orchestration.up import COMMAND, Up, plain_environment, wait_for
@@ -118,7 +119,9 @@ def is_answering(url: str) -> bool:
 
 def test_a_lab_goes_up_once(lab: Up):
     lab.ensure()
-    assert lab.url in lab.said()
+    assert f"The lab is up: {lab.address}" in lab.said()
+    with pytest.raises(HTTPError, match="401"), urlopen(lab.url):
+        pass
     with urlopen(f"{lab.url}/server_info") as response:
         assert response.status == 200
     second = subprocess.run(
@@ -133,16 +136,13 @@ def test_a_lab_goes_up_once(lab: Up):
 def test_who_only_looks_has_a_port_of_their_own(lab: Up):
     """Nothing can be started, stopped or changed there."""
     lab.ensure()
-    assert f"To look only: http://127.0.0.1:{lab.read_only_port}" in lab.said()
-    query = b'{"query": "{permissions {permission value}}"}'
+    assert f"To look only: http://127.0.0.1:{lab.read_only_port}/?token=" in lab.said()
     allowed = {}
-    for port in (lab.port, lab.read_only_port):
-        request = Request(f"http://127.0.0.1:{port}/graphql", query, {"Content-Type": "application/json"})
-        with urlopen(request) as response:
-            permissions = json.load(response)["data"]["permissions"]
-        allowed[port] = {one["permission"] for one in permissions if one["value"]}
-    assert "launch_pipeline_execution" in allowed[lab.port]
-    assert not allowed[lab.read_only_port]
+    for read_only in (False, True):
+        permissions = lab.ask("{permissions {permission value}}", read_only)["permissions"]
+        allowed[read_only] = {one["permission"] for one in permissions if one["value"]}
+    assert "launch_pipeline_execution" in allowed[False]
+    assert not allowed[True]
     # Later starts need it no more.
     lab.with_read_only = False
 
@@ -154,14 +154,9 @@ def test_lab_yaml_is_followed_while_the_lab_is_up(lab: Up):
     before = file.read_text()
     daemon = lab.home / "logs" / "daemon.log"
 
-    def ask(query: str) -> Any:
-        body = json.dumps({"query": query}).encode()
-        with urlopen(Request(f"{lab.url}/graphql", body, {"Content-Type": "application/json"})) as response:
-            return json.load(response)["data"]
-
     def recipes() -> list[str]:
         query = '{assetNodeOrError(assetKey: {path: ["trained_model"]}) {... on AssetNode {partitionKeys}}}'
-        return ask(query)["assetNodeOrError"]["partitionKeys"]
+        return lab.ask(query)["assetNodeOrError"]["partitionKeys"]
 
     def doctor() -> str:
         done = subprocess.run([COMMAND, "doctor", lab.home], env=plain_environment(), capture_output=True, text=True)
@@ -174,7 +169,7 @@ def test_lab_yaml_is_followed_while_the_lab_is_up(lab: Up):
             '"dlc_platform.definitions", sensorName: "new_session_videos"}) '
             "{... on Sensor {sensorState {ticks(limit: 1) {skipReason}}}}}"
         )
-        return str(ask(query))
+        return str(lab.ask(query))
 
     try:
         settings = yaml.safe_load(before)
@@ -190,7 +185,9 @@ def test_lab_yaml_is_followed_while_the_lab_is_up(lab: Up):
         sentence = "raw_rots is not a key of lab.yaml (value: ['raw']); did you mean raw_roots?"
         assert sentence in lab.said() and sentence in doctor()
         wait_for(lambda: sentence.replace("'", "") in looks().replace("\\", "").replace("'", ""))
-        run_id = DagsterGraphQLClient("127.0.0.1", port_number=lab.port).submit_job_execution("clean_up")
+        run_id = DagsterGraphQLClient(
+            "127.0.0.1", port_number=lab.port, headers=authorization(lab.home)
+        ).submit_job_execution("clean_up")
         with dg.DagsterInstance.get() as instance:
             wait_for(lambda: (run := instance.get_run_by_id(run_id)) is not None and run.is_finished)
             run = instance.get_run_by_id(run_id)

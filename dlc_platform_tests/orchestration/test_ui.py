@@ -45,7 +45,10 @@ def last_run(asset: str) -> str | None:
 
 
 def test_a_person_materialises_poses_and_sees_them(page: Page, lab: Up):
-    # The first visit: the graph, and no dialog that asks for anything.
+    # The first visit, by the address that `up` prints: the token leaves the address, and the browser is known.
+    page.goto(lab.address)
+    assert page.url.startswith(lab.url) and "token" not in page.url
+    # The graph, and no dialog that asks for anything.
     page.goto(f"{lab.url}/asset-groups")
     for group in ("sessions", "models", "poses"):
         page.get_by_text(group, exact=True).first.wait_for()
@@ -61,6 +64,13 @@ def test_a_person_materialises_poses_and_sees_them(page: Page, lab: Up):
     dialog.get_by_text(SESSION).first.wait_for()
     dialog.get_by_role("button", name="Launch 1 run").click()
     run = wait_for(lambda: (now := last_run("pose_estimates")) != before and now)
+
+    # Its log comes live, through a WebSocket.
+    with page.expect_websocket(lambda socket: socket.url.endswith("/graphql")) as listening:
+        page.goto(f"{lab.url}/runs/{run}")
+    wait_for(lambda: not listening.value.is_closed())
+    page.get_by_text("pose_estimates").first.wait_for()
+    page.get_by_text("RUN_SUCCESS").first.wait_for()
 
     page.goto(events)
     page.get_by_text(run[:8]).first.wait_for()

@@ -1,5 +1,6 @@
 """`dlc-platform up` as a process of its own, and what the tests of it look at from outside."""
 
+import json
 import os
 import signal
 import socket
@@ -9,12 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import Request, urlopen
 
 import dagster as dg
 import psutil
 import sqlalchemy
 
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START
+from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres import server
 
 COMMAND = str(Path(sys.executable).with_name("dlc-platform"))
@@ -55,6 +58,19 @@ class Up:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """What the command printed for a browser: the URL with the token."""
+        return next(word for word in self.said().split() if word.startswith(f"{self.url}/?"))
+
+    def ask(self, query: str, read_only: bool = False) -> Any:
+        """What the web server answers to GraphQL."""
+        port = self.read_only_port if read_only else self.port
+        headers = authorization(self.home, read_only) | {"Content-Type": "application/json"}
+        body = json.dumps({"query": query}).encode()
+        with urlopen(Request(f"http://127.0.0.1:{port}/graphql", body, headers)) as response:
+            return json.load(response)["data"]
 
     def command(self) -> subprocess.Popen[bytes]:
         """Start the command, without waiting for anything."""

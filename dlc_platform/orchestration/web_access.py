@@ -1,0 +1,126 @@
+"""Who gets into the lab's web servers: their tokens, and the names under which they answer.
+
+Each server has a token in a file in the lab's home that its owner alone reads: who may look on does not hold the token
+of who may change things. Tokens stay when services start again, so that a browser that was let in once stays in; remove
+the file and start them again to turn everybody out.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+from urllib.parse import urlencode
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.settings import (
+    HOME_VARIABLE,
+    WEB_HOSTS_VARIABLE,
+    WEB_TOKEN_FILE_VARIABLE,
+    home_from_environment,
+    load_lab,
+)
+
+#: Of the server in which things can be changed, and of the one that is there to look only.
+_FILES = {False: "web.token", True: "web-read-only.token"}
+#: The parameter of an address that carries the token.
+TOKEN_PARAMETER = "token"
+_FEWEST_CHARACTERS = 16
+
+
+def address(home: Path, port: int, read_only: bool = False) -> str:
+    """The address of a web server of this machine that lets a browser in.
+
+    Raises
+    ------
+    PlatformError
+        When the token can be neither read nor made.
+    """
+    return f"http://127.0.0.1:{port}/?{urlencode({TOKEN_PARAMETER: token_of(home, read_only)})}"
+
+
+def authorization(home: Path, read_only: bool = False) -> dict[str, str]:
+    """The header with which the product's own commands ask the lab's web server.
+
+    Raises
+    ------
+    PlatformError
+        When the token can be neither read nor made.
+    """
+    return {"Authorization": f"Bearer {token_of(home, read_only)}"}
+
+
+def token_of(home: Path, read_only: bool = False) -> str:
+    """The token of a lab's web server, made where there is none yet.
+
+    A file that others could read is made anew: they may know what it holds.
+
+    Raises
+    ------
+    PlatformError
+        When the file can be neither read nor made.
+    """
+    file = home / _FILES[read_only]
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            state = file.lstat()
+            if not stat.S_ISREG(state.st_mode) or state.st_mode & 0o077 or state.st_uid != os.geteuid():
+                file.unlink()
+        if not file.exists():
+            _make(file)
+        return _checked(file.read_text(), file)
+    except OSError as error:
+        raise PlatformError(f"{file}: {error.strerror}", "Run this as the user whose lab it is") from error
+
+
+def token(read_only: bool) -> str:
+    """The token of the web server that this process is: of the file that the environment names, or of its lab.
+
+    Raises
+    ------
+    PlatformError
+        When there is none, or it cannot be read.
+    """
+    given = os.environ.get(WEB_TOKEN_FILE_VARIABLE)
+    if not given:
+        return token_of(home_from_environment(), read_only)
+    try:
+        return _checked(Path(given).read_text(), Path(given))
+    except OSError as error:
+        raise PlatformError(f"{given}: {error.strerror}", f"Correct {WEB_TOKEN_FILE_VARIABLE}") from error
+
+
+def hosts() -> tuple[str, ...]:
+    """The names under which the web server that this process is answers, besides those of this machine for itself.
+
+    Raises
+    ------
+    PlatformError
+        When lab.yaml has to say so and is not valid.
+    """
+    given = os.environ.get(WEB_HOSTS_VARIABLE)
+    if given is not None:
+        return tuple(name for part in given.split(",") if (name := part.strip()))
+    if HOME_VARIABLE not in os.environ:
+        return ()
+    return load_lab(home_from_environment()).web.hosts
+
+
+def _make(file: Path) -> None:
+    # Whole before it has its name: another process may look for it at this moment.
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "w") as written:
+            written.write(secrets.token_urlsafe(24))
+        with contextlib.suppress(FileExistsError):
+            os.link(part, file)
+    finally:
+        part.unlink()
+
+
+def _checked(text: str, file: Path) -> str:
+    found = text.strip()
+    if len(found) < _FEWEST_CHARACTERS or not found.isascii():
+        raise PlatformError(f"{file} holds no token", "Remove it, and start the lab again: it makes another one")
+    return found

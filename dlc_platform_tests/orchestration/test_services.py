@@ -30,7 +30,7 @@ from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.services import running
 from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres import server
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings import HOME_VARIABLE, POSTGRES_VARIABLE
 from dlc_platform_tests.orchestration.up import COMMAND, Up, plain_environment, wait_for
 
 FRAMES = 12
@@ -236,7 +236,9 @@ def test_a_port_that_a_killed_up_still_holds_is_waited_for(
     monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://me:secret@127.0.0.1:1/nothing")
     with (
         socket.socket() as held,
-        subprocess.Popen(["sleep", "1000"], start_new_session=True) as left_over,
+        subprocess.Popen(
+            ["sleep", "1000"], env={**os.environ, HOME_VARIABLE: str(tmp_path)}, start_new_session=True
+        ) as left_over,
     ):
         held.bind(("127.0.0.1", 0))
         held.listen()

@@ -63,7 +63,7 @@ def test_a_person_materialises_poses_and_sees_them(page: Page, lab: Up):
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(SESSION).first.wait_for()
     dialog.get_by_role("button", name="Launch 1 run").click()
-    run = wait_for(lambda: (now := last_run("pose_estimates")) != before and now)
+    run = wait_for(lambda: now if (now := last_run("pose_estimates")) != before else None)
 
     # Its log comes live, through a WebSocket.
     with page.expect_websocket(lambda socket: socket.url.endswith("/graphql")) as listening:

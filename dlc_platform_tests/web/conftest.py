@@ -132,7 +132,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     }
     # Two servers that begin a new instance at one moment would each make its tables.
     with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
-        instance.get_runs_count(), instance.all_instigator_state()
+        assert instance.get_runs_count() == len(instance.all_instigator_state()) == 0
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))

@@ -287,7 +287,7 @@ def test_old_against_new_on_sessions_without_labels(
     (file,) = registry.current_files(engine, UNLABELLED)
     Path(file.path).unlink()
     found = find_disagreement(engine, store, PROJECT, tiny_model.id, worse, limit_px=5.0, cutoff=0.0)
-    assert len(found.table) == 2 and found.frames == [] and "cannot be read" in found.problems[0]
+    assert len(found.table) == 2 and found.frames == [] and "is not there any more" in found.problems[0]
 
 
 def test_a_newer_dataset_is_what_counts(

@@ -57,9 +57,9 @@ READING: dict[str, tuple[str, ...]] = {
     "verify": (),
     "gc": (),
 }
-#: Commands that start or change something, and those that make another lab, or a file, out of one.
+#: Commands that start or change something, and those that make another lab, or a file, out of one: `ui` a token.
 WRITING = {
-    *("demo", "init", "up", "run", "train", "notify", "promote", "restore", "backup"),
+    *("demo", "init", "up", "ui", "run", "train", "notify", "promote", "restore", "backup"),
     *("sessions release", "models import", "poses import"),
 }
 #: Of a notebook.

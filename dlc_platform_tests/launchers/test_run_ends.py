@@ -25,6 +25,7 @@ from dlc_platform.launchers.gpu_run_launcher import GpuRunLauncher
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import as_told, connection_names, settled
 from dlc_platform.orchestration.services import Services
+from dlc_platform.settings import HOME_VARIABLE
 
 WORKER = """
 import sys, time
@@ -92,7 +93,7 @@ class Lab:
         )
         process = subprocess.Popen(
             [sys.executable, "-c", WORKER, str(self._folder), self._url, run.run_id],
-            env={**os.environ, **connection_names(run.run_id)},
+            env={**os.environ, HOME_VARIABLE: str(self._folder), **connection_names(run.run_id)},
             start_new_session=True,
         )
         self._processes.append(process)

@@ -34,7 +34,7 @@ class Disks:
         for root in self.roots:
             root.mkdir()
         self.now = datetime(2024, 5, 1, tzinfo=UTC)
-        self.rule = ScanRule(root_timeout_seconds=0.5, tick_seconds=5)
+        self.rule = ScanRule(root_timeout_seconds=2, tick_seconds=5)
         self.most = 100
         self.last: scanning.Look | None = None
 

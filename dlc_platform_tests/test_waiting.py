@@ -152,7 +152,7 @@ def test_a_root_that_does_not_answer_is_said_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setenv(POSTGRES_VARIABLE, lab.url.render_as_string(hide_password=False))
     settings = yaml.safe_load((home / "lab.yaml").read_text())
-    settings |= {"raw_roots": ["hung", "raw"], "scan": {"root_timeout_seconds": 0.5}}
+    settings |= {"raw_roots": ["hung", "raw"], "scan": {"root_timeout_seconds": 2}}
     (home / "lab.yaml").write_text(yaml.safe_dump(settings))
     write_video(home / "raw/sub-7/ses-1/cam-top.mp4", 5)
     (home / "hung").mkdir()
@@ -187,8 +187,8 @@ def test_folders_with_one_key_on_a_disk_that_hangs_hold_up_nobody(
     engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether they are one folder is asked of the disk, and asked again when it answers."""
-    raw, settings = home / "raw", load_lab(home)
-    settings = settings.model_copy(update={"scan": settings.scan.model_copy(update={"root_timeout_seconds": 0.5})})
+    raw, patient = home / "raw", load_lab(home)
+    settings = patient.model_copy(update={"scan": patient.scan.model_copy(update={"root_timeout_seconds": 2})})
     for folder in ("batch-1/sub-1/ses-1", "batch-2/sub-1/ses-1", "sub-2/ses-1"):
         write_video(raw / folder / "cam-top.mp4", 5)
     answers = threading.Event()
@@ -207,8 +207,8 @@ def test_folders_with_one_key_on_a_disk_that_hangs_hold_up_nobody(
     held = of(engine, settings, "sub-1_ses-1", later)
     assert held.reason.startswith("a disk does not answer, so it is not known whether") and not held.passing
     answers.set()
-    look(engine, settings, later + timedelta(minutes=15))
-    assert "is claimed by" in of(engine, settings, "sub-1_ses-1", later).reason
+    look(engine, patient, later + timedelta(minutes=15))
+    assert "is claimed by" in of(engine, patient, "sub-1_ses-1", later).reason
 
 
 @pytest.fixture

@@ -6,12 +6,9 @@ not see the lab's home, as in a container, the environment gives them.
 
 import sys
 
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster_webserver import app, cli
-from starlette.types import ASGIApp
-
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration import web_access
+from dlc_platform.orchestration.web_server import serve
 from dlc_platform.web.gate import Gate, Rules, host_of
 
 
@@ -21,14 +18,7 @@ def main() -> None:
         token, hosts = web_access.token("--read-only" in sys.argv), frozenset(map(host_of, web_access.hosts()))
     except (PlatformError, ValueError) as error:
         sys.exit(f"{error}")
-
-    def make_gated_app(context: WorkspaceProcessContext, *arguments: object, **options: object) -> ASGIApp:
-        pages = app.create_app_from_workspace_process_context(context, *arguments, **options)  # pyright: ignore
-        return Gate(pages, Rules(token, hosts, context.read_only))
-
-    # Nothing else of Dagster's command is changed: options, instance, workspace and signals are its own.
-    cli.create_app_from_workspace_process_context = make_gated_app  # pyright: ignore
-    cli.main()
+    serve(lambda pages, is_read_only: Gate(pages, Rules(token, hosts, is_read_only)))
 
 
 if __name__ == "__main__":

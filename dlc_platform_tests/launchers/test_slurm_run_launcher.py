@@ -264,7 +264,7 @@ def test_arrays_are_no_larger_than_slurm_allows_even_when_that_changes(slurm: Sl
 
 def test_runs_wait_while_slurms_table_of_jobs_is_full(slurm: SlurmLab, service: SlurmService):
     known = len(slurm.ask("squeue", "--noheader", "--array", "--states=all").splitlines())
-    # With one that Slurm keeps free, two more.
+    # With one that Slurm keeps free, two more; none that is over leaves the table meanwhile (MinJobAge).
     with slurm.configured(f"MaxJobCount={known + 3}"):
         runs = _launch_together(service, 4)
         service.says(runs[-1], "Slurm does not take this run now, so it waits: Slurm temporarily unable to accept job")

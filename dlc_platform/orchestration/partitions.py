@@ -13,12 +13,12 @@ import dagster as dg
 from dagster import AssetExecutionContext
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.tags import PARTITION_NAME_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from dlc_platform.errors import PlatformError, sentence_for_people
 from dlc_platform.faults import is_lost_database, machine_fault
 from dlc_platform.orchestration.failures import OF_THE_MACHINE
-from dlc_platform.orchestration.retries import try_again
+from dlc_platform.orchestration.retries import sensor_asks_again, try_again
 from dlc_platform.settings import ScanRule
 
 RANGE_START = "dagster/asset_partition_range_start"
@@ -198,8 +198,7 @@ def for_each_session(
     # A failing step emits nothing by itself, so the sessions that did work are written down here.
     for key, metadata in done.items():
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
-    # What the sensor or the schedule asked for is asked for again by the sensor.
-    if waits and not {SENSOR_NAME_TAG, SCHEDULE_NAME_TAG} & set(context.run_tags):
+    if waits and not sensor_asks_again(context.run_tags):
         try_again(context.instance, context.run_id)
     told = []
     if failed:

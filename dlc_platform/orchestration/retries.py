@@ -10,9 +10,11 @@ Where Dagster was cut off while it made or queued a run, as by a database whose 
 that run: `nobody_starts` finds it, and the same sensor sets it going.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any
 
 import dagster as dg
@@ -25,6 +27,7 @@ from dagster._core.storage.tags import (
     RETRY_NUMBER_TAG,
     RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
     RUN_FAILURE_REASON_TAG,
+    SCHEDULE_NAME_TAG,
     SENSOR_NAME_TAG,
     WILL_RETRY_TAG,
 )
@@ -32,6 +35,8 @@ from dagster._serdes import ConfigurableClassData
 
 from dlc_platform.faults import machine_fault
 
+#: The sensor that asks for sessions, and the schedule that asks for those that it missed.
+SESSION_SENSOR, CATCH_UP = "new_session_videos", "catch_up"
 WAITS_TAG = "dlc_platform/waits"
 WAITS, STARTS = "yes", "no"
 #: How often, and after how many seconds each, the queue tries to launch a run while lab.yaml is not valid.
@@ -55,23 +60,44 @@ def try_again(instance: dg.DagsterInstance, run_id: str) -> None:
         instance.add_run_tags(run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"})
 
 
-@contextmanager
-def tried_again(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """The work of a step that Dagster tries again when a fault of the machine ends it.
+def tried_again(asset: Callable[..., Any]) -> Callable[..., Any]:
+    """An asset's function whose run is tried again when a fault of the machine ends it.
 
-    Raises
-    ------
-    MachineFault
-        In the place of the error, of whatever kind, that came from the machine.
+    In the place of the error, of whatever kind, that came from the machine it raises a `MachineFault`.
     """
-    try:
-        yield
-    except Exception as error:
-        fault = machine_fault(error)
-        if fault is None:
-            raise
-        try_again(context.instance, context.run_id)
-        raise fault from error
+
+    @contextmanager
+    def told(context: dg.AssetExecutionContext) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            fault = machine_fault(error)
+            if fault is None:
+                raise
+            if not sensor_asks_again(context.run_tags):
+                try_again(context.instance, context.run_id)
+            raise fault from error
+
+    if isgeneratorfunction(asset):
+
+        @wraps(asset)
+        def events(context: dg.AssetExecutionContext, **given: Any) -> Iterator[Any]:
+            with told(context):
+                yield from asset(context, **given)
+
+        return events
+
+    @wraps(asset)
+    def result(context: dg.AssetExecutionContext, **given: Any) -> Any:
+        with told(context):
+            return asset(context, **given)
+
+    return result
+
+
+def sensor_asks_again(tags: Mapping[str, str]) -> bool:
+    """True of the tags of a run whose sessions the sensor asks for again when the machine ended it."""
+    return tags.get(SENSOR_NAME_TAG) == SESSION_SENSOR or tags.get(SCHEDULE_NAME_TAG) == CATCH_UP
 
 
 class PatientRunCoordinator(QueuedRunCoordinator):
@@ -216,7 +242,7 @@ def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     if not 0 <= now.timestamp() - looked < _FORGOTTEN.total_seconds():
         context.update_cursor(str(now.timestamp()))
         # Sessions are asked for again by the sensor that asked for them.
-        lost = [run for run in not_started(context.instance) if SENSOR_NAME_TAG not in run.tags]
+        lost = [run for run in not_started(context.instance) if run.tags.get(SENSOR_NAME_TAG) != SESSION_SENSOR]
         for run in lost:
             _set_going(context.instance, run)
             context.log.warning(f"the run {run.run_id} was never started, and is set going")

@@ -20,6 +20,7 @@ from dlc_platform.orchestration import jobs, sensors
 from dlc_platform.orchestration.news import keep_news
 from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import CATCH_UP
 from dlc_platform.settings import Lab
 
 #: When yesterday's report is made, by the lab's clock.
@@ -151,7 +152,7 @@ def late(lab: Lab, instance: dg.DagsterInstance) -> Iterator[Late]:
 
 def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
     @dg.schedule(
-        name=sensors.CATCH_UP,
+        name=CATCH_UP,
         job=jobs.process_sessions,
         cron_schedule=cron,
         execution_timezone=lab.time_zone,

@@ -42,7 +42,16 @@ from dlc_platform.orchestration.news import keep_news
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, in_use, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.retries import WAITS, WAITS_TAG, give_up, is_followed, newest_try, nobody_starts
+from dlc_platform.orchestration.retries import (
+    CATCH_UP,
+    SESSION_SENSOR,
+    WAITS,
+    WAITS_TAG,
+    give_up,
+    is_followed,
+    newest_try,
+    nobody_starts,
+)
 from dlc_platform.sidecars import Sidecars
 from dlc_platform.walking import Threads
 
@@ -65,8 +74,6 @@ _FOLLOWING_SECONDS = 2.0
 _threads = Threads()
 #: Of each lab whose tables were followed since it was last asked: their state, or what went wrong.
 _followed: dict[str, str | Exception] = {}
-#: The schedule that asks for what this sensor missed.
-CATCH_UP = "catch_up"
 #: Dagster's priorities: what was recorded lately comes before the backlog, and both before what has poses already.
 _LATELY = timedelta(days=1)
 _PRIORITIES = {"lately": "10", "stale": "-10"}
@@ -226,7 +233,7 @@ def caught_up(instance: dg.DagsterInstance) -> set[str]:
 
 def recover(instance: dg.DagsterInstance) -> Cursor:
     """What is under way by what Dagster knows of it, when the cursor is lost."""
-    return _under_way(instance, {SENSOR_NAME_TAG: "new_session_videos"})
+    return _under_way(instance, {SENSOR_NAME_TAG: SESSION_SENSOR})
 
 
 def _under_way(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> Cursor:

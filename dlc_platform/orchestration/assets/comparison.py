@@ -12,10 +12,12 @@ from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import registry, tables
 from dlc_platform.errors import PlatformError
+from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.assets.models import GPU_POOL, OWNERS, record_evaluation, without_nan
 from dlc_platform.orchestration.metadata import picture, table
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import tried_again
 
 
 @dg.asset(
@@ -26,6 +28,7 @@ from dlc_platform.orchestration.resources import LabResource
     owners=OWNERS,
     code_version="1",
 )
+@tried_again
 def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     """Every version of each project side by side on the same test images, and old against new without labels."""
     from dlc_platform.comparisons import compare_project
@@ -37,6 +40,8 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
         try:
             comparison = compare_project(lab.engine, lab.store, project, lab.settings.likelihood_cutoff)
         except PlatformError as problem:
+            if machine_fault(problem) is not None:
+                raise
             # The other projects are none the worse.
             metadata[f"problem_{project}"] = str(problem)
             context.log.warning(str(problem))
@@ -88,6 +93,8 @@ def evaluate_missing(
                 lab.store,
             )
         except PlatformError as problem:
+            if machine_fault(problem) is not None:
+                raise
             context.log.warning(f"{short(model.id)} cannot be evaluated: {problem}")
             outcomes[model.id] = problem
             continue

@@ -32,10 +32,10 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         code_version="1",
     )
+    @tried_again
     def training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """All labelled frames of a recipe's project, each for ever on one side of the train/test split."""
-        with tried_again(context):
-            return _training_dataset(context, lab)
+        return _training_dataset(context, lab)
 
     @dg.asset(
         partitions_def=recipes,
@@ -46,10 +46,10 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         code_version="1",
     )
+    @tried_again
     def trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """A network trained on a recipe's dataset: each materialisation is one immutable model version."""
-        with tried_again(context):
-            return _trained_model(context, lab)
+        return _trained_model(context, lab)
 
     @dg.asset(
         partitions_def=recipes,
@@ -60,10 +60,10 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         code_version="1",
     )
+    @tried_again
     def model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """The distance between labels and predictions on every image of the model's dataset, in pixels."""
-        with tried_again(context):
-            return _model_evaluation(context, lab)
+        return _model_evaluation(context, lab)
 
     return [training_dataset, trained_model, model_evaluation]
 

@@ -20,6 +20,7 @@ from dlc_platform.orchestration.metadata import gpu_memory, number, picture, tab
 from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
 
 #: The checks of a session's poses: what each says, and the scores that it looks at.
@@ -64,6 +65,7 @@ _SECONDS_OF_SILENCE = 60
     code_version="1",
     check_specs=session_checks("pose_estimates", {name: text for name, (text, _) in _CHECKS.items()}),
 )
+@tried_again
 def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
     """The keypoints of every frame of a session's recordings, by the production model that the inference rules name.
 
@@ -374,6 +376,7 @@ def _row(file: tables.RecordingFile, frames: int, model: str, made: str) -> Mapp
         "pose_quality", {"good_enough": "Whether the session is out of quarantine for the quality of its poses."}
     ),
 )
+@tried_again
 def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
     """How good the poses in force of a session look: judged again by lab.yaml as it is now, and shown.
 

@@ -17,6 +17,7 @@ from dlc_platform.orchestration.assets.comparison import model_comparison
 from dlc_platform.orchestration.assets.models import OWNERS
 from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import tried_again
 
 #: Of the observation of a refused choice, and the tag of its run: why nothing was promoted.
 REFUSED = "refused"
@@ -55,6 +56,7 @@ class ProductionChoice(dg.Config):
     code_version="1",
     output_required=False,
 )
+@tried_again
 def production_model(context: AssetExecutionContext, config: ProductionChoice, lab: LabResource) -> Iterator[Any]:
     """The model version that inference uses, for each project: by the rule in lab.yaml, or a person's choice.
 

@@ -13,6 +13,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.notifications import News, announce
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.postgres.connection import existing_url
 from dlc_platform.reports import daily_report as report_of
 from dlc_platform.reports import first_day, yesterday
@@ -46,6 +47,7 @@ def report_asset(days: dg.DailyPartitionsDefinition, time_zone: str) -> dg.Asset
         owners=["team:acquisition"],
         code_version="1",
     )
+    @tried_again
     def daily_report(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
         """What a day brought: sessions arrived, estimated, in quarantine and waiting; hours of video and of devices.
 

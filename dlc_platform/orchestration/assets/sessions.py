@@ -16,6 +16,7 @@ from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ _LISTED = 20
     code_version="1",
     check_specs=session_checks("session_videos", _CHECKS),
 )
+@tried_again
 def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
     """The video files of a recording session: read to the last frame, identified by content, and registered.
 
@@ -241,6 +243,7 @@ def _metadata(lab: LabResource, key: str, looks: "Sequence[Look]") -> Mapping[st
     owners=["team:acquisition"],
     code_version="1",
 )
+@tried_again
 def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
     """The labelled frames that came from a recording session, in every DeepLabCut project of the lab."""
     from dlc_platform.dlc.labels import read_labels

@@ -17,6 +17,7 @@ from dlc_platform.orchestration.assets.comparison import evaluate_missing
 from dlc_platform.orchestration.assets.models import GPU_POOL, OWNERS
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import tried_again
 
 UPKEEP_GROUP = "upkeep"
 _ACQUISITION = ["team:acquisition"]
@@ -30,6 +31,7 @@ _ACQUISITION = ["team:acquisition"]
     owners=OWNERS,
     code_version="1",
 )
+@tried_again
 def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     """The test error of each project's production model on the newest labelled frames.
 
@@ -79,6 +81,7 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
 
 
 @dg.asset(kinds={"postgres"}, group_name=UPKEEP_GROUP, owners=_ACQUISITION, code_version="1")
+@tried_again
 def store_verification(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     """Every product of the store, read again and compared with its checksums; fails where one is not as it was."""
     verified = upkeep.verify_store(lab.engine, lab.store, context.log.error)
@@ -86,6 +89,7 @@ def store_verification(context: AssetExecutionContext, lab: LabResource) -> dg.M
 
 
 @dg.asset(kinds={"postgres"}, group_name=UPKEEP_GROUP, owners=_ACQUISITION, code_version="1")
+@tried_again
 def lab_backup(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     """The database, the index of the store and lab.yaml in one file of the folder that lab.yaml names."""
     done = upkeep.back_up(Path(lab.home))
@@ -105,6 +109,7 @@ def lab_backup(context: AssetExecutionContext, lab: LabResource) -> dg.Materiali
 
 
 @dg.asset(kinds={"postgres"}, group_name=UPKEEP_GROUP, owners=_ACQUISITION, code_version="1")
+@tried_again
 def lab_cleaning(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     """What crashes left in the store, and what old runs logged: removed."""
     cleaned = upkeep.clean_up(lab.engine, lab.store)

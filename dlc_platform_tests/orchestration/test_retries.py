@@ -40,11 +40,15 @@ def is_tried_again(definitions: dg.Definitions, asset: str, tags: dict[str, str]
         instance.add_dynamic_partitions("sessions", [SESSION])
         partitions = definitions.resolve_asset_graph().get(key).partitions_def
         keys = partitions.get_partition_keys(dynamic_partitions_store=instance) if partitions else [None]
-        done = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={key}).execute_in_process(
-            instance=instance,
-            partition_key=keys[-1],
-            tags=tags,
-            raise_on_error=False,
+        done = (
+            definitions.resolve_implicit_global_asset_job_def()
+            .get_subset(asset_selection={key})
+            .execute_in_process(
+                instance=instance,
+                partition_key=keys[-1],
+                tags=tags,
+                raise_on_error=False,
+            )
         )
         assert not done.success
         run = instance.get_run_by_id(done.run_id)

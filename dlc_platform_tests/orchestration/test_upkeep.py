@@ -18,6 +18,7 @@ import pytest
 import yaml
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.definitions.sensor_definition import SensorType
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
@@ -30,6 +31,7 @@ from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
     ScheduleInstigatorData,
+    SensorInstigatorData,
     TickData,
     TickStatus,
 )
@@ -49,13 +51,14 @@ from dlc_platform.diagnosis import Finding
 from dlc_platform.dlc.evaluation import load_evaluation
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
-from dlc_platform.orchestration import inspection, run_history, sensors
+from dlc_platform.orchestration import inspection, retries, run_history, sensors
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.orchestration.partitions import RANGE_START
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.orchestration.schedules import late
+from dlc_platform.orchestration.sensors import Asked, Cursor
 from dlc_platform.platform import Platform
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
 from dlc_platform.settings import POSTGRES_VARIABLE, YEAR_SECONDS, Lab, Recipe, leaves
@@ -721,6 +724,34 @@ def test_doctor_looks_at_the_instance(kept: Kept) -> None:
     written.write_text(yaml.safe_dump(content))
     (runs,) = found(kept)["runs"]
     assert "freeing slots of ended runs, retries of dead runs" in runs.found and not runs.warning
+
+
+def test_doctor_compares_what_is_under_way_with_runs(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(["session_videos"], {NEW: "a", "sub-8_ses-1": "b"})
+    origin = RemoteInstigatorOrigin(
+        RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lab"), "__repository__"), "new_session_videos"
+    )
+    data = SensorInstigatorData(cursor=Cursor({"key": asked}).write(), sensor_type=SensorType.STANDARD)
+    kept.instance.add_instigator_state(
+        InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.DECLARED_IN_CODE, data)
+    )
+    (lost,) = found(kept)["under way"]
+    assert lost.found == f"2 sessions without a run, such as {NEW}"
+    assert lost.warning and lost.remedy == "Start the lab, which sets them going"
+
+    job = kept.definitions.resolve_job_def("process_sessions")
+    run = kept.instance.create_run_for_job(job, tags={RUN_KEY_TAG: "key"})
+    (good,) = found(kept)["under way"]
+    assert good.found == "2 sessions, each with a run; no run waits for nobody" and good.remedy == ""
+
+    # Dagster was cut off before it queued it.
+    monkeypatch.setattr(retries, "_FORGOTTEN", timedelta(0))
+    now = datetime.now(UTC).timestamp()
+    for part in kept.instance.get_required_daemon_types():
+        kept.instance.add_daemon_heartbeat(DaemonHeartbeat(now, part, "me", errors=[]))
+    (lost,) = found(kept)["under way"]
+    assert lost.found == (f"1 runs that nobody starts, such as {run.run_id}; 2 sessions without a run, such as {NEW}")
+    assert lost.remedy == "Nothing: the daemon sets them going within minutes"
 
 
 def test_doctor_says_what_of_schedules_is_off_or_failed(kept: Kept) -> None:

@@ -1,0 +1,59 @@
+"""What a lab says of itself when it lies elsewhere than before."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlc_platform.orchestration.instance import dagster_yaml, wanted_dagster_yaml, where_it_stands, write
+from dlc_platform.settings import load_lab
+
+
+@pytest.fixture
+def started(tmp_path: Path, tiny_project: Path) -> Path:
+    """A lab that was started once, as far as its files go; of its two raw roots one is named by its whole path."""
+    home = tmp_path / "lab"
+    (home / "raw").mkdir(parents=True)
+    settings = {
+        "raw_roots": ["raw", str(home / "archive")],
+        "projects": {"tiny": {"path": str(tiny_project)}, "own": {"path": str(home / "project")}},
+        "inference": [{"project": "tiny"}],
+    }
+    (home / "lab.yaml").write_text(yaml.safe_dump(settings))
+    write(dagster_yaml(home), yaml.safe_dump(wanted_dagster_yaml(home, load_lab(home))))
+    return home
+
+
+def test_a_lab_that_stays_says_nothing_of_its_place(started: Path, tmp_path: Path):
+    assert list(where_it_stands(started)) == []
+    other = tmp_path / "link"
+    other.symlink_to(started)
+    assert list(where_it_stands(other)) == []
+
+
+@pytest.mark.parametrize("how", ["copied", "moved"])
+def test_a_lab_that_lies_elsewhere_says_what_still_names_its_old_place(started: Path, tmp_path: Path, how: str):
+    new = tmp_path / "new"
+    shutil.copytree(started, new)
+    if how == "moved":
+        shutil.rmtree(started)
+    where, *still = where_it_stands(new)
+    assert where == (
+        f"This lab was {how} from {started}. Relative paths of lab.yaml are taken from {new} now, and what is "
+        "registered finds its files there by itself, once the sensor has looked"
+    )
+    assert still == [
+        f"lab.yaml still names {started / name} ({what}), where this lab was {how} from. Write {name} instead, if this "
+        "lab is to use its own"
+        for name, what in (("archive", f"raw_roots ({started / 'archive'})"), ("project", "the project own"))
+    ]
+
+
+def test_a_lab_that_was_never_started_says_nothing_of_its_place(started: Path):
+    for content in ("", "local_artifact_storage: 3", "[1, 2]", "a: [", None):
+        if content is None:
+            dagster_yaml(started).unlink()
+        else:
+            dagster_yaml(started).write_text(content)
+        assert list(where_it_stands(started)) == []

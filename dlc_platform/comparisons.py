@@ -19,6 +19,7 @@ from dlc_platform.dlc.inference import POSE_TABLE
 from dlc_platform.dlc.runner import unusable
 from dlc_platform.dlc.selection import test_error
 from dlc_platform.errors import PlatformError
+from dlc_platform.faults import machine_fault
 from dlc_platform.identity import short
 from dlc_platform.ingest import require_unchanged
 from dlc_platform.pose.disagreement import disagreement, largest_disagreements
@@ -139,16 +140,21 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
         )
     models = [model.id for model in registry.models_of(engine, project)]
     known = {row.model_id: row.id for row in registry.evaluations_of(engine, project) if row.dataset_id == dataset_id}
-    evaluations = {
-        model: load_evaluation(store, known[model], cutoff)
-        for model in models
-        if model in known and store.has("evaluations", known[model])
-    }
+    evaluations: dict[str, Evaluation] = {}
+    unread: dict[str, str] = {}
+    for model in models:
+        if model in known:
+            try:
+                evaluations[model] = load_evaluation(store, known[model], cutoff)
+            except PlatformError as problem:
+                if (fault := machine_fault(problem)) is not None:
+                    raise fault from problem
+                unread[model] = f"its evaluation cannot be read: {problem.problem}. {problem.remedy}"
     production = registry.production_model(engine, project)
     wanted = sorted(evaluations, key=lambda model: (model == production, models.index(model)), reverse=True)
     kept, spoiling = comparable([evaluations[model] for model in wanted])
     left_out = [
-        (model, spoiling.get(model) or _why_not_evaluated(store, model, project, dataset_id))
+        (model, spoiling.get(model) or unread.get(model) or _why_not_evaluated(store, model, project, dataset_id))
         for model in models
         if model not in {evaluation.model_id for evaluation in kept}
     ]
@@ -264,7 +270,8 @@ def weighed_by_a_person(
         The evaluation that the error is from.
     float or None, int or None
         The test RMSE in pixels and the number of images, as `best_models` shows them of the newest comparison; of a
-        version that is not in it, those of its newest evaluation. None without an image that it was not trained on.
+        version that is not in it, those of its newest evaluation. None without an image that it was not trained on, or
+        where that evaluation cannot be read.
     """
     best = queries.best_models(engine)
     for row in best[(best["project"] == project) & (best["model"] == model) & (best["bodypart"] == ALL)].itertuples():
@@ -272,10 +279,10 @@ def weighed_by_a_person(
     own = [evaluation.id for evaluation in registry.evaluations_of(engine, project) if evaluation.model_id == model]
     if not own:
         return None, None, None
-    if not store.has("evaluations", own[-1]):
+    try:
+        return own[-1], *test_error(load_evaluation(store, own[-1]))
+    except PlatformError:  # which the judgement of the version says
         return own[-1], None, None
-    rmse_px, images = test_error(load_evaluation(store, own[-1]))
-    return own[-1], rmse_px, images
 
 
 def _why_not_evaluated(store: Store, model: str, project: str, dataset_id: str) -> str:

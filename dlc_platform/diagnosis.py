@@ -24,7 +24,7 @@ from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError, command, shell_word
-from dlc_platform.gate import BETTER_MODEL, judge_version
+from dlc_platform.gate import judge_version, what_to_do
 from dlc_platform.identity import short
 from dlc_platform.launchers.devices import find_devices, has_driver
 from dlc_platform.layout import OUTSIDE, alike
@@ -268,7 +268,7 @@ def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
 
 
 def _production(home: Path, lab: Lab) -> Iterator[Finding]:
-    """The production models that are hopeless by their own test images, or that too few of them speak for."""
+    """What the test images of the production models say of them."""
     with _catalogue(home) as engine:
         if engine is None:
             return
@@ -280,16 +280,15 @@ def _production(home: Path, lab: Lab) -> Iterator[Finding]:
             if model is not None
         }
     for project, (model, judgement) in judged.items():
-        is_hopeless = judgement.standing == "hopeless"
         yield Finding(
             f"production model of {project}",
             f"{short(model)} is {judgement}",
-            f"Nothing is tracked with it by itself. {BETTER_MODEL}"
-            if is_hopeless
+            f"Nothing is tracked with it by itself. {what_to_do(judgement)}"
+            if not judgement.tracks_by_itself
             else "Label more frames, so that some are left for the test side"
             if judgement.standing == "unproven"
             else "",
-            warning=not is_hopeless and judgement.standing == "unproven",
+            warning=judgement.standing == "unproven",
         )
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import quarantine, queries, registry, tables
-from dlc_platform.errors import PlatformError, command
+from dlc_platform.errors import MachineFault, PlatformError, command
+from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.pose import hopeless
 from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
@@ -52,6 +53,9 @@ _LOOKS = 3
 #: The animal's size where nothing else says it, of the diagonal of the picture.
 _SIZE_OF_PICTURE = 0.1
 
+#: What reading a product of the store may raise.
+_UNREAD = (PlatformError, OSError, ValueError, KeyError)
+
 #: What is to be done about a hopeless version in production.
 BETTER_MODEL = (
     "Label more frames, train longer and promote that version; or estimate single sessions all the same with "
@@ -77,6 +81,8 @@ class ModelReference:
         None without an evaluation.
     judgement
         Whether it is hopeless by these images; None where the model is not known.
+    dataset_id, evaluation_id
+        What `labels` and `evaluated` are from; None where nothing of it was read.
     """
 
     labels: Reference = field(default_factory=Reference)
@@ -106,37 +112,52 @@ class Assessment:
 def reference_of(
     engine: Engine, store: Store, model_id: str | None, cutoff: float, floors: ModelFloors | None = None
 ) -> ModelReference:
-    """What the poses of a model version are held against; nothing for an imported one that was never evaluated."""
+    """What the poses of a model version are held against; nothing for an imported one that was never evaluated.
+
+    Where what is recorded cannot be read, the judgement says so, and poses that are held against it fail.
+
+    Raises
+    ------
+    MachineFault
+        When it cannot be read for the disk of the store.
+    """
     model = None if model_id is None else registry.model_version(engine, model_id)
     if model is None:
         return ModelReference()
     evaluation = registry.evaluation_of(engine, model.id)
     dataset_id = model.dataset_id or (evaluation.dataset_id if evaluation else None)
-    if dataset_id is None or not store.has("datasets", dataset_id):
+    if dataset_id is None:
         return ModelReference(judgement=UNTESTED)
-    reference = _labels_say(store, dataset_id)
-    if evaluation is None or not store.has("evaluations", evaluation.id):
-        return ModelReference(reference, None, UNTESTED, dataset_id)
-    predictions = _test_predictions(store, evaluation.id)
-    tested = measure_predictions(predictions, reference, cutoff)
-    judgement = judge_model(predictions, reference.size_px, cutoff, _model_floors(floors or ModelFloors()))
-    return ModelReference(reference, tested, judgement, dataset_id, evaluation.id)
+    known = ModelReference(judgement=UNTESTED)
+    try:
+        reference = _labels_say(store, dataset_id)
+        known = ModelReference(reference, None, UNTESTED, dataset_id)
+        if evaluation is None:
+            return known
+        predictions = _test_predictions(store, evaluation.id)
+        tested = measure_predictions(predictions, reference, cutoff)
+        judgement = judge_model(predictions, reference.size_px, cutoff, _model_floors(floors or ModelFloors()))
+        return ModelReference(reference, tested, judgement, dataset_id, evaluation.id)
+    except _UNREAD as error:
+        if (fault := machine_fault(error)) is not None:
+            raise fault from error
+        return replace(known, judgement=_unread(error, store))
 
 
 def judge_version(engine: Engine, store: Store, model_id: str, cutoff: float, floors: ModelFloors) -> ModelJudgement:
-    """What the test images of a version say of it, as `reference_of` has it; nothing is read a second time."""
+    """What the test images of a version say of it, as `reference_of` has it; nothing is read a second time.
+
+    What cannot be read now, for whatever reason, stops neither the sensor nor other projects: the judgement says it.
+    """
     model = registry.model_version(engine, model_id)
     evaluation = None if model is None else registry.evaluation_of(engine, model.id)
     if model is None or evaluation is None:
         return UNTESTED
     dataset_id = model.dataset_id or evaluation.dataset_id
-    if not store.has("datasets", dataset_id) or not store.has("evaluations", evaluation.id):
-        return UNTESTED
     try:
         return _judge_evaluation(store.root, dataset_id, evaluation.id, cutoff, _model_floors(floors))
-    except (PlatformError, OSError, ValueError, KeyError):
-        # A product that cannot be read is what `verify` reports; it stops neither the sensor nor other projects.
-        return UNTESTED
+    except _UNREAD as error:
+        return _unread(machine_fault(error) or error, store)
 
 
 def versions_that_may_not_start(
@@ -144,18 +165,25 @@ def versions_that_may_not_start(
 ) -> dict[str, str]:
     """The evaluated versions that the rule of promotion never chooses by their own test images, with the reason.
 
-    Those are the hopeless ones, and those of which no labelled test image is there.
+    Those are the hopeless ones, and those of which no labelled test image is there, or none can be read.
+
+    Raises
+    ------
+    MachineFault
+        When they cannot be read for the disk of the store.
     """
     barred = {}
     for model_id in {evaluation.model_id for evaluation in registry.evaluations_of(engine, project)}:
         judgement = judge_version(engine, store, model_id, cutoff, rule.hopeless)
+        if isinstance(judgement.problem, MachineFault):
+            raise judgement.problem
         if judgement.standing == "hopeless" or not judgement.images:
             barred[model_id] = f"version {short(model_id)} was passed over, because it is {judgement}"
     return barred
 
 
-def hopeless_in_production(engine: Engine, store: Store, lab: Lab) -> dict[str, str]:
-    """The projects whose production model is hopeless, each with the sentence that says so.
+def not_tracked_by_itself(engine: Engine, store: Store, lab: Lab) -> dict[str, str]:
+    """The projects whose production model is hopeless or cannot be judged, each with what is so and what to do.
 
     Nothing is tracked with such a model by itself; a person may.
     """
@@ -165,12 +193,24 @@ def hopeless_in_production(engine: Engine, store: Store, lab: Lab) -> dict[str, 
         if model_id is None:
             continue
         judgement = judge_version(engine, store, model_id, lab.likelihood_cutoff, lab.promotion.hopeless)
-        if judgement.standing == "hopeless":
+        if not judgement.tracks_by_itself:
             found[project] = (
                 f"the production model {short(model_id)} of {project} is {judgement}. So nothing is tracked with it "
-                f"by itself. {BETTER_MODEL}"
+                f"by itself. {what_to_do(judgement)}"
             )
     return found
+
+
+def what_to_do(judgement: ModelJudgement) -> str:
+    """How sessions come to be tracked again where the production model does not track them by itself."""
+    return BETTER_MODEL if judgement.problem is None else f"{judgement.problem.remedy}; then it goes on by itself"
+
+
+def _unread(error: Exception, store: Store) -> ModelJudgement:
+    if not isinstance(error, PlatformError):
+        told = " ".join(str(error).split()) or type(error).__name__
+        error = PlatformError(f"the store {store.root} cannot be read: {told}", "Look with `dlc-platform verify HOME`")
+    return ModelJudgement.unread(error)
 
 
 @lru_cache(maxsize=256)
@@ -384,9 +424,13 @@ def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.
         [assessment.pose_estimate_id, sorted([f.metric, f.individual, f.bodypart] for f in findings)]
         for assessment, findings in failed
     ]
+    unread = [a.reference.judgement.problem for a, _ in failed if a.reference.judgement is not None]
+    problem = next((own for own in unread if own is not None), None)
     hopeless_model = any(finding.metric.startswith("model_") for _, findings in failed for finding in findings)
     first = (
-        "Label more frames, train longer, promote that version and estimate the session again"
+        f"{problem.remedy}; then judge the poses again with {command('quality', 'HOME', session, '--judge')}"
+        if problem is not None
+        else "Label more frames, train longer, promote that version and estimate the session again"
         if hopeless_model
         else "Look at the picture of pose_quality; label frames of this session and train again, or correct "
         "`pose_quality` in lab.yaml"

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, Row, text
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.errors import PlatformError
-from dlc_platform.gate import hopeless_in_production
+from dlc_platform.gate import not_tracked_by_itself
 from dlc_platform.identity import short
 from dlc_platform.layout import alike
 from dlc_platform.listing import Skipped
@@ -310,8 +310,8 @@ class _Catalogue:
         self.released: set[tuple[str, str]] = set()
         self.labelled: set[str] = set()
         self.models: dict[str, str] = {}
-        #: Projects whose production model is hopeless, with the sentence that says so.
-        self.hopeless: dict[str, str] = {}
+        #: Projects whose production model is hopeless or cannot be judged, with the sentence that says so.
+        self.not_tracked: dict[str, str] = {}
         if engine is None:
             return
         with engine.connect() as connection:
@@ -325,7 +325,7 @@ class _Catalogue:
             model = registry.production_model(engine, project)
             if model is not None:
                 self.models[project] = model
-        self.hopeless = hopeless_in_production(engine, Store(lab.store), lab)
+        self.not_tracked = not_tracked_by_itself(engine, Store(lab.store), lab)
 
 
 class _Planner:
@@ -513,7 +513,7 @@ class _Planner:
             return "no inference rule matches its camera; add one under `inference` in lab.yaml"
         if model is None:
             return f"the project {project} has no production model; train or import one, and promote it"
-        return self._catalogue.hopeless.get(project)
+        return self._catalogue.not_tracked.get(project)
 
 
 def _is_closed(file: PlannedFile) -> bool:

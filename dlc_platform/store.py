@@ -325,6 +325,12 @@ def _require_as_made(product: Path, name: str, whole: bool) -> None:
 def _damaged(product: Path, problem: str, error: Exception) -> PlatformError:
     if isinstance(error, PermissionError):
         return PlatformError(problem, "Give the user who runs the platform the right to read the store")
+    if isinstance(error, FileNotFoundError) and _IDENTITY.fullmatch(product.name) and not product.parent.is_dir():
+        # A lost product leaves the others of its kind where they are.
+        return MachineFault(
+            f"{product.parent} of the store is not there",
+            "Mount its disk, or bring the folder back; work goes on by itself then",
+        )
     if not _IDENTITY.fullmatch(product.name):
         return PlatformError(problem, "Give the path of a file that can be read")
     again = _MADE_AGAIN.get(product.parent.name, "")

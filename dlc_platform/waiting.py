@@ -17,7 +17,7 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import registry
 from dlc_platform.errors import in_a_line
-from dlc_platform.gate import hopeless_in_production
+from dlc_platform.gate import not_tracked_by_itself
 from dlc_platform.runs_under_way import RunUnderWay, Wanted, under_way
 from dlc_platform.scanning import UNWRITTEN
 from dlc_platform.settings import Lab
@@ -190,7 +190,7 @@ def _unregistered(row: Any, lab: Lab, now: datetime, runs: _Runs) -> Waiting:
 
 def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator[Waiting]:
     in_production = {project for project in lab.projects if registry.production_model(engine, project)}
-    hopeless = hopeless_in_production(engine, Store(lab.store), lab) if rows else {}
+    held = not_tracked_by_itself(engine, Store(lab.store), lab) if rows else {}
     for row in rows:
         project = lab.project_of(row.camera)
         if row.missing_since is not None:
@@ -202,8 +202,8 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
             reason = f"the project {project} has no production model"
             remedy = "Train or import one, and promote it"
             yield Waiting(row.session_key, "poses", row.path, row.registered_at, reason, remedy)
-        elif project in hopeless:
-            reason, _, remedy = hopeless[project].partition(". ")
+        elif project in held:
+            reason, _, remedy = held[project].partition(". ")
             since = row.promoted_at or row.registered_at
             yield Waiting(row.session_key, "poses", row.path, since, reason, remedy.rstrip("."))
         else:

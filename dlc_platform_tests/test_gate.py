@@ -1,6 +1,7 @@
 """Poses are judged by their model's own labels and evaluation, and what fails is held back as lab.yaml says."""
 
 import json
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,17 @@ from sqlalchemy import Engine, text
 
 from dlc_platform import cli
 from dlc_platform.catalog import quarantine, registry, tables
-from dlc_platform.errors import PlatformError
-from dlc_platform.gate import Assessment, assess, barred_versions, reference_of, require_good_poses
+from dlc_platform.errors import MachineFault, PlatformError
+from dlc_platform.gate import (
+    Assessment,
+    assess,
+    barred_versions,
+    judge_version,
+    reference_of,
+    require_good_poses,
+    versions_that_may_not_start,
+    what_to_do,
+)
 from dlc_platform.platform import Platform
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, write_parquet
 from dlc_platform.reports import daily_report
@@ -321,6 +331,78 @@ def test_the_poses_of_a_hopeless_model_fail_and_say_so(small: SmallLab) -> None:
     assert small.assess().verdict == "pass"
 
 
+def damage(store: Store, what: str) -> Path:
+    """Damage the dataset or the evaluation of a `SmallLab`, and return the file that is to be named."""
+    product = store.path("datasets", identity("d")) if "dataset" in what else store.path("evaluations", identity("6"))
+    table = product / ("labels.parquet" if "dataset" in what else "predictions.parquet")
+    if what.startswith("lost file"):
+        table.unlink()
+    elif what.startswith("lost"):
+        shutil.rmtree(product)
+        return product / "manifest.json"
+    elif what.startswith("one byte"):
+        content = bytearray(table.read_bytes())
+        content[len(content) // 2] ^= 1
+        table.write_bytes(content)
+    else:
+        (product / "manifest.json").write_text("{")
+        return product / "manifest.json"
+    return table
+
+
+@pytest.mark.parametrize("what", ["lost", "lost file", "one byte", "manifest"])
+@pytest.mark.parametrize("of", ["evaluation", "dataset"])
+def test_a_model_whose_evaluation_cannot_be_read_is_not_trusted(small: SmallLab, what: str, of: str) -> None:
+    small.train("a", "d", "6", off_px=30)
+    small.track("8", "a", poses(points(FRAMES, seed=2)))
+    copy = shutil.copytree(small.store.root, small.home / "copy")
+    file = damage(small.store, f"{what} {of}")
+    rule = small.lab.promotion
+    judgement = judge_version(small.engine, small.store, identity("a"), 0.6, rule.hopeless)
+    assert judgement.standing == "unread" and not judgement.tracks_by_itself
+    assert str(judgement).startswith(f"not judged, because what its test images say cannot be read: {file} is ")
+    (barred,) = versions_that_may_not_start(small.engine, small.store, "maze", 0.6, rule).values()
+    assert "was passed over, because it is not judged" in barred
+    # Poses that a person asks for are judged by what is left, and fail by name.
+    found = small.assess()
+    assert found.verdict == "fail" and [finding.metric for finding in found.findings] == ["model_unread"]
+    (fault,) = quarantine.faults_of(small.engine, SESSION, "quality")
+    assert str(file) in fault.reason and fault.remedy.startswith(f"Bring {file.parent} back from a copy of the store")
+    assert f"quality HOME {SESSION} --judge" in fault.remedy
+    # The file comes back: the model is as hopeless as it was, and says so.
+    shutil.rmtree(small.store.root)
+    copy.rename(small.store.root)
+    assert judge_version(small.engine, small.store, identity("a"), 0.6, rule.hopeless).standing == "hopeless"
+    assert small.assess().findings[0].metric == "model_correct"
+
+
+def test_poses_are_measured_again_when_lost_labels_come_back(tracked: SmallLab) -> None:
+    copy = shutil.copytree(tracked.store.root, tracked.home / "copy")
+    damage(tracked.store, "lost dataset")
+    assert set(tracked.assess().scores["bodypart"]) == {"nose", "tail", "all"}  # limbs are the labels'
+    shutil.rmtree(tracked.store.root)
+    copy.rename(tracked.store.root)
+    found = tracked.assess()
+    assert found.verdict == "pass" and "nose to tail" in set(found.scores["bodypart"]) and tracked.held() == []
+
+
+def test_a_store_that_is_away_is_no_fault_of_a_session(tracked: SmallLab) -> None:
+    root = tracked.store.root.rename(tracked.home / "elsewhere")
+    for is_empty in (False, True):  # nothing is there, or an empty mount point
+        if is_empty:
+            tracked.store.root.mkdir()
+        with pytest.raises(MachineFault, match="datasets of the store is not there"):
+            tracked.assess()
+        with pytest.raises(MachineFault, match="of the store is not there"):
+            versions_that_may_not_start(tracked.engine, tracked.store, "maze", 0.6, tracked.lab.promotion)
+        judgement = judge_version(tracked.engine, tracked.store, identity("a"), 0.6, tracked.lab.promotion.hopeless)
+        assert not judgement.tracks_by_itself and "Mount its disk" in what_to_do(judgement)
+        assert tracked.held() == []
+    tracked.store.root.rmdir()
+    root.rename(tracked.store.root)
+    assert tracked.assess().verdict == "pass"
+
+
 def test_limits_change_and_poses_are_judged_again_without_being_read(tracked: SmallLab) -> None:
     tracked.assess()
     path = tracked.store.path("poses", identity("8")) / POSE_TABLE
@@ -427,6 +509,8 @@ def test_a_model_without_labels_has_absolute_limits(small: SmallLab) -> None:
     # Once it is evaluated on labels of its project, there is more to say.
     small.train("a", "d", None)
     assert reference_of(small.engine, small.store, identity("a"), 0.6).evaluated is None
+    small.train("b", "d", "6")
+    shutil.copytree(small.store.path("evaluations", identity("6")), small.store.path("evaluations", identity("7")))
     evaluate(small.engine, "7", "c", "d", 2.0)
     assert reference_of(small.engine, small.store, identity("c"), 0.6).labels.limbs
 

@@ -11,11 +11,13 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dlc_platform.dlc.images import read_image
+from dlc_platform.dlc.images import read_image, sha256_pixels
 from dlc_platform.dlc.labels import LabelTable
 from dlc_platform.dlc.project import Project
 from dlc_platform.errors import PlatformError
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 Side = Literal["train", "test"]
 _LABELS = "labels.parquet"
+#: The columns of the pixels' SHA-256: of the project's file, and of the copy.
+_PIXELS = ("pixels_sha256", "copy_pixels_sha256")
 #: DeepLabCut names an image of a video by its frame: img0123.png.
 _FRAME = re.compile(r"^[A-Za-z_-]*([0-9]+)\.[A-Za-z]+$")
 
@@ -61,13 +65,20 @@ class Dataset:
         (pixels of the full picture; NaN where not labelled), offset_x, offset_y (where the first pixel of the copy lies
         in the full picture: other than 0 where a region was cropped).
         """
-        import pandas as pd
+        return _labels(self.path).drop(columns=[*_PIXELS], errors="ignore")
 
-        with opened(self.path, _LABELS) as file:
-            labels = pd.read_parquet(file)
-        if "offset_x" not in labels:  # a dataset that was made before there were regions
-            labels[["offset_x", "offset_y"]] = 0
-        return labels
+    def images(self) -> pd.DataFrame:
+        """One row for each image: image, folder, file, side and pixels.
+
+        `pixels` is a frozenset of the SHA-256 of the picture's pixels, as `images.sha256_pixels` gives it: of the
+        project's file and of the copy here, which are two where a region was cropped. Raises as `store.opened` does.
+        """
+        images = _labels(self.path).drop_duplicates("image")
+        if set(_PIXELS) <= set(images):
+            pixels = [frozenset(own) for own in images[[*_PIXELS]].itertuples(index=False, name=None)]
+        else:  # a dataset that was made before they were written down
+            pixels = [frozenset([own]) for own in _pixels_of_copies(self)]
+        return images[["image", "folder", "file", "side"]].assign(pixels=pixels)
 
     def image_path(self, image: str, file: str) -> Path:
         """Where the copy of an image, or of its region, lies, from its columns `image` and `file`."""
@@ -188,8 +199,10 @@ def make_dataset(
 
     def write(folder: Path) -> None:
         (folder / "images").mkdir()
+        copies = {}
         for image in images.itertuples():
             path = Path(str(image.path))
+            copies[image.sha256] = image.pixels_sha256
             copy = folder / "images" / f"{image.sha256}{path.suffix.lower()}"
             region = labels.regions.get(str(image.folder))
             if region is not None and (image.width, image.height) == (region.width, region.height):
@@ -197,11 +210,11 @@ def make_dataset(
             if region is None and not image.is_turned:
                 shutil.copyfile(path, copy)
             else:
-                _write_as_shown(path, region, copy.with_suffix(".png"))
+                copies[image.sha256] = _write_as_shown(path, region, copy.with_suffix(".png"))
             if sha256_file(path if region or image.is_turned else copy) != image.sha256:
                 raise PlatformError(f"{path} changed while it was read", "Make the dataset when nobody writes there")
-        columns = ["image", "folder", "file", "session", "side", "bodypart", "x", "y", "offset_x", "offset_y"]
-        table[columns].to_parquet(folder / _LABELS, index=False)
+        columns = ["image", "folder", "file", "session", "side", "bodypart", "x", "y", "offset_x", "offset_y", *_PIXELS]
+        table.assign(copy_pixels_sha256=table["image"].map(copies))[columns].to_parquet(folder / _LABELS, index=False)
 
     # The same images may have been frozen before, when others were left out or none.
     return replace(load_dataset(store.put("datasets", identity, manifest, write)), n_left_out=n_left_out)
@@ -222,27 +235,60 @@ def load_dataset(path: Path) -> Dataset:
     )
 
 
-def _write_as_shown(image: Path, region: Region | None, copy: Path) -> None:
-    """Write an image or a region of it, with the very pixels that DeepLabCut reads there, in the order it has them."""
+def _labels(dataset: Path) -> pd.DataFrame:
+    """The columns of `Dataset.labels`, and those of the pixels where they were written down."""
+    import pandas as pd
+
+    with opened(dataset, _LABELS, whole=True) as file:
+        labels = pd.read_parquet(file)
+    if "offset_x" not in labels:  # a dataset that was made before there were regions
+        labels[["offset_x", "offset_y"]] = 0
+    return labels
+
+
+@lru_cache(maxsize=16)
+def _pixels_of_copies(dataset: Dataset) -> tuple[str, ...]:
+    """The SHA-256 of the pixels of each image's copy, in the order of the labels; products never change."""
+    images = _labels(dataset.path).drop_duplicates("image")
+    with ThreadPoolExecutor() as pool:
+        return tuple(
+            pool.map(
+                lambda image, file: sha256_pixels(dataset.picture(image, file)),
+                images["image"],
+                images["file"],
+            )
+        )
+
+
+def _write_as_shown(image: Path, region: Region | None, copy: Path) -> str:
+    """Write an image or a region of it, with the very pixels that DeepLabCut reads there, in the order it has them.
+
+    Returns
+    -------
+    str
+        The SHA-256 of these pixels.
+    """
     import cv2
 
     picture = read_image(image)
-    copy.write_bytes(cv2.imencode(".png", region.crop(picture) if region else picture)[1].tobytes())
+    picture = region.crop(picture) if region else picture
+    copy.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    return sha256_pixels(picture)
 
 
 def taught_images(images: pd.DataFrame, taught: pd.DataFrame, apart_frames: int) -> set[str]:
     """The images that a model has seen in training, or as good as seen.
 
-    Those are the images that it was trained on, those of the same name (an image that was saved again has other bytes),
-    and those of the same video that are at most so many frames from one that it was trained on.
+    Those are the images that it was trained on, those of the same pixels or the same name (an image that was saved
+    again has other bytes), and those of the same video that are at most so many frames from one that it was trained on.
 
     Parameters
     ----------
     images, taught
-        One row for each image, with the columns image (SHA-256), folder and file: the images that are asked about, and
-        those that the model was trained on.
+        As `Dataset.images` gives them: the images that are asked about, and those that the model was trained on.
     """
-    again = _names(images).isin(_names(taught))
+    pixels = frozenset[str]().union(*taught["pixels"])
+    again = _names(images).isin(_names(taught)) | ~images["pixels"].map(pixels.isdisjoint).astype(bool)
     seen = images["image"].isin(taught["image"]) | again | _within_frames(images, taught, apart_frames)
     return set(images.loc[seen, "image"])
 

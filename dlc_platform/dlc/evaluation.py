@@ -57,8 +57,8 @@ class Evaluation:
     bodyparts
         Those of the dataset that the model knows.
     training_known
-        False where nobody can say what the model was trained on, because it was imported, or its dataset is not in the
-        store: `test_images` are all those of the test side then, and it may have been trained on them.
+        False where nobody can say what the model was trained on, because it was imported, or the model itself is not in
+        the store: `test_images` are all those of the test side then, and it may have been trained on them.
     images
         How many images the model ran on, on both sides of the split.
     seconds
@@ -175,18 +175,25 @@ def not_evaluable(model_path: Path) -> str | None:
 def _predictions(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    with opened(path, _PREDICTIONS) as file:
+    with opened(path, _PREDICTIONS, whole=True) as file:
         return pd.read_parquet(file)
 
 
 def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluation:
-    """An evaluation of the store, with what its model was trained on."""
+    """An evaluation of the store, with what its model was trained on.
+
+    Raises
+    ------
+    PlatformError
+        When it, its dataset or the one that its model was trained on cannot be read: without them nobody knows which of
+        its images are test images.
+    """
     path = store.path("evaluations", identity)
     manifest = read_manifest(path)
     predictions = _predictions(path)
     images = predictions.drop_duplicates("image")
     test = set(images.loc[images["side"] == "test", "image"])
-    taught = _taught(images, manifest["model"], manifest["dataset"], store)
+    taught = _taught(manifest["model"], manifest["dataset"], store)
     seen, trained_on = taught or (set(), set())
     found = predictions[predictions["predicted_x"].notna()]
     known = store.manifest("models", manifest["model"])["bodyparts"] if store.has("models", manifest["model"]) else None
@@ -209,15 +216,14 @@ def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluat
     )
 
 
-def _taught(images: pd.DataFrame, model: str, dataset: str, store: Store) -> tuple[set[str], set[str]] | None:
-    """Which of the images a model has as good as seen in training, and which it was trained on; None if unknown."""
+def _taught(model: str, dataset: str, store: Store) -> tuple[set[str], set[str]] | None:
+    """The images of a dataset that a model has as good as seen in training, and those of its own; None if unknown."""
     own = store.manifest("models", model).get("dataset") if store.has("models", model) else None
-    if own is None or not store.has("datasets", own):
+    if own is None:
         return None
-    labels = load_dataset(store.path("datasets", own)).labels()
-    taught = labels[labels["side"] == "train"].drop_duplicates("image")
-    both = [store.manifest("datasets", one) for one in (own, dataset) if store.has("datasets", one)]
-    apart_frames = max(manifest.get("apart_frames", 0) for manifest in both)
+    images, labelled = (load_dataset(store.path("datasets", one)).images() for one in (dataset, own))
+    taught = labelled[labelled["side"] == "train"]
+    apart_frames = max(store.manifest("datasets", one).get("apart_frames", 0) for one in (own, dataset))
     return taught_images(images, taught, apart_frames), set(taught["image"])
 
 

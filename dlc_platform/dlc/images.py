@@ -85,6 +85,12 @@ def read_image(path: Path) -> np.ndarray:
     return _decoded(path, _bytes(path))
 
 
+def sha256_pixels(picture: np.ndarray) -> str:
+    """The SHA-256 of a picture and its size, from an array as `read_image` gives it."""
+    height, width = picture.shape[:2]
+    return sha256_bytes(b"%dx%d:" % (width, height) + picture.tobytes())
+
+
 def size_of(path: Path, data: bytes | None = None) -> tuple[int, int]:
     """Width and height in pixels as an image's header says them, without decoding it.
 
@@ -127,8 +133,7 @@ def _examine(path: Path) -> Image:
     is_turned, size = _look_at(path, data)
     picture = _decoded(path, data)
     height, width = picture.shape[:2]
-    pixels = sha256_bytes(b"%dx%d:" % (width, height) + picture.tobytes())
-    return Image(sha256_bytes(data), pixels, width, height, is_turned or size != (width, height))
+    return Image(sha256_bytes(data), sha256_pixels(picture), width, height, is_turned or size != (width, height))
 
 
 def _bytes(path: Path) -> bytes:

@@ -31,13 +31,13 @@ def wanted_poses(
 ) -> list[Wanted]:
     """The sessions whose poses are to be estimated; the arguments are those of `wanted.poses`.
 
-    Of projects whose production model is hopeless, none are: see `gate.hopeless_in_production`.
+    Of projects whose production model is hopeless or cannot be judged, none are: see `gate.not_tracked_by_itself`.
     """
-    from dlc_platform.gate import hopeless_in_production
+    from dlc_platform.gate import not_tracked_by_itself
 
-    hopeless = hopeless_in_production(lab.engine, lab.store, lab.settings)
+    left = not_tracked_by_itself(lab.engine, lab.store, lab.settings)
     in_production = [
-        name for name in lab.settings.projects if name not in hopeless and registry.production_model(lab.engine, name)
+        name for name in lab.settings.projects if name not in left and registry.production_model(lab.engine, name)
     ]
     damaged = lab.settings.damaged_videos == "track"
     return wanted.poses(lab.engine, in_production, damaged, lab.settings.scan.order, limit, but, only)

@@ -6,12 +6,12 @@ restart therefore neither loses nor repeats a session, and a lost cursor costs a
 
 A session is asked for once for each state of its files, and its poses once for each choice of files that can be
 tracked: one that cannot be read, that is damaged where lab.yaml says to stop there, or whose project has no production
-model yet, or a hopeless one, does not hold up the others. A run whose worker died is retried by Dagster. A session that
-a fault of the machine kept from being worked on is asked for again, after longer and longer pauses, until it goes on;
-and so is one whose run Dagster has lost. The sessions of a run that a person cancelled or deleted, or that failed by
-its own fault, go into quarantine with what became of the run: they hold up nothing, and come back when a file of theirs
-is replaced, when a person releases them, or with `dlc-platform run HOME --select pose_estimates`, which completes what
-is missing.
+model yet, or one that is hopeless or cannot be judged, does not hold up the others. A run whose worker died is retried
+by Dagster. A session that a fault of the machine kept from being worked on is asked for again, after longer and longer
+pauses, until it goes on; and so is one whose run Dagster has lost. The sessions of a run that a person cancelled or
+deleted, or that failed by its own fault, go into quarantine with what became of the run: they hold up nothing, and come
+back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME --select
+pose_estimates`, which completes what is missing.
 
 Dagster's partitions are the sessions that something is or was lately wanted of, in the order in which it was asked for,
 so that those of one run lie side by side. When there are more than `scan.live_sessions`, the oldest that are done are
@@ -165,7 +165,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
     )
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
         """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
-        from dlc_platform.gate import hopeless_in_production
+        from dlc_platform.gate import not_tracked_by_itself
 
         cursor = Cursor.read(context.cursor) or recover(context.instance)
         follow_rules(lab, cursor)
@@ -184,7 +184,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
             retire(lab, context.instance, cursor)
         taken_off = take_off_strays(lab, context.instance, cursor, found)
         summary = _summary(found, cursor)
-        for sentence in hopeless_in_production(lab.engine, lab.store, lab.settings).values():
+        for sentence in not_tracked_by_itself(lab.engine, lab.store, lab.settings).values():
             context.log.warning(sentence)
             summary += f"; {sentence}"
         if (problem := lab_problem(Path(lab.home))).exists():
@@ -544,16 +544,16 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     """While a person leaves it switched on: estimates stale sessions again, the newest first, some runs at a time.
 
     A session is asked for once for each promotion: one that failed waits for a person. Imported poses are left as they
-    are, and so are all of a project whose production model is hopeless.
+    are, and so are all of a project whose production model is hopeless or cannot be judged.
     """
-    from dlc_platform.gate import hopeless_in_production
+    from dlc_platform.gate import not_tracked_by_itself
 
     asked: dict[str, str] = json.loads(context.cursor or "{}")
     stale = queries.stale_sessions(lab.engine, imported=False)
-    hopeless = hopeless_in_production(lab.engine, lab.store, lab.settings)
-    for sentence in hopeless.values():
+    held = not_tracked_by_itself(lab.engine, lab.store, lab.settings)
+    for sentence in held.values():
         context.log.warning(sentence)
-    left = stale["project"].isin(list(hopeless))
+    left = stale["project"].isin(list(held))
     stale = stale[~left]
     # The promotion and not its model, because Dagster remembers for ever what it was asked for: after a promotion, a
     # roll back and the same promotion again, it must be asked again.
@@ -582,7 +582,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
         run_requests=requests,
         skip_reason=None
         if requests
-        else dg.SkipReason("; ".join([f"{len(to_do)} stale sessions, {under_way} runs under way", *hopeless.values()])),
+        else dg.SkipReason("; ".join([f"{len(to_do)} stale sessions, {under_way} runs under way", *held.values()])),
         dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
         cursor=json.dumps(asked, sort_keys=True),
     )

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dlc_platform.errors import PlatformError
 from dlc_platform.pose.quality import ALL, Finding
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ HUMAN_ERROR = 2.69 / 118.7
 #: by chance has the probability 2^-n, and below 5 % only from here on.
 FEWEST_IMAGES = 6
 
-#: `unproven`: there are too few test images to tell; `usable`: it is not hopeless, which is not to say that it is good.
-Standing = Literal["usable", "unproven", "hopeless"]
+#: `unproven`: there are too few test images to tell; `usable`: it is not hopeless, which is not to say that it is good;
+#: `unread`: what its test images say is recorded, and cannot be read now.
+Standing = Literal["usable", "unproven", "hopeless", "unread"]
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,34 @@ class ModelJudgement:
         The median distance between label and prediction, in pixels; NaN where there is none.
     findings
         The floors that are not kept, each in words with the measured value and the floor.
+    problem
+        Why it is `unread`, and what to do about it.
     """
 
     standing: Standing
     images: int
     median_px: float
     findings: tuple[Finding, ...] = ()
+    problem: PlatformError | None = None
+
+    @classmethod
+    def unread(cls, problem: PlatformError) -> "ModelJudgement":
+        """Nothing can be said of a version whose test images, or what it predicts there, cannot be read."""
+        says = f"the model cannot be judged, because what its test images say cannot be read: {problem.problem}"
+        return cls(
+            "unread", 0, float("nan"), (Finding("model_unread", ALL, ALL, None, None, "fail", "", says),), problem
+        )
+
+    @property
+    def tracks_by_itself(self) -> bool:
+        """False for a version with which nothing is tracked unless a person asks for it."""
+        return self.standing in ("usable", "unproven")
 
     def __str__(self) -> str:
         if self.standing == "hopeless":
             return "hopeless: " + "; ".join(map(str, self.findings))
+        if self.problem is not None:
+            return f"not judged, because what its test images say cannot be read: {self.problem.problem}"
         if self.standing == "unproven":
             if not self.images:
                 return "unproven: it was never tested on labelled images here, so nothing is known of its error"

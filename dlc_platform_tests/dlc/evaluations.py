@@ -71,16 +71,21 @@ def write_evaluation(
         here = (predictions["bodypart"] == bodypart) & (predictions["image"] == test["image"].iloc[place])
         predictions.loc[here, list(nothing)] = np.nan
 
+    def put_dataset(identity: str, labels: pd.DataFrame, apart_frames: int = 0) -> None:
+        labels = labels.assign(pixels_sha256=labels["image"], copy_pixels_sha256=labels["image"])
+        counts = labels["side"].value_counts()
+        manifest = {f"n_{side}": int(counts.get(side, 0)) for side in ("train", "test")}
+        manifest |= {"bodyparts": [*distances], "skeleton": [], "sessions": [], "apart_frames": apart_frames}
+        store.put(
+            "datasets", identity, manifest, lambda folder: labels.to_parquet(folder / "labels.parquet", index=False)
+        )
+
     dataset = None
     if trained_on:
         dataset = f"trained {model}"
         labels = pd.DataFrame({"image": list(trained_on), "side": "train", "folder": "video"})
-        labels["file"] = labels["image"] + ".png"
-        manifest = {"n_train": len(labels), "n_test": 0, "bodyparts": [*distances], "skeleton": [], "sessions": []}
-        manifest["apart_frames"] = apart_frames
-        store.put(
-            "datasets", dataset, manifest, lambda folder: labels.to_parquet(folder / "labels.parquet", index=False)
-        )
+        put_dataset(dataset, labels.assign(file=labels["image"] + ".png"), apart_frames)
+    put_dataset(f"tested {name}", predictions.drop_duplicates("image")[["image", "side", "folder", "file"]])
     store.put("models", model, {"dataset": dataset, "bodyparts": [*distances]}, lambda folder: None)
 
     def write(folder: Path) -> None:

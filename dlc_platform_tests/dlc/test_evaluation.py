@@ -1,12 +1,14 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from dlc_platform.dlc.dataset import Dataset, make_dataset, taught_images
+from dlc_platform.dlc.dataset import Dataset, load_dataset, make_dataset, taught_images
 from dlc_platform.dlc.evaluation import (
     Evaluation,
     evaluate_model,
@@ -97,10 +99,56 @@ def test_a_test_image_that_the_model_was_trained_on_is_none(tmp_path: Path):
 
 def test_the_same_picture_saved_again_is_no_test_image(tmp_path: Path):
     images = pd.DataFrame({"image": ["x", "y"], "folder": ["v", "v"], "file": ["img01.png", "img02.png"]})
-    taught = pd.DataFrame({"image": ["z"], "folder": ["v"], "file": ["img01.jpg"]})
+    images["pixels"] = [frozenset({"1"}), frozenset({"2", "cropped 2"})]
+    taught = pd.DataFrame({"image": ["z"], "folder": ["v"], "file": ["img01.jpg"], "pixels": [frozenset({"3"})]})
     assert taught_images(images, taught, 0) == {"x"}
     assert taught_images(images, taught.assign(folder="w"), 5) == set()
     assert taught_images(images, taught, 1) == {"x", "y"}
+    elsewhere = taught.assign(folder="w", pixels=[frozenset({"cropped 2"})])
+    assert taught_images(images, elsewhere, 0) == {"y"}
+
+
+@pytest.mark.parametrize("written_down", [True, False])
+def test_a_copy_under_another_name_of_an_image_that_taught_is_found_by_its_pixels(
+    tmp_path: Path, make_project: Callable[..., Path], written_down: bool
+):
+    """Also in datasets from before pixels were written down: their copies are read."""
+    project = make_project(tmp_path / "project", 6)
+    folder = project / "labeled-data" / "video1"
+    store = Store(tmp_path / "store")
+    first = make_dataset(read_project(project), read_labels(read_project(project)), 1, 0.3, {}, store)
+    # The labelled images are copied into another folder under other names, and one of them is another picture.
+    copied = project / "labeled-data" / "video2"
+    copied.mkdir()
+    lines = (folder / "CollectedData_tester.csv").read_text().replace("video1", "video2")
+    for image in sorted(folder.glob("*.png")):
+        picture = cv2.imread(str(image))
+        if image.stem == "img005":
+            picture[0, 0] ^= 1
+        name = f"frame{9 - int(image.stem[3:])}00.png"
+        cv2.imwrite(str(copied / name), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        lines = lines.replace(image.name, name)
+    (copied / "CollectedData_tester.csv").write_text(lines)
+    shutil.rmtree(folder)
+    config = (project / "config.yaml").read_text().replace("video1", "video2")
+    (project / "config.yaml").write_text(config)
+    again = make_dataset(read_project(project), read_labels(read_project(project)), 1, 0.3, {}, store)
+    if not written_down:
+        for dataset in (first, again):
+            labels = pd.read_parquet(dataset.path / "labels.parquet").drop(
+                columns=["pixels_sha256", "copy_pixels_sha256"]
+            )
+            path = tmp_path / dataset.id
+            shutil.copytree(dataset.path, path)
+            labels.to_parquet(path / "labels.parquet", index=False)
+            manifest = json.loads((path / "manifest.json").read_text())
+            manifest["files"] = [own for own in manifest["files"] if own["path"] != "labels.parquet"]
+            (path / "manifest.json").write_text(json.dumps(manifest))
+        first, again = (load_dataset(tmp_path / dataset.id) for dataset in (first, again))
+    taught, images = first.images(), again.images()
+    assert not set(taught["image"]) & set(images["image"]) and len(images) == 6
+    by_file = images.set_index("image")["file"]
+    assert {by_file[image] for image in taught_images(images, taught, 0)} == {f"frame{9 - n}00.png" for n in range(5)}
 
 
 def test_predictions_of_every_image(evaluation: Evaluation, tiny_dataset: Dataset):
@@ -157,7 +205,7 @@ def test_a_model_is_evaluated_on_the_body_parts_that_it_shares(
             for name, other in names.items():
                 file.write_text(file.read_text().replace(name, other))
         project = read_project(path)
-        return make_dataset(project, read_labels(project), 1, 0.25, {}, Store(tmp_path / "store"))
+        return make_dataset(project, read_labels(project), 1, 0.25, {}, tiny_store)
 
     other = renamed(tmp_path / "p", nose="paw")  # so that what is shared stands at another place
     evaluation = evaluate_model(tiny_model.path, other.path, 0.3, tiny_store, device="cpu")

@@ -1,4 +1,5 @@
-"""What a hopeless model version does not get to do: be promoted by the rule, and track anything by itself."""
+"""What a model version that is hopeless, or cannot be judged, does not do: the rule never promotes it, and it tracks
+nothing by itself."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import registry
+from dlc_platform.diagnosis import _production
+from dlc_platform.gate import _judge_evaluation, not_tracked_by_itself
 from dlc_platform.orchestration.assets.production import production_model
 from dlc_platform.orchestration.materialize import _what_came_of
 from dlc_platform.orchestration.outcomes import wanted_poses
@@ -15,8 +18,9 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import reestimate_stale_sessions
 from dlc_platform.plan import plan
 from dlc_platform.platform import Platform
+from dlc_platform.waiting import waiting
 from dlc_platform_tests.catalog.small_lab import identity
-from dlc_platform_tests.test_gate import FRAMES, SESSION, SmallLab, points, poses
+from dlc_platform_tests.test_gate import FRAMES, SESSION, SmallLab, damage, points, poses
 
 
 @pytest.fixture
@@ -151,3 +155,33 @@ def test_a_version_that_no_test_image_speaks_for_waits_for_a_person(lab: SmallLa
     assert "nothing is known of its error" in refusal(promote(lab))
     assert promote(lab, model=identity("a"), reason="the only one", by="ada").success
     assert wanted(lab) == [SESSION]
+
+
+def test_nothing_is_tracked_by_a_model_whose_evaluation_is_lost(lab: SmallLab, tmp_path: Path) -> None:
+    lab.train("a", "d", "6", off_px=30)
+    assert promote(lab, model=identity("a"), reason="to see it move", by="ada").success
+    file = damage(lab.store, "lost file evaluation")
+    _judge_evaluation.cache_clear()  # as in a process that began after that
+    assert wanted(lab) == []
+    (told,) = not_tracked_by_itself(lab.engine, lab.store, lab.lab).values()
+    assert f"is not judged, because what its test images say cannot be read: {file} is missing" in told
+    assert f"Bring {file.parent} back from a copy of the store" in told and "then it goes on by itself" in told
+    (waits,) = [row for row in waiting(lab.engine, lab.lab) if row.step == "poses"]
+    assert f"{file} is missing" in waits.reason and f"Bring {file.parent} back" in waits.remedy
+    (found,) = [own for own in _production(lab.home, lab.lab) if own.what == "production model of maze"]
+    assert not found.warning and str(file) in found.found and "Nothing is tracked with it by itself" in found.remedy
+
+    # The rule decides nothing for this project, and says why; a person may decide, and the promotion says what he knew.
+    lab.train("b", "e", "7")
+    told = refusal(promote(lab))
+    assert f"the rule decides nothing, because an evaluation cannot be read: {file} is missing" in told
+    assert f"Bring {file.parent} back" in told
+    assert promote(lab, model=identity("a"), reason="all the same", by="ada").success
+    promotion = registry.promotion_in_force(lab.engine, "maze")
+    assert promotion is not None and str(promotion.warning).startswith("not judged, because")
+    assert promotion.evaluation_id == identity("6") and promotion.test_rmse_px is None
+
+    # Where the whole store is away, the rule waits for it.
+    lab.store.root.rename(tmp_path / "elsewhere")
+    result = promote(lab)
+    assert not result.success and "of the store is not there" in str(result.all_events[-2:])

@@ -76,11 +76,18 @@ def evaluate_missing(
         return {}
     outcomes: dict[str, PlatformError | None] = {}
     evaluations = registry.evaluations_of(lab.engine, project)
-    done = {row.model_id for row in evaluations if row.dataset_id == dataset_id}
-    for row in evaluations:
+    # One that was lost from the store is made again.
+    kept = [row for row in evaluations if lab.store.has("evaluations", row.id)]
+    done = {row.model_id for row in kept if row.dataset_id == dataset_id}
+    for row in kept:
         # An older platform took images that the version was trained on for test images.
-        if row.test_images is None and lab.store.has("evaluations", row.id):
-            record_evaluation(context, lab, load_evaluation(lab.store, row.id, lab.settings.likelihood_cutoff))
+        try:
+            evaluation = load_evaluation(lab.store, row.id, lab.settings.likelihood_cutoff)
+        except PlatformError as problem:
+            context.log.warning(f"the evaluation of {short(row.model_id)} cannot be read: {problem}")
+            continue
+        if (row.test_images, row.taught_images) != (len(evaluation.test_images), evaluation.taught_images):
+            record_evaluation(context, lab, evaluation)
     for model in registry.models_of(lab.engine, project):
         if model.id in done or only not in (None, model.id) or not lab.store.has("models", model.id):
             continue

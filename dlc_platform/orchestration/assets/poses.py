@@ -27,8 +27,8 @@ from dlc_platform.orchestration.session_checks import for_each_checked_session, 
 _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
     "a_row_for_each_frame": ("Whether every body part has a row for each frame of its video.", ["rows"]),
     "model": (
-        "The model that made the poses is not hopeless by its own test images.",
-        ["model_correct", "model_confident", "model_spread"],
+        "The model that made the poses can be judged by its own test images, and is not hopeless.",
+        ["model_correct", "model_confident", "model_spread", "model_unread"],
     ),
     "likelihood": (
         "The model is sure of most keypoints, and as sure of each body part as it was on its test images.",
@@ -92,7 +92,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
             judgement = judge_version(
                 lab.engine, lab.store, model_id, lab.settings.likelihood_cutoff, lab.settings.promotion.hopeless
             )
-            if judgement.standing == "hopeless":
+            if not judgement.tracks_by_itself:
                 context.log.warning(f"the production model {short(model_id)} of {rule.project} is {judgement}")
             estimators[key] = PoseEstimator(
                 lab.store.path("models", model_id), lab.store, rule.batch_size, precision=rule.precision

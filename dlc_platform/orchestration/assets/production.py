@@ -12,6 +12,7 @@ from dagster import AssetExecutionContext
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError, command
+from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.assets.comparison import model_comparison
 from dlc_platform.orchestration.assets.models import OWNERS
@@ -88,6 +89,7 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
     rows = []
     rule, cutoff = lab.settings.promotion, lab.settings.likelihood_cutoff
     passed_over: list[str] = []
+    remedies = ["Label more frames or train longer; or promote a version yourself with `dlc-platform promote`"]
     stale: dict[str, Impact] = {}
     for project in lab.settings.projects:
         in_force = registry.promotion_in_force(lab.engine, project)
@@ -104,7 +106,17 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
             barred = barred_versions(lab.engine, lab.settings, project) | versions_that_may_not_start(
                 lab.engine, lab.store, project, cutoff, rule
             )
-            choice = choose_best(evaluations, in_force, lab.store, rule, barred)
+            try:
+                choice = choose_best(evaluations, in_force, lab.store, rule, barred)
+            except PlatformError as problem:
+                if (fault := machine_fault(problem)) is not None:
+                    raise fault from problem
+                # What is in production stays, and the other projects have their rule.
+                told = f"{project}: the rule decides nothing, because an evaluation cannot be read: {problem.problem}"
+                context.log.warning(f"{told}. {problem.remedy}")
+                passed_over.append(told)
+                remedies.append(problem.remedy)
+                continue
             if choice is None:
                 for reason in barred.values():
                     context.log.warning(f"{project}: {reason}")
@@ -148,7 +160,7 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
         if passed_over:
             raise Refused(
                 f"no version may be promoted by the rule of lab.yaml: {'; '.join(passed_over)}",
-                "Label more frames or train longer; or promote a version yourself with `dlc-platform promote`",
+                "; ".join(dict.fromkeys(reversed(remedies))),
             )
         raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
     in_production = {

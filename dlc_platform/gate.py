@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 FEWEST_ESTIMATES = 10
 
 #: Poses that were measured by fewer scores are measured again.
-_SCORES_VERSION = 2
+_SCORES_VERSION = 3
 #: So many pictures are looked at of each stretch in which poses stand still.
 _LOOKS = 3
 #: The animal's size where nothing else says it, of the diagonal of the picture.

@@ -71,9 +71,12 @@ time_zone: UTC
 # is warned of. Over all body parts: `confident`, the fraction of keypoints that reach likelihood_cutoff where the
 # animal is seen (with fewer than half, most of the recording is lost; the International Brain Laboratory's check of a
 # paw fails from 20 % lost on), `mean_likelihood` (0.3 is half of the keypoints at DeepLabCut's cutoff of 0.6 and the
-# rest at 0), `empty_frames`, the fraction without any keypoint, and `still`, the fraction in which no keypoint moves
-# although the picture does. A single body part may be hidden for good reasons, so `bodypart_confident` warns. null: no
-# such floor.
+# rest at 0), `empty_frames`, the fraction without any keypoint, `still`, the fraction in which no keypoint moves
+# although the picture does, and `no_animal`, the fraction in which half of the keypoints are unsure and out of reach of
+# sure ones that move: in an empty cage a network is often sure of a thing that looks like an ear. Of one body part:
+# `bodypart_confident`, which warns, because it may be hidden for good reasons, and `background`, the fraction of its
+# confident places that are one thing away from the animal, which stays where it is for the whole video. null: no such
+# floor.
 pose_quality:
   floors:
     confident: {{fail: 0.5}}
@@ -81,6 +84,8 @@ pose_quality:
     mean_likelihood: {{fail: 0.3}}
     empty_frames: {{warn: 0.5, fail: 0.9}}
     still: {{warn: 0.1, fail: 0.5}}
+    no_animal: {{warn: 0.2, fail: 0.5}}
+    background: {{warn: 0.1, fail: 0.5}}
 # Limits follow from the model's own evaluation and warn, unless you write them; what bad poses hold up is in `blocks`
 # (downstream, exports, promotion), and nothing by default. Rules are for some cameras, e.g.
 #   limits: {{fraction_confident: {{fail: 0.3}}, jumps: {{warn: 0.01, fail: 0.05}}}}

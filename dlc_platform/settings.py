@@ -679,11 +679,15 @@ class PoseLimits(_Section):
         return self
 
 
+#: Floors of scores of which more is better.
+_MORE_IS_BETTER = ("confident", "bodypart_confident", "mean_likelihood")
+
+
 class PoseFloors(_Section):
     """What poses have to keep whatever their model does on its own test images; `pose.quality` says what is measured.
 
-    Each is judged over all body parts together, but for `bodypart_confident`. What is left out of one keeps its
-    default; null switches it off.
+    Each is judged over all body parts together, but for `bodypart_confident` and `background`. What is left out of
+    one keeps its default; null switches it off.
     """
 
     confident: ScoreLimits = Field(
@@ -711,6 +715,17 @@ class PoseFloors(_Section):
         "when a network has locked on a thing, or gives the same pose for every frame. An animal at rest does not "
         "count, and neither does a picture that stands still.",
     )
+    no_animal: ScoreLimits = Field(
+        default=ScoreLimits(warn=0.2, fail=0.5),
+        description="Of the frames, so many show no animal: half of its keypoints are not confident, and lie farther "
+        "from confident ones that move than any label does. In an empty cage a network is often sure of a thing or two "
+        "that look like an ear; one body part that is hidden all the time does not count.",
+    )
+    background: ScoreLimits = Field(
+        default=ScoreLimits(warn=0.1, fail=0.5),
+        description="Of the confident keypoints of one body part, so many are a thing of the background: at one place "
+        "of the picture for the whole video, and farther from the rest of the animal than any label.",
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -728,7 +743,7 @@ class PoseFloors(_Section):
             known = [value for value in (limits.warn, limits.fail) if value is not None]
             if any(value > 1 for value in known):
                 wrong.append(f"{name} must be a fraction from 0 to 1")
-            elif known != sorted(known, reverse=name not in ("empty_frames", "still")):
+            elif known != sorted(known, reverse=name in _MORE_IS_BETTER):
                 wrong.append(f"{name} must warn before it fails: fail is the worse value of the two")
         if wrong:
             raise ValueError("; ".join(wrong))

@@ -239,6 +239,7 @@ _POSE_QUALITY_COLUMNS = """
 select p.session, p.recording, p.position, p.camera, s.individual, s.bodypart, s.rows, s.mean_likelihood,
        s.fraction_confident, s.fraction_missing, s.jumps, s.unsure_jumps, s.swaps, s.limb_outliers, s.outside,
        s.reprojection_px, s.temporal_norm_px, s.confident_when_seen, s.fraction_empty, s.still, s.still_in_motion,
+       s.no_animal, s.background,
        v.verdict, v.findings, p.model, p.pose_estimate, v.judged_at, v.floors is not null as by_floors
 from dlc.poses_in_force p
 join dlc.pose_score s on s.pose_estimate_id = p.pose_estimate

@@ -703,6 +703,8 @@ class PoseScore(Base):
     fraction_empty: Mapped[float | None]
     still: Mapped[float | None]
     still_in_motion: Mapped[float | None]
+    no_animal: Mapped[float | None]
+    background: Mapped[float | None]
 
 
 class PoseVerdict(Base):

@@ -73,12 +73,14 @@ class Dataset:
         `pixels` is a frozenset of the SHA-256 of the picture's pixels, as `images.sha256_pixels` gives it: of the
         project's file and of the copy here, which are two where a region was cropped. Raises as `store.opened` does.
         """
+        import pandas as pd
+
         images = _labels(self.path).drop_duplicates("image")
         if set(_PIXELS) <= set(images):
             pixels = [frozenset(own) for own in images[[*_PIXELS]].itertuples(index=False, name=None)]
         else:  # a dataset that was made before they were written down
             pixels = [frozenset([own]) for own in _pixels_of_copies(self)]
-        return images[["image", "folder", "file", "side"]].assign(pixels=pixels)
+        return images[["image", "folder", "file", "side"]].assign(pixels=pd.Series(pixels, images.index, dtype=object))
 
     def image_path(self, image: str, file: str) -> Path:
         """Where the copy of an image, or of its region, lies, from its columns `image` and `file`."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE, read_configuration
 from dlc_platform.dlc.offline import without_network
-from dlc_platform.dlc.tracking import UNIQUE, Tracker, Tracks, track
+from dlc_platform.dlc.tracking import Tracker, Tracks, track
 from dlc_platform.errors import PlatformError
-from dlc_platform.pose.table import SINGLE_ANIMAL
+from dlc_platform.pose.table import SINGLE_ANIMAL, UNIQUE
 from dlc_platform.store import intact, read_manifest
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class DeepLabCutRunner:
         The unique body parts of a model of several animals come last.
     individuals
         `pose.table.SINGLE_ANIMAL` alone for a model of one animal. Unique body parts belong to the last individual,
-        `tracking.UNIQUE`.
+        `pose.table.UNIQUE`.
     tracks
         True for a model of several animals: what `detect` finds in all frames goes through `track`.
     device

@@ -16,9 +16,6 @@ from pydantic import BaseModel, ConfigDict
 
 from dlc_platform.dlc.stitching import LONG, Piece, stitch
 
-#: The individual that unique body parts belong to, as DeepLabCut calls it.
-UNIQUE = "single"
-
 #: Part of the identity of such poses; another number when the same detections give other tracks. Before 2, they were
 #: tracked by DeepLabCut alone, which mixes animals up.
 TRACKING = 2

@@ -16,6 +16,9 @@ Scores of a body part (of an individual), over the frames that could be decoded:
 * ``swaps``: the fraction of all steps that lead to where the same body part of another individual just was, while that
   one came here or was lost. They are no jumps.
 * ``outside``: the fraction of the confident keypoints outside the picture or the arena.
+* ``background``: the fraction of its confident keypoints that are a thing of the background: all of them stay at one
+  place of the picture for the whole video, and every other confident keypoint of the individual that moves is farther
+  away then than labels know (see `Reference.reach`).
 * ``temporal_norm_px``: the mean length of a step in pixels, ``|p[t] - p[t-1]|``, confident or not: the temporal norm of
   Biderman et al. 2024 (Lightning Pose, Nature Methods 21, 1316), which needs no labels.
 * ``reprojection_px``: the mean distance in pixels between a keypoint and its place in the pose's projection on the
@@ -25,22 +28,27 @@ Score of a limb, a pair of body parts: ``limb_outliers``, the fraction of the fr
 and lie nearer together or farther apart than the labels say (see `Limb`).
 
 Scores of everything together: ``fraction_empty``, the fraction of the decoded frames without an estimate of anything;
-``still``, the fraction of the frames in stretches in which no keypoint moves (see `still_stretches`); and
-``still_in_motion``, in those of them in which the picture does move, NaN where the pictures could not be looked at.
+``no_animal``, the fraction of the frames with an estimate in which something is confident, and yet no individual can be
+believed, because half of its keypoints, and two at least, are lost: neither confident, nor within reach of a confident
+one that is not at one and the same place for the whole video. A thing that looks like an ear, and stays where it is,
+vouches for nothing. ``still``, the fraction of the frames in stretches in which no keypoint moves (see
+`still_stretches`); and ``still_in_motion``, in those of them in which the picture does move, NaN where the pictures
+could not be looked at.
 
 A score over nothing is NaN. Steps go from a frame to the next one: where one of the two lacks the keypoint, there is no
 step. No score depends on the order of the rows.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dlc_platform.pose.table import SINGLE_ANIMAL
+from dlc_platform.pose.table import SINGLE_ANIMAL, UNIQUE
 from dlc_platform.settings import LESS_IS_WORSE
 
 if TYPE_CHECKING:
@@ -65,6 +73,8 @@ METRICS = (
     "fraction_empty",
     "still",
     "still_in_motion",
+    "no_animal",
+    "background",
 )
 #: Stands for every individual, and for every body part.
 ALL = "all"
@@ -83,6 +93,9 @@ _STRETCHES, _SHORTEST_STRETCH = 8, 50
 _STILL = 0.05
 #: The same where the animal has no size, in pixels.
 _STILL_PX = 2.0
+#: So many keypoints of an individual are lost at least in a frame that does not show it: a project of three body parts
+#: may have one of them hidden.
+_FEWEST_LOST = 2
 
 Level = Literal["pass", "warn", "fail"]
 #: The first frame of a stretch, and the one after its last.
@@ -159,11 +172,19 @@ class Reference:
         all body parts (the minimum spanning tree of the relative interquartile ranges).
     space
         None where too few poses are complete, or where the components span every pose.
+    farthest_px
+        How far apart two body parts are at most by the labels, of all pairs that have enough of them: `high_px` of
+        their `Limb`.
     """
 
     size_px: float = np.nan
     limbs: tuple[Limb, ...] = ()
     space: PoseSpace | None = None
+    farthest_px: Mapping[frozenset[str], float] = field(default_factory=dict)
+
+    def reach(self, one: str, other: str, size_px: float) -> float:
+        """How far apart two body parts of an animal of this size can be, in pixels; its size where no label says it."""
+        return self.farthest_px.get(frozenset((one, other)), size_px)
 
 
 @dataclass(frozen=True)
@@ -176,10 +197,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Floors:
-    """What poses have to keep whatever their model does on its own test images; each over all body parts but one.
+    """What poses have to keep whatever their model does on its own test images; each over all body parts but two.
 
     `confident` and, of each body part by itself, `bodypart_confident` are floors of ``confident_when_seen``,
-    `empty_frames` of ``fraction_empty``, and `still` of ``still_in_motion``.
+    `empty_frames` of ``fraction_empty``, and `still` of ``still_in_motion``; `background` is of each body part, too.
     """
 
     confident: Limits = Limits()
@@ -187,6 +208,8 @@ class Floors:
     mean_likelihood: Limits = Limits()
     empty_frames: Limits = Limits()
     still: Limits = Limits()
+    no_animal: Limits = Limits()
+    background: Limits = Limits()
 
 
 #: Where a limit comes from, in the words of tables.
@@ -243,7 +266,11 @@ def reference_from_labels(labels: "pd.DataFrame", skeleton: Iterable[tuple[str, 
     place = pd.Categorical(labels["bodypart"], categories=bodyparts).codes
     points = np.full((image.max(initial=-1) + 1, len(bodyparts), 2), np.nan)
     points[image, place] = labels[["x", "y"]].to_numpy(float)
-    return Reference(_size(points), _limbs(points, bodyparts, list(skeleton)), _space(points, bodyparts))
+    pairs, spread = _pairs(points, bodyparts)
+    farthest = {frozenset(pair): limb.high_px for pair, limb in pairs.items()}
+    return Reference(
+        _size(points), _limbs(pairs, spread, bodyparts, list(skeleton)), _space(points, bodyparts), farthest
+    )
 
 
 def measure(
@@ -289,6 +316,16 @@ def measure(
     sums = {keypoint: poses.sums(keypoint, cutoff, size, picture, arena, lost) for keypoint in poses.places}
     for keypoint, errors in poses.reprojection(reference.space).items():
         sums[keypoint]["reprojection_px"] = errors
+    seen, believed, doubted = np.zeros((3, poses.length), bool)
+    for individual in poses.individuals:
+        sight = None if individual == UNIQUE else poses.sight(individual, reference, cutoff, size)
+        if sight is None:
+            continue
+        seen |= sight.believed | sight.doubted | sight.unsure
+        believed |= sight.believed
+        doubted |= sight.doubted
+        for keypoint, own in sight.background.items():
+            sums[keypoint]["background"] = own
     limbs = {
         (individual, limb.name): {"limb_outliers": outliers}
         for limb in reference.limbs
@@ -307,6 +344,7 @@ def measure(
     over_all = _means([*sums.values(), *limbs.values(), {"fraction_empty": poses.empty(lost)}])
     still, in_motion = _stillness(poses.still_stretches(size), poses.length, picture_moves)
     over_all |= {"still": still, "still_in_motion": in_motion}
+    over_all["no_animal"] = float((doubted & ~believed).sum() / seen.sum()) if seen.any() else np.nan
     rows.append({"individual": ALL, "bodypart": ALL, "rows": poses.frames, **over_all})
     return pd.DataFrame(rows).astype({"rows": "Int64"})
 
@@ -428,6 +466,7 @@ def judge(
             floor = _beyond(row, individual, bodypart, _floor("confident_when_seen", floors.bodypart_confident))
             if floor and (floor[0].level == "fail" or not any(one.metric == "fraction_confident" for one in own)):
                 own = [one for one in own if one.metric != "fraction_confident"] + [_in_words(one) for one in floor]
+        own += [_in_words(one) for one in _beyond(row, individual, bodypart, _floor("background", floors.background))]
         findings += own
     for row in scores[scores["bodypart"] == ALL].to_dict("records"):
         findings += _below_floors(row, floors)
@@ -441,6 +480,7 @@ def _below_floors(row: Mapping[Hashable, Any], floors: Floors) -> list[Finding]:
         *_floor("mean_likelihood", floors.mean_likelihood),
         *_floor("fraction_empty", floors.empty_frames),
         *_floor("still_in_motion", floors.still),
+        *_floor("no_animal", floors.no_animal),
     ]
     if not every:
         return []
@@ -477,6 +517,10 @@ def _in_words(finding: Finding) -> Finding:
         "fraction_empty": f"{share} of the frames have no keypoint at all, {floor}",
         "still_in_motion": f"no keypoint moves in {share} of the frames although the picture does: the same pose again "
         f"and again, floor {finding.limit:.0%}",
+        "no_animal": f"no animal can be seen in {share} of the frames: half of its keypoints are not confident, and "
+        f"lie farther from confident ones that move than labels know, floor {finding.limit:.0%}",
+        "background": f"{whose} is a thing of the background in {share} of its confident frames: it stays at one place "
+        f"of the picture for the whole video, away from the rest of the animal, floor {finding.limit:.0%}",
     }
     return replace(finding, says=words[finding.metric])
 
@@ -587,6 +631,20 @@ _Sum = tuple[float, int]
 
 
 @dataclass(frozen=True)
+class _Sight:
+    """What the frames say of an individual in which two keypoints of it or more have an estimate, shape (frames,) each.
+
+    It is `unsure` where none of them is confident, and else `believed` or `doubted`. `background` has the sum of that
+    score for each of its keypoints.
+    """
+
+    unsure: np.ndarray
+    believed: np.ndarray
+    doubted: np.ndarray
+    background: Mapping[tuple[str, str], _Sum]
+
+
+@dataclass(frozen=True)
 class _Poses:
     """A pose table as arrays of shape (keypoints, frames); NaN where it has no row or no estimate."""
 
@@ -675,6 +733,49 @@ class _Poses:
             if bool((np.hypot(*ranges) <= near).all()):
                 found.append((start, end))
         return found
+
+    def sight(self, individual: str, reference: Reference, cutoff: float, size: float) -> _Sight | None:
+        """Which frames show an individual, and what of it is background; None where that cannot be told.
+
+        That is so of one with a single body part, and of poses without likelihoods or without any size.
+        """
+        keypoints = [keypoint for keypoint in self.places if keypoint[0] == individual]
+        places = [self.places[keypoint] for keypoint in keypoints]
+        x, y, likelihood = self.x[places], self.y[places], self.likelihood[places]
+        if len(places) < 2 or not np.isfinite(likelihood).any() or not np.isfinite(size):
+            return None
+        known = np.isfinite(x) & np.isfinite(y)
+        confident = known & (likelihood >= cutoff)
+        fixed = [self._is_fixed(x[place, own], y[place, own], size) for place, own in enumerate(confident)]
+        near = np.zeros_like(confident)
+        beside = np.zeros_like(confident)  # any other confident keypoint that moves
+        for (one, (_, a)), (other, (_, b)) in itertools.combinations(enumerate(keypoints), 2):
+            with np.errstate(invalid="ignore"):
+                close = np.hypot(x[one] - x[other], y[one] - y[other]) <= reference.reach(a, b, size)
+            for mine, anchor in ((one, other), (other, one)):
+                if not fixed[anchor]:
+                    near[mine] |= close & confident[anchor]
+                    beside[mine] |= confident[anchor]
+        count = known.sum(axis=0)
+        lost = (known & ~confident & ~near).sum(axis=0) >= np.maximum(_FEWEST_LOST, count / 2)
+        enough, sure = count >= _FEWEST_LOST, confident.any(axis=0)
+        apart = (confident & beside & ~near).sum(axis=1)
+        return _Sight(
+            enough & ~sure,
+            enough & sure & ~lost,
+            enough & sure & lost,
+            {
+                keypoint: (int(apart[place]) if fixed[place] else 0, int(confident[place].sum()))
+                for place, keypoint in enumerate(keypoints)
+            },
+        )
+
+    def _is_fixed(self, x: np.ndarray, y: np.ndarray, size: float) -> bool:
+        """True where these places of a keypoint are one, but for a tenth of them, in a video that is not short."""
+        if self.length < _SHORTEST_STRETCH or len(x) < 2:
+            return False
+        ranges = [float(np.diff(np.quantile(axis, (0.05, 0.95)))[0]) for axis in (x, y)]
+        return math.hypot(*ranges) <= _STILL * size
 
     def sums(
         self,
@@ -848,7 +949,10 @@ def _size(points: np.ndarray) -> float:
     return float(np.median(np.hypot(*box)))
 
 
-def _limbs(points: np.ndarray, bodyparts: Sequence[str], skeleton: Sequence[tuple[str, str]]) -> tuple[Limb, ...]:
+def _pairs(
+    points: np.ndarray, bodyparts: Sequence[str]
+) -> tuple[dict[tuple[str, str], Limb], dict[tuple[str, str], float]]:
+    """All pairs of body parts that labels say enough of, and the relative interquartile range of each."""
     found: dict[tuple[str, str], Limb] = {}
     spread: dict[tuple[str, str], float] = {}
     for one, a in enumerate(bodyparts):
@@ -862,6 +966,15 @@ def _limbs(points: np.ndarray, bodyparts: Sequence[str], skeleton: Sequence[tupl
                 reach = 3 * (high - low)
                 found[a, b] = Limb(a, b, max(0.0, float(low - reach)), float(high + reach), float(median))
                 spread[a, b] = (high - low) / median
+    return found, spread
+
+
+def _limbs(
+    found: Mapping[tuple[str, str], Limb],
+    spread: Mapping[tuple[str, str], float],
+    bodyparts: Sequence[str],
+    skeleton: Sequence[tuple[str, str]],
+) -> tuple[Limb, ...]:
     wanted = [(a, b) if (a, b) in found else (b, a) for a, b in skeleton]
     own = [pair for pair in dict.fromkeys(wanted) if pair in found]
     if own:

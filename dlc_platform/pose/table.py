@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: The one individual of a project that does not tell animals apart.
 SINGLE_ANIMAL = "animal0"
+#: The individual that body parts of no animal belong to in projects of several, as DeepLabCut calls it.
+UNIQUE = "single"
 
 #: The pose table of a product of kind ``poses``.
 POSE_TABLE = "poses.parquet"

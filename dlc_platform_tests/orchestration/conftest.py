@@ -13,14 +13,13 @@ import yaml
 
 from dlc_platform.demo import lab as material
 from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.settings import PoseFloors
 
 RECIPE = "quick"
 #: A network of two epochs is hopeless, and so are its poses: none of that is what the shared lab is for. What becomes
 #: of such a network by the floors that labs have is in `test_hopeless.py`.
 NOTHING_IS_HOPELESS = {"hopeless": {"correct": None, "confident": None, "spread": None}}
-NO_FLOORS = {
-    "floors": dict.fromkeys(("confident", "bodypart_confident", "mean_likelihood", "empty_frames", "still"), None)
-}
+NO_FLOORS = {"floors": dict.fromkeys(PoseFloors.model_fields, None)}
 
 
 @pytest.fixture(scope="session")

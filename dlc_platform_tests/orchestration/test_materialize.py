@@ -63,7 +63,7 @@ def test_the_poses_of_each_session_are_judged_and_checked(tracked_lab: Path):
     assert {"snout", "all"} <= set(table["bodypart"]) and any(" to " in part for part in table["bodypart"])
     assert set(table["verdict"]) <= {"pass", "warn"}
     checks = {
-        "pose_estimates": {"a_row_for_each_frame", "model", "likelihood", "missing", "movement", "jumps"}
+        "pose_estimates": {"a_row_for_each_frame", "model", "likelihood", "missing", "movement", "animal", "jumps"}
         | {"limb_lengths", "inside_the_arena", "plausible_poses"},
         "pose_quality": {"good_enough"},
     }

@@ -430,6 +430,113 @@ def test_one_keypoint_that_moves_or_a_part_of_the_video_is_not_every_frame() -> 
     assert score(measure(frozen(1), reference, 0.6, (600, 600)), "still", ALL, ALL) == 0
 
 
+def changed(poses: pd.DataFrame, part: str, points: np.ndarray, likelihood: float | np.ndarray) -> pd.DataFrame:
+    """Poses of one animal with other places, shape (frames, 2), and likelihoods of a body part."""
+    poses = poses.sort_values(["bodypart", "frame"], ignore_index=True)
+    own = (poses["bodypart"] == part).to_numpy()
+    poses.loc[own, ["x", "y"]] = np.broadcast_to(points, (int(own.sum()), 2)).astype(np.float32)
+    poses.loc[own, "likelihood"] = np.broadcast_to(likelihood, int(own.sum())).astype(np.float32)
+    return poses
+
+
+def in_the_cage(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 600, (frames, 2))
+
+
+BY_LABELS = reference_from_labels(as_labels(some_poses(80, seed=3)))
+
+
+def failing(poses: pd.DataFrame, reference: Reference = BY_LABELS) -> list[str]:
+    frames = int(poses["frame"].max()) + 1
+    found = below(measure(poses, reference, 0.6, (600, 600)), frames)
+    return [str(finding) for finding in found if finding.level == "fail"]
+
+
+@pytest.mark.parametrize("reference", [BY_LABELS, Reference(size_px=50)])
+def test_ears_of_an_empty_cage_do_not_pass_for_an_animal(reference: Reference) -> None:
+    """Two things that look like ears are always confident; the rest is now and then, wherever it is."""
+    poses = frozen(400)
+    for seed, part in enumerate(("snout", "tail")):
+        poses = changed(poses, part, in_the_cage(400, seed), np.where(np.arange(400) % 10 < 3, 0.9, 0.2))
+    scores = measure(poses, reference, 0.6, (600, 600))
+    assert score(scores, "fraction_confident", ALL, ALL) == pytest.approx(0.65)
+    assert score(scores, "no_animal", ALL, ALL) == pytest.approx(0.7)
+    assert failing(poses, reference) == [
+        "no animal can be seen in 70.0% of the frames: half of its keypoints are not confident, and lie farther from "
+        "confident ones that move than labels know, floor 50%"
+    ]
+    # Nor does it help where the others are guessed right beside them, every time.
+    for part, x in (("snout", 320), ("tail", 270)):
+        poses = changed(poses, part, np.array([x, 300]), np.where(np.arange(400) % 10 < 3, 0.9, 0.2))
+    assert "no animal can be seen in 70.0% of the frames" in failing(poses, reference)[0]
+
+
+@pytest.mark.parametrize("hidden", ["snout", "left", "tail"])
+def test_a_body_part_that_is_hidden_all_the_time_is_no_empty_cage(hidden: str) -> None:
+    unseen = changed(some_poses(400, seed=5), hidden, in_the_cage(400), 0.1)
+    assert failing(unseen) == []
+    # Nor is an animal that sleeps through the whole video, with a body part hidden.
+    assert failing(changed(frozen(400), hidden, in_the_cage(400), 0.1)) == []
+    # Guesses beside what is confident are those of a network that is not sure, and not of an empty cage.
+    walking = some_poses(400, seed=5)
+    unsure = (
+        (walking["bodypart"] == "left") | (walking["bodypart"] == "right") & (walking["frame"] % 5 > 0)
+    ).to_numpy()
+    assert failing(walking.assign(likelihood=walking["likelihood"].mask(unsure, 0.3))) == []
+    few = (
+        walking[walking["bodypart"].isin(["snout", "tail"])].astype({"bodypart": str}).astype({"bodypart": "category"})
+    )
+    assert failing(changed(few, "tail", in_the_cage(400), np.where(np.arange(400) % 10, 0.1, 0.9))) == []
+
+
+def test_an_animal_that_leaves_is_missed_as_long_as_it_is_away() -> None:
+    poses = changed(some_poses(400, seed=5), "left", np.array([40.0, 40.0]), 0.9)
+    away = (poses["frame"] >= 280).to_numpy()
+    away &= (poses["bodypart"] != "left").to_numpy()  # a thing that looks like an ear, and is sure all the time
+    random = np.random.default_rng(1).uniform(0, 600, (2, len(poses)))
+    poses = poses.assign(
+        x=np.where(away, random[0], poses["x"]),
+        y=np.where(away, random[1], poses["y"]),
+        likelihood=np.where(away, 0.2, poses["likelihood"]),
+    )
+    scores = measure(poses.astype({"x": "float32", "y": "float32"}), BY_LABELS, 0.6, (600, 600))
+    assert score(scores, "no_animal", ALL, ALL) == pytest.approx(0.3, abs=0.01)
+    (finding,) = [one for one in below(scores, 400) if one.metric == "no_animal"]
+    assert finding.level == "warn" and "floor 20%" in str(finding)
+    # Frames in which nothing is confident are a matter of the floor `confident`.
+    nothing = measure(some_poses(400, seed=5).assign(likelihood=0.2), BY_LABELS, 0.6, (600, 600))
+    assert score(nothing, "no_animal", ALL, ALL) == 0
+    # Of several animals one is enough; things that belong to none are no animal.
+    two = some_poses(200, ("a", "b"), seed=6)
+    lost = two["individual"] == "b"
+    lost &= two["bodypart"] != "snout"
+    two = two.assign(likelihood=two["likelihood"].mask(lost, 0.1), x=two["x"].where(~lost, 600 - two["x"] * 3 % 600))
+    assert score(measure(two, BY_LABELS, 0.6, (600, 600)), "no_animal", ALL, ALL) == 0
+    things = two.assign(individual=two["individual"].cat.rename_categories({"a": "single"}))
+    assert score(measure(things, BY_LABELS, 0.6, (600, 600)), "no_animal", ALL, ALL) > 0.5
+
+
+def test_a_body_part_that_is_a_thing_of_the_background_fails_by_name() -> None:
+    bolt = np.array([40.0, 40.0]) + np.random.default_rng(2).normal(0, 0.3, (400, 2))
+    poses = changed(some_poses(400, seed=5), "left", bolt, 0.95)
+    (said,) = failing(poses)
+    assert said == (
+        "left is a thing of the background in 100.0% of its confident frames: it stays at one place of the picture for "
+        "the whole video, away from the rest of the animal, floor 50%"
+    )
+    # Two bolts side by side do not vouch for each other.
+    both = changed(poses, "right", bolt + 15, 0.95)
+    assert [said.split(" ")[0] for said in failing(both)] == ["left", "right"]
+    # One in whose place the camera was nearer is longer everywhere, and moves.
+    nearer = some_poses(400, seed=5)
+    assert failing(nearer.assign(x=nearer["x"] * 3, y=nearer["y"] * 3)) == []
+    # A feeder that is labelled where it always is, far from the animal, belongs there.
+    labels = as_labels(changed(some_poses(80, seed=3), "left", np.array([40.0, 40.0]), 0.9))
+    assert failing(poses, reference_from_labels(labels)) == []
+    # In a short video nothing shows what stays.
+    assert failing(poses[poses["frame"] < 40]) == []
+
+
 def test_each_finding_says_where_its_limit_comes_from() -> None:
     known, reference = evaluated()
     unsure = some_poses(300, seed=5).assign(likelihood=0.5)
@@ -506,7 +613,7 @@ def test_real_poses_pass_by_the_labels_of_their_project_and_damaged_ones_do_not(
     def findings(table: pd.DataFrame) -> set[str]:
         return {finding.metric for finding in judge(measure(table, reference, 0.6, (640, 480)), frames, {}, known)}
 
-    assert findings(poses) == set()
+    assert findings(poses) == set() == {one.metric for one in below(measure(poses, reference, 0.6, (640, 480)), frames)}
     random = np.random.default_rng(0)
     wild = (random.random(len(poses)) < 0.1) & (poses["bodypart"] == "snout").to_numpy()
     assert {"jumps", "reprojection_px"} <= findings(poses.assign(x=np.where(wild, 600 - poses["x"], poses["x"])))

@@ -35,7 +35,14 @@ _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
         ["mean_likelihood", "fraction_confident", "confident_when_seen"],
     ),
     "missing": ("Each body part has an estimate in most frames.", ["fraction_missing", "fraction_empty"]),
-    "movement": ("Poses move where the picture does.", ["still", "still_in_motion"]),
+    "movement": (
+        "Poses move where the picture does, and no body part is a thing of the background.",
+        ["still", "still_in_motion", "background"],
+    ),
+    "animal": (
+        "The frames show an animal: most of its keypoints are confident, or beside confident ones.",
+        ["no_animal"],
+    ),
     "jumps": (
         "Whether body parts stay within the animal's size from one frame to the next, and individuals where they are.",
         ["jumps", "unsure_jumps", "swaps"],

@@ -50,6 +50,7 @@ from dlc_platform.catalog.database import (
     open_catalog,
     require_known,
 )
+from dlc_platform.catalog.places import misplaced
 from dlc_platform.catalog.tables import SCHEMA
 from dlc_platform.errors import PlatformError, one_line
 from dlc_platform.identity import sha256_file
@@ -170,7 +171,8 @@ def backup(home: Path, file: Path) -> Backup:
         sums = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in _PARTS)
         (folder / _SUMS).write_text(sums)
         _pack(folder, file)
-    missing = sorted(store.path(*product) for product in recorded - index.keys())
+    # For people alone: a row can name what leads out of the store.
+    missing = sorted(store.root.joinpath(*product) for product in recorded - index.keys())
     return Backup(file, file.stat().st_size, len(index), missing)
 
 
@@ -179,7 +181,7 @@ class Storage:
     """What a lab keeps in the database beside its catalogue, and which is no business of this layer: Dagster's tables.
 
     `make` makes them, empty, within the connection's transaction, whose search path is their schema. `settle` brings
-    runs that were under way in the backup to an end.
+    runs that were under way in the backup to an end, and raises a ValueError for rows that are none of its own.
     """
 
     make: Callable[[Connection], None]
@@ -355,9 +357,16 @@ def _restore_database(
         engine = open_catalog(postgres_url(home))
         _require_suitable(engine, manifest)
         empty = True
-        if manifest.revision:
+        if not manifest.revision:
+            migrate(engine)
+        else:
             try:
                 _fill(engine, dump, manifest, file, storage, leave_out)
+                migrate(engine)
+                with engine.connect() as connection:
+                    if (row := misplaced(connection)) is not None:
+                        raise _damaged(file, row)
+                storage.settle(engine.url)
             except ValueError as error:
                 raise _damaged(file, one_line(str(error), 300).rstrip(".")) from error
             except DBAPIError as error:
@@ -365,9 +374,6 @@ def _restore_database(
                     f"the database cannot be filled: {one_line(str(error.orig), 300).rstrip('.')}",
                     "Mend what it says and restore again; nothing was changed",
                 ) from error
-        migrate(engine)
-        if manifest.revision:
-            storage.settle(engine.url)
     except BaseException:
         if embedded and (home / "postgres").exists():
             server.discard(home / "postgres")

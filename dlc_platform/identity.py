@@ -6,6 +6,7 @@ into the identity of one kind of product is decided by the module that makes it.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from typing import Any
 from dlc_platform.plain_files import open_plain
 
 _BLOCK_BYTES = 4 << 20
+_IDENTITY = re.compile("[0-9a-f]{64}")
+
+
+def is_identity(text: str) -> bool:
+    """True for what `sha256_file` and the others give: 64 hexadecimal digits, which lead nowhere as part of a path."""
+    return _IDENTITY.fullmatch(text) is not None
 
 
 def sha256_file(path: Path) -> str:

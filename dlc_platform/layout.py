@@ -6,6 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import regex
 
@@ -22,6 +23,7 @@ _LETTER = r"[^\x00-@\[-`{-\x7f]"
 #: How cameras number the files of one recording, where layout.pattern has no group `part`.
 _PART = re.compile(rf"[-_. ]*(?<!{_LETTER})part[-_. ]?(?P<part>\d+)(?!{_LETTER}|\d)", re.I)
 #: Why a video belongs nowhere whose path says nothing to the layout.
+LEADS_OUT = "its path leads out of its raw root"
 OUTSIDE = "its path does not match layout.pattern of lab.yaml, or its preset; rename it, or correct the layout"
 #: A camera's number, or its name: of a NeuroBlueprint's ``cam-top-left`` all up to the next underscore, of any other
 #: the next word.
@@ -48,6 +50,18 @@ class Place:
     part: str | None
 
 
+def leads_out(relative: str) -> bool:
+    """True for a path below a folder that does not stay there. No disk has such a name; a row of a catalogue may."""
+    return relative.startswith("/") or (".." in relative and ".." in relative.split("/"))
+
+
+def root_of(path: Path, roots: Iterable[Path]) -> Path | None:
+    """The innermost of several raw roots in which a path lies, by its name; None where it lies in none of them."""
+    if leads_out(str(path).lstrip("/")):
+        return None
+    return max((root for root in roots if path.is_relative_to(root)), key=lambda root: len(root.parts), default=None)
+
+
 def place_of(pattern: regex.Pattern[str], root: str, relative: str, unnamed_session: str | None = None) -> Place | str:
     """Where a video belongs by its path below the root, or why it belongs nowhere.
 
@@ -64,6 +78,8 @@ def place_of(pattern: regex.Pattern[str], root: str, relative: str, unnamed_sess
     PlatformError
         When the pattern does not come to an end with this path.
     """
+    if leads_out(relative):
+        return LEADS_OUT
     try:
         found = pattern.fullmatch(relative, timeout=_PATTERN_SECONDS)
     except TimeoutError:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import regex
 
-from dlc_platform.layout import Place, place_of
+from dlc_platform.layout import LEADS_OUT, Place, leads_out, place_of
 from dlc_platform.plain_files import is_of_the_kernel
 from dlc_platform.readiness import final_name, is_backup, under_way, unmarked, unready
 from dlc_platform.settings import Layout
@@ -111,6 +111,8 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
     videos: list[FoundVideo] = []
     folders: list[str] = []
     skipped: list[Skipped] = []
+    if leads_out(relative):
+        return Listing(None, (), (), (Skipped(Path(folder), LEADS_OUT),))
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)

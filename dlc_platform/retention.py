@@ -77,8 +77,13 @@ def verify(
         yield from differences
     after = registry.products(engine)
     for kind, identity in sorted(before.keys() - set(found) - unseen):
+        try:
+            path = store.path(kind, identity)
+        except PlatformError as error:
+            yield Difference(store.root / kind, error.problem, error.remedy)
+            continue
         yield Difference(
-            store.path(kind, identity),
+            path,
             "the catalogue names this product, but the store does not have it",
             "Bring it back from a copy of the store, or materialise it again",
         )

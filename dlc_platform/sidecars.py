@@ -22,7 +22,7 @@ from stat import S_ISREG
 from typing import Any, Literal
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.layout import normal
+from dlc_platform.layout import normal, root_of
 from dlc_platform.listing import Skipped
 from dlc_platform.plain_files import read_plain
 
@@ -187,7 +187,10 @@ class Sidecars:
             kind: {"values": values[kind], "sources": sources[kind]} if values[kind] else None for kind in values
         }
         by_video = {}
+        roots = [Path(root) for root in self._roots]
         for video in videos if str(folder) not in unread else ():
+            if root_of(video, roots) is None:
+                continue
             beside = video.with_suffix(".json")
             own, problem = _read_json(beside)
             if problem is not None:
@@ -253,7 +256,7 @@ def _places(roots: Sequence[str], folder: Path) -> Iterator[tuple[str, str]]:
 
     First the other roots, because a lab may keep its tables in one of them.
     """
-    within = [root for root in roots if folder.is_relative_to(root)]
+    within = [root for root in roots if root_of(folder, [Path(root)]) is not None]
     for root in roots:
         if root not in within:
             yield root, root

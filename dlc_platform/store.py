@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 from uuid import uuid4
 
-from dlc_platform.errors import MachineFault, PlatformError
+from dlc_platform.errors import MachineFault, PlatformError, one_line
 from dlc_platform.faults import FULL
-from dlc_platform.identity import sha256_file
+from dlc_platform.identity import is_identity, sha256_file
 
 Kind = Literal["datasets", "models", "exports", "evaluations", "poses"]
 #: A product's kind and identity.
@@ -32,10 +32,11 @@ MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _WORK = ".work-"
 _LOCK = "lock"
+#: What a product's folder may be called. Those of a lab are identities; what is hidden is no product.
+_NAME = re.compile(r"\w[\w -]{0,127}")
 _SPARE_BYTES = 1 << 20
 _LEFT_OVER_SECONDS = 24 * 3600
 _INTERRUPTED_SECONDS = 30 * 24 * 3600
-_IDENTITY = re.compile("[0-9a-f]{64}")
 #: How a product that is lost is had again, by its kind.
 _MADE_AGAIN = {
     "datasets": ", or move it away and materialise training_dataset again",
@@ -53,7 +54,19 @@ class Store:
         self.root = root
 
     def path(self, kind: Kind, identity: str) -> Path:
-        """Where a product lies, or will lie."""
+        """Where a product lies, or will lie.
+
+        Raises
+        ------
+        PlatformError
+            When no product has such a name, which could lead out of the store: rows and manifests can come from
+            anybody.
+        """
+        if not _NAME.fullmatch(identity):
+            raise PlatformError(
+                f"{one_line(repr(identity))} is no identity of a product ({kind}), so it names no folder of the store",
+                "See who wrote the row or the manifest that names it; nothing was read or removed",
+            )
         return self.root / kind / identity
 
     def has(self, kind: Kind, identity: str) -> bool:
@@ -277,8 +290,9 @@ def opened(product: Path, name: str, whole: bool = False) -> Iterator[Path]:
     """
     file = product / name
     with _told(product, file):
+        _require_below(name)
         # What is no product yet, or none of ours, has no manifest to be held against.
-        if name != MANIFEST and _IDENTITY.fullmatch(product.name):
+        if name != MANIFEST and is_identity(product.name):
             _require_as_made(product, name, whole)
         yield file
 
@@ -287,6 +301,7 @@ def require_intact(product: Path) -> None:
     """See that every file of a product is what was made, before hours are spent on it; raises as `opened` does."""
     for made in read_manifest(product).get("files", []):
         with _told(product, product / made["path"]):
+            _require_below(made["path"])
             if sha256_file(product / made["path"]) != made["sha256"]:
                 raise ValueError("its content is not what was made")
 
@@ -310,6 +325,12 @@ def intact(product: Path, name: str) -> Path:
         return file
 
 
+def _require_below(name: str) -> None:
+    """See that the path of a product's file does not lead out of the product: a manifest can come from anybody."""
+    if os.path.isabs(name) or ".." in name.split("/"):
+        raise ValueError("its path leads out of the product")
+
+
 def _require_as_made(product: Path, name: str, whole: bool) -> None:
     file = product / name
     size = file.stat().st_size
@@ -325,13 +346,13 @@ def _require_as_made(product: Path, name: str, whole: bool) -> None:
 def _damaged(product: Path, problem: str, error: Exception) -> PlatformError:
     if isinstance(error, PermissionError):
         return PlatformError(problem, "Give the user who runs the platform the right to read the store")
-    if isinstance(error, FileNotFoundError) and _IDENTITY.fullmatch(product.name) and not product.parent.is_dir():
+    if isinstance(error, FileNotFoundError) and is_identity(product.name) and not product.parent.is_dir():
         # A lost product leaves the others of its kind where they are.
         return MachineFault(
             f"{product.parent} of the store is not there",
             "Mount its disk, or bring the folder back; work goes on by itself then",
         )
-    if not _IDENTITY.fullmatch(product.name):
+    if not is_identity(product.name):
         return PlatformError(problem, "Give the path of a file that can be read")
     again = _MADE_AGAIN.get(product.parent.name, "")
     return PlatformError(
@@ -353,7 +374,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def is_product(entry: os.DirEntry[str]) -> bool:
     """True for a directory that is named as a product is."""
-    return entry.is_dir(follow_symlinks=False) and _IDENTITY.fullmatch(entry.name) is not None
+    return entry.is_dir(follow_symlinks=False) and is_identity(entry.name)
 
 
 def is_partial(entry: os.DirEntry[str]) -> bool:

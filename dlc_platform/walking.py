@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import regex
 
-from dlc_platform.layout import Place, place_of
+from dlc_platform.layout import Place, place_of, root_of
 from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder, time_ns
 from dlc_platform.settings import Layout
 
@@ -214,12 +214,14 @@ def why_away(path: Path, roots: Iterable[Path], layout: Layout, seconds: float) 
 
     The answer is the one that a look gives of the root; where the root is well, it is the file alone that is gone.
     """
-    root = next((one for one in sorted(roots, key=lambda one: -len(one.parts)) if path.is_relative_to(one)), None)
-    disks = Disks([] if root is None else [root], seconds)
+    root = root_of(path, roots)
+    if root is None:
+        return f"{path} lies below no raw root of lab.yaml, so it is not read; add its root if it is the lab's"
+    disks = Disks([root], seconds)
     there = disks.ask(path, partial(os.path.exists, path), None)
     if there is None:
         return "; ".join(f"{silent}: {reason}" for silent, reason in disks.silent.items())
-    if root is not None and isinstance(state := root_state(str(root), True, layout), str):
+    if isinstance(state := root_state(str(root), True, layout), str):
         return f"{root}: {state}"
     return None if there else f"{path} is not there any more"
 

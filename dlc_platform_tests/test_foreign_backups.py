@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,15 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy import URL, Engine, text
 
 from dlc_platform.backup import backup, restore
+from dlc_platform.catalog.places import misplaced
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.restored import DAGSTER, make_tables
 from dlc_platform.postgres import dump, rows
 from dlc_platform.postgres.connection import dagster_url
 from dlc_platform.postgres.dump import definitions
+from dlc_platform.retention import verify
 from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.store import Store
 from dlc_platform_tests.catalog.conftest import lab as lab
 
 PARTS = ["manifest.json", "lab.yaml", "store.json.gz", "database.dump"]
@@ -194,6 +198,79 @@ def test_rows_that_the_tables_refuse_refuse_the_backup(
     other = backup(home, home.with_name("file")).file
     with pytest.raises(PlatformError, match=f"is no whole backup: .*{problem}"):
         restored(changed(file, database_dump=part(other, "database.dump")))
+    assert empty(empty_database)
+
+
+#: Rows whose values lead to files of others, each a row of the lab with another value.
+_LEADING = [
+    *((table, "id", "../../../outside") for table in ("dataset", "model_version", "model_export", "pose_estimate")),
+    ("model_version", "id", "/etc"),
+    ("pose_estimate", "id", ".work-" + "a" * 58),
+    ("model_export", "id", "A" * 64),
+    ("recording_file", "path", "relative.mp4"),
+    ("recording_file", "path", "/raw/../etc/video.mp4"),
+    ("session", "folder", "/raw/./x/.."),
+    ("scanned_root", "path", ".."),
+    ("scanned_folder", "path", "/etc/"),
+    ("scanned_folder", "path", "a/../../etc/"),
+    ("sighting", "name", "../a.mp4"),
+    ("sighting", "name", ".."),
+]
+
+
+def test_every_kind_of_row_that_leads_elsewhere_is_named(lab: Engine) -> None:
+    execute(
+        lab,
+        "insert into dlc.scanned_root (id, path, layout) values (7, '/raw', '')",
+        "insert into dlc.scanned_folder (id, root_id, path, changed_ns, seen_at) values (7, 7, 'a..b/.c/', 1, now())",
+        "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, session_key) values (7, '..a', 1, 1, 'a')",
+    )
+    with lab.connect() as connection:
+        assert misplaced(connection) is None
+        for table, column, value in _LEADING:
+            if column == "id":
+                other = f"jsonb_populate_record(t, jsonb_build_object('id', '{value}'))"
+                statement = f"insert into dlc.{table} select ({other}).* from dlc.{table} t limit 1"
+            else:
+                statement = f"update dlc.{table} set {column} = '{value}'"
+            connection.exec_driver_sql(statement)
+            named = rf"the row .* of dlc\.{table} has '{re.escape(value)}' as {column}, which is no .*"
+            assert re.fullmatch(named, misplaced(connection) or "")
+            connection.rollback()
+
+
+def test_a_row_that_leads_out_of_the_store_refuses_the_backup(
+    home: Path, lab: Engine, restored: Callable[..., Engine], empty_database: URL
+) -> None:
+    (home / "outside").mkdir()
+    other = """jsonb_populate_record(t, '{"id": "../../outside"}')"""
+    execute(lab, f"insert into dlc.model_version select ({other}).* from dlc.model_version t limit 1")
+    with pytest.raises(PlatformError, match=r"the row '.*' of dlc\.model_version has '\.\./\.\./outside' as id"):
+        restored()
+    assert empty(empty_database)
+    # In a catalogue that has such a row all the same, nothing leads out of the store.
+    store = Store(home / "store")
+    for use in (store.path, store.has, store.manifest, store.claim, store.remove, store.discard):
+        with pytest.raises(PlatformError, match=r"'\.\./\.\./outside' is no identity of a product"):
+            use("models", "../../outside")
+    store.root.mkdir()
+    assert any("'../../outside' is no identity" in one.problem for one in verify(lab, store))
+    assert (home / "outside").is_dir()
+
+
+def test_a_run_of_another_name_refuses_the_backup(
+    home: Path, lab: Engine, restored: Callable[..., Engine], empty_database: URL
+) -> None:
+    body = '{"__class__": "PipelineRun", "run_id": "../../../outside"}'
+    files = []
+    for name, of_run in (("good", body), ("../../../outside", body), ("good", "{")):
+        execute(lab, "delete from dagster.runs")
+        execute(lab, f"insert into dagster.runs (run_id, status, run_body) values ('{name}', 'SUCCESS', '{of_run}')")
+        files.append(backup(home, home.with_name(f"file-{len(files)}")).file)
+    named = r"the row '.*' of dagster\.runs is of the run '\.\./\.\./\.\./outside', which is no run"
+    for file, problem in zip(files, (named, named, r"a row of dagster\.runs is none of Dagster's"), strict=True):
+        with pytest.raises(PlatformError, match=problem):
+            restored(file)
     assert empty(empty_database)
 
 

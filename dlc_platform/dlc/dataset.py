@@ -84,7 +84,8 @@ class Dataset:
 
     def image_path(self, image: str, file: str) -> Path:
         """Where the copy of an image, or of its region, lies, from its columns `image` and `file`."""
-        copy = self.path / "images" / f"{image}{Path(file).suffix.lower()}"
+        # Of a table that names something else than a hash, no folder is taken.
+        copy = self.path / "images" / f"{Path(image).name}{Path(file).suffix.lower()}"
         for path in (copy, copy.with_suffix(".png")):
             if path.is_file():
                 return path

@@ -29,6 +29,7 @@ from dlc_platform.launchers.devices import find_devices
 from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import as_told
+from dlc_platform.layout import root_of
 from dlc_platform.names import near_names, require_known
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.assets.production import REFUSED
@@ -515,7 +516,9 @@ def _untracked(lab: LabResource, say: Callable[[str], None]) -> list[str]:
     disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
     found = set()
     for key, camera, path in registry.untracked_files(lab.engine):
-        if key not in found and lab.settings.rule_for(camera) and disks.ask(path, partial(os.path.exists, path), False):
+        if key in found or not lab.settings.rule_for(camera) or root_of(Path(path), lab.settings.raw_roots) is None:
+            continue
+        if disks.ask(path, partial(os.path.exists, path), False):
             found.add(key)
     for root, reason in disks.silent.items():
         say(f"  left out: {root}: {reason}")

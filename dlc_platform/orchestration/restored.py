@@ -20,9 +20,13 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._serdes import serialize_value
 from dagster_postgres import run_storage
 from dagster_postgres.utils import pg_alembic_config
-from sqlalchemy import URL, Connection, create_engine, delete, update
+from dagster_shared.check import CheckError
+from dagster_shared.serdes.errors import DeserializationError
+from sqlalchemy import JSON, URL, Connection, cast, create_engine, delete, or_, select, update
+from sqlalchemy.exc import DataError
 
 from dlc_platform.backup import Storage
+from dlc_platform.errors import one_line
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.postgres.connection import in_dagster_schema
 
@@ -44,9 +48,16 @@ def make_tables(connection: Connection) -> None:
 
 
 def settle_runs(url: URL) -> None:
-    """End every run and backfill that is under way in a restored database; nothing is started."""
+    """End every run and backfill that is under way in a restored database; nothing is started.
+
+    Raises
+    ------
+    ValueError
+        When a row is none of Dagster's, with what is wrong with it.
+    """
     # By the role that restored: everything is its own until roles are given out anew.
     url = in_dagster_schema(url)
+    _check_names(url)
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},
@@ -62,8 +73,31 @@ def settle_runs(url: URL) -> None:
                     _end(instance, _without_containers(url, run))
                 for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
                     instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+        except (DeserializationError, dg.DagsterError, CheckError, RecursionError, ValueError, TypeError) as error:
+            raise ValueError(f"its runs under way are no runs of Dagster: {one_line(str(error))}") from error
         finally:
             del os.environ[_URL_VARIABLE]
+
+
+def _check_names(url: URL) -> None:
+    """See that runs are called as Dagster calls them: files are named by the runs that they belong to."""
+    body = cast(RunsTable.c.run_body, JSON)["run_id"].as_string()
+    odd = select(RunsTable.c.run_id, body).where(
+        or_(RunsTable.c.run_id.op("!~")("^[A-Za-z0-9_-]{1,64}$"), body.is_distinct_from(RunsTable.c.run_id))
+    )
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(odd.limit(1)).first()
+    except DataError as error:
+        raise ValueError(f"a row of dagster.runs is none of Dagster's: {one_line(str(error.orig))}") from error
+    finally:
+        engine.dispose()
+    if found is not None:
+        raise ValueError(
+            f"the row {one_line(repr(found[0]))} of dagster.runs is of the run {one_line(repr(found[1]))}, which is no "
+            "run of Dagster's"
+        )
 
 
 def _end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:

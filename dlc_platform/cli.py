@@ -975,7 +975,7 @@ def verify(home: Home) -> None:
 
     from dlc_platform import retention
 
-    wrong, unchecked = 0, 0
+    wrong, warnings = 0, 0
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("products")
         for difference in retention.verify(
@@ -983,11 +983,11 @@ def verify(home: Home) -> None:
         ):
             mark = "warning" if difference.warning else "WRONG  "
             wrong += not difference.warning
-            unchecked += difference.warning
+            warnings += difference.warning
             _say(f"{mark} {difference.path}: {difference.problem}. {difference.remedy}.")
     found = f"{wrong} difference(s)" if wrong else "No difference was found"
-    if unchecked:
-        _say(f"{found}; {unchecked} product(s) could not be checked in full")
+    if warnings:
+        _say(f"{found}; {warnings} warning(s)")
     else:
         _say(found if wrong else "The store is as the catalogue knows it")
     if wrong:

@@ -6,7 +6,8 @@ never followed here: what lies behind one is reported, and never read or removed
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ _BRING_BACK = "Bring the product back from a copy of the store, or remove its fo
 class Difference:
     """What of the store is not as the catalogue or a manifest says.
 
-    A warning is no fault: there is nothing to compare with. A product has one at most.
+    A warning is no fault: there is nothing to compare with, or the file is as it was made by an earlier version.
     """
 
     path: Path
@@ -208,10 +209,12 @@ def _verify_product(product: Path, manifest_sha256: str | None) -> Iterator[Diff
     elif digest != manifest_sha256:
         yield Difference(manifest, "this is not the manifest that the catalogue knows", _BRING_BACK)
     try:
-        listed = _listed(json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError):
+        said = json.loads(text)
+        listed = _listed(said)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         yield Difference(manifest, "the manifest is damaged, so the other files cannot be checked", _BRING_BACK)
         return
+    yield from _copies(files, said.get("file_sha256"))
     if listed is None:
         if digest == manifest_sha256:
             problem = "this manifest lists no checksums of the files: the product is older than checksums"
@@ -226,6 +229,22 @@ def _verify_product(product: Path, manifest_sha256: str | None) -> Iterator[Diff
         seen = name in files or any(name == other or name.startswith(f"{other}/") for other in differences)
         if not seen and "." not in differences:
             yield Difference(product / name, "the file is missing", _BRING_BACK)
+
+
+def _copies(files: Mapping[str, Path], imported: str | None) -> Iterator[Difference]:
+    """Files of an imported product that are copies, byte for byte, as an earlier version made them of pose files."""
+    for path in files.values():
+        if imported is None or path.suffix.lower() not in (".h5", ".hdf5"):
+            continue
+        with suppress(OSError):  # it is reported as a file
+            if sha256_file(path) == imported:
+                yield Difference(
+                    path,
+                    "an earlier version copied this imported file as it was, with whatever it holds besides numbers",
+                    "Open it with no program that unpickles, such as pandas; to have its numbers alone written anew, "
+                    "move the product's folder away and import the file again",
+                    warning=True,
+                )
 
 
 def _contents(product: Path) -> tuple[dict[str, Path], dict[str, Difference]]:

@@ -24,7 +24,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Verified:
-    """What reading the store again found: `unchecked` products are older than checksums, or not recorded yet."""
+    """What reading the store again found: `unchecked` counts its warnings, which name what is older than checks."""
 
     products: int
     unchecked: int

@@ -311,7 +311,7 @@ def test_verify_says_what_differs(
     assert code == 1
     assert f"WRONG   {lost}: the file is missing. Bring the product back" in out
     assert f"warning {young}: no row of the catalogue names this product yet. Wait" in out
-    assert out.endswith("\n1 difference(s); 1 product(s) could not be checked in full\n")
+    assert out.endswith("\n1 difference(s); 1 warning(s)\n")
 
 
 def test_verify_says_how_many_products_are_too_old_to_check(
@@ -323,7 +323,7 @@ def test_verify_says_how_many_products_are_too_old_to_check(
         connection.execute(text("update dlc.pose_estimate set manifest_sha256 = null"))
     code, out = command("verify", home)
     assert code == 0 and out.count("older than checksums") == 2
-    assert out.endswith("\nNo difference was found; 2 product(s) could not be checked in full\n")
+    assert out.endswith("\nNo difference was found; 2 warning(s)\n")
 
 
 def test_impact_is_a_table_only_where_sessions_become_stale(

@@ -18,6 +18,7 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import registry
 from dlc_platform.errors import PlatformError
+from dlc_platform.identity import sha256_bytes
 from dlc_platform.retention import garbage, remove, verify
 from dlc_platform.store import KINDS, Kind, Store
 from dlc_platform_tests.catalog.conftest import lab as lab
@@ -349,3 +350,21 @@ def test_a_kill_in_the_middle_leaves_nothing_half_visible(lab: Engine, store: St
     for item in garbage(lab, store):
         assert remove(lab, store, item)
     assert found(lab, store) == []
+
+
+def test_a_copy_of_an_imported_file_is_named(lab: Engine, store: Store) -> None:
+    kind, name = min(product for product in registry.products(lab) if product[0] == "poses")
+    content = b"numbers, and whatever somebody put beside them"
+    shutil.rmtree(store.path(kind, name))
+
+    def write(folder: Path) -> None:
+        (folder / "one.h5").write_bytes(content)
+        (folder / "two.h5").write_bytes(b"written anew")
+
+    store.put(kind, name, {"origin": "imported", "file_sha256": sha256_bytes(content)}, write)
+    with lab.begin() as connection:
+        told = {"sha256": store.claim(kind, name), "id": name}
+        connection.execute(text("update dlc.pose_estimate set manifest_sha256 = :sha256 where id = :id"), told)
+    (difference,) = verify(lab, store)
+    assert difference.warning and difference.path == store.path(kind, name) / "one.h5"
+    assert "import the file again" in difference.remedy

@@ -72,7 +72,8 @@ _BLOCK_BYTES = 1 << 20
 #: checksums, which cannot be made shorter than by half.
 _MOST_BYTES = {_SUMS: 1 << 12, _ABOUT: 1 << 16, LAB_FILE: 1 << 20}
 _INDEX_BEFORE, _INDEX_TIMES = 1 << 20, 6
-_ENTRY = re.compile(rf'\["({"|".join(KINDS)})", "([0-9a-f]{{64}})", "([0-9a-f]{{64}}|)"\](?:, )?')
+_ENTRY = re.compile(rf'\["({"|".join(KINDS)})", "([0-9a-f]{{64}})", "([0-9a-f]{{64}}|)"\](?:, (?=\[)|(?=\]))')
+_LONGEST_ENTRY = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: A restored lab's products may be brought before it.
 _STORE = "store"
@@ -332,16 +333,21 @@ def _take_out(tar: tarfile.TarFile, folder: Path) -> Iterator[tuple[str, str]]:
 
 def _read_index(file: Path) -> Index:
     most = _INDEX_BEFORE + _INDEX_TIMES * file.stat().st_size
-    with gzip.open(file, "rt", encoding="ascii") as compressed:
-        listed = compressed.read(most + 1)
-    if len(listed) > most:
-        raise ValueError(f"{_INDEX} would grow to more than {_INDEX_TIMES} times its size")
     index: Index = {}
-    place, end = 1, len(listed) - 1
-    while place < end and (entry := _ENTRY.match(listed, place)):
-        index[entry[1], entry[2]] = entry[3]  # pyright: ignore[reportArgumentType] (the pattern knows the kinds alone)
-        place = entry.end()
-    if listed[:1] != "[" or listed[-1:] != "]" or place != end:
+    with gzip.open(file, "rt", encoding="ascii") as compressed:
+        first, rest, length = compressed.read(1), "", 1
+        # In parts, of which no more is kept than the products that they name.
+        while first == "[" and (part := compressed.read(_BLOCK_BYTES)):
+            if (length := length + len(part)) > most:
+                raise ValueError(f"{_INDEX} would grow to more than {_INDEX_TIMES} times its size")
+            listed, place = rest + part, 0
+            while entry := _ENTRY.match(listed, place):
+                index[entry[1], entry[2]] = entry[3]  # pyright: ignore[reportArgumentType] (the pattern knows the kinds)
+                place = entry.end()
+            rest = listed[place:]
+            if len(rest) > _LONGEST_ENTRY:
+                break
+    if first != "[" or rest != "]":
         raise ValueError(f"{_INDEX} does not list products")
     return index
 

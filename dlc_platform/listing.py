@@ -22,6 +22,11 @@ from dlc_platform.settings import Layout
 
 #: How the reason begins why what a folder holds is not known.
 UNREADABLE = "the folder cannot be read"
+#: Why a link is not followed that lab.yaml has left out.
+LINK_OUTSIDE = (
+    "the link leads out of the raw root, and lab.yaml says `links_outside: leave_out` under `layout`; put the file "
+    "itself there, or name the folder that it leads to in raw_roots"
+)
 #: Folders that are links, one below the other: folders that link to each other could be walked through for ever.
 _MOST_LINKS = 3
 #: What cameras and their programs write besides the extensions that a lab begins with.
@@ -99,7 +104,8 @@ class Listing:
 def list_folder(root: str, relative: str, layout: Layout) -> Listing:
     """Look into one folder.
 
-    Links to files are followed; links to folders too, unless they lead back to a folder on the way to them.
+    Links to files are followed; links to folders too, unless they lead back to a folder on the way to them. Where
+    lab.yaml says so, those that lead out of the root are left out.
 
     Parameters
     ----------
@@ -152,6 +158,11 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
     return Listing(_possible(pattern, root, relative, layout), tuple(videos), tuple(folders), tuple(skipped))
 
 
+def may_follow(root: str, path: str, layout: Layout) -> bool:
+    """False for a path below a raw root that links lead out of it, where lab.yaml has those left out."""
+    return layout.links_outside == "follow" or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
 def _possible(pattern: regex.Pattern[str], root: str, relative: str, layout: Layout) -> Place | None:
     if relative:
         for extension in layout.extensions:
@@ -173,6 +184,8 @@ def _entry(
     path = Path(entry.path)
     is_video = entry.name.lower().endswith(layout.extensions)
     try:
+        if entry.is_symlink() and not may_follow(root, entry.path, layout):
+            return Skipped(path, LINK_OUTSIDE) if is_video or entry.is_dir() else None
         reason = _name_reason(entry.name, layout.extensions, names)
         if entry.is_dir():
             if entry.name.startswith("."):

@@ -23,6 +23,7 @@ raw_roots:
 # layout:
 #   pattern: '(?P<subject>[^/]+)/(?P<session>[^/]+)/(?P<camera>[^/]+)\\.mp4'
 #   marker: '{{stem}}.done'
+#   links_outside: leave_out  # links that lead out of a raw root, which are followed by default
 # See what it finds, and why not the rest, with `dlc-platform scan {home} --dry-run`.
 
 # DeepLabCut projects, single-animal; they are only read. `split_seed` decides which of the labelled images models are

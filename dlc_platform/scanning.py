@@ -218,7 +218,9 @@ def unregistered(engine: Engine, sessions: Sequence[Session]) -> list[str]:
 
 def _roots(engine: Engine, lab: Lab) -> dict[str, Root]:
     """The roots of lab.yaml in their order; what is known of others, or by another layout, is forgotten."""
-    layout = sha256_json([_RULES, lab.layout.model_dump(mode="json")])
+    # Labs from before there was a word on links keep what they know.
+    unsaid = {"links_outside"} if lab.layout.links_outside == "follow" else None
+    layout = sha256_json([_RULES, lab.layout.model_dump(mode="json", exclude=unsaid)])
     paths = list(dict.fromkeys(map(str, lab.raw_roots)))
     with engine.begin() as connection:
         gone = "path <> all(:paths) or layout <> :layout"

@@ -268,6 +268,11 @@ class Layout(_Section):
         "the session or between it and its videos.",
     )
     extensions: tuple[str, ...] = Field(default=(".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"), min_length=1)
+    links_outside: Literal["follow", "leave_out"] = Field(
+        default="follow",
+        description="Links to videos and folders that lead out of their raw root: followed, or left out. Links within "
+        "a root are always followed.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from typing import TypeVar
 import regex
 
 from dlc_platform.layout import Place, place_of, root_of
-from dlc_platform.listing import FoundVideo, Listing, Skipped, list_folder, time_ns
+from dlc_platform.listing import LINK_OUTSIDE, FoundVideo, Listing, Skipped, list_folder, may_follow, time_ns
 from dlc_platform.settings import Layout
 
 #: Folders that a look lists whatever their times say.
@@ -223,7 +223,9 @@ def why_away(path: Path, roots: Iterable[Path], layout: Layout, seconds: float) 
         return "; ".join(f"{silent}: {reason}" for silent, reason in disks.silent.items())
     if isinstance(state := root_state(str(root), True, layout), str):
         return f"{root}: {state}"
-    return None if there else f"{path} is not there any more"
+    if not there:
+        return f"{path} is not there any more"
+    return None if may_follow(str(root), str(path), layout) else f"{path}: {LINK_OUTSIDE}"
 
 
 def _beginning_at(start: str, paths: list[str]) -> list[str]:

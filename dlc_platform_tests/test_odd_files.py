@@ -11,15 +11,18 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import regex
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import registry
 from dlc_platform.ingest import register
-from dlc_platform.listing import Skipped, list_folder
+from dlc_platform.layout import LEADS_OUT, Place, place_of, root_of
+from dlc_platform.listing import LINK_OUTSIDE, Skipped, list_folder
 from dlc_platform.plan import plan
 from dlc_platform.readiness import unopened
 from dlc_platform.sessions import Scan, scan
 from dlc_platform.settings import Lab, Layout, ProjectEntry
+from dlc_platform.walking import why_away
 from dlc_platform_tests.test_ingest import write_video
 from dlc_platform_tests.test_sessions import place, recordings
 
@@ -252,6 +255,42 @@ def test_links_that_leave_the_root_are_followed_and_dangling_ones_named(raw: Pat
     assert said == {
         f"{FOLDER}/gone.mp4": "the link leads nowhere; restore the file it points to, or remove it",
     }
+
+
+def test_links_that_leave_the_root_are_left_out_where_lab_yaml_says_so(raw: Path, tmp_path: Path) -> None:
+    outside = write_video(tmp_path / "outside" / "b.mp4", 3)
+    inside = write_video(raw / FOLDER / "inside.mp4", 3)
+    (raw / FOLDER / "file.mp4").symlink_to(outside)
+    (raw / FOLDER / "folder").symlink_to(outside.parent)
+    (raw / FOLDER / "above").symlink_to(tmp_path)
+    (raw / FOLDER / "notes.txt").symlink_to(tmp_path / "notes.txt")
+    (raw / FOLDER / "twice.mp4").symlink_to(raw / FOLDER / "file.mp4")
+    (raw / FOLDER / "own.mp4").symlink_to("inside.mp4")
+    root = tmp_path / "root"
+    root.symlink_to(raw)
+    layout = Layout(links_outside="leave_out")
+    listing = list_folder(str(root), f"{FOLDER}/", layout)
+    assert [Path(video.path).name for video in listing.videos] == ["inside.mp4", "own.mp4"] and listing.folders == ()
+    assert {item.path.name: item.reason for item in listing.skipped} == dict.fromkeys(
+        ("file.mp4", "folder", "above", "twice.mp4"), LINK_OUTSIDE
+    )
+    # A link that took the place of a file since it was registered.
+    assert why_away(root / FOLDER / "inside.mp4", [root], layout, 60) is None
+    inside.unlink()
+    inside.symlink_to(outside)
+    assert LINK_OUTSIDE in str(why_away(root / FOLDER / "inside.mp4", [root], layout, 60))
+    assert why_away(root / FOLDER / "inside.mp4", [root], Layout(), 60) is None
+
+
+def test_paths_that_lead_out_of_the_root_are_not_looked_at(raw: Path) -> None:
+    """No disk gives such a path; a row of somebody's backup may."""
+    listing = list_folder(str(raw / "one"), "../sub-1/", Layout())
+    assert (listing.videos, listing.folders, [item.reason for item in listing.skipped]) == ((), (), [LEADS_OUT])
+    pattern = regex.compile(".*(?P<subject>b)(?P<session>c).mp4")
+    assert place_of(pattern, str(raw), "../bc.mp4") == place_of(pattern, str(raw), "/bc.mp4") == LEADS_OUT
+    assert isinstance(place_of(pattern, str(raw), "..a/bc.mp4"), Place)
+    assert root_of(raw / ".." / "a", [raw]) is None and root_of(raw / "a..b", [raw.parent, raw]) == raw
+    assert "below no raw root" in str(why_away(raw.parent / "a.mp4", [raw], Layout(), 60))
 
 
 def test_what_vanishes_while_it_is_looked_at_is_no_error(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

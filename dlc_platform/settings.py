@@ -44,6 +44,7 @@ DAGSTER_POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE"
 STAGE_VARIABLE = "DLC_PLATFORM_STAGE"
 #: Of a web server that does not see the lab's home: the file that holds its token, and the names it answers under.
 WEB_TOKEN_FILE_VARIABLE = "DLC_PLATFORM_WEB_TOKEN_FILE"
+WEB_READ_ONLY_TOKEN_FILE_VARIABLE = "DLC_PLATFORM_WEB_READ_ONLY_TOKEN_FILE"
 WEB_HOSTS_VARIABLE = "DLC_PLATFORM_WEB_HOSTS"
 LAB_FILE = "lab.yaml"
 #: Names the copy of lab.yaml that `up` last took. All that it starts reads that one, so that an edit comes into force

@@ -16,6 +16,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.settings import (
     HOME_VARIABLE,
     WEB_HOSTS_VARIABLE,
+    WEB_READ_ONLY_TOKEN_FILE_VARIABLE,
     WEB_TOKEN_FILE_VARIABLE,
     home_from_environment,
     load_lab,
@@ -23,6 +24,8 @@ from dlc_platform.settings import (
 
 #: Of the server in which things can be changed, and of the one that is there to look only.
 _FILES = {False: "web.token", True: "web-read-only.token"}
+#: Where a server that does not see the lab's home finds its token. Both may be set for both servers, as one chart does.
+_VARIABLES = {False: WEB_TOKEN_FILE_VARIABLE, True: WEB_READ_ONLY_TOKEN_FILE_VARIABLE}
 #: The parameter of an address that carries the token.
 TOKEN_PARAMETER = "token"
 _FEWEST_CHARACTERS = 16
@@ -81,13 +84,14 @@ def token(read_only: bool) -> str:
     PlatformError
         When there is none, or it cannot be read.
     """
-    given = os.environ.get(WEB_TOKEN_FILE_VARIABLE)
+    variable = _VARIABLES[read_only]
+    given = os.environ.get(variable)
     if not given:
         return token_of(home_from_environment(), read_only)
     try:
         return _checked(Path(given).read_text(), Path(given))
     except OSError as error:
-        raise PlatformError(f"{given}: {error.strerror}", f"Correct {WEB_TOKEN_FILE_VARIABLE}") from error
+        raise PlatformError(f"{given}: {error.strerror}", f"Correct {variable}, or make that file") from error
 
 
 def hosts() -> tuple[str, ...]:

@@ -8,7 +8,6 @@ import sys
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration import web_access
-from dlc_platform.orchestration.web_server import serve
 from dlc_platform.web.gate import Gate, Rules, host_of
 
 
@@ -18,6 +17,8 @@ def main() -> None:
         token, hosts = web_access.token("--read-only" in sys.argv), frozenset(map(host_of, web_access.hosts()))
     except (PlatformError, ValueError) as error:
         sys.exit(f"{error}")
+    from dlc_platform.orchestration.web_server import serve
+
     serve(lambda pages, is_read_only: Gate(pages, Rules(token, hosts, is_read_only)))
 
 

@@ -139,7 +139,10 @@ class Gate:
             return "the request does not say which host it is for"
         # Whoever watches over a container or a pod asks it by its address, which no site can give itself.
         if name not in self._hosts and not (scope["path"] == HEALTH and _is_address(name)):
-            return f"this lab does not answer under the name {name}; if it is to, add it to web.hosts in lab.yaml"
+            return (
+                f"this lab does not answer under the name {name}; if it is to, add it to web.hosts in lab.yaml, or to "
+                "DLC_PLATFORM_WEB_HOSTS where that is set"
+            )
         if "origin" in headers and not _is_origin(_only(headers, "origin"), host):
             return "the request comes from a page of another site"
         site = headers.get("sec-fetch-site", "none")

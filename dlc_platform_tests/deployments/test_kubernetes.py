@@ -3,13 +3,17 @@
 The chart's values are checked against `chart_values.yaml`; with the chart itself the workflow `ci` renders them.
 """
 
+import contextlib
+import http.client
 import json
 import os
 import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,8 +26,9 @@ import yaml
 from dagster._config import process_config, resolve_to_config_type
 from jsonschema import Draft202012Validator
 
+from dlc_platform.web.gate import host_of
 from dlc_platform_tests.deployments.conftest import DEPLOYMENTS
-from dlc_platform_tests.orchestration.up import wait_for
+from dlc_platform_tests.orchestration.up import plain_environment, wait_for
 
 FOLDER = DEPLOYMENTS / "kubernetes"
 #: The oldest that its makers still mend.
@@ -179,6 +184,16 @@ case "$*" in
         ;;
     *"get configmap"*) sed -n 's/^data: {digest: "\(.*\)"}$/\1/p' "$APPLIED/$5.yaml" 2> /dev/null || true ;;
     *"get pods"*) echo "$PODS" ;;
+    *"get secret"*) [ ! -f "$APPLIED/$5.secret" ] || echo "secret/$5" ;;
+    *"create secret generic dlc-platform-web"*)
+        for given in "$@"; do
+            case "$given" in --from-file=*)
+                cat "${given#*=}" >> "$APPLIED/$6.secret"
+                ls -l "${given#*=}" >> "$APPLIED/modes"
+                ;;
+            esac
+        done
+        ;;
     *"create configmap"*)
         file=$(printf '%s' "$6" | sed 's/.*=//')
         printf 'kind: ConfigMap\nmetadata: {name: %s}\ndata:\n  it: |\n' "$5"
@@ -292,11 +307,101 @@ def test_a_version_starts_when_its_job_is_complete_and_with_the_lab_yaml_that_th
     ]
     assert "name: a" in (cluster.applied / f"{of_job}.yaml").read_text()
     (caddyfile,) = cluster.at_work() - {of_job}
+    # Both web servers answer under the names that the proxy serves.
+    served = yaml.safe_load((cluster.applied / "values.yaml").read_text())["dagsterWebserver"]["env"]
+    (names,) = [one["value"] for one in served if one["name"] == "DLC_PLATFORM_WEB_HOSTS"]
+    assert {host_of(name) for name in names.split(",")} == {"dlc.lab.example.org", "dlc-view.lab.example.org"}
     assert cluster.at_work() == {of_job, caddyfile}
     assert (cluster.applied / f"{caddyfile}.yaml").exists()
     for document in yaml.safe_load_all((cluster.applied / "proxy.yaml").read_text()):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     assert not any("delete" in call for call in cluster.calls)
+
+
+def test_a_cluster_from_before_gets_its_tokens_once(cluster: Cluster):
+    assert cluster.ended(cluster.deploy())[0] == 0
+    (made,) = [call for call in cluster.calls if "create secret" in call]
+    drawn = (cluster.applied / "dlc-platform-web.secret").read_text()
+    edit, view, rest = drawn[:64], drawn[64:128], drawn[128:]
+    assert re.fullmatch("[0-9a-f]{128}", edit + view) and edit != view
+    assert f"Bearer {edit}" in rest and f"Bearer {view}" in rest
+    # They are on no command line, and only for a moment in files, for who deploys alone.
+    assert edit not in " ".join(cluster.calls) and view not in " ".join(cluster.calls)
+    assert {line[:10] for line in (cluster.applied / "modes").read_text().splitlines()} == {"-rw-------"}
+    assert not Path(made.split("--from-file=")[1].strip()).parent.exists()
+    assert cluster.calls.index(made) < next(i for i, call in enumerate(cluster.calls) if call.startswith("helm"))
+    assert cluster.ended(cluster.deploy())[0] == 0
+    assert [call for call in cluster.calls if "create secret" in call] == [made]
+
+
+def test_both_web_servers_and_the_proxy_find_their_tokens():
+    """The chart gives both web servers the same variables and files."""
+    web = values()["dagsterWebserver"]
+    mounts = {one["name"]: one["mountPath"] for one in web["volumeMounts"]}
+    (volume,) = [one["secret"] for one in web["volumes"] if one["name"] == "tokens"]
+    files = {f"{mounts['tokens']}/{item['path']}": item["key"] for item in volume["items"]}
+    named = {one["name"]: files.get(one["value"]) for one in web["env"]}
+    assert named["DLC_PLATFORM_WEB_TOKEN_FILE"] == "web_edit_token"
+    assert named["DLC_PLATFORM_WEB_READ_ONLY_TOKEN_FILE"] == "web_view_token"
+    (pod,) = [one for one in pods() if any(container["name"] == "caddy" for container in one["containers"])]
+    (caddy,) = [one for one in pod["containers"] if one["name"] == "caddy"]
+    (of_proxy,) = [one["secret"] for one in pod["volumes"] if one["name"] == "tokens"]
+    (mounted,) = [one["mountPath"] for one in caddy["volumeMounts"] if one["name"] == "tokens"]
+    (place,) = [one["value"] for one in caddy["env"] if one["name"] == "TOKENS"]
+    (item,) = of_proxy["items"]
+    assert (place, item["key"]) == (f"{mounted}/{item['path']}", "proxy_tokens")
+    assert volume["secretName"] == of_proxy["secretName"] == "dlc-platform-web"
+
+
+def test_what_the_chart_calls_is_the_web_server_behind_the_gate(tmp_path: Path):
+    """It is called by its name in a shell, as the chart's template does, with the PATH of the image."""
+    dockerfile = (DEPLOYMENTS / "Dockerfile").read_text()
+    assert "COPY --chmod=0755 deployments/entrypoint deployments/dagster-webserver /usr/local/bin/" in dockerfile
+    # Dagster's own command, which would come first there, is gone from the image.
+    assert dockerfile.count("RUN uv pip install --no-deps . && rm /opt/venv/bin/dagster-webserver\n") == 2
+    assert "!deployments/dagster-webserver" in (DEPLOYMENTS / "Dockerfile.dockerignore").read_text()
+    shutil.copy(DEPLOYMENTS / "dagster-webserver", tmp_path)
+    (tmp_path / "web_edit_token").write_text(64 * "e")
+    (tmp_path / "web_view_token").write_text(64 * "v")
+    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
+    environment = {
+        one["name"]: one["value"].replace("/run/secrets/dlc-platform-web", str(tmp_path))
+        for one in values()["dagsterWebserver"]["env"]
+    }
+    environment |= plain_environment() | {
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DLC_PLATFORM_WEB_HOSTS": "dlc.lab.example.org",
+        "DAGSTER_DISABLE_TELEMETRY": "true",
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    call = f"exec dagster-webserver -h 127.0.0.1 -p {port} -w {tmp_path}/workspace.yaml --read-only"
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(["/bin/bash", "-c", call], env=environment, cwd=tmp_path, stdout=log, stderr=log) as process,
+    ):
+
+        def status(path: str, **headers: str) -> int:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            with contextlib.closing(connection):
+                connection.request("GET", path, headers=headers)
+                return connection.getresponse().status
+
+        def up() -> bool:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                # As the kubelet asks, which names the pod by its address.
+                return status("/server_info", Host="10.42.0.7:3000") == 200
+            except ConnectionError:
+                return False
+
+        try:
+            wait_for(up)
+            assert status("/runs") == status("/runs", Authorization=f"Bearer {64 * 'e'}") == 401
+            assert status("/runs", Authorization=f"Bearer {64 * 'v'}") == 200
+        finally:
+            process.terminate()
 
 
 def test_going_back_brings_the_image_that_the_tag_named(cluster: Cluster):
@@ -441,7 +546,8 @@ def test_the_commands_of_the_readme_need_no_root_and_git_leaves_the_secrets_out(
         calls = (folder / "calls").read_text()
         for _, manifest in MANIFESTS:
             if manifest["kind"] == "Secret":
-                (call,) = [line for line in calls.splitlines() if f" {manifest['metadata']['name']} " in line]
+                name = f" {manifest['metadata']['name']} "
+                (call,) = [line for line in calls.splitlines() if "create secret" in line and name in line]
                 # By the name that is given, or by that of the file.
                 for key in manifest["stringData"]:
                     assert re.search(rf"(=|/){re.escape(key)}(=| |$)", call), (key, call)

@@ -4,6 +4,7 @@ There is no Docker here. What a container would do, its entrypoint does without 
 writes down what it was asked for, and the identity provider a double that knows two people by their cookies.
 """
 
+import contextlib
 import fcntl
 import http.client
 import json
@@ -18,14 +19,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from urllib.request import Request, urlopen
 
 import pytest
 import yaml
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from dlc_platform_tests.deployments.conftest import DEPLOYMENTS, Server
 from dlc_platform_tests.orchestration.up import plain_environment, wait_for
@@ -125,18 +128,87 @@ def place(
         yield place
 
 
-def ask(port: int, query: str) -> dict[str, Any] | None:
-    """What the webserver answers, or None while it answers nothing."""
-    request = Request(
-        f"http://127.0.0.1:{port}/graphql",
-        json.dumps({"query": query}).encode(),
-        {"Content-Type": "application/json"},
+@dataclass(frozen=True)
+class WebServer:
+    """One of the two web servers, as its container starts it."""
+
+    kind: str
+    port: int
+    secrets: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def token(self) -> str:
+        return (self.secrets / f"web_{self.kind}_token").read_text()
+
+    def ask(self, query: str) -> dict[str, Any] | None:
+        """What it answers to who has its token, or None while it answers nothing."""
+        try:
+            status, body = self.post(query, {"Authorization": f"Bearer {self.token}"})
+        except OSError:
+            return None
+        assert status == 200, body
+        return json.loads(body)["data"]
+
+    def post(self, query: str, headers: dict[str, str]) -> tuple[int, str]:
+        return request(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30), query, headers)
+
+
+def request(connection: http.client.HTTPConnection, query: str, headers: dict[str, str]) -> tuple[int, str]:
+    body = json.dumps({"query": query})
+    with contextlib.closing(connection):
+        connection.request("POST", "/graphql", body, {"Content-Type": "application/json"} | headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+@contextmanager
+def web_server(place: Place, server: Server, kind: str) -> Iterator[WebServer]:
+    """The one of editors (`edit`) or of viewers (`view`), with the command and the variables of compose.yaml."""
+    service = compose()["services"]["webserver" if kind == "edit" else "viewer"]
+    port = free_port()
+    environment = {
+        name: value.replace("/run/secrets", str(server.secrets))
+        for name, value in service["environment"].items()
+        if "TOKEN" in name
+    }
+    assert len(environment) == 1
+    environment |= place.of_dagster | {"PORT": str(port), "DLC_PLATFORM_WEB_HOSTS": f"{kind}.localhost"}
+    with place.serving(kind, environment, *service["command"]) as process:
+        yield WebServer(kind, port, server.secrets, process)
+
+
+@pytest.fixture(scope="module")
+def web_servers(server: Server, place: Place) -> Iterator[dict[str, WebServer]]:
+    """Both, once they have loaded the definitions from the code server."""
+    question = (
+        "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename "
+        "... on PythonError { message } } } } } }"
     )
-    try:
-        with urlopen(request, timeout=30) as response:
-            return json.load(response)["data"]
-    except OSError:
-        return None
+    with (
+        place.serving("code-server", place.environment | {"PORT": str(place.port)}, "code-server") as code,
+        web_server(place, server, "edit") as edit,
+        web_server(place, server, "view") as view,
+    ):
+        assert "postgresql" not in Path(f"/proc/{code.pid}/cmdline").read_text()
+        both = {"edit": edit, "view": view}
+
+        def loaded(web: WebServer) -> bool:
+            assert code.poll() is None, place.said("code-server")
+            assert web.process.poll() is None, place.said(web.kind)
+            found = web.ask(question)
+            entries: Any = found and found["workspaceOrError"]["locationEntries"]
+            done = entries and entries[0]["locationOrLoadError"]
+            if not done or (done["__typename"] == "PythonError" and "UNAVAILABLE" in done["message"]):
+                return False  # The web server asks again by itself.
+            assert entries == [
+                {"name": "dlc_platform.definitions", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
+            ]
+            return True
+
+        for web in both.values():
+            wait_for(lambda web=web: loaded(web))
+        yield both
 
 
 def test_the_definitions_are_validated_without_a_database(place: Place):
@@ -160,42 +232,68 @@ def test_each_role_makes_its_tables(server: Server, place: Place):
     assert owners.split("\n") == ["dagster dagster", "dlc platform"]
 
 
-def test_a_viewers_webserver_shows_the_lab_and_changes_nothing(server: Server, place: Place):
-    web = free_port()
-    with (
-        place.serving("code-server", place.environment | {"PORT": str(place.port)}, "code-server") as code,
-        place.serving("viewer", place.of_dagster | {"PORT": str(web)}, "webserver", "--read-only") as viewer,
-    ):
-
-        def loaded() -> dict[str, Any] | None:
-            assert code.poll() is None, place.said("code-server")
-            assert viewer.poll() is None, place.said("viewer")
-            found = ask(
-                web,
-                "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename "
-                "... on PythonError { message } } } } } permissions { permission value } }",
-            )
-            entries: Any = found and found["workspaceOrError"]["locationEntries"]
-            done = entries and entries[0]["locationOrLoadError"]
-            if done and done["__typename"] == "PythonError" and "UNAVAILABLE" in done["message"]:
-                return None  # The webserver asks again by itself.
-            return found if done else None
-
-        found = wait_for(loaded)
-        (entry,) = found["workspaceOrError"]["locationEntries"]
-        assert entry == {
-            "name": "dlc_platform.definitions",
-            "locationOrLoadError": {"__typename": "RepositoryLocation"},
-        }
-        assert not any(permission["value"] for permission in found["permissions"])
-        for process in (code, viewer):
-            call = Path(f"/proc/{process.pid}/cmdline").read_text()
-            assert "postgresql" not in call
-        environment = Path(f"/proc/{viewer.pid}/environ").read_text()
+def test_a_viewers_web_server_shows_the_lab_and_changes_nothing(
+    server: Server, place: Place, web_servers: dict[str, WebServer]
+):
+    found = web_servers["view"].ask("{ permissions { permission value } }")
+    assert found and not any(permission["value"] for permission in found["permissions"])
+    found = web_servers["edit"].ask("{ permissions { permission value } }")
+    assert found and any(permission["value"] for permission in found["permissions"])
+    environment = ""
+    for web in web_servers.values():
+        assert "postgresql" not in Path(f"/proc/{web.process.pid}/cmdline").read_text()
+        environment += Path(f"/proc/{web.process.pid}/environ").read_text()
+        assert web.token not in environment
+    said = "".join(place.said(name) for name in ("code-server", "edit", "view")) + place.migrated
     for role in ("dagster", "platform"):
         password = (server.secrets / f"{role}_password").read_text().strip()
-        assert password not in place.said("code-server") + place.said("viewer") + place.migrated
+        assert password not in said
         assert (password in environment) == (role == "dagster")
+
+
+RELOAD = "mutation { reloadWorkspace { __typename } }"
+
+
+def test_past_the_proxy_nobody_gets_in(web_servers: dict[str, WebServer]):
+    """Neither another container, nor a viewer's token at the editors' server, nor another name or origin."""
+    edit, view = web_servers["edit"], web_servers["view"]
+    assert edit.token != view.token and len(edit.token) == len(view.token) == 64
+    for web, other in ((edit, view), (view, edit)):
+        for headers in ({}, {"Authorization": f"Bearer {other.token}"}, {"Authorization": "Bearer "}):
+            assert web.post(RELOAD, headers)[0] == 401
+        known = {"Authorization": f"Bearer {web.token}"}
+        assert web.post(RELOAD, known | {"Host": f"{other.kind}.localhost"})[0] == 403
+        assert web.post(RELOAD, known | {"Origin": "https://elsewhere.example"})[0] == 403
+    found = view.post(RELOAD, {"Authorization": f"Bearer {view.token}"})
+    assert found[0] == 403 and "Nothing can be changed here" in found[1]
+
+
+def test_the_health_check_of_a_container_needs_no_token(web_servers: dict[str, WebServer]):
+    for web in web_servers.values():
+        service = compose()["services"]["webserver" if web.kind == "edit" else "viewer"]
+        _, program, *arguments = service["healthcheck"]["test"]
+        assert program == "python"
+        check = [argument.replace(":3000/", f":{web.port}/") for argument in arguments]
+        subprocess.run([sys.executable, *check], check=True)
+
+
+@pytest.mark.parametrize("kind", ["edit", "view"])
+@pytest.mark.parametrize("left", ["nothing", "a token that is empty"])
+def test_a_web_server_without_a_token_does_not_start(place: Place, tmp_path: Path, kind: str, left: str):
+    """As with the files of an earlier version; it says what is missing instead of being open."""
+    arguments = ["webserver"] if kind == "edit" else ["webserver", "--read-only"]
+    variable = "DLC_PLATFORM_WEB_TOKEN_FILE" if kind == "edit" else "DLC_PLATFORM_WEB_READ_ONLY_TOKEN_FILE"
+    environment = {variable: str(tmp_path / "token")} if left != "nothing" else {}
+    (tmp_path / "token").touch()
+    done = subprocess.run(
+        [ENTRYPOINT, *arguments],
+        env=plain_environment() | place.of_dagster | environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert ("holds no token" if environment else "there is no lab to work on") in done.stderr
 
 
 def test_a_server_keeps_its_runs_in_order_as_one_lab_does(place: Place):
@@ -321,6 +419,7 @@ def test_a_deployment_backs_up_and_migrates_before_it_starts(machine: Machine):
     assert all(call.startswith("v2: compose ") for call in machine.calls)
     order = [
         "pull",
+        "run --rm --no-deps tokens",
         "run --rm --no-deps validate",
         "migrate --check",
         "backup /lab",
@@ -612,7 +711,7 @@ def test_nothing_secret_is_in_the_compose_file_and_nothing_runs_with_more_than_i
     described = compose()
     services = described["services"]
     of_platform = {name for name, service in services.items() if str(service["image"]).startswith("${IMAGE")}
-    assert of_platform == {"code-server", "daemon", "webserver", "viewer", "migrate", "validate"}
+    assert of_platform == {"code-server", "daemon", "webserver", "viewer", "migrate", "validate", "tokens"}
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -623,12 +722,15 @@ def test_nothing_secret_is_in_the_compose_file_and_nothing_runs_with_more_than_i
         # Only the proxy is reached from outside.
         assert ("ports" in service) == (name == "proxy"), name
     for name in of_platform:
-        assert services[name]["user"] == "${PLATFORM_UID:-10001}:${PLATFORM_GID:-10001}"
+        # The folder of the secrets is root's.
+        own = "0:0" if name == "tokens" else "${PLATFORM_UID:-10001}:${PLATFORM_GID:-10001}"
+        assert services[name]["user"] == own
         mounts = {mount["target"]: mount for mount in services[name]["volumes"]}
         for target in {"/raw", "/projects", "/lab/lab.yaml"} & mounts.keys():
             assert mounts[target]["read_only"] is True, (name, target)
     for name in ("webserver", "viewer"):
-        assert services[name]["secrets"] == ["dagster_url", "postgres_ca"]
+        token = f"web_{'edit' if name == 'webserver' else 'view'}_token"
+        assert services[name]["secrets"] == ["dagster_url", "postgres_ca", token]
         assert set(services[name]["networks"]) == {"database", "services"}
     assert described["networks"]["database"] == described["networks"]["services"] == {"internal": True}
     # Who stops runs has to see the workers and to bear the name of their machine.
@@ -648,7 +750,7 @@ def test_everything_that_compose_asks_for_has_an_example():
     # The last is for `deploy`.
     assert given - asked <= {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "LAB_FILE"}
     # make-secrets makes what compose mounts.
-    made = (WORKSTATION / "make-secrets").read_text()
+    made = (WORKSTATION / "make-secrets").read_text() + (WORKSTATION / "make-tokens").read_text()
     for name in compose()["secrets"]:
         assert name in made or name.removesuffix("_password") in made or name.removesuffix("_url") in made
 
@@ -695,61 +797,195 @@ def sign_on(request: BaseHTTPRequestHandler) -> tuple[int, str]:
     return (202 if groups & set(allowed) else 403), ""
 
 
-def test_the_proxy_lets_in_whom_the_sign_on_knows_and_viewers_to_the_viewer_alone(tmp_path: Path):
+def trusting() -> ssl.SSLContext:
+    """Takes a certificate of Caddy's own authority."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Caddy at work, with the Caddyfile of the deployment."""
+
+    port: int
+
+    def name(self, kind: str) -> str:
+        """As what a browser knows it."""
+        return f"{kind}.localhost:{self.port}"
+
+    def connection(self, kind: str) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection(f"{kind}.localhost", self.port)
+        connection.sock = trusting().wrap_socket(self.connected(), server_hostname=f"{kind}.localhost")
+        return connection
+
+    def connected(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 30)
+
+    def get(self, kind: str, path: str = "/runs", **headers: str) -> tuple[int, str, dict[str, str]]:
+        with contextlib.closing(self.connection(kind)) as connection:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode(), dict(response.getheaders())
+
+
+@contextmanager
+def proxying(folder: Path, secrets: Path, signing: str, webserver: str, viewer: str) -> Iterator[Proxy]:
+    """The proxy before two web servers; `signing` is the sign-on."""
     caddy = shutil.which("caddy")
     if caddy is None:
         pytest.skip("the system has no Caddy: install the package caddy")
-    port = free_port()
+    proxy = Proxy(free_port())
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "HTTP_PORT": str(free_port()),
+        "EDIT_HOST": f"https://{proxy.name('edit')}",
+        "VIEW_HOST": f"https://{proxy.name('view')}",
+        "EDITORS": "dlc-editors",
+        "VIEWERS": "dlc-editors,dlc-viewers",
+        "SIGN_ON": signing,
+        "WEBSERVER": webserver,
+        "VIEWER": viewer,
+        "TOKENS": str(secrets / "proxy_tokens"),
+    }
+    # The variables of both deployments are these.
+    (pod,) = [
+        container
+        for manifest in yaml.safe_load_all((DEPLOYMENTS / "kubernetes" / "proxy.yaml").read_text())
+        for container in manifest["spec"].get("template", {}).get("spec", {}).get("containers", [])
+        if container["name"] == "caddy"
+    ]
+    of_pod = environment.keys() - {"PATH", "HOME"} | {"TLS"}
+    assert {one["name"] for one in pod["env"]} == of_pod
+    assert compose()["services"]["proxy"]["environment"].keys() == of_pod - {"HTTP_PORT"}
+    command = [caddy, "run", "--config", WORKSTATION / "Caddyfile", "--adapter", "caddyfile"]
+    log = (folder / "log").open("wb")
+    with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+
+        def answers() -> bool:
+            assert process.poll() is None, (folder / "log").read_text()
+            try:
+                # Each name has a certificate of its own, which is made first.
+                return all(proxy.get(kind)[0] for kind in ("edit", "view"))
+            except (ConnectionError, ssl.SSLError):
+                return False
+
+        try:
+            wait_for(answers)
+            yield proxy
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokens")
+    make_tokens(folder)
+    return folder
+
+
+def make_tokens(folder: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "PLATFORM_UID": str(os.getuid())}
+    subprocess.run([WORKSTATION / "make-tokens", folder], env=environment, check=True)
+
+
+def test_the_proxy_lets_in_whom_the_sign_on_knows_and_viewers_to_the_viewer_alone(tmp_path: Path, tokens: Path):
     with (
         answering(sign_on) as signing,
-        answering(lambda request: (200, "everything")) as webserver,
-        answering(lambda request: (200, "looking on")) as viewer,
+        answering(lambda request: (200, f"everything {request.headers['Authorization']}")) as webserver,
+        answering(lambda request: (200, f"looking on {request.headers['Authorization']}")) as viewer,
+        proxying(tmp_path, tokens, signing, webserver, viewer) as proxy,
     ):
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "HTTP_PORT": str(free_port()),
-            "EDIT_HOST": f"https://edit.localhost:{port}",
-            "VIEW_HOST": f"https://view.localhost:{port}",
-            "EDITORS": "dlc-editors",
-            "VIEWERS": "dlc-editors,dlc-viewers",
-            "SIGN_ON": signing,
-            "WEBSERVER": webserver,
-            "VIEWER": viewer,
-        }
-        log = (tmp_path / "log").open("wb")
-        command = [caddy, "run", "--config", WORKSTATION / "Caddyfile", "--adapter", "caddyfile"]
-        with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+        status, body, headers = proxy.get("edit")
+        assert (status, body) == (302, "")
+        assert headers["Location"] == "/oauth2/start?rd=https://edit.localhost/runs"
+        assert headers["Strict-Transport-Security"]
+        answers = {(kind, who): proxy.get(kind, Cookie=who)[:2] for kind in ("edit", "view") for who in GROUPS}
+        of_edit, of_view = ((tokens / f"web_{kind}_token").read_text() for kind in ("edit", "view"))
+        assert answers[("edit", "ada")] == (200, f"everything Bearer {of_edit}")
+        assert answers[("view", "ada")] == answers[("view", "visitor")] == (200, f"looking on Bearer {of_view}")
+        for refused in (("edit", "visitor"), ("edit", "stranger"), ("view", "stranger")):
+            assert answers[refused] == (403, "")
+        # What a browser says of itself is not handed on, and opens nothing.
+        own = {"Authorization": f"Bearer {of_edit}"}
+        assert proxy.get("view", Cookie="visitor", **own)[1] == f"looking on Bearer {of_view}"
+        assert proxy.get("edit", Cookie="visitor", **own)[:2] == (403, "")
+        assert proxy.get("edit", **own)[0] == 302
+        # To sign on, nobody has to have signed on.
+        assert proxy.get("view", "/oauth2/start")[1] == f"signing on for view.localhost:{proxy.port}"
 
-            def get(name: str, cookie: str = "", path: str = "/runs") -> tuple[int, str, dict[str, str]] | None:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                context = ssl.create_default_context()
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                try:
-                    with socket.create_connection(("127.0.0.1", port), 30) as plain:
-                        connection = http.client.HTTPConnection(f"{name}.localhost", port)
-                        connection.sock = context.wrap_socket(plain, server_hostname=f"{name}.localhost")
-                        connection.request("GET", path, headers={"Cookie": cookie} if cookie else {})
-                        response = connection.getresponse()
-                        return response.status, response.read().decode(), dict(response.getheaders())
-                except (ConnectionError, ssl.SSLError):
-                    return None
 
+def test_a_browser_works_with_the_web_servers_through_the_proxy(
+    tmp_path: Path, server: Server, web_servers: dict[str, WebServer]
+):
+    local = {kind: f"127.0.0.1:{web.port}" for kind, web in web_servers.items()}
+    with (
+        answering(sign_on) as signing,
+        proxying(tmp_path, server.secrets, signing, local["edit"], local["view"]) as proxy,
+    ):
+
+        def post(kind: str, query: str, origin: str, who: str = "ada") -> tuple[int, str]:
+            return request(proxy.connection(kind), query, {"Cookie": who, "Origin": origin})
+
+        def listen(kind: str, who: str, origin: str) -> str | int:
+            """What comes of a WebSocket, as the UI opens it."""
+            address, headers = f"wss://{proxy.name(kind)}/graphql", {"Cookie": who}
             try:
-                status, _, headers = wait_for(lambda: get("edit"))
-                assert status == 302
-                assert headers["Location"] == "/oauth2/start?rd=https://edit.localhost/runs"
-                assert headers["Strict-Transport-Security"]
-                answers = {
-                    (name, who): wait_for(lambda n=name, w=who: get(n, w))[:2]
-                    for name in ("edit", "view")
-                    for who in GROUPS
-                }
-                assert answers[("edit", "ada")] == (200, "everything")
-                assert answers[("view", "ada")] == answers[("view", "visitor")] == (200, "looking on")
-                for refused in (("edit", "visitor"), ("edit", "stranger"), ("view", "stranger")):
-                    assert answers[refused] == (403, "")
-                # To sign on, nobody has to have signed on.
-                assert wait_for(lambda: get("view", path="/oauth2/start"))[1] == f"signing on for view.localhost:{port}"
-            finally:
-                process.terminate()
+                with connect(
+                    address,
+                    sock=proxy.connected(),
+                    ssl=trusting(),
+                    server_hostname=f"{kind}.localhost",
+                    origin=origin,  # pyright: ignore
+                    additional_headers=headers,
+                    subprotocols=["graphql-ws"],  # pyright: ignore
+                    proxy=None,
+                ) as opened:
+                    opened.send(json.dumps({"type": "connection_init"}))
+                    return json.loads(opened.recv(30))["type"]
+            except InvalidStatus as error:
+                return error.response.status_code
+
+        for kind in ("edit", "view"):
+            own = f"https://{proxy.name(kind)}"
+            status, page, headers = proxy.get(kind, "/runs", Cookie="ada", Accept="text/html")
+            assert (status, headers["X-Frame-Options"]) == (200, "DENY")
+            assert "/_next/static/" in page
+            # The token stays between the proxy and the web server.
+            assert "Set-Cookie" not in headers and web_servers[kind].token not in page + str(headers)
+            assert post(kind, "{ version }", own)[0] == 200
+            assert listen(kind, "ada", own) == "connection_ack"
+            # The link of the sign-on leads here from another site.
+            link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+            assert proxy.get(kind, "/runs", Cookie="ada", Accept="text/html", **link)[0] == 200
+            for other in ("https://elsewhere.example", "null", f"https://{kind}.localhost:1"):
+                assert post(kind, RELOAD, other)[0] == 403
+                assert listen(kind, "ada", other) == 403
+            assert listen(kind, "stranger", own) == 403
+        own = f"https://{proxy.name('edit')}"
+        assert post("edit", RELOAD, f"https://{proxy.name('view')}")[0] == 403
+        assert '"reloadWorkspace"' in post("edit", RELOAD, own)[1]
+        assert post("edit", RELOAD, own, "visitor")[0] == 403
+        refused = post("view", RELOAD, f"https://{proxy.name('view')}", "visitor")
+        assert refused[0] == 403 and "Nothing can be changed here" in refused[1]
+
+
+def test_tokens_stay_when_they_are_made_again(tmp_path: Path):
+    """Each belongs to who reads it, and what an earlier version left is completed."""
+    make_tokens(tmp_path)
+    made = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert made.keys() == {"web_edit_token", "web_view_token", "proxy_tokens"}
+    for kind in ("edit", "view"):
+        assert f'Bearer {made[f"web_{kind}_token"]}"' in made["proxy_tokens"]
+    for file in tmp_path.iterdir():
+        assert file.stat().st_mode & 0o777 == 0o600
+    make_tokens(tmp_path)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == made
+    (tmp_path / "web_view_token").unlink()
+    (tmp_path / "proxy_tokens").unlink()
+    make_tokens(tmp_path)
+    again = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert again["web_edit_token"] == made["web_edit_token"]
+    assert again["web_view_token"] != made["web_view_token"]
+    assert again["web_view_token"] in again["proxy_tokens"]

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import psutil
@@ -24,6 +26,7 @@ from sqlalchemy import URL
 
 from dlc_platform import cli
 from dlc_platform.launchers.slurm_follower import JOB_TAG
+from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres.connection import dagster_url
 from dlc_platform_tests.launchers.slurm_lab import SlurmLab, wait
 from dlc_platform_tests.orchestration.up import plain_environment
@@ -66,20 +69,25 @@ class Services:
     def _has_loaded(self) -> bool:
         assert self.process and self.process.poll() is None, self._log.read_text()
         query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
-        call = Request(
-            f"http://127.0.0.1:{self.port}/graphql",
-            json.dumps({"query": query}).encode(),
-            {"Content-Type": "application/json"},
-        )
         try:
-            with urlopen(call, timeout=60) as answer:
-                return bool(json.load(answer)["data"]["repositoriesOrError"].get("nodes"))
+            return bool(self.ask(query, authorization(self.instance.parent))["repositoriesOrError"].get("nodes"))
         except OSError:
             return False
 
+    def ask(self, query: str, headers: dict[str, str]) -> Any:
+        """What the webserver answers; HTTPError when it refuses."""
+        call = Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": query}).encode(),
+            {"Content-Type": "application/json"} | headers,
+        )
+        with urlopen(call, timeout=60) as answer:
+            return json.load(answer)["data"]
+
     def launch(self, job: str) -> str:
         """Ask the webserver for a run; its id."""
-        return DagsterGraphQLClient("127.0.0.1", port_number=self.port).submit_job_execution(job)
+        headers = authorization(self.instance.parent)
+        return DagsterGraphQLClient("127.0.0.1", port_number=self.port, headers=headers).submit_job_execution(job)
 
     def stop(self) -> int:
         """Stop them as systemd does; the exit code."""
@@ -150,6 +158,9 @@ def test_services_hand_runs_to_slurm_are_stopped_without_a_trace_and_go_on(
             return found
 
     services.start()
+    # Other accounts of the node reach the port, and nothing behind it.
+    with pytest.raises(HTTPError, match="401"):
+        services.ask("{ version }", {})
     # What waits in the queue meanwhile does not notice that the services are stopped.
     slurm.ask("scontrol", "update", "PartitionName=work", "State=DOWN")
     try:

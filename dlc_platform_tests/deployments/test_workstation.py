@@ -432,6 +432,28 @@ def test_a_deployment_backs_up_and_migrates_before_it_starts(machine: Machine):
         assert any(step in call for call in rest), f"{step} does not come in its turn: {machine.calls}"
 
 
+def test_a_deployment_from_before_gets_its_tokens_once(machine: Machine, tmp_path: Path):
+    """It has a folder of secrets from an earlier version, which only root may write into."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    machine.put("SECRETS", f"SECRETS='{secrets}'")
+    drawing = "v2: compose run --rm --no-deps tokens"
+    assert machine.deploy("v2", fail=" tokens$") == 1
+    # Nothing is at work with it yet, and the same is said as a command.
+    assert machine.calls[-1] == drawing
+    told = machine.said.splitlines()[-1].partition("sudo ")[2]
+    assert told == f"PLATFORM_UID=10001 {machine.checkout}/workstation/make-tokens {secrets}"
+    subprocess.run(["sh", "-euc", told.replace("10001", str(os.getuid()))], check=True)
+    assert machine.deploy("v2") == 0
+    assert drawing not in machine.calls
+    # What Compose runs is this script, on this folder.
+    service = compose()["services"]["tokens"]
+    assert service["entrypoint"] == ["sh", "/make-tokens", "/secrets"]
+    mounts = {mount["target"]: mount["source"] for mount in service["volumes"]}
+    assert mounts == {"/make-tokens": "./make-tokens", "/secrets": "${SECRETS:?the folder of the secrets}"}
+    assert (machine.place / "current" / "make-tokens").exists()
+
+
 def test_going_back_brings_the_image_that_the_tag_named(machine: Machine):
     of_v1, of_v2 = machine.push("v1", "1"), machine.push("v2", "2")
     assert machine.deploy("v1") == 0

@@ -62,6 +62,7 @@ def examine(home: Path) -> Iterator[Finding]:
         yield Finding("lab.yaml", error.problem, error.remedy)
         return
     yield Finding("lab.yaml", f"{home / 'lab.yaml'} is valid")
+    yield from _open_home(home)
     yield from _store(lab)
     yield from _postgres(home)
     with _catalogue(home) as engine:
@@ -95,6 +96,27 @@ def examine_devices(lab: Lab) -> Finding:
         "the GPUs, it is as it should be",
         warning=True,
     )
+
+
+def _open_home(home: Path) -> Iterator[Finding]:
+    """Say that other accounts of the machine can open HOME, which a new one is closed for."""
+    try:
+        mode = home.stat().st_mode & 0o777
+        reachable = all(folder.stat().st_mode & 0o001 for folder in home.resolve().parents)
+        data = home / "postgres" / "data"
+        # That of root runs as another account, which comes through HOME where its data lie there.
+        through = data.is_dir() and not data.is_symlink() and data.stat().st_uid != home.stat().st_uid
+    except OSError:  # as from within a container, which does not see the folders above
+        return
+    if not reachable or not mode & (0o004 if through else 0o005):
+        return
+    if through:
+        found = f"every account of this machine can list {home} (mode {mode:04o})"
+        remedy = f"Run: chmod o-rw {shell_word(home)} (its Postgres, which is another account, still comes through)"
+    else:
+        found = f"every account of this machine can open {home} (mode {mode:04o})"
+        remedy = f"Where that is not meant, run: chmod o-rwx {shell_word(home)}"
+    yield Finding("HOME", found, remedy, warning=True)
 
 
 def _store(lab: Lab) -> Iterator[Finding]:

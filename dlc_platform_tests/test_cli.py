@@ -2,12 +2,14 @@
 
 import getpass
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from sqlalchemy import URL, Engine, text
 
 from dlc_platform import cli
 from dlc_platform.catalog.quarantine import Fault, judge
+from dlc_platform.diagnosis import Finding, examine
 from dlc_platform.notifications import News, announce, deliver
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
@@ -268,6 +271,35 @@ def test_doctor_finds_what_is_wrong(
     wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
     assert wrong
     assert any(found in line for line in wrong), out
+
+
+def test_doctor_says_that_other_accounts_can_open_home(make_reachable: Callable[[], AbstractContextManager[Path]]):
+    with make_reachable() as folder:
+        home = folder / "my lab"
+        (home / "postgres" / "data").mkdir(parents=True)
+        (home / "lab.yaml").write_text("raw_roots: [raw]\nprojects: {a: {path: project}}\n")
+
+        def said() -> list[Finding]:
+            return [one for one in islice(examine(home), 2) if one.what == "HOME"]
+
+        home.chmod(0o755)
+        (open_to_all,) = said()
+        assert open_to_all.found == f"every account of this machine can open {home} (mode 0755)"
+        assert open_to_all.warning and open_to_all.remedy.endswith(f"chmod o-rwx '{home}'")
+        subprocess.run(open_to_all.remedy.partition(": ")[2], shell=True, check=True)
+        assert said() == []
+        # Postgres of root, which is another account, has its data there.
+        home.chmod(0o755)
+        if os.geteuid() == 0:
+            os.chown(home / "postgres" / "data", 10001, 10001)
+            (listed,) = said()
+            assert "can list" in listed.found and listed.remedy.startswith(f"Run: chmod o-rw '{home}' (")
+            home.chmod(0o751)
+            assert said() == []
+        # Nobody comes through the folder above.
+        home.chmod(0o755)
+        folder.chmod(0o700)
+        assert said() == []
 
 
 def test_doctor_finds_a_configuration_that_deeplabcut_rejects(

@@ -30,6 +30,7 @@ from dlc_platform.settings import (
     Lab,
     load_lab,
 )
+from dlc_platform.yaml_files import load_yaml, yaml_text
 
 #: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
 _URL_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL"
@@ -117,9 +118,9 @@ def lab_problem(home: Path) -> Path:
 def where_it_stands(home: Path) -> Iterator[str]:
     """What a lab that was copied or moved since it was last started still names of the place where it was."""
     try:
-        written = yaml.safe_load(dagster_yaml(home).read_text(encoding="utf-8"))
+        written = load_yaml(dagster_yaml(home), yaml_text(dagster_yaml(home)))
         before = Path(written["local_artifact_storage"]["config"]["base_dir"]).parent
-    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError):  # never started, or of the lab's own making
+    except (OSError, PlatformError, ValueError, KeyError, TypeError):  # never started, or of the lab's own making
         return
     if before == home or before.resolve() == home.resolve():
         return
@@ -155,15 +156,13 @@ def wanted_dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
     if lab.dagster_yaml is None:
         return written
     try:
-        own = yaml.safe_load(lab.dagster_yaml.read_text(encoding="utf-8"))
+        own = load_yaml(lab.dagster_yaml, yaml_text(lab.dagster_yaml))
     except OSError as error:
         raise PlatformError(
             f"{lab.dagster_yaml} cannot be read: {error.strerror}", "Correct dagster_yaml in lab.yaml"
         ) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise PlatformError(
-            f"{lab.dagster_yaml} is not YAML: {' '.join(str(error).split())}", "Mend that line"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise PlatformError(f"{lab.dagster_yaml} is not UTF-8: {error.reason}", "Save it as UTF-8") from error
     if not isinstance(own, dict):
         raise PlatformError(f"{lab.dagster_yaml} holds no keys", "Write parts of dagster.yaml into it")
     merged = _merged(written, own)

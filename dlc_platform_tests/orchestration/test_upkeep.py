@@ -53,7 +53,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.orchestration import inspection, retries, run_history, sensors
 from dlc_platform.orchestration.build import build_definitions
-from dlc_platform.orchestration.instance import open_instance, prepare
+from dlc_platform.orchestration.instance import environment_of, open_instance, prepare, wanted_dagster_yaml
 from dlc_platform.orchestration.partitions import RANGE_START
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
@@ -61,7 +61,7 @@ from dlc_platform.orchestration.schedules import late
 from dlc_platform.orchestration.sensors import Asked, Cursor
 from dlc_platform.platform import Platform
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
-from dlc_platform.settings import POSTGRES_VARIABLE, YEAR_SECONDS, Lab, Recipe, leaves
+from dlc_platform.settings import POSTGRES_VARIABLE, YEAR_SECONDS, Lab, Recipe, leaves, load_lab
 from dlc_platform.store import Store
 from dlc_platform.waiting import waiting
 from dlc_platform_tests import keeping, receivers
@@ -606,6 +606,47 @@ def test_hygiene_is_written_into_dagster_yaml(kept: Kept) -> None:
         for pool in kept.definitions.resolve_asset_graph().get(key).pools or ()
     }
     assert pools == set(limits)
+
+
+def test_dagster_tells_nobody_what_a_lab_does(kept: Kept) -> None:
+    assert not kept.instance.telemetry_enabled
+    assert environment_of(kept.home)["DAGSTER_DISABLE_TELEMETRY"] == "true"
+    deployments = Path(upkeep.__file__).parents[1] / "deployments"
+    settings = yaml.safe_load((kept.home / "lab.yaml").read_text())
+    own = {**settings, "dagster_yaml": str(deployments / "slurm" / "dagster.yaml")}
+    (kept.home / "lab.yaml").write_text(yaml.safe_dump(own))
+    assert wanted_dagster_yaml(kept.home, load_lab(kept.home))["telemetry"] == {"enabled": False}
+    # The chart writes it into the one of Kubernetes, and its image turns it off for every command.
+    values = yaml.safe_load((deployments / "kubernetes" / "values.yaml").read_text())
+    assert values["telemetry"] == {"enabled": False}
+    assert "DAGSTER_DISABLE_TELEMETRY=true" in (deployments / "Dockerfile").read_text()
+
+
+#: What a file of a few hundred bytes may not cost, and what is no file.
+BOMBS = {
+    "aliases": "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)),
+    "an alias of itself": "run_launcher: &a [*a]\n",
+    "lists in lists": "a: " + 2000 * "[" + 2000 * "]",
+    "mappings in mappings": "\n".join(" " * i + "a:" for i in range(2000)),
+    "an object of Python": "run_launcher: !!python/object/apply:os.system ['true']\n",
+    "a key twice": "run_launcher: {}\nrun_launcher: {}\n",
+    "a date that is none": "telemetry: 2024-99-99\n",
+    "a large file": "# " + 5_000_000 * "x",
+}
+
+
+@pytest.mark.parametrize("bomb", [*BOMBS, "a pipe", "other letters"])
+def test_a_labs_own_parts_of_dagster_yaml_are_read_as_lab_yaml_is(tmp_path: Path, bomb: str) -> None:
+    own = tmp_path / "own.yaml"
+    if bomb == "a pipe":
+        os.mkfifo(own)
+    elif bomb == "other letters":
+        own.write_bytes("name: Zoë".encode("latin-1"))
+    else:
+        own.write_text(BOMBS[bomb])
+    lab = Lab.model_validate({"raw_roots": ["raw"], "projects": {"a": {"path": "a"}}, "dagster_yaml": own})
+    with pytest.raises(PlatformError, match=r"own\.yaml"):
+        wanted_dagster_yaml(tmp_path, lab)
 
 
 def test_a_labs_own_parts_of_dagster_yaml_go_before_what_is_written(kept: Kept) -> None:

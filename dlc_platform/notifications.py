@@ -34,7 +34,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener, getproxies, proxy_bypass
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.tables import Notification
@@ -223,16 +223,22 @@ def _due(engine: Engine, lab: Lab, channel: Channel) -> list[str]:
                 )
             )
             pause = timedelta(minutes=lab.notify.digest_minutes)
-            if under_way or (last is not None and last + pause > now):
+            if under_way or (last is not None and last <= now < last + pause):
                 continue
             connection.execute(
                 update(Notification)
                 .where(*of_kinds, Notification.message.is_(None))
                 .values(message=str(uuid4()), next_attempt_at=func.now())
             )
-        due = (Notification.message.is_not(None), Notification.next_attempt_at <= func.now())
+        due = (Notification.message.is_not(None), _is_due())
         found = select(Notification.message).where(*own, *due).group_by(Notification.message)
         return [str(message) for message in connection.scalars(found.order_by(func.min(Notification.id)))]
+
+
+def _is_due() -> ColumnElement[bool]:
+    """The next attempt's time has come, or is further away than any is: the clock was set back since."""
+    now, next_one = func.now(), Notification.next_attempt_at
+    return or_(next_one <= now, next_one > now + _LONGEST_WAIT)
 
 
 def _deliver(
@@ -246,7 +252,7 @@ def _deliver(
             return False
         first = connection.execute(
             select(Notification.attempts, Notification.unanswered, Notification.created_at, func.now().label("now"))
-            .where(*rows, Notification.next_attempt_at <= func.now())
+            .where(*rows, _is_due())
             .order_by(Notification.id)
             .limit(1)
         ).one_or_none()

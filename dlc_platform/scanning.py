@@ -154,9 +154,7 @@ def look(
     roots = _roots(engine, lab)
     with engine.begin() as connection:
         # A clock that was set back would let them wait for as long as it was wrong.
-        connection.execute(
-            text("update dlc.waiting_session set changed_at = :now where changed_at > :now"), {"now": now}
-        )
+        connection.execute(_NOT_IN_THE_FUTURE, {"now": now, "settle": timedelta(seconds=lab.settle_seconds)})
     seen = _Seen()
     settled = _settled(engine, lab, now, most, under_way, began + _COMPARING * seconds, seen)
     folders = _folders_of(engine, settled)
@@ -873,6 +871,13 @@ def _open(candidates: Sequence[Candidate], reasons: dict[str, tuple[str, str] | 
         reasons[candidate.session.key] = next(((path, reason) for path, reason in found if reason is not None), None)
 
 
+#: What waits to open is looked at again after as long as it has waited.
+_NOT_IN_THE_FUTURE = text(
+    "update dlc.waiting_session set changed_at = least(changed_at, :now), unready_since = least(unready_since, :now), "
+    "look_at = case when isfinite(look_at) then least(look_at, cast(:now as timestamptz)) else look_at end "
+    "where changed_at > :now or unready_since > :now or (isfinite(look_at) "
+    "and look_at > cast(:now as timestamptz) + greatest(cast(:settle as interval), :now - unready_since))"
+)
 _LATER = text(
     "update dlc.waiting_session w set unready_since = n.since, look_at = n.look_at, "
     "left_out = cast(n.left_out as jsonb) from unnest(cast(:keys as text[]), cast(:since as timestamptz[]), "

@@ -234,6 +234,20 @@ def test_waits_become_longer_and_end_after_days(engine: Engine, lab: Lab, hook: 
     assert rows(engine)[0]["given_up_at"] is not None
 
 
+def test_a_message_does_not_wait_for_a_clock_that_was_wrong(engine: Engine, lab: Lab, hook: Webhook) -> None:
+    hook.statuses = [500, 200]
+    tell(engine, lab, "a")
+    assert deliver(engine, lab, print) == 0
+    with engine.begin() as connection:
+        connection.execute(text("update dlc.notification set next_attempt_at = now() + interval '1 day'"))
+    assert deliver(engine, lab, print) == 1
+    # Nor do those that come after one that was sent tomorrow.
+    with engine.begin() as connection:
+        connection.execute(text("update dlc.notification set sent_at = now() + interval '1 day'"))
+    tell(engine, lab, "b")
+    assert deliver(engine, lab, print) == 1
+
+
 def test_a_receiver_that_hangs_costs_a_bounded_time(engine: Engine, lab: Lab, hook: Webhook) -> None:
     hook.statuses, hook.silence = [0], 20.0
     tell(engine, lab, "a")

@@ -330,6 +330,19 @@ def test_a_clock_that_is_set_back_costs_no_more_than_the_time_to_settle(disks: D
     assert disks.look() == [KEY]
 
 
+def test_a_file_that_did_not_open_does_not_wait_for_a_clock_that_was_wrong(disks: Disks) -> None:
+    path = disks.write("sub-1/ses-1")
+    path.write_bytes(path.read_bytes()[:40])
+    disks.look()
+    disks.look(86400)
+    assert "it does not open" in disks.said
+    disks.look(-86400)
+    waited = 0.0
+    while not disks.look():
+        waited += SETTLE
+        assert waited <= disks.rule.unopened_seconds + 2 * SETTLE
+
+
 def test_the_newest_come_first_or_as_lab_yaml_says(disks: Disks) -> None:
     for name, when in (("sub-1", 2000), ("sub-2", 3000), ("sub-3", 1000)):
         path = disks.write(f"{name}/ses-1")

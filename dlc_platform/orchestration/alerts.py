@@ -164,14 +164,15 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
     if not channels:
         return dg.SensorResult(skip_reason=dg.SkipReason("lab.yaml names no channel under `notify`"))
     announce_quarantine(lab.engine, channels)
-    since = datetime.fromisoformat(context.cursor) if context.cursor else datetime.now(UTC) - _FIRST_LOOK
+    now = datetime.now(UTC)
+    # Of a clock that was set back since, the last look says nothing.
+    since = min(datetime.fromisoformat(context.cursor), now) if context.cursor else now - _FIRST_LOOK
     failed = context.instance.get_run_records(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since - _OVERLAP),
         limit=_RUNS,
         order_by="update_timestamp",
         ascending=True,
     )
-    now = datetime.now(UTC)
     young = [record for record in failed if _may_be_retried(record, now)]
     settled = [record for record in failed if not _may_be_retried(record, now)]
     told = list(_failures(context.instance, lab.engine, settled))

@@ -69,6 +69,8 @@ def is_of_the_machine(events: Iterable[dg.DagsterEvent], session: str) -> bool:
             error = failure.error
         elif event.is_job_failure and event.event_specific_data:
             error = event.job_failure_data.error
+            # It never came to its work, by the clock.
+            found = found or event.job_failure_data.failure_reason == RunFailureReason.START_TIMEOUT
         if error is not None:
             found = found or is_told_of_machine([(one.cls_name, one.message) for one in _causes(error)])
     return found

@@ -20,6 +20,7 @@ from dagster._daemon.controller import get_daemon_statuses
 from dlc_platform.diagnosis import Finding
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.clock import TOLERANCE
 from dlc_platform.orchestration.instance import (
     dagster_yaml,
     environment_of,
@@ -326,6 +327,11 @@ def _tick_problem(instance: dg.DagsterInstance, state: InstigatorState, most: ti
     if last.status == TickStatus.FAILURE:
         told = last.error.message.strip().splitlines()[0] if last.error else "no reason is known"
         return f"it failed at {when:%Y-%m-%d %H:%M} UTC: {told}"
+    if when - datetime.now(UTC) > TOLERANCE:
+        return (
+            f"it looked last at {when:%Y-%m-%d %H:%M} UTC, by a clock that was set back since, and looks again only "
+            "then; `dlc-platform up` lets it go on at once when it is started"
+        )
     if alive and datetime.now(UTC) - when > 1.5 * most:
         return f"it has not looked since {when:%Y-%m-%d %H:%M} UTC, while the daemon lives"
     return None

@@ -34,6 +34,7 @@ from dagster._core.storage.tags import (
 from dagster._serdes import ConfigurableClassData
 
 from dlc_platform.faults import machine_fault
+from dlc_platform.orchestration.clock import TOLERANCE
 
 #: The sensor that asks for sessions, and the schedule that asks for those that it missed.
 SESSION_SENSOR, CATCH_UP = "new_session_videos", "catch_up"
@@ -108,7 +109,7 @@ class PatientRunCoordinator(QueuedRunCoordinator):
         super().__init__(
             **{"max_user_code_failure_retries": _MOST_LOADS, "user_code_failure_retry_delay": _LOAD_SECONDS, **others}
         )
-        self._retry_minutes = retry_minutes or []
+        self.retry_minutes = retry_minutes or []
 
     @classmethod
     def config_type(cls) -> Mapping[str, Any]:
@@ -136,9 +137,15 @@ class PatientRunCoordinator(QueuedRunCoordinator):
     def _minutes(self, tags: Mapping[str, str], parent_run_id: str | None) -> float:
         number = int(tags.get(RETRY_NUMBER_TAG, "0"))
         by_itself = tags.get(STOPPED_TAG, "") != parent_run_id
-        if not (number and by_itself and self._retry_minutes):
+        if not (number and by_itself and self.retry_minutes):
             return 0
-        return self._retry_minutes[min(number, len(self._retry_minutes)) - 1]
+        return self.retry_minutes[min(number, len(self.retry_minutes)) - 1]
+
+
+def longest_wait(instance: dg.DagsterInstance) -> float:
+    """For how many minutes a run waits at most before it is tried again."""
+    queue = instance.run_coordinator
+    return max(queue.retry_minutes, default=0.0) if isinstance(queue, PatientRunCoordinator) else 0.0
 
 
 def nobody_starts(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -160,10 +167,11 @@ def nobody_starts(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     if successor is not None:
         next_one = instance.get_run_by_id(successor)
         return next_one is None or next_one.status == dg.DagsterRunStatus.NOT_STARTED
-    # Dagster takes back that a run is tried again when it could not make the next one.
+    # Dagster takes back that a run is tried again when it could not make the next one; and it says nothing where it was
+    # cut off between the failure and that.
     reason = run.tags.get(RUN_FAILURE_REASON_TAG)
     return (
-        run.tags.get(WILL_RETRY_TAG) == "false"
+        run.tags.get(WILL_RETRY_TAG) != "true"
         and instance.run_retries_enabled
         and auto_reexecution_should_retry_run(instance, run, RunFailureReason(reason) if reason else None)
     )
@@ -179,11 +187,16 @@ def newest_try(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRu
     return run
 
 
-def is_followed(run: dg.DagsterRun) -> bool:
-    """True for a run that failed and that another one is to take the place of."""
-    return run.is_complete_and_waiting_to_retry or (
-        run.status == dg.DagsterRunStatus.FAILURE and AUTO_RETRY_RUN_ID_TAG in run.tags
-    )
+def is_followed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """True for a run that failed and that another one takes the place of, or may: Dagster has not said so yet."""
+    if run.status != dg.DagsterRunStatus.FAILURE:
+        return False
+    if run.is_complete_and_waiting_to_retry or AUTO_RETRY_RUN_ID_TAG in run.tags:
+        return True
+    if WILL_RETRY_TAG in run.tags or not instance.run_retries_enabled:
+        return False
+    record = instance.get_run_record_by_id(run.run_id)
+    return record is not None and _since(record.update_timestamp) < _FORGOTTEN
 
 
 def not_started(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
@@ -233,7 +246,9 @@ def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     waiting = context.instance.get_runs(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED], tags={WAITS_TAG: WAITS}), limit=1000
     )
-    due = [run for run in waiting if datetime.fromisoformat(run.tags[UNTIL_TAG]) <= now]
+    # Those that are to wait for longer than any waits were queued by a clock that was set back since.
+    latest = now + timedelta(minutes=longest_wait(context.instance)) + TOLERANCE
+    due = [run for run in waiting if not now < datetime.fromisoformat(run.tags[UNTIL_TAG]) <= latest]
     for run in due:
         context.instance.add_run_tags(run.run_id, {WAITS_TAG: STARTS})
     lost = []

@@ -317,7 +317,7 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
         run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
         run = newest_try(instance, run) if run is not None else None
         lost = run is not None and nobody_starts(instance, run)
-        ended = run is None or lost or (run.is_finished and not is_followed(run))
+        ended = run is None or lost or (run.is_finished and not is_followed(instance, run))
         first = asked.assets[0]
         wanted_still = {
             key: evidence

@@ -21,12 +21,15 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import dagster as dg
+import psutil
 from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.faults import machine_fault
 from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import settled
+from dlc_platform.orchestration.clock import TOLERANCE, forget_the_future
 from dlc_platform.orchestration.instance import (
     clean,
     dagster_yaml,
@@ -43,7 +46,7 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.orchestration.web_access import address, authorization
 from dlc_platform.postgres import server
-from dlc_platform.postgres.connection import is_external
+from dlc_platform.postgres.connection import is_external, postgres_url
 from dlc_platform.settings import LAB_FILE, TAKEN_VARIABLE, Lab, load_lab
 
 if TYPE_CHECKING:
@@ -55,6 +58,8 @@ _PORT_SECONDS = 10
 #: A service that ends by itself more often than that within that time is not started again.
 _MOST_ENDS = 3
 _ENDS_MINUTES = 10
+#: How often a fault of the machine is looked at again.
+_WAIT_SECONDS = 10
 #: A log that is larger is begun anew at the next start: every look of the sensor writes to it.
 _LOG_BYTES = 10_000_000
 #: Names the running services, so that they are found when the process that started them was killed.
@@ -90,6 +95,12 @@ class Services:
         self._modules: dict[str, tuple[str, ...]] = {}
         #: When each service ended by itself, on the clock that nobody sets.
         self._ends: dict[str, list[float]] = {}
+        #: While a fault of the machine is waited for: when it is looked at again, on the same clock; 0 otherwise.
+        self._waits_until = 0.0
+        #: The web servers, by their process, that have loaded the definitions.
+        self._loaded: set[int] = set()
+        #: How far the clock that people set is before the one that nobody does.
+        self._clock = time.time() - time.monotonic()
         #: Of lab.yaml: what is in force, its state then, and its state at the last look.
         self._lab = load_lab(home)
         self._loaded_state = self._seen_state = _state_of(home / LAB_FILE)
@@ -142,6 +153,7 @@ class Services:
                 if time.monotonic() > deadline:
                     raise self._failure(name, f"did not answer within {_START_SECONDS} s")
                 time.sleep(0.3)
+        self._follow_code_servers()
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:
@@ -198,18 +210,62 @@ class Services:
     def check(self) -> None:
         """See that everything is still there; a service or an embedded Postgres that died is started again.
 
-        The workers of runs go on meanwhile: the new services watch them.
+        The workers of runs go on meanwhile: the new services watch them. A fault of the machine, such as a database
+        that does not start while its disk is full, is said once and waited for.
 
         Raises
         ------
         PlatformError
-            When a service ends by itself again and again, or Postgres does not start.
+            When a service ends by itself again and again.
         """
-        self._ensure_postgres()
+        if time.monotonic() < self._waits_until:
+            return
+        try:
+            self._ensure_postgres()
+            self._follow_clock()
+            ended = [name for name, process in self._processes.items() if process.poll() is not None]
+            if ended:
+                postgres_url(self.home)  # which an external database answers, or not
+            for name in ended:
+                self._start_again(name, self._processes[name])
+            self._follow_code_servers()
+            self._follow_lab()
+        except Exception as error:
+            if (fault := machine_fault(error)) is None:
+                raise
+            if not self._waits_until:
+                self._say(f"{fault.problem}. {fault.remedy}. The lab waits for it, and goes on by itself then")
+            self._waits_until = time.monotonic() + _WAIT_SECONDS
+            return
+        if self._waits_until:
+            self._waits_until = 0.0
+            self._say("What the lab waited for is there again, and it goes on")
+
+    def _follow_code_servers(self) -> None:
+        """Start a web server again whose code server died: it would show nothing until somebody clicks `Reload`.
+
+        The daemon makes new ones every minute.
+        """
         for name, process in list(self._processes.items()):
-            if process.poll() is not None:
-                self._start_again(name, process)
-        self._follow_lab()
+            if name == "daemon":
+                continue
+            if _code_servers(process.pid):
+                self._loaded.add(process.pid)
+            elif process.pid in self._loaded and process.poll() is None:
+                self._say(f"The definitions that Dagster's {name} had loaded are gone; it is started again")
+                self._restart(name)
+
+    def _follow_clock(self) -> None:
+        """Start the daemon again where the clock was set back: it would do nothing until that time has come again."""
+        before, now = self._clock, time.time() - time.monotonic()
+        if now - before > -TOLERANCE.total_seconds():
+            self._clock = now
+            return
+        self._say(f"The clock was set back by {before - now:.0f} s; Dagster's daemon is started again for it")
+        self._end("daemon")
+        forget_the_future(self.instance)
+        self._start("daemon")
+        self._clock = now
 
     def _follow_lab(self) -> None:
         """Bring lab.yaml into force when it has changed, and say so; the last good one stays where it is not valid."""
@@ -217,12 +273,17 @@ class Services:
         # An editor may still be writing: what is taken has stayed the same for one look.
         if self._seen_state != seen or seen == self._loaded_state:
             return
-        self._loaded_state = seen
+        before_that, self._loaded_state = self._loaded_state, seen
         before = dagster_yaml(self.home).read_text()
         try:
             lab = load_lab(self.home)
             prepare(self.home)
-        except PlatformError as problem:
+        except Exception as problem:
+            if machine_fault(problem) is not None:
+                self._loaded_state = before_that  # so that it is taken later
+                raise
+            if not isinstance(problem, PlatformError):
+                raise
             self._say(f"lab.yaml has changed and cannot be used; the last good one stays in force. {problem}")
             write(lab_problem(self.home), str(problem))
             return
@@ -269,13 +330,16 @@ class Services:
             self._restart("read-only-webserver")
 
     def _restart(self, name: str) -> None:
+        self._end(name)
+        self._start(name)
+
+    def _end(self, name: str) -> None:
         process = self._processes[name]
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
         _end_group(process.pid)
         process.wait()
-        self._start(name)
 
     def _ensure_postgres(self) -> None:
         if not is_external():
@@ -284,10 +348,11 @@ class Services:
     def _start_again(self, name: str, process: subprocess.Popen[bytes]) -> None:
         now = time.monotonic()
         ends = [end for end in self._ends.get(name, ()) if now - end < _ENDS_MINUTES * 60]
-        self._ends[name] = [*ends, now]
         how = _how_it_ended(process)
-        if len(ends) == _MOST_ENDS:
+        if len(ends) >= _MOST_ENDS and not self._waits_until:
             raise self._failure(name, f"{how}, for the {_MOST_ENDS + 1}th time within {_ENDS_MINUTES} minutes")
+        # What ended for want of the database did not end by itself.
+        self._ends[name] = ends if self._waits_until else [*ends, now]
         _end_group(process.pid)
         self._say(f"Dagster's {name} {how}; it is started again (its log: {self._logs / f'{name}.log'})")
         self._start(name)
@@ -346,6 +411,17 @@ class Services:
             self.instance.report_run_failed(now, "The lab was stopped; this run is retried when it is started again")
             stopped += 1
         return stopped
+
+
+def _code_servers(service: int) -> list[psutil.Process]:
+    """The processes in which a service has loaded the definitions."""
+    with contextlib.suppress(psutil.Error):
+        return [
+            child
+            for child in psutil.Process(service).children()
+            if child.status() != psutil.STATUS_ZOMBIE and "grpc" in child.cmdline()
+        ]
+    return []
 
 
 def _state_of(file: Path) -> tuple[int, int, int] | None:
@@ -437,6 +513,8 @@ def running(
         try:
             services = Services(home, port, prepare(home), say, read_only_port)
             clean(LabResource(home=str(home)))
+            if waiting := forget_the_future(services.instance):
+                say(f"The clock was set back since the lab was up; go on from now: {', '.join(waiting)}")
             say("Starting the Dagster webserver and daemon")
             services.start()
             services.wait_until_ready()

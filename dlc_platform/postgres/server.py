@@ -50,7 +50,7 @@ import sqlalchemy
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import MachineFault, PlatformError
 
 DATABASE = "dlc_platform"
 _ROLE = "dlc_platform"
@@ -394,22 +394,22 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _failure(directory: Path, what: str) -> PlatformError:
+def _failure(directory: Path, what: str) -> MachineFault:
     log = directory / "server.log"
     lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
     if (full := _full_disk(directory, "\n".join(lines))) is not None:
         return full
-    return PlatformError(
+    return MachineFault(
         f"the Postgres server of {directory} {what}; {log} ends with: {' | '.join(lines) or 'nothing'}",
         "Mend what the log says and try again",
     )
 
 
-def _full_disk(place: Path, said: str) -> PlatformError | None:
+def _full_disk(place: Path, said: str) -> MachineFault | None:
     """A sentence, where what Postgres said is that its disk, or its share of it, is full."""
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in said:
-            return PlatformError(
+            return MachineFault(
                 f"the disk of the database is full ({place}: {os.strerror(number)})",
                 "Free some space there and run the same again: a new database takes about 60 MB, and grows with the "
                 "lab",

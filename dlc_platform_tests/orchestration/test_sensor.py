@@ -19,6 +19,7 @@ import dagster as dg
 import numpy as np
 import pytest
 import yaml
+from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.execution.plan.objects import ErrorSource, StepFailureData, UserFailureData
 from dagster._core.storage.tags import (
@@ -46,6 +47,7 @@ from dlc_platform.orchestration.news import keep_news, kept_news
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighbours, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import UNTIL_TAG, WAITS, WAITS_TAG, not_started
+from dlc_platform.postgres.connection import DAGSTER_SCHEMA
 from dlc_platform.runs_under_way import daemon_lives
 from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
 from dlc_platform.waiting import waiting
@@ -681,6 +683,38 @@ def test_a_run_that_nobody_starts_is_asked_for_again(lab: Watched, monkeypatch: 
     assert sorted(lab.look()[NEW]) == sorted(asked)
     assert not_started(lab.instance) == []
     assert [lab.held(session, "videos") for session, _ in asked] == [[], [], []]
+
+
+def test_a_failure_of_which_dagster_has_not_said_all_is_waited_for(
+    lab: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a run is tried again is written a moment after its failure, or never where the daemon was killed."""
+    lab.video("sub-1_ses-1")
+    (stretch,) = lab.settle()[NEW]
+    run = lab.launched[NEW, *stretch]
+    lab.instance.report_run_failed(run, "its worker died")
+    with lab.engine.begin() as connection:
+        query = f"delete from {DAGSTER_SCHEMA}.run_tags where run_id = :run and key = :tag"
+        connection.execute(text(query), {"run": run.run_id, "tag": WILL_RETRY_TAG})
+    assert lab.look() == {} and lab.held("sub-1_ses-1", "videos") == []
+    monkeypatch.setattr(retries, "_FORGOTTEN", timedelta(0))
+    assert {one.run_id for one in not_started(lab.instance)} == {run.run_id}
+    assert lab.look() == {}
+    lab.clock.now += SETTLE
+    assert lab.look()[NEW] == [stretch]
+    assert lab.held("sub-1_ses-1", "videos") == []
+
+
+def test_a_run_that_did_not_start_in_time_says_nothing_of_its_sessions(lab: Watched) -> None:
+    lab.video("sub-1_ses-1")
+    (stretch,) = lab.settle()[NEW]
+    run = lab.launched[NEW, *stretch]
+    lab.instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
+    why = JobFailureData(error=None, failure_reason=RunFailureReason.START_TIMEOUT)
+    lab.instance.report_run_failed(run, "Run timed out due to taking longer than 600 seconds to start.", why)
+    assert lab.look() == {} and lab.held("sub-1_ses-1", "videos") == []
+    lab.clock.now += SETTLE
+    assert lab.look()[NEW] == [stretch]
 
 
 def test_a_run_that_a_person_asked_for_is_set_going(lab: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

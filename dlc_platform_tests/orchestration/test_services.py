@@ -20,6 +20,7 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from dagster_graphql import DagsterGraphQLClient
@@ -208,6 +209,16 @@ def test_lab_yaml_is_followed_while_the_lab_is_up(lab: Up):
     assert recipes() == [known]
 
 
+def test_a_web_server_whose_code_server_died_shows_the_lab_again(lab: Up):
+    lab.ensure()
+    webserver = psutil.Process(service_of(lab, "webserver"))
+    (code_server,) = wait_for(lambda: [one for one in webserver.children() if "grpc" in one.cmdline()])
+    code_server.kill()
+    wait_for(lambda: "had loaded are gone; it is started again" in lab.said() and is_answering(lab.url))
+    query = "{repositoriesOrError {... on RepositoryConnection {nodes {location {name}}}}}"
+    wait_for(lambda: [one["location"]["name"] for one in lab.ask(query)["repositoriesOrError"]["nodes"]])
+
+
 def test_two_webservers_need_two_ports(lab_home: Path, tmp_path: Path):
     (tmp_path / "lab.yaml").write_text((lab_home / "lab.yaml").read_text())
     with (
@@ -312,8 +323,18 @@ def test_a_killed_worker_fails_its_run_with_a_reason_and_is_started_again(lab: U
 def test_postgres_that_dies_is_started_again(lab: Up, subject: str):
     lab.ensure()
     (server_process,) = lab.processes("postgres", "-D")
+    configuration = lab.home / "postgres" / "data" / "postgresql.conf"
+    before = configuration.read_text()
+    # As on a full disk, it does not start for a while, and the daemon's ends are not counted meanwhile.
+    configuration.write_text(f"{before}\nno_such_word = 1\n")
     server_process.kill()
+    wait_for(lambda: "The lab waits for it" in lab.said())
+    assert lab.process is not None and lab.process.poll() is None
+    os.kill(service_of(lab, "daemon"), signal.SIGKILL)
+    configuration.write_text(before)
     wait_for(lambda: [one for one in lab.processes("postgres", "-D") if one.pid != server_process.pid])
+    wait_for(lambda: "What the lab waited for is there again" in lab.said())
+    assert "Dagster's daemon ended with exit code -9; it is started again" in lab.said()
     session, path = video_of(lab, subject)
     path.write_bytes(b"no video")
     wait_for(lambda: lab.runs("session_videos", session, FAILED))

@@ -53,10 +53,11 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.orchestration import inspection, retries, run_history, sensors
 from dlc_platform.orchestration.build import build_definitions
+from dlc_platform.orchestration.clock import forget_the_future
 from dlc_platform.orchestration.instance import environment_of, open_instance, prepare, wanted_dagster_yaml
 from dlc_platform.orchestration.partitions import RANGE_START
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.orchestration.retries import STOPPED_TAG
+from dlc_platform.orchestration.retries import STOPPED_TAG, UNTIL_TAG
 from dlc_platform.orchestration.schedules import late
 from dlc_platform.orchestration.sensors import Asked, Cursor
 from dlc_platform.platform import Platform
@@ -573,6 +574,52 @@ def test_a_run_that_is_tried_again_waits_first(kept: Kept) -> None:
     until = datetime.fromisoformat(later.tags["dlc_platform/waits_until"])
     assert until - datetime.now(UTC) > timedelta(minutes=9)
     assert not kept.may_start(later)
+
+
+@pytest.mark.parametrize(("minutes", "waits"), [(5, True), (60 * 24, False), (-1, False)])
+def test_a_retry_does_not_wait_for_a_clock_that_was_wrong(kept: Kept, minutes: float, waits: bool) -> None:
+    run = kept.submit()
+    until = datetime.now(UTC) + timedelta(minutes=minutes)
+    kept.instance.add_run_tags(run.run_id, {UNTIL_TAG: until.isoformat(timespec="seconds")})
+    kept.look("start_waiting_retries")
+    assert kept.may_start(run) is not waits
+
+
+def test_what_was_done_by_a_wrong_clock_holds_up_nothing(kept: Kept) -> None:
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lab"), "__repository__")
+    ahead = (datetime.now(UTC) + timedelta(days=1)).timestamp()
+    kept_cursor = Cursor(rules="those of before").write()
+    data = {
+        "new_session_videos": SensorInstigatorData(
+            last_tick_timestamp=ahead,
+            last_tick_start_timestamp=ahead,
+            cursor=kept_cursor,
+            sensor_type=SensorType.STANDARD,
+        ),
+        "back_up": ScheduleInstigatorData("0 4 1 * *", last_iteration_timestamp=ahead),
+        "verify_store": ScheduleInstigatorData("0 4 1 * *", last_iteration_timestamp=ahead - 2 * 86400),
+    }
+    for name, own in data.items():
+        kind = InstigatorType.SENSOR if isinstance(own, SensorInstigatorData) else InstigatorType.SCHEDULE
+        origin = RemoteInstigatorOrigin(repository, name)
+        state = InstigatorState(origin, kind, InstigatorStatus.DECLARED_IN_CODE, own)
+        kept.instance.add_instigator_state(state)
+        if name != "verify_store":
+            tick = TickData(origin.get_id(), name, kind, TickStatus.SKIPPED, ahead, selector_id=state.selector_id)
+            kept.instance.create_tick(tick)
+    (told,) = found(kept)["sensor new_session_videos"]
+    assert told.warning and "by a clock that was set back since" in told.found
+    now = datetime.now(UTC)
+    assert forget_the_future(kept.instance, now) == ["back_up", "new_session_videos"]
+    assert forget_the_future(kept.instance, now) == []
+    states = {state.name: state for state in kept.instance.all_instigator_state()}
+    sensor = states["new_session_videos"].instigator_data
+    assert isinstance(sensor, SensorInstigatorData) and sensor.cursor == kept_cursor
+    assert sensor.last_tick_timestamp == sensor.last_tick_start_timestamp == now.timestamp()
+    for name in ("new_session_videos", "back_up"):
+        (tick,) = kept.instance.get_ticks(states[name].instigator_origin_id, states[name].selector_id)
+        assert tick.timestamp == pytest.approx(now.timestamp())
+    assert states["verify_store"].instigator_data == data["verify_store"]
 
 
 def test_a_run_that_was_stopped_with_the_lab_goes_on_at_once(kept: Kept) -> None:

@@ -1,4 +1,4 @@
-"""Networks are built without the network: what a configuration of somebody else names is never fetched.
+"""Networks are built and trained without the network: what a configuration of somebody else names is never fetched.
 
 timm fetches a network by its name, even one that is built without its weights. Only the first weights of a training
 are fetched, where the recipe in lab.yaml says `weights: imagenet`; see `backbone`.
@@ -19,6 +19,17 @@ from dlc_platform.errors import PlatformError
 #: The beginnings by which timm and torch look elsewhere.
 _ELSEWHERE = re.compile(r"\s*(?:hf[-_]hub|local-dir|https?|ftp|file|s3|gs):", re.I)
 _here = threading.local()
+
+
+@contextmanager
+def with_network() -> Iterator[None]:
+    """Open connections again within `without_network`, for what the platform itself says meanwhile."""
+    before = getattr(_here, "what", None)
+    _here.what = None
+    try:
+        yield
+    finally:
+        _here.what = before
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.images import examine_images
 from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.offline import with_network, without_network
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.faults import FULL, machine_fault
 from dlc_platform.identity import sha256_file, sha256_json, short
@@ -313,7 +314,8 @@ def _train(
             if step is not None:
                 fix_seeds(_seed(recipe, step))
             if step is not None and loss is not None:
-                on_progress(step, recipe.epochs, float(loss))
+                with with_network():
+                    on_progress(step, recipe.epochs, float(loss))
 
     config = _pose_config(dataset, recipe, folder)
     device = device or resolve_device(config)
@@ -348,14 +350,16 @@ def _train(
         return made
 
     loader.create_dataset = create_seeded
-    train(
-        loader=loader,
-        run_config=config,  # pyright: ignore[reportArgumentType] (a PoseConfig reads like a dictionary)
-        task=Task(config.method),
-        device=device,
-        logger_config={"type": Progress},
-        snapshot_path=snapshot,
-    )
+    # The first weights are there: nothing else is fetched.
+    with without_network(f"what the training of {recipe.net_type} asks for"):
+        train(
+            loader=loader,
+            run_config=config,  # pyright: ignore[reportArgumentType] (a PoseConfig reads like a dictionary)
+            task=Task(config.method),
+            device=device,
+            logger_config={"type": Progress},
+            snapshot_path=snapshot,
+        )
     return device
 
 

@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -192,6 +194,29 @@ def test_training_leaves_the_labs_project_as_it_was(
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
     assert files(tiny_project) == files(make_project(tmp_path / "untouched", 24))
+
+
+def test_a_training_opens_no_connection(
+    tiny_dataset: Dataset, short_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """That of the tests would fail if DeepLabCut asked for any; this one asks. What the platform says goes out."""
+    told = []
+
+    def tell(epoch: int, epochs: int, loss: float) -> None:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", 9))
+        told.append(epoch)
+
+    def ask(*, loader: Any, logger_config: dict[str, Any], **_: Any) -> None:
+        logger_config["type"]().log({"losses/train.total_loss": 1.0}, step=1)
+        socket.create_connection(("127.0.0.1", 9))
+
+    monkeypatch.setattr("deeplabcut.pose_estimation_pytorch.apis.training.train", ask)
+    with pytest.raises(PlatformError, match=f"training of {short_recipe.net_type} asks for would be fetched from"):
+        train_model(
+            tiny_dataset.path, short_recipe, Store(tmp_path / "store"), tmp_path, device="cpu", on_progress=tell
+        )
+    assert told == [1]
 
 
 def test_an_unknown_network_is_refused_at_once(tiny_dataset: Dataset, tiny_recipe: Recipe, tmp_path: Path):

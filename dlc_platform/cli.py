@@ -193,7 +193,8 @@ def up(
         if services.read_only_address is not None:
             _say(f"To look only: {services.read_only_address}")
         _say(f"The lab is up: {services.address}")
-        _say("Open this address; it lets in whoever has it. Ctrl-C stops the lab.")
+        if sys.stdout.isatty():
+            _say("Open this address; it lets in whoever has it. Ctrl-C stops the lab.")
         while not _stop.wait(2):
             services.check()
 

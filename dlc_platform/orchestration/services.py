@@ -44,7 +44,7 @@ from dlc_platform.orchestration.instance import (
 )
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
-from dlc_platform.orchestration.web_access import address, authorization
+from dlc_platform.orchestration.web_access import authorization, shown_address
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external, postgres_url
 from dlc_platform.settings import LAB_FILE, TAKEN_VARIABLE, Lab, load_lab
@@ -83,9 +83,9 @@ class Services:
         self.url = f"http://127.0.0.1:{port}"
         #: Of the webserver in which nothing can be started or changed, where there is one.
         self.read_only_url = None if read_only_port is None else f"http://127.0.0.1:{read_only_port}"
-        #: The same with their tokens: what lets a browser in.
-        self.address = address(home, port)
-        self.read_only_address = None if read_only_port is None else address(home, read_only_port, read_only=True)
+        #: The same as a person is told it.
+        self.address = shown_address(home, port)
+        self.read_only_address = None if read_only_port is None else shown_address(home, read_only_port, True)
         self._port = port
         self._read_only_port = read_only_port
         self._environment = environment

@@ -9,10 +9,11 @@ import contextlib
 import os
 import secrets
 import stat
+import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.settings import (
     HOME_VARIABLE,
     WEB_HOSTS_VARIABLE,
@@ -40,6 +41,23 @@ def address(home: Path, port: int, read_only: bool = False) -> str:
         When the token can be neither read nor made.
     """
     return f"http://127.0.0.1:{port}/?{urlencode({TOKEN_PARAMETER: token_of(home, read_only)})}"
+
+
+def shown_address(home: Path, port: int, read_only: bool = False) -> str:
+    """How a command that goes on working tells where its web server is: the address that lets a browser in.
+
+    That is said at a terminal alone. What is written elsewhere may be kept for others to read, as systemd's journal is.
+
+    Raises
+    ------
+    PlatformError
+        When the token can be neither read nor made.
+    """
+    whole = address(home, port, read_only)
+    if sys.stdout.isatty():
+        return whole
+    how = command("ui", home, "--port", str(port), *(["--read-only"] if read_only else []))
+    return f"{whole.partition('?')[0]} ({how} prints the address that lets a browser in)"
 
 
 def authorization(home: Path, read_only: bool = False) -> dict[str, str]:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -120,7 +121,20 @@ def is_answering(url: str) -> bool:
 
 def test_a_lab_goes_up_once(lab: Up):
     lab.ensure()
-    assert f"The lab is up: {lab.address}" in lab.said()
+    # No terminal reads this, and a journal keeps it: it tells how to get the token, and not the token.
+    how = f"`dlc-platform ui {lab.home} --port {lab.port}` prints the address that lets a browser in"
+    assert f"The lab is up: {lab.url}/ ({how})" in lab.said()
+    told = subprocess.run(
+        [COMMAND, *shlex.split(how.split("`")[1])[1:]],
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == f"{lab.address}\n"
+    token = lab.address.partition("token=")[2]
+    kept = [file for file in (lab.home / "up.log", *(lab.home / "logs").iterdir()) if token in file.read_text()]
+    assert kept == []
     with pytest.raises(HTTPError, match="401"), urlopen(lab.url):
         pass
     with urlopen(f"{lab.url}/server_info") as response:
@@ -137,7 +151,8 @@ def test_a_lab_goes_up_once(lab: Up):
 def test_who_only_looks_has_a_port_of_their_own(lab: Up):
     """Nothing can be started, stopped or changed there."""
     lab.ensure()
-    assert f"To look only: http://127.0.0.1:{lab.read_only_port}/?token=" in lab.said()
+    how = f"`dlc-platform ui {lab.home} --port {lab.read_only_port} --read-only`"
+    assert f"To look only: http://127.0.0.1:{lab.read_only_port}/ ({how} prints" in lab.said()
     allowed = {}
     for read_only in (False, True):
         permissions = lab.ask("{permissions {permission value}}", read_only)["permissions"]
@@ -413,8 +428,9 @@ def test_a_closed_terminal_stops_everything(lab: Up):
         os.close(inner)
         try:
             said = b""
-            while b"The lab is up" not in said:
+            while b"Ctrl-C stops the lab" not in said:
                 said += os.read(terminal, 1000)
+            assert f"The lab is up: {lab.address}" in "".join(said.decode().split("\r\n"))
             os.close(terminal)
             assert command.wait(120) == 0
         finally:

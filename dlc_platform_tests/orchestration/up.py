@@ -17,7 +17,7 @@ import psutil
 import sqlalchemy
 
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START
-from dlc_platform.orchestration.web_access import authorization
+from dlc_platform.orchestration.web_access import address, authorization
 from dlc_platform.postgres import server
 
 COMMAND = str(Path(sys.executable).with_name("dlc-platform"))
@@ -61,8 +61,8 @@ class Up:
 
     @property
     def address(self) -> str:
-        """What the command printed for a browser: the URL with the token."""
-        return next(word for word in self.said().split() if word.startswith(f"{self.url}/?"))
+        """What lets a browser in: the URL with the token."""
+        return address(self.home, self.port)
 
     def ask(self, query: str, read_only: bool = False) -> Any:
         """What the web server answers to GraphQL."""

@@ -194,6 +194,14 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             "between those of others",
             "Look at the recording program, or at the disk if the file was copied",
         )
+    if row["times_reordered"] and row["damage"]:
+        yield _warning(
+            "timestamps_are_regular",
+            row,
+            f"has {row['times_reordered']} frames whose times had to be put in order, and is damaged: beside the "
+            "damage they may be some frames early or late",
+            "Copy the file again from the recording machine; if it is damaged there too, leave out what is near that",
+        )
     if row["clock_resets"]:
         places = "1 place" if row["clock_resets"] == 1 else f"{row['clock_resets']} places"
         yield _warning(

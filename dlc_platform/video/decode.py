@@ -49,6 +49,9 @@ _ONE_FRAME_A_PACKET = ("h264", "hevc")
 _TIMED = ("mp4", "matroska")
 _STREAMED = ("mpegts", "flv")
 
+#: Containers from which pictures may be missing of which the pictures after them alone tell.
+_UNINDEXED = ("h264", "mpegts", "mpeg")
+
 #: What a header says beyond that is a placeholder, and no integer column holds it.
 _MOST_FRAMES = 2**31 - 1
 
@@ -205,9 +208,10 @@ class Decoder:
     def holes(self) -> int:
         """Places where frames may have been that the container does not give.
 
-        Of a Matroska file, those that are no part of it or are not what they were when it was written; of an AVI file,
-        the packets of its index that were not found; of others, the times that FFmpeg wrote that it skipped bytes. MP4
-        gives each packet of its index, and of a stream that was cut on the edge of a packet nothing may be known.
+        Of a Matroska file, those that are no part of it or are not what they were when it was written; of an
+        AVI file, the packets of its index that were not found; of a transport stream, those whose packets do
+        not follow one another; of others, the times that FFmpeg wrote that it skipped bytes. MP4 gives each
+        packet of its index, and of a stream that was cut on the edge of a packet nothing may be known.
         """
         if self.container.format.name == "avi":
             self._read_to_the_end()
@@ -269,7 +273,7 @@ class Decoder:
         with Capture() as lines:
             self.container, self.stream = self._files.enter_context(open_video(self._path))
         self._skipped_at_opening = tells_of_skipped(lines, self.container.format.name)
-        if self.container.format.name == "h264" and not self._whole:
+        if self.container.format.name in _UNINDEXED and not self._whole:
             self.stream.codec_context.options = RAISE_LEVELS
         self.stream.thread_type = "AUTO" if self._whole else "NONE"
         self._is_begun = False
@@ -550,6 +554,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> 
     times of presentation), an earlier frame may still follow a later one, and nothing is lost.
     """
     counts_frames = _counts_frames(container, stream)
+    is_transport_stream = container.format.name == "mpegts"
     waits = counts_frames or _is_timed(container, stream, _STREAMED)
     stores_order = _stores_order(container, stream)
     first_key: int | None = None
@@ -584,6 +589,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> 
     for packet, frames, has_failed, is_spoiled in _decoded(container, stream, tally):
         if packet and packet.size:
             tally.packets += 1
+            tally.skipped += is_transport_stream and packet.is_corrupt
         decoded += not has_failed
         pts = packet.pts if packet else None
         is_corrupt = packet is not None and packet.is_corrupt
@@ -602,7 +608,7 @@ def _rows(container: "InputContainer", stream: "VideoStream", tally: _Tally) -> 
             latest = pts if latest is None else max(latest, pts)
             is_awaited = waits and first_key is not None and pts >= first_key
             if is_shown and (is_awaited or has_failed or is_corrupt):
-                is_row = counts_frames or has_failed or is_corrupt
+                is_row = counts_frames or has_failed or is_corrupt or is_spoiled
                 insort(unanswered, _Unanswered(pts, decoded, has_failed or is_corrupt, is_row))
             elif is_shown and packet and packet.size and (first_key is None or pts < first_key):
                 leading.add(pts)
@@ -706,6 +712,7 @@ def _decoded(
     slots = _slots(container, stream)
     has_no_times = not _stores_order(container, stream)
     early_ends = EarlyEnds(lambda: open_video(Path(container.name)))
+    is_begun = False
     while True:
         packet, has_ended = None, False
         with Capture() as lines:
@@ -732,7 +739,9 @@ def _decoded(
                 has_failed = False
             except FFmpegError:
                 frames, has_failed = [], True
-        is_spoiled = tells_of_damage(lines, decoder)
+        # Before its first picture the decoder of H.264 misses what was recorded before the file begins.
+        is_spoiled = tells_of_damage(lines, decoder) and (is_begun or decoder != "h264")
+        is_begun |= bool(frames)
         if is_spoiled and decoder == "mjpeg":
             is_spoiled = not early_ends.explain(packet, stream, lines)
         yield packet, frames, has_failed, is_spoiled

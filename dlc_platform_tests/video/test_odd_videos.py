@@ -339,3 +339,50 @@ def test_real_videos_are_undamaged_and_begin_at_their_first_frame() -> None:
         assert account.problem(path) is None, path
         odd = (account.left_out, account.times_reordered, account.times_estimated, account.clock_resets)
         assert odd == (0, 0, 0, 0), path
+
+
+def without_packets(source: Path, target: Path, first_frame: int, frames: int | None, count: int | None) -> Path:
+    """Copy a transport stream without packets of its video: those of so many frames, or so many one after the other."""
+    content = source.read_bytes()
+    every = [content[start : start + 188] for start in range(0, len(content), 188)]
+    of = [(packet[1] & 0x1F) << 8 | packet[2] for packet in every]
+    video = [number for number, pid in enumerate(of) if pid == max(set(of), key=of.count)]
+    starts = [number for number in video if every[number][1] & 0x40]
+    lost = [number for number in video if number >= starts[first_frame]][:count]
+    if frames is not None:
+        lost = [number for number in lost if number < starts[first_frame + frames]]
+    target.write_bytes(b"".join(packet for number, packet in enumerate(every) if number not in set(lost)))
+    return target
+
+
+HEVC: dict[str, Any] = {"codec": "libx265", "options": {"x265-params": "log-level=none"}}
+
+
+@pytest.mark.parametrize("first", [10, 23, 40])
+@pytest.mark.parametrize(
+    ("codec", "frames", "count"),
+    [
+        ({}, 1, None),
+        ({}, 7, None),
+        (HEVC, 1, None),
+        (HEVC, 7, None),
+        ({"codec": "mpeg2video", "options": BIDIRECTIONAL}, 7, None),
+        # The counter of packets is one of 16: so many are missed by it, but not by the frames that follow.
+        ({}, None, 16),
+        (HEVC, None, 16),
+    ],
+    ids=["h264", "h264_seven", "hevc", "hevc_seven", "mpeg2", "h264_sixteen_packets", "hevc_sixteen_packets"],
+)
+def test_packets_that_a_transport_stream_lacks_are_told(
+    tmp_path: Path, codec: dict[str, Any], first: int, frames: int | None, count: int | None
+) -> None:
+    path = write_numbered(tmp_path / "a.ts", **codec)
+    whole = probe(path)
+    assert whole.account.whole and whole.frames == 60
+    account = probe(without_packets(path, tmp_path / "b.ts", first, frames, count)).account
+    assert account.damage is not None and not account.truncated
+    # Frames that nobody can decode are rows, so that those after them keep their numbers and times.
+    assert account.holes or account.lost
+    if frames is not None:
+        assert account.holes == 1 and account.decoded + account.lost <= 60 - frames
+        assert "frames may be missing in 1 place" in account.damage

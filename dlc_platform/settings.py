@@ -724,8 +724,9 @@ class PoseFloors(_Section):
     no_animal: ScoreLimits = Field(
         default=ScoreLimits(warn=0.2, fail=0.5),
         description="Of the frames, so many show no animal: half of its keypoints are not confident, and lie farther "
-        "from confident ones that move than any label does. In an empty cage a network is often sure of a thing or two "
-        "that look like an ear; one body part that is hidden all the time does not count.",
+        "from confident ones that move than any label does; or nothing confident moves through the whole video, and "
+        "most pairs of it are nearer together or farther apart than in any label. In an empty cage a network is often "
+        "sure of a thing that looks like an ear; one body part that is hidden all the time does not count.",
     )
     background: ScoreLimits = Field(
         default=ScoreLimits(warn=0.1, fail=0.5),

@@ -31,9 +31,10 @@ Scores of everything together: ``fraction_empty``, the fraction of the decoded f
 ``no_animal``, the fraction of the frames with an estimate in which something is confident, and yet no individual can be
 believed, because half of its keypoints, and two at least, are lost: neither confident, nor within reach of a confident
 one that is not at one and the same place for the whole video. A thing that looks like an ear, and stays where it is,
-vouches for nothing. ``still``, the fraction of the frames in stretches in which no keypoint moves (see
-`still_stretches`); and ``still_in_motion``, in those of them in which the picture does move, NaN where the pictures
-could not be looked at.
+vouches for nothing. Nor is an individual believed of which nothing confident moves through the whole video, and most
+pairs of it lie nearer together or farther apart than labels know. ``still``, the fraction of the frames in stretches in
+which no keypoint moves (see `still_stretches`); and ``still_in_motion``, in those of them in which the picture does
+move, NaN where the pictures could not be looked at.
 
 A score over nothing is NaN. Steps go from a frame to the next one: where one of the two lacks the keypoint, there is no
 step. No score depends on the order of the rows.
@@ -172,19 +173,22 @@ class Reference:
         all body parts (the minimum spanning tree of the relative interquartile ranges).
     space
         None where too few poses are complete, or where the components span every pose.
-    farthest_px
-        How far apart two body parts are at most by the labels, of all pairs that have enough of them: `high_px` of
-        their `Limb`.
+    ranges_px
+        How near together and how far apart two body parts are by the labels, of all pairs that have enough of them:
+        `low_px` and `high_px` of their `Limb`.
     """
 
     size_px: float = np.nan
     limbs: tuple[Limb, ...] = ()
     space: PoseSpace | None = None
-    farthest_px: Mapping[frozenset[str], float] = field(default_factory=dict)
+    ranges_px: Mapping[frozenset[str], tuple[float, float]] = field(default_factory=dict)
 
-    def reach(self, one: str, other: str, size_px: float) -> float:
-        """How far apart two body parts of an animal of this size can be, in pixels; its size where no label says it."""
-        return self.farthest_px.get(frozenset((one, other)), size_px)
+    def reach(self, one: str, other: str, size_px: float) -> tuple[float, float]:
+        """How near together and how far apart two body parts of an animal of this size can be, in pixels.
+
+        Its size is the farthest where no label says it.
+        """
+        return self.ranges_px.get(frozenset((one, other)), (0.0, size_px))
 
 
 @dataclass(frozen=True)
@@ -267,10 +271,8 @@ def reference_from_labels(labels: "pd.DataFrame", skeleton: Iterable[tuple[str, 
     points = np.full((image.max(initial=-1) + 1, len(bodyparts), 2), np.nan)
     points[image, place] = labels[["x", "y"]].to_numpy(float)
     pairs, spread = _pairs(points, bodyparts)
-    farthest = {frozenset(pair): limb.high_px for pair, limb in pairs.items()}
-    return Reference(
-        _size(points), _limbs(pairs, spread, bodyparts, list(skeleton)), _space(points, bodyparts), farthest
-    )
+    ranges = {frozenset(pair): (limb.low_px, limb.high_px) for pair, limb in pairs.items()}
+    return Reference(_size(points), _limbs(pairs, spread, bodyparts, list(skeleton)), _space(points, bodyparts), ranges)
 
 
 def measure(
@@ -517,8 +519,8 @@ def _in_words(finding: Finding) -> Finding:
         "fraction_empty": f"{share} of the frames have no keypoint at all, {floor}",
         "still_in_motion": f"no keypoint moves in {share} of the frames although the picture does: the same pose again "
         f"and again, floor {finding.limit:.0%}",
-        "no_animal": f"no animal can be seen in {share} of the frames: half of its keypoints are not confident, and "
-        f"lie farther from confident ones that move than labels know, floor {finding.limit:.0%}",
+        "no_animal": f"no animal can be seen in {share} of the frames, floor {finding.limit:.0%}: by the distances "
+        "that labels know, what is confident there is too little of one, or a thing that stays where it is",
         "background": f"{whose} is a thing of the background in {share} of its confident frames: it stays at one place "
         f"of the picture for the whole video, away from the rest of the animal, floor {finding.limit:.0%}",
     }
@@ -749,15 +751,23 @@ class _Poses:
         fixed = [self._is_fixed(x[place, own], y[place, own], size) for place, own in enumerate(confident)]
         near = np.zeros_like(confident)
         beside = np.zeros_like(confident)  # any other confident keypoint that moves
+        surplus = np.zeros(self.length, int)  # of the pairs of confident keypoints: those as in labels less the others
         for (one, (_, a)), (other, (_, b)) in itertools.combinations(enumerate(keypoints), 2):
+            nearest, farthest = reference.reach(a, b, size)
             with np.errstate(invalid="ignore"):
-                close = np.hypot(x[one] - x[other], y[one] - y[other]) <= reference.reach(a, b, size)
+                distance = np.hypot(x[one] - x[other], y[one] - y[other])
+                close = distance <= farthest
+                surplus += np.where(
+                    confident[one] & confident[other], np.where(close & (distance >= nearest), 1, -1), 0
+                )
             for mine, anchor in ((one, other), (other, one)):
                 if not fixed[anchor]:
                     near[mine] |= close & confident[anchor]
                     beside[mine] |= confident[anchor]
         count = known.sum(axis=0)
         lost = (known & ~confident & ~near).sum(axis=0) >= np.maximum(_FEWEST_LOST, count / 2)
+        moves = (confident & ~np.array(fixed)[:, None]).any(axis=0)
+        lost |= ~moves & (surplus < 0)
         enough, sure = count >= _FEWEST_LOST, confident.any(axis=0)
         apart = (confident & beside & ~near).sum(axis=1)
         return _Sight(

@@ -462,13 +462,23 @@ def test_ears_of_an_empty_cage_do_not_pass_for_an_animal(reference: Reference) -
     assert score(scores, "fraction_confident", ALL, ALL) == pytest.approx(0.65)
     assert score(scores, "no_animal", ALL, ALL) == pytest.approx(0.7)
     assert failing(poses, reference) == [
-        "no animal can be seen in 70.0% of the frames: half of its keypoints are not confident, and lie farther from "
-        "confident ones that move than labels know, floor 50%"
+        "no animal can be seen in 70.0% of the frames, floor 50%: by the distances that labels know, what is confident "
+        "there is too little of one, or a thing that stays where it is"
     ]
     # Nor does it help where the others are guessed right beside them, every time.
     for part, x in (("snout", 320), ("tail", 270)):
         poses = changed(poses, part, np.array([x, 300]), np.where(np.arange(400) % 10 < 3, 0.9, 0.2))
     assert "no animal can be seen in 70.0% of the frames" in failing(poses, reference)[0]
+
+
+def test_body_parts_on_one_heap_are_no_animal() -> None:
+    """As a network sees them that finds a single thing in an empty cage: all of them in one place, for certain."""
+    heap = frozen(400)
+    for number, part in enumerate(("left", "right")):
+        heap = changed(heap, part, np.array([319, 299 + number]), 0.8)
+    lost = changed(heap, "tail", in_the_cage(400), 0.1)
+    assert score(measure(lost, BY_LABELS, 0.6, (600, 600)), "fraction_confident", ALL, ALL) == 0.75
+    assert "no animal can be seen in 100.0% of the frames" in failing(lost)[0]
 
 
 @pytest.mark.parametrize("hidden", ["snout", "left", "tail"])

@@ -309,7 +309,7 @@ class Disagreement:
         Where they are farthest apart, as pictures want it: the frame, the keypoints of the old and of the new model,
         and a title.
     problems
-        Why frames of a file are not shown.
+        Why a file, or frames of one, are not shown.
     """
 
     table: "pd.DataFrame"
@@ -350,9 +350,13 @@ def find_disagreement(
     """
     import pandas as pd
 
-    summaries, moments = [], []
+    summaries, moments, problems = [], [], []
     for row in queries.tracked_by_both(engine, project, old, new, _MOST_FILES).to_dict("records"):
-        before, after = (read_parquet(store.path("poses", row[which]) / POSE_TABLE) for which in ("old", "new"))
+        try:
+            before, after = (read_parquet(store.path("poses", row[which]) / POSE_TABLE) for which in ("old", "new"))
+        except PlatformError as problem:
+            problems.append(str(problem))
+            continue
         place = {column: row[column] for column in ("session", "recording", "position")}
         summary = disagreement(before, after, limit_px)
         summaries.append(summary.assign(**place)[[*place, *summary.columns]])
@@ -360,7 +364,7 @@ def find_disagreement(
             points = _points(before, moment["frame"]), _points(after, moment["frame"])
             moments.append((moment | row, points))
     moments.sort(key=lambda found: found[0]["distance_px"], reverse=True)
-    frames, problems = [], []
+    frames = []
     for moment, points in moments[:most]:
         try:
             picture = _frame(engine, moment["session"], moment["recording_file"], moment["frame"])

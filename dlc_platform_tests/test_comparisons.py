@@ -23,6 +23,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.ingest import register
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.platform import Platform
+from dlc_platform.pose.table import POSE_TABLE
 from dlc_platform.sessions import scan
 from dlc_platform.settings import Lab, Recipe
 from dlc_platform.store import Store
@@ -288,6 +289,10 @@ def test_old_against_new_on_sessions_without_labels(
     Path(file.path).unlink()
     found = find_disagreement(engine, store, PROJECT, tiny_model.id, worse, limit_px=5.0, cutoff=0.0)
     assert len(found.table) == 2 and found.frames == [] and "is not there any more" in found.problems[0]
+    ((lost, *_),) = queries.tracked_by_both(engine, PROJECT, tiny_model.id, worse, 10)[["new"]].to_numpy()
+    (store.path("poses", lost) / POSE_TABLE).unlink()
+    found = find_disagreement(engine, store, PROJECT, tiny_model.id, worse, limit_px=5.0, cutoff=0.0)
+    assert found.table.empty and f"{lost}/{POSE_TABLE} is missing" in found.problems[0]
 
 
 def test_a_newer_dataset_is_what_counts(

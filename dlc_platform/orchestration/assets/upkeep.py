@@ -11,6 +11,7 @@ from dagster import AssetExecutionContext
 from dlc_platform import upkeep
 from dlc_platform.catalog import registry
 from dlc_platform.errors import PlatformError
+from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration import run_history
 from dlc_platform.orchestration.assets.comparison import evaluate_missing
@@ -56,8 +57,14 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
         own = [row for row in registry.evaluations_of(lab.engine, project) if row.model_id == model]
         evaluation = next((row for row in own if row.dataset_id == newest), None)
         rmse_px, test_images = None, 0
-        if evaluation is not None and lab.store.has("evaluations", evaluation.id):
-            rmse_px, test_images = test_error(load_evaluation(lab.store, evaluation.id))
+        if evaluation is not None:
+            try:
+                rmse_px, test_images = test_error(load_evaluation(lab.store, evaluation.id))
+            except PlatformError as problem:
+                if machine_fault(problem) is not None:
+                    raise
+                failed[project] = problem
+                continue
         rows.append(
             {
                 "project": project,

@@ -4,6 +4,7 @@ A name in a folder may stand for a pipe that never answers, for a device without
 of the system that is none. Such a file is refused before a byte of it is read.
 """
 
+import errno
 import os
 from functools import cache
 from pathlib import Path
@@ -50,12 +51,18 @@ def open_plain(path: Path, most_bytes: int | None = None) -> BinaryIO:
     OSError
         When it cannot be opened, as for `open`.
     """
-    # Without O_NONBLOCK, opening a pipe waits for somebody who writes into it.
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for somebody who writes into it.
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
+    except OSError as error:
+        # A socket cannot be opened, nor a device that is not there, and Python opens no folder.
+        if error.errno in (errno.ENXIO, errno.ENODEV, errno.EISDIR) and (odd := oddity(os.stat(path))) is not None:
+            raise _no_file(path, odd) from error
+        raise
     try:
         status = os.fstat(file.fileno())
         if (odd := oddity(status)) is not None:
-            raise PlatformError(f"{path} is not a file but {odd}", "Remove it, or put the file itself in its place")
+            raise _no_file(path, odd)
         if most_bytes is not None and status.st_size > most_bytes:
             raise PlatformError(
                 f"{path} has {status.st_size / 1e6:,.0f} MB, and no file of its kind has more than "
@@ -72,6 +79,10 @@ def read_plain(path: Path, most_bytes: int) -> bytes:
     """The bytes of a file; errors are those of `open_plain`."""
     with open_plain(path, most_bytes) as file:
         return file.read()
+
+
+def _no_file(path: Path, odd: str) -> PlatformError:
+    return PlatformError(f"{path} is not a file but {odd}", "Remove it, or put the file itself in its place")
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -20,9 +21,12 @@ from dlc_platform.dlc.label_tables import read_label_file
 from dlc_platform.dlc.project import read_config, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
+from dlc_platform.interop.dlc_poses import read_poses
+from dlc_platform.orchestration.instance import wanted_dagster_yaml
 from dlc_platform.settings import load_lab
 from dlc_platform.sidecars import _read_json, _read_table
 from dlc_platform.store import Store
+from dlc_platform.video.probe import probe
 from dlc_platform.yaml_files import load_yaml
 from dlc_platform_tests.interop.test_plain_hdf import little_memory
 
@@ -67,7 +71,7 @@ def test_aliases_and_merged_keys_of_people_are_read(tmp_path: Path):
     assert load_yaml(tmp_path, pattern)["n9"] == "[[["
 
 
-def test_pipes_devices_and_sockets_are_named_and_never_waited_for(tmp_path: Path):
+def test_pipes_devices_and_sockets_are_named_and_never_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     project = tmp_path / "project"
     project.mkdir()
     readers: dict[str, Callable[[Path], object]] = {
@@ -75,12 +79,19 @@ def test_pipes_devices_and_sockets_are_named_and_never_waited_for(tmp_path: Path
         "lab.yaml": lambda file: load_lab(file.parent),
         "pytorch_config.yaml": lambda file: import_model(file.parent, Store(tmp_path / "store")),
         "image.png": lambda file: examine_images([file]),
-        "video.mp4": sha256_file,
+        "other.mp4": sha256_file,
+        "video.mp4": probe,
+        "own.yaml": lambda file: wanted_dagster_yaml(tmp_path, lab.model_copy(update={"dagster_yaml": file})),
     }
+    (tmp_path / "lab.yaml").write_text("raw_roots: [raw]\nprojects: {maze: {path: maze}}\n")
+    lab = load_lab(tmp_path)
+    monkeypatch.chdir(project)  # the path of a socket is short
     for name, read in readers.items():
         file = project / name
         for make, what in (
             (lambda file=file: os.mkfifo(file), "a pipe"),
+            (lambda name=name: socket.socket(socket.AF_UNIX).bind(name), "a socket"),
+            (lambda file=file: file.symlink_to(tmp_path), "a folder"),
             (lambda file=file: file.symlink_to("/dev/zero"), "a device"),
             (lambda file=file: file.symlink_to("/proc/self/status"), "the kernel makes up"),
         ):
@@ -89,6 +100,26 @@ def test_pipes_devices_and_sockets_are_named_and_never_waited_for(tmp_path: Path
                 read(file)
             assert str(file) in error.value.problem
             file.unlink()
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "poses.csv", "image.png", "own.yaml"])
+def test_a_terabyte_of_nothing_is_named_at_once(name: str, tmp_path: Path):
+    (tmp_path / "lab.yaml").write_text("raw_roots: [raw]\nprojects: {maze: {path: maze}}\n")
+    lab = load_lab(tmp_path).model_copy(update={"dagster_yaml": tmp_path / name})
+    with open(tmp_path / name, "wb") as file:
+        try:
+            file.truncate(1 << 40)
+        except OSError:
+            pytest.skip("this disk has no files of a terabyte")
+    readers: dict[str, Callable[[Path], object]] = {
+        "video.mp4": probe,
+        "poses.csv": read_poses,
+        "image.png": lambda file: examine_images([file]),
+        "own.yaml": lambda _: wanted_dagster_yaml(tmp_path, lab),
+    }
+    with little_memory(), pytest.raises(PlatformError) as error:
+        readers[name](tmp_path / name)
+    assert str(tmp_path / name) in error.value.problem
 
 
 def test_a_table_of_labels_that_is_a_pipe_is_named(tmp_path: Path):

@@ -18,8 +18,9 @@ import numpy as np
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
+from dlc_platform.plain_files import oddity
 from dlc_platform.video.account import Decoded, FrameAccount, account_of
-from dlc_platform.video.decode import COPY_AGAIN, Decoder, rotation
+from dlc_platform.video.decode import COPY_AGAIN, Decoder, open_video, rotation
 from dlc_platform.video.quality import QualityMeter, VideoQuality
 from dlc_platform.video.times import NO_TIME
 
@@ -87,8 +88,13 @@ def probe(path: Path) -> VideoInfo:
         meanwhile.
     """
     before = _stat(path)
+    if (odd := oddity(before)) is not None:
+        raise PlatformError(f"{path} is not a file but {odd}", "Remove it, or put the file itself in its place")
     if before.st_size == 0:
         raise PlatformError(f"{path} is empty (0 bytes)", COPY_AGAIN)
+    # What is no video need not be read to its end first; it may have a terabyte of nothing.
+    with open_video(path):
+        pass
     try:
         sha256 = sha256_file(path)
     except OSError as error:

@@ -21,6 +21,7 @@ database names is in the index.
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -36,7 +37,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
@@ -50,7 +51,7 @@ from dlc_platform.catalog.database import (
     open_catalog,
     require_known,
 )
-from dlc_platform.catalog.places import misplaced
+from dlc_platform.catalog.foreign_rows import harmful_row
 from dlc_platform.catalog.tables import SCHEMA
 from dlc_platform.errors import PlatformError, one_line
 from dlc_platform.identity import sha256_file
@@ -92,8 +93,8 @@ class BackupManifest(BaseModel):
     made_at: datetime
     platform: str = Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}\z")
     revision: str = Field(pattern=r"^[A-Za-z0-9_]{0,64}\z")
-    postgres: int
-    products: int
+    postgres: int = Field(ge=0, le=999)
+    products: int = Field(ge=0)
     store: Path
 
 
@@ -286,7 +287,7 @@ def _pack(folder: Path, file: Path) -> None:
 
 def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
     """Check a backup and take its parts out into a folder; only parts of known names are ever written."""
-    with open(file, "rb", opener=_waiting_for_nobody) as given:
+    with _Frugal(file, "rb", opener=_waiting_for_nobody) as given:
         if not stat.S_ISREG(os.fstat(given.fileno()).st_mode):
             raise _damaged(file, "it is not a file but a device or a pipe")
         try:
@@ -305,9 +306,21 @@ def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
                 )
             manifest = BackupManifest.model_validate(about)
             index = _read_index(folder / _INDEX)
+        except ValidationError as error:
+            wrong = ", ".join(str(one["loc"][0]) for one in error.errors() if one["loc"])
+            raise _damaged(file, f"{_ABOUT} does not say what it should: {one_line(wrong)}") from error
         except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
             raise _damaged(file, one_line(str(error)).rstrip(".")) from error
     return manifest, index
+
+
+class _Frugal(io.FileIO):
+    """A file for `tarfile`, which would read a name at once, however long the header says that it is."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _BLOCK_BYTES:
+            raise ValueError(f"a header in it is longer than {_BLOCK_BYTES} bytes")
+        return super().read(size)
 
 
 def _take_out(tar: tarfile.TarFile, folder: Path) -> Iterator[tuple[str, str]]:
@@ -370,14 +383,15 @@ def _restore_database(
                 _fill(engine, dump, manifest, file, storage, leave_out)
                 migrate(engine)
                 with engine.connect() as connection:
-                    if (row := misplaced(connection)) is not None:
+                    if (row := harmful_row(connection)) is not None:
                         raise _damaged(file, row)
                 storage.settle(engine.url)
             except ValueError as error:
                 raise _damaged(file, one_line(str(error), 300).rstrip(".")) from error
-            except DBAPIError as error:
+            except (DBAPIError, rows.Unfilled) as error:
+                said = str(error.orig if isinstance(error, DBAPIError) else error)
                 raise PlatformError(
-                    f"the database cannot be filled: {one_line(str(error.orig), 300).rstrip('.')}",
+                    f"the database cannot be filled: {one_line(said, 300).rstrip('.')}",
                     "Mend what it says and restore again; nothing was changed",
                 ) from error
     except BaseException:
@@ -413,9 +427,10 @@ def _fill(engine: Engine, dump: Path, manifest: BackupManifest, file: Path, stor
         )
     with engine.begin() as connection, shown(dump, manifest.postgres, "data") as lines:
         rows.fill(connection, lines, _SCHEMAS, leave_out)
-        found = catalog_revision(connection)
-        if found != manifest.revision:
-            raise ValueError(f"its tables are at {found}, and it says that they are at {manifest.revision}")
+        found = list(connection.scalars(text(f"select version_num from {SCHEMA}.alembic_version")))
+        if found != [manifest.revision]:
+            said = one_line(", ".join(found)) or "none"
+            raise ValueError(f"its tables are at {said}, and it says that they are at {manifest.revision}")
 
 
 def _require_suitable(engine: Engine, manifest: BackupManifest) -> None:

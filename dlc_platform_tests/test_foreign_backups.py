@@ -4,9 +4,10 @@ import gzip
 import hashlib
 import io
 import os
+import random
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -19,7 +20,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy import URL, Engine, text
 
 from dlc_platform.backup import backup, restore
-from dlc_platform.catalog.places import misplaced
+from dlc_platform.catalog.foreign_rows import harmful_row
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.restored import DAGSTER, make_tables
 from dlc_platform.postgres import dump, rows
@@ -226,7 +227,7 @@ def test_every_kind_of_row_that_leads_elsewhere_is_named(lab: Engine) -> None:
         "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, session_key) values (7, '..a', 1, 1, 'a')",
     )
     with lab.connect() as connection:
-        assert misplaced(connection) is None
+        assert harmful_row(connection) is None
         for table, column, value in _LEADING:
             if column == "id":
                 other = f"jsonb_populate_record(t, jsonb_build_object('id', '{value}'))"
@@ -235,8 +236,82 @@ def test_every_kind_of_row_that_leads_elsewhere_is_named(lab: Engine) -> None:
                 statement = f"update dlc.{table} set {column} = '{value}'"
             connection.exec_driver_sql(statement)
             named = rf"the row .* of dlc\.{table} has '{re.escape(value)}' as {column}, which is no .*"
-            assert re.fullmatch(named, misplaced(connection) or "")
+            assert re.fullmatch(named, harmful_row(connection) or "")
             connection.rollback()
+
+
+#: Values that Postgres takes and Python does not: table, column, value and what is said of it.
+_UNREADABLE = [
+    ("session", "registered_at", "'infinity'", "is no time that can be read"),
+    ("session", "registered_at", "'0099-01-01 00:00:00+00 BC'", "is no time that can be read"),
+    ("video", "start_time", "'12345-01-01'", "is no time that can be read"),
+    ("environment", "details", """(repeat('{"a": [', 100) || repeat(']}', 100))::jsonb""", "is JSON of more than"),
+]
+
+
+def test_a_value_that_python_cannot_read_is_named(lab: Engine) -> None:
+    text_of_brackets = """jsonb_build_object('a', repeat('[{', 500), 'b', jsonb_build_array('"[[', '\\'))"""
+    execute(lab, f"update dlc.environment set details = {text_of_brackets}")
+    with lab.connect() as connection:
+        assert harmful_row(connection) is None
+        for table, column, value, otherwise in _UNREADABLE:
+            connection.exec_driver_sql(f"update dlc.{table} set {column} = {value}")
+            named = rf"the row .* of dlc\.{table} has .* as {column}, which {otherwise}.*"
+            assert re.fullmatch(named, harmful_row(connection) or "")
+            connection.rollback()
+
+
+#: Rows of a dump, and what is said of them; nothing of any of them is an error of ours.
+_ROWS = {
+    "a zero byte": (b"a\0\t{}\n", "0x00"),
+    "a zero byte, escaped": (b"a\\000\t{}\n", "0x00"),
+    "no UTF-8": (b"a\xff\t{}\n", "0xff"),
+    "half a character": (b"a\xed\xa0\x80\t{}\n", "0xed"),
+    "few columns": (b"a\n", "missing data for column"),
+    "many columns": (b"a\t{}\tb\n", "extra data"),
+    "no JSON": (b"a\t{\n", "invalid input syntax for type json"),
+    "a large number": (b"a\t" + b"9" * 200_000 + b"\n", "overflows"),
+    "deep JSON": (b"a\t" + b"[" * 100_000 + b"]" * 100_000 + b"\n", "stack depth limit exceeded"),
+    "a key that fits into no index": (
+        bytes(random.Random(0).choices(b"abcdefghij", k=30_000)) + b"\t{}\n",
+        "maximum size",
+    ),
+    "the same key": (b"a\t{}\na\t{}\n", "duplicate key"),
+    "no end": (b"a\\.b\t{}\n", "end-of-copy marker"),
+}
+
+
+def test_each_kind_of_wrong_row_is_the_backups_fault(lab: Engine) -> None:
+    begin, end = b"COPY dlc.subject (key, details) FROM stdin;\n", b"\\.\n"
+    data = {name: (begin + row + end, problem) for name, (row, problem) in _ROWS.items()} | {
+        "an unknown encoding": (b"SET client_encoding = 'NOPE';\n", "client_encoding"),
+        "a column twice": (b"COPY dlc.subject (key, key) FROM stdin;\na\tb\n\\.\n", "specified more than once"),
+        "a sequence too far": (
+            b"SELECT pg_catalog.setval('dlc.recording_id_seq', 9999999999, true);\n",
+            "out of bounds",
+        ),
+        "a sequence beyond": (
+            b"SELECT pg_catalog.setval('dlc.recording_id_seq', 9999999999999999999, true);\n",
+            "range",
+        ),
+    }
+    for name, (lines, problem) in data.items():
+        with lab.connect() as connection, pytest.raises(ValueError, match=problem):
+            rows.fill(connection, iter(lines.splitlines(keepends=True)), ("dlc", "dagster"))
+            pytest.fail(name)
+
+
+def test_a_lost_connection_is_not_the_backups_fault(lab: Engine) -> None:
+    with lab.connect() as connection, lab.connect() as other:
+        backend = connection.scalar(text("select pg_backend_pid()"))
+
+        def lines() -> Iterator[bytes]:
+            yield b"COPY dlc.subject (key) FROM stdin;\n"
+            other.execute(text("select pg_terminate_backend(:backend, 5000)"), {"backend": backend})
+            yield from (b"%d\n" % number for number in range(100_000))
+
+        with pytest.raises(rows.Unfilled):
+            rows.fill(connection, lines(), ("dlc", "dagster"))
 
 
 def test_a_row_that_leads_out_of_the_store_refuses_the_backup(
@@ -323,6 +398,10 @@ def test_members_that_are_no_plain_files_are_refused(home: Path, tmp_path: Path)
                 tar.addfile(member, io.BytesIO(content))
         with pytest.raises(PlatformError, match=problem):
             restore(tmp_path / "odd", tmp_path / "second", DAGSTER)
+    with tarfile.open(tmp_path / "odd", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("a" * 20_000_000))
+    with pytest.raises(PlatformError, match="a header in it is longer than 1048576 bytes"):
+        restore(tmp_path / "odd", tmp_path / "second", DAGSTER)
     os.mkfifo(tmp_path / "pipe")
     for device in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(PlatformError, match="it is not a file but a device or a pipe"):

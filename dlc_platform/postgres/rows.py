@@ -34,6 +34,10 @@ _END = b"\\.\n"
 Key = tuple[str, str, str]
 
 
+class Unfilled(Exception):
+    """Postgres did not take rows, for a reason of its own: a full disk, or a connection that is lost."""
+
+
 def foreign(wanted: str, given: Iterator[bytes]) -> list[str]:
     """The objects that a dump defines and our own schemas do not, or define otherwise; in words for a person.
 
@@ -83,7 +87,11 @@ def fill(connection: Connection, lines: Iterator[bytes], schemas: Sequence[str],
     ------
     ValueError
         When the data is not that of these tables; it names the table.
+    Unfilled
+        When that is not the fault of the data.
     """
+    import psycopg2
+
     columns = _columns(connection, schemas)
     sequences = _sequences(connection, schemas)
     links = _links(connection, schemas)
@@ -107,26 +115,31 @@ def fill(connection: Connection, lines: Iterator[bytes], schemas: Sequence[str],
             rows = _Rows(lines)
             try:
                 cursor.copy_expert(statement, rows)
-            except Exception as error:
+            except psycopg2.Error as error:
                 # Raised while psycopg2 read, it comes out as an error of Postgres.
-                raise (rows.error or _refused(".".join(table), error)) from error
+                raise (rows.error or _refused(connection, ".".join(table), error)) from error
         elif match := _SETVAL.fullmatch(line):
             if (sequence := (_plain(match[1]), _plain(match[2]))) not in sequences:
                 if leave_out:
                     continue
                 raise ValueError(f"it sets {one_line('.'.join(sequence))}, which is no sequence of the platform's")
-            cursor.execute(
-                "select setval(%s::regclass, %s, %s)", (_quoted(*sequence), int(match[3]), match[4] == "true")
-            )
+            values = _quoted(*sequence), match[3], match[4] == "true"
+            try:
+                cursor.execute("select setval(%s::regclass, %s::bigint, %s)", values)
+            except psycopg2.Error as error:
+                raise _refused(connection, ".".join(sequence), error) from error
         elif match := _ENCODING.fullmatch(line):
-            cursor.execute("select set_config('client_encoding', %s, true)", (match[1],))
+            try:
+                cursor.execute("select set_config('client_encoding', %s, true)", (match[1],))
+            except psycopg2.Error as error:
+                raise _refused(connection, "any table", error) from error
         elif line and not _PREPARING.fullmatch(line):
             raise ValueError(f"among its data is {one_line(line)!r}, which is no row")
     for table, name, definition in links:
         try:
             connection.exec_driver_sql(f"alter table {table} add constraint {name} {definition}")
         except IntegrityError as error:
-            raise _refused(table, error.orig or error) from error
+            raise _refused(connection, table, error.orig or error) from error
 
 
 class _Rows:
@@ -203,10 +216,14 @@ def _quoted(*names: str) -> str:
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
-def _refused(table: str, error: BaseException) -> BaseException:
+def _refused(connection: Connection, table: str, error: BaseException) -> Exception:
     """What Postgres says against rows of a table, if it is the rows that it says it of."""
     import psycopg2
 
-    if isinstance(error, (psycopg2.DataError, psycopg2.IntegrityError)):
+    # Class 54 is what goes beyond a limit of Postgres: a value that fits into no index, JSON that is too deep.
+    of_rows = isinstance(error, (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError))
+    if of_rows or (isinstance(error, psycopg2.Error) and (error.pgcode or "").startswith("54")):
         return ValueError(f"its rows are not rows of {one_line(table)}: {one_line(str(error))}")
-    return error
+    # It may be lost, and then cannot be rolled back.
+    connection.invalidate()
+    return Unfilled(str(error))

@@ -258,7 +258,7 @@ def write_sound(path: Path) -> None:
         (write_picture, "is not a video but a picture"),
         (write_sound, "holds no video stream"),
         (lambda path: path.write_bytes(np.random.default_rng(0).bytes(50_000)), "is not a video"),
-        (Path.mkdir, "cannot be read: Is a directory"),
+        (Path.mkdir, "is not a file but a folder"),
         (lambda path: None, "does not exist"),
         (lambda path: path.symlink_to("nowhere"), "does not exist"),
         (lambda path: path.symlink_to(path), "cannot be read"),

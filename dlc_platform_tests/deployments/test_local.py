@@ -103,6 +103,14 @@ def test_a_release_takes_over_and_one_that_fails_leaves_the_lab_as_it_was(machin
     machine.do("systemctl", "start", unit)
     assert answers(machine)
     assert servers(machine) == {unit}
+    # The journal, which others may read, says how to get the address with the token, and not the token.
+    home = "/srv/dlc-platform/maze"
+    journal = machine.do("journalctl", "--no-pager", "--unit", unit)
+    token = machine.do("cat", f"{home}/web.token")
+    assert "The lab is up: http://127.0.0.1:3456/ (" in journal and token not in journal
+    program = "/opt/dlc-platform/labs/maze/.venv/bin/dlc-platform"
+    told = machine.do("runuser", "-u", "dlc-platform", "--", program, "ui", home, "--port", "3456")
+    assert told == f"http://127.0.0.1:3456/?token={token}"
     environment = machine.do("systemctl", "show", "--property=Environment", unit)
     assert "PORT=3000" in environment
     pid = machine.do("systemctl", "show", "--property=MainPID", "--value", unit)

@@ -53,6 +53,8 @@ class Up:
         #: At the next start; it costs memory and seconds.
         self.with_read_only = False
         self.process: subprocess.Popen[bytes] | None = None
+        #: Of the command, beside the plain one.
+        self.environment = {"DLC_PLATFORM_LEASE_DIR": str(home / "leases")}
         self._log = home / "up.log"
 
     @property
@@ -78,7 +80,7 @@ class Up:
         with open(self._log, "wb") as log:
             return subprocess.Popen(
                 [COMMAND, "up", str(self.home), "--port", str(self.port), *read_only],
-                env={**plain_environment(), "DLC_PLATFORM_LEASE_DIR": str(self.home / "leases")},
+                env={**plain_environment(), **self.environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -355,6 +355,8 @@ def _read_index(file: Path) -> Index:
                 raise ValueError(f"{_INDEX} would grow to more than {_INDEX_TIMES} times its size")
             listed, place = rest + part, 0
             while entry := _ENTRY.match(listed, place):
+                if (entry[1], entry[2]) in index:
+                    raise ValueError(f"{_INDEX} lists a product twice")
                 index[entry[1], entry[2]] = entry[3]  # pyright: ignore[reportArgumentType] (the pattern knows the kinds)
                 place = entry.end()
             rest = listed[place:]

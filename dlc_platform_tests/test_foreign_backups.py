@@ -354,8 +354,11 @@ def test_an_index_that_grows_without_measure_is_refused(
 ) -> None:
     file = backup(home, home.with_name("file")).file
     same = b'["poses", "' + b"a" * 64 + b'", ""], '
+    many = "".join(f'["poses", "{number:064x}", ""], ' for number in range(100_000)).encode()
     with pytest.raises(PlatformError, match=r"store\.json\.gz would grow to more than 6 times its size"):
-        restored(changed(file, store_json_gz=gzip.compress(b"[" + same * 600_000, compresslevel=1)))
+        restored(changed(file, store_json_gz=gzip.compress(b"[" + many)))
+    with pytest.raises(PlatformError, match=r"store\.json\.gz lists a product twice"):
+        restored(changed(file, store_json_gz=gzip.compress(b"[" + same * 3 + b"]")))
     for wrong in (b" " * 60_000_000, b'[["poses", "../../etc", ""]]', b"[" * 60_000_000, b'{"a": 1}', b"", b"[" + same):
         with pytest.raises(PlatformError, match="does not list products"):
             restored(changed(file, store_json_gz=gzip.compress(wrong, compresslevel=1)))

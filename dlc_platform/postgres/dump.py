@@ -104,7 +104,9 @@ def shown(file: Path, postgres: int, part: Literal["schema", "data"]) -> Iterato
         said.seek(0)
         if process.returncode != 0:
             told = " ".join(said.read(_ERROR_BYTES).decode(errors="replace").split())
-            raise ValueError(f"{told or f'pg_restore ended with {process.returncode}'}")
+            # It is C, and what it was not made for can end it by a signal.
+            ended = f"pg_restore ended with {process.returncode} while it read the database's dump"
+            raise ValueError(told or ended)
 
 
 def _lines(process: "subprocess.Popen[bytes]", given: int) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import urlopen
 from uuid import uuid4
 
@@ -115,7 +115,7 @@ def is_answering(url: str) -> bool:
     try:
         with urlopen(f"{url}/server_info") as response:
             return response.status == 200
-    except URLError:
+    except OSError:  # it is not there, or ends just now
         return False
 
 

@@ -69,6 +69,8 @@ _DATABASE = "database.dump"
 _PARTS = (_ABOUT, LAB_FILE, _INDEX, _DATABASE)
 _SCHEMAS = (SCHEMA, DAGSTER_SCHEMA)
 _BLOCK_BYTES = 1 << 20
+#: Of the tar itself; Python's reader of headers takes minutes for a hundred thousand digits.
+_HEADER_BYTES = 16 << 10
 #: What each part but the dump may have at most, and how often longer than its file the index may be: it is made of
 #: checksums, which cannot be made shorter than by half.
 _MOST_BYTES = {_SUMS: 1 << 12, _ABOUT: 1 << 16, LAB_FILE: 1 << 20}
@@ -309,7 +311,9 @@ def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
         except ValidationError as error:
             wrong = ", ".join(str(one["loc"][0]) for one in error.errors() if one["loc"])
             raise _damaged(file, f"{_ABOUT} does not say what it should: {one_line(wrong)}") from error
-        except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise _damaged(file, one_line(str(error)).rstrip(".")) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(file, one_line(str(error)).rstrip(".")) from error
     return manifest, index
 
@@ -318,8 +322,8 @@ class _Frugal(io.FileIO):
     """A file for `tarfile`, which would read a name at once, however long the header says that it is."""
 
     def read(self, size: int | None = -1) -> bytes:
-        if size is None or not 0 <= size <= _BLOCK_BYTES:
-            raise ValueError(f"a header in it is longer than {_BLOCK_BYTES} bytes")
+        if size is None or not 0 <= size <= _HEADER_BYTES:
+            raise ValueError(f"a header in it is longer than {_HEADER_BYTES} bytes")
         return super().read(size)
 
 
@@ -338,7 +342,7 @@ def _take_out(tar: tarfile.TarFile, folder: Path) -> Iterator[tuple[str, str]]:
         assert part is not None
         digest = hashlib.sha256()
         with open(folder / member.name, "xb", opener=_private) as output:
-            while block := part.read(_BLOCK_BYTES):
+            while block := part.read(_HEADER_BYTES):
                 digest.update(block)
                 output.write(block)
         yield member.name, digest.hexdigest()

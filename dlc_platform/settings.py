@@ -94,16 +94,43 @@ NET_TYPES = (
     "resnet_50",
     "resnet_101",
 )
+#: A layout pattern has so many signs at most, so many groups within each other, and means so many with each of its
+#: repetitions written out, as the engine does: `a{1000000000}` takes gigabytes before it is held against any path.
+_LONGEST_PATTERN, _DEEPEST_PATTERN, _LARGEST_PATTERN = 2000, 30, 100_000
+_SIGN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(?P<counts>\d*,?\d*)\}|.", re.S)
 PathOrText = TypeVar("PathOrText", Path, str)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def _regular_expression(text: str) -> str:
+    _require_small(text)
     try:
         regex.compile(text)
     except regex.error as error:
         raise ValueError(f"is not a regular expression: {error}") from error
     return text
+
+
+def _require_small(pattern: str) -> None:
+    """See that a layout pattern can be compiled in no time and little memory."""
+    if len(pattern) > _LONGEST_PATTERN:
+        raise ValueError(f"is longer than {_LONGEST_PATTERN} characters")
+    # Of each group that is open: how much it holds, and how much its last part does, which a repetition repeats.
+    groups = [[0, 0]]
+    for sign in _SIGN.finditer(pattern):
+        if sign["counts"]:
+            whole, last = groups[-1]
+            times = max([1, *(int(count) for count in sign["counts"].split(",") if count)])
+            groups[-1] = [whole + last * (times - 1), last * times]
+        elif sign[0] == "(":
+            groups.append([0, 0])
+        else:
+            part = groups.pop()[0] + 1 if sign[0] == ")" and len(groups) > 1 else 1
+            groups[-1] = [groups[-1][0] + part, part]
+        if len(groups) > _DEEPEST_PATTERN:
+            raise ValueError(f"has more than {_DEEPEST_PATTERN} groups within each other")
+        if groups[-1][0] > _LARGEST_PATTERN:
+            raise ValueError(f"has more than {_LARGEST_PATTERN:,} signs with its repetitions written out")
 
 
 def _plain_name(text: str) -> str:
@@ -1286,8 +1313,10 @@ _FORMS = {
 def _explain(error: ValidationError, text: str) -> str:
     lines: list[tuple[int, str]] = []
     for problem in error.errors(include_url=False):
+        place = problem["loc"]
         # pydantic ends the place of a wrong key with "[key]".
-        place = tuple(part for part in problem["loc"] if part != "[key]")
+        if place[-1:] == ("[key]",) and problem["type"] != "extra_forbidden":
+            place = place[:-1]
         key = ".".join(map(str, place))
         value = problem["input"]
         written = written_at(text, place)

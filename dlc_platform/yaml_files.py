@@ -4,6 +4,7 @@ Every file of DeepLabCut and lab.yaml are read here, so that a name without quot
 that is written twice is refused: a parser that keeps the last one loses what the first one said.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 _MOST_BYTES, _DEEPEST = 4 << 20, 50
 #: Values once every alias stands for what it means, the merge key `<<` included.
 _MOST_VALUES = 200_000
+#: Digits of a number; Python says none of more than 4300 in words, and takes long to try.
+_LONGEST_NUMBER = 1000
+_NUMBER, _MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
+#: What ruamel raises where the letters of a value do not fit its tag, as in `!!bool maybe`.
+_WRONG_VALUE = (ValueError, IndexError, KeyError, AttributeError)
 
 
 def yaml_text(file: Path) -> str:
@@ -65,9 +71,9 @@ def load_yaml(file: Path, text: str) -> Any:
         _check_values(file, root)
         twice = _written_twice(root)
         content = None if twice or root is None else parser.constructor.construct_document(root)
-    except ValueError as error:
+    except _WRONG_VALUE as error:
         # What looks like a date or a number and is none: the parser does not say where.
-        written, told = next(_not_constructed(root), (None, str(error)))
+        written, told = next(_not_constructed(root), (None, _in_words(error)))
         raise PlatformError(
             f"{file} is not YAML: {told}" + (f" (line {written.line}: {written.value[:60]})" if written else ""),
             "Mend that line; what is meant as text stands in quotes",
@@ -116,7 +122,7 @@ def keys_not_text(text: str) -> list[tuple[tuple[str, ...], int]]:
     return [
         ((*place, str(key.value)), key.start_mark.line + 1)
         for place, key, _ in _nodes(root)
-        if key is not None and key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+        if key is not None and key.tag not in ("tag:yaml.org,2002:str", _MERGE)
     ]
 
 
@@ -144,8 +150,11 @@ def _check_depth(file: Path, text: str) -> None:
 
 
 def _check_values(file: Path, root: "Node | None") -> None:
-    """Refuse aliases that stand for each other over and over: a hundred bytes can mean more than a memory holds."""
-    from ruamel.yaml.nodes import MappingNode, SequenceNode
+    """Refuse what no file of ours holds: above all aliases that stand for each other over and over.
+
+    A hundred bytes of these can mean more than a memory holds.
+    """
+    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
@@ -164,6 +173,13 @@ def _check_values(file: Path, root: "Node | None") -> None:
                 below = node.value
             elif isinstance(node, MappingNode):
                 below = [one for pair in node.value for one in pair]
+                if keys := [key for key, _ in node.value if not isinstance(key, ScalarNode)]:
+                    line = keys[0].start_mark.line + 1
+                    raise PlatformError(f"{file} is not valid: the key in line {line} is a list", "Write a name there")
+            elif reason := _wrong_letters(node):
+                raise PlatformError(
+                    f"{file} is not valid: line {node.start_mark.line + 1} holds {reason}", "Mend that line"
+                )
             sizes[id(node)] = 1 + sum(size(one, depth + 1) for one in below)
             open_nodes.remove(id(node))
         return sizes[id(node)]
@@ -173,6 +189,17 @@ def _check_values(file: Path, root: "Node | None") -> None:
             f"{file} is not valid: with its aliases written out it has more than {_MOST_VALUES:,} values",
             "Write out what they stand for",
         )
+
+
+def _wrong_letters(node: "Node") -> str | None:
+    """What no later reader of a value can use; None where there is nothing of the kind."""
+    if node.tag == _NUMBER and len(node.value) > _LONGEST_NUMBER:
+        return f"a number of {len(node.value)} digits"
+    try:
+        os.fsencode(node.value)
+    except UnicodeEncodeError:
+        return "half of a character"
+    return None
 
 
 def dump_yaml(content: Any, sort_keys: bool = True) -> str:
@@ -224,10 +251,10 @@ def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
     from ruamel.yaml.nodes import MappingNode
 
     for key, value in node.value:
-        if key.value == "<<":
+        if key.tag == _MERGE:
             for merged in [value] if isinstance(value, MappingNode) else value.value:
                 yield from _entries(merged)
-    yield from (entry for entry in node.value if entry[0].value != "<<")
+    yield from (entry for entry in node.value if entry[0].tag != _MERGE)
 
 
 def _nodes(root: "Node | None") -> Iterator[tuple[tuple[str, ...], Any, Any]]:
@@ -260,5 +287,9 @@ def _not_constructed(root: "Node | None") -> Iterator[tuple[Written, str]]:
             if isinstance(node, ScalarNode):
                 try:
                     constructor.construct_object(node)
-                except ValueError as error:
-                    yield Written(node.start_mark.line + 1, str(node.value)), str(error)
+                except _WRONG_VALUE as error:
+                    yield Written(node.start_mark.line + 1, str(node.value)), _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else "a value that is not of the type that it is written with"

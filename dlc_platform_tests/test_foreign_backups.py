@@ -403,7 +403,14 @@ def test_members_that_are_no_plain_files_are_refused(home: Path, tmp_path: Path)
             restore(tmp_path / "odd", tmp_path / "second", DAGSTER)
     with tarfile.open(tmp_path / "odd", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(tarfile.TarInfo("a" * 20_000_000))
-    with pytest.raises(PlatformError, match="a header in it is longer than 1048576 bytes"):
+    with pytest.raises(PlatformError, match="a header in it is longer than 16384 bytes"):
+        restore(tmp_path / "odd", tmp_path / "second", DAGSTER)
+    # The header before a member: digits and no length.
+    with tarfile.open(tmp_path / "odd", "w") as tar:
+        member = tarfile.TarInfo("manifest.json")
+        member.type, member.size = tarfile.XHDTYPE, 300_000
+        tar.addfile(member, io.BytesIO(b"1" * member.size))
+    with pytest.raises(PlatformError, match="longer than 16384 bytes"):
         restore(tmp_path / "odd", tmp_path / "second", DAGSTER)
     os.mkfifo(tmp_path / "pipe")
     for device in (tmp_path / "pipe", Path("/dev/zero")):

@@ -62,6 +62,30 @@ def test_yaml_that_means_more_than_it_says_is_refused(bomb: str, tmp_path: Path)
         assert str(tmp_path / name) in error.value.problem and len(error.value.problem) < 500
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("a: !!bool maybe", "line 1: maybe"),
+        ("a: !!int ''", "a value that is not of the type"),
+        ("!!float _: 1", "line 1: _"),
+        (f"a: 0x{'F' * 4000}", "line 1 holds a number of 4002 digits"),
+        ("b: 1\na: '\ud800'".replace("'", '"').replace("\ud800", r"\ud800"), "line 2 holds half of a character"),
+        ("? [a, b]\n: 1", "the key in line 1 is a list"),
+        ("<<: [1]", "line 1"),
+    ],
+)
+def test_values_that_no_parser_can_make_are_named(value: str, reason: str, tmp_path: Path):
+    for name, read in (
+        ("lab.yaml", lambda: load_lab(tmp_path)),
+        ("config.yaml", lambda: read_project(tmp_path)),
+        ("pytorch_config.yaml", lambda: import_model(tmp_path, Store(tmp_path / "store"))),
+    ):
+        (tmp_path / name).write_text(value)
+        with pytest.raises(PlatformError) as error:
+            read()
+        assert str(tmp_path / name) in error.value.problem and reason in error.value.problem
+
+
 def test_aliases_and_merged_keys_of_people_are_read(tmp_path: Path):
     text = "base: &base {epochs: 3, weights: random}\none: {<<: *base, seed: 1}\ntwo: {<<: *base, seed: 2}\n"
     assert load_yaml(tmp_path, text)["two"] == {"epochs": 3, "weights": "random", "seed": 2}

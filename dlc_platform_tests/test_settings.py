@@ -420,7 +420,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").mkdir()
-    with pytest.raises(PlatformError, match=r"lab\.yaml cannot be read: Is a directory"):
+    with pytest.raises(PlatformError, match=r"lab\.yaml is not a file but a folder"):
         load_lab(tmp_path)
 
 
@@ -600,3 +600,30 @@ def test_backups_are_written_beside_the_lab_and_never_into_raw_data(tmp_path: Pa
 )
 def test_rules_of_runs_that_cannot_be(tmp_path: Path, key: str, value: object) -> None:
     assert f"runs.{key}" in refusal(tmp_path, changed("runs", key, value)).problem
+
+
+@pytest.mark.parametrize("key", ['"<<": 1', '"<<": ~', '"<<": [1]', '"[key]": 1'])
+def test_a_key_that_means_something_to_a_parser_is_a_wrong_key(tmp_path: Path, key: str) -> None:
+    assert f"{key.split(chr(34))[1]} is not a key of lab.yaml" in refusal(tmp_path, f"{LAB}\n{key}\n").problem
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("(?P<subject>a{1000000000})(?P<session>x)", "signs with its repetitions written out"),
+        ("(?P<subject>(?:ab?){1000000})(?P<session>x)", "signs with its repetitions written out"),
+        (r"(?P<subject>(?:(?:[ab]{100}){,100}\)?){100,})(?P<session>x)", "signs with its repetitions written out"),
+        (f"(?P<subject>{'(?:' * 40}a{')' * 40})(?P<session>x)", "groups within each other"),
+        (f"(?P<subject>a)(?P<session>{'x' * 3000})", "is longer than 2000 characters"),
+    ],
+)
+def test_a_pattern_that_asks_for_a_memory_is_refused_before_it_is_compiled(
+    tmp_path: Path, pattern: str, reason: str
+) -> None:
+    problem = refusal(tmp_path, changed("layout", "pattern", pattern)).problem
+    assert "layout.pattern" in problem and reason in problem
+
+
+def test_patterns_of_people_are_small(tmp_path: Path) -> None:
+    pattern = r"(?P<subject>[(){}A-Z]{2,8}\d{3})/(?P<session>(?:\d{4}-\d{2}-\d{2}_){1,3}\d{6})/[^/]{1,200}"
+    assert load(tmp_path, changed("layout", "pattern", pattern)).layout.pattern == pattern

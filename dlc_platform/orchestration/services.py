@@ -58,6 +58,8 @@ _PORT_SECONDS = 10
 #: A service that ends by itself more often than that within that time is not started again.
 _MOST_ENDS = 3
 _ENDS_MINUTES = 10
+#: The bits of a mode by which others than the owner change a file, or connect to a socket.
+_NOT_FOR_OTHERS = 0o022
 #: How often a fault of the machine is looked at again.
 _WAIT_SECONDS = 10
 #: A log that is larger is begun anew at the next start: every look of the sensor writes to it.
@@ -108,7 +110,9 @@ class Services:
     def start(self) -> None:
         """Start the webserver and the daemon; what was started is stopped by `stop`, even if this is interrupted."""
         self._logs.mkdir(exist_ok=True)
-        self._take(load_lab(self.home))
+        # Code servers do what whoever may write to their sockets says, and these lie in the folder for temporary files.
+        os.umask(os.umask(_NOT_FOR_OTHERS) | _NOT_FOR_OTHERS)
+        self._take(load_lab(self.home), (self.home / LAB_FILE).read_text(encoding="utf-8"))
         workspace = ["-m", _MODULE]
         webserver = ("dlc_platform.web", "-h", "127.0.0.1", "-p")
         self._modules["webserver"] = (*webserver, str(self._port), *workspace)
@@ -276,16 +280,16 @@ class Services:
         before_that, self._loaded_state = self._loaded_state, seen
         before = dagster_yaml(self.home).read_text()
         try:
-            lab = load_lab(self.home)
+            lab, text = load_lab(self.home), (self.home / LAB_FILE).read_text(encoding="utf-8")
             prepare(self.home)
         except Exception as problem:
             if machine_fault(problem) is not None:
                 self._loaded_state = before_that  # so that it is taken later
                 raise
-            if not isinstance(problem, PlatformError):
-                raise
-            self._say(f"lab.yaml has changed and cannot be used; the last good one stays in force. {problem}")
-            write(lab_problem(self.home), str(problem))
+            # Whatever an editor writes, the lab goes on.
+            told = str(problem) if isinstance(problem, PlatformError) else repr(problem)
+            self._say(f"lab.yaml has changed and cannot be used; the last good one stays in force. {told}")
+            write(lab_problem(self.home), told)
             return
         told = [
             f"{what}: {', '.join(sorted(names))}"
@@ -296,7 +300,7 @@ class Services:
             if names
         ]
         same = dagster_yaml(self.home).read_text() == before and lab.web == self._lab.web
-        self._take(lab)
+        self._take(lab, text)
         try:
             if same:
                 self._reload()
@@ -313,9 +317,9 @@ class Services:
         else:
             self._say("; ".join(["lab.yaml has changed and is in force", *told]))
 
-    def _take(self, lab: Lab) -> None:
+    def _take(self, lab: Lab, text: str) -> None:
         """Let what runs, and what is started from now on, read lab.yaml as it is now."""
-        write(taken_lab(self.home), (self.home / LAB_FILE).read_text(encoding="utf-8"))
+        write(taken_lab(self.home), text)
         lab_problem(self.home).unlink(missing_ok=True)
         self._lab = lab
 

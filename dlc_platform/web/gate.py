@@ -14,6 +14,7 @@ import hmac
 import html
 import ipaddress
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,6 +30,8 @@ from dlc_platform.orchestration.web_access import TOKEN_PARAMETER
 #: Says that the server is there, and its versions; whoever watches over it asks without a token.
 HEALTH = "/server_info"
 
+#: What a browser writes into Host: no account, no path, and a port of digits.
+_HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?", re.A)
 _LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _JSON = "application/json"
 _GRAPHQL = "/graphql"
@@ -131,12 +134,9 @@ class Gate:
     def _foreign(self, scope: Scope, headers: Headers) -> str | None:
         """Why a request is one of another site; None if it is not."""
         host = _only(headers, "host")
-        if host is None:
+        if host is None or not _HOST.fullmatch(host):
             return "the request does not say which host it is for"
-        try:
-            name = host_of(host)
-        except ValueError:
-            return "the request does not say which host it is for"
+        name = host_of(host)
         # Whoever watches over a container or a pod asks it by its address, which no site can give itself.
         if name not in self._hosts and not (scope["path"] == HEALTH and _is_address(name)):
             return (
@@ -145,15 +145,15 @@ class Gate:
             )
         if "origin" in headers and not _is_origin(_only(headers, "origin"), host):
             return "the request comes from a page of another site"
-        site = headers.get("sec-fetch-site", "none")
+        sites = set(headers.getlist("sec-fetch-site"))
         # A link that a person follows from elsewhere comes here; nothing that a page asks for by itself does.
         is_link = (
             scope["type"] == "http"
             and scope["method"] == "GET"
-            and headers.get("sec-fetch-mode") == "navigate"
-            and headers.get("sec-fetch-dest") == "document"
+            and _only(headers, "sec-fetch-mode") == "navigate"
+            and _only(headers, "sec-fetch-dest") == "document"
         )
-        if site not in ("none", "same-origin") and not is_link:
+        if sites - {"none", "same-origin"} and not is_link:
             return "the request comes from a page of another site"
         return None
 
@@ -231,7 +231,7 @@ def _refusal_of_the_way(scope: Scope, headers: Headers) -> Response | None:
 
 def _refusal_to_change(scope: Scope, body: bytes) -> Response | None:
     """Let a POST ask and not change; None if it does not."""
-    if not scope["path"].endswith(_GRAPHQL):
+    if scope["path"] != _GRAPHQL:
         return _refused("nothing can be changed here: this page is for looking")
     try:
         document = parse(json.loads(body)["query"])

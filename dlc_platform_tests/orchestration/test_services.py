@@ -196,6 +196,9 @@ def test_lab_yaml_is_followed_while_the_lab_is_up(lab: Up):
         assert recipes() == ["another", known]
 
         begun = daemon.stat().st_size
+        # What no reader of it expects.
+        file.write_text(before + '\n"<<": 1\n')
+        wait_for(lambda: "<< is not a key of lab.yaml" in lab.said())
         file.write_text(before + "\nraw_rots: [raw]\n")
         wait_for(lambda: "the last good one stays in force" in lab.said())
         sentence = "raw_rots is not a key of lab.yaml (value: ['raw']); did you mean raw_roots?"

@@ -103,6 +103,9 @@ REFUSED: dict[str, tuple[str, str, dict[str, str], str | None, int]] = {
     "its own name with something before": ("POST", "/graphql", JSON | {"Host": f"x.{OWN}"}, BODY, 403),
     "its own name with something after": ("POST", "/graphql", JSON | {"Host": f"localhost.{FOREIGN}"}, BODY, 403),
     "an address of another machine": ("POST", "/graphql", JSON | {"Host": "10.0.0.1"}, BODY, 403),
+    "its own name behind an account": ("POST", "/graphql", JSON | {"Host": f"{FOREIGN}@localhost"}, BODY, 403),
+    "its own name before a path": ("POST", "/graphql", JSON | {"Host": f"localhost/{FOREIGN}"}, BODY, 403),
+    "its own name with a port that is none": ("POST", "/graphql", JSON | {"Host": "localhost:abc"}, BODY, 403),
     "no name": ("POST", "/graphql", JSON | {"Host": ""}, BODY, 403),
 }  # fmt: skip
 
@@ -118,17 +121,27 @@ def test_changes_come_in_one_way_alone(servers: Servers, way: str):
     assert servers.work.state() == before
 
 
+def test_of_two_sites_neither_is_believed(servers: Servers):
+    for sites in (("none", "cross-site"), ("cross-site", "none")):
+        assert 403 == _status(servers.work, {"Sec-Fetch-Site": list(sites)})
+
+
 def test_two_hosts_or_two_types_are_none(servers: Servers):
     server = servers.work
     for name, values in (("Host", ("localhost", FOREIGN)), ("Content-Type", ("application/json", "text/plain"))):
-        given = {"Host": ["localhost"], "Content-Type": ["application/json"]} | {name: list(values)}
-        head = "".join(f"{key}: {value}\r\n" for key, several in given.items() for value in several)
-        with socket.create_connection(("127.0.0.1", server.port), 30) as plain:
-            plain.sendall(
-                f"POST /graphql HTTP/1.1\r\n{head}Authorization: Bearer {server.token}\r\nConnection: close\r\n"
-                f"Content-Length: {len(BODY)}\r\n\r\n{BODY}".encode()
-            )
-            assert int(plain.makefile("rb").readline().split()[1]) in (400, 403, 415), name
+        assert _status(server, {name: list(values)}) in (400, 403, 415), name
+
+
+def _status(server: Server, several: dict[str, list[str]]) -> int:
+    """What a change is answered that has some headers several times."""
+    given = {"Host": ["localhost"], "Content-Type": ["application/json"]} | several
+    head = "".join(f"{key}: {value}\r\n" for key, values in given.items() for value in values)
+    with socket.create_connection(("127.0.0.1", server.port), 30) as plain:
+        plain.sendall(
+            f"POST /graphql HTTP/1.1\r\n{head}Authorization: Bearer {server.token}\r\nConnection: close\r\n"
+            f"Content-Length: {len(BODY)}\r\n\r\n{BODY}".encode()
+        )
+        return int(plain.makefile("rb").readline().split()[1])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:1234", "LOCALHOST", "[::1]:3000", OWN, f"{OWN}:8443"])
@@ -341,7 +354,9 @@ def test_the_page_to_look_only_refuses_every_mutation(servers: Servers):
         refused = [name for name, call in calls.items() if send(name, call.replace("mutation", "mutation b")) >= 400]
         print(f"{way}: {len(refused)} of {len(calls)} mutations refused")
         assert set(refused) == set(calls), way
-    assert look.request("POST", "/report_asset_materialization/a", JSON, '{"asset_key": ["a"]}').status == 403
+    for address in ("a", "a/graphql"):
+        reported = look.request("POST", f"/report_asset_materialization/{address}", JSON, '{"query": "{version}"}')
+        assert reported.status == 403
     assert servers.work.state() == before
 
 

@@ -123,7 +123,7 @@ def test_changes_come_in_one_way_alone(servers: Servers, way: str):
 
 def test_of_two_sites_neither_is_believed(servers: Servers):
     for sites in (("none", "cross-site"), ("cross-site", "none")):
-        assert 403 == _status(servers.work, {"Sec-Fetch-Site": list(sites)})
+        assert _status(servers.work, {"Sec-Fetch-Site": list(sites)}) == 403
 
 
 def test_two_hosts_or_two_types_are_none(servers: Servers):
@@ -354,8 +354,8 @@ def test_the_page_to_look_only_refuses_every_mutation(servers: Servers):
         refused = [name for name, call in calls.items() if send(name, call.replace("mutation", "mutation b")) >= 400]
         print(f"{way}: {len(refused)} of {len(calls)} mutations refused")
         assert set(refused) == set(calls), way
-    for address in ("a", "a/graphql"):
-        reported = look.request("POST", f"/report_asset_materialization/{address}", JSON, '{"query": "{version}"}')
+    for path in ("a", "a/graphql"):
+        reported = look.request("POST", f"/report_asset_materialization/{path}", JSON, '{"query": "{version}"}')
         assert reported.status == 403
     assert servers.work.state() == before
 

@@ -5,22 +5,22 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import date, datetime
-from itertools import chain
+from datetime import UTC, date, datetime
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from dlc_platform import screen
 from dlc_platform.errors import (
     PlatformError,
     PlatformWarning,
@@ -32,6 +32,7 @@ from dlc_platform.errors import (
     shell_word,
 )
 from dlc_platform.identity import short
+from dlc_platform.words import counted, said_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -302,8 +303,6 @@ def gpus(
     as_json: AsJson = False,
 ) -> None:
     """The devices that runs may use, who computes there, and which take no new runs (drained)."""
-    import pandas as pd
-
     from dlc_platform.launchers import leases
     from dlc_platform.launchers.devices import CPU, find_devices
     from dlc_platform.settings import load_lab
@@ -317,7 +316,7 @@ def gpus(
                 raise PlatformError(f"runs of this lab use no GPU {name!r}", f"Name one of {known}, or its UUID")
             for device in named:
                 change(device)
-    rows = [
+    rows: list[Mapping[str, Any]] = [
         {
             "gpu": state.device.visible or state.device.key,
             "uuid": state.device.uuid or "",
@@ -330,7 +329,7 @@ def gpus(
         }
         for state in leases.survey(devices)
     ]
-    _table(pd.DataFrame(rows), list(rows[0]), as_json)
+    _table(rows, list(rows[0]), as_json)
 
 
 @app.command("scan")
@@ -367,7 +366,10 @@ def scan_(
             disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
             disks.answering()
             changed = update_details(engine, Sidecars(lab.raw_roots, disks.silent))
-            _say(f"The lab's own tables say something new of {changed} subjects and sessions")
+            _say(
+                "The lab's own tables say something new of "
+                f"{counted(changed, 'subject or session', 'subjects and sessions')}"
+            )
             for line in broken_projects(lab):
                 _say(line)
             return succeeded
@@ -409,60 +411,44 @@ def list_sessions(
     as_json: AsJson = False,
 ) -> None:
     """List the registered sessions and their recordings; or what waits, or what is in quarantine."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
-    platform = Platform(_absolute(home))
-    if quarantined:
-        _table(platform.quarantine(), ["session", "stage", "file", "reason", "remedy", "since"], as_json)
-        return
+    lab, engine = _lab(home)
     if waiting:
-        if as_json:
-            found = platform.waiting()
-            _table(found, list(found.columns), as_json)
-        else:
-            _show_waiting(home)
-        return
-    columns = [
-        "session",
-        "recording",
-        "position",
-        "camera",
-        "frames",
-        "frame_rate",
-        "width",
-        "height",
-        "model",
-        "damage",
-        "problem",
-    ]
-    _table(_with_left_out(platform.sessions()), columns, as_json)
+        _show_waiting(engine, lab, as_json)
+    elif quarantined:
+        columns = ["session", "stage", "since", "file", "reason", "remedy"]
+        _table(queries.quarantine.rows(engine), columns, as_json, "no session is in quarantine")
+    else:
+        columns = ["session", "recording", "position", "camera", "frames", "frame_rate", "size", "model"]
+        rows = [_with_left_out(row) for row in queries.sessions.rows(engine)]
+        _table(rows, [*columns, "damage", "problem"], as_json)
 
 
-def _show_waiting(home: Path) -> None:
+def _show_waiting(engine: "Engine", lab: "Lab", as_json: bool) -> None:
     from dlc_platform.runs_under_way import daemon_lives
     from dlc_platform.waiting import waiting, waiting_lines
 
-    lab, engine = _lab(home)
     found = waiting(engine, lab)
-    for line in waiting_lines(found, shutil.get_terminal_size((80, 24)).columns):
+    if as_json:
+        _table([asdict(one) for one in found], [], as_json)
+        return
+    for line in waiting_lines(found, screen.width()):
         _say(line)
     held = {one.session for one in found if not one.passing}
     number = len({one.session for one in found})
-    _say(f"{number} sessions wait, {len(held)} of them for a person" if found else "nothing waits")
+    waits = counted(number, "session waits", "sessions wait")
+    _say(f"{waits}, {len(held)} of them for a person" if found else "nothing waits")
     if number > len(held) and daemon_lives(engine) is False:
         _say("The lab is not up, so nothing goes on by itself: start it with `dlc-platform up HOME`, or its service")
 
 
-def _with_left_out(found: "pd.DataFrame") -> "pd.DataFrame":
-    """The sessions with what is left out at the beginning of a file beside the damage in it."""
-
-    def said(damage: Any, frames: Any) -> str | None:
-        own = [damage] if isinstance(damage, str) else []
-        return "; ".join([*own, *([f"{frames:.0f} frames left out at the start"] if (frames or 0) > 0 else [])]) or None
-
-    both = found.copy()
-    both["damage"] = list(map(said, found["damage"], found["frames_left_out"]))
-    return both
+def _with_left_out(row: dict[str, Any]) -> dict[str, Any]:
+    """A file of `sessions` with its picture's size, and what is left out at its beginning beside the damage in it."""
+    left_out = row["frames_left_out"]
+    said = [row["damage"], f"{counted(left_out, 'frame')} left out at the start" if left_out else None]
+    size = f"{row['width']}x{row['height']}" if row["width"] else None
+    return {**row, "size": size, "damage": "; ".join(filter(None, said)) or None}
 
 
 @sessions.command("release")
@@ -474,19 +460,17 @@ def release_session(
     by: Annotated[str | None, typer.Option(help="Who releases it; you, by default.")] = None,
 ) -> None:
     """Let a session out of quarantine as it is: it goes on where it was held up, until its files change."""
-    from dlc_platform.catalog import quarantine, registry
-    from dlc_platform.names import require_known
+    from dlc_platform.catalog import quarantine
 
     engine = _lab(home)[1]
-    listing = command("sessions", home)
-    require_known("registered session", [session], registry.session_keys(engine), listing)
+    _require_session(home, engine, session)
     ended = quarantine.release(engine, session, by or getpass.getuser(), [stage] if stage else None, reason)
     if not ended:
         raise PlatformError(
             f"session {session!r} is not in quarantine" + (f" at the stage {stage}" if stage else ""),
             "Choose among `dlc-platform sessions HOME --quarantined`",
         )
-    _say(f"{session}: {ended} reason(s) hold it up no longer")
+    _say(f"{session}: {counted(ended, 'reason holds', 'reasons hold')} it up no longer")
 
 
 @app.command()
@@ -512,16 +496,17 @@ def report(
         return
     _say(f"{found.day}, {found.time_zone}: {found}\n")
     columns = ["files_arrived", "video_hours_arrived", "sessions_estimated", "video_hours_estimated"]
-    _table(found.cameras, ["camera", "project", *columns, "inference_gpu_hours", "inference_cpu_hours"], as_json=False)
+    columns = ["camera", "project", *columns, "inference_gpu_hours", "inference_cpu_hours"]
+    _table(_rows(found.cameras), columns, False, "No camera recorded anything, and nothing was estimated")
 
 
 @app.command()
 def notifications(home: Home, as_json: AsJson = False) -> None:
     """List what was told to whom, the newest first: what waits, what was sent, and what was given up and why."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
-    columns = ["kind", "title", "channel", "created_at", "state", "attempts", "last_error"]
-    _table(Platform(_absolute(home)).notifications(), columns, as_json)
+    columns = ["created_at", "kind", "channel", "state", "attempts", "title", "last_error"]
+    _table(queries.notifications.rows(_lab(home)[1]), columns, as_json)
 
 
 @app.command()
@@ -557,20 +542,11 @@ app.add_typer(models, name="models", help="List the model versions (`models HOME
 @models.command("list")
 def list_models(home: Home, as_json: AsJson = False) -> None:
     """List the model versions with their test errors, oldest first."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
-    columns = [
-        "project",
-        "recipe",
-        "origin",
-        "model",
-        "train_images",
-        "epochs",
-        "test_rmse_px",
-        "tested_on",
-        "production",
-    ]
-    _table(Platform(_absolute(home)).models(), columns, as_json)
+    columns = ["project", "recipe", "origin", "model", "train_images", "epochs"]
+    columns += ["test_rmse_px", "tested_on", "production"]
+    _table(queries.models.rows(_lab(home)[1]), columns, as_json)
 
 
 @app.command()
@@ -603,19 +579,19 @@ def compare(
             own = {"project": name, "dataset": compared.dataset_id, "test_images": images}
             records.append({**own, "warnings": compared.warnings, **rows})
             continue
-        _say(f"{name}: {images} test images of the dataset {short(compared.dataset_id)}; 95 % intervals")
+        _say(f"{name}: {counted(images, 'test image')} of the dataset {short(compared.dataset_id)}; 95 % intervals")
         for warning in compared.warnings:
             _say(f"Warning: {warning}.\n")
         errors = ["test_rmse_px", "rmse_low_px", "rmse_high_px", "fraction_confident"]
         columns = ["model", "recipe", "train_images", *errors, "frames_per_second", "production"]
-        _table(frames["versions"], columns, as_json=False)
+        _table(_rows(frames["versions"]), columns, as_json=False)
         errors[0] = "rmse_px"
         for title, key, columns in (
             ("By body part", "bodyparts", ["bodypart", "model", "images", "keypoints", *errors]),
             ("By session", "sessions", ["session", "model", "images", *errors]),
         ):
             _say(f"\n{title}:")
-            _table(frames[key], columns, as_json=False)
+            _table(_rows(frames[key]), columns, as_json=False)
         for row in frames["left_out"].itertuples():
             _say(f"\nNot compared: {short(row.model)}, because {row.reason}")
         _say("")
@@ -663,20 +639,11 @@ app.add_typer(poses, name="poses", help="List the recordings that have poses (`p
 @poses.command("list")
 def list_poses(home: Home, as_json: AsJson = False) -> None:
     """List the recordings that have poses, with their quality."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
-    columns = [
-        "session",
-        "recording",
-        "position",
-        "frames",
-        "origin",
-        "model",
-        "scorer",
-        "mean_likelihood",
-        "fraction_confident",
-    ]
-    _table(Platform(_absolute(home)).estimates(), columns, as_json)
+    columns = ["session", "recording", "position", "frames", "origin", "model"]
+    columns += ["mean_likelihood", "fraction_confident", "scorer"]
+    _table(queries.poses.rows(_lab(home)[1]), columns, as_json)
 
 
 @poses.command("import")
@@ -701,7 +668,7 @@ def import_poses(
     by = getpass.getuser()
     done = register_poses(engine, lab, _absolute(file), session, recording, model_id, allow_mismatch, use, by)
     show_imported_poses(_absolute(home), session, done, by)
-    _say(f"{done.poses.id[:12]}: {file.name} is kept as poses of {done.video}, {done.poses.frames} frames")
+    _say(f"{done.poses.id[:12]}: {file.name} is kept as poses of {done.video}, {counted(done.poses.frames, 'frame')}")
     if done.poses.note:
         _say(f"Mind that {done.poses.note}")
     _say(
@@ -728,65 +695,60 @@ def quality(
 
     Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` gives all scores.
     """
-    from dlc_platform.gate import assess, references
-    from dlc_platform.platform import Platform
-    from dlc_platform.store import Store
+    from dlc_platform.catalog import queries
+    from dlc_platform.verdicts import quality_rows, worst_quality
 
-    platform = Platform(_absolute(home))
-    if session is not None:
-        platform.require_sessions([session])
+    lab, engine = _lab(home)
+    if session is not None and (judge or not queries.judged_files(engine, session)):
+        _require_session(home, engine, session)
     if judge:
-        lab, engine = _lab(home)
+        from dlc_platform import gate
+        from dlc_platform.store import Store
+
         store = Store(lab.store)
-        known = references(engine, store, lab)
-        for key in [session] if session else dict.fromkeys(platform.estimates()["session"]):
-            assess(engine, store, lab, key, reference=known)
+        known = gate.references(engine, store, lab)
+        for key in [session] if session else dict.fromkeys(row["session"] for row in queries.poses.rows(engine)):
+            gate.assess(engine, store, lab, key, reference=known)
+    unjudged = [path for path, judged in queries.judged_files(engine, session).items() if not judged]
     if as_json:
-        _table(platform.quality(session), [], as_json)
+        _table(quality_rows(engine, session), [], as_json)
         return
     if session:
-        _show_quality(platform.quality(session))
+        _show_quality(quality_rows(engine, session))
     else:
-        worst, verdicts = platform.worst_quality(_NOT_PASSING)
-        if verdicts and worst.empty:
+        worst, verdicts = worst_quality(engine, _NOT_PASSING)
+        if verdicts and not worst:
             _say("all pass")
-        for row in worst.to_dict("records"):
+        for row in worst:
             _say(f"{row['verdict']}: {row['session']}, {row['recording']}")
             _list_findings(row["findings"], most=3)
         if not verdicts:
-            _say("no poses were judged yet" if platform.not_judged_by_floors() else "no session has poses yet")
+            _say("no poses were judged yet" if unjudged else "no session has poses yet")
         counts = [f"{verdicts[verdict]} {verdict}" for verdict in ("fail", "warn", "pass") if verdict in verdicts]
         if counts:
             bad = sum(verdicts.values()) - verdicts.get("pass", 0)
             newest = f" (the newest {len(worst)} of {bad} that do not pass are listed)" if bad > len(worst) else ""
-            _say(f"{sum(verdicts.values())} recordings: {', '.join(counts)}{newest}")
-    if unjudged := platform.not_judged_by_floors(session):
-        recordings = "1 recording has" if len(unjudged) == 1 else f"{len(unjudged)} recordings have"
+            _say(f"{counted(sum(verdicts.values()), 'recording')}: {', '.join(counts)}{newest}")
+    if unjudged:
+        recordings = counted(len(unjudged), "recording has", "recordings have")
         again = command("quality", home, *([session] if session else []), "--judge")
         _say(f"{recordings} poses that were not judged by the floors of lab.yaml yet: judge them with {again}")
 
 
-#: The scores that fit into a terminal beside the body part and its verdict, and what they are called there.
-_SHOWN_SCORES = {
-    "fraction_confident": "confident",
-    "mean_likelihood": "likelihood",
-    "jumps": "jumps",
-    "limb_outliers": "limbs",
-    "outside": "outside",
-}
+#: The scores that fit into a terminal beside the body part and its verdict.
+_SHOWN_SCORES = ("fraction_confident", "mean_likelihood", "jumps", "limb_outliers", "outside")
 
 
-def _show_quality(scores: "pd.DataFrame") -> None:
+def _show_quality(scores: list[dict[str, Any]]) -> None:
     """Print the scores of a session, and below those of each recording why its verdict is what it is."""
-    if scores.empty:
+    if not scores:
         _say("its poses were not judged yet, or it has none")
-    for (recording, _), own in scores.groupby(["recording", "position"], sort=False):
-        several = own.loc[own["bodypart"] != "all", "individual"].nunique() > 1
-        shown = own[[*(["individual"] if several else []), "bodypart", "verdict", *_SHOWN_SCORES]]
-        shown = shown.rename(columns=_SHOWN_SCORES)
-        over_all = own[own["bodypart"] == "all"].iloc[0]
+    for (recording, _), of_recording in groupby(scores, lambda row: (row["recording"], row["position"])):
+        own = list(of_recording)
+        several = len({row["individual"] for row in own if row["bodypart"] != "all"}) > 1
+        over_all = next(row for row in own if row["bodypart"] == "all")
         _say(f"{recording}: {over_all['verdict']}, judged {over_all['judged_at']:%Y-%m-%d %H:%M}")
-        _table(shown, list(shown.columns), as_json=False)
+        _table(own, [*(["individual"] if several else []), "bodypart", "verdict", *_SHOWN_SCORES], as_json=False)
         _list_findings(over_all["findings"])
 
 
@@ -802,31 +764,25 @@ def _list_findings(findings: str, most: int | None = None) -> None:
 @app.command()
 def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
     """Say which model, labels, parameters and machine made the poses of a session."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
-    columns = [
-        "recording",
-        "path",
-        "origin",
-        "model",
-        "recipe",
-        "dataset",
-        "parameter_set",
-        "host",
-        "gpu",
-        "backend",
-        "device",
-        "run_id",
-    ]
-    _table(Platform(_absolute(home)).lineage(session), columns, as_json)
+    engine = _lab(home)[1]
+    rows = queries.lineage.rows(engine, session)
+    if not rows:
+        _require_session(home, engine, session)
+    columns = ["recording", "origin", "model", "recipe", "dataset", "parameter_set"]
+    columns += ["path", "host", "gpu", "backend", "device", "run_id"]
+    _table(rows, columns, as_json)
 
 
 @app.command()
 def touched(home: Home, model: Model, as_json: AsJson = False) -> None:
     """List the sessions that a model version touched: those that taught it, tested it, or were tracked by it."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
-    _table(Platform(_absolute(home)).model_sessions(model), ["session", "role", "images", "frames"], as_json)
+    engine = _lab(home)[1]
+    rows = queries.model_sessions.rows(engine, queries.require_model_id(engine, model))
+    _table(rows, ["session", "role", "images", "frames"], as_json)
 
 
 @app.command()
@@ -835,30 +791,38 @@ def stale(home: Home, as_json: AsJson = False) -> None:
 
     Then, other than with --json, the poses that were made by other rules than lab.yaml has now.
     """
-    from dlc_platform.platform import Platform
-    from dlc_platform.rules import OTHER_RULES
+    from dlc_platform.catalog import queries
+    from dlc_platform.rules import OTHER_RULES, made_by_other_rules
 
-    platform = Platform(_absolute(home))
+    lab, engine = _lab(home)
+    _warn_of_rules(engine, lab)
     columns = ["session", "project", "production_model", "models", "imported", "files", "frames", "recorded_at"]
-    _table(platform.stale_sessions(), columns, as_json)
+    _table(queries.stale_sessions.rows(engine), columns, as_json, "no session is stale")
     if as_json:
         return
-    other = platform.poses_of_other_rules()
-    if not other.empty:
-        _say("\n" + OTHER_RULES.format(sessions=other["session"].nunique()))
+    if other := made_by_other_rules(engine, lab):
+        number = len({row["session"] for row in other})
+        _say("\n" + OTHER_RULES.format(sessions=counted(number, "session has", "sessions have")))
         _table(other, ["session", "recording", "position", "camera", "made_with", "lab_yaml"], as_json=False)
+
+
+def _warn_of_rules(engine: "Engine", lab: "Lab") -> None:
+    from dlc_platform.rules import unread_rules
+
+    if (said := unread_rules(engine, lab)) is not None:
+        warnings.warn(said, PlatformWarning, stacklevel=2)
 
 
 @app.command()
 def best(home: Home, as_json: AsJson = False) -> None:
     """List which model version is best on the frozen test images, by body part."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
     columns = ["project", "bodypart", "rank", "model", "images", "rmse_px", "rmse_low_px", "rmse_high_px", "production"]
-    found = Platform(_absolute(home)).best_models()
+    found = queries.best_models.rows(_lab(home)[1])
     _table(found, columns, as_json)
     if not as_json:
-        from dlc_platform.comparisons import warnings_about
+        from dlc_platform.cautions import warnings_about
 
         for warning in warnings_about(found):
             _say(f"\nWarning: {warning}.")
@@ -867,33 +831,37 @@ def best(home: Home, as_json: AsJson = False) -> None:
 @app.command()
 def parameters(home: Home, as_json: AsJson = False) -> None:
     """List the parameters that each recipe had, and the recipes that had the very same ones under another name."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
     columns = ["recipe", "version", "project", "parameter_set", "also_called", "first_used_at", "parameters"]
-    _table(Platform(_absolute(home)).parameters(), columns, as_json)
+    _table(queries.parameters.rows(_lab(home)[1]), columns, as_json)
 
 
 @app.command()
 def promotions(home: Home, as_json: AsJson = False) -> None:
     """List who promoted which model version, when and why, oldest first."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog import queries
 
     columns = ["promotion", "project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "tested_on"]
-    columns.append("promoted_at")
-    found = Platform(_absolute(home)).promotions()
+    columns += ["promoted_at", "warning"]
+    found = queries.promotions.rows(_lab(home)[1])
+    if not as_json:
+        found = [{**row, "warning": row["warning"] and f"the model is {row['warning']}"} for row in found]
     _table(found, columns, as_json)
-    for row in () if as_json else found[found["warning"].notna()].to_dict("records"):
-        _say(f"Promotion {row['promotion']}: the model {row['model'][:12]} is {row['warning']}")
 
 
 @app.command()
 def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
     """Say which sessions would become stale if a model version were promoted, and what that would cost."""
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog.impact import impact_of
+    from dlc_platform.catalog.queries import require_model_id
 
-    found = Platform(_absolute(home)).impact(model)
-    if as_json or not found.sessions.empty:
-        _table(found.sessions, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
+    lab, engine = _lab(home)
+    version = require_model_id(engine, model)
+    _warn_of_rules(engine, lab)
+    found = impact_of(engine, version)
+    if as_json or found.rows:
+        _table(found.rows, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
     if not as_json:
         _say(str(found))
 
@@ -960,10 +928,12 @@ def backfill(
     found = found.head(most) if most else found
     if found.empty:
         only_imported = 0 if imported else len(platform.stale_sessions())
-        _say(f"{only_imported} sessions have only imported poses: add --imported" if only_imported else "none is stale")
+        only = counted(only_imported, "session has", "sessions have")
+        _say(f"{only} only imported poses: add --imported" if only_imported else "no session is stale")
         return
     if dry_run:
-        _table(found, ["session", "project", "models", "production_model", "frames", "recorded_at"], as_json=False)
+        columns = ["session", "project", "models", "production_model", "frames", "recorded_at"]
+        _table(_rows(found), columns, as_json=False)
         return
     _end_with(lambda: estimate_again(_absolute(home), list(dict.fromkeys(found["session"])), _say))
 
@@ -985,10 +955,10 @@ def verify(home: Home) -> None:
             mark = "warning" if difference.warning else "WRONG  "
             wrong += not difference.warning
             warnings += difference.warning
-            _say(f"{mark} {difference.path}: {difference.problem}. {difference.remedy}.")
-    found = f"{wrong} difference(s)" if wrong else "No difference was found"
+            _say(f"{mark} {said_of(difference.path, difference.problem)}. {difference.remedy}.")
+    found = counted(wrong, "difference") if wrong else "No difference was found"
     if warnings:
-        _say(f"{found}; {warnings} warning(s)")
+        _say(f"{found}; {counted(warnings, 'warning')}")
     else:
         _say(found if wrong else "The store is as the catalogue knows it")
     if wrong:
@@ -1001,8 +971,6 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Remove it, instead of only listing it.")] = False,
 ) -> None:
     """List what of the store nothing refers to and nobody has written for a day."""
-    import pandas as pd
-
     from dlc_platform import retention
 
     engine, store = _catalog_and_store(home)
@@ -1030,7 +998,7 @@ def gc(
                 "outcome": outcome,
             }
         )
-    _table(pd.DataFrame(rows), ["path", "why", "size", "last_written", "outcome"], as_json=False)
+    _table(rows, ["path", "why", "size", "last_written", "outcome"], as_json=False)
     if delete:
         _say(f"{removed / 1e6:.1f} MB removed from {store.root}")
     else:
@@ -1049,10 +1017,10 @@ def backup(
 
     with used(_absolute(home)):
         made = make(_absolute(home), _absolute(file))
-    _say(f"{made.file} is written: {made.size_bytes / 1e6:.1f} MB, which know of {made.products} products")
+    _say(f"{made.file} is written: {made.size_bytes / 1e6:.1f} MB, which know of {counted(made.products, 'product')}")
     if made.missing:
         _say(
-            f"warning: the store lacks {len(made.missing)} products that the catalogue names, such as "
+            f"warning: the store lacks {counted(len(made.missing), 'product')} that the catalogue names, such as "
             f"{made.missing[0]}. Run {command('verify', home)}."
         )
 
@@ -1078,16 +1046,19 @@ def restore(
     if made.lacking is not None:
         _say(f"warning: lab.yaml names {made.lacking}, which is not there and in no backup. Bring it from elsewhere.")
     for products, what, remedy in (
-        (made.missing, "are missing from the store", "Copy the store there, or point `store` in lab.yaml to it"),
-        (made.changed, "are not those of the backup", "Bring them back from a copy of the store"),
+        (made.missing, "missing from the store", "Copy the store there, or point `store` in lab.yaml to it"),
+        (made.changed, "not those of the backup", "Bring them back from a copy of the store"),
         (
             made.unknown,
-            "are not known to the backup",
+            "not known to the backup",
             "What made them after it finds them again when it is repeated; until then, do not let `gc` remove them",
         ),
     ):
         if products:
-            _say(f"warning: {len(products)} products {what}, such as {products[0]}. {remedy}.")
+            _say(
+                f"warning: {counted(len(products), 'product is', 'products are')} {what}, such as {products[0]}. "
+                f"{remedy}."
+            )
     _say(f"Then check it with: dlc-platform verify {shell_word(home)}")
 
 
@@ -1104,6 +1075,14 @@ def _lab(home: Path) -> "tuple[Lab, Engine]":
     from dlc_platform.settings import load_lab
 
     return load_lab(_absolute(home)), open_lab(_absolute(home))
+
+
+def _require_session(home: Path, engine: "Engine", session: str) -> None:
+    """Refuse a session that is not registered, with those that come near."""
+    from dlc_platform.catalog import registry
+    from dlc_platform.names import require_known
+
+    require_known("registered session", [session], registry.session_keys(engine), command("sessions", home))
 
 
 _stop = threading.Event()
@@ -1158,28 +1137,39 @@ def _absolute(path: Path) -> Path:
 _IDENTITIES = ("model", "models", "production_model", "dataset", "parameter_set")
 
 
-def _table(frame: "pd.DataFrame", columns: list[str], as_json: bool) -> None:
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool, nothing: str = "none yet") -> None:
+    """Print rows as a table of these columns; as JSON, with all columns that they have."""
     if as_json:
-        frame.to_json(sys.stdout, orient="records", date_format="iso", indent=2)
-        print()
+        print(json.dumps([{name: _in_json(value) for name, value in row.items()} for row in rows], indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    if frame.empty:
-        print("none yet")
+    if not rows:
+        print(nothing)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in frame[columns].itertuples(index=False):
-        table.add_row(*(_cell(column, value) for column, value in zip(columns, row, strict=True)))
-    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 1000)
-    console.print(table, markup=False, highlight=False)
+    # Almost every recording is one file.
+    shown = [name for name in columns if name != "position" or any(row[name] for row in rows)]
+    cells = [[_cell(name, row[name]) for name in shown] for row in rows]
+    headings = [_HEADINGS.get(name, name) for name in shown]
+    for line in screen.table(headings, cells, screen.width(), _COPIED):
+        print(line)
 
 
-#: Numbers that a missing one among them has made floats.
-_COUNTS = ("position", "frames", "width", "height", "images", "rank", "train_images", "test_images", "epochs")
+def _rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+#: What columns are called in tables, where their own name takes more room than their figures.
+_HEADINGS = {
+    "fraction_confident": "confident",
+    "mean_likelihood": "likelihood",
+    "rmse_low_px": "low_px",
+    "rmse_high_px": "high_px",
+    "frames_per_second": "frames/s",
+    "limb_outliers": "limbs",
+}
+#: Columns of paths, which a person copies.
+_COPIED = ("path", "file")
+#: Numbers that a missing one among them has made floats, and those that mostly are whole.
+_COUNTS = ("position", "frames", "images", "rank", "train_images", "test_images", "epochs", "frame_rate")
 
 
 def _cell(column: str, value: object) -> str:
@@ -1189,6 +1179,8 @@ def _cell(column: str, value: object) -> str:
         return json.dumps(value, sort_keys=True)
     if value is None or value != value:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else ""
     if column in _IDENTITIES:
         return str(value)[:12]
     if isinstance(value, datetime):
@@ -1196,3 +1188,10 @@ def _cell(column: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and column in _COUNTS else f"{value:.3f}"
     return in_a_line(_pasteable(str(value)))
+
+
+def _in_json(value: Any) -> Any:
+    """A value as JSON has it: a time in UTC to the millisecond, and null for what is no number."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if value != value else value

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries, registry
-from dlc_platform.dlc.comparison import FEWEST_IMAGES, Comparison, comparable, compare
+from dlc_platform.cautions import FEWEST_IMAGES, too_few, unknown
+from dlc_platform.dlc.comparison import Comparison, comparable, compare
 from dlc_platform.dlc.dataset import side
 from dlc_platform.dlc.evaluation import ALL, Evaluation, load_evaluation, not_evaluable
 from dlc_platform.dlc.inference import POSE_TABLE
@@ -27,6 +28,7 @@ from dlc_platform.pose.table import keypoints_at, read_parquet
 from dlc_platform.settings import Lab
 from dlc_platform.store import Store
 from dlc_platform.video.frames import read_frames
+from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,12 +112,31 @@ def different_splits(lab: Lab, project: str, images: Iterable[str]) -> str | Non
     sides = {split: {image for image in images if side(image, *split) == "test"} for split in splits.values()}
     seeds = len({seed for seed, _ in splits.values()}) > 1
     each = "; ".join(
-        f"{name} tests on {len(sides[seed, fraction])} images (seed {seed}, test_fraction {fraction:g})"
+        f"{name} tests on {counted(len(sides[seed, fraction]), 'image')} (seed {seed}, test_fraction {fraction:g})"
         for name, (seed, fraction) in splits.items()
     )
     return (
         f"they have different {'seeds' if seeds else 'test fractions'}, so that versions of the project {project} "
-        f"share {len(set.intersection(*sides.values()))} test images: {each}"
+        f"share {counted(len(set.intersection(*sides.values())), 'test image')}: {each}"
+    )
+
+
+def too_few_test_images(lab: Lab, recipe: str, images: Iterable[str]) -> str | None:
+    """What a recipe's split leaves too few of, where it does.
+
+    Parameters
+    ----------
+    images
+        SHA-256 of the labelled images of its project.
+    """
+    images = list(images)
+    tested = sum(side(image, *lab.split_of(recipe)) == "test" for image in images)
+    if tested >= FEWEST_IMAGES:
+        return None
+    _, fraction = lab.split_of(recipe)
+    return (
+        f"its test_fraction of {fraction:g} leaves {counted(tested, 'test image')} of {len(images)}: with fewer than "
+        f"{FEWEST_IMAGES} no interval of the error is shown, and no version counts as clearly better"
     )
 
 
@@ -202,39 +223,12 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
     )
 
 
-def warnings_about(best: "pd.DataFrame") -> list[str]:
-    """What a reader of `queries.best_models` has to know, a sentence for each project or version."""
-    warnings = []
-    for project, own in best.groupby("project", sort=False):
-        if (images := int(own["test_images"].iloc[0])) < FEWEST_IMAGES:
-            warnings.append(f"{project}: {_too_few(images)}")
-        # Null where an older platform evaluated a version.
-        unknown = own.loc[own["training_known"].eq(False), "model"].drop_duplicates()
-        warnings += [f"{project}: {_unknown(model)}" for model in unknown]
-    return warnings
-
-
-def _too_few(images: int) -> str:
-    return (
-        f"{images} test image{'s are' if images != 1 else ' is'} too few to say which version is better: below "
-        f"{FEWEST_IMAGES} there is no interval. Label more frames, then materialise training_dataset and "
-        "model_comparison"
-    )
-
-
-def _unknown(model: str) -> str:
-    return (
-        f"{short(model)} may have been trained on these images, since nobody knows what it was trained on: its error "
-        "may be that of training images"
-    )
-
-
 def _warnings(compared: Sequence[Evaluation], comparison: Comparison) -> list[str]:
     """What a reader of a comparison has to know, a sentence each."""
     warnings = []
     images = len(comparison.images)
     if images < FEWEST_IMAGES:
-        warnings.append(_too_few(images))
+        warnings.append(too_few(images))
     fair = [evaluation.test_images for evaluation in compared]
     shared = frozenset[str].intersection(*fair)
     everything = len(compared[0].test_images) + compared[0].taught_images
@@ -244,17 +238,20 @@ def _warnings(compared: Sequence[Evaluation], comparison: Comparison) -> list[st
             without = len(frozenset[str].intersection(*others)) if others else everything
             warnings.append(
                 f"{short(evaluation.model_id)} was trained on {evaluation.taught_images} of the dataset's {everything} "
-                f"test images, which count for no version: {len(shared)} are left, and without this version "
+                f"test images, which count for no version: {counted(len(shared), 'is', 'are')} left, and without this "
+                "version "
                 f"{without} would be"
             )
     for evaluation in compared:
         if not evaluation.training_known:
-            warnings.append(_unknown(evaluation.model_id))
+            warnings.append(unknown(evaluation.model_id))
     for model, missed in comparison.errors.groupby("model", sort=False)["missed"]:
         # The first row is over all body parts that every version knows; the others are one for each body part.
         if total := int(missed.iloc[1:].sum()):
             warnings.append(
-                f"{short(str(model))} gives no position for {total} labelled keypoints, which count for no version"
+                f"{short(str(model))} gives no position for {counted(total, 'labelled keypoint')}, which "
+                f"{'counts' if total == 1 else 'count'} for "
+                "no version"
             )
     return warnings
 

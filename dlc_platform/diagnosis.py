@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from dlc_platform.catalog import queries
 from dlc_platform.catalog.database import open_where_there
 from dlc_platform.catalog.registry import KnownFile, known_files, production_model
-from dlc_platform.comparisons import ONE_SPLIT, different_splits
+from dlc_platform.comparisons import ONE_SPLIT, different_splits, too_few_test_images
 from dlc_platform.cropping import crop_without_region
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
@@ -35,6 +35,7 @@ from dlc_platform.settings import Lab, load_lab
 from dlc_platform.store import Store
 from dlc_platform.video.region import Region
 from dlc_platform.waiting import waiting
+from dlc_platform.words import counted
 
 _LITTLE_SPACE_BYTES = 5 << 30
 _MOST_OF_A_KIND = 10
@@ -165,7 +166,13 @@ def _project(name: str, lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
     except PlatformError as error:
         yield Finding(f"project {name}", error.problem, error.remedy)
         return
-    yield Finding(f"project {name}", f"{len(labels.images)} labelled frames in {len(labels.folders())} folders")
+    yield Finding(
+        f"project {name}",
+        f"{counted(len(labels.images), 'labelled frame')} in {counted(len(labels.folders()), 'folder')}",
+    )
+    for recipe, own in lab.recipes.items():
+        if own.project == name and (few := too_few_test_images(lab, recipe, labels.images["sha256"])):
+            yield Finding(f"recipe {recipe}", few, "Label more frames, or write a larger `test_fraction`", warning=True)
     if splits := different_splits(lab, name, labels.images["sha256"]):
         recipes = ", ".join(recipe for recipe, own in lab.recipes.items() if own.project == name)
         yield Finding(f"recipes {recipes}", splits, ONE_SPLIT, warning=True)
@@ -203,7 +210,12 @@ def _sessions(lab: Lab) -> Iterator[Finding]:
     waiting = [session for session in found.sessions if session.waits is not None]
     if waiting:
         text, _, remedy = f"{waiting[0].key} with {waiting[0].waits}".partition("; ")
-        yield Finding("sessions", f"{len(waiting)} are not ready, such as {text}", _sentence(remedy), warning=True)
+        yield Finding(
+            "sessions",
+            f"{counted(len(waiting), 'is', 'are')} not ready, such as {text}",
+            _sentence(remedy),
+            warning=True,
+        )
     shown: Counter[str] = Counter()
     for skipped in found.skipped:
         if skipped.kind == "expected":
@@ -215,7 +227,7 @@ def _sessions(lab: Lab) -> Iterator[Finding]:
             yield Finding("sessions", f"{skipped.path} is left out: {reason}", _sentence(remedy), warning=not lost)
     for reason, number in shown.items():
         if number > _MOST_OF_A_KIND:
-            more = f"{number - _MOST_OF_A_KIND} more are left out: {reason.partition('; ')[0]}"
+            more = f"{counted(number - _MOST_OF_A_KIND, 'more is', 'more are')} left out: {reason.partition('; ')[0]}"
             yield Finding("sessions", more, "See all with `dlc-platform scan HOME --dry-run --all`", warning=True)
 
 
@@ -226,7 +238,7 @@ def _layout(lab: Lab, found: Scan) -> Iterator[Finding]:
     outside = [skipped.path for skipped in found.skipped if skipped.reason == OUTSIDE]
     videos = placed + len(outside)
     if videos:
-        text = f"{name} matches {placed} of {videos} videos ({math.floor(100 * placed / videos)} %)"
+        text = f"{name} matches {placed} of {counted(videos, 'video')} ({math.floor(100 * placed / videos)} %)"
         remedy = f"Correct `layout` in lab.yaml if {outside[0]} and its like are sessions" if outside else ""
         yield Finding("layout", text, remedy, warning=placed > 0)
     for keys in alike(session.key for session in found.sessions):
@@ -261,7 +273,7 @@ def _regions(lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
                 "Correct its patterns in lab.yaml, if it should be",
                 warning=True,
             )
-    yield Finding("regions", f"{held} registered videos hold theirs")
+    yield Finding("regions", f"{counted(held, 'registered video holds its own', 'registered videos hold theirs')}")
 
 
 def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
@@ -274,17 +286,22 @@ def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
     if held:
         yield Finding(
             "waiting",
-            f"{len({one.session for one in held})} sessions are held up, such as {held[0].session}: {held[0].reason}",
+            f"{counted(len({one.session for one in held}), 'session is', 'sessions are')} held up, such as "
+            f"{held[0].session}: {held[0].reason}",
             f"See all, and what to do, with {command('sessions', home, '--waiting')}",
             warning=True,
         )
     else:
         number = len({one.session for one in wait})
-        yield Finding("waiting", f"no session is held up; {number} wait for their turn")
+        yield Finding(
+            "waiting", f"no session is held up; {counted(number, 'waits for its turn', 'wait for their turn')}"
+        )
     if counts.empty:
         yield Finding("quarantine", "no session is in it")
         return
-    stages = ", ".join(f"{row.sessions} sessions at the stage {row.stage}" for row in counts.itertuples())
+    stages = ", ".join(
+        f"{counted(int(str(row.sessions)), 'session')} at the stage {row.stage}" for row in counts.itertuples()
+    )
     remedy = f"See why with {command('sessions', home, '--quarantined')}"
     yield Finding("quarantine", stages, remedy, warning=True)
 
@@ -340,7 +357,8 @@ def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
         if given_up or last_error:
             yield Finding(
                 what,
-                f"{given_up} notifications were given up and {waiting} wait; the last failure: {last_error}",
+                f"{counted(given_up, 'notification was', 'notifications were')} given up and "
+                f"{counted(waiting, 'waits', 'wait')}; the last failure: {last_error}",
                 f"Send a test with {command('notify', home, '--test')}",
                 warning=True,
             )

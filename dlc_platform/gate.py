@@ -20,13 +20,11 @@ from dlc_platform.errors import MachineFault, PlatformError, command
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.pose import hopeless
+from dlc_platform.pose.findings import Finding, Level, worst
 from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
 from dlc_platform.pose.quality import (
-    ALL,
     METRICS,
-    Finding,
     Floors,
-    Level,
     Limits,
     Reference,
     Stretch,
@@ -34,11 +32,11 @@ from dlc_platform.pose.quality import (
     measure,
     measure_predictions,
     reference_from_labels,
-    worst,
 )
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.settings import Lab, ModelFloors, PoseFloors, PromotionRule
 from dlc_platform.store import Store
+from dlc_platform.verdicts import in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -377,33 +375,9 @@ def barred_versions(engine: Engine, lab: Lab, project: str) -> dict[str, str]:
 
 def quality_table(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     """The scores of the poses in force by body part, each with the verdict on it and the findings in words."""
-    return _in_words(queries.pose_quality(engine, session))
-
-
-def worst_quality(engine: Engine, most: int) -> "tuple[pd.DataFrame, dict[str, int]]":
-    """The newest recordings whose poses do not pass, each in one row over all body parts, and how many pass or not.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `quality_table`; at most `most` rows.
-    dict
-        The number of recordings by verdict.
-    """
-    return _in_words(queries.poses_that_do_not_pass(engine, most)), queries.pose_verdicts(engine)
-
-
-def _in_words(scores: "pd.DataFrame") -> "pd.DataFrame":
-    scores = scores.astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
-    of_row = []
-    for individual, bodypart, recorded in zip(
-        scores["individual"], scores["bodypart"], scores["findings"], strict=True
-    ):
-        findings = [Finding(**finding) for finding in recorded]
-        of_row.append([f for f in findings if bodypart == ALL or (f.individual, f.bodypart) == (individual, bodypart)])
-    scores["verdict"] = [worst(findings) for findings in of_row]
-    scores["findings"] = ["; ".join(f"{finding.level}: {finding}" for finding in findings) for findings in of_row]
-    return scores
+    scores = queries.pose_quality(engine, session).astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
+    rows = [in_words(row) for row in scores.to_dict("records")]
+    return scores.assign(verdict=[row["verdict"] for row in rows], findings=[row["findings"] for row in rows])
 
 
 def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.Fault]:

@@ -23,6 +23,7 @@ from dlc_platform.sidecars import Sidecars, kept
 from dlc_platform.video.probe import VideoInfo, probe
 from dlc_platform.video_limits import findings
 from dlc_platform.walking import why_away
+from dlc_platform.words import counted
 
 #: What an integer column holds.
 _MOST = 2**31 - 1
@@ -232,7 +233,7 @@ def _impossible(path: Path, video: VideoInfo) -> PlatformError | None:
     if not (math.isfinite(video.duration_s) and video.duration_s > 0 and video.frame_rate > 0):
         said = f"a length of {video.duration_s:g} s at {float(video.frame_rate):g} frames per second"
     elif max(sizes) > _MOST:
-        said = f"{video.frames} frames of {video.width} x {video.height} pixels"
+        said = f"{counted(video.frames, 'frame')} of {video.width} x {video.height} pixels"
     else:
         return None
     return PlatformError(

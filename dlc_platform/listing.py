@@ -27,6 +27,8 @@ LINK_OUTSIDE = (
     "the link leads out of the raw root, and lab.yaml says `links_outside: leave_out` under `layout`; put the file "
     "itself there, or name the folder that it leads to in raw_roots"
 )
+#: How the reason begins why nothing new of a folder is used, whose session is told beside it.
+UNWRITTEN = "what lies in it cannot be written down"
 #: Folders that are links, one below the other: folders that link to each other could be walked through for ever.
 _MOST_LINKS = 3
 #: What cameras and their programs write besides the extensions that a lab begins with.

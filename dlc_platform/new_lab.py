@@ -5,11 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dlc_platform.cropping import holds_crops, region_rule
-from dlc_platform.dlc.project import Project, read_project
+from dlc_platform.dlc.comparison import FEWEST_IMAGES
+from dlc_platform.dlc.dataset import side
+from dlc_platform.dlc.labels import read_labels
+from dlc_platform.dlc.project import CONFIG_FILE, Project, read_project
 from dlc_platform.errors import PlatformError, shell_word
 from dlc_platform.settings import LAB_FILE, NET_TYPES, SMALLEST_REGION, as_written, load_lab
 from dlc_platform.video.region import Region
+from dlc_platform.words import counted
 from dlc_platform.yaml_files import dump_yaml
+
+#: Of the split of a new project, and of its first training.
+_SEED = 42
+#: The shares of labelled images to test on, the first one that is enough; a fifth is usual, a third the most.
+_TEST_FRACTIONS = (0.1, 0.15, 0.2, 0.25, 0.3)
 
 _TEXT = """\
 # What this lab records, how it labels, and what it trains. Relative paths are taken from this file's folder.
@@ -34,6 +43,9 @@ projects:
 # hrnet_w32, hrnet_w48, resnet_50 and resnet_101; `weights` is imagenet (downloaded once), random, or a folder with
 # config.json and model.safetensors.
 # `seed` is that of the random numbers of training: another one repeats a training on the same images.
+# `test_fraction` of the labelled images is not trained on, but tested on; with fewer than {fewest} test images no
+# interval of the error is shown, and no version counts as better.
+{tests}
 recipes:
 {recipes}
 # Which project's production model tracks which cameras: the first rule that matches the camera's name.
@@ -157,7 +169,12 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
             raise PlatformError(f"the raw root {root} is not a folder", "Create it, or correct --raw")
         _require_outside(home, root, "raw root")
     entries: dict[str, Project] = {}
-    for project in (read_project(path.absolute()) for path in dict.fromkeys(projects)):
+    for path in dict.fromkeys(projects):
+        if not (path / CONFIG_FILE).exists():
+            raise PlatformError(
+                f"{path / CONFIG_FILE} does not exist", "Give the folder of a DeepLabCut project with --project"
+            )
+        project = read_project(path.absolute())
         _require_outside(home, project.path, "project")
         first = _name(project.task, "project")
         number, name = 1, first
@@ -166,26 +183,32 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
             name = f"{first}-{number}"
         entries[name] = project
     recipes = {}
+    tests = []
     for name, project in entries.items():
         # Older projects name networks that DeepLabCut's PyTorch engine does not have.
         asked = project.config.get("default_net_type")
         net_type = asked if asked in NET_TYPES else "resnet_50"
-        recipes[f"{name}-{_name(net_type.replace('_', ''), 'network')}"] = {
+        recipe = f"{name}-{_name(net_type.replace('_', ''), 'network')}"
+        test_fraction, said = _test_fraction(project)
+        tests.append(f"# {recipe}: {said}")
+        recipes[recipe] = {
             "project": name,
             "net_type": net_type,
             "epochs": 200,
             "batch_size": 8,
-            "test_fraction": 0.1,
-            "seed": 42,
+            "test_fraction": test_fraction,
+            "seed": _SEED,
             "weights": "imagenet",
         }
     text = _TEXT.format(
+        fewest=FEWEST_IMAGES,
         home=shell_word(home),  # in comments, which a line break would end
         name=_yaml({"name": _name(home.name, "lab")}, indent=""),
         raw_roots=_yaml([as_written(home, root) for root in raw_roots]),
         projects=_yaml(
-            {name: {"path": as_written(home, project.path), "split_seed": 42} for name, project in entries.items()}
+            {name: {"path": as_written(home, project.path), "split_seed": _SEED} for name, project in entries.items()}
         ),
+        tests="\n".join(tests),
         recipes=_yaml(recipes),
         inference=_yaml([{"camera": "*", "project": next(iter(entries))}]),
         regions=_regions(entries),
@@ -208,6 +231,27 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
         file.unlink()  # what `doctor` would refuse
         raise
     return file
+
+
+def _test_fraction(project: Project) -> tuple[float, str]:
+    """The share of a project's labelled images to test on, and what that comes to in words.
+
+    A tenth, or as much more as it takes for `FEWEST_IMAGES`, up to the most that leaves enough to learn from.
+    """
+    try:
+        images = list(read_labels(project).images["sha256"])
+    except PlatformError:
+        # `doctor` says what is wrong with the labels.
+        return _TEST_FRACTIONS[0], "its labels could not be counted, see `doctor`"
+    tested = {one: sum(side(image, _SEED, one) == "test" for image in images) for one in _TEST_FRACTIONS}
+    enough = [one for one in _TEST_FRACTIONS if tested[one] >= FEWEST_IMAGES]
+    fraction = (*enough, _TEST_FRACTIONS[-1])[0]
+    few = "" if enough else ", which are too few: label more"
+    number = tested[fraction]
+    return (
+        fraction,
+        f"{number} of {counted(len(images), 'labelled image')} {'is' if number == 1 else 'are'} tested on{few}",
+    )
 
 
 def _require_outside(home: Path, folder: Path, what: str) -> None:

@@ -33,6 +33,7 @@ from dlc_platform.sidecars import Sidecars
 from dlc_platform.store import Store
 from dlc_platform.video_limits import copy_of
 from dlc_platform.walking import Disks
+from dlc_platform.words import counted
 
 State = Literal["new", "changed", "moved", "registered", "missing", "unreachable"]
 #: Files whose headers are read for one plan: opening each of an archive on a network disk takes long.
@@ -183,17 +184,17 @@ class Plan:
             yield ""
         yield from self.projects
         states = [f"{number} {state}" for state, number in _counts(session.state for session in on_disk).items()]
-        yield f"{len(on_disk)} sessions on disk{': ' if states else ''}{', '.join(states)}"
+        yield f"{counted(len(on_disk), 'session')} on disk{': ' if states else ''}{', '.join(states)}"
         if not self.has_catalogue:
             yield "The lab has no catalogue yet, so all of them are new"
         registers = [session for session in on_disk if session.registers]
         files = [file for session in registers for file in session.files]
-        yield f"\nsession_videos would run for {len(registers)} sessions, {_amount(files)}"
+        yield f"\nsession_videos would run for {counted(len(registers), 'session')}, {_amount(files)}"
         for session in registers[:shown]:
             yield f"  {session.key}: {session.note or session.state}, {_amount(session.files)}"
         yield from _rest(len(registers) - shown, "sessions")
         labels = sum(session.labels for session in on_disk)
-        yield f"\nlabeled_frames would run for {labels} sessions"
+        yield f"\nlabeled_frames would run for {counted(labels, 'session')}"
         yield from self._poses_lines(shown, everything)
         for title, chosen in (
             ("not ready", [s for s in on_disk if s.state != "registered" and not s.registers]),
@@ -201,12 +202,12 @@ class Plan:
             ("out of sight: their raw root cannot be read", [s for s in self.sessions if s.state == "unreachable"]),
         ):
             if chosen:
-                yield f"\n{len(chosen)} sessions are {title}"
+                yield f"\n{counted(len(chosen), 'session is', 'sessions are')} {title}"
                 for session in chosen[:shown]:
                     yield f"  {session.key}: {session.note}"
                 yield from _rest(len(chosen) - shown, "sessions")
         if self.copies:
-            yield f"\n{len(self.copies)} videos lie there more than once"
+            yield f"\n{counted(len(self.copies), 'video lies', 'videos lie')} there more than once"
             yield from (f"  {line}" for line in self.copies[:shown])
             yield from _rest(len(self.copies) - shown, "videos")
         for kind, title in (("odd", "left out"), ("expected", "left out as usual")):
@@ -216,9 +217,14 @@ class Plan:
                 yield from _grouped(((item.reason, str(item.path)) for item in own), shown, everything)
         usual = len(self.skipped) - len(left_out)
         if usual:
-            yield f"\n{usual} more are left out in every lab (under way, hidden, made by DeepLabCut); --all names them"
+            yield (
+                f"\n{counted(usual, 'more is', 'more are')} left out in every lab (under way, hidden, made by "
+                "DeepLabCut); --all names them"
+            )
         if self.headers_left:
-            yield f"\nThe headers of {self.headers_left} new files were not read, because that takes too long"
+            yield (
+                f"\nThe headers of {counted(self.headers_left, 'new file')} were not read, because that takes too long"
+            )
 
     def _poses_lines(self, shown: int, everything: bool) -> Iterator[str]:
         wanted: dict[tuple[str | None, str | None], list[PlannedFile]] = defaultdict(list)
@@ -233,12 +239,12 @@ class Plan:
                 elif session.state != "missing" and (session.registers or session.state == "registered"):
                     none.append((file.reason or "", f"{session.key}: {file.recording}, camera {file.camera}"))
         files = [file for own in wanted.values() for file in own]
-        yield f"\npose_estimates would run for {_amount(files)}; {there} files have poses"
+        yield f"\npose_estimates would run for {_amount(files)}; {counted(there, 'file has', 'files have')} poses"
         for (project, model), own in wanted.items():
             cameras = ", ".join(_some(sorted({file.camera for file in own}), shown))
             yield f"  by {project}'s production model {short(model or '')} ({cameras}): {_amount(own)}"
         if none:
-            yield f"\n{len(none)} files would not be tracked"
+            yield f"\n{counted(len(none), 'file')} would not be tracked"
             yield from _grouped(none, shown, everything)
 
 
@@ -528,7 +534,10 @@ def _sidecar_problems(lab: Lab, found: Scan, disks: Disks) -> list[Skipped]:
     for number, session in enumerate(found.sessions):
         if time.monotonic() - began > _READING_SECONDS:
             left = len(found.sessions) - number
-            reason = f"what the lab's own tables say of {left} more sessions was not read, because its disk is slow"
+            reason = (
+                f"what the lab's own tables say of {counted(left, 'more session')} was not read, because its disk is "
+                "slow"
+            )
             return [*problems, Skipped(session.folder, reason)]
         videos = [file.path for recording in session.recordings for file in recording.files]
         read = partial(sidecars.details, session.folder, session.subject, session.name, videos)
@@ -547,14 +556,14 @@ def _counts(values: Iterable[str]) -> Mapping[str, int]:
 def _amount(files: Iterable[PlannedFile]) -> str:
     """How many files, how long, and how many frames, as far as that is known."""
     files = list(files)
-    text = f"{len(files)} file{'' if len(files) == 1 else 's'}"
+    text = counted(len(files), "file")
     known = [file.duration_s for file in files if file.duration_s is not None]
     if known:
         seconds = sum(known)
         long = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
         frames = sum(file.frames or 0 for file in files)
         unknown = f", {len(files) - len(known)} of them of unknown length" if len(known) < len(files) else ""
-        text += f" ({long}, {frames} frames{unknown})"
+        text += f" ({long}, {counted(frames, 'frame')}{unknown})"
     return text
 
 

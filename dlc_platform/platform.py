@@ -16,7 +16,7 @@ from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import open_lab, open_where_there
 from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError, PlatformWarning, command
-from dlc_platform.gate import held_back, quality_table, release_command, require_good_poses, worst_quality
+from dlc_platform.gate import held_back, quality_table, release_command, require_good_poses
 from dlc_platform.identity import short
 from dlc_platform.names import require_known
 from dlc_platform.plan import Plan, plan
@@ -24,7 +24,9 @@ from dlc_platform.reports import DailyReport, daily_report, require_reported, ye
 from dlc_platform.rules import poses_of_other_rules, unread_rules
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
+from dlc_platform.verdicts import worst_quality
 from dlc_platform.waiting import waiting_table
+from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,22 +184,29 @@ class Platform:
 
         Each is one row over all of its body parts.
         """
-        return worst_quality(self._engine, most)
+        import pandas as pd
+
+        rows, verdicts = worst_quality(self._engine, most)
+        return pd.DataFrame(rows, columns=quality_table(self._engine, "").columns), verdicts
 
     def not_judged_by_floors(self, session: str | None = None) -> list[str]:
         """The files of a session, or of all, whose poses in force nobody judged since there are floors in lab.yaml."""
         return [path for path, judged in queries.judged_files(self._engine, session).items() if not judged]
 
-    def require_good_poses(self, session: str) -> None:
-        """Refuse a session whose poses failed and that no person released, or whose poses nobody judged yet.
+    def require_good_poses(self, session: str | Sequence[str]) -> None:
+        """Refuse a session, or the first of several, whose poses failed and that no person released, or nobody judged.
 
         Raises
         ------
         PlatformError
             With the reason why the session is in quarantine, and how it comes out; or when it has no poses.
         """
-        self.require_sessions([session])
-        require_good_poses(self._engine, session)
+        sessions = [session] if isinstance(session, str) else list(session)
+        if not sessions:
+            raise PlatformError("no session was named", "Name at least one")
+        self.require_sessions(sessions)
+        for key in sessions:
+            require_good_poses(self._engine, key)
 
     def promotions(self) -> "pd.DataFrame":
         """Every promotion, oldest first: who promoted which version, when, why, and on which evaluation and error.
@@ -407,6 +416,9 @@ class Platform:
         PlatformError
             With the names that come near.
         """
+        for one in sessions:
+            if not isinstance(one, str):
+                raise PlatformError(f"{one!r} is not the key of a session", "Ask for one session, by its key as a text")
         known = registry.session_keys(self._engine)
         require_known("registered session", sessions, known, command("sessions", self.home))
 
@@ -460,7 +472,9 @@ def _mixtures(estimates: "pd.DataFrame") -> Iterator[str]:
     for camera, own in estimates.groupby("camera", sort=False):
         models = own.assign(model=own["model"].fillna("imported")).groupby("model", sort=False)["session"].nunique()
         if len(models) > 1:
-            each = ", ".join(f"{short(str(model))} ({sessions} sessions)" for model, sessions in models.items())
+            each = ", ".join(
+                f"{short(str(model))} ({counted(sessions, 'session')})" for model, sessions in models.items()
+            )
             yield (
                 f"the poses of the camera {camera} are by several models: {each}. `estimates()` says which are whose, "
                 "and `model=` takes those of one"

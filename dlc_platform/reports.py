@@ -14,6 +14,7 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
 from dlc_platform.errors import PlatformError
+from dlc_platform.words import counted, lasting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,15 +216,18 @@ class DailyReport:
         return {name: value for name, value in asdict(self).items() if name not in ("cameras", "days")}
 
     def __str__(self) -> str:
-        copies = f", without {self.copies_arrived} files that are copies" if self.copies_arrived else ""
+        without = counted(self.copies_arrived, "file that is a copy", "files that are copies")
+        copies = f", without {without}" if self.copies_arrived else ""
         return (
-            f"{self.sessions_arrived} sessions arrived ({self.video_hours_arrived:.3g} h of video{copies}), "
-            f"{self.sessions_estimated} were estimated ({self.video_hours_estimated:.3g} h), "
+            f"{counted(self.sessions_arrived, 'session')} arrived ({lasting(self.video_hours_arrived)} of "
+            f"video{copies}), "
+            f"{counted(self.sessions_estimated, 'was', 'were')} estimated ({lasting(self.video_hours_estimated)}), "
             f"{self.sessions_with_bad_poses} of them with poses that fail, "
             f"{self.sessions_quarantined} put in quarantine. At the end of the day {self.sessions_waiting} waited and "
-            f"{self.sessions_in_quarantine} were in quarantine. Inference: {self.inference_gpu_hours:.3g} GPU hours, "
-            f"{self.inference_cpu_hours:.3g} CPU hours; training of {self.models_trained} models: "
-            f"{self.training_gpu_hours:.3g} GPU hours, {self.training_cpu_hours:.3g} CPU hours."
+            f"{counted(self.sessions_in_quarantine, 'was', 'were')} in quarantine. "
+            f"Inference: {lasting(self.inference_gpu_hours)} of GPU, {lasting(self.inference_cpu_hours)} of CPU; "
+            f"training of {counted(self.models_trained, 'model')}: {lasting(self.training_gpu_hours)} of GPU, "
+            f"{lasting(self.training_cpu_hours)} of CPU."
         )
 
 

@@ -19,6 +19,7 @@ from dlc_platform.catalog import registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.store import KINDS, MANIFEST, Product, Store, is_left_alone, is_partial, is_product, last_written
+from dlc_platform.words import counted
 
 _BRING_BACK = "Bring the product back from a copy of the store, or remove its folder and materialise it again"
 
@@ -63,7 +64,7 @@ def verify(
     if before and not store.root.is_dir():
         yield Difference(
             store.root,
-            f"the store is not there, but the catalogue names {len(before)} products of it",
+            f"the store is not there, but the catalogue names {counted(len(before), 'product')} of it",
             "Mount its disk, bring it back from a copy, or correct `store` in lab.yaml",
         )
         return
@@ -121,7 +122,7 @@ def garbage(engine: Engine, store: Store) -> Iterator[Garbage]:
     recorded = registry.products(engine)
     if there and not any(product in recorded for product in there):
         raise PlatformError(
-            f"the catalogue names none of the {len(there)} products in {store.root}",
+            f"the catalogue names none of the products in {store.root}, which holds {len(there)}",
             "Check that `store` in lab.yaml and the database belong to the same lab; a store cannot be shared",
         )
     for product in there:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog import queries
 from dlc_platform.settings import Lab
 from dlc_platform.store import Store
 from dlc_platform.video.region import Region
@@ -16,11 +16,12 @@ from dlc_platform.video.region import Region
 if TYPE_CHECKING:
     import pandas as pd
 
+_COLUMNS = ("session", "camera", "recording", "position", "path", "made_with", "lab_yaml")
 #: Cameras that a sentence names.
 _NAMED = 5
 #: What a person is told of them, and what to do.
 OTHER_RULES = (
-    "{sessions} sessions have poses of another region or precision than lab.yaml says now, or of several animals that "
+    "{sessions} poses of another region or precision than lab.yaml says now, or of several animals that "
     "an earlier version tracked otherwise: estimate each again with `dlc-platform run HOME --select pose_estimates "
     "--partition KEY`, or all of them with a backfill in the UI"
 )
@@ -37,24 +38,32 @@ def poses_of_other_rules(engine: Engine, settings: Lab) -> "pd.DataFrame":
     DataFrame
         Columns session, camera, recording, position, path, made_with and lab_yaml; the last two in words.
     """
-    from dlc_platform.dlc.inference import inference_parameters
-    from dlc_platform.dlc.runner import has_several_animals
+    import pandas as pd
 
-    poses = queries.computed_poses(engine)
-    made, models = list(poses.pop("inference_parameters")), list(poses.pop("model"))
+    return pd.DataFrame(made_by_other_rules(engine, settings), columns=pd.Index(_COLUMNS))
+
+
+def made_by_other_rules(engine: Engine, settings: Lab) -> list[dict[str, Any]]:
+    """As `poses_of_other_rules`, as rows."""
+    poses = queries.computed_poses.rows(engine)
+    if not poses:
+        return []
+    from dlc_platform.dlc.parameters import has_several_animals, inference_parameters
+
     store = Store(settings.store)
-    kept = {model for model in set(models) if store.has("models", model)}
+    kept = {model for model in {row["model"] for row in poses} if store.has("models", model)}
     several = {model: has_several_animals(store.path("models", model)) for model in kept}
-    tracked = [several.get(model, "tracking" in own) for model, own in zip(models, made, strict=True)]
-    now = []
-    for session, camera, tracks, parameters in zip(poses["session"], poses["camera"], tracked, made, strict=True):
-        rule = settings.rule_for(camera)
-        region = settings.region_for(session, camera)
-        now.append(inference_parameters(region, rule.precision, tracks) if rule else parameters)
-    poses["made_with"] = [_in_words(own, tracks) for own, tracks in zip(made, tracked, strict=True)]
-    poses["lab_yaml"] = [_in_words(own, tracks) for own, tracks in zip(now, tracked, strict=True)]
-    other = [index for index, parameters in enumerate(made) if parameters != now[index]]
-    return poses.iloc[other].reset_index(drop=True)
+    other = []
+    for row in poses:
+        made = row["inference_parameters"]
+        tracks = several.get(row["model"], "tracking" in made)
+        rule = settings.rule_for(row["camera"])
+        region = settings.region_for(row["session"], row["camera"])
+        now = inference_parameters(region, rule.precision, tracks) if rule else made
+        if made != now:
+            words = {"made_with": _in_words(made, tracks), "lab_yaml": _in_words(now, tracks)}
+            other.append({name: (row | words)[name] for name in _COLUMNS})
+    return other
 
 
 def unread_rules(engine: Engine, settings: Lab) -> str | None:
@@ -62,6 +71,8 @@ def unread_rules(engine: Engine, settings: Lab) -> str | None:
 
     Which poses are stale, and for what sessions wait, the database answers by the rules that it was told last.
     """
+    from dlc_platform.catalog import registry
+
     changed = [
         f"{name} ({project or 'no project'} before, {settings.project_of(name) or 'no project'} now)"
         for name, project in registry.cameras(engine).items()

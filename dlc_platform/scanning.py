@@ -31,7 +31,7 @@ from sqlalchemy.exc import DBAPIError
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.layout import Place, place_of
-from dlc_platform.listing import FoundVideo, Skipped, list_folder
+from dlc_platform.listing import UNWRITTEN, FoundVideo, Skipped, list_folder
 from dlc_platform.readiness import unopened
 from dlc_platform.sessions import (
     UNRESOLVED,
@@ -57,6 +57,7 @@ from dlc_platform.walking import (
     stalled,
     taken,
 )
+from dlc_platform.words import counted, said_of
 
 #: File systems keep times as coarse as two seconds: a change right after a listing may leave a folder's time as it was.
 COARSE_SECONDS = 3.0
@@ -64,8 +65,6 @@ COARSE_SECONDS = 3.0
 _GRACE_SECONDS = 1.0
 #: A marker can be written in a folder whose time tells nothing, as through some links.
 _LONGEST_WAIT = timedelta(hours=1)
-#: How the reason begins why nothing new of a folder is used, whose session is told beside it.
-UNWRITTEN = "what lies in it cannot be written down"
 #: Counts the rules by which names are read: what was seen by others is looked at again.
 _RULES = 2
 #: Sessions whose files one look has read again because only their ctime or inode changed, and files of one root with
@@ -761,7 +760,8 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
         if cameras:
             _call(connection, lab, {recording: camera for recording, (_, camera) in cameras.items()})
     compared.renamed.extend(
-        f"{number} recordings of the camera {old} are of the camera {new} now, by their names; their poses stay"
+        f"{counted(number, 'recording')} of the camera {old} {'is' if number == 1 else 'are'} of the camera {new} "
+        "now, by their names; their poses stay"
         for (old, new), number in Counter(cameras.values()).items()
     )
     return compared
@@ -941,7 +941,9 @@ def _left_out(engine: Engine, layout: Layout) -> list[str]:
     )
     roots = text("select path, problem from dlc.scanned_root where problem is not null order by path")
     with engine.connect() as connection:
-        lines = [f"{path}: {problem}" for path, problem in connection.execute(roots)]
-        lines += [f"{path}: {no_video(key, layout)}" for path, key in connection.execute(empty)]
+        lines = [said_of(path, problem) for path, problem in connection.execute(roots)]
+        lines += [said_of(path, no_video(key, layout)) for path, key in connection.execute(empty)]
         found = connection.execute(statement).all()
-    return lines + [f"{path}{f' and {n - 1} more' if n > 1 else ''}: {reason}" for path, n, reason in found]
+    return lines + [
+        f"{path} and {n - 1} more: {reason}" if n > 1 else said_of(path, reason) for path, n, reason in found
+    ]

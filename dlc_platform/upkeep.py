@@ -17,6 +17,7 @@ from dlc_platform.backup import Backup, backup
 from dlc_platform.errors import PlatformError
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
+from dlc_platform.words import counted, said_of
 
 #: Differences that an error names; the log has all of them.
 _NAMED = 5
@@ -68,12 +69,12 @@ def verify_store(engine: Engine, store: Store, say: Callable[[str], None]) -> Ve
             unchecked += 1
             continue
         wrong.append(difference)
-        say(f"{difference.path}: {difference.problem}. {difference.remedy}")
+        say(f"{said_of(difference.path, difference.problem)}. {difference.remedy}")
     if wrong:
-        told = "; ".join(f"{one.path}: {one.problem}" for one in wrong[:_NAMED])
+        told = "; ".join(said_of(one.path, one.problem) for one in wrong[:_NAMED])
         more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         raise PlatformError(
-            f"{len(wrong)} differences between the store and the catalogue: {told}{more}",
+            f"{counted(len(wrong), 'difference')} between the store and the catalogue: {told}{more}",
             "See what to do about each with `dlc-platform verify HOME`",
         )
     return Verified(products, unchecked)

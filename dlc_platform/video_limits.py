@@ -18,6 +18,7 @@ from dlc_platform.errors import command
 from dlc_platform.identity import sha256_json
 from dlc_platform.settings import Lab, VideoLimits
 from dlc_platform.video.decode import COPY_AGAIN
+from dlc_platform.words import counted
 
 #: What is asked of each video of a session, in this order; asset checks have these names.
 Question = Literal[
@@ -125,7 +126,7 @@ def copies(engine: Engine, session: str) -> list[Finding]:
 
 def copy_of(row: Mapping[Hashable, Any]) -> str:
     """A sentence about a row of `queries.repeated_videos`, however many copies there are."""
-    more = f" and of {row['files'] - 2} more files" if row["files"] > 2 else ""
+    more = f" and of {counted(row['files'] - 2, 'more file')}" if row["files"] > 2 else ""
     return (
         f"{row['path']} of {row['session']} is the very video of {row['other_path']} of {row['other_session']}{more}: "
         "its poses are estimated once and count for each"
@@ -175,7 +176,7 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
         yield _warning(
             "every_frame_is_there",
             row,
-            f"has {frames} frames where its header promises {declared}",
+            f"has {counted(frames, 'frame')} where its header promises {declared}",
             "Programs that believe the header wait for frames that never come; `ffmpeg -i OLD -c copy NEW` writes it "
             "anew",
         )
@@ -183,15 +184,16 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
         yield _warning(
             "timestamps_are_regular",
             row,
-            f"has {row['repeated']} frames with the time of a frame before",
+            f"has {counted(row['repeated'], 'frame')} with the time of a frame before",
             "Look at the recording program: it wrote frames twice, or at a wrong time",
         )
     if row["times_estimated"]:
         yield _warning(
             "timestamps_are_regular",
             row,
-            f"has {row['times_estimated']} frames whose timestamp is missing or wrong: their times lie in equal steps "
-            "between those of others",
+            f"has {counted(row['times_estimated'], 'frame')} whose timestamp is missing or wrong: such times lie in "
+            "equal "
+            "steps between those of others",
             "Look at the recording program, or at the disk if the file was copied",
         )
     if row["times_reordered"] and row["damage"]:
@@ -203,7 +205,7 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             "Copy the file again from the recording machine; if it is damaged there too, leave out what is near that",
         )
     if row["clock_resets"]:
-        places = "1 place" if row["clock_resets"] == 1 else f"{row['clock_resets']} places"
+        places = counted(row["clock_resets"], "place")
         yield _warning(
             "timestamps_are_regular",
             row,
@@ -229,7 +231,8 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
 def left_out(frames: int) -> str:
     """What is to be said of a file of which so many packets at the beginning give no frame."""
     return (
-        f"begins with {frames} frames that build on what is not in the file and cannot be decoded: its frame 0 is not "
+        f"begins with {counted(frames, 'frame that builds', 'frames that build')} on what is not in the file and "
+        "cannot be decoded: its frame 0 is not "
         "the first that was recorded"
     )
 
@@ -273,7 +276,8 @@ def _broken(limits: VideoLimits, row: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield (
             "dropped_fraction",
             "timestamps_are_regular",
-            f"lacks {row['dropped']} frames between its {row['frames']}, in gaps of up to {row['longest_gap_s']:.3g} s",
+            f"lacks {counted(row['dropped'], 'frame')} between its {row['frames']}, in gaps of up to "
+            f"{row['longest_gap_s']:.3g} s",
         )
 
 

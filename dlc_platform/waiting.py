@@ -5,8 +5,6 @@ files have no poses, and which runs Dagster has under way. A file of a camera th
 nothing.
 """
 
-import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import registry
 from dlc_platform.errors import in_a_line
-from dlc_platform.gate import not_tracked_by_itself
+from dlc_platform.listing import UNWRITTEN
 from dlc_platform.runs_under_way import RunUnderWay, Wanted, under_way
-from dlc_platform.scanning import UNWRITTEN
+from dlc_platform.screen import wrapped
 from dlc_platform.settings import Lab
 from dlc_platform.store import Store
+from dlc_platform.words import said_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +112,7 @@ def waiting_lines(found: Iterable[Waiting], width: int) -> Iterator[str]:
     Parameters
     ----------
     width
-        Of the terminal, in characters. A command to paste is never broken.
+        Of the terminal, in characters. A command to paste and a path are never broken.
     """
     groups: dict[tuple[str, str, str], list[Waiting]] = defaultdict(list)
     for one in found:
@@ -126,17 +124,18 @@ def waiting_lines(found: Iterable[Waiting], width: int) -> Iterator[str]:
         when = "" if since is None else f", {'the first ' if others else ''}since {since:%Y-%m-%d %H:%M} UTC"
         what = _STEPS.get(step, step)
         if len(keys) == 1:
-            yield from _wrapped(f"{keys[0]} waits for {what}{when}", width, 0)
+            yield from wrapped(f"{keys[0]} waits for {what}{when}", width, 0)
         else:
-            yield from _wrapped(f"{len(keys)} sessions wait for {what.replace('its ', 'their ')}{when}", width, 0)
+            yield from wrapped(f"{len(keys)} sessions wait for {what.replace('its ', 'their ')}{when}", width, 0)
         if not others:
-            yield from _wrapped(f"{first.file + ': ' if first.file else ''}{first.reason}", width, 4)
-            yield from _wrapped(first.remedy, width, 4)
+            said = said_of(first.file, first.reason) if first.file else first.reason
+            yield from wrapped(said, width, 4, whole=[first.file or ""])
+            yield from wrapped(first.remedy, width, 4, whole=[first.file or ""])
             continue
-        yield from _wrapped(reason, width, 4)
-        yield from _wrapped(remedy, width, 4)
+        yield from wrapped(reason, width, 4)
+        yield from wrapped(remedy, width, 4)
         if step == "poses" or all(one.file is None for one in own):
-            yield from _wrapped(", ".join(keys), width, 8)
+            yield from wrapped(", ".join(keys), width, 8)
         else:
             yield from (in_a_line(f"        {one.session}{': ' + one.file if one.file else ''}") for one in own)
 
@@ -147,12 +146,6 @@ def _general(text: str, one: Waiting) -> str:
         if own:
             text = text.replace(own, word)
     return text
-
-
-def _wrapped(text: str, width: int, indent: int) -> list[str]:
-    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), in_a_line(text))
-    lines = textwrap.wrap(whole, width - indent, break_long_words=False, break_on_hyphens=False)
-    return [" " * indent + line.replace("\0", " ") for line in lines]
 
 
 def waiting_table(engine: Engine, lab: Lab) -> "pd.DataFrame":
@@ -189,8 +182,14 @@ def _unregistered(row: Any, lab: Lab, now: datetime, runs: _Runs) -> Waiting:
 
 
 def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator[Waiting]:
-    in_production = {project for project in lab.projects if registry.production_model(engine, project)}
-    held = not_tracked_by_itself(engine, Store(lab.store), lab) if rows else {}
+    if not rows:
+        return
+    # What judges models takes longer to import than all of this takes where nothing waits.
+    from dlc_platform.catalog.registry import production_model
+    from dlc_platform.gate import not_tracked_by_itself
+
+    in_production = {project for project in lab.projects if production_model(engine, project)}
+    held = not_tracked_by_itself(engine, Store(lab.store), lab)
     for row in rows:
         project = lab.project_of(row.camera)
         if row.missing_since is not None:

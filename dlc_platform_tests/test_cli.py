@@ -343,7 +343,7 @@ def test_verify_says_what_differs(
     assert code == 1
     assert f"WRONG   {lost}: the file is missing. Bring the product back" in out
     assert f"warning {young}: no row of the catalogue names this product yet. Wait" in out
-    assert out.endswith("\n1 difference(s); 1 warning(s)\n")
+    assert out.endswith("\n1 difference; 1 warning\n")
 
 
 def test_verify_says_how_many_products_are_too_old_to_check(
@@ -355,7 +355,7 @@ def test_verify_says_how_many_products_are_too_old_to_check(
         connection.execute(text("update dlc.pose_estimate set manifest_sha256 = null"))
     code, out = command("verify", home)
     assert code == 0 and out.count("older than checksums") == 2
-    assert out.endswith("\nNo difference was found; 2 warning(s)\n")
+    assert out.endswith("\nNo difference was found; 2 warnings\n")
 
 
 def test_impact_is_a_table_only_where_sessions_become_stale(
@@ -365,7 +365,7 @@ def test_impact_is_a_table_only_where_sessions_become_stale(
     assert command("impact", home, identity("b")) == (0, "no session becomes stale\n")
     assert json.loads(command("impact", home, identity("b"), "--json")[1]) == []
     heading, row, said = command("impact", home, identity("a"))[1].splitlines()
-    assert heading.split()[0] == "session" and row.split()[0] == SESSION and said.startswith("1 sessions become stale")
+    assert heading.split()[0] == "session" and row.split()[0] == SESSION and said.startswith("1 session becomes stale")
 
 
 def test_poses_of_other_rules_are_listed_below_those_of_other_models(
@@ -376,7 +376,9 @@ def test_poses_of_other_rules_are_listed_below_those_of_other_models(
     code, out = command("stale", home)
     assert code == 0
     none, _, said, _, row = out.splitlines()
-    assert none == "none yet" and said.startswith("1 sessions have poses of another region or precision than lab.yaml")
+    assert none == "no session is stale" and said.startswith(
+        "1 session has poses of another region or precision than lab.yaml"
+    )
     assert "--select pose_estimates --partition KEY" in said
     assert row.split(maxsplit=4)[:1] == [SESSION] and "full precision" in row and "half precision" in row
     assert json.loads(command("stale", home, "--json")[1]) == []
@@ -422,7 +424,7 @@ def test_backup_and_restore_say_where_the_store_is_expected(
     shutil.rmtree(home / "store" / "models" / identity("a"))
     code, out = command("backup", home, tmp_path / "file")
     assert code == 0 and (tmp_path / "file").is_file()
-    assert "7 products" in out and "the store lacks 1 products that the catalogue names" in out
+    assert "7 products" in out and "the store lacks 1 product that the catalogue names" in out
     assert "exists already" in str(command("backup", home, tmp_path / "file")[0])
     monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", empty_database.render_as_string(hide_password=False))
     code, out = command("restore", tmp_path / "file", tmp_path / "second")
@@ -446,7 +448,7 @@ def test_doctor_holds_regions_against_the_videos(
         "is 640 x 480. Correct it under `regions` in lab.yaml." in out
     )
     assert "warning regions: the region 600 x 400 at (0, 80) (camera Top, session *) is that of no registered" in out
-    assert "ok      regions: 1 registered videos hold theirs" in out
+    assert "ok      regions: 1 registered video holds its own" in out
 
 
 def test_doctor_knows_no_videos_before_the_first_start(
@@ -565,10 +567,10 @@ def test_a_session_is_released_from_quarantine(
         (SESSION, "videos", "too dark"),
         (SESSION, "poses", "failed"),
     }
-    assert "quarantine: 1 sessions at the stage poses, 1 sessions at the stage videos" in command("doctor", home)[1]
+    assert "quarantine: 1 session at the stage poses, 1 session at the stage videos" in command("doctor", home)[1]
 
     out = command("sessions", "release", home, SESSION, "--stage", "videos", "--reason", "it was night")[1]
-    assert out == f"{SESSION}: 1 reason(s) hold it up no longer\n"
+    assert out == f"{SESSION}: 1 reason holds it up no longer\n"
     with lab.connect() as connection:
         row = connection.execute(text("select * from dlc.quarantine where stage = 'videos'")).one()
     assert (row.released_by, row.release_reason) == (getpass.getuser(), "it was night")
@@ -618,7 +620,7 @@ def test_what_was_given_up_is_said(
         deliver(engine, settings, [].append)
         (row,) = json.loads(command("notifications", home, "--json")[1])
         assert (row["state"], row["last_error"]) == ("given up", "answered 410 (Gone)")
-        assert "1 notifications were given up and 0 wait; the last failure: answered 410" in command("doctor", home)[1]
+        assert "1 notification was given up and 0 wait; the last failure: answered 410" in command("doctor", home)[1]
 
 
 def test_the_report_of_a_day(lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]):

@@ -171,7 +171,7 @@ def test_poses_by_several_models_are_told(
             )
         )
         connection.execute(text("update dlc.pose_estimate set model_id = 'abc' where frames = 11"))
-    with pytest.warns(UserWarning, match=r"camera top are by several models: imported \(1 sessions\), abc \(1 sess"):
+    with pytest.warns(UserWarning, match=r"camera top are by several models: imported \(1 session\), abc \(1 sess"):
         platform.poses(both, include_quarantined=True)
 
 

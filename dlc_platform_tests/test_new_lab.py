@@ -1,9 +1,14 @@
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dlc_platform.comparisons import too_few_test_images
+from dlc_platform.dlc.dataset import side
+from dlc_platform.dlc.labels import read_labels
+from dlc_platform.dlc.project import read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.new_lab import make_lab
 from dlc_platform.settings import load_lab
@@ -187,3 +192,31 @@ def test_a_crop_that_may_not_be_meant_is_a_comment(
     width = 24 if small else 64
     assert f"#   - {{camera: '*', session: '*', x: 16, y: 8, width: {width}, height: 64}}" in file.read_text()
     assert "`cropping: true`" in file.read_text()
+
+
+@pytest.mark.parametrize(("frames", "enough"), [(4, False), (24, True), (150, True)])
+def test_a_small_project_is_tested_on_enough_images_where_that_can_be(
+    frames: int, enough: bool, tmp_path: Path, raw: Path, make_project: Callable[..., Path]
+) -> None:
+    file = make_lab(tmp_path / "lab", [raw], [make_project(tmp_path / "project", frames)])
+    lab = load_lab(tmp_path / "lab")
+    ((name, recipe),) = lab.recipes.items()
+    images = list(read_labels(read_project(tmp_path / "project")).images["sha256"])
+    tested = sum(side(image, *lab.split_of(name)) == "test" for image in images)
+    assert (tested >= 6) == enough
+    assert f"# {name}: {tested} of {frames} labelled images" in file.read_text()
+    assert ("too few: label more" in file.read_text()) != enough
+    said = too_few_test_images(lab, name, images)
+    assert (said is None) == enough
+    if frames == 150:
+        assert recipe.test_fraction == 0.1  # a tenth is enough
+        few = too_few_test_images(lab, name, images[:20])
+        assert few is not None and "its test_fraction of 0.1 leaves " in few and " of 20: with fewer than 6" in few
+
+
+def test_a_folder_that_is_no_project_is_told(tmp_path: Path, raw: Path) -> None:
+    with pytest.raises(
+        PlatformError, match=r"/config\.yaml does not exist\. Give the folder of a DeepLabCut project with"
+    ) as told:
+        make_lab(tmp_path / "lab", [raw], [tmp_path])
+    assert "lab.yaml" not in str(told.value)

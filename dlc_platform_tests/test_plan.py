@@ -312,7 +312,7 @@ def test_a_summary_of_many_stays_short_and_all_of_it_can_be_had(
 def test_the_plan_of_one_session_and_as_json(home: Path, raw: Path, command: Callable[..., tuple[object, str]]) -> None:
     place(raw, "sub-1/ses-10/x.mp4", "copy/sub-1/ses-10/y.mp4", "sub-1/ses-1/.a.mp4")
     code, out = command("scan", home, "--dry-run", "--session", "sub-1_ses-1")
-    assert code == 0 and "1 sessions on disk" in out and ".a.mp4" in out and "ses-10" not in out
+    assert code == 0 and "1 session on disk" in out and ".a.mp4" in out and "ses-10" not in out
     code, out = command("scan", home, "--dry-run", "--session", "sub-1_ses-10")
     assert code == 1 and "LOST until mended" in out and f"{raw}/copy/sub-1/ses-10" in out
     code, out = command("scan", home, "--dry-run", "--json")
@@ -349,7 +349,7 @@ def test_without_dry_run_what_is_ready_is_registered(
     (raw / "sub-2/ses-1/cam-top.mp4.part").unlink()
     (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,M\n")
     code, out = command("scan", home)
-    assert code == 0 and "say something new of 1 subjects and sessions" in out, out
+    assert code == 0 and "say something new of 1 subject or session" in out, out
     table = Platform(home).sessions(details=True).set_index("recording")
     assert dict(zip(table["session"], table["subject.sex"], strict=True)) == {"sub-1_ses-1": "F", "sub-2_ses-1": "M"}
     assert len(Platform(home).details()) == 4
@@ -358,4 +358,4 @@ def test_without_dry_run_what_is_ready_is_registered(
     (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,F\n")
     (home / "lab.yaml").write_text((home / "lab.yaml").read_text() + "scan: {unopened_seconds: 0}\n")
     code, out = command("scan", home)
-    assert code == 1 and "say something new of 1 subjects and sessions" in out, out
+    assert code == 1 and "say something new of 1 subject or session" in out, out

@@ -95,7 +95,7 @@ def test_a_copied_video_counts_once(days: Engine) -> None:
     assert (found.sessions_arrived, found.sessions_estimated, found.copies_arrived) == (14, 14, 13)
     assert found.video_hours_arrived == before.video_hours_arrived
     assert found.video_hours_estimated == before.video_hours_estimated
-    assert "14 sessions arrived (0.00278 h of video, without 13 files that are copies)" in str(found)
+    assert "14 sessions arrived (10 s of video, without 13 files that are copies)" in str(found)
     cameras = found.cameras.set_index("camera")
     assert cameras["sessions_estimated"].to_dict() == {"side": 13, "top": 1}
     assert cameras["files_arrived"].to_dict() == {"side": 0, "top": 1}

@@ -301,7 +301,7 @@ def test_links_are_never_followed_nor_removed(lab: Engine, store: Store, tmp_pat
 def test_the_catalogue_of_another_lab_makes_nothing_garbage(engine: Engine, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     make_old(put(store, "models", "a"))
-    with pytest.raises(PlatformError, match="names none of the 1 products"):
+    with pytest.raises(PlatformError, match="names none of the products in"):
         list(garbage(engine, store))
 
 

@@ -10,8 +10,7 @@ from sqlalchemy import Engine
 
 from dlc_platform import cli
 from dlc_platform.catalog import registry, tables
-from dlc_platform.dlc.network import CONFIG_FILE
-from dlc_platform.dlc.tracking import TRACKING
+from dlc_platform.dlc.parameters import CONFIG_FILE, TRACKING
 from dlc_platform.rules import poses_of_other_rules, unread_rules
 from dlc_platform.settings import POSTGRES_VARIABLE, Lab
 from dlc_platform.store import MANIFEST

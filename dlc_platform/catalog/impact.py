@@ -4,11 +4,12 @@ Nothing is decided or promoted here; what is stale under the models in productio
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
+from dlc_platform.words import counted, lasting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,21 +42,29 @@ class Impact:
 
     Attributes
     ----------
-    sessions
-        One row for each session, the newest recording first: session, project, models (that made its poses),
-        imported (all of them were), files, frames, recorded_at.
+    rows
+        One for each session, the newest recording first: session, project, models (that made its poses), imported (all
+        of them were), files, frames, recorded_at.
     frames_per_second
         How fast the version is expected to be, None where nothing was measured yet; `basis` says how it is known.
     """
 
-    sessions: "pd.DataFrame"
+    rows: list[dict[str, Any]]
     frames_per_second: float | None
     basis: str
 
     @property
+    def sessions(self) -> "pd.DataFrame":
+        """The rows as a table."""
+        import pandas as pd
+
+        columns = ("session", "project", "models", "imported", "files", "frames", "recorded_at")
+        return pd.DataFrame(self.rows, columns=pd.Index(columns))
+
+    @property
     def frames(self) -> int:
         """How many frames would have to be estimated."""
-        return int(self.sessions["frames"].sum())
+        return sum(row["frames"] for row in self.rows)
 
     @property
     def hours(self) -> float | None:
@@ -63,21 +72,22 @@ class Impact:
         return self.frames / self.frames_per_second / 3600 if self.frames_per_second else None
 
     def __str__(self) -> str:
-        if self.sessions.empty:
+        if not self.rows:
             return "no session becomes stale"
         cost = (
-            f"about {self.hours:.2g} hours of one device at {self.frames_per_second:.3g} frames/s, {self.basis}"
+            f"about {lasting(self.hours)} of one device at {self.frames_per_second:.3g} frames/s, {self.basis}"
             if self.hours is not None
             else "for how long cannot be said, as nothing was measured"
         )
-        return f"{len(self.sessions)} sessions become stale, {self.frames} frames: {cost}"
+        sessions = counted(len(self.rows), "session becomes", "sessions become")
+        return f"{sessions} stale, {counted(self.frames, 'frame')}: {cost}"
 
 
 def impact_of(engine: Engine, model_id: str) -> Impact:
     """What becomes stale when this model version is promoted."""
-    sessions = queries.stale_under(engine, model_id)
+    rows = queries.stale_under.rows(engine, model_id)
     with engine.connect() as connection:
         for basis, query in _SPEEDS:
             if measured := connection.scalar(text(query), {"model": model_id}):
-                return Impact(sessions, float(measured), basis)
-    return Impact(sessions, None, "")
+                return Impact(rows, float(measured), basis)
+    return Impact(rows, None, "")

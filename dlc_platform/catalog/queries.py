@@ -1,17 +1,29 @@
 """The catalogue read as tables: what `Platform` and the command line show.
 
 The questions that a lab asks for years are views of the database (``dlc.pose_lineage``, ``model_sessions``,
-``stale_sessions``, ``best_models``), so that any tool answers them with one query.
+``stale_sessions``, ``best_models``), so that any tool answers them with one query. A `Question` is answered with a
+DataFrame, or with plain rows where importing pandas would take longer than the answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from sqlalchemy import Engine, text
 
+from dlc_platform.errors import PlatformError
+
 if TYPE_CHECKING:
     import pandas as pd
+
+#: A query and its parameters.
+Asked = tuple[str, dict[str, Any]]
+Parameters = ParamSpec("Parameters")
+
+#: Digits of an identity that tables show, and versions that are named where several are meant.
+_SHORT, _CANDIDATES = 12, 5
 
 _SESSIONS = """
 select s.key as session, s.subject, r.name as recording, r.camera, f.position, f.path, v.width, v.height,
@@ -268,6 +280,15 @@ from dlc.poses_in_force p join dlc.pose_verdict v on v.pose_estimate_id = p.pose
 group by v.verdict
 """
 
+#: The worst verdict on the poses in force of each session.
+_SESSION_VERDICTS = """
+select p.session, (array_agg(v.verdict order by array_position(array['fail', 'warn', 'pass'], v.verdict)))[1] as verdict
+from dlc.poses_in_force p join dlc.pose_verdict v on v.pose_estimate_id = p.pose_estimate
+where p.session = any(:sessions)
+group by p.session
+order by p.session
+"""
+
 _JUDGED_FILES = """
 select p.path, v.floors is not null as by_floors
 from dlc.poses_in_force p left join dlc.pose_verdict v on v.pose_estimate_id = p.pose_estimate
@@ -405,9 +426,34 @@ limit :most
 """
 
 
-def sessions(engine: Engine, session: str | None = None) -> "pd.DataFrame":
+class Question(Generic[Parameters]):
+    """A question to the catalogue, made of the function that gives its query and parameters (as a decorator)."""
+
+    def __init__(self, asks: Callable[Parameters, Asked]):
+        self._asks = asks
+        update_wrapper(self, asks)
+
+    def __call__(self, engine: Engine, *args: Parameters.args, **kwargs: Parameters.kwargs) -> "pd.DataFrame":
+        query, parameters = self._asks(*args, **kwargs)
+        return _frame(engine, query, **parameters)
+
+    def rows(self, engine: Engine, *args: Parameters.args, **kwargs: Parameters.kwargs) -> list[dict[str, Any]]:
+        """The answer as a list of rows by column, with whole and broken numbers as Python's own."""
+        query, parameters = self._asks(*args, **kwargs)
+        return [{name: _plain(value) for name, value in row.items()} for row in _rows(engine, query, **parameters)]
+
+
+def _plain(value: Any) -> Any:
+    """A number of Postgres's numeric type, which sums have, as an int or float."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+@Question
+def sessions(session: str | None = None) -> Asked:
     """One row for each current file of each session, with the model that tracked it or the problem it has."""
-    return _frame(engine, _SESSIONS, session=session)
+    return _SESSIONS, {"session": session}
 
 
 def details(engine: Engine, session: str | None = None) -> "pd.DataFrame":
@@ -418,14 +464,15 @@ def details(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     return _frame(engine, _DETAILS, session=session)
 
 
-def models(engine: Engine) -> "pd.DataFrame":
+@Question
+def models() -> Asked:
     """One row for each training and each imported version, oldest first.
 
     `test_rmse_px` is on the test images of the version's own dataset; for an imported one, on those that it was
     evaluated on last. `test_images` says how many they are, and `tested_on` says it in words, and whether it may have
     been trained on them.
     """
-    return _frame(engine, _MODELS)
+    return _MODELS, {}
 
 
 def evaluations(engine: Engine) -> "pd.DataFrame":
@@ -438,9 +485,10 @@ def evaluations(engine: Engine) -> "pd.DataFrame":
     return _frame(engine, _EVALUATIONS)
 
 
-def poses(engine: Engine, session: str | None = None) -> "pd.DataFrame":
+@Question
+def poses(session: str | None = None) -> Asked:
     """One row for each file of a recording that has poses, with the estimate that is in force."""
-    return _frame(engine, _POSES, session=session)
+    return _POSES, {"session": session}
 
 
 def estimates(engine: Engine, sessions: Sequence[str], model: str | None = None) -> "pd.DataFrame":
@@ -501,9 +549,10 @@ def poses_to_time(engine: Engine) -> "pd.DataFrame":
     return _frame(engine, _POSES_TO_TIME)
 
 
-def computed_poses(engine: Engine) -> "pd.DataFrame":
+@Question
+def computed_poses() -> Asked:
     """The poses in force that were not imported, with the parameters of their inference; {} where all are as usual."""
-    return _frame(engine, _COMPUTED_POSES)
+    return _COMPUTED_POSES, {}
 
 
 def poses_to_judge(engine: Engine, session: str) -> "pd.DataFrame":
@@ -511,19 +560,26 @@ def poses_to_judge(engine: Engine, session: str) -> "pd.DataFrame":
     return _frame(engine, _POSES_TO_JUDGE, session=session)
 
 
-def pose_quality(engine: Engine, session: str | None = None) -> "pd.DataFrame":
+@Question
+def pose_quality(session: str | None = None) -> Asked:
     """One row for each judged recording in force, individual and body part; `verdict` is that on the recording."""
-    return _frame(engine, _POSE_QUALITY, session=session)
+    return _POSE_QUALITY, {"session": session}
 
 
-def poses_that_do_not_pass(engine: Engine, most: int) -> "pd.DataFrame":
+@Question
+def poses_that_do_not_pass(most: int) -> Asked:
     """The columns of `pose_quality`, for the newest recordings whose verdict is not pass, over all body parts."""
-    return _frame(engine, _POSES_THAT_DO_NOT_PASS, most=most)
+    return _POSES_THAT_DO_NOT_PASS, {"most": most}
 
 
 def pose_verdicts(engine: Engine) -> dict[str, int]:
     """How many recordings with poses in force have each verdict."""
     return {row["verdict"]: row["recordings"] for row in _rows(engine, _POSE_VERDICTS)}
+
+
+def session_verdicts(engine: Engine, sessions: Sequence[str]) -> dict[str, str]:
+    """The worst verdict on the poses in force of each of these sessions that has judged ones."""
+    return {row["session"]: row["verdict"] for row in _rows(engine, _SESSION_VERDICTS, sessions=list(sessions))}
 
 
 def judged_files(engine: Engine, session: str | None = None) -> dict[str, bool]:
@@ -546,12 +602,13 @@ def tracked_by_both(engine: Engine, project: str, old: str, new: str, most: int)
     return _frame(engine, _TRACKED_BY_BOTH, project=project, old=old, new=new, most=most)
 
 
-def promotions(engine: Engine) -> "pd.DataFrame":
+@Question
+def promotions() -> Asked:
     """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on.
 
     `test_rmse_px` is the error that the choice was made on, over `test_images` images; see `tested_on` of `models`.
     """
-    return _frame(engine, _PROMOTIONS)
+    return _PROMOTIONS, {}
 
 
 def exports(engine: Engine) -> "pd.DataFrame":
@@ -563,29 +620,33 @@ def exports(engine: Engine) -> "pd.DataFrame":
     )
 
 
-def parameters(engine: Engine) -> "pd.DataFrame":
+@Question
+def parameters() -> Asked:
     """One row for each version of each recipe; `also_called` names the recipes that had the very same parameters."""
-    return _frame(engine, _PARAMETERS)
+    return _PARAMETERS, {}
 
 
-def stale_under(engine: Engine, model: str) -> "pd.DataFrame":
+@Question
+def stale_under(model: str) -> Asked:
     """The sessions with poses in force that this version did not make although it may track their cameras."""
-    return _frame(engine, _STALE_UNDER, model=model)
+    return _STALE_UNDER, {"model": model}
 
 
-def lineage(engine: Engine, session: str) -> "pd.DataFrame":
+@Question
+def lineage(session: str) -> Asked:
     """What made the poses in force of a session, one row for each file."""
-    return _frame(
-        engine, "select * from dlc.pose_lineage where session = :session order by recording, position", session=session
-    )
+    query = "select * from dlc.pose_lineage where session = :session order by recording, position"
+    return query, {"session": session}
 
 
-def model_sessions(engine: Engine, model: str) -> "pd.DataFrame":
+@Question
+def model_sessions(model: str) -> Asked:
     """The sessions that a model version touched: `role` is taught, tested or tracked."""
-    return _frame(engine, "select * from dlc.model_sessions where model = :model order by role, session", model=model)
+    return "select * from dlc.model_sessions where model = :model order by role, session", {"model": model}
 
 
-def stale_sessions(engine: Engine, imported: bool = True) -> "pd.DataFrame":
+@Question
+def stale_sessions(imported: bool = True) -> Asked:
     """The sessions with poses in force that their production model did not make, the newest recording first.
 
     Parameters
@@ -593,20 +654,20 @@ def stale_sessions(engine: Engine, imported: bool = True) -> "pd.DataFrame":
     imported
         Whether sessions all of whose poses were imported are among them.
     """
-    return _frame(
-        engine,
+    return (
         "select * from dlc.stale_sessions where :imported or not imported "
-        "order by recorded_at desc, session desc, project",
-        imported=imported,
-    )
+        "order by recorded_at desc, session desc, project"
+    ), {"imported": imported}
 
 
-def best_models(engine: Engine) -> "pd.DataFrame":
+@Question
+def best_models() -> Asked:
     """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
-    return _frame(engine, "select * from dlc.best_models order by project, bodypart <> 'all', bodypart, rank, model")
+    return "select * from dlc.best_models order by project, bodypart <> 'all', bodypart, rank, model", {}
 
 
-def quarantine(engine: Engine, open_only: bool = True, most: int | None = None) -> "pd.DataFrame":
+@Question
+def quarantine(open_only: bool = True, most: int | None = None) -> Asked:
     """What sessions are in quarantine with, a row for each reason, the newest first; without `file`: all of them.
 
     Parameters
@@ -614,7 +675,7 @@ def quarantine(engine: Engine, open_only: bool = True, most: int | None = None) 
     open_only
         Leave out what is over; `released_by` says whether a person or other evidence ended it.
     """
-    return _frame(engine, _QUARANTINE, open_only=open_only, most=most)
+    return _QUARANTINE, {"open_only": open_only, "most": most}
 
 
 def quarantine_counts(engine: Engine) -> "pd.DataFrame":
@@ -655,15 +716,40 @@ def late_sessions(
     )
 
 
-def notifications(engine: Engine, most: int = 1000) -> "pd.DataFrame":
+def require_model_id(engine: Engine, start: str) -> str:
+    """The identity of the model version that begins with `start`, which is as much of it as tables show, or all of it.
+
+    Raises
+    ------
+    PlatformError
+        When no version begins so, or several do; these are named.
+    """
+    query = "select id, project from dlc.model_version where starts_with(id, :written) order by registered_at, id"
+    written = start.strip().lower()
+    found = _rows(engine, query, written=written) if written else []
+    if len(found) == 1:
+        return found[0]["id"]
+    if not found:
+        raise PlatformError(
+            f"no model version begins with {start!r}", "Copy its identity from `dlc-platform models HOME`"
+        )
+    # Enough of each to tell them apart.
+    length = next(n for n in range(_SHORT, 65) if len({row["id"][:n] for row in found}) == len(found))
+    candidates = ", ".join(f"{row['id'][:length]} of {row['project']}" for row in found[:_CANDIDATES])
+    more = f", and {len(found) - _CANDIDATES} more" if len(found) > _CANDIDATES else ""
+    raise PlatformError(
+        f"{len(found)} model versions begin with {start!r}: {candidates}{more}", "Write more of the one that you mean"
+    )
+
+
+@Question
+def notifications(most: int = 1000) -> Asked:
     """What is told, or was, a row for each channel, the newest first; `state` is waiting, sent or given up."""
-    return _frame(
-        engine,
+    return (
         "select kind, subject, channel, title, body, created_at, case when sent_at is not null then 'sent' "
         "when given_up_at is not null then 'given up' else 'waiting' end as state, attempts, next_attempt_at, sent_at, "
-        "given_up_at, last_error, message from dlc.notification order by id desc limit :most",
-        most=most,
-    )
+        "given_up_at, last_error, message from dlc.notification order by id desc limit :most"
+    ), {"most": most}
 
 
 def _frame(engine: Engine, query: str, **parameters: Any) -> "pd.DataFrame":

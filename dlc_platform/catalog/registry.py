@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, Select, delete, func, inspect, litera
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
+from dlc_platform.catalog import queries
 from dlc_platform.catalog.tables import (
     SCHEMA,
     Base,
@@ -55,8 +56,6 @@ from dlc_platform.store import Kind, Product
 
 Row = TypeVar("Row", bound=Base)
 
-#: How much of an identity a message shows at least, and of how many versions that could be meant.
-_SHORT, _CANDIDATES = 12, 5
 
 _PRODUCTS: dict[Kind, Any] = {
     "datasets": Dataset,
@@ -675,30 +674,10 @@ def bodyparts_of(engine: Engine, model_id: str) -> list[str]:
 
 
 def require_model(engine: Engine, start: str) -> ModelVersion:
-    """The model version whose identity begins with `start`, which is as much of it as tables show, or all of it.
-
-    Raises
-    ------
-    PlatformError
-        When no version begins so, or several do; these are named.
-    """
-    written = start.strip().lower()
-    beginning = ModelVersion.id.startswith(written, autoescape=True)
-    statement = select(ModelVersion).where(beginning).order_by(ModelVersion.registered_at, ModelVersion.id)
-    found = _all(engine, statement) if written else []
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise PlatformError(
-            f"no model version begins with {start!r}", "Copy its identity from `dlc-platform models HOME`"
-        )
-    # Enough of each to tell them apart.
-    length = next(n for n in range(_SHORT, 65) if len({model.id[:n] for model in found}) == len(found))
-    candidates = ", ".join(f"{model.id[:length]} of {model.project}" for model in found[:_CANDIDATES])
-    more = f", and {len(found) - _CANDIDATES} more" if len(found) > _CANDIDATES else ""
-    raise PlatformError(
-        f"{len(found)} model versions begin with {start!r}: {candidates}{more}", "Write more of the one that you mean"
-    )
+    """The model version whose identity begins with `start`; see `queries.require_model_id`."""
+    model = model_version(engine, queries.require_model_id(engine, start))
+    assert model is not None  # rows of models stay
+    return model
 
 
 def session_keys(engine: Engine) -> set[str]:

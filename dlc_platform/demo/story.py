@@ -18,6 +18,7 @@ from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.orchestration.services import Services, running
 from dlc_platform.platform import Platform
 from dlc_platform.settings import LAB_FILE, STAGE_VARIABLE, as_written
+from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +132,8 @@ def _wait_until(done: Callable[[], bool], services: Services) -> None:
 def _report_model(platform: Platform, say: Callable[[str], None]) -> None:
     model = platform.models().iloc[-1]
     say(
-        f"Model {model['model'][:12]}: {model['train_images']} training images, "
-        f"RMSE {model['test_rmse_px']:.2f} px on {model['test_images']} test images"
+        f"Model {model['model'][:12]}: {counted(model['train_images'], 'training image')}, "
+        f"RMSE {model['test_rmse_px']:.2f} px on {counted(model['test_images'], 'test image')}"
     )
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dlc_platform.cautions import FEWEST_IMAGES
 from dlc_platform.dlc.evaluation import ALL, Evaluation
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-#: On fewer images there is no interval, nothing is clear, and whoever is shown a figure is warned.
-FEWEST_IMAGES = 6
 _DRAWS = 4000
 _SEED = 0
 _CONFIDENCE = 0.95

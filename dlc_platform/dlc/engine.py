@@ -19,7 +19,8 @@ from dlc_platform.dlc.backends import Precision, PyTorch, most_pictures
 from dlc_platform.dlc.exports import Export, find_export, make_export
 from dlc_platform.dlc.geometry import Geometry, geometry
 from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
-from dlc_platform.dlc.network import is_reproduced, read_configuration
+from dlc_platform.dlc.network import is_reproduced
+from dlc_platform.dlc.parameters import read_configuration
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.table import SINGLE_ANIMAL
 from dlc_platform.store import Store, read_manifest

@@ -18,7 +18,7 @@ from dlc_platform.dlc.engine import load_engine
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.exports import images_to_compare
 from dlc_platform.dlc.images import read_image
-from dlc_platform.dlc.runner import has_several_animals
+from dlc_platform.dlc.parameters import has_several_animals
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import Store, opened, read_manifest, require_intact

@@ -21,7 +21,8 @@ import numpy as np
 from dlc_platform.dlc.backends import Backend, OpenVino, Precision, PyTorch, openvino
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.geometry import geometry
-from dlc_platform.dlc.network import keypoint_network, read_configuration
+from dlc_platform.dlc.network import keypoint_network
+from dlc_platform.dlc.parameters import read_configuration
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import Store, read_manifest

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlc_platform.dlc.environment import versions
-from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.network import SNAPSHOT_FILE
 from dlc_platform.dlc.offline import require_local, without_network
+from dlc_platform.dlc.parameters import CONFIG_FILE
 from dlc_platform.dlc.project import CONFIG_FILE as PROJECT_FILE
 from dlc_platform.dlc.project import read_config, read_skeleton
 from dlc_platform.dlc.runner import DETECTOR_FILE, unusable

@@ -29,8 +29,7 @@ import numpy as np
 
 from dlc_platform.dlc.engine import Engine, load_engine
 from dlc_platform.dlc.environment import versions
-from dlc_platform.dlc.runner import has_several_animals
-from dlc_platform.dlc.tracking import TRACKING
+from dlc_platform.dlc.parameters import has_several_animals, inference_parameters
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import gone
 from dlc_platform.identity import sha256_file, sha256_json
@@ -301,16 +300,6 @@ class PoseEstimator:
             write_parquet(tidy_from_dlc(wide, times_s), folder / POSE_TABLE)
 
         return load_poses(self._store.put("poses", identity, manifest, write))
-
-
-def inference_parameters(region: Region | None, precision: Precision, several_animals: bool) -> dict[str, Any]:
-    """The parameters of an inference that are part of its identity; those that are as usual are left out."""
-    parameters: dict[str, Any] = {"region": region.as_dict()} if region else {}
-    if precision != "full":
-        parameters["precision"] = precision
-    if several_animals:
-        parameters["tracking"] = TRACKING
-    return parameters
 
 
 def pose_identity(video_id: str, model_id: str, parameters: dict[str, Any] | None = None) -> str:

@@ -18,6 +18,7 @@ from unicodedata import normalize
 from dlc_platform.dlc.project import CONFIG_FILE, Project
 from dlc_platform.errors import PlatformError
 from dlc_platform.plain_files import read_plain
+from dlc_platform.words import counted
 
 Point = tuple[float, float]
 UNLABELLED: Point = (math.nan, math.nan)
@@ -172,7 +173,7 @@ def _scorer(path: Path, raw: _Raw, project: Project) -> tuple[str, list[Remark]]
     return own, [
         Remark(
             f"{path} holds the labels of {', '.join(scorers)}: those of {own}, the scorer of the project, are used, "
-            f"and {left_out} labels of the others are not",
+            f"and {counted(left_out, 'label')} of the others {'is' if left_out == 1 else 'are'} not",
             f"Leave it so if {own} is right; otherwise write another `scorer` in config.yaml",
         )
     ]
@@ -243,7 +244,7 @@ def _read_csv(path: Path) -> _Raw:
     text = _read_text(path)
     lines = list(_lines(path, text))
     if len(lines) < len(_HEADER):
-        raise PlatformError(f"{path} is not a label table: it has {len(lines)} lines", _AGAIN)
+        raise PlatformError(f"{path} is not a label table: it has {counted(len(lines), 'line')}", _AGAIN)
     header = [cells for _, cells in lines[: len(_HEADER)]]
     if lines[1][1][0].strip() == "individuals":
         raise PlatformError(f"{path} holds labels of a multi-animal project", "Use a single-animal project")

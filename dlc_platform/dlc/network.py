@@ -12,25 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from dlc_platform.dlc.geometry import reproduces
 from dlc_platform.dlc.offline import without_network
+from dlc_platform.dlc.parameters import CONFIG_FILE, read_configuration
 from dlc_platform.store import opened
-from dlc_platform.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     import torch
 
-#: The files of a model product: its configuration, as DeepLabCut wrote it, and the weights.
-CONFIG_FILE = "pytorch_config.yaml"
+#: The weights of a model product.
 SNAPSHOT_FILE = "snapshot.pt"
 
 #: albumentations' A.Normalize with the figures of ImageNet, which DeepLabCut uses for every network.
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
-
-
-def read_configuration(model_path: Path) -> dict[str, Any]:
-    """The configuration of a stored model, as DeepLabCut wrote it."""
-    with opened(model_path, CONFIG_FILE, whole=True) as file:
-        return load_yaml(file, file.read_text(encoding="utf-8"))
 
 
 def is_reproduced(configuration: Mapping[str, Any]) -> bool:

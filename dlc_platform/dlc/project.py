@@ -92,7 +92,7 @@ def read_project(path: Path) -> Project:
     if _is_true(config.get("multianimalproject")) or config.get("bodyparts") == "MULTI!":
         raise PlatformError(
             f"{file} is a multi-animal project, and only single-animal projects can be used",
-            "Use a project with `multianimalproject: false`, or remove it from lab.yaml",
+            "Use a project with `multianimalproject: false`, or leave this one out",
         )
     for key in ("Task", "scorer"):
         if config.get(key) in (None, ""):

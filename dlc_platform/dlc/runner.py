@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE, read_configuration
+from dlc_platform.dlc.network import SNAPSHOT_FILE
 from dlc_platform.dlc.offline import without_network
+from dlc_platform.dlc.parameters import CONFIG_FILE, read_configuration
 from dlc_platform.dlc.tracking import Tracker, Tracks, track
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.table import SINGLE_ANIMAL, UNIQUE
@@ -173,12 +174,6 @@ def unusable(model_path: Path) -> str | None:
         case "td" if not (model_path / DETECTOR_FILE).is_file():
             return "it is a top-down model that was imported without the snapshot of its detector"
     return None
-
-
-def has_several_animals(model_path: Path) -> bool:
-    """True for a stored model whose poses tell individuals apart; judged without importing deeplabcut."""
-    metadata = read_configuration(model_path)["metadata"]
-    return len(metadata["individuals"]) > 1 or bool(metadata.get("unique_bodyparts"))
 
 
 def _load(model_path: Path, config: PoseConfig, batch_size: int, device: str | None) -> tuple[PoseInferenceRunner, str]:

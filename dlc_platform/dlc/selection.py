@@ -17,6 +17,7 @@ from dlc_platform.dlc.evaluation import ALL, load_evaluation
 from dlc_platform.identity import short
 from dlc_platform.settings import PromotionRule
 from dlc_platform.store import Store
+from dlc_platform.words import counted
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ def _weigh(before: products.Evaluation, after: products.Evaluation, confidence: 
     worse = [row for row in bodyparts if row["low_px"] > 0]
     images = int(overall["images"])
     figures = (
-        f"test RMSE {rmse:.2f} px, against {errors[ALL, before.model_id]:.2f} px before, on the {images} test images "
-        f"they share (difference {_interval(overall, confidence)})"
+        f"test RMSE {rmse:.2f} px, against {errors[ALL, before.model_id]:.2f} px before, on the "
+        f"{counted(images, 'test image')} that they share (difference {_interval(overall, confidence)})"
     )
     clearly_better = False
     if images < enough:

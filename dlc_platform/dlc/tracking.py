@@ -15,10 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from dlc_platform.dlc.stitching import LONG, Piece, stitch
-
-#: Part of the identity of such poses; another number when the same detections give other tracks. Before 2, they were
-#: tracked by DeepLabCut alone, which mixes animals up.
-TRACKING = 2
+from dlc_platform.words import counted
 
 _SUFFIXES = {"ellipse": "_el", "box": "_bx"}
 #: Keypoints that an ellipse takes.
@@ -133,12 +130,15 @@ def _note(chosen: np.ndarray, visible: np.ndarray, method: str) -> str:
     animals, made = len(chosen), int((chosen >= 0).any(axis=1).sum())
     notes = []
     if not made:
-        notes.append(f"no individual could be followed through {min(LONG, len(visible))} frames, so there is no track")
+        notes.append(
+            f"no individual could be followed through {counted(min(LONG, len(visible)), 'frame')}, so there is no track"
+        )
     elif made < animals:
         notes.append(f"{made} of {animals} individuals could be followed")
     most = int((visible > 0).sum(axis=1).max(initial=0))
     if most < made:
-        notes.append(f"there are {made} tracks, and never more than {most} animals at once: one may bear several names")
+        most_animals = counted(most, "animal")
+        notes.append(f"there are {made} tracks, and never more than {most_animals} at once: one may bear several names")
     left = visible > 0
     for own in chosen:
         frames = np.flatnonzero(own >= 0)
@@ -146,5 +146,8 @@ def _note(chosen: np.ndarray, visible: np.ndarray, method: str) -> str:
     if left.any():
         few = int((left & (visible < _ELLIPSE_POINTS)).sum()) if method == "ellipse" else 0
         why = f", {few} of them because fewer than {_ELLIPSE_POINTS} keypoints were likely enough" if few else ""
-        notes.append(f"{int(left.sum())} of {int((visible > 0).sum())} poses are in no track{why}")
+        notes.append(
+            f"{int(left.sum())} of {counted(int((visible > 0).sum()), 'pose')} {'is' if left.sum() == 1 else 'are'} "
+            f"in no track{why}"
+        )
     return "; ".join(notes)

@@ -28,8 +28,9 @@ from dlc_platform.dlc.dataset import Dataset, load_dataset
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.images import examine_images
 from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
-from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.network import SNAPSHOT_FILE
 from dlc_platform.dlc.offline import with_network, without_network
+from dlc_platform.dlc.parameters import CONFIG_FILE
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.faults import FULL, machine_fault
 from dlc_platform.identity import sha256_file, sha256_json, short

@@ -21,6 +21,7 @@ from dlc_platform.plain_files import open_plain
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, tidy_from_dlc, write_parquet, write_wide_table
 from dlc_platform.store import Store, read_manifest
 from dlc_platform.video.probe import VideoInfo
+from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,12 +228,15 @@ def _difference(file: Path, found: PoseFile, video: VideoInfo) -> str:
     missing = video.frames - (found.rows - beyond)
     parts = []
     if beyond:
-        parts.append("1 row lies beyond the video" if beyond == 1 else f"{beyond} rows lie beyond the video")
+        parts.append(f"{counted(beyond, 'row lies', 'rows lie')} beyond the video")
     if missing:
-        parts.append("1 frame has no row" if missing == 1 else f"{missing} frames have no row")
+        parts.append(f"{counted(missing, 'frame has', 'frames have')} no row")
     if not parts:
         return ""
-    return f"{file.name} has {found.rows} rows and the video has {video.frames} frames: {', and '.join(parts)}"
+    return (
+        f"{file.name} has {counted(found.rows, 'row')} and the video has {counted(video.frames, 'frame')}: "
+        f"{', and '.join(parts)}"
+    )
 
 
 def _outside(table: pd.DataFrame, video: VideoInfo) -> str:
@@ -251,7 +255,8 @@ def _outside(table: pd.DataFrame, video: VideoInfo) -> str:
     if not outside:
         return ""
     return (
-        f"{outside} of {len(estimates)} keypoints lie more than {margin:.0f} px outside the picture of {video.width} x "
+        f"{outside} of {counted(len(estimates), 'keypoint')} {'lies' if outside == 1 else 'lie'} more than "
+        f"{margin:.0f} px outside the picture of {video.width} x "
         f"{video.height} px, up to {distance.max():.0f} px: the poses may be those of another video, or of one of "
         "another size"
     )
@@ -260,7 +265,11 @@ def _outside(table: pd.DataFrame, video: VideoInfo) -> str:
 def _without_likelihood(table: pd.DataFrame) -> str:
     """How many keypoints have a place and no likelihood, in words; empty where none has."""
     without = int((table["x"].notna() & table["likelihood"].isna()).sum())
-    return f"{without} keypoints have no likelihood, and never count as confident" if without else ""
+    return (
+        f"{counted(without, 'keypoint has', 'keypoints have')} no likelihood, and never count as confident"
+        if without
+        else ""
+    )
 
 
 def _rounded(poses: pd.DataFrame) -> str:
@@ -324,18 +333,26 @@ def _check_values(file: Path, columns: Columns, values: np.ndarray) -> None:
     with np.errstate(over="ignore"):
         kept = values.astype(np.float32)
     if infinite := int(np.isinf(kept[:, ~is_likelihood]).sum()):
-        raise PlatformError(f"{file} has {infinite} coordinates that are infinite, or too large to be pixels", _ANEW)
+        raise PlatformError(
+            f"{file} has {counted(infinite, 'coordinate that is', 'coordinates that are')} infinite, or too large for "
+            "a pixel",
+            _ANEW,
+        )
     position = {column: index for index, column in enumerate(columns)}
     for column, index in position.items():
         if column[-1] == "x":
             lacks = np.isnan(values[:, index]) != np.isnan(values[:, position[*column[:-1], "y"]])
             if lacks.any():
                 raise PlatformError(
-                    f"{file} has only one of x and y for {' '.join(column[1:-1])} in {int(lacks.sum())} rows", _ANEW
+                    f"{file} has only one of x and y for {' '.join(column[1:-1])} in "
+                    f"{counted(int(lacks.sum()), 'row')}",
+                    _ANEW,
                 )
     likelihood = kept[:, is_likelihood]
     if wrong := int(((likelihood < 0) | (likelihood > 1)).sum()):
-        raise PlatformError(f"{file} has {wrong} likelihoods that are not between 0 and 1", _ANEW)
+        raise PlatformError(
+            f"{file} has {counted(wrong, 'likelihood that is', 'likelihoods that are')} not between 0 and 1", _ANEW
+        )
 
 
 def _read_csv(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ from dlc_platform.launchers.lab_file import require_valid_lab
 from dlc_platform.launchers.needs import UnmetNeed, needs_of
 from dlc_platform.launchers.processes import WorkerProcess, killed_for_memory
 from dlc_platform.launchers.run_ends import as_told, connection_names, settled
+from dlc_platform.words import counted
 
 DEVICE_TAG = "dlc_platform/device"
 #: How many processes the kernel had killed for want of memory when the worker was started, and where it counts them.
@@ -278,7 +279,10 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         before, _, place = run.tags.get(MEMORY_KILLS_TAG, "").partition(" ")
         now = killed_for_memory()
         if killed and now is not None and str(now[0]) == place and now[1] > int(before):
-            return f": memory ran out (the kernel has killed {now[1] - int(before)} process(es) for it meanwhile)"
+            return (
+                f": memory ran out (the kernel has killed {counted(now[1] - int(before), 'process', 'processes')} for "
+                "it meanwhile)"
+            )
         for line in reversed(self._last_lines(run.run_id)):
             # A batch that was too large and went on with a smaller one is no cause of death.
             if _OUT_OF_MEMORY.match(line) and TRIED_WITH_LESS not in line:

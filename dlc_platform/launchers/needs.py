@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.settings import HOME_VARIABLE, Lab, home_from_environment, load_lab
+from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
@@ -44,7 +45,7 @@ class Needs:
     memory_gb: float | None = None
 
     def __str__(self) -> str:
-        what = "a GPU" if self.gpus == 1 else f"{self.gpus} GPUs"
+        what = "a GPU" if self.gpus == 1 else counted(self.gpus, "GPU")
         return what if self.memory_gb is None else f"{self.memory_gb:g} GB of {what}"
 
     @classmethod

@@ -29,6 +29,7 @@ from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings import Freshness
 from dlc_platform.waiting import waiting
+from dlc_platform.words import counted
 
 #: Rows of a check's table, names in its sentence, late sessions that one look tells of, and runs that it asks about.
 _LISTED = 100
@@ -82,7 +83,7 @@ def no_session_held_up(lab: LabResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{number} sessions are held up, such as {held[0].session}: "
+        description=f"{counted(number, 'session is', 'sessions are')} held up, such as {held[0].session}: "
         f"{in_this_lab(held[0].reason)}. {command('sessions', lab.home, '--waiting')} lists all",
         metadata={
             "sessions": number,
@@ -118,8 +119,10 @@ def poses_follow_recordings(lab: LabResource) -> dg.AssetCheckResult:
     names = ", ".join(late["session"].head(_NAMED)) + (f" and {count - _NAMED} more" if count > _NAMED else "")
     return dg.AssetCheckResult(
         passed=False,
-        description=f"{count} sessions have waited for poses for more than {hours:g} hours: {names}. See whether the "
-        "sensor new_session_videos is on, and what its runs say",
+        description=(
+            f"{counted(count, 'session has', 'sessions have')} waited for poses for more than {hours:g} hours: "
+            f"{names}. See whether the sensor new_session_videos is on, and what its runs say"
+        ),
         metadata={"late_sessions": count, "sessions": table(late[["session", "project", "files", "file", "since"]])},
     )
 
@@ -186,7 +189,7 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
         if young:
             until = min(until, _utc(young[0].update_timestamp) + _OVERLAP - timedelta(milliseconds=1))
     sent = deliver(lab.engine, lab.settings, context.log.warning)
-    return dg.SensorResult(skip_reason=dg.SkipReason(f"{sent} messages sent"), cursor=until.isoformat())
+    return dg.SensorResult(skip_reason=dg.SkipReason(f"{counted(sent, 'message')} sent"), cursor=until.isoformat())
 
 
 def alert_sensors(status: dg.DefaultSensorStatus) -> list[dg.SensorDefinition]:
@@ -230,7 +233,7 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
                 "stale",
                 str(row.wait),
                 f"{row.session} has waited for poses for more than {rule.poses_within_hours:g} hours",
-                f"{row.files} file(s), such as {row.file}, since {row.since:%Y-%m-%d %H:%M} UTC",
+                f"{counted(int(str(row.files)), 'file')}, such as {row.file}, since {row.since:%Y-%m-%d %H:%M} UTC",
             )
     if rule.fail_hours is not None:
         state = instance.get_freshness_state_records([pose_estimates.key]).get(pose_estimates.key)

@@ -15,6 +15,7 @@ from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.rules import OTHER_RULES, poses_of_other_rules
+from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,10 +73,12 @@ def time_runs_forward(lab: LabResource) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=""
         if wrong.empty
-        else f"The times of {len(wrong)} pose tables run backwards as their files have them: {files}. An earlier "
-        "version wrote them in the order of decoding; keypoints and frame numbers are right. `Platform.poses`, quality "
-        "and pictures have the times in order. A program that reads the Parquet file itself has to sort the times of "
-        "each body part and give them to its frames in turn",
+        else (
+            f"The times of {counted(len(wrong), 'pose table')} run backwards as their files have them: {files}. An "
+            "earlier version wrote them in the order of decoding; keypoints and frame numbers are right. "
+            "`Platform.poses`, quality and pictures have the times in order. A program that reads the Parquet file "
+            "itself has to sort the times of each body part and give them to its frames in turn"
+        ),
         metadata={"files": len(wrong), **({} if wrong.empty else {"recordings": table(wrong.head(_LISTED))})},
     )
 
@@ -90,7 +93,11 @@ def made_by_the_rules_of_lab_yaml(lab: LabResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=other.empty,
         severity=dg.AssetCheckSeverity.WARN,
-        description="" if other.empty else in_this_lab(OTHER_RULES.format(sessions=other["session"].nunique())),
+        description=""
+        if other.empty
+        else in_this_lab(
+            OTHER_RULES.format(sessions=counted(other["session"].nunique(), "session has", "sessions have"))
+        ),
         metadata={"files": len(other), **({} if other.empty else {"recordings": table(other.head(_LISTED))})},
     )
 
@@ -104,7 +111,7 @@ def _account(found: "pd.DataFrame", columns: list[str], what: str) -> dg.AssetCh
     more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return dg.AssetCheckResult(
         passed=found.empty,
-        description="" if found.empty else f"{len(found)} files {what}: {figures}{more}",
+        description="" if found.empty else f"{counted(len(found), 'file')} {what}: {figures}{more}",
         metadata={"files": len(found), **({} if found.empty else {"recordings": table(found[columns].head(_LISTED))})},
     )
 

@@ -35,6 +35,7 @@ from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG
 from dlc_platform.orchestration.schedules import interval, late
 from dlc_platform.orchestration.sensors import Cursor
 from dlc_platform.settings import Lab, load_lab
+from dlc_platform.words import counted
 
 #: A daemon says every 30 s that it lives.
 _SILENT_SECONDS = 120
@@ -190,7 +191,8 @@ def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
     if ended:
         yield Finding(
             "pools",
-            f"{len(ended)} finished runs still hold slots, such as {ended[0]}",
+            f"{counted(len(ended), 'finished run still holds a slot', 'finished runs still hold slots')}, such as "
+            f"{ended[0]}",
             "Let the daemon run, which frees them; or free them in the UI under Deployment, Concurrency",
         )
 
@@ -223,7 +225,7 @@ def _monitoring(instance: dg.DagsterInstance, home: Path, lab: Lab, wanted: dict
         )
         return
     tries = instance.run_retries_max_retries
-    yield Finding("runs", f"they are monitored, and tried again {tries} times when their worker dies")
+    yield Finding("runs", f"they are monitored, and tried again {counted(tries, 'time')} when their worker dies")
 
 
 def _frees(instance: dg.DagsterInstance) -> bool:
@@ -237,9 +239,9 @@ def _queue(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
     )
     waiting = [record for record in records if record.dagster_run.tags.get(WAITS_TAG) != WAITS]
     at_work = instance.get_runs_count(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES)))
-    found = f"{len(waiting)} runs wait and {at_work} are at work"
+    found = f"{counted(len(waiting), 'run waits', 'runs wait')} and {at_work} {'is' if at_work == 1 else 'are'} at work"
     if len(records) > len(waiting):
-        found += f"; {len(records) - len(waiting)} wait before they are tried again"
+        found += f"; {counted(len(records) - len(waiting), 'is', 'are')} to be tried again later"
     oldest = waiting[0].create_timestamp if waiting else None
     if oldest is not None and oldest.tzinfo is None:
         oldest = oldest.replace(tzinfo=UTC)
@@ -267,10 +269,10 @@ def _under_way(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
             sessions |= own.sessions.keys()
     under_way = len({key for own in runs.values() for key in own.sessions} - sessions)
     if not lost and not sessions:
-        yield Finding("under way", f"{under_way} sessions, each with a run; no run waits for nobody")
+        yield Finding("under way", f"{counted(under_way, 'session')}, each with a run; no run waits for nobody")
         return
-    said = [f"{len(lost)} runs that nobody starts, such as {lost[0].run_id}"] if lost else []
-    said += [f"{len(sessions)} sessions without a run, such as {min(sessions)}"] if sessions else []
+    said = [f"{counted(len(lost), 'run')} that nobody starts, such as {lost[0].run_id}"] if lost else []
+    said += [f"{counted(len(sessions), 'session')} without a run, such as {min(sessions)}"] if sessions else []
     yield Finding(
         "under way",
         "; ".join(said),

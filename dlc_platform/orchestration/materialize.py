@@ -43,6 +43,7 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.reports import first_day, yesterday
 from dlc_platform.settings import LAB_FILE, load_lab
 from dlc_platform.walking import Disks
+from dlc_platform.words import counted, said_of
 
 #: What `train` makes, in this order, before the rule of promotion.
 _TRAINING = ("training_dataset", "trained_model", "model_evaluation", "model_comparison")
@@ -50,6 +51,8 @@ _INTERRUPTED = RunFailureReason.UNEXPECTED_TERMINATION.value
 
 #: The one asset that looks for sessions below the raw roots.
 _REGISTERS = dg.AssetKey("session_videos")
+#: The one that judges poses, and how many sessions of a verdict are named.
+_JUDGES, _NAMED = dg.AssetKey("pose_quality"), 10
 
 
 def promote(
@@ -120,6 +123,12 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
     """
     settings = load_lab(home)
     require_known("recipe", [recipe], settings.recipes, f"`recipes` in {home / LAB_FILE}")
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        say(line)
+
     with used(home):
         environment = prepare(home, migrates=False)
         lab = LabResource(home=str(home))
@@ -134,25 +143,34 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
             )
         if not _materialize(home, environment, ",".join(_TRAINING), [recipe], say, stop_at_failure=True):
             return False
-        decided = _materialize(home, environment, "production_model", [], say)
+        decided = _materialize(home, environment, "production_model", [], tell)
         with open_instance(environment) as instance:
-            for line in _what_came_of(lab, instance, recipe):
+            for line in _what_came_of(lab, instance, recipe, "\n".join(said)):
                 say(line)
     return decided
 
 
-def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str) -> Iterator[str]:
-    """What a person wants to know of a recipe that was trained just now, and what to do next."""
+def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str, said: str = "") -> Iterator[str]:
+    """What a person wants to know of a recipe that was trained just now, and what to do next.
+
+    Parameters
+    ----------
+    said
+        What was told already, of which no long reason is said again.
+    """
     model = registry.current_model(lab.engine, recipe)
     if model is None:
         return
-    versions = queries.models(lab.engine)
-    own = versions[versions["model"] == model.id].iloc[-1]
+    own = [row for row in queries.models.rows(lab.engine) if row["model"] == model.id][-1]
     yield f"The recipe {recipe} made the model version {short(model.id)} of the project {model.project}"
-    yield (
-        f"Its error: {own['test_rmse_px']:.2f} px RMSE on {own['test_images']:.0f} test images that it has not seen "
-        f"(trained on {own['train_images']:.0f}); {command('compare', lab.home, '--project', model.project)} has more"
-    )
+    if own["test_rmse_px"] is None:
+        yield f"Its error is not known, because it was tested on no image; it was trained on {own['train_images']}"
+    else:
+        yield (
+            f"Its error: {own['test_rmse_px']:.2f} px RMSE on {counted(own['test_images'], 'test image')} that it has "
+            f"not seen (trained on {own['train_images']}); "
+            f"{command('compare', lab.home, '--project', model.project)} has more"
+        )
     event = instance.get_latest_materialization_event(dg.AssetKey("production_model"))
     made = event.asset_materialization if event is not None else None
     choices = made.metadata.get("production") if made is not None else None
@@ -166,14 +184,17 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str) -
             f"registered; while {command('up', lab.home)} runs, sessions are tracked as they arrive"
         )
         if stale := len(queries.stale_sessions(lab.engine, imported=False)):
-            yield f"{stale} sessions have poses of another version: {command('backfill', lab.home, '--stale')}"
+            yield (
+                f"{counted(stale, 'session has', 'sessions have')} poses of another version: "
+                f"{command('backfill', lab.home, '--stale')}"
+            )
     else:
         settings = lab.settings
         judgement = judge_version(
             lab.engine, lab.store, model.id, settings.likelihood_cutoff, settings.promotion.hopeless
         )
         if judgement.standing == "hopeless":
-            yield f"It was not promoted: it is {judgement}"
+            yield "It was not promoted: " + ("see the reason above" if str(judgement) in said else f"it is {judgement}")
             yield "Next: label more frames, or train longer (`epochs` of the recipe), and train again"
             return
         reason = str(decided["reason"]) if decided else "the rule of lab.yaml promotes no version"
@@ -225,6 +246,7 @@ def _materialize(
     job = definitions.resolve_implicit_global_asset_job_def()
     selected = _selected(definitions, selection)
     succeeded = True
+    judged: list[str] = []
     lease = None
     with open_instance(environment) as instance, _signals() as interrupted, ExitStack() as held:
         clean(lab)
@@ -237,7 +259,7 @@ def _materialize(
             keys["sessions"] += sorted({session.key for session in found.sessions} & set(unknown))
             unknown = sorted(set(unknown).difference(keys["sessions"]))
             reasons = [line for line in found.left_out() if any(key in line for key in unknown)]
-            reasons += [f"{i.path}: {i.reason}" for i in found.skipped if i.path in lab.settings.raw_roots]
+            reasons += [said_of(i.path, i.reason) for i in found.skipped if i.path in lab.settings.raw_roots]
         if unknown:
             near = [name for key in unknown for name in near_names(key, [*keys["sessions"], *keys["recipes"]])]
             raise PlatformError(
@@ -306,7 +328,36 @@ def _materialize(
                 outcome = "FAILED" if not result.success else "nothing was promoted" if refused else "done"
                 say(f"{title}: {outcome} (run {result.run_id})")
                 succeeded = succeeded and result.success and not refused
+                if asset == _JUDGES:
+                    judged += stretch
+        for line in _how_good(lab, judged):
+            say(line)
     return succeeded
+
+
+def _how_good(lab: LabResource, judged: Sequence[str]) -> Iterator[str]:
+    """How many of the sessions that were judged just now have which verdict, and what to do about those that failed."""
+    verdicts: dict[str, list[str]] = {"fail": [], "warn": [], "pass": []}
+    for key, verdict in queries.session_verdicts(lab.engine, judged).items():
+        verdicts[verdict].append(key)
+    if not any(verdicts.values()):
+        return
+    failed, warned, passed = verdicts.values()
+    yield (
+        f"The poses of {counted(sum(map(len, verdicts.values())), 'session')} were judged: {len(passed)} passed, "
+        f"{len(warned)} with warnings, {len(failed)} failed"
+    )
+    for title, keys in (("Failed", failed), ("With warnings", warned)):
+        if keys:
+            more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+            yield f"{title}: {', '.join(keys[:_NAMED])}{more}"
+    if failed:
+        yield (
+            f"Do not use poses that failed as they are: {command('sessions', lab.home, '--quarantined')} says why and "
+            "what to do"
+        )
+    if failed or warned:
+        yield f"{command('quality', lab.home)} lists what was found"
 
 
 def _as_they_lie(
@@ -521,7 +572,7 @@ def _untracked(lab: LabResource, say: Callable[[str], None]) -> list[str]:
         if disks.ask(path, partial(os.path.exists, path), False):
             found.add(key)
     for root, reason in disks.silent.items():
-        say(f"  left out: {root}: {reason}")
+        say(f"  left out: {said_of(root, reason)}")
     return sorted(found)
 
 

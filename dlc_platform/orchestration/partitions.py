@@ -20,6 +20,7 @@ from dlc_platform.faults import is_lost_database, machine_fault
 from dlc_platform.orchestration.failures import OF_THE_MACHINE
 from dlc_platform.orchestration.retries import sensor_asks_again, try_again
 from dlc_platform.settings import ScanRule
+from dlc_platform.words import counted, said_of
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -156,7 +157,7 @@ def for_each_session(
                 f"{type(error).__name__}: {error}", f"Look at the log of the run {context.run_id}"
             )
             if isinstance(error, PlatformError):
-                context.log.error(f"{key}: {error}")
+                context.log.error(said_of(key, str(error)))
             else:
                 context.log.exception(f"{key} failed")
             failed[key] = str(problem)
@@ -202,10 +203,11 @@ def for_each_session(
         try_again(context.instance, context.run_id)
     told = []
     if failed:
-        told.append(f"{len(failed)} of {len(context.partition_keys)} sessions failed: " + _listed(failed))
+        told.append(f"{len(failed)} of {counted(len(context.partition_keys), 'session')} failed: " + _listed(failed))
     if waits:
         told.append(
-            f"{len(waits)} of {len(context.partition_keys)} sessions could not be worked on now: " + _listed(waits)
+            f"{len(waits)} of {counted(len(context.partition_keys), 'session')} could not be worked on now: "
+            + _listed(waits)
         )
     raise dg.Failure(
         "; ".join(told),
@@ -218,7 +220,7 @@ def for_each_session(
 
 
 def _listed(reasons: Mapping[str, str]) -> str:
-    return "; ".join(f"{key}: {reason}" for key, reason in reasons.items())
+    return "; ".join(said_of(key, reason) for key, reason in reasons.items())
 
 
 def _begun(

@@ -35,6 +35,7 @@ from dagster._serdes import ConfigurableClassData
 
 from dlc_platform.faults import machine_fault
 from dlc_platform.orchestration.clock import TOLERANCE
+from dlc_platform.words import counted
 
 #: The sensor that asks for sessions, and the schedule that asks for those that it missed.
 SESSION_SENSOR, CATCH_UP = "new_session_videos", "catch_up"
@@ -261,5 +262,5 @@ def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         for run in lost:
             _set_going(context.instance, run)
             context.log.warning(f"the run {run.run_id} was never started, and is set going")
-    told = f"{len(due)} runs may start now, {len(waiting) - len(due)} go on waiting"
+    told = f"{counted(len(due), 'run')} may start now, {counted(len(waiting) - len(due), 'goes', 'go')} on waiting"
     return dg.SkipReason(f"{told}; {len(lost)} that nobody had started are set going" if lost else told)

@@ -22,6 +22,7 @@ from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import CATCH_UP
 from dlc_platform.settings import Lab
+from dlc_platform.words import counted
 
 #: When yesterday's report is made, by the lab's clock.
 _REPORT_HOUR = 7
@@ -173,7 +174,9 @@ def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         keep_news(context.instance, found.news)
         requests, added = sensors.ask(lab, context.instance, cursor, found.ready, room, elsewhere=elsewhere)
         if not requests:
-            return dg.SkipReason(f"nothing was missed; {len(cursor.under_way())} sessions are under way")
+            return dg.SkipReason(
+                f"nothing was missed; {counted(len(cursor.under_way()), 'session is', 'sessions are')} under way"
+            )
         if added:
             context.instance.add_dynamic_partitions(str(sessions.name), added)
         # Dagster remembers for ever what it was asked for, and what came to nothing then is to be tried now.

@@ -54,6 +54,7 @@ from dlc_platform.orchestration.retries import (
 )
 from dlc_platform.sidecars import Sidecars
 from dlc_platform.walking import Threads
+from dlc_platform.words import counted
 
 #: Runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
 _STALE_RUNS = 4
@@ -218,11 +219,11 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
 
 
 def _summary(found: scanning.Look, cursor: Cursor) -> str:
-    summary = f"{found.sessions} sessions on disk, {found.waiting} new or changed ones still settling"
+    summary = f"{counted(found.sessions, 'session')} on disk, {found.waiting} new or changed ones still settling"
     if found.queued:
         summary += f", {found.queued} waiting for their turn behind {len(cursor.under_way())} under way"
     if found.unfinished:
-        summary += f"; {found.unfinished} folders are still to be looked into"
+        summary += f"; {counted(found.unfinished, 'folder is', 'folders are')} still to be looked into"
     return summary
 
 
@@ -582,7 +583,11 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
         run_requests=requests,
         skip_reason=None
         if requests
-        else dg.SkipReason("; ".join([f"{len(to_do)} stale sessions, {under_way} runs under way", *held.values()])),
+        else dg.SkipReason(
+            "; ".join(
+                [f"{counted(len(to_do), 'stale session')}, {counted(under_way, 'run')} under way", *held.values()]
+            )
+        ),
         dynamic_partitions_requests=[sessions.build_add_request(added)] if added else [],
         cursor=json.dumps(asked, sort_keys=True),
     )

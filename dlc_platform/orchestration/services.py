@@ -48,6 +48,7 @@ from dlc_platform.orchestration.web_access import authorization, shown_address
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external, postgres_url
 from dlc_platform.settings import LAB_FILE, TAKEN_VARIABLE, Lab, load_lab
+from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     from dagster_graphql import DagsterGraphQLClient
@@ -530,7 +531,10 @@ def running(
                 say("Stopping")
                 try:
                     if services is not None and (stopped := services.stop()):
-                        say(f"{stopped} run(s) were under way; they go on when the lab is started again")
+                        say(
+                            f"{counted(stopped, 'run was', 'runs were')} under way; "
+                            f"{'it goes' if stopped == 1 else 'they go'} on when the lab is started again"
+                        )
                 finally:
                     if embedded and not is_used(home):
                         server.stop(home / "postgres")

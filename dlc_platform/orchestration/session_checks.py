@@ -14,6 +14,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 
 from dlc_platform.errors import PlatformError, in_this_lab
 from dlc_platform.orchestration.partitions import for_each_session, sessions
+from dlc_platform.words import counted
 
 # Dagster says so at every load, to every command.
 warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)
@@ -64,7 +65,7 @@ def for_each_checked_session(
     yield dg.MaterializeResult()
     unchecked = yield from _evaluations(context, check, blocking)
     if unchecked:
-        raise dg.Failure(f"{len(unchecked)} sessions could not be checked: {', '.join(unchecked)}")
+        raise dg.Failure(f"{counted(len(unchecked), 'session')} could not be checked: {', '.join(unchecked)}")
     # A check is an output of its step too, which this run has to give once, however many sessions it checked.
     for key in context.selected_asset_check_keys:
         yield dg.Output(None, context.assets_def.get_output_name_for_asset_check_key(key))

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.pose.quality import ALL, Finding
+from dlc_platform.pose.findings import ALL, Finding
+from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,9 +100,9 @@ class ModelJudgement:
         if self.standing == "unproven":
             if not self.images:
                 return "unproven: it was never tested on labelled images here, so nothing is known of its error"
-            number = "1 labelled test image" if self.images == 1 else f"{self.images} labelled test images"
+            number = counted(self.images, "labelled test image")
             return f"unproven: {number}, and fewer than {FEWEST_IMAGES} cannot show that it is any good"
-        return f"usable: a median error of {self.median_px:.3g} px on {self.images} test images"
+        return f"usable: a median error of {self.median_px:.3g} px on {counted(self.images, 'test image')}"
 
 
 #: Nothing is known of a version that was never evaluated.

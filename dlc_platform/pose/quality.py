@@ -45,11 +45,13 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlc_platform.pose.table import SINGLE_ANIMAL, UNIQUE
+from dlc_platform.pose import SINGLE_ANIMAL
+from dlc_platform.pose.findings import A_FLOOR, ALL, FROM_TEST_IMAGES, IN_LAB_YAML, USUAL, Finding, Level
+from dlc_platform.pose.table import UNIQUE
 from dlc_platform.settings import LESS_IS_WORSE
 
 if TYPE_CHECKING:
@@ -77,9 +79,6 @@ METRICS = (
     "no_animal",
     "background",
 )
-#: Stands for every individual, and for every body part.
-ALL = "all"
-
 #: Fewer labelled limbs say too little of a range.
 _LEAST_LIMBS = 10
 #: Of the variance of labelled poses, what the components keep; the value of Biderman et al. 2024.
@@ -98,7 +97,6 @@ _STILL_PX = 2.0
 #: may have one of them hidden.
 _FEWEST_LOST = 2
 
-Level = Literal["pass", "warn", "fail"]
 #: The first frame of a stretch, and the one after its last.
 Stretch = tuple[int, int]
 
@@ -214,43 +212,6 @@ class Floors:
     still: Limits = Limits()
     no_animal: Limits = Limits()
     background: Limits = Limits()
-
-
-#: Where a limit comes from, in the words of tables.
-IN_LAB_YAML, FROM_TEST_IMAGES, USUAL, A_FLOOR = "lab.yaml", "the model's test images", "usual", "floor"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A score beyond a limit.
-
-    Attributes
-    ----------
-    value
-        What was measured; None where nothing could be.
-    source
-        Where the limit comes from; empty in verdicts from before there were floors, which do not say it.
-    says
-        The whole finding in words, where the names and the numbers alone do not tell it.
-    """
-
-    metric: str
-    individual: str
-    bodypart: str
-    value: float | None
-    limit: float | None
-    level: Level
-    source: str = ""
-    says: str = ""
-
-    def __str__(self) -> str:
-        """The finding in words, without a semicolon: those stand between findings."""
-        if self.says:
-            return self.says
-        whose = self.bodypart if self.individual in (SINGLE_ANIMAL, ALL) else f"{self.individual} {self.bodypart}"
-        limit = "floor" if self.source == A_FLOOR else "limit"
-        source = f" ({self.source})" if self.source not in ("", A_FLOOR) else ""
-        return f"{self.metric} of {whose} is {self.value:.3g}, {limit} {self.limit:.3g}{source}"
 
 
 def reference_from_labels(labels: "pd.DataFrame", skeleton: Iterable[tuple[str, str]] = ()) -> Reference:
@@ -545,12 +506,6 @@ def _beyond(
 def _floor(metric: str, limits: Limits) -> list[tuple[str, Level, float | None, str]]:
     bounds: tuple[tuple[Level, float | None], ...] = (("fail", limits.fail), ("warn", limits.warn))
     return [(metric, level, bound, A_FLOOR) for level, bound in bounds if bound is not None]
-
-
-def worst(findings: Iterable[Finding]) -> Level:
-    """The verdict on poses with these findings."""
-    levels = {finding.level for finding in findings}
-    return "fail" if "fail" in levels else "warn" if "warn" in levels else "pass"
 
 
 def course(table: "pd.DataFrame", reference: Reference, cutoff: float, bins: int = 300) -> "pd.DataFrame":

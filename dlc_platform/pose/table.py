@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.pose import SINGLE_ANIMAL
 from dlc_platform.store import opened
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The one individual of a project that does not tell animals apart.
-SINGLE_ANIMAL = "animal0"
 #: The individual that body parts of no animal belong to in projects of several, as DeepLabCut calls it.
 UNIQUE = "single"
 

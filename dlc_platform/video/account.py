@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dlc_platform.video.times import Clock, clock_of
+from dlc_platform.words import counted
 
 #: Timestamps are rounded to the time base, so that two equal intervals may differ by one tick.
 _ROUNDING_TICKS = 1.5
@@ -102,8 +103,7 @@ class FrameAccount:
         if self.missing_at_end:
             figures.append(f"{self.missing_at_end} more that the index promises are missing")
         if self.holes:
-            places = "1 place" if self.holes == 1 else f"{self.holes} places"
-            figures.append(f"frames may be missing in {places} where bytes are wrong or missing")
+            figures.append(f"frames may be missing in {counted(self.holes, 'place')} where bytes are wrong or missing")
         if self.truncated:
             figures.append("then the file ends")
         return f"{'truncated' if self.truncated else 'damaged'}: {', '.join(figures)}"

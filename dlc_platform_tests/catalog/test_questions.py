@@ -106,7 +106,7 @@ def test_the_cost_of_a_promotion_goes_by_measured_speed(lab: Engine) -> None:
     impact = impact_of(lab, identity("a"))
     assert impact.frames_per_second == pytest.approx(300 / 4.5) and "its own estimates" in impact.basis
     assert impact.hours == pytest.approx(4.5 / 3600)
-    assert "1 sessions become stale, 300 frames" in str(impact)
+    assert "1 session becomes stale, 300 frames" in str(impact)
     assert "no session becomes stale" in str(impact_of(lab, identity("b")))
 
 

@@ -22,9 +22,8 @@ from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.evaluation import evaluate_model, not_evaluable
 from dlc_platform.dlc.importing import import_model, load_imported_model
 from dlc_platform.dlc.inference import PoseEstimator
-from dlc_platform.dlc.network import CONFIG_FILE
-from dlc_platform.dlc.runner import DETECTOR_FILE, DeepLabCutRunner, has_several_animals, unusable
-from dlc_platform.dlc.tracking import TRACKING
+from dlc_platform.dlc.parameters import CONFIG_FILE, TRACKING, has_several_animals
+from dlc_platform.dlc.runner import DETECTOR_FILE, DeepLabCutRunner, unusable
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file

@@ -159,7 +159,7 @@ def test_fewer_animals_than_individuals():
     found[30:45, 0, :, :3] = -1
     tracks = track(found, ("a", "b", "c"), PARTS, 0, Tracker())
     assert (sources(tracks.poses, found) >= 0).sum() == 65
-    assert "never more than 1 animals at once: one may bear several names" in tracks.note
+    assert "never more than 1 animal at once: one may bear several names" in tracks.note
 
 
 def test_one_animal_with_a_part_of_its_own_needs_no_tracker():

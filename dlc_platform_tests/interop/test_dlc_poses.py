@@ -211,9 +211,9 @@ def test_labels_are_not_poses(tmp_path: Path):
     ("coordinate", "values", "match"),
     [
         ("x", [np.inf, -np.inf], "has 2 coordinates that are infinite"),
-        ("y", [1e39, np.nan], "has 1 coordinates that are infinite"),  # as float32, it is
+        ("y", [1e39, np.nan], "has 1 coordinate that is infinite"),  # as float32, it is
         ("likelihood", [-0.1, 1.1], "has 2 likelihoods that are not between 0 and 1"),
-        ("likelihood", [np.inf, 1.0], "has 1 likelihoods that are not between 0 and 1"),
+        ("likelihood", [np.inf, 1.0], "has 1 likelihood that is not between 0 and 1"),
     ],
 )
 def test_what_no_pose_can_be_is_refused(layout: str, coordinate: str, values: list[float], match: str, tmp_path: Path):
@@ -405,7 +405,7 @@ def test_half_a_place_is_refused_and_places_without_a_likelihood_are_said(tmp_pa
     poses.loc[3, (SCORER, part, "likelihood")] = np.nan
     poses.to_csv(tmp_path / "poses.csv")
     imported = import_poses(tmp_path / "poses.csv", video(), Store(tmp_path / "store"))
-    assert "1 keypoints have no likelihood" in imported.note
+    assert "1 keypoint has no likelihood" in imported.note
     poses.loc[4, (SCORER, part, "x")] = np.nan
     poses.to_csv(tmp_path / "poses.csv")
-    refused(tmp_path / "poses.csv", f"only one of x and y for {part} in 1 rows")
+    refused(tmp_path / "poses.csv", f"only one of x and y for {part} in 1 row")

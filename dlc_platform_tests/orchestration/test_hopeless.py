@@ -12,7 +12,7 @@ from dlc_platform.catalog import registry
 from dlc_platform.diagnosis import _production
 from dlc_platform.gate import _judge_evaluation, not_tracked_by_itself
 from dlc_platform.orchestration.assets.production import production_model
-from dlc_platform.orchestration.materialize import _what_came_of
+from dlc_platform.orchestration.materialize import _how_good, _what_came_of
 from dlc_platform.orchestration.outcomes import wanted_poses
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import reestimate_stale_sessions
@@ -185,3 +185,31 @@ def test_nothing_is_tracked_by_a_model_whose_evaluation_is_lost(lab: SmallLab, t
     lab.store.root.rename(tmp_path / "elsewhere")
     result = promote(lab)
     assert not result.success and "of the store is not there" in str(result.all_events[-2:])
+
+
+def test_why_a_version_is_hopeless_is_told_once(lab: SmallLab) -> None:
+    lab.train("a", "d", "6", off_px=30)
+    result = promote(lab)
+    warned = [str(event.message) for event in result.all_events if "passed over" in str(event.message)]
+    assert not warned
+    with dg.DagsterInstance.ephemeral() as instance:
+        home = LabResource(home=str(lab.home))
+        (said,) = [line for line in _what_came_of(home, instance, "first", refusal(result)) if "promoted" in line]
+    assert said == "It was not promoted: see the reason above"
+
+
+def test_a_run_that_judges_poses_says_how_many_are_good(lab: SmallLab) -> None:
+    lab.train("a", "d", "6")
+    lab.track("8", "a", poses(points(FRAMES, seed=2)))
+    lab.assess()
+    home = LabResource(home=str(lab.home))
+    assert (
+        next(iter(_how_good(home, [SESSION])))
+        == "The poses of 1 session were judged: 1 passed, 0 with warnings, 0 failed"
+    )
+    with lab.engine.begin() as connection:
+        connection.execute(text("update dlc.pose_verdict set verdict = 'fail'"))
+    said = list(_how_good(home, [SESSION, "sub-9_ses-9"]))
+    assert said[0].endswith("0 passed, 0 with warnings, 1 failed") and said[1] == f"Failed: {SESSION}"
+    assert f"sessions {lab.home} --quarantined` says why and what to do" in said[2]
+    assert list(_how_good(home, [])) == []

@@ -216,7 +216,7 @@ def test_poses_of_another_region_than_lab_yaml_says_are_shown_until_they_are_mad
         file.write_text(yaml.safe_dump({**yaml.safe_load(before), "regions": [region]}))
         result = check()
         assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN
-        assert "1 sessions" in str(result.description) and result.metadata["files"].value == 1
+        assert "1 session has poses" in str(result.description) and result.metadata["files"].value == 1
         run("pose_estimates")
         assert check().passed
         # Without the region, the poses of before are found.

@@ -795,7 +795,7 @@ def test_a_removed_session_is_left_in_peace(lab: Watched) -> None:
     lab.settle_and_run()
     shutil.rmtree(lab.raw / "sub-1")
     assert lab.settle() == lab.settle() == {}
-    assert lab.summary == "1 sessions on disk, 0 new or changed ones still settling"
+    assert lab.summary == "1 session on disk, 0 new or changed ones still settling"
     assert lab.registered() == ["sub-1_ses-1", "sub-2_ses-1"]
 
 
@@ -962,7 +962,7 @@ def test_what_a_look_found_otherwise_is_told_once_in_the_ui_and_by_doctor(lab: W
         connection.execute(text("insert into dlc.camera (name) values ('old')"))
         connection.execute(text("update dlc.recording set camera = 'old'"))
         connection.execute(text("update dlc.scanned_root set layout = 'of an older version'"))
-    said = "1 recordings of the camera old are of the camera top-left now, by their names"
+    said = "1 recording of the camera old is of the camera top-left now, by their names"
     lab.settle()
     keep_news(lab.instance, [f"{said}; their poses stay"])
     ((_, line),) = kept_news(lab.instance)

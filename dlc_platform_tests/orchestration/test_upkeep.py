@@ -259,7 +259,7 @@ def test_a_store_that_is_not_as_it_was_fails_the_run(kept: Kept) -> None:
     while failure is not None and failure.cause is not None:
         failure = failure.cause
     assert failure is not None
-    assert "1 differences between the store and the catalogue" in failure.message
+    assert "1 difference between the store and the catalogue" in failure.message
     assert str(store.path(kind, identity)) in failure.message and "dlc-platform verify" in failure.message
 
 
@@ -458,7 +458,7 @@ def test_an_evaluation_that_failed_does_not_count_as_made(labelling: Kept) -> No
     (failure,) = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
     while failure is not None and failure.cause is not None:
         failure = failure.cause
-    assert failure is not None and "the production models of 1 projects were not evaluated" in failure.message
+    assert failure is not None and "the production models of 1 project were not evaluated" in failure.message
     assert "predicts nose, tail" in failure.message and "labels snout, rump" in failure.message
     assert labelling.instance.get_latest_materialization_event(dg.AssetKey("production_evaluation")) is None
 
@@ -802,7 +802,7 @@ def test_doctor_looks_at_the_instance(kept: Kept) -> None:
     said = found(kept)
     assert said["daemon"][0].remedy == "" and "live" in said["daemon"][0].found
     assert "gpu lets 7 runs at a time" in said["pools"][0].found and not said["pools"][0].warning
-    assert "1 runs wait and 0 are at work; 1 wait before they are tried again" in said["queue"][0].found
+    assert "1 run waits and 0 are at work; 1 is to be tried again later" in said["queue"][0].found
     assert said["queue"][0].remedy
 
     written = kept.home / "dagster" / "dagster.yaml"

@@ -22,6 +22,7 @@ from dlc_platform.orchestration.partitions import many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
+from dlc_platform.words import counted
 
 #: The checks of a session's poses: what each says, and the scores that it looks at.
 _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
@@ -236,14 +237,15 @@ def _estimate_session(
         problems += [reason for _, reason in held]
     if problems:
         raise PlatformError(
-            f"{len(problems)} of {len(files)} recordings cannot be tracked: "
+            f"{len(problems)} of {counted(len(files), 'recording')} cannot be tracked: "
             + "; ".join(problem.rstrip(".") for problem in problems),
             "Then materialise the session again",
         )
     if not estimates:
-        cameras = ", ".join(sorted({file.recording.camera for file in without_rule}))
+        cameras = sorted({file.recording.camera for file in without_rule})
         raise PlatformError(
-            f"no inference rule names the camera(s) {cameras} of session {key}",
+            f"no inference rule is for {'the camera' if len(cameras) == 1 else 'one of the cameras'} "
+            f"{', '.join(cameras)} of session {key}",
             "Add a rule under `inference` in lab.yaml",
         )
     for file, reason in held:

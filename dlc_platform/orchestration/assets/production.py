@@ -19,6 +19,7 @@ from dlc_platform.orchestration.assets.models import OWNERS
 from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
+from dlc_platform.words import counted
 
 #: Of the observation of a refused choice, and the tag of its run: why nothing was promoted.
 REFUSED = "refused"
@@ -89,6 +90,8 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
     rows = []
     rule, cutoff = lab.settings.promotion, lab.settings.likelihood_cutoff
     passed_over: list[str] = []
+    # Said where something else is promoted or kept; else the refusal says it.
+    passed_over_with_remedies: list[str] = []
     remedies = ["Label more frames or train longer; or promote a version yourself with `dlc-platform promote`"]
     stale: dict[str, Impact] = {}
     for project in lab.settings.projects:
@@ -113,14 +116,14 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
                     raise fault from problem
                 # What is in production stays, and the other projects have their rule.
                 told = f"{project}: the rule decides nothing, because an evaluation cannot be read: {problem.problem}"
-                context.log.warning(f"{told}. {problem.remedy}")
                 passed_over.append(told)
+                passed_over_with_remedies.append(f"{told}. {problem.remedy}")
                 remedies.append(problem.remedy)
                 continue
             if choice is None:
-                for reason in barred.values():
-                    context.log.warning(f"{project}: {reason}")
-                passed_over += [f"{project}: {reason}" for reason in barred.values()]
+                own = [f"{project}: {reason}" for reason in barred.values()]
+                passed_over += own
+                passed_over_with_remedies += own
                 continue
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
             error = choice.test_rmse_px, choice.test_images
@@ -156,7 +159,10 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
             stale[project] = impact_of(lab.engine, model)
             context.log.info(f"{project}: {stale[project]}")
         rows.append(_row(project, model, incumbent, reason, warning) | test_error)
-    if not rows and rule.rule != "person":
+    if rows:
+        for told in passed_over_with_remedies:
+            context.log.warning(told)
+    elif rule.rule != "person":
         if passed_over:
             raise Refused(
                 f"no version may be promoted by the rule of lab.yaml: {'; '.join(passed_over)}",
@@ -229,7 +235,8 @@ def staleness(lab: LabResource) -> dict[str, Any]:
     """The outcome of the check that finds sessions whose poses the production model did not make, for Dagster."""
     stale = queries.stale_sessions(lab.engine, imported=False)
     sentence = (
-        f"{stale['session'].nunique()} sessions are stale, {stale['frames'].sum()} frames: estimate them again with "
+        f"{counted(stale['session'].nunique(), 'session is', 'sessions are')} stale, "
+        f"{counted(int(stale['frames'].sum()), 'frame')}: estimate again with "
         f"{command('backfill', lab.home, '--stale')}, or switch the sensor reestimate_stale_sessions on"
     )
     return {

@@ -18,6 +18,7 @@ from dlc_platform.orchestration.partitions import for_each_session, many_session
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
+from dlc_platform.words import counted, said_of
 
 if TYPE_CHECKING:
     from dlc_platform.ingest import Look
@@ -94,7 +95,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     def work(key: str) -> Callable[[], Mapping[str, Any]]:
         if key not in on_disk:
             reasons = [
-                f"{skipped.path}: {skipped.reason}"
+                said_of(skipped.path, skipped.reason)
                 for skipped in found.skipped
                 if key in skipped.reason or skipped.path in lab.settings.raw_roots
             ]
@@ -176,7 +177,9 @@ def _result(name: str, figures: Sequence[Mapping[str, Any]], found: "Sequence[Fi
     if len(found) > _LISTED:
         said.append(f"And {len(found) - _LISTED} more.")
     if not_measured:
-        said.append(f"Of {not_measured} files the figures are unknown: they were registered before any were taken.")
+        said.append(
+            f"Of {counted(not_measured, 'file')} the figures are unknown: they were registered before any were taken."
+        )
     return dg.AssetCheckResult(
         check_name=name,
         passed=not found,

@@ -19,6 +19,7 @@ from dlc_platform.orchestration.assets.models import GPU_POOL, OWNERS
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
+from dlc_platform.words import counted
 
 UPKEEP_GROUP = "upkeep"
 _ACQUISITION = ["team:acquisition"]
@@ -78,7 +79,8 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
     if failed:
         told = "; ".join(f"{project}: {problem.problem}" for project, problem in failed.items())
         raise PlatformError(
-            f"the production models of {len(failed)} projects were not evaluated on the newest labels: {told}",
+            f"the production models of {counted(len(failed), 'project')} were not evaluated on the newest labels: "
+            f"{told}",
             "; ".join(sorted({problem.remedy for problem in failed.values()})),
         )
     return dg.MaterializeResult(
@@ -103,7 +105,9 @@ def lab_backup(context: AssetExecutionContext, lab: LabResource) -> dg.Materiali
     for path in done.removed:
         context.log.info(f"removed {path}")
     if done.backup.missing:
-        context.log.warning(f"the store lacks {len(done.backup.missing)} products, such as {done.backup.missing[0]}")
+        context.log.warning(
+            f"the store lacks {counted(len(done.backup.missing), 'product')}, such as {done.backup.missing[0]}"
+        )
     return dg.MaterializeResult(
         metadata={
             "file": dg.MetadataValue.path(done.backup.file),

@@ -1,0 +1,53 @@
+"""What is wrong with poses, in words, and the verdict that follows from it. What is measured is `quality`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from dlc_platform.pose import SINGLE_ANIMAL
+
+Level = Literal["pass", "warn", "fail"]
+#: Stands for every individual, and for every body part.
+ALL = "all"
+
+#: Where a limit comes from, in the words of tables.
+IN_LAB_YAML, FROM_TEST_IMAGES, USUAL, A_FLOOR = "lab.yaml", "the model's test images", "usual", "floor"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A score beyond a limit.
+
+    Attributes
+    ----------
+    value
+        What was measured; None where nothing could be.
+    source
+        Where the limit comes from; empty in verdicts from before there were floors, which do not say it.
+    says
+        The whole finding in words, where the names and the numbers alone do not tell it.
+    """
+
+    metric: str
+    individual: str
+    bodypart: str
+    value: float | None
+    limit: float | None
+    level: Level
+    source: str = ""
+    says: str = ""
+
+    def __str__(self) -> str:
+        """The finding in words, without a semicolon: those stand between findings."""
+        if self.says:
+            return self.says
+        whose = self.bodypart if self.individual in (SINGLE_ANIMAL, ALL) else f"{self.individual} {self.bodypart}"
+        limit = "floor" if self.source == A_FLOOR else "limit"
+        source = f" ({self.source})" if self.source not in ("", A_FLOOR) else ""
+        return f"{self.metric} of {whose} is {self.value:.3g}, {limit} {self.limit:.3g}{source}"
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """The verdict on poses with these findings."""
+    levels = {finding.level for finding in findings}
+    return "fail" if "fail" in levels else "warn" if "warn" in levels else "pass"

@@ -1,0 +1,114 @@
+"""How text and tables are laid out for people, in as many columns as a terminal has; what is copied is never cut."""
+
+import re
+import shutil
+import textwrap
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+
+from dlc_platform.errors import in_a_line
+
+#: Where nothing says how wide the screen is, as in a pipe.
+_WIDTH = 80
+_GAP = "  "
+#: What does not fit beside a row stands below it.
+_BELOW, _FURTHER = 4, 8
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+
+def width() -> int:
+    """How many characters a line has: what COLUMNS says, or the terminal; 80 in a pipe, whoever reads it."""
+    return shutil.get_terminal_size((_WIDTH, 24)).columns
+
+
+def wrapped(
+    text: str, width: int, indent: int = 0, further: int | None = None, whole: Collection[str] = ()
+) -> list[str]:
+    """A text in lines that end between two words.
+
+    Words, commands to paste and the texts in `whole`, such as a path with spaces, are never broken, however long.
+
+    Parameters
+    ----------
+    indent, further
+        How many spaces come before the first line, and before those after it (as many, by default).
+    """
+    kept = [re.escape(one) for one in sorted(whole, key=len, reverse=True) if " " in one]
+    together = "|".join(["`[^`]*`", *kept])
+    line = re.sub(together, lambda found: found[0].replace(" ", "\0"), in_a_line(text))
+    lines = textwrap.wrap(
+        line,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent if further is None else further),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [one.replace("\0", " ") for one in lines]
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, whole: Collection[str] = ()
+) -> Iterator[str]:
+    """The lines of a table that is no wider than a screen.
+
+    A column that does not fit beside those before it stands below each row that has a value in it, with its name. One
+    without any value is left out. Only a value that is longer than a line makes a longer line.
+
+    Parameters
+    ----------
+    rows
+        As many cells for each as there are columns; an empty text where there is no value.
+    whole
+        The columns whose values are copied, such as paths: they are never broken at a space.
+    """
+    filled = [place for place in range(len(columns)) if place == 0 or any(row[place] for row in rows)]
+    widths = {place: max(_cells(columns[place]), *(_cells(row[place]) for row in rows)) for place in filled}
+    beside, used = filled[:1], widths[0]
+    for place in filled[1:]:
+        if used + len(_GAP) + widths[place] <= width:
+            beside.append(place)
+            used += len(_GAP) + widths[place]
+    below = [place for place in filled if place not in beside]
+    right = {place for place in beside if all(_NUMBER.fullmatch(row[place]) for row in rows if row[place])}
+
+    def line(cells: Sequence[str]) -> str:
+        padded = []
+        for place in beside:
+            room = " " * (widths[place] - _cells(cells[place]))
+            padded.append(room + cells[place] if place in right else cells[place] + room)
+        return _GAP.join(padded).rstrip()
+
+    yield line(columns)
+    for row in rows:
+        yield line(row)
+        yield from _values_below([columns[place] for place in below], [row[place] for place in below], width, whole)
+
+
+def _values_below(names: Sequence[str], values: Sequence[str], width: int, whole: Collection[str]) -> Iterator[str]:
+    """The values of a row that do not fit beside the others, with their names; short ones share a line."""
+    copied = [value for name, value in zip(names, values, strict=True) if name in whole]
+    shared = ""
+    for name, value in zip(names, values, strict=True):
+        if not value:
+            continue
+        said = f"{name}: {value}"
+        longer = f"{shared}{_GAP}{_GAP}{said}" if shared else " " * _BELOW + said
+        if _cells(longer) <= width:
+            shared = longer
+            continue
+        if shared:
+            yield shared
+        shared = " " * _BELOW + said
+        if _cells(shared) > width:
+            yield from wrapped(said, width, _BELOW, _FURTHER, [said] if name in whole else copied)
+            shared = ""
+    if shared:
+        yield shared
+
+
+def _cells(text: str) -> int:
+    """How many columns of a terminal a text takes: two for a wide letter, none for an accent of its own."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else not unicodedata.combining(one) for one in text)

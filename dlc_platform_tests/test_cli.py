@@ -234,6 +234,37 @@ cli.main()
     assert "UserWarning: a beta of some library" in shown and "WARNING:root:said to everybody" in shown
 
 
+def test_tables_keep_to_the_screen_and_are_made_without_pandas(lab: Engine, broken_lab: Callable[..., Path]):
+    judge(lab, SESSION, "videos", [Fault("too dark " * 20, "Switch the lamp on", identity("a"), "/raw/a b/top.mp4")])
+    home = broken_lab()
+    lists = [["sessions"], ["sessions", "--quarantined"], ["models"], ["poses"], ["parameters"], ["promotions"]]
+    lists += [
+        ["best"],
+        ["stale"],
+        ["notifications"],
+        ["quality"],
+        ["lineage", SESSION],
+        ["touched", identity("b")[:12]],
+    ]
+    code = """
+import sys
+from dlc_platform import cli
+for name, *more in eval(sys.argv[2]):
+    try:
+        cli.app([name, sys.argv[1], *more])
+    except SystemExit as ended:
+        assert not ended.code, (name, ended)
+print(sorted({"pandas", "numpy", "dagster", "alembic"} & sys.modules.keys()))
+"""
+    url = lab.url.render_as_string(hide_password=False)
+    done = call(sys.executable, "-c", code, home, lists, COLUMNS="80", DLC_PLATFORM_POSTGRES_URL=url)
+    assert done.returncode == 0, done.stderr
+    *lines, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert all(len(line) <= 80 for line in lines if "`dlc-platform" not in line)
+    assert "/raw/a b/top.mp4" in done.stdout and identity("b")[:12] in done.stdout
+
+
 def test_an_error_goes_to_stderr(tmp_path: Path):
     done = call(COMMAND, "models", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

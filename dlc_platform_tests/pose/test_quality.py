@@ -9,15 +9,10 @@ import pandas as pd
 import pytest
 
 from dlc_platform.interop.dlc_poses import read_poses
+from dlc_platform.pose.findings import A_FLOOR, ALL, FROM_TEST_IMAGES, IN_LAB_YAML, USUAL, Finding, worst
 from dlc_platform.pose.pictures import LIMIT_BYTES, quality_plot
 from dlc_platform.pose.quality import (
-    A_FLOOR,
-    ALL,
-    FROM_TEST_IMAGES,
-    IN_LAB_YAML,
     METRICS,
-    USUAL,
-    Finding,
     Floors,
     Limb,
     Limits,
@@ -31,7 +26,6 @@ from dlc_platform.pose.quality import (
     measure_predictions,
     reference_from_labels,
     within,
-    worst,
 )
 from dlc_platform.pose.table import SINGLE_ANIMAL, tidy_from_dlc
 from dlc_platform.settings import PoseFloors

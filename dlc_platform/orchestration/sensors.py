@@ -8,9 +8,9 @@ A session is asked for once for each state of its files, and its poses once for 
 tracked: one that cannot be read, that is damaged where lab.yaml says to stop there, or whose project has no production
 model yet, or one that is hopeless or cannot be judged, does not hold up the others. A run whose worker died is retried
 by Dagster. A session that a fault of the machine kept from being worked on is asked for again, after longer and longer
-pauses, until it goes on; and so is one whose run Dagster has lost. The sessions of a run that a person cancelled or
-deleted, or that failed by its own fault, go into quarantine with what became of the run: they hold up nothing, and come
-back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME --select
+pauses, until it goes on; and so is one whose run Dagster has lost. The sessions of a run that a person cancelled, or
+deleted twice, or that failed by its own fault, go into quarantine with what became of the run: they hold up nothing,
+and come back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME --select
 pose_estimates`, which completes what is missing.
 
 Dagster's partitions are the sessions that something is or was lately wanted of, in the order in which it was asked for,
@@ -306,6 +306,8 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
     in_line: set[str] = set()
     if not cursor.runs:
         return in_line
+    # Before what is lacking: what a run does in its last moments is not to count as not done.
+    runs = {run_key: _newest_run(instance, run_key) for run_key in cursor.runs}
     videos = scanning.compare(lab.engine, lab.settings, cursor.under_way("session_videos"))
     changed = {candidate.session.key: candidate for candidate in videos.wanted}
     lacking: dict[str, Mapping[str, str]] = {
@@ -314,9 +316,7 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
         "pose_estimates": _lacking(wanted_poses(lab, only=cursor.under_way("pose_estimates"))),
     }
     for run_key, asked in list(cursor.runs.items()):
-        # One at a time, as Dagster does itself: its tables are slow at many.
-        run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
-        run = newest_try(instance, run) if run is not None else None
+        run = runs[run_key]
         lost = run is not None and nobody_starts(instance, run)
         ended = run is None or lost or (run.is_finished and not is_followed(instance, run))
         first = asked.assets[0]
@@ -340,7 +340,8 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
         if run is not None and lost:
             give_up(instance, run)
         for key, evidence in asked.sessions.items():
-            if lost or is_of_the_machine(events, key):
+            # A run that is not there was deleted, or Dagster was cut off before it had written what it was for.
+            if lost or (run is None and key not in cursor.again) or is_of_the_machine(events, key):
                 cursor.postpone(key, time.time())
                 continue
             # Where the first asset failed the next one was not tried; and what changed since is asked for again.
@@ -355,6 +356,12 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
                 fault = Fault(_fate(instance, run, first, key), _remedy(lab, run, key), now)
                 hold(lab, key, _STAGES[first], fault, run.run_id if run else None)
     return in_line
+
+
+def _newest_run(instance: dg.DagsterInstance, run_key: str) -> dg.DagsterRun | None:
+    # One at a time, as Dagster does itself: its tables are slow at many.
+    run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
+    return newest_try(instance, run) if run is not None else None
 
 
 def _failures(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[dg.DagsterEvent]:

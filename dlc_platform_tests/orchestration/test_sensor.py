@@ -517,6 +517,10 @@ def test_a_run_that_was_cancelled_waits_for_a_person_or_another_file(lab: Watche
     assert lab.settle() == lab.settle() == {}
     release(lab.engine, "sub-1_ses-1", "anna")
     assert lab.look() == {NEW: one("sub-1_ses-1")}
+    # One that is not there may never have been whole: it is asked for once more.
+    lab.instance.delete_run(lab.launched[NEW, "sub-1_ses-1", "sub-1_ses-1"].run_id)
+    assert lab.settle() == {NEW: one("sub-1_ses-1")}
+    assert lab.held("sub-1_ses-1", "videos") == []
     lab.instance.delete_run(lab.launched[NEW, "sub-1_ses-1", "sub-1_ses-1"].run_id)
     assert lab.settle() == lab.settle() == {}
     assert lab.held("sub-1_ses-1", "videos") == ["the run that was to register its videos was deleted"]
@@ -703,6 +707,25 @@ def test_a_failure_of_which_dagster_has_not_said_all_is_waited_for(
     lab.clock.now += SETTLE
     assert lab.look()[NEW] == [stretch]
     assert lab.held("sub-1_ses-1", "videos") == []
+
+
+def test_a_run_that_ends_while_the_sensor_looks_has_done_its_work(
+    lab: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.video("sub-1_ses-1")
+    (stretch,) = lab.settle()[NEW]
+    real = sensors.wanted_labels
+
+    def ends_meanwhile(*arguments: Any, **named: Any) -> Any:
+        found = real(*arguments, **named)
+        monkeypatch.setattr(sensors, "wanted_labels", real)
+        assert lab.run(NEW, *stretch)
+        return found
+
+    monkeypatch.setattr(sensors, "wanted_labels", ends_meanwhile)
+    lab.look()
+    assert [lab.held("sub-1_ses-1", stage) for stage in ("videos", "labels")] == [[], []]
+    assert lab.settle() == {} and [lab.held("sub-1_ses-1", stage) for stage in ("videos", "labels")] == [[], []]
 
 
 def test_a_run_that_did_not_start_in_time_says_nothing_of_its_sessions(lab: Watched) -> None:

@@ -242,7 +242,7 @@ def test_the_commands_of_the_readme_go_back_behind_a_change_of_the_tables(
         calls = (tmp_path / "calls").read_text().splitlines()
         known = yaml.safe_load((DEPLOYMENTS / "workstation" / "compose.yaml").read_text())["services"]
         (stopped,) = [call.split()[2:] for call in calls if call.startswith("compose stop ")]
-        assert known.keys() - {*stopped} == {"postgres", "sign-on", "migrate", "validate"}
+        assert known.keys() - {*stopped} == {"postgres", "sign-on", "migrate", "validate", "tokens"}
         check(step("migrate", "--check"))
         assert server.ask(owners) == before
         check(step("dlc-platform", "backup", lab, tmp_path / "again.dlc"))

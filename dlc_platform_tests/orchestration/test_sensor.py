@@ -576,7 +576,8 @@ def test_a_session_whose_poses_fail_waits_in_quarantine_until_it_is_released(lab
     lab.promote()
     lab.settle_and_run()
     assert lab.look() == {POSES: one("sub-1_ses-1")}
-    # The model is in the catalogue alone, and not in the store.
+    # The model is in the catalogue alone, and not in the store, whose disk is there.
+    (lab.home / "store" / "models").mkdir(parents=True)
     assert not lab.run(POSES, "sub-1_ses-1", "sub-1_ses-1")
     assert lab.settle() == lab.settle() == {}
     (reason,) = lab.held("sub-1_ses-1", "poses")

@@ -810,7 +810,7 @@ def _warn_of_rules(engine: "Engine", lab: "Lab") -> None:
     from dlc_platform.rules import unread_rules
 
     if (said := unread_rules(engine, lab)) is not None:
-        warnings.warn(said, PlatformWarning, stacklevel=2)
+        print(f"dlc-platform: {_pasteable(said)}", file=sys.stderr)
 
 
 @app.command()

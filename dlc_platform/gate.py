@@ -201,7 +201,10 @@ def not_tracked_by_itself(engine: Engine, store: Store, lab: Lab) -> dict[str, s
 
 def what_to_do(judgement: ModelJudgement) -> str:
     """How sessions come to be tracked again where the production model does not track them by itself."""
-    return BETTER_MODEL if judgement.problem is None else f"{judgement.problem.remedy}; then it goes on by itself"
+    if judgement.problem is None:
+        return BETTER_MODEL
+    remedy = judgement.problem.remedy
+    return remedy if "goes on by itself" in remedy else f"{remedy}; then it goes on by itself"
 
 
 def _unread(error: Exception, store: Store) -> ModelJudgement:

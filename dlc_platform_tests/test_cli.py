@@ -406,12 +406,12 @@ def test_poses_of_other_rules_are_listed_below_those_of_other_models(
     home = broken_lab(**maze, inference=[{"project": "maze", "precision": "half"}])
     code, out = command("stale", home)
     assert code == 0
-    none, _, said, _, row = out.splitlines()
+    none, _, said, _, row, *below = out.splitlines()
     assert none == "no session is stale" and said.startswith(
         "1 session has poses of another region or precision than lab.yaml"
     )
     assert "--select pose_estimates --partition KEY" in said
-    assert row.split(maxsplit=4)[:1] == [SESSION] and "full precision" in row and "half precision" in row
+    assert row.split()[0] == SESSION and "full precision" in row and "half precision" in "".join(below)
     assert json.loads(command("stale", home, "--json")[1]) == []
 
 
@@ -509,7 +509,7 @@ def test_doctor_lets_pass_what_lies_in_every_lab(
     assert code == 0, out
     assert "stray.mp4 is left out" in out
     assert "warning layout: neuroblueprint matches 1 of 2 videos (50 %)" in out
-    assert "warning sessions: 1 are not ready, such as sub-2_ses-1 with a.mp4: a.mp4.part beside it says" in out
+    assert "warning sessions: 1 is not ready, such as sub-2_ses-1 with a.mp4: a.mp4.part beside it says" in out
     assert "DLC_" not in out
     assert ".hidden" not in out
 
@@ -577,7 +577,7 @@ def test_what_the_catalogue_does_not_hold_is_told_in_a_sentence(
     assert code and said in f"{code} {out} {capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("name", ["stale", "best", "parameters", "promotions", "models", "poses"])
+@pytest.mark.parametrize("name", ["best", "parameters", "promotions", "models", "poses"])
 def test_a_new_lab_has_empty_lists(
     name: str, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
 ):

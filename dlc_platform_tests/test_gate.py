@@ -543,7 +543,7 @@ def test_the_command_lists_and_judges_again(
 
     assert "no poses were judged yet" in said()
     judged = said("--judge")
-    assert "all pass" in judged and "1 recordings: 1 pass" in judged
+    assert "all pass" in judged and "1 recording: 1 pass" in judged
     assert "nose to tail" in said(SESSION) and "pass" in said(SESSION)
     tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.1}}})
     assert "fail" not in said(SESSION)

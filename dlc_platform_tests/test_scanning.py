@@ -255,7 +255,7 @@ def test_a_camera_that_is_called_otherwise_now_is_assigned_by_the_next_look(disk
     assert disks.look() == []
     assert disks.last is not None
     assert sorted(disks.last.news) == [
-        f"1 recordings of the camera top are of the camera top-{side} now, by their names; their poses stay"
+        f"1 recording of the camera top is of the camera top-{side} now, by their names; their poses stay"
         for side in ("left", "right")
     ]
     with disks.engine.connect() as connection:

@@ -75,7 +75,13 @@ def test_what_the_sensor_waits_for(engine: Engine, home: Path) -> None:
 def test_what_registered_sessions_wait_for(lab: Engine, home: Path) -> None:
     settings = load_lab(home)
     two = of(lab, settings, "sub-2_ses-1")
-    assert (two.step, two.file, two.passing) == ("poses", "/raw/sub-2_ses-1/top.mp4", True)
+    assert (two.step, two.file, two.passing) == ("poses", "/raw/sub-2_ses-1/top.mp4", False)
+    assert "is not judged" in two.reason and two.remedy.count("by itself") == 2  # its evaluation is in no store
+    tables = ("comparison_error", "evaluation_session_error", "evaluation_error", "evaluation")
+    with lab.begin() as connection:
+        connection.execute(text("update dlc.promotion set evaluation_id = null"))
+        connection.execute(text("; ".join(f"delete from dlc.{table}" for table in tables)))
+    assert of(lab, settings, "sub-2_ses-1").passing
     other = settings.model_copy(update={"inference": (settings.inference[0].model_copy(update={"project": "other"}),)})
     assert of(lab, other, "sub-2_ses-1").reason == "the project other has no production model"
     with lab.begin() as connection:

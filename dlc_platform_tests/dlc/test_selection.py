@@ -67,7 +67,7 @@ def test_a_clearly_better_one_replaces_it(store: Store) -> None:
     assert (choice.model_id, choice.evaluation_id) == ("b", "e2")
     number = r"[+-]?\d+\.\d\d"
     assert re.fullmatch(
-        rf"test RMSE {number} px, against {number} px before, on the 20 test images they share "
+        rf"test RMSE {number} px, against {number} px before, on the 20 test images that they share "
         rf"\(difference -{number} px, 95 % interval -{number} to -{number} px\), and no body part got worse",
         choice.reason,
     )
@@ -149,7 +149,7 @@ def test_only_shared_test_images_count(store: Store) -> None:
         evaluation(store, "e2", "b", 3, [*OFF / 2, 90], [*shared, "hard"]),
     ]
     choice = choose(rows, promotion("a", 2), store)
-    assert choice.model_id == "b" and "on the 20 test images they share" in choice.reason
+    assert choice.model_id == "b" and "on the 20 test images that they share" in choice.reason
 
 
 def test_without_shared_images_nothing_is_better(store: Store) -> None:

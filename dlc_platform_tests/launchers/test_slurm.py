@@ -497,7 +497,8 @@ def test_being_stopped_is_no_failure_of_the_services_and_one_that_ends_is(
     """Dagster's commands are doubles: what is tested is the script."""
     (tmp_path / "dagster.yaml").write_text("run_launcher: {class: SlurmRunLauncher}")
     _command(commands, "dlc-platform", f"echo export DAGSTER_HOME={shlex.quote(str(tmp_path))}")
-    _command(commands, "dagster-webserver", f"echo $$ > {tmp_path}/webserver; exec sleep 600")
+    # The web server behind the gate.
+    _command(commands, "python", f'test "$2" = dlc_platform.web && echo $$ > {tmp_path}/webserver; exec sleep 600')
     _command(commands, "dagster-daemon", f"echo $$ > {tmp_path}/daemon; exec sleep 600")
     told = {"PATH": os.environ["PATH"], "LAB": str(tmp_path)}
     process = subprocess.Popen([DEPLOYMENT / "services"], env={**told, "DLC_PLATFORM_POSTGRES_URL": "postgresql://"})

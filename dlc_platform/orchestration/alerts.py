@@ -168,8 +168,9 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
         return dg.SensorResult(skip_reason=dg.SkipReason("lab.yaml names no channel under `notify`"))
     announce_quarantine(lab.engine, channels)
     now = datetime.now(UTC)
-    # Of a clock that was set back since, the last look says nothing.
-    since = min(datetime.fromisoformat(context.cursor), now) if context.cursor else now - _FIRST_LOOK
+    since = datetime.fromisoformat(context.cursor) if context.cursor else now - _FIRST_LOOK
+    # A full look leads ahead by the overlap; of a clock that was set back since then, the last one says nothing.
+    since = min(since, now + _OVERLAP)
     failed = context.instance.get_run_records(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since - _OVERLAP),
         limit=_RUNS,

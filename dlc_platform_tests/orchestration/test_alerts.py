@@ -113,6 +113,14 @@ def told(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> 
         before = dict(os.environ)
         monkeypatch.setenv("LAB_HOOK", hook.url)
         monkeypatch.setenv(POSTGRES_VARIABLE, catalogue.url.render_as_string(hide_password=False))
+        with catalogue.begin() as connection:
+            # Its products are in no store, and a model whose evaluation cannot be read holds up its sessions.
+            for statement in (
+                "update dlc.promotion set evaluation_id = null",
+                "delete from dlc.evaluation_error",
+                "delete from dlc.evaluation",
+            ):
+                connection.execute(text(statement))
         with open_instance(prepare(home)) as instance:
             yield Told(home, catalogue, instance, hook)
         os.environ.clear()

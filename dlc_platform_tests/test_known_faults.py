@@ -335,7 +335,7 @@ def test_an_export_that_failed_leaves_no_file_that_looks_like_success(
     monkeypatch.setattr(inference, "write_parquet", break_off)
     with pytest.raises(OSError, match="the disk is gone"):
         estimator.estimate(tiny_video, sha256_file(tiny_video))
-    visible = [path for path in store.path("poses", "").rglob("*") if ".work-" not in str(path)]
+    visible = [path for path in (store.root / "poses").rglob("*") if ".work-" not in str(path)]
     assert visible == [], "what was found so far is kept out of sight"
     assert not store.has("poses", pose_identity(sha256_file(tiny_video), estimator.model_id))
     monkeypatch.setattr(inference, "write_parquet", real)

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries
-from dlc_platform.catalog.database import open_where_there
+from dlc_platform.catalog.database import lost_catalog, open_where_there
 from dlc_platform.catalog.registry import KnownFile, known_files, production_model
 from dlc_platform.comparisons import ONE_SPLIT, different_splits, too_few_test_images
 from dlc_platform.cropping import crop_without_region
@@ -65,7 +65,7 @@ def examine(home: Path) -> Iterator[Finding]:
     yield Finding("lab.yaml", f"{home / 'lab.yaml'} is valid")
     yield from _open_home(home)
     yield from _store(lab)
-    yield from _postgres(home)
+    yield from _postgres(home, lab)
     with _catalogue(home) as engine:
         files = [] if engine is None else known_files(engine)
     for name in lab.projects:
@@ -146,8 +146,10 @@ def _store(lab: Lab) -> Iterator[Finding]:
         yield Finding("store", text)
 
 
-def _postgres(home: Path) -> Iterator[Finding]:
+def _postgres(home: Path, lab: Lab) -> Iterator[Finding]:
     try:
+        if (lost := lost_catalog(home, Store(lab.store))) is not None:
+            raise lost
         url = existing_url(home)
     except PlatformError as error:
         yield Finding("Postgres", error.problem, error.remedy)

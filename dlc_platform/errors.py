@@ -13,8 +13,12 @@ from pathlib import Path
 HOME_VARIABLE = "DLC_PLATFORM_HOME"
 _HOME = re.compile(r"(`dlc-platform [^`]*?)\bHOME\b")
 _HOME_FILE = re.compile(r"(?<![\w$/`])HOME(?=/(?:lab\.yaml|logs/))")
-#: What moves the cursor, colours or hides text, or turns its direction, and half characters; not the tab and the line.
-_NO_TEXT = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+#: What moves the cursor, colours or hides text, turns its direction or is not seen at all, and half characters; not the
+#: tab and the line.
+_NO_TEXT = re.compile(
+    r"[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
 
 
 def printable(text: str) -> str:
@@ -29,7 +33,7 @@ def in_a_line(text: str) -> str:
 
 def _escaped(character: str) -> str:
     number = ord(character)
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
 
 
 def shell_word(value: str | Path) -> str:

@@ -21,6 +21,8 @@ HOSTILE = [
     "\x1b[2Jred\x07",
     "two\nlines\tand\rmore",
     "right\u202eleft",
+    "ses-1\u200b",
+    "ses-1\U000e0041",
     "it's \x1b\\ both",
     "côté",
     "",
@@ -56,6 +58,7 @@ def test_what_commands_a_terminal_is_shown_by_its_number(
     assert printable("\x1b]0;owned\x07 \x9b1m \u202e \ud800 côté 犬\n") == (
         "\\x1b]0;owned\\x07 \\x9b1m \\u202e \\ud800 côté 犬\n"
     )
+    assert printable("a\u200bb\u2060c\xadd\U000e0041") == "a\\u200bb\\u2060c\\xadd\\U000e0041", "names that look alike"
     assert PlatformError("\x1b[31mred\nok: all is well", "Rename it").problem == "\\x1b[31mred\\nok: all is well"
     monkeypatch.setattr(sys, "argv", ["dlc-platform", "doctor", str(tmp_path / "\x1b[2Jlab")])
     with pytest.raises(SystemExit):

@@ -17,8 +17,10 @@ from sqlalchemy.schema import CreateSchema
 from dlc_platform.catalog import SCHEMA
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.faults import is_lost_database
-from dlc_platform.postgres.connection import existing_url
+from dlc_platform.postgres.connection import existing_url, is_external
+from dlc_platform.store import Store
 from dlc_platform.version import __version__
+from dlc_platform.words import counted
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number, as long as nothing else in the database uses it.
@@ -85,6 +87,31 @@ def open_where_there(home: Path) -> Engine | None:
             "version any more",
         )
     return engine
+
+
+def lost_catalog(home: Path, store: Store) -> PlatformError | None:
+    """What to say where a lab has products and no catalogue that knows of them; None where all is well.
+
+    A new catalogue beside them would track each session once more, with nothing known of earlier models and releases.
+    """
+    if (url := existing_url(home)) is not None:
+        engine = open_catalog(url)
+        try:
+            with engine.connect() as connection:
+                if catalog_revision(connection) is not None:
+                    return None
+        finally:
+            engine.dispose()
+    if not (products := len(store.products())):
+        return None
+    place = "the database that the environment names" if is_external() else str(home / "postgres")
+    return PlatformError(
+        f"the lab {home} has {counted(products, 'product')} in {store.root}, and no catalogue that knows of "
+        f"{'it' if products == 1 else 'them'} in {place}",
+        "See that the disk of the database is mounted, or that its address is right. If the database is lost, make a "
+        "lab of the newest backup in a new folder, with `dlc-platform restore`. A lab that begins anew needs its own "
+        "store",
+    )
 
 
 def migrate(engine: Engine) -> None:

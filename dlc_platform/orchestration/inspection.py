@@ -31,7 +31,7 @@ from dlc_platform.orchestration.instance import (
 )
 from dlc_platform.orchestration.migration import require_known, revisions
 from dlc_platform.orchestration.news import kept_news
-from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG, not_started
+from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG, is_followed, not_started
 from dlc_platform.orchestration.schedules import interval, late
 from dlc_platform.orchestration.sensors import Cursor
 from dlc_platform.settings import Lab, load_lab
@@ -263,13 +263,16 @@ def _under_way(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
     runs = asked.runs if asked is not None else {}
     names = {run.run_id for run in lost}
     sessions: set[str] = set()
+    under_way: set[str] = set()
     for run_key, own in runs.items():
         run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
         if run is None or run.run_id in names:
             sessions |= own.sessions.keys()
-    under_way = len({key for own in runs.values() for key in own.sessions} - sessions)
+        elif not run.is_finished or is_followed(instance, run):  # the next look takes off what has ended
+            under_way |= own.sessions.keys()
+    under_way -= sessions
     if not lost and not sessions:
-        yield Finding("under way", f"{counted(under_way, 'session')}, each with a run; no run waits for nobody")
+        yield Finding("under way", f"{counted(len(under_way), 'session')}, each with a run; no run waits for nobody")
         return
     said = [f"{counted(len(lost), 'run')} that nobody starts, such as {lost[0].run_id}"] if lost else []
     said += [f"{counted(len(sessions), 'session')} without a run, such as {min(sessions)}"] if sessions else []

@@ -13,7 +13,7 @@ import dagster as dg
 import yaml
 from dagster._core.instance.ref import InstanceRef
 
-from dlc_platform.catalog.database import migrate, open_catalog, open_lab, open_where_there
+from dlc_platform.catalog.database import lost_catalog, migrate, open_catalog, open_lab, open_where_there
 from dlc_platform.catalog.registry import assign_cameras
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.launchers.devices import find_devices
@@ -30,6 +30,7 @@ from dlc_platform.settings import (
     Lab,
     load_lab,
 )
+from dlc_platform.store import Store
 from dlc_platform.yaml_files import load_yaml, yaml_text
 
 #: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
@@ -56,13 +57,15 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
     Raises
     ------
     PlatformError
-        When lab.yaml or its `dagster_yaml` is not valid, Postgres cannot be reached, or the tables are to stay as they
-        are and are not those of this version.
+        When lab.yaml or its `dagster_yaml` is not valid, Postgres cannot be reached, the lab's catalogue is missing, or
+        the tables are to stay as they are and are not those of this version.
     """
     lab = load_lab(home)
     wanted = wanted_dagster_yaml(home, lab)
     if not migrates and (known := open_where_there(home)) is not None:
         known.dispose()
+    if (lost := lost_catalog(home, Store(lab.store))) is not None:
+        raise lost
     engine = open_catalog(postgres_url(home))
     try:
         # Those of a lab that has any are up to date here, or are to be.

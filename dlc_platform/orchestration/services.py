@@ -47,7 +47,14 @@ from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.orchestration.web_access import authorization, shown_address
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external, postgres_url
-from dlc_platform.settings import LAB_FILE, TAKEN_VARIABLE, Lab, load_lab
+from dlc_platform.settings import (
+    LAB_FILE,
+    TAKEN_VARIABLE,
+    WEB_READ_ONLY_TOKEN_FILE_VARIABLE,
+    WEB_TOKEN_FILE_VARIABLE,
+    Lab,
+    load_lab,
+)
 from dlc_platform.words import counted
 
 if TYPE_CHECKING:
@@ -124,12 +131,15 @@ class Services:
             self._start(name)
 
     def _start(self, name: str) -> None:
+        # `up` and `ui` print the lab's own token, so its servers take no other one.
+        others = (WEB_TOKEN_FILE_VARIABLE, WEB_READ_ONLY_TOKEN_FILE_VARIABLE)
+        inherited = {variable: value for variable, value in os.environ.items() if variable not in others}
         with open(self._logs / f"{name}.log", "ab") as log:
             if log.tell() > _LOG_BYTES:
                 log.truncate(0)
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *self._modules[name]],
-                env={**os.environ, **self._environment, TAKEN_VARIABLE: str(taken_lab(self.home))},
+                env={**inherited, **self._environment, TAKEN_VARIABLE: str(taken_lab(self.home))},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,13 +1,16 @@
-"""What a lab says of itself when it lies elsewhere than before."""
+"""What a lab says of itself when it, or its database, lies elsewhere than before."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import URL
 
-from dlc_platform.orchestration.instance import dagster_yaml, wanted_dagster_yaml, where_it_stands, write
-from dlc_platform.settings import load_lab
+from dlc_platform.diagnosis import examine
+from dlc_platform.errors import PlatformError
+from dlc_platform.orchestration.instance import dagster_yaml, prepare, wanted_dagster_yaml, where_it_stands, write
+from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
 
 
 @pytest.fixture
@@ -57,3 +60,25 @@ def test_a_lab_that_was_never_started_says_nothing_of_its_place(started: Path):
         else:
             dagster_yaml(started).write_text(content)
         assert list(where_it_stands(started)) == []
+
+
+def test_products_without_their_catalogue_begin_no_new_one(
+    started: Path, empty_database: URL, monkeypatch: pytest.MonkeyPatch
+):
+    """As when the disk of the database is not mounted: nothing may track all sessions once more."""
+    (started / "store" / "models" / ("a" * 64)).mkdir(parents=True)
+    monkeypatch.delenv(POSTGRES_VARIABLE, raising=False)
+    with pytest.raises(PlatformError, match=r"1 product in .*store, and no catalogue that knows of it in .*postgres"):
+        prepare(started)
+    assert not (started / "postgres").exists()
+    monkeypatch.setenv(POSTGRES_VARIABLE, empty_database.render_as_string(hide_password=False))
+    with pytest.raises(PlatformError, match="in the database that the environment names") as refused:
+        prepare(started)
+    assert "is mounted" in refused.value.remedy
+    (found,) = [finding for finding in examine(started) if finding.what == "Postgres"]
+    assert (found.found, found.remedy) == (refused.value.problem, refused.value.remedy)
+
+    shutil.rmtree(started / "store")
+    prepare(started)
+    (started / "store" / "models" / ("a" * 64)).mkdir(parents=True)
+    prepare(started)

@@ -832,6 +832,13 @@ def test_doctor_compares_what_is_under_way_with_runs(kept: Kept, monkeypatch: py
     (good,) = found(kept)["under way"]
     assert good.found == "2 sessions, each with a run; no run waits for nobody" and good.remedy == ""
 
+    # It ended, and the lab was stopped before the sensor's next look.
+    kept.instance.report_run_canceled(run)
+    (ended,) = found(kept)["under way"]
+    assert ended.found == "0 sessions, each with a run; no run waits for nobody"
+    kept.instance.delete_run(run.run_id)
+    run = kept.instance.create_run_for_job(job, tags={RUN_KEY_TAG: "key"})
+
     # Dagster was cut off before it queued it.
     monkeypatch.setattr(retries, "_FORGOTTEN", timedelta(0))
     now = datetime.now(UTC).timestamp()

@@ -295,7 +295,11 @@ class Layout(_Section):
         "`{stem}.done` or `{name}.done` beside each video, or one name, such as `transfer_complete`, in the folder of "
         "the session or between it and its videos.",
     )
-    extensions: tuple[str, ...] = Field(default=(".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"), min_length=1)
+    extensions: tuple[str, ...] = Field(
+        default=(".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"),
+        min_length=1,
+        description="Endings of the names of video files, in any case. Other files are left out.",
+    )
     links_outside: Literal["follow", "leave_out"] = Field(
         default="follow",
         description="Links to videos and folders that lead out of their raw root: followed, or left out. Links within "
@@ -355,14 +359,22 @@ class ProjectEntry(_Section):
 class Transforms(_Section):
     """Random changes of the training images; each is drawn anew for every image and epoch."""
 
-    rotation: float = Field(default=30.0, ge=0, le=180, description="Largest rotation, in degrees.")
+    rotation: float = Field(
+        default=30.0, ge=0, le=180, description="Largest rotation, in degrees.", json_schema_extra={"unit": "degrees"}
+    )
     scale: tuple[_Scale, _Scale] = Field(default=(0.7, 1.3), description="Range of the scaling factor.")
-    translation: int = Field(default=0, ge=0, le=10_000, description="Largest shift, in pixels.")
+    translation: int = Field(
+        default=0, ge=0, le=10_000, description="Largest shift, in pixels.", json_schema_extra={"unit": "pixels"}
+    )
     flip: bool = Field(default=False, description="Mirror left and right (only for bodies without sides).")
     noise: float = Field(
-        default=12.75, ge=0, le=255, description="Largest standard deviation of Gaussian noise, in grey levels."
+        default=12.75,
+        ge=0,
+        le=255,
+        description="Largest standard deviation of Gaussian noise, in grey levels.",
+        json_schema_extra={"unit": "grey levels"},
     )
-    motion_blur: bool = True
+    motion_blur: bool = Field(default=True, description="Blur some of the images as if the animal moved.")
 
     @field_validator("scale")
     @classmethod
@@ -375,13 +387,26 @@ class Transforms(_Section):
 class Recipe(_Section):
     """The parameters of a model. Two recipes with the same values make the same parameter set."""
 
-    project: Name
-    net_type: Annotated[str, AfterValidator(_network)] = "resnet_50"
-    epochs: int = Field(default=200, ge=1, le=100_000)
-    batch_size: int = Field(default=8, ge=1, le=4096)
-    learning_rate: float = Field(default=1e-4, ge=1e-9, le=10)
-    transforms: Transforms = Transforms()
-    test_fraction: float = Field(default=0.05, gt=0, lt=1)
+    project: Name = Field(description="The project whose labels are learned: one of the names under `projects`.")
+    net_type: Annotated[str, AfterValidator(_network)] = Field(
+        default="resnet_50",
+        description="DeepLabCut's name of the network, such as `resnet_50`, `hrnet_w32` or `cspnext_s`; larger ones "
+        "take longer to train and to run.",
+    )
+    epochs: int = Field(
+        default=200, ge=1, le=100_000, description="How many times training goes through all training images."
+    )
+    batch_size: int = Field(default=8, ge=1, le=4096, description="Images that one step of training learns from.")
+    learning_rate: float = Field(
+        default=1e-4,
+        ge=1e-9,
+        le=10,
+        description="The step of AdamW, DeepLabCut's optimizer, at the beginning of training.",
+    )
+    transforms: Transforms = Field(default=Transforms(), description="Random changes of the training images.")
+    test_fraction: float = Field(
+        default=0.05, gt=0, lt=1, description="The share of the labelled images that is tested on and never trained on."
+    )
     seed: int = Field(
         default=42,
         ge=0,
@@ -427,7 +452,7 @@ class InferenceRule(_Section):
     camera: str = Field(
         default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
     )
-    project: Name
+    project: Name = Field(description="The project whose production model tracks these cameras.")
     batch_size: int | None = Field(
         default=None,
         ge=1,
@@ -455,11 +480,26 @@ class RegionRule(_Section):
     )
     session: str = Field(default="*", min_length=1, description="A shell pattern that the session's key must match.")
     x: int = Field(
-        ge=0, le=MOST_PIXELS, description="Column of the region's first pixel in the picture as it is shown."
+        ge=0,
+        le=MOST_PIXELS,
+        description="Column of the region's first pixel in the picture as it is shown.",
+        json_schema_extra={"unit": "pixels"},
     )
-    y: int = Field(ge=0, le=MOST_PIXELS, description="Row of the region's first pixel; the origin is at the top left.")
-    width: int = Field(ge=SMALLEST_REGION, le=MOST_PIXELS, description="In pixels; 32 is the stride of the networks.")
-    height: int = Field(ge=SMALLEST_REGION, le=MOST_PIXELS, description="In pixels.")
+    y: int = Field(
+        ge=0,
+        le=MOST_PIXELS,
+        description="Row of the region's first pixel; the origin is at the top left.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    width: int = Field(
+        ge=SMALLEST_REGION,
+        le=MOST_PIXELS,
+        description="Its width; at least 32, the stride of the networks.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    height: int = Field(
+        ge=SMALLEST_REGION, le=MOST_PIXELS, description="Its height; at least 32.", json_schema_extra={"unit": "pixels"}
+    )
 
 
 class VideoLimits(_Section):
@@ -472,9 +512,15 @@ class VideoLimits(_Section):
         default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
     )
     resolution: tuple[_Pixels, _Pixels] | None = Field(
-        default=None, description="Width and height in pixels, as it is shown."
+        default=None, description="Width and height in pixels, as it is shown.", json_schema_extra={"unit": "pixels"}
     )
-    frame_rate: float | None = Field(default=None, ge=0.001, le=1_000_000, description="Frames per second, within 1 %.")
+    frame_rate: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=1_000_000,
+        description="Frames per second, within 1 %.",
+        json_schema_extra={"unit": "frames per second"},
+    )
     constant_frame_rate: bool = Field(default=False, description="Whether all frames must be equally far apart.")
     jitter_ms: float | None = Field(
         default=None,
@@ -483,10 +529,12 @@ class VideoLimits(_Section):
         description="The standard deviation of the intervals between frames is at most that.",
     )
     exposure: Annotated[tuple[_GreyLevel, _GreyLevel], AfterValidator(_ordered)] | None = Field(
-        default=None, description="Of the mean grey level, from 0 to 255."
+        default=None,
+        description="The range of the mean grey level, from 0 to 255.",
+        json_schema_extra={"unit": "grey levels"},
     )
     focus: Annotated[tuple[_Variance, _Variance], AfterValidator(_ordered)] | None = Field(
-        default=None, description="Of the variance of the Laplacian, as the checks show it."
+        default=None, description="The range of the variance of the Laplacian, as the checks show it."
     )
     black_seconds: float = Field(
         default=2.0, ge=0.001, le=YEAR_SECONDS, description="A black stretch is shorter than that."
@@ -563,7 +611,10 @@ class PromotionRule(_Section):
         "force beyond the confidence interval, while no body part got worse. `person`: only when a person says so.",
     )
     confidence: float = Field(
-        default=0.95, ge=0.01, le=0.9999, description="Of the interval of the difference in test RMSE."
+        default=0.95,
+        ge=0.01,
+        le=0.9999,
+        description="How sure the interval of the difference in test RMSE is, as a fraction.",
     )
     hopeless: ModelFloors = Field(default=ModelFloors(), description="Versions that the rule never promotes.")
 
@@ -598,7 +649,7 @@ class _Channel(_Section):
     """Somewhere to send notifications to."""
 
     name: Name = Field(description="What rows and messages call it; under another name it is another channel.")
-    send: tuple[Event, ...] = Field(default=EVENTS, min_length=1, description="Of what it is told.")
+    send: tuple[Event, ...] = Field(default=EVENTS, min_length=1, description="What it is told of.")
 
 
 class Webhook(_Channel):
@@ -620,18 +671,18 @@ class Webhook(_Channel):
 class Mail(_Channel):
     """E-mail through the lab's SMTP server."""
 
-    host: str = Field(min_length=1)
-    port: int = Field(default=587, ge=1, le=65535)
+    host: str = Field(min_length=1, description="The name of the SMTP server.")
+    port: int = Field(default=587, ge=1, le=65535, description="Its port: 587 for `starttls`, 465 for `tls`.")
     tls: Literal["starttls", "tls", "none"] = Field(
         default="starttls", description="`tls` from the start, as on port 465; `none` never with a password."
     )
-    user: str | None = None
+    user: str | None = Field(default=None, description="The account at the server; without one, no password is sent.")
     password_variable: VariableName | None = Field(
         default=None, description="The environment variable that holds the password."
     )
     password_file: Folder | None = Field(default=None, description="Or the file that holds it, and nothing else.")
-    sender: Address
-    recipients: tuple[Address, ...] = Field(min_length=1)
+    sender: Address = Field(description="The address that the messages come from.")
+    recipients: tuple[Address, ...] = Field(min_length=1, description="The addresses that they go to.")
 
     @model_validator(mode="after")
     def _one_place(self) -> "Mail":
@@ -648,8 +699,8 @@ class Mail(_Channel):
 class Notify(_Section):
     """Who is told of what."""
 
-    webhooks: tuple[Webhook, ...] = ()
-    mails: tuple[Mail, ...] = ()
+    webhooks: tuple[Webhook, ...] = Field(default=(), description="URLs that messages are posted to.")
+    mails: tuple[Mail, ...] = Field(default=(), description="Addresses that messages are mailed to.")
     digest_minutes: float = Field(
         default=15.0,
         ge=0,
@@ -672,8 +723,10 @@ class Notify(_Section):
 class ScoreLimits(_Section):
     """The limits of a score; where `warn` is left out, the model's own evaluation says it."""
 
-    warn: float | None = Field(default=None, ge=0, le=MOST_PIXELS)
-    fail: float | None = Field(default=None, ge=0, le=MOST_PIXELS)
+    warn: float | None = Field(
+        default=None, ge=0, le=MOST_PIXELS, description="From this value on the score is a warning."
+    )
+    fail: float | None = Field(default=None, ge=0, le=MOST_PIXELS, description="From this value on the poses fail.")
 
 
 #: Scores of which less is worse.
@@ -686,16 +739,40 @@ class PoseLimits(_Section):
     Of `mean_likelihood` and `fraction_confident` less is worse, of the others more.
     """
 
-    mean_likelihood: ScoreLimits = ScoreLimits()
-    fraction_confident: ScoreLimits = ScoreLimits()
-    fraction_missing: ScoreLimits = ScoreLimits()
-    jumps: ScoreLimits = ScoreLimits()
-    unsure_jumps: ScoreLimits = ScoreLimits()
-    swaps: ScoreLimits = ScoreLimits()
-    limb_outliers: ScoreLimits = ScoreLimits()
-    outside: ScoreLimits = ScoreLimits()
-    reprojection_px: ScoreLimits = ScoreLimits()
-    temporal_norm_px: ScoreLimits = ScoreLimits()
+    mean_likelihood: ScoreLimits = Field(default=ScoreLimits(), description="The mean likelihood of the keypoints.")
+    fraction_confident: ScoreLimits = Field(
+        default=ScoreLimits(), description="The fraction of keypoints that reach `likelihood_cutoff`."
+    )
+    fraction_missing: ScoreLimits = Field(
+        default=ScoreLimits(), description="The fraction of keypoints without an estimate."
+    )
+    jumps: ScoreLimits = Field(
+        default=ScoreLimits(),
+        description="Of the steps between two frames whose both ends are confident, the fraction that is longer than "
+        "the animal.",
+    )
+    unsure_jumps: ScoreLimits = Field(default=ScoreLimits(), description="The same of the other steps.")
+    swaps: ScoreLimits = Field(
+        default=ScoreLimits(),
+        description="The fraction of steps that lead to where the same body part of another individual just was.",
+    )
+    limb_outliers: ScoreLimits = Field(
+        default=ScoreLimits(),
+        description="The fraction of frames in which a limb is longer or shorter than the labels leave plausible.",
+    )
+    outside: ScoreLimits = Field(
+        default=ScoreLimits(), description="The fraction of confident keypoints outside the picture or the arena."
+    )
+    reprojection_px: ScoreLimits = Field(
+        default=ScoreLimits(),
+        description="The mean distance of a keypoint from its place in the nearest plausible pose: the Pose PCA error "
+        "of Lightning Pose, in pixels.",
+    )
+    temporal_norm_px: ScoreLimits = Field(
+        default=ScoreLimits(),
+        description="The mean length of a step from one frame to the next: the temporal norm of Lightning Pose, in "
+        "pixels.",
+    )
 
     @model_validator(mode="after")
     def _can_be_met(self) -> "PoseLimits":
@@ -806,6 +883,7 @@ class PoseQualityRule(_Section):
         min_length=2,
         description="The corners [x, y] of a polygon, or two opposite ones of a rectangle, in pixels of the full "
         "picture. By default the camera's region, or else the whole picture.",
+        json_schema_extra={"unit": "pixels"},
     )
     animal_px: float | None = Field(
         default=None,
@@ -818,9 +896,16 @@ class PoseQualityRule(_Section):
 class PoseQuality(_Section):
     """When poses count as bad, and what bad ones block."""
 
-    floors: PoseFloors = PoseFloors()
-    limits: PoseLimits = PoseLimits()
-    rules: tuple[PoseQualityRule, ...] = ()
+    floors: PoseFloors = Field(
+        default=PoseFloors(), description="What poses have to keep whatever their model does on its own test images."
+    )
+    limits: PoseLimits = Field(
+        default=PoseLimits(),
+        description="Limits of single scores, in the place of those that follow from the model's own evaluation.",
+    )
+    rules: tuple[PoseQualityRule, ...] = Field(
+        default=(), description="Other limits for some projects and cameras; the first rule that matches is used."
+    )
     blocks: tuple[Literal["downstream", "exports", "promotion"], ...] = Field(
         default=(),
         description="What poses that fail hold up: `downstream`, what is computed after them; `exports`, reading them "
@@ -971,27 +1056,51 @@ class Web(_Section):
 class Lab(_Section):
     """``lab.yaml``, validated; paths are absolute."""
 
-    name: Name = "lab"
+    name: Name = Field(default="lab", description="What reports, messages and backups call the lab.")
     stage: Stage = Field(
         default="production",
         description="Schedules and sensors are on in production, and off elsewhere until somebody switches them on in "
         "the UI. The environment variable DLC_PLATFORM_STAGE has the last word.",
     )
-    raw_roots: tuple[Folder, ...] = Field(min_length=1)
-    layout: Layout = Layout()
-    projects: dict[Name, ProjectEntry] = Field(min_length=1)
-    recipes: dict[Name, Recipe] = {}
-    inference: tuple[InferenceRule, ...] = ()
-    regions: tuple[RegionRule, ...] = ()
-    video_quality: tuple[VideoLimits, ...] = ()
-    promotion: PromotionRule = PromotionRule()
+    raw_roots: tuple[Folder, ...] = Field(
+        min_length=1,
+        description="The folders below which sessions are recorded. They are only read; relative paths begin at HOME.",
+    )
+    layout: Layout = Field(default=Layout(), description="How folders and files below the raw roots are named.")
+    projects: dict[Name, ProjectEntry] = Field(
+        min_length=1, description="The DeepLabCut projects that the lab labels in, each under a name of your choice."
+    )
+    recipes: dict[Name, Recipe] = Field(
+        default={}, description="Named sets of training parameters. `train HOME RECIPE` makes a model version of one."
+    )
+    inference: tuple[InferenceRule, ...] = Field(
+        default=(),
+        description="Which project's production model tracks which cameras; the first rule that matches a camera is "
+        "used. A camera without a rule is not tracked.",
+    )
+    regions: tuple[RegionRule, ...] = Field(
+        default=(),
+        description="Parts of the picture that count, for some cameras and sessions; the first rule that matches is "
+        "used. Without one the whole picture counts.",
+    )
+    video_quality: tuple[VideoLimits, ...] = Field(
+        default=(), description="What a good video of a camera is; the first rule that matches a camera is used."
+    )
+    promotion: PromotionRule = Field(
+        default=PromotionRule(), description="When a model version comes into production by itself."
+    )
     damaged_videos: Literal["stop", "track"] = Field(
         default="stop",
         description="What becomes of a recording whose video is truncated or damaged. `stop`: it is registered and not "
         "tracked. `track`: what can be decoded of it is tracked. Checks in the UI show it either way.",
     )
-    pose_quality: PoseQuality = PoseQuality()
-    store: Folder = Path("store")
+    pose_quality: PoseQuality = Field(
+        default=PoseQuality(), description="When poses count as bad, and what bad ones hold up."
+    )
+    store: Folder = Field(
+        default=Path("store"),
+        description="The folder of datasets, models, evaluations and poses. It belongs to this lab alone.",
+    )
     settle_seconds: float = Field(
         default=30.0,
         ge=0,
@@ -999,7 +1108,9 @@ class Lab(_Section):
         description="A video is taken when neither its size nor its time changed for so long.",
     )
     scan_seconds: int = Field(30, ge=1, le=24 * 3600, description="The time between two looks at the raw roots.")
-    scan: ScanRule = ScanRule()
+    scan: ScanRule = Field(
+        default=ScanRule(), description="How the raw roots are looked through, and how much is asked for at a time."
+    )
     gpus: Literal["auto"] | tuple[GpuNumber | GpuUuid, ...] = Field(
         default="auto",
         description="The devices that runs may use: those NVML finds, or the listed ones, by number or by the UUID of "
@@ -1013,12 +1124,16 @@ class Lab(_Section):
         description="A file of the lab's own with parts of dagster.yaml, such as another run_launcher. They go before "
         "those that the platform writes.",
     )
-    freshness: Freshness = Freshness()
-    notify: Notify = Notify()
-    schedules: Schedules = Schedules()
-    backups: Backups = Backups()
-    runs: RunRules = RunRules()
-    web: Web = Web()
+    freshness: Freshness = Field(default=Freshness(), description="When poses are late.")
+    notify: Notify = Field(
+        default=Notify(), description="Who is told of failures, quarantine, late poses and the day's report."
+    )
+    schedules: Schedules = Field(default=Schedules(), description="When the lab looks after itself.")
+    backups: Backups = Field(
+        default=Backups(), description="Where the schedule `back_up` writes to, and how many backups stay."
+    )
+    runs: RunRules = Field(default=RunRules(), description="What becomes of runs that die, hang or are old.")
+    web: Web = Field(default=Web(), description="Under which names the lab's pages answer.")
     time_zone: TimeZone = Field(default="UTC", description="In which the days of reports begin, such as Europe/Berlin.")
     likelihood_cutoff: float = Field(
         default=0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."

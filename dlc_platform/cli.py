@@ -608,7 +608,7 @@ def import_model(
     folder: Annotated[Path | None, typer.Option(help="DeepLabCut's `train` folder of the model.")] = None,
     from_project: Annotated[Path | None, typer.Option(help="Or the DeepLabCut project that it was trained in.")] = None,
     iteration: Annotated[int | None, typer.Option(help="That of config.yaml by default.")] = None,
-    shuffle: Annotated[int, typer.Option()] = 1,
+    shuffle: Annotated[int, typer.Option(help="DeepLabCut's number of the training set.")] = 1,
     trainset: Annotated[int | None, typer.Option(help="Percentage of the images that were trained on.")] = None,
     model_prefix: Annotated[str, typer.Option(help="DeepLabCut's modelprefix.")] = "",
     snapshot: Annotated[str | None, typer.Option(help="A file name; the best one, or the last, by default.")] = None,

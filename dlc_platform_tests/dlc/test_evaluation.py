@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from dlc_platform.dlc.dataset import Dataset, load_dataset, make_dataset, taught_images
@@ -19,6 +20,7 @@ from dlc_platform.dlc.evaluation import (
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import read_project
 from dlc_platform.dlc.training import TrainedModel, dataset_loader
+from dlc_platform.docs.reference import column_types
 from dlc_platform.errors import PlatformError
 from dlc_platform.store import Store
 from dlc_platform_tests.dlc.evaluations import write_evaluation
@@ -27,6 +29,13 @@ from dlc_platform_tests.dlc.evaluations import write_evaluation
 @pytest.fixture(scope="module")
 def evaluation(tiny_model: TrainedModel, tiny_dataset: Dataset, tiny_store: Store) -> Evaluation:
     return evaluate_model(tiny_model.path, tiny_dataset.path, 0.3, tiny_store, device="cpu")
+
+
+def test_predictions_have_the_columns_of_the_reference(evaluation: Evaluation) -> None:
+    written = pq.read_schema(evaluation.path / "predictions.parquet")
+    described = column_types("labels.parquet") | column_types("predictions.parquet")
+    described = {name: kind for name, kind in described.items() if "pixels" not in name}
+    assert {name: str(written.field(name).type) for name in written.names} == described
 
 
 def test_errors_by_hand():

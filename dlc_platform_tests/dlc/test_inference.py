@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -13,6 +14,7 @@ from dlc_platform.dlc.engine import load_engine
 from dlc_platform.dlc.exports import TOLERANCE_LIKELIHOOD, TOLERANCE_PX
 from dlc_platform.dlc.inference import CHUNK_FRAMES, PoseEstimate, PoseEstimator, Progress, pose_identity
 from dlc_platform.dlc.training import TrainedModel
+from dlc_platform.docs.reference import column_types
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
@@ -36,6 +38,11 @@ def poses(estimator: PoseEstimator, tiny_video: Path) -> PoseEstimate:
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven hundred frames of 96 x 96 pixels, of which the last chunk is not full; a key frame every 50."""
     return write_long_video(tmp_path_factory.mktemp("video") / "long.mp4")
+
+
+def test_the_pose_table_has_the_columns_of_the_reference(poses: PoseEstimate) -> None:
+    written = pq.read_schema(poses.path / "poses.parquet")
+    assert {name: str(written.field(name).type) for name in written.names} == column_types("poses.parquet")
 
 
 def manifest(poses: PoseEstimate) -> dict:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from dlc_platform import screen
 from dlc_platform.errors import (
     PlatformError,
     PlatformWarning,
@@ -32,7 +31,8 @@ from dlc_platform.errors import (
     shell_word,
 )
 from dlc_platform.identity import short
-from dlc_platform.words import counted, said_of
+from dlc_platform.text import screen
+from dlc_platform.text.words import counted, said_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +172,7 @@ def init(
     project: Annotated[list[Path], typer.Option(help="A DeepLabCut project's folder; may be given again.")],
 ) -> None:
     """Write HOME/lab.yaml for a raw root and a DeepLabCut project."""
-    from dlc_platform.new_lab import make_lab
+    from dlc_platform.lab.new_lab import make_lab
 
     file = make_lab(_absolute(home), [_absolute(path) for path in raw], [_absolute(path) for path in project])
     _say(f"{file} is written. Look it through, then run: dlc-platform doctor {shell_word(home)}")
@@ -217,7 +217,7 @@ def ui(
 @app.command()
 def doctor(home: Home, as_json: AsJson = False) -> None:
     """Say what is wrong with a lab, its services included, and what to do; the exit code is 1 when something is."""
-    from dlc_platform.diagnosis import examine
+    from dlc_platform.lab.doctor import examine
     from dlc_platform.orchestration.inspection import inspect
 
     wrong = 0
@@ -303,8 +303,8 @@ def gpus(
     as_json: AsJson = False,
 ) -> None:
     """The devices that runs may use, who computes there, and which take no new runs (drained)."""
-    from dlc_platform.launchers import leases
-    from dlc_platform.launchers.devices import CPU, find_devices
+    from dlc_platform.devices import leases
+    from dlc_platform.devices.gpus import CPU, find_devices
     from dlc_platform.settings import load_lab
 
     devices = find_devices(load_lab(_absolute(home)).gpus) or (CPU,)
@@ -350,11 +350,11 @@ def scan_(
     from dlc_platform.platform import Platform
 
     if not dry_run:
-        from dlc_platform.ingest import update_details
+        from dlc_platform.lab.plan import broken_projects
         from dlc_platform.orchestration.materialize import register_sessions
-        from dlc_platform.plan import broken_projects
-        from dlc_platform.sidecars import Sidecars
-        from dlc_platform.walking import Disks
+        from dlc_platform.sessions.raw_roots import Disks
+        from dlc_platform.sessions.registration import update_details
+        from dlc_platform.sessions.sidecars import Sidecars
 
         if session is not None or all_ or as_json:
             raise PlatformError("--session, --all and --json go with --dry-run", "Add --dry-run, or leave them out")
@@ -380,7 +380,7 @@ def scan_(
     if session is not None:
         plan = whole.of(session)
         if not plan.sessions and not plan.skipped:
-            from dlc_platform.names import require_known
+            from dlc_platform.text.names import require_known
 
             known = {planned.key for planned in whole.sessions}
             listing = command("scan", home, "--dry-run", "--all")
@@ -426,8 +426,8 @@ def list_sessions(
 
 
 def _show_waiting(engine: "Engine", lab: "Lab", as_json: bool) -> None:
-    from dlc_platform.runs_under_way import daemon_lives
-    from dlc_platform.waiting import waiting, waiting_lines
+    from dlc_platform.lab.runs_under_way import daemon_lives
+    from dlc_platform.lab.waiting import waiting, waiting_lines
 
     found = waiting(engine, lab)
     if as_json:
@@ -515,7 +515,7 @@ def notify(
     test: Annotated[bool, typer.Option("--test", help="Send a test message to each channel of lab.yaml.")] = False,
 ) -> None:
     """Send a test message to each channel; the exit code is 1 when one does not take it."""
-    from dlc_platform.notifications import SendError, send, trial_message
+    from dlc_platform.notify.outbox import SendError, send, trial_message
     from dlc_platform.settings import load_lab
 
     if not test:
@@ -616,7 +616,7 @@ def import_model(
 ) -> None:
     """Register a model that DeepLabCut trained elsewhere; its files are copied and checked."""
     from dlc_platform.dlc.snapshots import find_train_folder
-    from dlc_platform.imports import register_model
+    from dlc_platform.estimates.importing import register_model
 
     if from_project is not None and folder is None:
         folder = find_train_folder(_absolute(from_project), iteration, shuffle, trainset, model_prefix).path
@@ -659,7 +659,7 @@ def import_poses(
     use: Annotated[bool, typer.Option("--use", help="Put them in force where the video has poses already.")] = False,
 ) -> None:
     """Register poses that DeepLabCut computed elsewhere as those of a registered video; the file is copied."""
-    from dlc_platform.imports import register_poses
+    from dlc_platform.estimates.importing import register_poses
     from dlc_platform.orchestration.imported_poses import show_imported_poses
     from dlc_platform.platform import Platform
 
@@ -696,19 +696,19 @@ def quality(
     Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` gives all scores.
     """
     from dlc_platform.catalog import queries
-    from dlc_platform.verdicts import quality_rows, worst_quality
+    from dlc_platform.estimates.verdicts import quality_rows, worst_quality
 
     lab, engine = _lab(home)
     if session is not None and (judge or not queries.judged_files(engine, session)):
         _require_session(home, engine, session)
     if judge:
-        from dlc_platform import gate
+        from dlc_platform.estimates import quality_gate
         from dlc_platform.store import Store
 
         store = Store(lab.store)
-        known = gate.references(engine, store, lab)
+        known = quality_gate.references(engine, store, lab)
         for key in [session] if session else dict.fromkeys(row["session"] for row in queries.poses.rows(engine)):
-            gate.assess(engine, store, lab, key, reference=known)
+            quality_gate.assess(engine, store, lab, key, reference=known)
     unjudged = [path for path, judged in queries.judged_files(engine, session).items() if not judged]
     if as_json:
         _table(quality_rows(engine, session), [], as_json)
@@ -792,7 +792,7 @@ def stale(home: Home, as_json: AsJson = False) -> None:
     Then, other than with --json, the poses that were made by other rules than lab.yaml has now.
     """
     from dlc_platform.catalog import queries
-    from dlc_platform.rules import OTHER_RULES, made_by_other_rules
+    from dlc_platform.estimates.other_rules import OTHER_RULES, made_by_other_rules
 
     lab, engine = _lab(home)
     _warn_of_rules(engine, lab)
@@ -807,7 +807,7 @@ def stale(home: Home, as_json: AsJson = False) -> None:
 
 
 def _warn_of_rules(engine: "Engine", lab: "Lab") -> None:
-    from dlc_platform.rules import unread_rules
+    from dlc_platform.estimates.other_rules import unread_rules
 
     if (said := unread_rules(engine, lab)) is not None:
         print(f"dlc-platform: {_pasteable(said)}", file=sys.stderr)
@@ -822,7 +822,7 @@ def best(home: Home, as_json: AsJson = False) -> None:
     found = queries.best_models.rows(_lab(home)[1])
     _table(found, columns, as_json)
     if not as_json:
-        from dlc_platform.cautions import warnings_about
+        from dlc_platform.dlc.cautions import warnings_about
 
         for warning in warnings_about(found):
             _say(f"\nWarning: {warning}.")
@@ -853,8 +853,8 @@ def promotions(home: Home, as_json: AsJson = False) -> None:
 @app.command()
 def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
     """Say which sessions would become stale if a model version were promoted, and what that would cost."""
-    from dlc_platform.catalog.impact import impact_of
     from dlc_platform.catalog.queries import require_model_id
+    from dlc_platform.models.impact import impact_of
 
     lab, engine = _lab(home)
     version = require_model_id(engine, model)
@@ -944,7 +944,7 @@ def verify(home: Home) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from dlc_platform import retention
+    from dlc_platform.lab import retention
 
     wrong, warnings = 0, 0
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -971,7 +971,7 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Remove it, instead of only listing it.")] = False,
 ) -> None:
     """List what of the store nothing refers to and nobody has written for a day."""
-    from dlc_platform import retention
+    from dlc_platform.lab import retention
 
     engine, store = _catalog_and_store(home)
     found = list(retention.garbage(engine, store))
@@ -1012,7 +1012,7 @@ def backup(
     home: Home, file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to make; it must not exist.")]
 ) -> None:
     """Write the database, the index of the store and lab.yaml into one file. The products are copied otherwise."""
-    from dlc_platform.backup import backup as make
+    from dlc_platform.lab.backup import backup as make
     from dlc_platform.orchestration.instance import used
 
     with used(_absolute(home)):
@@ -1034,7 +1034,7 @@ def restore(
     ] = False,
 ) -> None:
     """Make a lab out of a backup, and say which products its store lacks."""
-    from dlc_platform.backup import restore as make
+    from dlc_platform.lab.backup import restore as make
     from dlc_platform.orchestration.restored import DAGSTER
 
     made = make(_absolute(file), _absolute(home), DAGSTER, leave_out)
@@ -1080,7 +1080,7 @@ def _lab(home: Path) -> "tuple[Lab, Engine]":
 def _require_session(home: Path, engine: "Engine", session: str) -> None:
     """Refuse a session that is not registered, with those that come near."""
     from dlc_platform.catalog import registry
-    from dlc_platform.names import require_known
+    from dlc_platform.text.names import require_known
 
     require_known("registered session", [session], registry.session_keys(engine), command("sessions", home))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dlc_platform.plain_files import open_plain
+from dlc_platform.files.plain import open_plain
 
 _BLOCK_BYTES = 4 << 20
 _IDENTITY = re.compile("[0-9a-f]{64}")

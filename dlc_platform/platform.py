@@ -14,24 +14,24 @@ from sqlalchemy.exc import OperationalError
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import open_lab, open_where_there
-from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError, PlatformWarning, command
-from dlc_platform.gate import held_back, quality_table, release_command, require_good_poses
+from dlc_platform.estimates.other_rules import poses_of_other_rules, unread_rules
+from dlc_platform.estimates.quality_gate import held_back, quality_table, release_command, require_good_poses
+from dlc_platform.estimates.verdicts import worst_quality
 from dlc_platform.identity import short
-from dlc_platform.names import require_known
-from dlc_platform.plan import Plan, plan
-from dlc_platform.reports import DailyReport, daily_report, require_reported, yesterday
-from dlc_platform.rules import poses_of_other_rules, unread_rules
+from dlc_platform.lab.plan import Plan, plan
+from dlc_platform.lab.waiting import waiting_table
+from dlc_platform.models.impact import Impact, impact_of
+from dlc_platform.reports.daily import DailyReport, daily_report, require_reported, yesterday
 from dlc_platform.settings import load_lab
 from dlc_platform.store import Store
-from dlc_platform.verdicts import worst_quality
-from dlc_platform.waiting import waiting_table
-from dlc_platform.words import counted
+from dlc_platform.text.names import require_known
+from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dlc_platform.comparisons import ProjectComparison
+    from dlc_platform.models.comparison import ProjectComparison
 
 
 class Platform:
@@ -279,7 +279,7 @@ class Platform:
         PlatformError
             When there is no such project, or nothing to compare.
         """
-        from dlc_platform.comparisons import compare_project
+        from dlc_platform.models.comparison import compare_project
 
         self.require_project(project)
         return compare_project(self._engine, self._store, project, self.settings.likelihood_cutoff)

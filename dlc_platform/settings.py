@@ -30,8 +30,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from dlc_platform.errors import HOME_VARIABLE, PlatformError, command
+from dlc_platform.files.yaml import keys_not_text, load_yaml, written_at, yaml_text
 from dlc_platform.video.region import Region
-from dlc_platform.yaml_files import keys_not_text, load_yaml, written_at, yaml_text
 
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
 #: How many gigabytes of each of its GPUs a process may use, where it shares them.

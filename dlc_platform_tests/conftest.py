@@ -253,7 +253,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(Path(__file__).parent)
         if "lab_home" in getattr(item, "fixturenames", ()):
             group = "lab"
-        elif place.parts[0] == "launchers":
+        elif place.parts[0] in ("launchers", "devices"):
             group = "launchers"
         else:
             group = str(place)

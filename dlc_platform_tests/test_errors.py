@@ -8,8 +8,8 @@ import pytest
 
 from dlc_platform import cli
 from dlc_platform.errors import HOME_VARIABLE, PlatformError, at_home, command, printable, shell_word
-from dlc_platform.gate import release_command
-from dlc_platform.video_limits import release
+from dlc_platform.estimates.quality_gate import release_command
+from dlc_platform.sessions.video_checks import release
 
 HOSTILE = [
     "sub-1_ses-$(touch owned)",

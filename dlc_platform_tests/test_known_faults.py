@@ -28,10 +28,10 @@ from dlc_platform.dlc.snapshots import choose_snapshot, find_train_folder, list_
 from dlc_platform.dlc.training import TrainedModel, parameters_of, train_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.ingest import register, require_unchanged
 from dlc_platform.platform import Platform
 from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
-from dlc_platform.sessions import scan
+from dlc_platform.sessions.recordings import scan
+from dlc_platform.sessions.registration import register, require_unchanged
 from dlc_platform.settings import POSTGRES_VARIABLE, Layout, Recipe
 from dlc_platform.store import Store
 from dlc_platform.video.probe import probe

@@ -19,8 +19,8 @@ from dlc_platform.errors import PlatformError, command
 from dlc_platform.faults import is_lost_database
 from dlc_platform.postgres.connection import existing_url, is_external
 from dlc_platform.store import Store
+from dlc_platform.text.words import counted
 from dlc_platform.version import __version__
-from dlc_platform.words import counted
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number, as long as nothing else in the database uses it.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dlc_platform.dlc.offline import without_network
 from dlc_platform.errors import PlatformError
-from dlc_platform.plain_files import read_plain
+from dlc_platform.files.plain import read_plain
 
 if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlc_platform.cautions import FEWEST_IMAGES
+from dlc_platform.dlc.cautions import FEWEST_IMAGES
 from dlc_platform.dlc.evaluation import ALL, Evaluation
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.files.plain import read_plain
 from dlc_platform.identity import sha256_bytes
-from dlc_platform.plain_files import read_plain
 
 if TYPE_CHECKING:
     import numpy as np

@@ -32,10 +32,10 @@ from dlc_platform.dlc.snapshots import (
 from dlc_platform.dlc.tracking import Tracker
 from dlc_platform.dlc.training import scorer_name
 from dlc_platform.errors import PlatformError
+from dlc_platform.files.plain import open_plain
+from dlc_platform.files.yaml import dump_yaml, load_yaml, yaml_text
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.plain_files import open_plain
 from dlc_platform.store import Store, read_manifest
-from dlc_platform.yaml_files import dump_yaml, load_yaml, yaml_text
 
 if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig

@@ -33,9 +33,9 @@ from dlc_platform.dlc.parameters import has_several_animals, inference_parameter
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import gone
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.names import file_name
 from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_dlc_table, write_parquet
 from dlc_platform.store import Store, read_manifest, write_atomically
+from dlc_platform.text.names import file_name
 from dlc_platform.video.account import Decoded, FrameAccount, account_of
 from dlc_platform.video.decode import Decoder, Picture, to_bgr
 from dlc_platform.video.probe import probe

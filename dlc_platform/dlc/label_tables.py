@@ -17,8 +17,8 @@ from unicodedata import normalize
 
 from dlc_platform.dlc.project import CONFIG_FILE, Project
 from dlc_platform.errors import PlatformError
-from dlc_platform.plain_files import read_plain
-from dlc_platform.words import counted
+from dlc_platform.files.plain import read_plain
+from dlc_platform.text.words import counted
 
 Point = tuple[float, float]
 UNLABELLED: Point = (math.nan, math.nan)

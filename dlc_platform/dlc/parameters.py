@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlc_platform.files.yaml import load_yaml
 from dlc_platform.store import opened
 from dlc_platform.video.region import Region
-from dlc_platform.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from dlc_platform.dlc.backends import Precision

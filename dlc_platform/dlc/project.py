@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.files.yaml import load_yaml, yaml_text
 from dlc_platform.video.region import Region
-from dlc_platform.yaml_files import load_yaml, yaml_text
 
 if TYPE_CHECKING:
     from deeplabcut.core.config import ProjectConfig

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dlc_platform.dlc.project import CONFIG_FILE, read_config
 from dlc_platform.errors import PlatformError
-from dlc_platform.plain_files import read_plain
+from dlc_platform.files.plain import read_plain
 
 # deeplabcut.core.engine.Engine, which takes half a minute to import.
 _MODELS = "dlc-models-pytorch"

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from dlc_platform.dlc.stitching import LONG, Piece, stitch
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 _SUFFIXES = {"ellipse": "_el", "box": "_bx"}
 #: Keypoints that an ellipse takes.

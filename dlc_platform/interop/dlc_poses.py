@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.files.plain import open_plain
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.interop.pandas_hdf import Columns, read_hdf_table
-from dlc_platform.plain_files import open_plain
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, tidy_from_dlc, write_parquet, write_wide_table
 from dlc_platform.store import Store, read_manifest
+from dlc_platform.text.words import counted
 from dlc_platform.video.probe import VideoInfo
-from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd

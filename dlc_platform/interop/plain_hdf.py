@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.files.plain import open_plain
 from dlc_platform.interop.pickled_labels import read_pickled_labels
-from dlc_platform.plain_files import open_plain
 
 if TYPE_CHECKING:
     import h5py

@@ -25,16 +25,17 @@ from dagster._core.launcher.base import (
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
+from dlc_platform.devices import gpus
+from dlc_platform.devices.gpus import GpuNames
+from dlc_platform.devices.needs import UnmetNeed
+from dlc_platform.devices.processes import WorkerProcess, killed_for_memory
 from dlc_platform.dlc.memory import TRIED_WITH_LESS
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers import devices
-from dlc_platform.launchers.devices import GpuNames
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
 from dlc_platform.launchers.lab_file import require_valid_lab
-from dlc_platform.launchers.needs import UnmetNeed, needs_of
-from dlc_platform.launchers.processes import WorkerProcess, killed_for_memory
+from dlc_platform.launchers.needs import needs_of
 from dlc_platform.launchers.run_ends import as_told, connection_names, settled
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 DEVICE_TAG = "dlc_platform/device"
 #: How many processes the kernel had killed for want of memory when the worker was started, and where it counts them.
@@ -151,7 +152,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
                 # Not on the command line, which everybody can read: the instance may hold a password.
                 env={
                     **os.environ,
-                    **devices.environment(()),
+                    **gpus.environment(()),
                     **connection_names(run.run_id),
                     ARGUMENTS_VARIABLE: serialize_value(arguments),
                 },

@@ -16,12 +16,13 @@ from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import deserialize_value
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
-from dlc_platform.launchers import devices, leases
+from dlc_platform.devices import gpus, leases
+from dlc_platform.devices.needs import Needs, UnmetNeed
+from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.launchers.connections import keep_connections
 from dlc_platform.launchers.for_good import fail_for_good
 from dlc_platform.launchers.gpu_run_launcher import ARGUMENTS_VARIABLE, DEVICE_TAG, GpuRunLauncher
-from dlc_platform.launchers.needs import Needs, UnmetNeed, needs_of
-from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.launchers.needs import needs_of
 from dlc_platform.launchers.routing_run_launcher import launcher_of
 
 
@@ -71,7 +72,7 @@ def _take_devices(instance: DagsterInstance, run: DagsterRun, needs: Needs) -> N
 
     try:
         lease = leases.acquire(
-            devices.find_devices(launcher.gpus), f"run {run.run_id}", announce, _pause, needs, launcher.avoid_busy
+            gpus.find_devices(launcher.gpus), f"run {run.run_id}", announce, _pause, needs, launcher.avoid_busy
         )
     except _Interrupted:
         return  # Dagster raises the interrupt itself, before the first step.

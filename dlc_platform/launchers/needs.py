@@ -8,18 +8,16 @@ asks here, so a run means the same on a workstation and on a cluster.
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from dlc_platform.errors import PlatformError
+from dlc_platform.devices.needs import Needs, UnmetNeed
 from dlc_platform.settings import HOME_VARIABLE, Lab, home_from_environment, load_lab
-from dlc_platform.words import counted
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
 
-    from dlc_platform.launchers.devices import Device
+    from dlc_platform.devices.gpus import Device
 
 GPU_POOL = "gpu"
 #: A run's tags: a whole number of GPUs, and gigabytes (1e9 bytes) of each.
@@ -31,31 +29,6 @@ _PARTITION_TAG = "dagster/partition"
 _OF_A_RECIPE = ("trained_model", "model_evaluation")
 #: More runs than that share no device: each has a process and a CUDA context of its own.
 _MOST_SHARES = 8
-
-
-class UnmetNeed(PlatformError):
-    """A need that waiting does not help, and another try neither."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """How many devices, and how much memory of each in gigabytes (1e9 bytes); None means all of it, for itself."""
-
-    gpus: int = 1
-    memory_gb: float | None = None
-
-    def __str__(self) -> str:
-        what = "a GPU" if self.gpus == 1 else counted(self.gpus, "GPU")
-        return what if self.memory_gb is None else f"{self.memory_gb:g} GB of {what}"
-
-    @classmethod
-    def all_of(cls, several: Iterable["Needs"]) -> "Needs":
-        """What is enough for each of several, one after the other; one whole device where there are none."""
-        several = list(several)
-        gpus = max((needs.gpus for needs in several), default=1)
-        if not several or any(needs.memory_gb is None for needs in several):
-            return cls(gpus)
-        return cls(gpus, max(needs.memory_gb or 0.0 for needs in several))
 
 
 def needs_of(instance: "DagsterInstance", run: "DagsterRun") -> Needs | None:

@@ -2,7 +2,7 @@
 
 A check that speaks of time must be looked at as time goes by, not when an asset is made. So a sensor looks, and gives
 the UI an evaluation when the outcome has become another one. What is told, and how it is sent, is in
-`dlc_platform.notifications`.
+`dlc_platform.notify.outbox`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,8 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
 from dlc_platform.errors import command, in_this_lab
-from dlc_platform.notifications import News, announce, announce_quarantine, deliver
+from dlc_platform.lab.waiting import waiting
+from dlc_platform.notify.outbox import News, announce, announce_quarantine, deliver
 from dlc_platform.orchestration import schedules
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.sessions import session_videos
@@ -28,8 +29,7 @@ from dlc_platform.orchestration.failures import failed_sessions, failure_reasons
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings import Freshness
-from dlc_platform.waiting import waiting
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 #: Rows of a check's table, names in its sentence, late sessions that one look tells of, and runs that it asks about.
 _LISTED = 100

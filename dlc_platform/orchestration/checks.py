@@ -9,13 +9,13 @@ import dagster as dg
 
 from dlc_platform.catalog import queries
 from dlc_platform.errors import in_this_lab
+from dlc_platform.estimates.other_rules import OTHER_RULES, poses_of_other_rules
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.production import STALENESS_CHECK, production_model, staleness
 from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.rules import OTHER_RULES, poses_of_other_rules
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from dlc_platform.estimates.importing import RegisteredPoses
 from dlc_platform.identity import short
-from dlc_platform.imports import RegisteredPoses
 from dlc_platform.orchestration.instance import open_instance, prepare, used
 
 

@@ -1,6 +1,6 @@
 """Whether a lab's Dagster is in order: the second half of `dlc-platform doctor`.
 
-What can be said without Dagster is in `dlc_platform.diagnosis`. Nothing is changed here.
+What can be said without Dagster is in `dlc_platform.lab.doctor`. Nothing is changed here.
 """
 
 import shutil
@@ -17,8 +17,8 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._core.storage.tags import RUN_KEY_TAG
 from dagster._daemon.controller import get_daemon_statuses
 
-from dlc_platform.diagnosis import Finding
 from dlc_platform.errors import PlatformError, command
+from dlc_platform.lab.doctor import Finding
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.clock import TOLERANCE
 from dlc_platform.orchestration.instance import (
@@ -35,7 +35,7 @@ from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG
 from dlc_platform.orchestration.schedules import interval, late
 from dlc_platform.orchestration.sensors import Cursor
 from dlc_platform.settings import Lab, load_lab
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 #: A daemon says every 30 s that it lives.
 _SILENT_SECONDS = 120

@@ -15,8 +15,9 @@ from dagster._core.instance.ref import InstanceRef
 
 from dlc_platform.catalog.database import lost_catalog, migrate, open_catalog, open_lab, open_where_there
 from dlc_platform.catalog.registry import assign_cameras
+from dlc_platform.devices.gpus import find_devices
 from dlc_platform.errors import PlatformError, command
-from dlc_platform.launchers.devices import find_devices
+from dlc_platform.files.yaml import load_yaml, yaml_text
 from dlc_platform.launchers.needs import gpu_slots
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
@@ -31,7 +32,6 @@ from dlc_platform.settings import (
     load_lab,
 )
 from dlc_platform.store import Store
-from dlc_platform.yaml_files import load_yaml, yaml_text
 
 #: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
 _URL_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL"

@@ -18,19 +18,16 @@ import dagster as dg
 from dagster._core.events import DagsterEventType, RunFailureReason
 from dagster._core.storage.tags import MAX_RETRIES_TAG, RUN_FAILURE_REASON_TAG
 
-from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.wanted import sizes
+from dlc_platform.devices import leases
+from dlc_platform.devices.gpus import find_devices
+from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError, command
-from dlc_platform.gate import judge_version
+from dlc_platform.estimates.quality_gate import judge_version
 from dlc_platform.identity import short
-from dlc_platform.launchers import leases
-from dlc_platform.launchers.devices import find_devices
 from dlc_platform.launchers.needs import declared_needs
-from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import as_told
-from dlc_platform.layout import root_of
-from dlc_platform.names import near_names, require_known
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.assets.production import REFUSED
 from dlc_platform.orchestration.assets.report import days
@@ -40,10 +37,13 @@ from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.reports import first_day, yesterday
+from dlc_platform.reports.daily import first_day, yesterday
+from dlc_platform.sessions import scanning
+from dlc_platform.sessions.layout import root_of
+from dlc_platform.sessions.raw_roots import Disks
 from dlc_platform.settings import LAB_FILE, load_lab
-from dlc_platform.walking import Disks
-from dlc_platform.words import counted, said_of
+from dlc_platform.text.names import near_names, require_known
+from dlc_platform.text.words import counted, said_of
 
 #: What `train` makes, in this order, before the rule of promotion.
 _TRAINING = ("training_dataset", "trained_model", "model_evaluation", "model_comparison")

@@ -33,7 +33,7 @@ def wanted_poses(
 
     Of projects whose production model is hopeless or cannot be judged, none are: see `gate.not_tracked_by_itself`.
     """
-    from dlc_platform.gate import not_tracked_by_itself
+    from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 
     left = not_tracked_by_itself(lab.engine, lab.store, lab.settings)
     in_production = [

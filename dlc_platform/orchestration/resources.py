@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog.database import open_lab
 from dlc_platform.errors import PlatformError
-from dlc_platform.sessions import Scan, scan
+from dlc_platform.sessions.recordings import Scan, scan
 from dlc_platform.settings import Lab, Recipe, load_lab
 from dlc_platform.store import Store
 

@@ -25,8 +25,8 @@ from dagster_shared.serdes.errors import DeserializationError
 from sqlalchemy import JSON, URL, Connection, cast, create_engine, delete, or_, select, update
 from sqlalchemy.exc import DataError
 
-from dlc_platform.backup import Storage
 from dlc_platform.errors import one_line
+from dlc_platform.lab.backup import Storage
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.postgres.connection import in_dagster_schema
 

@@ -35,7 +35,7 @@ from dagster._serdes import ConfigurableClassData
 
 from dlc_platform.faults import machine_fault
 from dlc_platform.orchestration.clock import TOLERANCE
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 #: The sensor that asks for sessions, and the schedule that asks for those that it missed.
 SESSION_SENSOR, CATCH_UP = "new_session_videos", "catch_up"

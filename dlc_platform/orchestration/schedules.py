@@ -14,15 +14,15 @@ import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState, TimeWindowFreshnessPolicy
 from dagster._utils.schedules import cron_string_iterator
 
-from dlc_platform import scanning
 from dlc_platform.catalog import registry
 from dlc_platform.orchestration import jobs, sensors
 from dlc_platform.orchestration.news import keep_news
 from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import CATCH_UP
+from dlc_platform.sessions import scanning
 from dlc_platform.settings import Lab
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 #: When yesterday's report is made, by the lab's clock.
 _REPORT_HOUR = 7

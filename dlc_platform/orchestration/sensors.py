@@ -30,7 +30,6 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.tags import PRIORITY_TAG, RUN_KEY_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
-from dlc_platform import scanning
 from dlc_platform.catalog import queries, registry, tables, wanted
 from dlc_platform.catalog.quarantine import Fault, held_sessions
 from dlc_platform.errors import command, in_this_lab, printable
@@ -52,9 +51,10 @@ from dlc_platform.orchestration.retries import (
     newest_try,
     nobody_starts,
 )
-from dlc_platform.sidecars import Sidecars
-from dlc_platform.walking import Threads
-from dlc_platform.words import counted
+from dlc_platform.sessions import scanning
+from dlc_platform.sessions.raw_roots import Threads
+from dlc_platform.sessions.sidecars import Sidecars
+from dlc_platform.text.words import counted
 
 #: Runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
 _STALE_RUNS = 4
@@ -166,7 +166,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
     )
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
         """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
-        from dlc_platform.gate import not_tracked_by_itself
+        from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 
         cursor = Cursor.read(context.cursor) or recover(context.instance)
         follow_rules(lab, cursor)
@@ -253,7 +253,7 @@ def _under_way(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> Cursor:
 
 def follow_rules(lab: LabResource, cursor: Cursor) -> None:
     """Let the catalogue know what lab.yaml says now of cameras and of videos in quarantine, when that has changed."""
-    from dlc_platform.ingest import judge
+    from dlc_platform.sessions.registration import judge
 
     said = lab.settings.model_dump(mode="json", include={"inference", "damaged_videos", "video_quality"})
     rules = short(sha256_json(said))
@@ -270,7 +270,7 @@ def follow_tables(lab: LabResource, cursor: Cursor, unreachable: Iterable[Path])
     A disk may answer slowly or never, and an archive has many tables: what takes longer than a while goes on beside
     the looks, and a later one finds it done.
     """
-    from dlc_platform.ingest import update_details
+    from dlc_platform.sessions.registration import update_details
 
     settings, engine, before = lab.settings, lab.engine, cursor.tables
 
@@ -554,7 +554,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     A session is asked for once for each promotion: one that failed waits for a person. Imported poses are left as they
     are, and so are all of a project whose production model is hopeless or cannot be judged.
     """
-    from dlc_platform.gate import not_tracked_by_itself
+    from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 
     asked: dict[str, str] = json.loads(context.cursor or "{}")
     stale = queries.stale_sessions(lab.engine, imported=False)

@@ -25,9 +25,9 @@ import psutil
 from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from sqlalchemy.exc import OperationalError
 
+from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
-from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.run_ends import settled
 from dlc_platform.orchestration.clock import TOLERANCE, forget_the_future
 from dlc_platform.orchestration.instance import (
@@ -55,7 +55,7 @@ from dlc_platform.settings import (
     Lab,
     load_lab,
 )
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:
     from dagster_graphql import DagsterGraphQLClient

@@ -14,7 +14,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 
 from dlc_platform.errors import PlatformError, in_this_lab
 from dlc_platform.orchestration.partitions import for_each_session, sessions
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 # Dagster says so at every load, to every command.
 warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)

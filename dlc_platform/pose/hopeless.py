@@ -29,7 +29,7 @@ import numpy as np
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.findings import ALL, Finding
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd

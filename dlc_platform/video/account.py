@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dlc_platform.text.words import counted
 from dlc_platform.video.times import Clock, clock_of
-from dlc_platform.words import counted
 
 #: Timestamps are rounded to the time base, so that two equal intervals may differ by one tick.
 _ROUNDING_TICKS = 1.5

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 import numpy as np
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.plain_files import open_plain
+from dlc_platform.files.plain import open_plain
 from dlc_platform.video import matroska, mxf
 from dlc_platform.video.complaints import RAISE_LEVELS, listening, tells_of_damage, tells_of_skipped
 from dlc_platform.video.cuts import is_cut

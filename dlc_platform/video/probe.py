@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.files.plain import oddity
 from dlc_platform.identity import sha256_file
-from dlc_platform.plain_files import oddity
 from dlc_platform.video.account import Decoded, FrameAccount, account_of
 from dlc_platform.video.decode import COPY_AGAIN, Decoder, open_video, rotation
 from dlc_platform.video.quality import QualityMeter, VideoQuality

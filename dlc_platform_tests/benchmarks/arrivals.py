@@ -21,7 +21,7 @@ from dlc_platform.catalog import registry, tables
 from dlc_platform.catalog.database import open_lab
 from dlc_platform.demo import lab as material
 from dlc_platform.dlc.engine import load_engine
-from dlc_platform.imports import register_model
+from dlc_platform.estimates.importing import register_model
 from dlc_platform.orchestration.services import running
 from dlc_platform.platform import Platform
 from dlc_platform.settings import LAB_FILE, load_lab

@@ -39,8 +39,8 @@ from sqlalchemy.exc import DBAPIError
 
 from dlc_platform.demo import lab as material
 from dlc_platform.demo import render
+from dlc_platform.devices.locks import DIRECTORY_VARIABLE
 from dlc_platform.faults import is_lost_database
-from dlc_platform.launchers.leases import DIRECTORY_VARIABLE
 from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres import server
 from dlc_platform.settings import LAB_FILE

@@ -27,10 +27,11 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 
-from dlc_platform.launchers import leases
-from dlc_platform.launchers.devices import find_devices
+from dlc_platform.devices import leases
+from dlc_platform.devices.gpus import find_devices
+from dlc_platform.devices.locks import DIRECTORY_VARIABLE
+from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.launchers.needs import GPU_POOL
-from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.postgres import server
 from dlc_platform.settings import LAB_FILE
@@ -100,7 +101,7 @@ def main(devices: int = 8, runs: int = 64, kills: int = 20, seconds: float = 30.
             "gpus": list(range(devices)),
         }
         (home / LAB_FILE).write_text(yaml.safe_dump(settings))
-        os.environ[leases.DIRECTORY_VARIABLE] = str(home / "leases")
+        os.environ[DIRECTORY_VARIABLE] = str(home / "leases")
         # For the workers, which import this module's code from a file.
         os.environ["PYTHONPATH"] = str(CODE.parents[2])
         environment = prepare(home)

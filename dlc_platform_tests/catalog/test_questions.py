@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine, text, update
 
 from dlc_platform.catalog import queries, registry, tables
-from dlc_platform.catalog.impact import impact_of
+from dlc_platform.models.impact import impact_of
 from dlc_platform_tests.catalog.small_lab import (
     ENVIRONMENT,
     evaluate,

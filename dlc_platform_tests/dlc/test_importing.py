@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_refused(tiny_model: TrainedModel, project: Path, s
 _LOOKS = """
 import sys
 from pathlib import Path
-from dlc_platform import imports
+from dlc_platform.estimates import importing as imports
 from dlc_platform.dlc.importing import import_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.store import Store

@@ -15,7 +15,7 @@ from dagster import DagsterInstance, DagsterRun
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster_graphql.schema import create_schema
 
-from dlc_platform.launchers.processes import WorkerProcess
+from dlc_platform.devices.processes import WorkerProcess
 
 # Generous: the tests wait for things to happen, never measure how long they took.
 DEADLINE_SECONDS = 120

@@ -20,11 +20,12 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 
-from dlc_platform.launchers import leases
-from dlc_platform.launchers.devices import Device
+from dlc_platform.devices import leases
+from dlc_platform.devices.gpus import Device
+from dlc_platform.devices.locks import DIRECTORY_VARIABLE
+from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
 from dlc_platform.launchers.needs import GPUS_TAG, MEMORY_TAG
-from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.launchers.routing_run_launcher import ROUTE_TAG
 from dlc_platform.settings import HOME_VARIABLE
 from dlc_platform_tests.launchers.launching_lab import Daemon, Lab
@@ -44,7 +45,7 @@ def _lab(home: Path, configuration: dict[str, Any], environment: pytest.MonkeyPa
     (home / "dagster.yaml").write_text(yaml.safe_dump({"telemetry": {"enabled": False}, **configuration}))
     environment.setenv("DAGSTER_HOME", str(home))
     environment.setenv("TEST_DEATH_ON_LOAD", str(home / "death-on-load"))
-    environment.setenv(leases.DIRECTORY_VARIABLE, str(home / "leases"))
+    environment.setenv(DIRECTORY_VARIABLE, str(home / "leases"))
     environment.delenv(HOME_VARIABLE, raising=False)
     (home / "nvml.json").write_text(json.dumps([{"memory_gb": 24}, {"memory_gb": 24}]))
     environment.setenv("TEST_NVML", str(home / "nvml.json"))

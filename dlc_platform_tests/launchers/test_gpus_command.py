@@ -10,10 +10,11 @@ import yaml
 from typer.testing import CliRunner
 
 from dlc_platform.cli import app
+from dlc_platform.devices import leases
+from dlc_platform.devices.gpus import find_devices
+from dlc_platform.devices.locks import DIRECTORY_VARIABLE
+from dlc_platform.devices.needs import Needs
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers import leases
-from dlc_platform.launchers.devices import find_devices
-from dlc_platform.launchers.needs import Needs
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(Path(__file__).with_name("doubles"))
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
     monkeypatch.setenv("TEST_NVML", str(tmp_path / "nvml.json"))
-    monkeypatch.setenv(leases.DIRECTORY_VARIABLE, str(tmp_path / "leases"))
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "leases"))
     gpus = [{"uuid": "GPU-7f1c", "memory_gb": 24}, {"uuid": "GPU-02ab", "memory_gb": 24, "computing": [1]}]
     (tmp_path / "nvml.json").write_text(json.dumps(gpus))
     (tmp_path / "lab").mkdir()

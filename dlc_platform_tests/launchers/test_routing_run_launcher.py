@@ -12,8 +12,8 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.base import LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
+from dlc_platform.devices.locks import DIRECTORY_VARIABLE
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers import leases
 from dlc_platform.launchers.gpu_run_launcher import GpuRunLauncher
 from dlc_platform.launchers.routing_run_launcher import ROUTE_TAG, Route, RoutingRunLauncher, launcher_of
 from dlc_platform.launchers.slurm_follower import JOB_TAG
@@ -132,7 +132,7 @@ def routed(slurm: SlurmLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in slurm.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv(leases.DIRECTORY_VARIABLE, str(tmp_path / "leases"))
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "leases"))
     cluster = {
         "module": "dlc_platform.launchers.slurm_run_launcher",
         "class": "SlurmRunLauncher",

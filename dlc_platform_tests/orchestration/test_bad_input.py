@@ -21,9 +21,9 @@ import yaml
 
 from dlc_platform.demo.lab import PROJECT
 from dlc_platform.demo.render import render, write_video
+from dlc_platform.devices.locks import DIRECTORY_VARIABLE
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
-from dlc_platform.launchers import leases
 from dlc_platform.orchestration.checks import default_checks
 from dlc_platform.orchestration.materialize import materialize, missing
 from dlc_platform.orchestration.resources import LabResource
@@ -405,8 +405,7 @@ class Command:
     def __init__(self, home: Path, *arguments: str):
         self._process = subprocess.Popen(
             [COMMAND, "run", str(home), *arguments],
-            env=plain_environment()
-            | {key: value for key, value in os.environ.items() if key == leases.DIRECTORY_VARIABLE},
+            env=plain_environment() | {key: value for key, value in os.environ.items() if key == DIRECTORY_VARIABLE},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -9,18 +9,18 @@ import pytest
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import registry
-from dlc_platform.diagnosis import _production
-from dlc_platform.gate import _judge_evaluation, not_tracked_by_itself
+from dlc_platform.estimates.quality_gate import _judge_evaluation, not_tracked_by_itself
+from dlc_platform.lab.doctor import _production
+from dlc_platform.lab.plan import plan
+from dlc_platform.lab.waiting import waiting
 from dlc_platform.orchestration.assets.production import production_model
 from dlc_platform.orchestration.materialize import _how_good, _what_came_of
 from dlc_platform.orchestration.outcomes import wanted_poses
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.sensors import reestimate_stale_sessions
-from dlc_platform.plan import plan
 from dlc_platform.platform import Platform
-from dlc_platform.waiting import waiting
 from dlc_platform_tests.catalog.small_lab import identity
-from dlc_platform_tests.test_gate import FRAMES, SESSION, SmallLab, damage, points, poses
+from dlc_platform_tests.estimates.test_quality_gate import FRAMES, SESSION, SmallLab, damage, points, poses
 
 
 @pytest.fixture

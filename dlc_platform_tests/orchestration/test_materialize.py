@@ -12,7 +12,7 @@ from dlc_platform.catalog import quarantine, registry
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
-from dlc_platform.gate import require_good_poses
+from dlc_platform.estimates.quality_gate import require_good_poses
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.checks import made_by_the_rules_of_lab_yaml
 from dlc_platform.orchestration.materialize import _what_came_of, materialize, train

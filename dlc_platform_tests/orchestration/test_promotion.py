@@ -17,7 +17,7 @@ from dlc_platform.cli import app
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.dlc.training import load_model
 from dlc_platform.errors import PlatformError
-from dlc_platform.imports import register_model
+from dlc_platform.estimates.importing import register_model
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.materialize import backfill, materialize, promote
 from dlc_platform.orchestration.resources import LabResource

@@ -32,11 +32,12 @@ from dagster._core.storage.tags import (
 from dagster._daemon.types import DaemonHeartbeat
 from sqlalchemy import Engine, text
 
-from dlc_platform import ingest
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import Stage, faults_of, release
 from dlc_platform.demo.render import write_video
 from dlc_platform.errors import PlatformError
+from dlc_platform.lab.runs_under_way import daemon_lives
+from dlc_platform.lab.waiting import waiting
 from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
 from dlc_platform.orchestration import materialize, retries, sensors
 from dlc_platform.orchestration.build import build_definitions
@@ -48,9 +49,8 @@ from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighb
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import UNTIL_TAG, WAITS, WAITS_TAG, not_started
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
-from dlc_platform.runs_under_way import daemon_lives
+from dlc_platform.sessions import registration
 from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
-from dlc_platform.waiting import waiting
 from dlc_platform_tests.catalog import small_lab
 from dlc_platform_tests.video.conftest import spoil
 
@@ -266,7 +266,7 @@ def test_tables_on_a_disk_that_does_not_answer_hold_up_no_look(lab: Watched, mon
     lab.video("sub-1_ses-1")
     lab.settle_and_run()
     (lab.raw / "subjects.csv").write_text("subject,sex\n1,F\n")
-    answers, asked, real = threading.Event(), [], ingest.update_details
+    answers, asked, real = threading.Event(), [], registration.update_details
 
     def slow(*args: Any) -> int:
         """A stand-in for a network drive, as nothing here can stall a real one."""
@@ -276,7 +276,7 @@ def test_tables_on_a_disk_that_does_not_answer_hold_up_no_look(lab: Watched, mon
 
     with monkeypatch.context() as stalled:
         stalled.setattr(sensors, "_FOLLOWING_SECONDS", 0.2)
-        stalled.setattr(ingest, "update_details", slow)
+        stalled.setattr(registration, "update_details", slow)
         try:
             assert lab.look() == {} and lab.look() == {} and len(asked) == 1
         finally:

@@ -27,8 +27,8 @@ import yaml
 from dagster_graphql import DagsterGraphQLClient
 
 from dlc_platform.demo import render
+from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError
-from dlc_platform.launchers.processes import WorkerProcess
 from dlc_platform.orchestration.services import running
 from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres import server

@@ -16,7 +16,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.materialize import materialize
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, range_tags, sessions
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
-from dlc_platform.video_limits import QUESTIONS
+from dlc_platform.sessions.video_checks import QUESTIONS
 
 #: A partition without a folder.
 NEVER_SEEN = "sub-1_ses-9"

@@ -44,13 +44,14 @@ from dagster_shared.error import SerializableErrorInfo
 from pydantic import BaseModel
 from sqlalchemy import Engine, text
 
-from dlc_platform import upkeep
 from dlc_platform.catalog import registry, tables
 from dlc_platform.demo.render import write_video
-from dlc_platform.diagnosis import Finding
 from dlc_platform.dlc.evaluation import load_evaluation
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
+from dlc_platform.lab import upkeep
+from dlc_platform.lab.doctor import Finding
+from dlc_platform.lab.waiting import waiting
 from dlc_platform.orchestration import inspection, retries, run_history, sensors
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.clock import forget_the_future
@@ -64,7 +65,6 @@ from dlc_platform.platform import Platform
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
 from dlc_platform.settings import POSTGRES_VARIABLE, YEAR_SECONDS, Lab, Recipe, leaves, load_lab
 from dlc_platform.store import Store
-from dlc_platform.waiting import waiting
 from dlc_platform_tests import keeping, receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
 from dlc_platform_tests.receivers import Webhook
@@ -658,7 +658,7 @@ def test_hygiene_is_written_into_dagster_yaml(kept: Kept) -> None:
 def test_dagster_tells_nobody_what_a_lab_does(kept: Kept) -> None:
     assert not kept.instance.telemetry_enabled
     assert environment_of(kept.home)["DAGSTER_DISABLE_TELEMETRY"] == "true"
-    deployments = Path(upkeep.__file__).parents[1] / "deployments"
+    deployments = Path(upkeep.__file__).parents[2] / "deployments"
     settings = yaml.safe_load((kept.home / "lab.yaml").read_text())
     own = {**settings, "dagster_yaml": str(deployments / "slurm" / "dagster.yaml")}
     (kept.home / "lab.yaml").write_text(yaml.safe_dump(own))

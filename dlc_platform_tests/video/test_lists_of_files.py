@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.listing import list_folder
-from dlc_platform.new_lab import make_lab
+from dlc_platform.lab.new_lab import make_lab
+from dlc_platform.sessions.listing import list_folder
 from dlc_platform.settings import Layout
 from dlc_platform.video.probe import probe
 

@@ -10,7 +10,7 @@ import pytest
 from av.video.stream import VideoStream
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.readiness import Header, read_header
+from dlc_platform.sessions.readiness import Header, read_header
 from dlc_platform.video.probe import probe
 from dlc_platform_tests.video.conftest import picture
 

@@ -1,6 +1,6 @@
 """The asset `model_comparison`: every version of each project side by side.
 
-What is compared, and how, is in `dlc_platform.comparisons`; here networks are run where an evaluation is missing, and
+What is compared, and how, is in `models.comparison`; here networks are run where an evaluation is missing, and
 what comes out is written down and shown.
 """
 
@@ -31,7 +31,7 @@ from dlc_platform.orchestration.retries import tried_again
 @tried_again
 def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     """Every version of each project side by side on the same test images, and old against new without labels."""
-    from dlc_platform.comparisons import compare_project
+    from dlc_platform.models.comparison import compare_project
 
     metadata: dict[str, Any] = {}
     compared = {}
@@ -148,7 +148,7 @@ def _comparison_metadata(lab: LabResource, compared: Any) -> dict[str, Any]:
 
 
 def _disagreement_metadata(context: AssetExecutionContext, lab: LabResource, compared: Any) -> dict[str, Any]:
-    from dlc_platform.comparisons import find_disagreement, old_and_new
+    from dlc_platform.models.comparison import find_disagreement, old_and_new
     from dlc_platform.pose.pictures import disagreement_frames
 
     project = compared.project

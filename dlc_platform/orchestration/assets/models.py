@@ -69,14 +69,14 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
 
 
 def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-    from dlc_platform.comparisons import ONE_SPLIT, different_splits
-    from dlc_platform.cropping import crop_without_region
     from dlc_platform.dlc.dataset import make_dataset
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.labels import read_labels, within_regions
     from dlc_platform.dlc.matching import match_folders
     from dlc_platform.dlc.project import check_with_deeplabcut, read_project
     from dlc_platform.dlc.samples import labelled_samples
+    from dlc_platform.lab.cropping import crop_without_region
+    from dlc_platform.models.comparison import ONE_SPLIT, different_splits
     from dlc_platform.pose.pictures import labelled_frames
 
     name = context.partition_key

@@ -22,7 +22,7 @@ from dlc_platform.orchestration.partitions import many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 #: The checks of a session's poses: what each says, and the scores that it looks at.
 _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
@@ -80,7 +80,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
     They are judged at once by the limits of lab.yaml, each session by itself.
     """
     from dlc_platform.dlc.inference import PoseEstimator
-    from dlc_platform.gate import Assessment, assess, judge_version, references
+    from dlc_platform.estimates.quality_gate import Assessment, assess, judge_version, references
 
     # Each model is loaded once for all sessions of the run.
     estimators: dict[tuple[Any, ...], PoseEstimator] = {}
@@ -137,11 +137,11 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
 def _estimate_session(
     context: AssetExecutionContext, lab: LabResource, key: str, estimator_of: Callable[[str], Any]
 ) -> Callable[[], Mapping[str, Any]]:
-    from dlc_platform.cropping import video_without_region
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.inference import OtherFrames
-    from dlc_platform.ingest import judge, require_there, require_trackable, require_unchanged
+    from dlc_platform.lab.cropping import video_without_region
     from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
+    from dlc_platform.sessions.registration import judge, require_there, require_trackable, require_unchanged
 
     files = registry.require_files(lab.engine, key)
     # The limits of lab.yaml may be others than when the session was registered.
@@ -392,7 +392,7 @@ def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[A
     Where lab.yaml says that bad poses block what is downstream, what depends on this asset does not start in a run that
     has a session in quarantine.
     """
-    from dlc_platform.gate import assess, references
+    from dlc_platform.estimates.quality_gate import assess, references
 
     reference = references(lab.engine, lab.store, lab.settings)
     blocking = "downstream" in lab.settings.pose_quality.blocks
@@ -412,7 +412,7 @@ def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[A
 
 
 def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) -> Mapping[str, Any]:
-    from dlc_platform.gate import quality_table
+    from dlc_platform.estimates.quality_gate import quality_table
     from dlc_platform.pose.pictures import quality_plot
     from dlc_platform.pose.quality import course, limb_lengths
     from dlc_platform.pose.table import POSE_TABLE, read_parquet

@@ -10,16 +10,16 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import queries, registry, tables
-from dlc_platform.catalog.impact import Impact, impact_of
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
+from dlc_platform.models.impact import Impact, impact_of
 from dlc_platform.orchestration.assets.comparison import model_comparison
 from dlc_platform.orchestration.assets.models import OWNERS
 from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 #: Of the observation of a refused choice, and the tag of its run: why nothing was promoted.
 REFUSED = "refused"
@@ -82,9 +82,9 @@ def production_model(context: AssetExecutionContext, config: ProductionChoice, l
 
 
 def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabResource) -> dg.MaterializeResult:
-    from dlc_platform.comparisons import weighed_by_a_person
-    from dlc_platform.dlc.selection import choose_best
-    from dlc_platform.gate import barred_versions, judge_version, versions_that_may_not_start
+    from dlc_platform.estimates.quality_gate import barred_versions, judge_version, versions_that_may_not_start
+    from dlc_platform.models.comparison import weighed_by_a_person
+    from dlc_platform.models.promotion import choose_best
 
     chosen_by_person = _chosen(config, lab) if config != ProductionChoice() else None
     rows = []

@@ -1,4 +1,4 @@
-"""The group `reports`: what each day brought. The figures are in `dlc_platform.reports`."""
+"""The group `reports`: what each day brought. The figures are in `dlc_platform.reports.daily`."""
 
 from datetime import date, datetime
 from pathlib import Path
@@ -10,13 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dlc_platform.catalog.database import open_catalog
 from dlc_platform.errors import PlatformError
-from dlc_platform.notifications import News, announce
+from dlc_platform.notify.outbox import News, announce
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.postgres.connection import existing_url
-from dlc_platform.reports import daily_report as report_of
-from dlc_platform.reports import first_day, yesterday
+from dlc_platform.reports.daily import daily_report as report_of
+from dlc_platform.reports.daily import first_day, yesterday
 
 #: Where the lab's first day is not known, because its database does not answer.
 _NO_LAB_BEFORE = date(2025, 1, 1)

@@ -18,11 +18,11 @@ from dlc_platform.orchestration.partitions import for_each_session, many_session
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
-from dlc_platform.words import counted, said_of
+from dlc_platform.text.words import counted, said_of
 
 if TYPE_CHECKING:
-    from dlc_platform.ingest import Look
-    from dlc_platform.video_limits import Finding
+    from dlc_platform.sessions.registration import Look
+    from dlc_platform.sessions.video_checks import Finding
 
 _CHECKS: dict[str, str] = {
     "videos_can_be_read": "Whether each file of the session opens and has frames that can be decoded.",
@@ -70,11 +70,11 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     A truncated or damaged one is registered with an account of its frames, as long as one of them can be decoded. Which
     of them are in quarantine, and so not tracked, is judged here by the rules of lab.yaml.
     """
-    from dlc_platform.ingest import judge, register
-    from dlc_platform.scanning import find_sessions
-    from dlc_platform.sidecars import Sidecars
-    from dlc_platform.video_limits import copy_of, left_out
-    from dlc_platform.walking import Disks, why_away
+    from dlc_platform.sessions.raw_roots import Disks, why_away
+    from dlc_platform.sessions.registration import judge, register
+    from dlc_platform.sessions.scanning import find_sessions
+    from dlc_platform.sessions.sidecars import Sidecars
+    from dlc_platform.sessions.video_checks import copy_of, left_out
 
     disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
     disks.answering()
@@ -152,7 +152,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
 
 def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
     """What the catalogue says of a session's files, question by question."""
-    from dlc_platform.video_limits import copies, findings, unusual
+    from dlc_platform.sessions.video_checks import copies, findings, unusual
 
     figures = queries.video_figures(lab.engine, key)
     if not figures:

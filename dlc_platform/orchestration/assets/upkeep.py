@@ -1,4 +1,4 @@
-"""The group `upkeep`: what a lab does for itself from time to time. How is in `dlc_platform.upkeep`.
+"""The group `upkeep`: what a lab does for itself from time to time. How is in `dlc_platform.lab.upkeep`.
 
 When each is due is in `schedules`; each is late, and said to be, when it was not made for longer than that allows.
 """
@@ -8,18 +8,18 @@ from pathlib import Path
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform import upkeep
 from dlc_platform.catalog import registry
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
+from dlc_platform.lab import upkeep
 from dlc_platform.orchestration import run_history
 from dlc_platform.orchestration.assets.comparison import evaluate_missing
 from dlc_platform.orchestration.assets.models import GPU_POOL, OWNERS
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
-from dlc_platform.words import counted
+from dlc_platform.text.words import counted
 
 UPKEEP_GROUP = "upkeep"
 _ACQUISITION = ["team:acquisition"]
@@ -40,7 +40,7 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
     Fails where a model could not be evaluated, after the others were: else it would count as made while it is not.
     """
     from dlc_platform.dlc.evaluation import load_evaluation, not_evaluable
-    from dlc_platform.dlc.selection import test_error
+    from dlc_platform.models.promotion import test_error
 
     rows = []
     failed: dict[str, PlatformError] = {}

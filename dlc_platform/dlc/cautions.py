@@ -1,0 +1,37 @@
+"""What a reader of test errors has to know: how few images are too few, and what a model may have been trained on."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dlc_platform.identity import short
+from dlc_platform.text.words import counted
+
+#: On fewer images there is no interval, nothing is clear, and whoever is shown a figure is warned.
+FEWEST_IMAGES = 6
+
+
+def warnings_about(best: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a reader of the rows of `queries.best_models` has to know, a sentence for each project or version."""
+    warnings = {}
+    for row in best:
+        if row["test_images"] < FEWEST_IMAGES:
+            warnings[row["project"], None] = too_few(row["test_images"])
+        # Null where an older platform evaluated a version.
+        if row["training_known"] is False:
+            warnings[row["project"], row["model"]] = unknown(row["model"])
+    return [f"{project}: {said}" for (project, _), said in warnings.items()]
+
+
+def too_few(images: int) -> str:
+    return (
+        f"{counted(images, 'test image is', 'test images are')} too few to say which version is better: below "
+        f"{FEWEST_IMAGES} there is no interval. Label more frames, then materialise training_dataset and "
+        "model_comparison"
+    )
+
+
+def unknown(model: str) -> str:
+    return (
+        f"{short(model)} may have been trained on these images, since nobody knows what it was trained on: its error "
+        "may be that of training images"
+    )

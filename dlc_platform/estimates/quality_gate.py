@@ -1,0 +1,501 @@
+"""The gate of bad poses: which reference poses are held against, what is written down of them, and what they block.
+
+What the scores are and how they are judged is `pose.quality`, when a model is hopeless `pose.hopeless`; limits and
+floors, and what failing poses block, are the lab's. A session whose poses fail is in quarantine at the stage
+``quality`` until other poses are in force, the limits say otherwise, or a person releases it.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from dlc_platform.catalog import quarantine, queries, registry, tables
+from dlc_platform.errors import MachineFault, PlatformError, command
+from dlc_platform.estimates.verdicts import in_words
+from dlc_platform.faults import machine_fault
+from dlc_platform.identity import sha256_json, short
+from dlc_platform.pose import hopeless
+from dlc_platform.pose.findings import Finding, Level, worst
+from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
+from dlc_platform.pose.quality import (
+    METRICS,
+    Floors,
+    Limits,
+    Reference,
+    Stretch,
+    judge,
+    measure,
+    measure_predictions,
+    reference_from_labels,
+)
+from dlc_platform.pose.table import POSE_TABLE, read_parquet
+from dlc_platform.settings import Lab, ModelFloors, PoseFloors, PromotionRule
+from dlc_platform.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: A version is judged by the poses that it made from so many estimates on.
+FEWEST_ESTIMATES = 10
+
+#: Poses that were measured by fewer scores are measured again.
+_SCORES_VERSION = 3
+#: So many pictures are looked at of each stretch in which poses stand still.
+_LOOKS = 3
+#: The animal's size where nothing else says it, of the diagonal of the picture.
+_SIZE_OF_PICTURE = 0.1
+
+#: What reading a product of the store may raise.
+_UNREAD = (PlatformError, OSError, ValueError, KeyError)
+
+#: What is to be done about a hopeless version in production.
+BETTER_MODEL = (
+    "Label more frames, train longer and promote that version; or estimate single sessions all the same with "
+    "`dlc-platform run HOME --select pose_estimates --partition SESSION`"
+)
+
+
+def release_command(session: str) -> str:
+    """How a person lets a session out that is held up for its poses."""
+    return command("sessions", "release", "HOME", session, "--stage", "quality")
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """What the poses of a model version are held against.
+
+    Attributes
+    ----------
+    labels
+        What the labels say of the dataset that taught the model, or else of the one that it was evaluated on.
+    evaluated
+        Its scores on that dataset's test images that it was not trained on (see `pose.quality.measure_predictions`);
+        None without an evaluation.
+    judgement
+        Whether it is hopeless by these images; None where the model is not known.
+    dataset_id, evaluation_id
+        What `labels` and `evaluated` are from; None where nothing of it was read.
+    """
+
+    labels: Reference = field(default_factory=Reference)
+    evaluated: "pd.DataFrame | None" = None
+    judgement: ModelJudgement | None = None
+    dataset_id: str | None = None
+    evaluation_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The scores of the poses of one file, and what is to be said of them."""
+
+    pose_estimate_id: str
+    recording: str
+    path: str
+    frames: int
+    reference: ModelReference
+    scores: "pd.DataFrame"
+    findings: list[Finding]
+
+    @property
+    def verdict(self) -> Level:
+        return worst(self.findings)
+
+
+def reference_of(
+    engine: Engine, store: Store, model_id: str | None, cutoff: float, floors: ModelFloors | None = None
+) -> ModelReference:
+    """What the poses of a model version are held against; nothing for an imported one that was never evaluated.
+
+    Where what is recorded cannot be read, the judgement says so, and poses that are held against it fail.
+
+    Raises
+    ------
+    MachineFault
+        When it cannot be read for the disk of the store.
+    """
+    model = None if model_id is None else registry.model_version(engine, model_id)
+    if model is None:
+        return ModelReference()
+    evaluation = registry.evaluation_of(engine, model.id)
+    dataset_id = model.dataset_id or (evaluation.dataset_id if evaluation else None)
+    if dataset_id is None:
+        return ModelReference(judgement=UNTESTED)
+    known = ModelReference(judgement=UNTESTED)
+    try:
+        reference = _labels_say(store, dataset_id)
+        known = ModelReference(reference, None, UNTESTED, dataset_id)
+        if evaluation is None:
+            return known
+        predictions = _test_predictions(store, evaluation.id)
+        tested = measure_predictions(predictions, reference, cutoff)
+        judgement = judge_model(predictions, reference.size_px, cutoff, _model_floors(floors or ModelFloors()))
+        return ModelReference(reference, tested, judgement, dataset_id, evaluation.id)
+    except _UNREAD as error:
+        if (fault := machine_fault(error)) is not None:
+            raise fault from error
+        return replace(known, judgement=_unread(error, store))
+
+
+def judge_version(engine: Engine, store: Store, model_id: str, cutoff: float, floors: ModelFloors) -> ModelJudgement:
+    """What the test images of a version say of it, as `reference_of` has it; nothing is read a second time.
+
+    What cannot be read now, for whatever reason, stops neither the sensor nor other projects: the judgement says it.
+    """
+    model = registry.model_version(engine, model_id)
+    evaluation = None if model is None else registry.evaluation_of(engine, model.id)
+    if model is None or evaluation is None:
+        return UNTESTED
+    dataset_id = model.dataset_id or evaluation.dataset_id
+    try:
+        return _judge_evaluation(store.root, dataset_id, evaluation.id, cutoff, _model_floors(floors))
+    except _UNREAD as error:
+        return _unread(machine_fault(error) or error, store)
+
+
+def versions_that_may_not_start(
+    engine: Engine, store: Store, project: str, cutoff: float, rule: PromotionRule
+) -> dict[str, str]:
+    """The evaluated versions that the rule of promotion never chooses by their own test images, with the reason.
+
+    Those are the hopeless ones, and those of which no labelled test image is there, or none can be read.
+
+    Raises
+    ------
+    MachineFault
+        When they cannot be read for the disk of the store.
+    """
+    barred = {}
+    for model_id in {evaluation.model_id for evaluation in registry.evaluations_of(engine, project)}:
+        judgement = judge_version(engine, store, model_id, cutoff, rule.hopeless)
+        if isinstance(judgement.problem, MachineFault):
+            raise judgement.problem
+        if judgement.standing == "hopeless" or not judgement.images:
+            barred[model_id] = f"version {short(model_id)} was passed over, because it is {judgement}"
+    return barred
+
+
+def not_tracked_by_itself(engine: Engine, store: Store, lab: Lab) -> dict[str, str]:
+    """The projects whose production model is hopeless or cannot be judged, each with what is so and what to do.
+
+    Nothing is tracked with such a model by itself; a person may.
+    """
+    found = {}
+    for project in lab.projects:
+        model_id = registry.production_model(engine, project)
+        if model_id is None:
+            continue
+        judgement = judge_version(engine, store, model_id, lab.likelihood_cutoff, lab.promotion.hopeless)
+        if not judgement.tracks_by_itself:
+            found[project] = (
+                f"the production model {short(model_id)} of {project} is {judgement}. So nothing is tracked with it "
+                f"by itself. {what_to_do(judgement)}"
+            )
+    return found
+
+
+def what_to_do(judgement: ModelJudgement) -> str:
+    """How sessions come to be tracked again where the production model does not track them by itself."""
+    if judgement.problem is None:
+        return BETTER_MODEL
+    remedy = judgement.problem.remedy
+    return remedy if "goes on by itself" in remedy else f"{remedy}; then it goes on by itself"
+
+
+def _unread(error: Exception, store: Store) -> ModelJudgement:
+    if not isinstance(error, PlatformError):
+        told = " ".join(str(error).split()) or type(error).__name__
+        error = PlatformError(f"the store {store.root} cannot be read: {told}", "Look with `dlc-platform verify HOME`")
+    return ModelJudgement.unread(error)
+
+
+@lru_cache(maxsize=256)
+def _judge_evaluation(
+    root: Path, dataset_id: str, evaluation_id: str, cutoff: float, floors: hopeless.Floors
+) -> ModelJudgement:
+    """Products never change, so that one look at them is enough."""
+    store = Store(root)
+    size_px = _labels_say(store, dataset_id).size_px
+    return judge_model(_test_predictions(store, evaluation_id), size_px, cutoff, floors)
+
+
+def _labels_say(store: Store, dataset_id: str) -> Reference:
+    from dlc_platform.dlc.dataset import load_dataset
+
+    dataset = load_dataset(store.path("datasets", dataset_id))
+    labels = dataset.labels()
+    return reference_from_labels(labels[labels["side"] == "train"], dataset.skeleton)
+
+
+def _test_predictions(store: Store, evaluation_id: str) -> "pd.DataFrame":
+    from dlc_platform.dlc.evaluation import load_evaluation
+
+    predictions = load_evaluation(store, evaluation_id).fair_predictions()
+    return predictions[predictions["side"] == "test"]
+
+
+def _model_floors(floors: ModelFloors) -> hopeless.Floors:
+    return hopeless.Floors(**floors.model_dump())
+
+
+def assess(
+    engine: Engine,
+    store: Store,
+    lab: Lab,
+    session_key: str,
+    run_id: str | None = None,
+    reference: Callable[[str | None], ModelReference] | None = None,
+) -> list[Assessment]:
+    """Judge the poses in force of a session by lab.yaml as it is now, and write that down.
+
+    What was measured before is measured again only where the likelihood cut-off, the arena, the animal's size or the
+    labels are other ones than then, or a video could not be looked at; limits and floors can change without that. A
+    session that fails is in quarantine afterwards, unless a person released it with the same failures, and one that
+    does not is out.
+
+    Parameters
+    ----------
+    reference
+        What gives the reference of a model version, where a caller keeps it for many sessions; see `references`.
+
+    Returns
+    -------
+    list of Assessment
+        One for each file that has poses.
+    """
+    reference = reference or references(engine, store, lab)
+    found = []
+    for row in queries.poses_to_judge(engine, session_key).to_dict("records"):
+        camera, model = str(row["camera"]), row["model"]
+        against = reference(model)
+        rule = lab.pose_quality.rule_for(row["project"] or lab.project_of(camera), camera)
+        arena = _arena(lab, session_key, camera, rule.arena)
+        basis = {
+            "cutoff": lab.likelihood_cutoff,
+            "arena": None if arena is None else arena.tolist(),
+            "animal_px": rule.animal_px,
+            "dataset": against.dataset_id,
+            "scores": _SCORES_VERSION,
+        }
+        limits = _limits(lab, rule.limits.model_dump())
+        floors = lab.pose_quality.floors.changed_by(rule.floors)
+        identity = str(row["pose_estimate"])
+        known = registry.pose_verdict(engine, identity)
+        measured = None
+        scores = None
+        if known is not None and known.basis == basis:
+            scores = _stored(registry.pose_scores(engine, identity))
+        if scores is None or _was_not_looked_at(scores):
+            labels = against.labels
+            labels = labels if rule.animal_px is None else replace(labels, size_px=rule.animal_px)
+            path = store.path("poses", identity) / POSE_TABLE
+            scores = measure(
+                read_parquet(path),
+                labels,
+                lab.likelihood_cutoff,
+                (row["width"], row["height"]),
+                arena,
+                row["frames_lost"],
+                lambda stretches, row=row, arena=arena, size=labels.size_px: _picture_moves(
+                    row, arena, size, stretches
+                ),
+            )
+            measured = _rows(identity, scores)
+        findings = [
+            *(against.judgement.findings if against.judgement else ()),
+            *judge(scores, row["frames"], limits, against.evaluated, _pose_floors(floors)),
+        ]
+        verdict = tables.PoseVerdict(
+            pose_estimate_id=identity,
+            verdict=worst(findings),
+            basis=basis,
+            limits={metric: asdict(limit) for metric, limit in limits.items() if limit != Limits()},
+            floors=floors.model_dump(),
+            findings=[asdict(finding) for finding in findings],
+            evaluation_id=against.evaluation_id,
+            run_id=run_id,
+        )
+        registry.record_verdict(engine, verdict, measured)
+        found.append(
+            Assessment(identity, str(row["recording"]), str(row["path"]), row["frames"], against, scores, findings)
+        )
+    quarantine.judge(engine, session_key, "quality", _faults(session_key, found), run_id)
+    return found
+
+
+def references(engine: Engine, store: Store, lab: Lab) -> Callable[[str | None], ModelReference]:
+    """`reference_of` for many sessions: what was found is kept as long as the function."""
+    return cache(lambda model_id: reference_of(engine, store, model_id, lab.likelihood_cutoff, lab.promotion.hopeless))
+
+
+def require_good_poses(engine: Engine, session_key: str) -> None:
+    """Refuse a session whose poses failed and that no person released, or that has poses which nobody judged.
+
+    Whoever asks gets this answer whatever `blocks` in lab.yaml says: that is about what the platform holds up itself.
+
+    Raises
+    ------
+    PlatformError
+        With the reason why the session is in quarantine, and how it comes out; or when it has no poses.
+    """
+    faults = quarantine.faults_of(engine, session_key, "quality")
+    if faults:
+        raise PlatformError(f"session {session_key} is in quarantine: {faults[0].reason}", faults[0].remedy)
+    judged = queries.judged_files(engine, session_key)
+    if not judged:
+        raise PlatformError(f"session {session_key} has no poses", "Materialise pose_estimates for it first")
+    if not all(by_floors for by_floors in judged.values()):
+        path = next(path for path, by_floors in judged.items() if not by_floors)
+        raise PlatformError(
+            f"the poses of {path} were not judged by the floors of lab.yaml yet",
+            f"Judge them with {command('quality', 'HOME', session_key, '--judge')}",
+        )
+
+
+def held_back(engine: Engine, estimates: Sequence[str]) -> dict[str, str]:
+    """The sessions that are in quarantine for one of these estimates, with the reason."""
+    held = queries.held_back(engine, estimates)
+    return dict(zip(held["session"], held["reason"], strict=True))
+
+
+def barred_versions(engine: Engine, lab: Lab, project: str) -> dict[str, str]:
+    """The versions that the rule of promotion may not choose for the poses that they made, with the reason."""
+    if "promotion" not in lab.pose_quality.blocks:
+        return {}
+    return {
+        str(row.model): f"version {short(str(row.model))} was passed over, because {row.failed} of the {row.estimates} "
+        "poses that it made fail the limits of lab.yaml"
+        for row in queries.failing_versions(engine, project).itertuples()
+        if row.estimates >= FEWEST_ESTIMATES  # pyright: ignore[reportOperatorIssue]
+        and row.failed > lab.pose_quality.promotion_fraction * row.estimates  # pyright: ignore[reportOperatorIssue]
+    }
+
+
+def quality_table(engine: Engine, session: str | None = None) -> "pd.DataFrame":
+    """The scores of the poses in force by body part, each with the verdict on it and the findings in words."""
+    scores = queries.pose_quality(engine, session).astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
+    rows = [in_words(row) for row in scores.to_dict("records")]
+    return scores.assign(verdict=[row["verdict"] for row in rows], findings=[row["findings"] for row in rows])
+
+
+def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.Fault]:
+    """One for the session, however many of its files fail: a person decides on a session."""
+    failed = [
+        (assessment, [finding for finding in assessment.findings if finding.level == "fail"])
+        for assessment in assessments
+        if assessment.verdict == "fail"
+    ]
+    if not failed:
+        return []
+    reasons = [
+        f"{assessment.recording}: {findings[0]}" + (f", and {len(findings) - 1} more" if len(findings) > 1 else "")
+        for assessment, findings in failed
+    ]
+    # Other limits that the same scores fail are no other evidence; other poses, or another score that fails, are.
+    evidence = [
+        [assessment.pose_estimate_id, sorted([f.metric, f.individual, f.bodypart] for f in findings)]
+        for assessment, findings in failed
+    ]
+    unread = [a.reference.judgement.problem for a, _ in failed if a.reference.judgement is not None]
+    problem = next((own for own in unread if own is not None), None)
+    hopeless_model = any(finding.metric.startswith("model_") for _, findings in failed for finding in findings)
+    first = (
+        f"{problem.remedy}; then judge the poses again with {command('quality', 'HOME', session, '--judge')}"
+        if problem is not None
+        else "Label more frames, train longer, promote that version and estimate the session again"
+        if hopeless_model
+        else "Look at the picture of pose_quality; label frames of this session and train again, or correct "
+        "`pose_quality` in lab.yaml"
+    )
+    remedy = f"{first}; where the poses are good all the same, release it with {release_command(session)}"
+    return [quarantine.Fault(f"bad poses: {'; '.join(reasons)}", remedy, sha256_json(evidence))]
+
+
+def _picture_moves(
+    row: Mapping[Hashable, Any], arena: np.ndarray | None, size_px: float, stretches: Sequence[Stretch]
+) -> list[bool | None]:
+    """Of stretches of a video, whether the picture moves in them; None where it cannot be looked at, as on no disk."""
+    from dlc_platform.video.frames import find_frames
+    from dlc_platform.video.motion import moves
+
+    path = Path(row["path"])
+    looks = [np.linspace(start, end - 1, _LOOKS).astype(int).tolist() for start, end in stretches]
+    try:
+        if path.stat().st_size != row["size_bytes"]:
+            return [None] * len(stretches)
+        pictures = find_frames(path, sorted({frame for own in looks for frame in own}), bool(row["whole"]))
+    except (PlatformError, OSError):
+        return [None] * len(stretches)
+    left, top, right, bottom = 0, 0, int(row["width"]), int(row["height"])
+    if arena is not None:
+        (left, top), (right, bottom) = np.maximum(arena.min(axis=0), 0).astype(int), np.ceil(arena.max(axis=0))
+    if not np.isfinite(size_px):
+        size_px = _SIZE_OF_PICTURE * math.hypot(row["width"], row["height"])
+    found: list[bool | None] = []
+    for own in looks:
+        seen = [
+            pictures[frame][top : int(bottom), left : int(right)] for frame in dict.fromkeys(own) if frame in pictures
+        ]
+        found.append(moves(seen, size_px) if len(seen) > 1 and seen[0].size else None)
+    return found
+
+
+def _was_not_looked_at(scores: "pd.DataFrame") -> bool:
+    """True where poses stand still and the video was away then: it may be there now."""
+    return bool(((scores["still"] > 0) & scores["still_in_motion"].isna()).any())
+
+
+def _pose_floors(floors: PoseFloors) -> Floors:
+    return Floors(**{name: Limits(**own) for name, own in floors.model_dump().items()})
+
+
+def _limits(lab: Lab, own: Mapping[str, Mapping[str, float | None]]) -> dict[str, Limits]:
+    """The limits of lab.yaml, those of a rule before those for all."""
+    general = lab.pose_quality.limits.model_dump()
+    return {
+        metric: Limits(**{k: general[metric][k] if v is None else v for k, v in own[metric].items()})
+        for metric in general
+    }
+
+
+def _arena(lab: Lab, session_key: str, camera: str, corners: Sequence[tuple[float, float]] | None) -> np.ndarray | None:
+    """The corners of a polygon; None for the whole picture."""
+    if corners is None:
+        region = lab.region_for(session_key, camera)
+        if region is None:
+            return None
+        corners = ((region.x, region.y), (region.x + region.width, region.y + region.height))
+    if len(corners) == 2:
+        (left, top), (right, bottom) = corners
+        corners = ((left, top), (right, top), (right, bottom), (left, bottom))
+    return np.array(corners, float)
+
+
+def _rows(identity: str, scores: "pd.DataFrame") -> list[tables.PoseScore]:
+    import pandas as pd
+
+    return [
+        tables.PoseScore(
+            pose_estimate_id=identity,
+            individual=row["individual"],
+            bodypart=row["bodypart"],
+            rows=None if pd.isna(row["rows"]) else int(row["rows"]),
+            **{metric: None if math.isnan(row[metric]) else float(row[metric]) for metric in METRICS},
+        )
+        for row in scores.to_dict("records")
+    ]
+
+
+def _stored(rows: Sequence[tables.PoseScore]) -> "pd.DataFrame":
+    import pandas as pd
+
+    columns = ("individual", "bodypart", "rows", *METRICS)
+    records: list[dict[str, Any]] = [{name: getattr(row, name) for name in columns} for row in rows]
+    return pd.DataFrame(records, columns=pd.Index(columns)).astype(
+        {"rows": "Int64"} | dict.fromkeys(METRICS, "float64")  # pyright: ignore[reportArgumentType]
+    )

@@ -1,0 +1,287 @@
+"""Making a lab: the first lab.yaml, for a person to read and change."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dlc_platform.dlc.comparison import FEWEST_IMAGES
+from dlc_platform.dlc.dataset import side
+from dlc_platform.dlc.labels import read_labels
+from dlc_platform.dlc.project import CONFIG_FILE, Project, read_project
+from dlc_platform.errors import PlatformError, shell_word
+from dlc_platform.files.yaml import dump_yaml
+from dlc_platform.lab.cropping import holds_crops, region_rule
+from dlc_platform.settings import LAB_FILE, NET_TYPES, SMALLEST_REGION, as_written, load_lab
+from dlc_platform.text.words import counted
+from dlc_platform.video.region import Region
+
+#: Of the split of a new project, and of its first training.
+_SEED = 42
+#: The shares of labelled images to test on, the first one that is enough; a fifth is usual, a third the most.
+_TEST_FRACTIONS = (0.1, 0.15, 0.2, 0.25, 0.3)
+
+_TEXT = """\
+# What this lab records, how it labels, and what it trains. Relative paths are taken from this file's folder.
+# Check it with `dlc-platform doctor {home}`.
+{name}
+# Below these folders lie the recorded sessions; they are only read.
+raw_roots:
+{raw_roots}
+# How a video's path below its raw root names its session: NeuroBlueprint (sub-*/ses-*) unless you say otherwise, with
+# `preset: bids`, `preset: element`, or a pattern of your own; `marker` names a file that says that videos are complete.
+# layout:
+#   pattern: '(?P<subject>[^/]+)/(?P<session>[^/]+)/(?P<camera>[^/]+)\\.mp4'
+#   marker: '{{stem}}.done'
+#   links_outside: leave_out  # links that lead out of a raw root, which are followed by default
+# See what it finds, and why not the rest, with `dlc-platform scan {home} --dry-run`.
+
+# DeepLabCut projects, single-animal; they are only read. `split_seed` decides which of the labelled images models are
+# tested on, whatever the recipe: leave it as it is, or versions from before and after cannot be compared.
+projects:
+{projects}
+# What to train with `dlc-platform train {home} NAME`. `net_type` is one of cspnext_s, cspnext_m, cspnext_x, hrnet_w18,
+# hrnet_w32, hrnet_w48, resnet_50 and resnet_101; `weights` is imagenet (downloaded once), random, or a folder with
+# config.json and model.safetensors.
+# `seed` is that of the random numbers of training: another one repeats a training on the same images.
+# `test_fraction` of the labelled images is not trained on, but tested on; with fewer than {fewest} test images no
+# interval of the error is shown, and no version counts as better.
+{tests}
+recipes:
+{recipes}
+# Which project's production model tracks which cameras: the first rule that matches the camera's name.
+inference:
+{inference}
+# Which part of the picture counts, in pixels, where not all of it does; for training, inference and pictures, e.g.
+{regions}
+# When a model version becomes the production model: clearly_better (its test error is lower beyond chance and no body
+# part got worse; the first version at once), or person (only when somebody promotes it). A hopeless version is never
+# promoted by the rule, and where a person promotes it nothing is tracked with it by itself. A version is hopeless when
+# fewer of its labelled test keypoints than the fraction `correct` lie near the label: within 0.2 of the animal's size
+# (the loosest PCK in use), or within 3 times the error of a person who labels again, whichever is more. That error is
+# 2.3 % of the animal's size (2.69 px on DeepLabCut's open field) unless you have measured yours in pixels. It is also
+# hopeless when fewer than the fraction `confident` reach likelihood_cutoff, or when its predictions are spread over
+# less than `spread` of what the labels are: nearly the same place in every image.
+promotion:
+  rule: clearly_better
+  confidence: 0.95
+  hopeless: {{correct: 0.5, within_animal: 0.2, within_human: 3, human_error_px: null, confident: 0.05, spread: 0.1}}
+
+# Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
+damaged_videos: stop
+
+# Who is told of failures, sessions in quarantine, late poses and the day's report: a webhook (its URL is in a file or
+# an environment variable, never here) or e-mail, e.g.
+# notify:
+#   webhooks: [{{name: lab-room, url_file: room.url, format: slack}}]
+# Poses are late when a session has waited for so long.
+freshness:
+  poses_within_hours: 24
+
+# In which the days of reports begin, such as Europe/Berlin.
+time_zone: UTC
+
+# When poses count as bad. Floors hold whatever the model does on its own test images; below one the session fails, or
+# is warned of. Over all body parts: `confident`, the fraction of keypoints that reach likelihood_cutoff where the
+# animal is seen (with fewer than half, most of the recording is lost; the International Brain Laboratory's check of a
+# paw fails from 20 % lost on), `mean_likelihood` (0.3 is half of the keypoints at DeepLabCut's cutoff of 0.6 and the
+# rest at 0), `empty_frames`, the fraction without any keypoint, `still`, the fraction in which no keypoint moves
+# although the picture does, and `no_animal`, the fraction in which half of the keypoints are unsure and out of reach of
+# sure ones that move: in an empty cage a network is often sure of a thing that looks like an ear. Of one body part:
+# `bodypart_confident`, which warns, because it may be hidden for good reasons, and `background`, the fraction of its
+# confident places that are one thing away from the animal, which stays where it is for the whole video. null: no such
+# floor.
+pose_quality:
+  floors:
+    confident: {{fail: 0.5}}
+    bodypart_confident: {{warn: 0.5}}
+    mean_likelihood: {{fail: 0.3}}
+    empty_frames: {{warn: 0.5, fail: 0.9}}
+    still: {{warn: 0.1, fail: 0.5}}
+    no_animal: {{warn: 0.2, fail: 0.5}}
+    background: {{warn: 0.1, fail: 0.5}}
+# Limits follow from the model's own evaluation and warn, unless you write them; what bad poses hold up is in `blocks`
+# (downstream, exports, promotion), and nothing by default. Rules are for some cameras, e.g.
+#   limits: {{fraction_confident: {{fail: 0.3}}, jumps: {{warn: 0.01, fail: 0.05}}}}
+#   rules: [{{camera: 'side*', floors: {{confident: {{fail: 0.3}}}}, arena: [[40, 0], [600, 480]]}}]
+#   blocks: [exports]
+
+# What a good video of a camera is. What is not written is compared with its earlier videos, and only warns, e.g.
+# video_quality:
+#   - {{camera: 'top*', resolution: [640, 480], frame_rate: 30, exposure: [40, 200], on_failure: quarantine}}
+
+# Where datasets, models, evaluations and poses are kept.
+store: store
+
+# A video is taken when it has not changed for so many seconds; the raw roots are looked at this often.
+settle_seconds: 30
+scan_seconds: 30
+
+# A look takes tick_seconds at most; newest, oldest or name come first; so many sessions are under way at a time.
+scan:
+  tick_seconds: 20
+  order: newest
+  queued_sessions: 200
+  sessions_per_run: 100
+  gigabytes_per_run: 4
+
+# GPUs that runs may use: auto, or a list such as [0, 1].
+gpus: auto
+
+# Schedules and sensors are on in production, and off in staging and development until somebody switches them on.
+stage: production
+
+# When the lab looks after itself: minute, hour, day of the month, month, day of the week; null switches one off.
+# schedules:
+#   catch_up: '30,40 2 * * *'
+#   evaluate_new_labels: '0 3 * * 6'
+#   verify_store: '0 4 1 * *'
+#   back_up: '0 6 1 * *'
+#   clean_up: '0 5 * * *'
+# Names under which the UI answers besides 127.0.0.1 and localhost, as behind a proxy.
+# web: {{hosts: [dlc.lab.example.org]}}
+# Where backups go (best on another disk), and how many of them stay.
+# backups: {{folder: backups, keep: 12}}
+# A run whose worker died is tried again after so many minutes; what runs logged is kept for so many days.
+# runs: {{retry_minutes: [1, 5, 25], keep_events_days: 90}}
+
+# Keypoints with a lower likelihood are drawn hollow and left out of figures that say "confident".
+likelihood_cutoff: 0.6
+"""
+
+
+def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) -> Path:
+    """Write ``HOME/lab.yaml`` for these raw roots and DeepLabCut projects, with one recipe for each project.
+
+    Raises
+    ------
+    PlatformError
+        When there is a lab.yaml already, a folder is missing or unusable, or a project cannot be read.
+    """
+    home = home.absolute()
+    file = home / LAB_FILE
+    if file.exists():
+        raise PlatformError(f"{file} exists already", "Edit it, or choose another HOME")
+    if not raw_roots or not projects:
+        raise PlatformError("a lab needs raw data and labels", "Give at least one --raw and one --project")
+    raw_roots = list(dict.fromkeys(root.absolute() for root in raw_roots))
+    for root in raw_roots:
+        if not root.is_dir():
+            raise PlatformError(f"the raw root {root} is not a folder", "Create it, or correct --raw")
+        _require_outside(home, root, "raw root")
+    entries: dict[str, Project] = {}
+    for path in dict.fromkeys(projects):
+        if not (path / CONFIG_FILE).exists():
+            raise PlatformError(
+                f"{path / CONFIG_FILE} does not exist", "Give the folder of a DeepLabCut project with --project"
+            )
+        project = read_project(path.absolute())
+        _require_outside(home, project.path, "project")
+        first = _name(project.task, "project")
+        number, name = 1, first
+        while name in entries:
+            number += 1
+            name = f"{first}-{number}"
+        entries[name] = project
+    recipes = {}
+    tests = []
+    for name, project in entries.items():
+        # Older projects name networks that DeepLabCut's PyTorch engine does not have.
+        asked = project.config.get("default_net_type")
+        net_type = asked if asked in NET_TYPES else "resnet_50"
+        recipe = f"{name}-{_name(net_type.replace('_', ''), 'network')}"
+        test_fraction, said = _test_fraction(project)
+        tests.append(f"# {recipe}: {said}")
+        recipes[recipe] = {
+            "project": name,
+            "net_type": net_type,
+            "epochs": 200,
+            "batch_size": 8,
+            "test_fraction": test_fraction,
+            "seed": _SEED,
+            "weights": "imagenet",
+        }
+    text = _TEXT.format(
+        fewest=FEWEST_IMAGES,
+        home=shell_word(home),  # in comments, which a line break would end
+        name=_yaml({"name": _name(home.name, "lab")}, indent=""),
+        raw_roots=_yaml([as_written(home, root) for root in raw_roots]),
+        projects=_yaml(
+            {name: {"path": as_written(home, project.path), "split_seed": _SEED} for name, project in entries.items()}
+        ),
+        tests="\n".join(tests),
+        recipes=_yaml(recipes),
+        inference=_yaml([{"camera": "*", "project": next(iter(entries))}]),
+        regions=_regions(entries),
+    )
+    try:
+        # Whoever wants others to see the lab opens it with chmod; nothing here changes that again.
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PlatformError(
+            f"{file} cannot be written: {error.strerror}", "Choose a HOME in a folder of your own"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise PlatformError(
+            f"the name of a folder is not text: {error}", "Rename it, or give another path to it"
+        ) from error
+    try:
+        load_lab(home)
+    except PlatformError:
+        file.unlink()  # what `doctor` would refuse
+        raise
+    return file
+
+
+def _test_fraction(project: Project) -> tuple[float, str]:
+    """The share of a project's labelled images to test on, and what that comes to in words.
+
+    A tenth, or as much more as it takes for `FEWEST_IMAGES`, up to the most that leaves enough to learn from.
+    """
+    try:
+        images = list(read_labels(project).images["sha256"])
+    except PlatformError:
+        # `doctor` says what is wrong with the labels.
+        return _TEST_FRACTIONS[0], "its labels could not be counted, see `doctor`"
+    tested = {one: sum(side(image, _SEED, one) == "test" for image in images) for one in _TEST_FRACTIONS}
+    enough = [one for one in _TEST_FRACTIONS if tested[one] >= FEWEST_IMAGES]
+    fraction = (*enough, _TEST_FRACTIONS[-1])[0]
+    few = "" if enough else ", which are too few: label more"
+    number = tested[fraction]
+    return (
+        fraction,
+        f"{number} of {counted(len(images), 'labelled image')} {'is' if number == 1 else 'are'} tested on{few}",
+    )
+
+
+def _require_outside(home: Path, folder: Path, what: str) -> None:
+    if home.resolve().is_relative_to(folder.resolve()):
+        raise PlatformError(
+            f"HOME {home} lies inside the {what} {folder}, where nothing may be written",
+            f"Choose a HOME outside the {what}",
+        )
+
+
+def _name(text: str, otherwise: str) -> str:
+    """A name that lab.yaml takes, with room for an ending."""
+    return re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9_.-]+", "-", text))[:45].strip("-._") or otherwise
+
+
+def _regions(projects: Mapping[str, Project]) -> str:
+    """The regions of projects that say `cropping: true`: in force where that is sure, and else to be looked at."""
+    cropped = [(name, project, project.cropped) for name, project in projects.items() if project.cropped]
+    lines = [f"#   - {region_rule(Region(40, 0, 560, 480))}"]
+    for name, project, region in cropped:
+        large = min(region.width, region.height) >= SMALLEST_REGION
+        if len(projects) == 1 and large and holds_crops(project):
+            return (
+                "# This one is what DeepLabCut crops (`cropping: true` in config.yaml).\n"
+                f"regions:\n  - {region_rule(region)}"
+            )
+        lines.append(f"# The project {name} says `cropping: true` in config.yaml: see whether its cameras need")
+        lines.append(f"#   - {region_rule(region)}")
+    return "\n".join(["# regions:", *lines])
+
+
+def _yaml(value: object, indent: str = "  ") -> str:
+    return "".join(indent + line for line in dump_yaml(value, sort_keys=False).splitlines(keepends=True))

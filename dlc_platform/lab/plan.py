@@ -1,0 +1,591 @@
+"""What a lab would do with what lies on its disks: which sessions would be registered, which videos tracked, and why
+the others not.
+
+Nothing is registered, run or written here, and no video is read beyond its header: what a plan says of files that are
+not registered yet is what names, sizes, times and headers tell.
+"""
+
+import math
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Engine, Row, text
+
+from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
+from dlc_platform.errors import PlatformError
+from dlc_platform.estimates.quality_gate import not_tracked_by_itself
+from dlc_platform.identity import short
+from dlc_platform.sessions.layout import alike
+from dlc_platform.sessions.listing import Skipped
+from dlc_platform.sessions.raw_roots import Disks
+from dlc_platform.sessions.readiness import read_header
+from dlc_platform.sessions.recordings import Scan, Session, VideoFile, is_registered, scan
+from dlc_platform.sessions.sidecars import Sidecars
+from dlc_platform.sessions.video_checks import copy_of
+from dlc_platform.settings import Lab
+from dlc_platform.store import Store
+from dlc_platform.text.words import counted
+
+State = Literal["new", "changed", "moved", "registered", "missing", "unreachable"]
+#: Files whose headers are read for one plan: opening each of an archive on a network disk takes long.
+_MOST_HEADERS = 1000
+#: How long one plan reads headers, and after that the lab's own tables, of disks that are slow.
+_READING_SECONDS = 60.0
+#: Sessions, files and reasons that a summary names.
+_SHOWN = 10
+_FILES_SHOWN = 3
+_DOES_NOT_OPEN = "does not open: "
+
+_KNOWN_FILES = """
+select r.session_key, r.name, r.camera, f.position, f.path, f.size_bytes, f.mtime_ns, f.problem, v.frames, v.duration_s,
+       v.damage, exists (select from dlc.recording_poses p where p.recording_file_id = f.id) as tracked
+from dlc.recording_file f
+join dlc.recording r on r.id = f.recording_id
+left join dlc.video v on v.id = f.video_id
+where f.replaced_at is null
+order by r.session_key, r.name, f.position
+"""
+
+_HELD = """
+select session_key, path, reason, remedy from dlc.quarantine
+where released_at is null and stage in ('videos', 'poses')
+order by id
+"""
+
+
+_RELEASED = f"""
+select session_key, path from dlc.quarantine
+where stage = 'videos' and path is not null and released_by <> '{OTHER_EVIDENCE}'
+"""
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A video file of a planned session.
+
+    Attributes
+    ----------
+    poses
+        ``wanted``: they would be computed by `model`, the production model of `project`; ``there``: it has some;
+        ``none``: it is not tracked, for the reason `reason`.
+    frames, duration_s
+        As counted where the file is registered, as its header promises where it is not; None where neither says.
+    """
+
+    recording: str
+    camera: str
+    position: int
+    path: str
+    poses: Literal["wanted", "there", "none"]
+    project: str | None
+    model: str | None
+    reason: str | None
+    frames: int | None
+    duration_s: float | None
+
+
+@dataclass(frozen=True)
+class PlannedSession:
+    """A session on disk, or one that is registered and no longer there.
+
+    Attributes
+    ----------
+    state
+        What it is beside the catalogue. ``moved``: its files are, by size and time, those of another place;
+        ``unreachable``: it is registered, and its raw root cannot be read.
+    registers
+        Whether `session_videos` would run for it.
+    labels
+        Whether `labeled_frames` would.
+    note
+        What is new, changed, moved or not ready; empty where there is nothing to say.
+    """
+
+    key: str
+    folder: str
+    state: State
+    registers: bool
+    labels: bool
+    note: str
+    files: tuple[PlannedFile, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, session by session, sorted by key; and what is left out, sorted by path.
+
+    Attributes
+    ----------
+    has_catalogue
+        False for a lab that was never started: then every session is new.
+    headers_left
+        How many new files were not opened, because there are so many, or their disk is slow.
+    copies
+        A line for each registered video that several files hold.
+    projects
+        A sentence for each project of lab.yaml that cannot be read: nothing is trained or labelled with it.
+    copies_of
+        By session, a line for each of its files whose video another file holds too.
+    """
+
+    sessions: tuple[PlannedSession, ...]
+    skipped: tuple[Skipped, ...]
+    has_catalogue: bool
+    headers_left: int
+    copies: tuple[str, ...] = ()
+    copies_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    projects: tuple[str, ...] = ()
+
+    @property
+    def loses(self) -> bool:
+        """Whether a recording or a raw root cannot be used before a person mends something."""
+        return any(item.kind == "lost" for item in self.skipped)
+
+    def of(self, key: str) -> "Plan":
+        """The plan of one session, and what is left out for reasons that name it or in its folder."""
+        own = tuple(session for session in self.sessions if session.key == key)
+        folders = [Path(session.folder) for session in own]
+        named = re.compile(rf"(?<![\w-]){re.escape(key)}(?![\w-])")
+        skipped = tuple(
+            item
+            for item in self.skipped
+            if named.search(item.reason) or any(item.path.is_relative_to(folder) for folder in folders)
+        )
+        return Plan(own, skipped, self.has_catalogue, 0, self.copies_of.get(key, ()), projects=self.projects)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as values of JSON."""
+        return {
+            "sessions": [asdict(session) for session in self.sessions],
+            "skipped": [{"path": str(item.path), "reason": item.reason, "kind": item.kind} for item in self.skipped],
+            "has_catalogue": self.has_catalogue,
+            "headers_left": self.headers_left,
+            "copies": list(self.copies),
+            "projects": list(self.projects),
+        }
+
+    def lines(self, everything: bool = False) -> Iterator[str]:
+        """The plan for a person to read: counts, and the first of everything, or all of it."""
+        shown = sys.maxsize if everything else _SHOWN
+        on_disk = [session for session in self.sessions if session.state not in ("missing", "unreachable")]
+        left_out = [item for item in self.skipped if everything or item.kind != "expected"]
+        if lost := [item for item in left_out if item.kind == "lost"]:
+            yield f"{len(lost)} LOST until mended"
+            yield from _grouped(((item.reason, str(item.path)) for item in lost), shown, everything)
+            yield ""
+        yield from self.projects
+        states = [f"{number} {state}" for state, number in _counts(session.state for session in on_disk).items()]
+        yield f"{counted(len(on_disk), 'session')} on disk{': ' if states else ''}{', '.join(states)}"
+        if not self.has_catalogue:
+            yield "The lab has no catalogue yet, so all of them are new"
+        registers = [session for session in on_disk if session.registers]
+        files = [file for session in registers for file in session.files]
+        yield f"\nsession_videos would run for {counted(len(registers), 'session')}, {_amount(files)}"
+        for session in registers[:shown]:
+            yield f"  {session.key}: {session.note or session.state}, {_amount(session.files)}"
+        yield from _rest(len(registers) - shown, "sessions")
+        labels = sum(session.labels for session in on_disk)
+        yield f"\nlabeled_frames would run for {counted(labels, 'session')}"
+        yield from self._poses_lines(shown, everything)
+        for title, chosen in (
+            ("not ready", [s for s in on_disk if s.state != "registered" and not s.registers]),
+            ("missing: registered, and no longer on disk", [s for s in self.sessions if s.state == "missing"]),
+            ("out of sight: their raw root cannot be read", [s for s in self.sessions if s.state == "unreachable"]),
+        ):
+            if chosen:
+                yield f"\n{counted(len(chosen), 'session is', 'sessions are')} {title}"
+                for session in chosen[:shown]:
+                    yield f"  {session.key}: {session.note}"
+                yield from _rest(len(chosen) - shown, "sessions")
+        if self.copies:
+            yield f"\n{counted(len(self.copies), 'video lies', 'videos lie')} there more than once"
+            yield from (f"  {line}" for line in self.copies[:shown])
+            yield from _rest(len(self.copies) - shown, "videos")
+        for kind, title in (("odd", "left out"), ("expected", "left out as usual")):
+            own = [item for item in left_out if item.kind == kind]
+            if own:
+                yield f"\n{len(own)} {title}"
+                yield from _grouped(((item.reason, str(item.path)) for item in own), shown, everything)
+        usual = len(self.skipped) - len(left_out)
+        if usual:
+            yield (
+                f"\n{counted(usual, 'more is', 'more are')} left out in every lab (under way, hidden, made by "
+                "DeepLabCut); --all names them"
+            )
+        if self.headers_left:
+            yield (
+                f"\nThe headers of {counted(self.headers_left, 'new file')} were not read, because that takes too long"
+            )
+
+    def _poses_lines(self, shown: int, everything: bool) -> Iterator[str]:
+        wanted: dict[tuple[str | None, str | None], list[PlannedFile]] = defaultdict(list)
+        none: list[tuple[str, str]] = []
+        there = 0
+        for session in self.sessions:
+            for file in session.files:
+                if file.poses == "wanted":
+                    wanted[file.project, file.model].append(file)
+                elif file.poses == "there":
+                    there += 1
+                elif session.state != "missing" and (session.registers or session.state == "registered"):
+                    none.append((file.reason or "", f"{session.key}: {file.recording}, camera {file.camera}"))
+        files = [file for own in wanted.values() for file in own]
+        yield f"\npose_estimates would run for {_amount(files)}; {counted(there, 'file has', 'files have')} poses"
+        for (project, model), own in wanted.items():
+            cameras = ", ".join(_some(sorted({file.camera for file in own}), shown))
+            yield f"  by {project}'s production model {short(model or '')} ({cameras}): {_amount(own)}"
+        if none:
+            yield f"\n{counted(len(none), 'file')} would not be tracked"
+            yield from _grouped(none, shown, everything)
+
+
+def plan(lab: Lab, engine: Engine | None) -> Plan:
+    """Say what would be done with what lies on the disks now.
+
+    Parameters
+    ----------
+    engine
+        The lab's catalogue; None for a lab that has none.
+    """
+    found = scan(lab.raw_roots, lab.layout, lab.scan.root_timeout_seconds)
+    catalogue = _Catalogue(lab, engine)
+    disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
+    disks.silent |= {item.path: item.reason for item in found.skipped if item.path in lab.raw_roots}
+    planner = _Planner(lab, found, catalogue, disks)
+    sessions = [*map(planner.on_disk, found.sessions), *planner.missing()]
+    skipped = [*found.skipped, *_sidecar_problems(lab, found, disks)]
+    # A root may have stopped to answer after it was listed.
+    skipped += [Skipped(root, reason, "lost") for root, reason in disks.silent.items()]
+    skipped += [
+        Skipped(session.folder, f"{' and '.join(keys)} are nearly the same key; rename one, if they are one session")
+        for keys in alike(session.key for session in found.sessions)
+        for session in found.sessions
+        if session.key == keys[0]
+    ]
+    repeated = [] if engine is None else queries.repeated_videos(engine, each=True).to_dict("records")
+    return Plan(
+        tuple(sorted(sessions, key=lambda session: session.key)),
+        tuple(sorted(set(skipped), key=lambda item: (str(item.path), item.reason))),
+        engine is not None,
+        planner.headers_left,
+        tuple(copy_of(row) for row in repeated if row["first"]),
+        {key: tuple(map(copy_of, own)) for key, own in groupby(repeated, lambda row: row["session"])},
+        broken_projects(lab),
+    )
+
+
+def broken_projects(lab: Lab) -> tuple[str, ...]:
+    """A sentence for each project of lab.yaml whose config.yaml or label tables cannot be read.
+
+    No image is looked at, as `doctor` does.
+    """
+    from dlc_platform.dlc.labels import check_tables
+    from dlc_platform.dlc.project import check_with_deeplabcut, read_project
+
+    def problem(path: Path) -> str:
+        try:
+            project = read_project(path)
+            check_with_deeplabcut(project)
+            check_tables(project)
+        except PlatformError as error:
+            return str(error)
+        return ""
+
+    disks = Disks([entry.path for entry in lab.projects.values()], _READING_SECONDS)
+    said = f"it was not read within {_READING_SECONDS:g} s. Look after its disk or its network."
+    problems = {name: disks.ask(one.path, partial(problem, one.path), said) for name, one in lab.projects.items()}
+    return tuple(f"The project {name} cannot be used: {problem}" for name, problem in problems.items() if problem)
+
+
+class _Catalogue:
+    """What the catalogue says, read once; nothing where there is none."""
+
+    def __init__(self, lab: Lab, engine: Engine | None) -> None:
+        self.files: dict[str, dict[tuple[str, int], Row]] = defaultdict(dict)
+        self.held: dict[tuple[str, str | None], str] = {}
+        #: Files that a person let go: only what holds them up now decides.
+        self.released: set[tuple[str, str]] = set()
+        self.labelled: set[str] = set()
+        self.models: dict[str, str] = {}
+        #: Projects whose production model is hopeless or cannot be judged, with the sentence that says so.
+        self.not_tracked: dict[str, str] = {}
+        if engine is None:
+            return
+        with engine.connect() as connection:
+            for row in connection.execute(text(_KNOWN_FILES)):
+                self.files[row.session_key][row.name, row.position] = row
+            for row in connection.execute(text(_HELD)):
+                self.held.setdefault((row.session_key, row.path), f"{row.reason}; {row.remedy}")
+            self.released = {(row.session_key, row.path) for row in connection.execute(text(_RELEASED))}
+        self.labelled = registry.labelled_sessions(engine, lab.projects)
+        for project in lab.projects:
+            model = registry.production_model(engine, project)
+            if model is not None:
+                self.models[project] = model
+        self.not_tracked = not_tracked_by_itself(engine, Store(lab.store), lab)
+
+
+class _Planner:
+    def __init__(self, lab: Lab, found: Scan, catalogue: _Catalogue, disks: Disks) -> None:
+        self._lab = lab
+        self._disks = disks
+        self._now = time.time()
+        self._catalogue = catalogue
+        self._on_disk = {session.key for session in found.sessions}
+        paths = {str(file.path) for s in found.sessions for r in s.recordings for file in r.files}
+        #: Registered files that are not where they were, by size and time.
+        self._gone = {
+            (row.size_bytes, row.mtime_ns): row
+            for rows in catalogue.files.values()
+            for row in rows.values()
+            if row.path not in paths
+        }
+        self._unreachable = [item.path for item in found.skipped if item.path in lab.raw_roots]
+        self._moved: dict[str, str] = {}
+        self._headers = 0
+        self._reading_s = 0.0
+        self.headers_left = 0
+
+    def on_disk(self, session: Session) -> PlannedSession:
+        known = self._catalogue.files.get(session.key, {})
+        files = [
+            (recording.name, recording.camera, position, file)
+            for recording in session.recordings
+            for position, file in enumerate(recording.files)
+        ]
+        changes = [
+            change
+            for name, _, position, file in files
+            if (change := self._change(session.key, file, known.get((name, position)))) is not None
+        ]
+        there = {(name, position) for name, _, position, _ in files}
+        changes += [f"{Path(row.path).name} is gone" for place, row in known.items() if place not in there]
+        state: State
+        if not changes:
+            state = "registered"
+        elif known:
+            state = "changed"
+        else:
+            state = "moved" if all(change.startswith("moved") for change in changes) else "new"
+        waits = self._waits(session) if changes else None
+        planned = []
+        for name, camera, position, file in files:
+            row = known.get((name, position))
+            is_known = row is not None and is_registered(file, row)
+            planned.append(self._file(session.key, name, camera, position, file, row if is_known else None))
+        if changes and waits is None:
+            waits = next(
+                (
+                    f"{file.path.name} {one.reason}"
+                    for (*_, file), one in zip(files, planned, strict=True)
+                    if _is_closed(one) and self._age_s(file) < self._lab.scan.unopened_seconds
+                ),
+                None,
+            )
+        if waits is not None:
+            planned = [
+                replace(one, poses="none", reason="its session is not ready") if one.poses == "wanted" else one
+                for one in planned
+            ]
+        is_readable = all(row.problem is None for row in known.values())
+        notes = [waits] if waits is not None else [] if state == "new" else _some(changes, _FILES_SHOWN)
+        return PlannedSession(
+            session.key,
+            str(session.folder),
+            state,
+            bool(changes) and waits is None,
+            waits is None and session.key not in self._catalogue.labelled and (bool(changes) or is_readable),
+            "; ".join(notes),
+            tuple(planned),
+        )
+
+    def missing(self) -> Iterator[PlannedSession]:
+        """The sessions that are registered and not on disk; call it after `on_disk`."""
+        for key, known in self._catalogue.files.items():
+            if key in self._on_disk:
+                continue
+            rows = list(known.values())
+            place = Path(rows[0].path)
+            out_of_sight = next((root for root in self._unreachable if place.is_relative_to(root)), None)
+            moved = self._moved.get(key)
+            note = (
+                f"it seems to be {moved} now"
+                if moved
+                else f"{out_of_sight} cannot be read"
+                if out_of_sight
+                else f"{place} and what belongs to it are gone; bring them back, or leave it: nothing is deleted"
+            )
+            files = tuple(
+                PlannedFile(
+                    row.name,
+                    row.camera,
+                    row.position,
+                    row.path,
+                    "there" if row.tracked else "none",
+                    None,
+                    None,
+                    None if row.tracked else "it is not on disk",
+                    row.frames,
+                    row.duration_s,
+                )
+                for row in rows
+            )
+            state: State = "missing" if moved or not out_of_sight else "unreachable"
+            yield PlannedSession(key, str(place.parent), state, False, False, note, files)
+
+    def _change(self, key: str, file: VideoFile, row: Row | None) -> str | None:
+        """What is other about a file than the catalogue knows; None for nothing."""
+        if row is not None and is_registered(file, row):
+            return None
+        before = self._gone.get((file.size, file.mtime_ns))
+        if before is not None:
+            self._moved[before.session_key] = key
+            return f"moved from {before.path}, by its size and time"
+        return f"{file.path.name} is new" if row is None else f"{file.path.name} has changed"
+
+    def _waits(self, session: Session) -> str | None:
+        if session.waits is not None:
+            return session.waits
+        for recording in session.recordings:
+            for file in recording.files:
+                age = self._age_s(file)
+                if age < self._lab.settle_seconds:
+                    return (
+                        f"{file.path.name} was written {age:.0f} s ago, by its time; it is taken when it has not "
+                        f"changed for {self._lab.settle_seconds:g} s"
+                    )
+        return None
+
+    def _age_s(self, file: VideoFile) -> float:
+        """For how long a file has been as it is, by its time; a time in the future says nothing."""
+        age = self._now - file.mtime_ns / 1e9
+        return age if age >= 0 else math.inf
+
+    def _file(
+        self, key: str, recording: str, camera: str, position: int, file: VideoFile, row: Row | None
+    ) -> PlannedFile:
+        frames, duration_s = (row.frames, row.duration_s) if row is not None else (None, None)
+        closed = None
+        if row is None and file.waits is None:
+            if self._headers < _MOST_HEADERS and self._reading_s < _READING_SECONDS:
+                self._headers += 1
+                began = time.monotonic()
+                header = self._disks.ask(file.path, partial(read_header, file.path), "its raw root gave no answer")
+                self._reading_s += time.monotonic() - began
+                if isinstance(header, str):
+                    closed = f"{_DOES_NOT_OPEN}{header}"
+                else:
+                    frames, duration_s = header.frames, header.duration_s
+            else:
+                self.headers_left += 1
+        project = self._lab.project_of(camera)
+        model = self._catalogue.models.get(project) if project is not None else None
+        is_tracked = row is not None and row.tracked
+        reason = None if is_tracked else closed or self._reason(key, file, row, project, model)
+        return PlannedFile(
+            recording,
+            camera,
+            position,
+            str(file.path),
+            "there" if is_tracked else "wanted" if reason is None else "none",
+            project,
+            model,
+            reason,
+            frames,
+            duration_s,
+        )
+
+    def _reason(self, key: str, file: VideoFile, row: Row | None, project: str | None, model: str | None) -> str | None:
+        """Why a file that has no poses would not be tracked."""
+        if row is not None:
+            held = self._catalogue.held.get((key, None)) or self._catalogue.held.get((key, str(file.path)))
+            if held is not None:
+                return f"in quarantine: {held}"
+            if row.problem is not None:
+                return row.problem
+            is_released = (key, str(file.path)) in self._catalogue.released
+            if row.damage is not None and self._lab.damaged_videos == "stop" and not is_released:
+                return f"it is {row.damage}, and `damaged_videos` in lab.yaml says stop"
+        if project is None:
+            return "no inference rule matches its camera; add one under `inference` in lab.yaml"
+        if model is None:
+            return f"the project {project} has no production model; train or import one, and promote it"
+        return self._catalogue.not_tracked.get(project)
+
+
+def _is_closed(file: PlannedFile) -> bool:
+    return file.reason is not None and file.reason.startswith(_DOES_NOT_OPEN)
+
+
+def _sidecar_problems(lab: Lab, found: Scan, disks: Disks) -> list[Skipped]:
+    disks.answering()
+    sidecars = Sidecars(lab.raw_roots, disks.silent)
+    problems = sidecars.strangers({session.subject for session in found.sessions})
+    began = time.monotonic()
+    for number, session in enumerate(found.sessions):
+        if time.monotonic() - began > _READING_SECONDS:
+            left = len(found.sessions) - number
+            reason = (
+                f"what the lab's own tables say of {counted(left, 'more session')} was not read, because its disk is "
+                "slow"
+            )
+            return [*problems, Skipped(session.folder, reason)]
+        videos = [file.path for recording in session.recordings for file in recording.files]
+        read = partial(sidecars.details, session.folder, session.subject, session.name, videos)
+        if (details := disks.ask(session.folder, read, None)) is not None:
+            problems += details.problems
+    return problems
+
+
+def _counts(values: Iterable[str]) -> Mapping[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for value in values:
+        counts[value] += 1
+    return counts
+
+
+def _amount(files: Iterable[PlannedFile]) -> str:
+    """How many files, how long, and how many frames, as far as that is known."""
+    files = list(files)
+    text = counted(len(files), "file")
+    known = [file.duration_s for file in files if file.duration_s is not None]
+    if known:
+        seconds = sum(known)
+        long = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+        frames = sum(file.frames or 0 for file in files)
+        unknown = f", {len(files) - len(known)} of them of unknown length" if len(known) < len(files) else ""
+        text += f" ({long}, {counted(frames, 'frame')}{unknown})"
+    return text
+
+
+def _some(items: list[str], most: int) -> list[str]:
+    return items if len(items) <= most else [*items[:most], f"and {len(items) - most} more"]
+
+
+def _rest(number: int, what: str) -> Iterator[str]:
+    if number > 0:
+        yield f"  and {number} more {what}; --all names them"
+
+
+def _grouped(items: Iterable[tuple[str, str]], shown: int, everything: bool) -> Iterator[str]:
+    """What has the same reason together, the commonest reason first."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for reason, name in items:
+        groups[reason].append(name)
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    for reason, names in ordered[:shown]:
+        if everything:
+            yield f"  {reason}"
+            yield from (f"    {name}" for name in names)
+        else:
+            yield f"  {len(names)}: {reason} ({'; '.join(_some(names, _FILES_SHOWN))})"
+    yield from _rest(len(ordered) - shown, "reasons")

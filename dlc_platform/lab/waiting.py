@@ -1,0 +1,216 @@
+"""Sessions that wait or are held up: since when, why, and what to do. One place for all of them.
+
+Everything is read from the database: what the sensor saw at its last look, what is in quarantine, which registered
+files have no poses, and which runs Dagster has under way. A file of a camera that no inference rule names waits for
+nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, text
+
+from dlc_platform.errors import in_a_line
+from dlc_platform.lab.runs_under_way import RunUnderWay, Wanted, under_way
+from dlc_platform.sessions.listing import UNWRITTEN
+from dlc_platform.settings import Lab
+from dlc_platform.store import Store
+from dlc_platform.text.screen import wrapped
+from dlc_platform.text.words import said_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What a session waits for, in words.
+_STEPS = {"videos": "its videos to be good enough", "labels": "its labels", "quality": "a decision on its poses"}
+_BY_ITSELF = "Nothing: it goes on by itself"
+#: The assets whose runs a session waits for.
+_REGISTERS, _TRACKS = "session_videos", "pose_estimates"
+#: The run that is under way for an asset and a session.
+_Runs = Mapping[Wanted, RunUnderWay]
+
+_UNREGISTERED = """
+select w.session_key, w.changed_at, w.unready_since, w.left_out,
+       (select min(r.path || ': ' || r.problem) from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id
+        join dlc.scanned_root r on r.id = f.root_id
+        where s.session_key = w.session_key and r.problem is not null) as root_problem
+from dlc.waiting_session w
+where not exists (select from dlc.quarantine q where q.session_key = w.session_key and q.stage = 'videos'
+                  and q.path is null and q.evidence = w.held and q.released_at is null)
+order by w.session_key
+"""
+_UNWRITTEN = """
+select distinct on (e ->> 3) e ->> 3 as session_key, e ->> 0 as path, e ->> 1 as reason, f.seen_at
+from dlc.scanned_folder f, jsonb_array_elements(f.left_out) e
+where starts_with(e ->> 1, :unwritten) and e ->> 3 is not null
+order by e ->> 3, e ->> 0
+"""
+_QUARANTINE = """
+select session_key, stage, path, reason, remedy, since from dlc.quarantine where released_at is null
+order by session_key, id
+"""
+_WITHOUT_POSES = """
+select r.session_key, r.camera, f.path, f.registered_at, f.missing_since, p.promoted_at, c.project
+from dlc.recording_file f
+join dlc.recording r on r.id = f.recording_id
+join dlc.camera c on c.name = r.camera
+left join lateral (select min(promoted_at) as promoted_at from dlc.promotion where project = c.project) p on true
+where f.replaced_at is null
+and not exists (select from dlc.recording_poses m where m.recording_file_id = f.id)
+and not exists (select from dlc.quarantine q where q.session_key = r.session_key and q.released_at is null
+                and q.stage in ('videos', 'poses') and (q.path is null or q.path = f.path))
+and not exists (select from dlc.waiting_session w where w.session_key = r.session_key)
+order by r.session_key, f.id
+"""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A session, or one of its files, that waits or is held up.
+
+    Attributes
+    ----------
+    step
+        What it waits for: ``registration``, or the stage of its quarantine, or ``poses``.
+    passing
+        True where nobody has to do anything.
+    """
+
+    session: str
+    step: str
+    file: str | None
+    since: datetime | None
+    reason: str
+    remedy: str
+    passing: bool = False
+
+
+def waiting(engine: Engine, lab: Lab, now: datetime | None = None) -> list[Waiting]:
+    """Every session that waits or is held up, by key."""
+    moment = now or datetime.now(UTC)
+    with engine.connect() as connection:
+        unregistered = connection.execute(text(_UNREGISTERED)).all()
+        unwritten = connection.execute(text(_UNWRITTEN), {"unwritten": UNWRITTEN}).all()
+        quarantine = connection.execute(text(_QUARANTINE)).all()
+        without_poses = connection.execute(text(_WITHOUT_POSES)).all()
+    runs = under_way(engine, (_REGISTERS, _TRACKS), moment)
+    found = [_unregistered(row, lab, moment, runs) for row in unregistered]
+    for row in unwritten:
+        reason, _, remedy = row.reason.partition("; ")
+        found.append(Waiting(row.session_key, "registration", row.path, row.seen_at, reason, _sentence(remedy)))
+    found += [Waiting(row.session_key, row.stage, row.path, row.since, row.reason, row.remedy) for row in quarantine]
+    found += _without_poses(engine, without_poses, lab, runs)
+    return sorted(found, key=lambda one: (one.session, one.step, one.file or ""))
+
+
+def waiting_lines(found: Iterable[Waiting], width: int) -> Iterator[str]:
+    """What waits for a person to read, the sessions with the same step, reason and remedy together.
+
+    Parameters
+    ----------
+    width
+        Of the terminal, in characters. A command to paste and a path are never broken.
+    """
+    groups: dict[tuple[str, str, str], list[Waiting]] = defaultdict(list)
+    for one in found:
+        groups[one.step, _general(one.reason, one), _general(one.remedy, one)].append(one)
+    for (step, reason, remedy), own in groups.items():
+        keys = list(dict.fromkeys(one.session for one in own))
+        (first, *others) = own
+        since = min((one.since for one in own if one.since is not None), default=None)
+        when = "" if since is None else f", {'the first ' if others else ''}since {since:%Y-%m-%d %H:%M} UTC"
+        what = _STEPS.get(step, step)
+        if len(keys) == 1:
+            yield from wrapped(f"{keys[0]} waits for {what}{when}", width, 0)
+        else:
+            yield from wrapped(f"{len(keys)} sessions wait for {what.replace('its ', 'their ')}{when}", width, 0)
+        if not others:
+            said = said_of(first.file, first.reason) if first.file else first.reason
+            yield from wrapped(said, width, 4, whole=[first.file or ""])
+            yield from wrapped(first.remedy, width, 4, whole=[first.file or ""])
+            continue
+        yield from wrapped(reason, width, 4)
+        yield from wrapped(remedy, width, 4)
+        if step == "poses" or all(one.file is None for one in own):
+            yield from wrapped(", ".join(keys), width, 8)
+        else:
+            yield from (in_a_line(f"        {one.session}{': ' + one.file if one.file else ''}") for one in own)
+
+
+def _general(text: str, one: Waiting) -> str:
+    """What is said of a session, without its name and its file's, which those with the same reason do not share."""
+    for own, word in ((one.file, "the file"), (one.session, "KEY")):
+        if own:
+            text = text.replace(own, word)
+    return text
+
+
+def waiting_table(engine: Engine, lab: Lab) -> "pd.DataFrame":
+    """`waiting` as a table: session, step, file, since, reason, remedy, passing."""
+    import pandas as pd
+
+    columns = pd.Index(list(Waiting.__dataclass_fields__))
+    return pd.DataFrame([asdict(one) for one in waiting(engine, lab)], columns=columns)
+
+
+def _unregistered(row: Any, lab: Lab, now: datetime, runs: _Runs) -> Waiting:
+    file, remedy, passing = None, _BY_ITSELF, True
+    since = row.unready_since or row.changed_at
+    if row.root_problem is not None:
+        reason, _, remedy = row.root_problem.partition("; ")
+        passing = False
+    elif (run := runs.get((_REGISTERS, row.session_key))) is not None:
+        reason = str(run)
+    elif row.left_out:
+        file, told, _ = row.left_out[0]
+        reason, _, remedy = told.partition("; ")
+        if told.startswith("it does not open"):
+            until = since + timedelta(seconds=lab.scan.unopened_seconds)
+            remedy = (
+                f"If it is broken, replace it; else wait: it is looked at again, and at {until:%Y-%m-%d %H:%M} UTC "
+                "read as it is"
+            )
+        passing = False
+    elif now - row.changed_at < timedelta(seconds=lab.settle_seconds):
+        reason = f"its files changed less than {lab.settle_seconds:g} s ago"
+    else:
+        reason = "its files have settled, and it is registered when its turn comes"
+    return Waiting(row.session_key, "registration", file, since, reason, _sentence(remedy), passing)
+
+
+def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator[Waiting]:
+    if not rows:
+        return
+    # What judges models takes longer to import than all of this takes where nothing waits.
+    from dlc_platform.catalog.registry import production_model
+    from dlc_platform.estimates.quality_gate import not_tracked_by_itself
+
+    in_production = {project for project in lab.projects if production_model(engine, project)}
+    held = not_tracked_by_itself(engine, Store(lab.store), lab)
+    for row in rows:
+        project = lab.project_of(row.camera)
+        if row.missing_since is not None:
+            reason, remedy = "its file is gone", "Bring it back, or leave it: nothing is deleted"
+            yield Waiting(row.session_key, "poses", row.path, row.missing_since, reason, remedy)
+        elif project is None:
+            continue
+        elif project not in in_production:
+            reason = f"the project {project} has no production model"
+            remedy = "Train or import one, and promote it"
+            yield Waiting(row.session_key, "poses", row.path, row.registered_at, reason, remedy)
+        elif project in held:
+            reason, _, remedy = held[project].partition(". ")
+            since = row.promoted_at or row.registered_at
+            yield Waiting(row.session_key, "poses", row.path, since, reason, remedy.rstrip("."))
+        else:
+            since = max(row.registered_at, row.promoted_at or row.registered_at)
+            run = runs.get((_TRACKS, row.session_key))
+            reason = "it has no poses yet, and is tracked when its turn comes" if run is None else str(run)
+            yield Waiting(row.session_key, "poses", row.path, since, reason, _BY_ITSELF, passing=True)
+
+
+def _sentence(remedy: str) -> str:
+    return remedy[:1].upper() + remedy[1:] if remedy else "See what it says, and mend it"

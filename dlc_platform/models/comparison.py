@@ -1,0 +1,384 @@
+"""The versions of a project side by side: which ones are compared, from what the catalogue and the store hold.
+
+No network is run here, and nothing is written. How a comparison is made is `dlc.comparison`, where two models disagree
+`pose.disagreement`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from dlc_platform.catalog import queries, registry
+from dlc_platform.dlc.cautions import FEWEST_IMAGES, too_few, unknown
+from dlc_platform.dlc.comparison import Comparison, comparable, compare
+from dlc_platform.dlc.dataset import side
+from dlc_platform.dlc.evaluation import ALL, Evaluation, load_evaluation, not_evaluable
+from dlc_platform.dlc.inference import POSE_TABLE
+from dlc_platform.dlc.runner import unusable
+from dlc_platform.errors import PlatformError
+from dlc_platform.faults import machine_fault
+from dlc_platform.identity import short
+from dlc_platform.models.promotion import test_error
+from dlc_platform.pose.disagreement import disagreement, largest_disagreements
+from dlc_platform.pose.table import keypoints_at, read_parquet
+from dlc_platform.sessions.registration import require_unchanged
+from dlc_platform.settings import Lab
+from dlc_platform.store import Store
+from dlc_platform.text.words import counted
+from dlc_platform.video.frames import read_frames
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+_MOST_FILES = 10
+_APART_S = 5.0
+
+#: What to do about `different_splits`.
+ONE_SPLIT = "Give the project one `split_seed`, and its recipes one `test_fraction`, to have all versions compared"
+
+Points = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectComparison:
+    """The versions of a project, compared on the test images of its newest dataset.
+
+    Attributes
+    ----------
+    versions
+        One row for each version that is compared, oldest first: recipe, model, origin, train_images, taught_images (how
+        many of the dataset's test images it was trained on; None where nobody knows, as of an imported version),
+        test_rmse_px, rmse_low_px and rmse_high_px (the ends of the 95 % interval), rmse_confident_px,
+        fraction_confident, missed (labelled keypoints to which it gives no position), frames_per_second (of its
+        evaluation), production, made_at.
+    left_out
+        The versions that are not compared: model and reason, which says what to do.
+    warnings
+        What a reader of the figures has to know: too few images, versions that cost images, versions that may have been
+        trained on them.
+    comparison
+        The comparison itself, with the images, and the errors by body part and by session.
+    """
+
+    project: str
+    dataset_id: str
+    versions: "pd.DataFrame"
+    left_out: "pd.DataFrame"
+    warnings: list[str]
+    comparison: Comparison
+
+    @property
+    def bodyparts(self) -> "pd.DataFrame":
+        """The errors of each version by body part; ``all`` is over the body parts that every version knows."""
+        return self.comparison.errors
+
+    @property
+    def sessions(self) -> "pd.DataFrame":
+        """The errors of each version by session, over all body parts."""
+        return self.comparison.by_session
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What each version is called in tables and pictures: its recipe and the first digits of its identity."""
+        return {
+            model: f"{recipe if isinstance(recipe, str) else origin} {short(model)}"
+            for model, recipe, origin in zip(
+                self.versions["model"], self.versions["recipe"], self.versions["origin"], strict=True
+            )
+        }
+
+    @property
+    def limit_px(self) -> float:
+        """From what distance on two versions are said to disagree: twice the lowest test RMSE, in pixels."""
+        return 2 * float(self.versions["test_rmse_px"].min())
+
+
+def different_splits(lab: Lab, project: str, images: Iterable[str]) -> str | None:
+    """What it costs that the recipes of a project split its labelled images differently; None where they do not.
+
+    Parameters
+    ----------
+    images
+        SHA-256 of the labelled images.
+    """
+    splits = {name: lab.split_of(name) for name, recipe in lab.recipes.items() if recipe.project == project}
+    if len(set(splits.values())) < 2:
+        return None
+    images = list(images)
+    sides = {split: {image for image in images if side(image, *split) == "test"} for split in splits.values()}
+    seeds = len({seed for seed, _ in splits.values()}) > 1
+    each = "; ".join(
+        f"{name} tests on {counted(len(sides[seed, fraction]), 'image')} (seed {seed}, test_fraction {fraction:g})"
+        for name, (seed, fraction) in splits.items()
+    )
+    return (
+        f"they have different {'seeds' if seeds else 'test fractions'}, so that versions of the project {project} "
+        f"share {counted(len(set.intersection(*sides.values())), 'test image')}: {each}"
+    )
+
+
+def too_few_test_images(lab: Lab, recipe: str, images: Iterable[str]) -> str | None:
+    """What a recipe's split leaves too few of, where it does.
+
+    Parameters
+    ----------
+    images
+        SHA-256 of the labelled images of its project.
+    """
+    images = list(images)
+    tested = sum(side(image, *lab.split_of(recipe)) == "test" for image in images)
+    if tested >= FEWEST_IMAGES:
+        return None
+    _, fraction = lab.split_of(recipe)
+    return (
+        f"its test_fraction of {fraction:g} leaves {counted(tested, 'test image')} of {len(images)}: with fewer than "
+        f"{FEWEST_IMAGES} no interval of the error is shown, and no version counts as clearly better"
+    )
+
+
+def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -> ProjectComparison:
+    """Compare the versions of a project that are evaluated on its newest dataset.
+
+    The version in production comes first, then the newer ones before the older: those that would spoil the comparison
+    for them are left out.
+
+    Raises
+    ------
+    PlatformError
+        When the project has no dataset, or no version is evaluated on the newest one.
+    """
+    import pandas as pd
+
+    dataset_id = registry.newest_dataset(engine, project)
+    if dataset_id is None:
+        raise PlatformError(
+            f"the project {project} has no training dataset, so there is nothing to compare its models on",
+            "Materialise training_dataset for one of its recipes",
+        )
+    models = [model.id for model in registry.models_of(engine, project)]
+    known = {row.model_id: row.id for row in registry.evaluations_of(engine, project) if row.dataset_id == dataset_id}
+    evaluations: dict[str, Evaluation] = {}
+    unread: dict[str, str] = {}
+    for model in models:
+        if model in known:
+            try:
+                evaluations[model] = load_evaluation(store, known[model], cutoff)
+            except PlatformError as problem:
+                if (fault := machine_fault(problem)) is not None:
+                    raise fault from problem
+                unread[model] = f"its evaluation cannot be read: {problem.problem}. {problem.remedy}"
+    production = registry.production_model(engine, project)
+    wanted = sorted(evaluations, key=lambda model: (model == production, models.index(model)), reverse=True)
+    kept, spoiling = comparable([evaluations[model] for model in wanted])
+    left_out = [
+        (model, spoiling.get(model) or unread.get(model) or _why_not_evaluated(store, model, project, dataset_id))
+        for model in models
+        if model not in {evaluation.model_id for evaluation in kept}
+    ]
+    if not kept:
+        raise PlatformError(
+            f"no version of the project {project} can be compared: "
+            + ("; ".join(f"{short(model)}: {reason}" for model, reason in left_out) or "it has none"),
+            "Train one of its recipes and materialise model_comparison",
+        )
+    compared = sorted(kept, key=lambda evaluation: models.index(evaluation.model_id))
+    comparison = compare(compared, cutoff, registry.image_sessions(engine, dataset_id))
+    described = queries.models(engine).drop_duplicates("model", keep="last").set_index("model")
+    overall = comparison.errors[comparison.errors["bodypart"] == ALL].set_index("model")
+    versions = pd.DataFrame(
+        [
+            {
+                "recipe": described.loc[model, "recipe"],
+                "model": model,
+                "origin": described.loc[model, "origin"],
+                "train_images": described.loc[model, "train_images"],
+                "taught_images": evaluations[model].taught_images if evaluations[model].training_known else None,
+                "test_rmse_px": overall.loc[model, "rmse_px"],
+                "rmse_low_px": overall.loc[model, "rmse_low_px"],
+                "rmse_high_px": overall.loc[model, "rmse_high_px"],
+                "rmse_confident_px": overall.loc[model, "rmse_confident_px"],
+                "fraction_confident": overall.loc[model, "fraction_confident"],
+                "missed": overall.loc[model, "missed"],
+                "frames_per_second": evaluations[model].images / evaluations[model].seconds,
+                "production": model == production,
+                "made_at": described.loc[model, "made_at"],
+            }
+            for model in comparison.evaluations
+        ]
+    )
+    for column in ("train_images", "taught_images"):
+        counts = versions[column].astype(object)  # of an imported version nobody knows: None, and not all floats
+        versions[column] = counts.map(int, na_action="ignore").where(counts.notna(), None)
+    return ProjectComparison(
+        project,
+        dataset_id,
+        versions,
+        pd.DataFrame(left_out, columns=pd.Index(["model", "reason"])),
+        _warnings(compared, comparison),
+        comparison,
+    )
+
+
+def _warnings(compared: Sequence[Evaluation], comparison: Comparison) -> list[str]:
+    """What a reader of a comparison has to know, a sentence each."""
+    warnings = []
+    images = len(comparison.images)
+    if images < FEWEST_IMAGES:
+        warnings.append(too_few(images))
+    fair = [evaluation.test_images for evaluation in compared]
+    shared = frozenset[str].intersection(*fair)
+    everything = len(compared[0].test_images) + compared[0].taught_images
+    for place, evaluation in enumerate(compared):
+        if evaluation.taught_images:
+            others = fair[:place] + fair[place + 1 :]
+            without = len(frozenset[str].intersection(*others)) if others else everything
+            warnings.append(
+                f"{short(evaluation.model_id)} was trained on {evaluation.taught_images} of the dataset's {everything} "
+                f"test images, which count for no version: {counted(len(shared), 'is', 'are')} left, and without this "
+                "version "
+                f"{without} would be"
+            )
+    for evaluation in compared:
+        if not evaluation.training_known:
+            warnings.append(unknown(evaluation.model_id))
+    for model, missed in comparison.errors.groupby("model", sort=False)["missed"]:
+        # The first row is over all body parts that every version knows; the others are one for each body part.
+        if total := int(missed.iloc[1:].sum()):
+            warnings.append(
+                f"{short(str(model))} gives no position for {counted(total, 'labelled keypoint')}, which "
+                f"{'counts' if total == 1 else 'count'} for "
+                "no version"
+            )
+    return warnings
+
+
+def weighed_by_a_person(
+    engine: Engine, store: Store, project: str, model: str
+) -> tuple[str | None, float | None, int | None]:
+    """What a person knows of the error of a version who promotes it.
+
+    Returns
+    -------
+    str or None
+        The evaluation that the error is from.
+    float or None, int or None
+        The test RMSE in pixels and the number of images, as `best_models` shows them of the newest comparison; of a
+        version that is not in it, those of its newest evaluation. None without an image that it was not trained on, or
+        where that evaluation cannot be read.
+    """
+    best = queries.best_models(engine)
+    for row in best[(best["project"] == project) & (best["model"] == model) & (best["bodypart"] == ALL)].itertuples():
+        return str(row.evaluation), float(str(row.rmse_px)), int(str(row.test_images))
+    own = [evaluation.id for evaluation in registry.evaluations_of(engine, project) if evaluation.model_id == model]
+    if not own:
+        return None, None, None
+    try:
+        return own[-1], *test_error(load_evaluation(store, own[-1]))
+    except PlatformError:  # which the judgement of the version says
+        return own[-1], None, None
+
+
+def _why_not_evaluated(store: Store, model: str, project: str, dataset_id: str) -> str:
+    if not store.has("models", model):
+        return "its product is not in the store; bring it back"
+    path = store.path("models", model)
+    if reason := unusable(path) or not_evaluable(path):
+        return reason
+    return (
+        f"it is not evaluated on the newest dataset of {project} ({short(dataset_id)}); materialise model_comparison "
+        "to evaluate it"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Disagreement:
+    """Where an old and a new model see unlabelled sessions differently.
+
+    Attributes
+    ----------
+    table
+        One row for each file and body part: session, recording, position, and what `pose.disagreement` says of it.
+    frames
+        Where they are farthest apart, as pictures want it: the frame, the keypoints of the old and of the new model,
+        and a title.
+    problems
+        Why a file, or frames of one, are not shown.
+    """
+
+    table: "pd.DataFrame"
+    frames: "list[tuple[np.ndarray, Points, Points, str]]"
+    problems: list[str]
+
+
+def old_and_new(engine: Engine, project: str) -> tuple[str, str] | None:
+    """The version in production and the newest one, or, where that is in production, the one that was before.
+
+    None when there are no two such versions.
+    """
+    promoted = [promotion.model_id for promotion in registry.promotions_of(engine, project)]
+    models = registry.models_of(engine, project)
+    if not promoted:
+        return None
+    if models[-1].id != promoted[-1]:
+        return promoted[-1], models[-1].id
+    before = [model for model in promoted if model != promoted[-1]]
+    return (before[-1], promoted[-1]) if before else None
+
+
+def find_disagreement(
+    engine: Engine, store: Store, project: str, old: str, new: str, limit_px: float, cutoff: float, most: int = 6
+) -> Disagreement:
+    """Hold the poses of two models against each other, where no label has told either of them what is right.
+
+    Only the newest recordings of sessions that no label of the project came from, and that both models tracked.
+
+    Parameters
+    ----------
+    limit_px
+        The distance over which a frame counts, in pixels.
+    cutoff
+        Frames are shown of keypoints of which one model is at least so sure.
+    most
+        How many frames to show.
+    """
+    import pandas as pd
+
+    summaries, moments, problems = [], [], []
+    for row in queries.tracked_by_both(engine, project, old, new, _MOST_FILES).to_dict("records"):
+        try:
+            before, after = (read_parquet(store.path("poses", row[which]) / POSE_TABLE) for which in ("old", "new"))
+        except PlatformError as problem:
+            problems.append(str(problem))
+            continue
+        place = {column: row[column] for column in ("session", "recording", "position")}
+        summary = disagreement(before, after, limit_px)
+        summaries.append(summary.assign(**place)[[*place, *summary.columns]])
+        for moment in largest_disagreements(before, after, most, _APART_S, cutoff).to_dict("records"):
+            points = _points(before, moment["frame"]), _points(after, moment["frame"])
+            moments.append((moment | row, points))
+    moments.sort(key=lambda found: found[0]["distance_px"], reverse=True)
+    frames = []
+    for moment, points in moments[:most]:
+        try:
+            picture = _frame(engine, moment["session"], moment["recording_file"], moment["frame"])
+        except PlatformError as problem:
+            problems.append(str(problem))
+            continue
+        title = f"{moment['session']} {moment['recording']}\nframe {moment['frame']}, {moment['time_s']:.1f} s"
+        frames.append((picture, *points, title))
+    table = pd.concat(summaries, ignore_index=True) if summaries else pd.DataFrame()
+    return Disagreement(table, frames, problems)
+
+
+def _points(table: "pd.DataFrame", frame: int) -> Points:
+    return {part: (x, y) for part, (x, y, _) in keypoints_at(table, frame).items()}
+
+
+def _frame(engine: Engine, session: str, recording_file: int, frame: int) -> "np.ndarray":
+    (file,) = [file for file in registry.current_files(engine, session) if file.id == recording_file]
+    require_unchanged(file)
+    return read_frames(Path(file.path), [frame], file.video_id not in registry.damaged_videos(engine))[0]

@@ -1,0 +1,1 @@
+"""Messages to people outside the platform: what is told, when, and through which channel."""

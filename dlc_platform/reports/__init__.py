@@ -1,0 +1,1 @@
+"""What people are told about a stretch of time, from the catalogue."""

@@ -1,0 +1,83 @@
+"""Tables and texts on a screen of 80 columns."""
+
+import itertools
+
+import pytest
+
+from dlc_platform.text.screen import table, wrapped
+from dlc_platform.text.words import counted, lasting, said_of
+
+PATH = "/raw/My Videos of the whole year/" + "a very long folder/" * 4 + "top.mp4"
+
+
+def test_a_table_that_fits_is_one_line_for_each_row():
+    rows = [["sub-1_ses-1", "60", "pass"], ["sub-12_ses-1", "1500", ""]]
+    assert list(table(["session", "frames", "verdict"], rows, 80)) == [
+        "session       frames  verdict",
+        "sub-1_ses-1       60  pass",
+        "sub-12_ses-1    1500",
+    ]
+
+
+def test_what_does_not_fit_stands_below_its_row_with_its_name():
+    columns = ["session", "file", "reason", "frames"]
+    rows = [["sub-1_ses-1", PATH, f"{PATH} is dark. " + "Switch the lamp on " * 6, "60"], ["sub-2_ses-1", "", "", "7"]]
+    lines = list(table(columns, rows, 80, whole=["file"]))
+    assert lines[:3] == ["session      frames", "sub-1_ses-1      60", f"    file: {PATH}"]
+    assert lines[3] == "    reason:" and lines[4].startswith(f"        {PATH}")
+    assert lines[-1] == "sub-2_ses-1       7"
+    assert all(len(line) <= 80 for line in lines if PATH not in line)
+
+
+def test_short_values_below_a_row_share_a_line():
+    rows = [["s" * 75, "r" * 40, "1" * 20, "2" * 30]]
+    assert list(table(["session", "recording", "b", "c"], rows, 80)) == [
+        "session",
+        "s" * 75,
+        f"    recording: {'r' * 40}",
+        f"    b: {'1' * 20}    c: {'2' * 30}",
+    ]
+
+
+def test_a_column_without_a_value_is_left_out():
+    assert list(table(["a", "b", "c"], [["x", "", "y"]], 80)) == ["a  c", "x  y"]
+    assert list(table(["a", "b"], [["", "y"]], 80)) == ["a  b", "   y"]
+
+
+def test_wide_letters_and_accents_of_their_own_keep_the_columns_straight():
+    lines = list(table(["name", "n"], [["マウス", "a"], ["Mu\N{COMBINING DIAERESIS}ller", "b"], ["plain", "c"]], 80))
+    assert lines[1:] == ["マウス  a", "Mu\N{COMBINING DIAERESIS}ller  b", "plain   c"]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_no_value_is_ever_cut(width: int):
+    columns = [f"column_{number}" for number in range(8)]
+    rows = [["/" + letter * length for length in range(1, 90, 12)] for letter in "ab"]
+    text = "\n".join(table(columns, rows, width))
+    assert all(value in text for value in itertools.chain(*rows))
+
+
+def test_a_text_is_broken_between_words_but_never_within_a_command_or_a_path():
+    command = "`dlc-platform sessions release HOME sub-1_ses-1 --stage videos --reason WHY --by somebody`"
+    lines = wrapped(f"{PATH} is dark; release it with {command} or not", 80, 4, 8, [PATH])
+    assert lines == [f"    {PATH}", "        is dark; release it with", f"        {command}", "        or not"]
+    assert wrapped("a line\nbreak", 80) == ["a line\\nbreak"]
+
+
+def test_one_thing_is_no_things():
+    assert [counted(number, "session") for number in (0, 1, 2)] == ["0 sessions", "1 session", "2 sessions"]
+    assert counted(1, "session is", "sessions are") == "1 session is"
+    assert counted(3, "session is", "sessions are") == "3 sessions are"
+
+
+def test_a_time_has_the_unit_that_suits_it():
+    assert [lasting(hours) for hours in (0, 0.0002, 0.01, 0.2, 2, 170.2)] == [
+        *("0 s", "0.72 s", "36 s", "12 min", "2 h", "170 h"),
+    ]
+
+
+def test_a_sentence_names_what_it_is_about_once():
+    assert said_of("/x/m.mkv", "/x/m.mkv is truncated") == "/x/m.mkv is truncated"
+    assert said_of("/x/m.mkv", "it is truncated") == "/x/m.mkv: it is truncated"
+    assert said_of("/x/m.mkv", "/y/x/m.mkv is its copy") == "/x/m.mkv: /y/x/m.mkv is its copy"
+    assert said_of("sub-1", "sub-10 is a copy of it") == "sub-1: sub-10 is a copy of it"

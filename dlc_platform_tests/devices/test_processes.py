@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -114,6 +115,9 @@ def test_a_copied_lab_knows_the_processes_of_the_other_one(tmp_path: Path):
     copy.mkdir()
     process = subprocess.Popen(["sleep", "60"], env=os.environ | {HOME_VARIABLE: str(original)})
     try:
+        # The kernel shows a new program before it shows its environment.
+        while HOME_VARIABLE not in psutil.Process(process.pid).environ():
+            time.sleep(0.01)
         worker = WorkerProcess.of(process.pid)
         assert worker.works_for(original) and not worker.works_for(copy)
         original.rename(tmp_path / "moved")

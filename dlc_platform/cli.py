@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from sqlalchemy import Engine
 
-    from dlc_platform.settings import Lab
+    from dlc_platform.settings.lab import Lab
     from dlc_platform.store import Store
 
 
@@ -208,7 +208,7 @@ def ui(
 ) -> None:
     """Print the address of a lab's UI that lets a browser in, as `up` does."""
     from dlc_platform.orchestration.web_access import address
-    from dlc_platform.settings import load_lab
+    from dlc_platform.settings.loading import load_lab
 
     load_lab(_absolute(home))
     print(address(_absolute(home), port, read_only))
@@ -305,7 +305,7 @@ def gpus(
     """The devices that runs may use, who computes there, and which take no new runs (drained)."""
     from dlc_platform.devices import leases
     from dlc_platform.devices.gpus import CPU, find_devices
-    from dlc_platform.settings import load_lab
+    from dlc_platform.settings.loading import load_lab
 
     devices = find_devices(load_lab(_absolute(home)).gpus) or (CPU,)
     for name, change in ((drain, leases.drain), (resume, leases.resume)):
@@ -516,7 +516,7 @@ def notify(
 ) -> None:
     """Send a test message to each channel; the exit code is 1 when one does not take it."""
     from dlc_platform.notify.outbox import SendError, send, trial_message
-    from dlc_platform.settings import load_lab
+    from dlc_platform.settings.loading import load_lab
 
     if not test:
         raise PlatformError("what to send was not said", "Write --test")
@@ -1072,7 +1072,7 @@ def _catalog_and_store(home: Path) -> "tuple[Engine, Store]":
 def _lab(home: Path) -> "tuple[Lab, Engine]":
     """A lab's settings and its catalogue."""
     from dlc_platform.catalog.database import open_lab
-    from dlc_platform.settings import load_lab
+    from dlc_platform.settings.loading import load_lab
 
     return load_lab(_absolute(home)), open_lab(_absolute(home))
 

@@ -23,7 +23,7 @@ from dlc_platform.lab.plan import Plan, plan
 from dlc_platform.lab.waiting import waiting_table
 from dlc_platform.models.impact import Impact, impact_of
 from dlc_platform.reports.daily import DailyReport, daily_report, require_reported, yesterday
-from dlc_platform.settings import load_lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform.text.names import require_known
 from dlc_platform.text.words import counted

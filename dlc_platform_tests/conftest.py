@@ -22,7 +22,8 @@ from sqlalchemy import URL, Engine
 
 from dlc_platform.catalog.database import migrate, open_catalog
 from dlc_platform.postgres import server
-from dlc_platform.settings import STAGE_VARIABLE, Recipe
+from dlc_platform.settings.environment import STAGE_VARIABLE
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from dlc_platform import cli
 from dlc_platform.catalog.quarantine import Fault, judge
 from dlc_platform.lab.doctor import Finding, examine
 from dlc_platform.notify.outbox import News, announce, deliver
-from dlc_platform.settings import load_lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform_tests import receivers
 from dlc_platform_tests.catalog.conftest import lab as lab

@@ -32,7 +32,9 @@ from dlc_platform.platform import Platform
 from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 from dlc_platform.sessions.recordings import scan
 from dlc_platform.sessions.registration import register, require_unchanged
-from dlc_platform.settings import POSTGRES_VARIABLE, Layout, Recipe
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
+from dlc_platform.settings.layout import Layout
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 from dlc_platform.video.probe import probe
 from dlc_platform_tests.catalog import small_lab
@@ -221,7 +223,7 @@ def test_two_trainings_of_one_dataset_at_the_same_time_do_not_touch_each_other(
     """Two training tasks shared one folder: two rows, one set of snapshots."""
     store = Store(tmp_path / "store")
     script = (
-        "import sys; from pathlib import Path; from dlc_platform.settings import Recipe; "
+        "import sys; from pathlib import Path; from dlc_platform.settings.lab import Recipe; "
         "from dlc_platform.store import Store; from dlc_platform.dlc.training import train_model; import torch; "
         "torch.set_num_threads(1); "
         "train_model(Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2]), Store(Path(sys.argv[3])), "

@@ -23,7 +23,7 @@ from dlc_platform.errors import PlatformError, at_home
 from dlc_platform.orchestration.instance import prepare
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
 from dlc_platform.version import __version__
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import identity

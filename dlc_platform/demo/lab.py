@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from dlc_platform.demo import render
-from dlc_platform.settings import Recipe, Transforms
+from dlc_platform.settings.recipes import Recipe, Transforms
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,8 @@ from dlc_platform.demo import lab as material
 from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.orchestration.services import Services, running
 from dlc_platform.platform import Platform
-from dlc_platform.settings import LAB_FILE, STAGE_VARIABLE, as_written
+from dlc_platform.settings.environment import LAB_FILE, STAGE_VARIABLE
+from dlc_platform.settings.loading import as_written
 from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:

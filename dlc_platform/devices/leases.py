@@ -47,7 +47,7 @@ from dlc_platform.devices.locks import (
 from dlc_platform.devices.needs import Needs, UnmetNeed
 from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings import GPU_MEMORY_VARIABLE
+from dlc_platform.settings.environment import GPU_MEMORY_VARIABLE
 
 _POLL_SECONDS = 0.5
 _CHOOSING = "choosing"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from dlc_platform.settings import HOME_VARIABLE
+from dlc_platform.errors import HOME_VARIABLE
 
 HOST_TAG = "dlc_platform/host"
 PID_TAG = "dlc_platform/pid"

@@ -35,7 +35,7 @@ from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.faults import FULL, machine_fault
 from dlc_platform.files.yaml import dump_yaml
 from dlc_platform.identity import sha256_file, sha256_json, short
-from dlc_platform.settings import Recipe
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store, disk_is_full, opened, read_manifest, require_intact
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from dlc_platform.estimates.quality_gate import assess
 from dlc_platform.interop.dlc_poses import ImportedPoses, import_poses, read_poses
 from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 from dlc_platform.sessions.registration import require_trackable, require_unchanged
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform.store import Store
 from dlc_platform.text.names import require_known
 from dlc_platform.video.probe import probe

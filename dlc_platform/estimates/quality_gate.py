@@ -35,7 +35,9 @@ from dlc_platform.pose.quality import (
     reference_from_labels,
 )
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
-from dlc_platform.settings import Lab, ModelFloors, PoseFloors, PromotionRule
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.promotion import ModelFloors, PromotionRule
+from dlc_platform.settings.quality import PoseFloors
 from dlc_platform.store import Store
 
 if TYPE_CHECKING:

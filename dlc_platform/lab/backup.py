@@ -58,7 +58,8 @@ from dlc_platform.identity import sha256_file
 from dlc_platform.postgres import rows, server
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA, existing_url, is_external, postgres_url
 from dlc_platform.postgres.dump import definitions, dump_schemas, server_version, shown
-from dlc_platform.settings import LAB_FILE, load_lab
+from dlc_platform.settings.environment import LAB_FILE
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import KINDS, MANIFEST, Product, Store
 from dlc_platform.version import __version__
 

@@ -12,7 +12,7 @@ from dlc_platform.dlc.images import size_of
 from dlc_platform.dlc.labels import Remark
 from dlc_platform.dlc.project import CONFIG_FILE, Project, read_project
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform.video.region import Region
 
 

@@ -32,7 +32,8 @@ from dlc_platform.notify.outbox import channel_states, exposed_secret, reach
 from dlc_platform.postgres.connection import existing_url
 from dlc_platform.sessions.layout import OUTSIDE, alike
 from dlc_platform.sessions.recordings import Scan, scan
-from dlc_platform.settings import Lab, load_lab
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 from dlc_platform.video.region import Region

@@ -31,7 +31,7 @@ from dlc_platform.sessions.readiness import read_header
 from dlc_platform.sessions.recordings import Scan, Session, VideoFile, is_registered, scan
 from dlc_platform.sessions.sidecars import Sidecars
 from dlc_platform.sessions.video_checks import copy_of
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 

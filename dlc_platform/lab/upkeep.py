@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from dlc_platform.errors import PlatformError
 from dlc_platform.lab import retention
 from dlc_platform.lab.backup import Backup, backup
-from dlc_platform.settings import load_lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted, said_of
 

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 from dlc_platform.errors import in_a_line
 from dlc_platform.lab.runs_under_way import RunUnderWay, Wanted, under_way
 from dlc_platform.sessions.listing import UNWRITTEN
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform.store import Store
 from dlc_platform.text.screen import wrapped
 from dlc_platform.text.words import said_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dagster._core.errors import DagsterUserCodeUnreachableError
 
-from dlc_platform.errors import PlatformError
-from dlc_platform.settings import HOME_VARIABLE, load_lab
+from dlc_platform.errors import HOME_VARIABLE, PlatformError
+from dlc_platform.settings.loading import load_lab
 
 
 def require_valid_lab() -> None:

@@ -12,7 +12,10 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from dlc_platform.devices.needs import Needs, UnmetNeed
-from dlc_platform.settings import HOME_VARIABLE, Lab, home_from_environment, load_lab
+from dlc_platform.errors import HOME_VARIABLE
+from dlc_platform.settings.environment import home_from_environment
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun

@@ -25,7 +25,7 @@ from dlc_platform.models.promotion import test_error
 from dlc_platform.pose.disagreement import disagreement, largest_disagreements
 from dlc_platform.pose.table import keypoints_at, read_parquet
 from dlc_platform.sessions.registration import require_unchanged
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 from dlc_platform.video.frames import read_frames

@@ -15,7 +15,7 @@ from dlc_platform.dlc import evaluation as products
 from dlc_platform.dlc.comparison import NotComparable, compare, fewest_images
 from dlc_platform.dlc.evaluation import ALL, load_evaluation
 from dlc_platform.identity import short
-from dlc_platform.settings import PromotionRule
+from dlc_platform.settings.promotion import PromotionRule
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 

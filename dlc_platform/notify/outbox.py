@@ -40,7 +40,8 @@ from sqlalchemy.dialects.postgresql import insert
 from dlc_platform.catalog.tables import Notification
 from dlc_platform.errors import PlatformError, in_this_lab
 from dlc_platform.identity import canonical_json
-from dlc_platform.settings import Event, Lab, Mail, Webhook
+from dlc_platform.settings.channels import Event, Mail, Webhook
+from dlc_platform.settings.lab import Lab
 
 Channel = Webhook | Mail
 _Result = TypeVar("_Result")

@@ -28,7 +28,7 @@ from dlc_platform.orchestration.assets.sessions import session_videos
 from dlc_platform.orchestration.failures import failed_sessions, failure_reasons
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
-from dlc_platform.settings import Freshness
+from dlc_platform.settings.operation import Freshness
 from dlc_platform.text.words import counted
 
 #: Rows of a check's table, names in its sentence, late sessions that one look tells of, and runs that it asks about.

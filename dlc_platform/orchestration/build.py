@@ -20,7 +20,7 @@ from dlc_platform.orchestration.resources import lab_resource
 from dlc_platform.orchestration.retries import start_waiting_retries
 from dlc_platform.orchestration.schedules import morning_report, upkeep_freshness, upkeep_schedules
 from dlc_platform.orchestration.sensors import reestimate_stale_sessions, session_sensor
-from dlc_platform.settings import load_lab
+from dlc_platform.settings.loading import load_lab
 
 
 def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg.Definitions:

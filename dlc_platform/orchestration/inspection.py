@@ -34,7 +34,8 @@ from dlc_platform.orchestration.news import kept_news
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG, is_followed, not_started
 from dlc_platform.orchestration.schedules import interval, late
 from dlc_platform.orchestration.sensors import Cursor
-from dlc_platform.settings import Lab, load_lab
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.text.words import counted
 
 #: A daemon says every 30 s that it lives.

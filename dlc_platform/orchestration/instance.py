@@ -16,21 +16,16 @@ from dagster._core.instance.ref import InstanceRef
 from dlc_platform.catalog.database import lost_catalog, migrate, open_catalog, open_lab, open_where_there
 from dlc_platform.catalog.registry import assign_cameras
 from dlc_platform.devices.gpus import find_devices
-from dlc_platform.errors import PlatformError, command
+from dlc_platform.errors import HOME_VARIABLE, PlatformError, command
 from dlc_platform.files.yaml import load_yaml, yaml_text
 from dlc_platform.launchers.needs import gpu_slots
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, PatientRunCoordinator
 from dlc_platform.postgres.connection import dagster_url, existing_dagster_url, postgres_url
-from dlc_platform.settings import (
-    DAGSTER_POSTGRES_FILE_VARIABLE,
-    HOME_VARIABLE,
-    POSTGRES_FILE_VARIABLE,
-    POSTGRES_VARIABLE,
-    Lab,
-    load_lab,
-)
+from dlc_platform.settings.environment import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 
 #: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.

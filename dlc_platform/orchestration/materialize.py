@@ -41,7 +41,8 @@ from dlc_platform.reports.daily import first_day, yesterday
 from dlc_platform.sessions import scanning
 from dlc_platform.sessions.layout import root_of
 from dlc_platform.sessions.raw_roots import Disks
-from dlc_platform.settings import LAB_FILE, load_lab
+from dlc_platform.settings.environment import LAB_FILE
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.text.names import near_names, require_known
 from dlc_platform.text.words import counted, said_of
 

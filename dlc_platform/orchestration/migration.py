@@ -17,7 +17,7 @@ from dlc_platform.catalog.database import alembic_config, migrated_by, newer_tab
 from dlc_platform.catalog.tables import SCHEMA
 from dlc_platform.orchestration.instance import open_instance, prepare, used
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA, existing_url
-from dlc_platform.settings import load_lab
+from dlc_platform.settings.loading import load_lab
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dlc_platform.errors import PlatformError, sentence_for_people
 from dlc_platform.faults import is_lost_database, machine_fault
 from dlc_platform.orchestration.failures import OF_THE_MACHINE
 from dlc_platform.orchestration.retries import sensor_asks_again, try_again
-from dlc_platform.settings import ScanRule
+from dlc_platform.settings.operation import ScanRule
 from dlc_platform.text.words import counted, said_of
 
 RANGE_START = "dagster/asset_partition_range_start"

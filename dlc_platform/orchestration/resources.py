@@ -9,7 +9,9 @@ from sqlalchemy import Engine
 from dlc_platform.catalog.database import open_lab
 from dlc_platform.errors import PlatformError
 from dlc_platform.sessions.recordings import Scan, scan
-from dlc_platform.settings import Lab, Recipe, load_lab
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 
 

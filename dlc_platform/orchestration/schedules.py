@@ -21,7 +21,7 @@ from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import CATCH_UP
 from dlc_platform.sessions import scanning
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform.text.words import counted
 
 #: When yesterday's report is made, by the lab's clock.

@@ -47,14 +47,14 @@ from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.orchestration.web_access import authorization, shown_address
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external, postgres_url
-from dlc_platform.settings import (
+from dlc_platform.settings.environment import (
     LAB_FILE,
     TAKEN_VARIABLE,
     WEB_READ_ONLY_TOKEN_FILE_VARIABLE,
     WEB_TOKEN_FILE_VARIABLE,
-    Lab,
-    load_lab,
 )
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:

@@ -13,15 +13,14 @@ import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
-from dlc_platform.errors import PlatformError, command
-from dlc_platform.settings import (
-    HOME_VARIABLE,
+from dlc_platform.errors import HOME_VARIABLE, PlatformError, command
+from dlc_platform.settings.environment import (
     WEB_HOSTS_VARIABLE,
     WEB_READ_ONLY_TOKEN_FILE_VARIABLE,
     WEB_TOKEN_FILE_VARIABLE,
     home_from_environment,
-    load_lab,
 )
+from dlc_platform.settings.loading import load_lab
 
 #: Of the server in which things can be changed, and of the one that is there to look only.
 _FILES = {False: "web.token", True: "web-read-only.token"}

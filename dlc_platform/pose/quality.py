@@ -52,7 +52,7 @@ import numpy as np
 from dlc_platform.pose import SINGLE_ANIMAL
 from dlc_platform.pose.findings import A_FLOOR, ALL, FROM_TEST_IMAGES, IN_LAB_YAML, USUAL, Finding, Level
 from dlc_platform.pose.table import UNIQUE
-from dlc_platform.settings import LESS_IS_WORSE
+from dlc_platform.settings.quality import LESS_IS_WORSE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.server import ensure_running
-from dlc_platform.settings import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
+from dlc_platform.settings.environment import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
 
 DAGSTER_SCHEMA = "dagster"
 _DRIVER = "postgresql+psycopg2"

@@ -18,7 +18,7 @@ import regex
 from dlc_platform.files.plain import is_of_the_kernel
 from dlc_platform.sessions.layout import LEADS_OUT, Place, leads_out, place_of
 from dlc_platform.sessions.readiness import final_name, is_backup, under_way, unmarked, unready
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 
 #: How the reason begins why what a folder holds is not known.
 UNREADABLE = "the folder cannot be read"

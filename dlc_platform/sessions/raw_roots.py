@@ -22,7 +22,7 @@ import regex
 
 from dlc_platform.sessions.layout import Place, place_of, root_of
 from dlc_platform.sessions.listing import LINK_OUTSIDE, FoundVideo, Listing, Skipped, list_folder, may_follow, time_ns
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 
 #: Folders that a look lists whatever their times say.
 _LISTED_AGAIN = 250

@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 
 #: What copying and recording programs append to the name of a file that is under way, in small letters: browsers,
 #: KDE, WinSCP, rclone, Aspera, aria2, Resilio, FreeFileSync, gsutil, and what labs write themselves.

@@ -17,7 +17,7 @@ from typing import Any
 from dlc_platform.sessions.layout import Place, camera_of, normal
 from dlc_platform.sessions.listing import UNREADABLE, FoundVideo, Skipped
 from dlc_platform.sessions.raw_roots import Disks, every_folder
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 
 #: How long a raw root may give no answer, where lab.yaml is not asked.
 PATIENCE_SECONDS = 10.0

@@ -21,7 +21,7 @@ from dlc_platform.sessions.raw_roots import why_away
 from dlc_platform.sessions.recordings import Recording, Session, VideoFile, is_registered, is_touched
 from dlc_platform.sessions.sidecars import Sidecars, kept
 from dlc_platform.sessions.video_checks import findings
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform.text.words import counted
 from dlc_platform.video.probe import VideoInfo, probe
 

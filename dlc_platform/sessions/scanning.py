@@ -56,7 +56,8 @@ from dlc_platform.sessions.recordings import (
     no_video,
     scan,
 )
-from dlc_platform.settings import Lab, Layout
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.layout import Layout
 from dlc_platform.text.words import counted, said_of
 
 #: File systems keep times as coarse as two seconds: a change right after a listing may leave a folder's time as it was.

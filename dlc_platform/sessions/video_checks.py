@@ -16,7 +16,8 @@ from dlc_platform.catalog import queries
 from dlc_platform.catalog.quarantine import Fault
 from dlc_platform.errors import command
 from dlc_platform.identity import sha256_json
-from dlc_platform.settings import Lab, VideoLimits
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.quality import VideoLimits
 from dlc_platform.text.words import counted
 from dlc_platform.video.decode import COPY_AGAIN
 

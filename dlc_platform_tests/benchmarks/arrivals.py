@@ -24,7 +24,8 @@ from dlc_platform.dlc.engine import load_engine
 from dlc_platform.estimates.importing import register_model
 from dlc_platform.orchestration.services import running
 from dlc_platform.platform import Platform
-from dlc_platform.settings import LAB_FILE, load_lab
+from dlc_platform.settings.environment import LAB_FILE
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform.video.decode import Decoder, to_bgr
 from dlc_platform_tests.benchmarks.inference import export_once

@@ -43,7 +43,7 @@ from dlc_platform.devices.locks import DIRECTORY_VARIABLE
 from dlc_platform.faults import is_lost_database
 from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres import server
-from dlc_platform.settings import LAB_FILE
+from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.store import Store
 from dlc_platform_tests.benchmarks import mounted
 from dlc_platform_tests.keeping import make_old

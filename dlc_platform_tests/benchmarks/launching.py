@@ -34,7 +34,7 @@ from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.launchers.needs import GPU_POOL
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.postgres import server
-from dlc_platform.settings import LAB_FILE
+from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform_tests.launchers.launching_lab import Daemon, Lab
 
 CODE = Path(__file__)

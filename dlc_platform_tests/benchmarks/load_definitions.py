@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dlc_platform.settings import HOME_VARIABLE
+from dlc_platform.errors import HOME_VARIABLE
 
 _REPEATS = 5
 _LAB = """\

@@ -13,7 +13,7 @@ from dlc_platform.demo import lab as demo
 from dlc_platform.demo import render
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from dlc_platform.catalog.database import migrate, open_catalog
 from dlc_platform.lab.backup import backup
 from dlc_platform.postgres.server import installed_programs
-from dlc_platform.settings import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
+from dlc_platform.settings.environment import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
 from dlc_platform_tests.deployments.conftest import DEPLOYMENTS, Server, serve, url_in
 from dlc_platform_tests.orchestration.up import plain_environment
 

@@ -10,7 +10,7 @@ import pytest
 from dlc_platform.devices.gpus import CPU, Device, computing, environment, find_devices
 from dlc_platform.errors import PlatformError
 from dlc_platform.lab.doctor import examine_devices
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 
 DOUBLES = Path(__file__).parents[1] / "launchers" / "doubles"
 

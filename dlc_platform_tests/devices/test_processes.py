@@ -13,7 +13,7 @@ import pytest
 
 from dlc_platform.devices import processes
 from dlc_platform.devices.processes import WorkerProcess, killed_for_memory
-from dlc_platform.settings import HOME_VARIABLE
+from dlc_platform.errors import HOME_VARIABLE
 
 PARENT = """
 import subprocess, sys, time

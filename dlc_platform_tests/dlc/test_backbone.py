@@ -12,7 +12,7 @@ import pytest
 
 from dlc_platform.dlc.backbone import NETWORKS, check_weights, write_first_snapshot
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings import NET_TYPES
+from dlc_platform.settings.recipes import NET_TYPES
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from dlc_platform.dlc.training import TrainedModel, load_model, parameters_of, t
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
-from dlc_platform.settings import GPU_MEMORY_VARIABLE, Recipe
+from dlc_platform.settings.environment import GPU_MEMORY_VARIABLE
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 
 

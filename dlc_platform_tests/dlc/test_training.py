@@ -19,7 +19,7 @@ from dlc_platform.dlc.project import read_project
 from dlc_platform.dlc.training import TrainedModel, _pose_config, dataset_loader, load_model, train_model
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.identity import sha256_file, short
-from dlc_platform.settings import Recipe
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store, read_manifest
 from dlc_platform_tests.dlc.test_dataset import on_their_side
 

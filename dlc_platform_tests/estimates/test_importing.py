@@ -24,7 +24,8 @@ from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.platform import Platform
 from dlc_platform.sessions.recordings import scan
 from dlc_platform.sessions.registration import register
-from dlc_platform.settings import Lab, load_lab
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform_tests.dlc.train_folders import lay_out, make_project
 from dlc_platform_tests.sessions.test_registration import write_video

@@ -12,7 +12,8 @@ from dlc_platform import cli
 from dlc_platform.catalog import registry, tables
 from dlc_platform.dlc.parameters import CONFIG_FILE, TRACKING
 from dlc_platform.estimates.other_rules import poses_of_other_rules, unread_rules
-from dlc_platform.settings import POSTGRES_VARIABLE, Lab
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
+from dlc_platform.settings.lab import Lab
 from dlc_platform.store import MANIFEST
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, track

@@ -29,7 +29,8 @@ from dlc_platform.estimates.quality_gate import (
 from dlc_platform.platform import Platform
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, write_parquet
 from dlc_platform.reports.daily import daily_report
-from dlc_platform.settings import Lab, load_lab
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform_tests.catalog.small_lab import (
     dataset,

@@ -25,7 +25,7 @@ from dlc_platform.identity import sha256_file
 from dlc_platform.interop.dlc_poses import read_poses
 from dlc_platform.orchestration.instance import wanted_dagster_yaml
 from dlc_platform.sessions.sidecars import _read_json, _read_table
-from dlc_platform.settings import load_lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform.video.probe import probe
 from dlc_platform_tests.interop.test_plain_hdf import little_memory

@@ -30,7 +30,7 @@ from dlc_platform.orchestration.restored import DAGSTER, make_tables
 from dlc_platform.platform import Platform
 from dlc_platform.postgres import dump, server
 from dlc_platform.postgres.connection import dagster_url
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
 from dlc_platform.store import Store
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import dataset as dataset_row

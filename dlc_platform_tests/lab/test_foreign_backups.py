@@ -27,7 +27,7 @@ from dlc_platform.orchestration.restored import DAGSTER, make_tables
 from dlc_platform.postgres import dump, rows
 from dlc_platform.postgres.connection import dagster_url
 from dlc_platform.postgres.dump import definitions
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
 from dlc_platform.store import Store
 from dlc_platform_tests.catalog.conftest import lab as lab
 

@@ -11,7 +11,7 @@ from dlc_platform.dlc.project import read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.lab.new_lab import make_lab
 from dlc_platform.models.comparison import too_few_test_images
-from dlc_platform.settings import load_lab
+from dlc_platform.settings.loading import load_lab
 
 
 def project(folder: Path, **config: object) -> Path:

@@ -18,7 +18,8 @@ from dlc_platform.lab.plan import Plan, PlannedFile, PlannedSession, plan
 from dlc_platform.platform import Platform
 from dlc_platform.sessions.recordings import scan
 from dlc_platform.sessions.registration import judge, register
-from dlc_platform.settings import Lab, load_lab
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform_tests.catalog.small_lab import dataset, identity, image, promotion, record_dataset, track, train
 from dlc_platform_tests.sessions.test_recordings import place
 from dlc_platform_tests.sessions.test_registration import write_video

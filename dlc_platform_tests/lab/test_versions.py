@@ -23,7 +23,7 @@ from dlc_platform.cli import app
 from dlc_platform.lab.backup import restore
 from dlc_platform.orchestration.restored import DAGSTER
 from dlc_platform.postgres.dump import shown
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
 from dlc_platform.version import __version__
 
 BACKUPS = Path(__file__).parent / "backups"

@@ -17,7 +17,10 @@ from dlc_platform.catalog.quarantine import Fault, judge
 from dlc_platform.lab.waiting import Waiting, waiting, waiting_lines
 from dlc_platform.sessions import scanning
 from dlc_platform.sessions.raw_roots import every_folder
-from dlc_platform.settings import POSTGRES_VARIABLE, Lab, Layout, load_lab
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.layout import Layout
+from dlc_platform.settings.loading import load_lab
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import identity
 from dlc_platform_tests.sessions.test_registration import write_video

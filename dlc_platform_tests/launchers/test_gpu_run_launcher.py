@@ -24,10 +24,10 @@ from dlc_platform.devices import leases
 from dlc_platform.devices.gpus import Device
 from dlc_platform.devices.locks import DIRECTORY_VARIABLE
 from dlc_platform.devices.processes import WorkerProcess
+from dlc_platform.errors import HOME_VARIABLE
 from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
 from dlc_platform.launchers.needs import GPUS_TAG, MEMORY_TAG
 from dlc_platform.launchers.routing_run_launcher import ROUTE_TAG
-from dlc_platform.settings import HOME_VARIABLE
 from dlc_platform_tests.launchers.launching_lab import Daemon, Lab
 
 CODE = Path(__file__).with_name("gpu_runs.py")

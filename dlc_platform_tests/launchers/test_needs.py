@@ -8,9 +8,9 @@ import yaml
 
 from dlc_platform.devices.gpus import Device
 from dlc_platform.devices.needs import Needs
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import HOME_VARIABLE, PlatformError
 from dlc_platform.launchers.needs import GPUS_TAG, MEMORY_TAG, declared_needs, gpu_slots, needs_of
-from dlc_platform.settings import HOME_VARIABLE, Lab
+from dlc_platform.settings.lab import Lab
 
 
 @pytest.fixture

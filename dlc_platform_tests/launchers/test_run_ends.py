@@ -21,11 +21,11 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy import URL, Engine, create_engine, text
 
 from dlc_platform.devices.processes import WorkerProcess
+from dlc_platform.errors import HOME_VARIABLE
 from dlc_platform.launchers.for_good import fail_for_good
 from dlc_platform.launchers.gpu_run_launcher import GpuRunLauncher
 from dlc_platform.launchers.run_ends import as_told, connection_names, settled
 from dlc_platform.orchestration.services import Services
-from dlc_platform.settings import HOME_VARIABLE
 
 WORKER = """
 import sys, time

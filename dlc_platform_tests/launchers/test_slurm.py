@@ -28,7 +28,7 @@ from dlc_platform.launchers.slurm_follower import SlurmFollower
 from dlc_platform.launchers.slurm_run_launcher import SlurmRunLauncher
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 from dlc_platform.orchestration.instance import wanted_dagster_yaml
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform_tests.launchers.slurm_lab import wait
 
 DEPLOYMENT = Path(cli.__file__).parents[1] / "deployments" / "slurm"

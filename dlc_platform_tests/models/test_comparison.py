@@ -25,7 +25,8 @@ from dlc_platform.platform import Platform
 from dlc_platform.pose.table import POSE_TABLE
 from dlc_platform.sessions.recordings import scan
 from dlc_platform.sessions.registration import register
-from dlc_platform.settings import Lab, Recipe
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 
 PROJECT = "tiny"

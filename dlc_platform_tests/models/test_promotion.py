@@ -10,7 +10,7 @@ import pytest
 
 from dlc_platform.catalog.tables import Evaluation, Promotion
 from dlc_platform.models.promotion import Choice, choose_best
-from dlc_platform.settings import PromotionRule
+from dlc_platform.settings.promotion import PromotionRule
 from dlc_platform.store import Store
 from dlc_platform_tests.dlc.evaluations import write_evaluation
 

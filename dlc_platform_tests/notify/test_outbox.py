@@ -19,7 +19,7 @@ from dlc_platform.catalog.quarantine import Fault, judge, release
 from dlc_platform.errors import PlatformError
 from dlc_platform.notify import outbox
 from dlc_platform.notify.outbox import News, announce, announce_quarantine, channel_states, deliver
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform_tests import receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
 from dlc_platform_tests.catalog.small_lab import identity, session
@@ -34,7 +34,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 from dlc_platform.catalog.database import open_catalog
 from dlc_platform.notify.outbox import deliver
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 engine = open_catalog(make_url(os.environ["CATALOGUE"]))
 lab = Lab.model_validate_json(os.environ["LAB"])
 print("ready", flush=True)

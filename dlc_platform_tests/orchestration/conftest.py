@@ -13,7 +13,7 @@ import yaml
 
 from dlc_platform.demo import lab as material
 from dlc_platform.orchestration.materialize import materialize
-from dlc_platform.settings import PoseFloors
+from dlc_platform.settings.quality import PoseFloors
 
 RECIPE = "quick"
 #: A network of two epochs is hopeless, and so are its poses: none of that is what the shared lab is for. What becomes

@@ -20,7 +20,7 @@ from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.reports.daily import yesterday
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
 from dlc_platform_tests import receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
 from dlc_platform_tests.catalog.small_lab import identity, recording, session, track, video

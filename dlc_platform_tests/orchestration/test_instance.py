@@ -10,7 +10,8 @@ from sqlalchemy import URL
 from dlc_platform.errors import PlatformError
 from dlc_platform.lab.doctor import examine
 from dlc_platform.orchestration.instance import dagster_yaml, prepare, wanted_dagster_yaml, where_it_stands, write
-from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
+from dlc_platform.settings.loading import load_lab
 
 
 @pytest.fixture

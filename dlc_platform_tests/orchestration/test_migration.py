@@ -11,7 +11,7 @@ from sqlalchemy import URL, text
 from dlc_platform.catalog.database import alembic_config, open_catalog
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.migration import Revision, migrate, require_known, revisions
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.orchestration.materialize import materialize
 from dlc_platform.platform import Platform
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
 from dlc_platform_tests.orchestration.conftest import NOTHING_IS_HOPELESS
 
 BODYPARTS = {"snout", "leftear", "rightear", "tailbase"}

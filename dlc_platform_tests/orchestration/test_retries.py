@@ -8,7 +8,7 @@ import yaml
 from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
 from dlc_platform.orchestration.build import build_definitions
-from dlc_platform.settings import POSTGRES_VARIABLE
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
 
 SESSION, RECIPE, DAY = "sub-1_ses-1", "quick", "2026-01-02"
 ASSETS = [

@@ -50,7 +50,8 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import UNTIL_TAG, WAITS, WAITS_TAG, not_started
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
 from dlc_platform.sessions import registration
-from dlc_platform.settings import POSTGRES_VARIABLE, load_lab
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
+from dlc_platform.settings.loading import load_lab
 from dlc_platform_tests.catalog import small_lab
 from dlc_platform_tests.video.conftest import spoil
 

@@ -63,7 +63,11 @@ from dlc_platform.orchestration.schedules import late
 from dlc_platform.orchestration.sensors import Asked, Cursor
 from dlc_platform.platform import Platform
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
-from dlc_platform.settings import POSTGRES_VARIABLE, YEAR_SECONDS, Lab, Recipe, leaves, load_lab
+from dlc_platform.settings.environment import POSTGRES_VARIABLE
+from dlc_platform.settings.fields import YEAR_SECONDS, leaves
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 from dlc_platform_tests import keeping, receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue

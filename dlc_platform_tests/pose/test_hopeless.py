@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dlc_platform.pose.hopeless import FEWEST_IMAGES, Floors, ModelJudgement, judge_model
-from dlc_platform.settings import ModelFloors
+from dlc_platform.settings.promotion import ModelFloors
 
 FLOORS = Floors(**ModelFloors().model_dump())
 NAN = float("nan")

@@ -28,7 +28,7 @@ from dlc_platform.pose.quality import (
     within,
 )
 from dlc_platform.pose.table import SINGLE_ANIMAL, tidy_from_dlc
-from dlc_platform.settings import PoseFloors
+from dlc_platform.settings.quality import PoseFloors
 
 NAN = float("nan")
 PICTURE = (100.0, 80.0)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from dlc_platform.errors import PlatformError
 from dlc_platform.postgres.connection import dagster_url, postgres_url
 from dlc_platform.postgres.server import ensure_running
-from dlc_platform.settings import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
+from dlc_platform.settings.environment import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
 from dlc_platform_tests.postgres.conftest import is_running
 
 SECRET = "s3cret-w0rd"

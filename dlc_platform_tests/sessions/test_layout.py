@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from dlc_platform.errors import PlatformError
 from dlc_platform.sessions.layout import alike
 from dlc_platform.sessions.recordings import scan
-from dlc_platform.settings import NEUROBLUEPRINT, Layout
+from dlc_platform.settings.layout import NEUROBLUEPRINT, Layout
 from dlc_platform_tests.sessions.test_recordings import place, reasons, recordings
 
 

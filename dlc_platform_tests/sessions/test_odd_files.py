@@ -22,7 +22,9 @@ from dlc_platform.sessions.raw_roots import why_away
 from dlc_platform.sessions.readiness import unopened
 from dlc_platform.sessions.recordings import Scan, scan
 from dlc_platform.sessions.registration import register
-from dlc_platform.settings import Lab, Layout, ProjectEntry
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.layout import Layout
+from dlc_platform.settings.recipes import ProjectEntry
 from dlc_platform_tests.sessions.test_recordings import place, recordings
 from dlc_platform_tests.sessions.test_registration import write_video
 

@@ -9,7 +9,7 @@ import pytest
 from dlc_platform.sessions.listing import list_folder
 from dlc_platform.sessions.readiness import final_name, unopened
 from dlc_platform.sessions.recordings import scan
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 from dlc_platform_tests.sessions.test_recordings import place, reasons
 from dlc_platform_tests.video.conftest import cut, write_video
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dlc_platform.sessions.recordings import Scan, scan
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 
 
 def place(root: Path, *names: str) -> Path:

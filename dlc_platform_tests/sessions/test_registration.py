@@ -19,7 +19,8 @@ from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.sessions.recordings import Session, scan
 from dlc_platform.sessions.registration import Look, is_registered, register, require_trackable, require_unchanged
-from dlc_platform.settings import Lab, Layout
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.layout import Layout
 from dlc_platform_tests.video.conftest import spoil
 
 

@@ -19,7 +19,8 @@ from dlc_platform.lab.waiting import waiting
 from dlc_platform.sessions import raw_roots, scanning
 from dlc_platform.sessions.registration import register, update_details
 from dlc_platform.sessions.sidecars import Sidecars
-from dlc_platform.settings import Lab, ScanRule
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.operation import ScanRule
 
 SETTLE = 30.0
 KEY = "sub-1_ses-1"

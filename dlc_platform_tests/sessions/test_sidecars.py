@@ -10,7 +10,7 @@ from dlc_platform.catalog import queries, registry
 from dlc_platform.sessions.recordings import scan
 from dlc_platform.sessions.registration import register, update_details
 from dlc_platform.sessions.sidecars import Details, Sidecars
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 from dlc_platform_tests.sessions.test_recordings import place
 from dlc_platform_tests.sessions.test_registration import write_video
 

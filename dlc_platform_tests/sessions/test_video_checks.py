@@ -13,7 +13,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.sessions import scanning
 from dlc_platform.sessions.registration import judge, register, require_trackable
 from dlc_platform.sessions.video_checks import FEWEST_EARLIER, Finding, findings, unusual
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 from dlc_platform_tests.sessions.test_registration import lab, session, top, write_video
 from dlc_platform_tests.video.conftest import spoil
 from dlc_platform_tests.video.numbered import remux, write_numbered

@@ -11,7 +11,7 @@ import pytest
 from dlc_platform.errors import PlatformError
 from dlc_platform.lab.new_lab import make_lab
 from dlc_platform.sessions.listing import list_folder
-from dlc_platform.settings import Layout
+from dlc_platform.settings.layout import Layout
 from dlc_platform.video.probe import probe
 
 

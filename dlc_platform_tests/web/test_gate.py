@@ -32,7 +32,7 @@ from websockets.sync.client import connect
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.web_access import address, token_of
-from dlc_platform.settings import load_lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.web.gate import host_of
 from dlc_platform_tests.web.conftest import FOREIGN, LAUNCH, OWN, RUNS, Server, Servers
 

@@ -8,8 +8,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from dlc_platform.errors import PlatformError
-from dlc_platform.settings import HOME_VARIABLE, InferenceRule, Lab, home_from_environment, leaves, load_lab
+from dlc_platform.errors import HOME_VARIABLE, PlatformError
+from dlc_platform.settings.environment import home_from_environment
+from dlc_platform.settings.fields import leaves
+from dlc_platform.settings.inference import InferenceRule
+from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.loading import load_lab
 from dlc_platform.video.region import Region
 
 LAB = """\

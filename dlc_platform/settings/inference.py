@@ -1,0 +1,66 @@
+"""The sections `inference` and `regions` of lab.yaml: which model tracks which camera, and where in the picture."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dlc_platform.settings.fields import MOST_PIXELS, Name, Section
+
+#: The least width and height of a region, in pixels.
+SMALLEST_REGION = 32
+
+
+class InferenceRule(Section):
+    """Which project's production model tracks which cameras; the first rule that matches a camera is used."""
+
+    camera: str = Field(
+        default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
+    )
+    project: Name = Field(description="The project whose production model tracks these cameras.")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Frames to a batch; found by itself where it is not given. Speed only, never part of an identity.",
+    )
+    precision: Literal["full", "half"] = Field(
+        default="full",
+        description="`half` computes in 16 bits: faster on GPUs, at a cost in pixels; on CPUs it is measured.",
+    )
+    gpu_memory_gb: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=10_000,
+        description="Gigabytes of a GPU that it needs; where every rule says so, runs share a GPU. Never part of an "
+        "identity.",
+    )
+
+
+class RegionRule(Section):
+    """Which part of the picture counts, for which cameras and sessions; the first rule that matches both is used."""
+
+    camera: str = Field(
+        default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
+    )
+    session: str = Field(default="*", min_length=1, description="A shell pattern that the session's key must match.")
+    x: int = Field(
+        ge=0,
+        le=MOST_PIXELS,
+        description="Column of the region's first pixel in the picture as it is shown.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    y: int = Field(
+        ge=0,
+        le=MOST_PIXELS,
+        description="Row of the region's first pixel; the origin is at the top left.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    width: int = Field(
+        ge=SMALLEST_REGION,
+        le=MOST_PIXELS,
+        description="Its width; at least 32, the stride of the networks.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    height: int = Field(
+        ge=SMALLEST_REGION, le=MOST_PIXELS, description="Its height; at least 32.", json_schema_extra={"unit": "pixels"}
+    )

@@ -1,0 +1,231 @@
+"""All of ``HOME/lab.yaml`` as one model, and what its sections must keep together.
+
+Only what a person writes belongs here. A setting is read once, at the edge; the layers below get plain values.
+"""
+
+import re
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+
+from dlc_platform.settings.channels import Notify
+from dlc_platform.settings.fields import (
+    YEAR_SECONDS,
+    Folder,
+    GpuNumber,
+    GpuUuid,
+    Name,
+    Section,
+    TimeZone,
+)
+from dlc_platform.settings.inference import InferenceRule, RegionRule
+from dlc_platform.settings.layout import Layout
+from dlc_platform.settings.operation import Backups, Freshness, RunRules, ScanRule, Schedules, Web
+from dlc_platform.settings.promotion import PromotionRule
+from dlc_platform.settings.quality import PoseQuality, VideoLimits
+from dlc_platform.settings.recipes import ProjectEntry, Recipe
+from dlc_platform.video.region import Region
+
+#: What an instance of the platform is for.
+Stage = Literal["production", "staging", "development"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class Lab(Section):
+    """``lab.yaml``, validated; paths are absolute."""
+
+    name: Name = Field(default="lab", description="What reports, messages and backups call the lab.")
+    stage: Stage = Field(
+        default="production",
+        description="Schedules and sensors are on in production, and off elsewhere until somebody switches them on in "
+        "the UI. The environment variable DLC_PLATFORM_STAGE has the last word.",
+    )
+    raw_roots: tuple[Folder, ...] = Field(
+        min_length=1,
+        description="The folders below which sessions are recorded. They are only read; relative paths begin at HOME.",
+    )
+    layout: Layout = Field(default=Layout(), description="How folders and files below the raw roots are named.")
+    projects: dict[Name, ProjectEntry] = Field(
+        min_length=1, description="The DeepLabCut projects that the lab labels in, each under a name of your choice."
+    )
+    recipes: dict[Name, Recipe] = Field(
+        default={}, description="Named sets of training parameters. `train HOME RECIPE` makes a model version of one."
+    )
+    inference: tuple[InferenceRule, ...] = Field(
+        default=(),
+        description="Which project's production model tracks which cameras; the first rule that matches a camera is "
+        "used. A camera without a rule is not tracked.",
+    )
+    regions: tuple[RegionRule, ...] = Field(
+        default=(),
+        description="Parts of the picture that count, for some cameras and sessions; the first rule that matches is "
+        "used. Without one the whole picture counts.",
+    )
+    video_quality: tuple[VideoLimits, ...] = Field(
+        default=(), description="What a good video of a camera is; the first rule that matches a camera is used."
+    )
+    promotion: PromotionRule = Field(
+        default=PromotionRule(), description="When a model version comes into production by itself."
+    )
+    damaged_videos: Literal["stop", "track"] = Field(
+        default="stop",
+        description="What becomes of a recording whose video is truncated or damaged. `stop`: it is registered and not "
+        "tracked. `track`: what can be decoded of it is tracked. Checks in the UI show it either way.",
+    )
+    pose_quality: PoseQuality = Field(
+        default=PoseQuality(), description="When poses count as bad, and what bad ones hold up."
+    )
+    store: Folder = Field(
+        default=Path("store"),
+        description="The folder of datasets, models, evaluations and poses. It belongs to this lab alone.",
+    )
+    settle_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=YEAR_SECONDS,
+        description="A video is taken when neither its size nor its time changed for so long.",
+    )
+    scan_seconds: int = Field(30, ge=1, le=24 * 3600, description="The time between two looks at the raw roots.")
+    scan: ScanRule = Field(
+        default=ScanRule(), description="How the raw roots are looked through, and how much is asked for at a time."
+    )
+    gpus: Literal["auto"] | tuple[GpuNumber | GpuUuid, ...] = Field(
+        default="auto",
+        description="The devices that runs may use: those NVML finds, or the listed ones, by number or by the UUID of "
+        "a GPU or a MIG slice.",
+    )
+    avoid_busy_gpus: bool = Field(
+        default=False, description="Leave GPUs alone on which somebody computes without the platform, as NVML sees it."
+    )
+    dagster_yaml: Folder | None = Field(
+        default=None,
+        description="A file of the lab's own with parts of dagster.yaml, such as another run_launcher. They go before "
+        "those that the platform writes.",
+    )
+    freshness: Freshness = Field(default=Freshness(), description="When poses are late.")
+    notify: Notify = Field(
+        default=Notify(), description="Who is told of failures, quarantine, late poses and the day's report."
+    )
+    schedules: Schedules = Field(default=Schedules(), description="When the lab looks after itself.")
+    backups: Backups = Field(
+        default=Backups(), description="Where the schedule `back_up` writes to, and how many backups stay."
+    )
+    runs: RunRules = Field(default=RunRules(), description="What becomes of runs that die, hang or are old.")
+    web: Web = Field(default=Web(), description="Under which names the lab's pages answer.")
+    time_zone: TimeZone = Field(default="UTC", description="In which the days of reports begin, such as Europe/Berlin.")
+    likelihood_cutoff: float = Field(
+        default=0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."
+    )
+
+    def rule_for(self, camera: str) -> InferenceRule | None:
+        """The first inference rule whose pattern the camera's name matches."""
+        return next((rule for rule in self.inference if fnmatchcase(camera, rule.camera)), None)
+
+    def split_of(self, recipe: str) -> tuple[int, float]:
+        """What decides a recipe's split into training and test images: the seed, and the fraction that is tested on."""
+        own = self.recipes[recipe]
+        seed = self.projects[own.project].split_seed
+        return own.seed if seed is None else seed, own.test_fraction
+
+    def project_of(self, camera: str) -> str | None:
+        """The project whose production model tracks a camera, by the inference rules."""
+        rule = self.rule_for(camera)
+        return rule.project if rule else None
+
+    def region_for(self, session: str, camera: str) -> Region | None:
+        """The region of the first rule whose patterns a session's key and a camera's name match; None for all of it."""
+        for rule in self.regions:
+            if fnmatchcase(camera, rule.camera) and fnmatchcase(session, rule.session):
+                return Region(rule.x, rule.y, rule.width, rule.height)
+        return None
+
+    def video_limits(self, camera: str) -> VideoLimits:
+        """The first rule under `video_quality` whose pattern the camera's name matches; the defaults without one."""
+        return next((rule for rule in self.video_quality if fnmatchcase(camera, rule.camera)), VideoLimits())
+
+    @field_validator("gpus", mode="wrap")
+    @classmethod
+    def _auto_or_devices(cls, gpus: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(gpus)
+        except ValidationError:
+            raise ValueError("must be auto, or a list of device numbers such as [0, 1], or of UUIDs") from None
+
+    @field_validator("gpus")
+    @classmethod
+    def _each_device_once(cls, gpus: Any) -> Any:
+        names = [str(gpu).lower() for gpu in gpus]
+        if gpus != "auto" and (twice := sorted({name for name in names if names.count(name) > 1})):
+            raise ValueError(f"lists {', '.join(twice)} more than once")
+        return gpus
+
+    @model_validator(mode="after")
+    def _each_rule_is_used(self) -> "Lab":
+        """The first rule that matches is used, so a general one hides those after it."""
+        rules: dict[str, list[tuple[str, ...]]] = {
+            "inference": [(rule.camera,) for rule in self.inference],
+            "regions": [(rule.camera, rule.session) for rule in self.regions],
+            "video_quality": [(rule.camera,) for rule in self.video_quality],
+            "pose_quality.rules": [(rule.camera, rule.project) for rule in self.pose_quality.rules],
+        }
+        wrong = []
+        for section, patterns in rules.items():
+            for index, later in enumerate(patterns):
+                for number, earlier in enumerate(patterns[:index]):
+                    if all(_covers(one, other) for one, other in zip(earlier, later, strict=True)):
+                        wrong.append(
+                            f"{section}.{index} ({', '.join(later)}) is never used, because {section}.{number} "
+                            f"({', '.join(earlier)}) comes first and matches all of it; put it before that one, or "
+                            "remove it"
+                        )
+                        break
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "Lab":
+        users = [(f"recipes.{name}", recipe.project) for name, recipe in self.recipes.items()]
+        users += [(f"inference.{index}", rule.project) for index, rule in enumerate(self.inference)]
+        users += [
+            (f"pose_quality.rules.{index}", rule.project)
+            for index, rule in enumerate(self.pose_quality.rules)
+            if not any(fnmatchcase(project, rule.project) for project in self.projects)
+        ]
+        wrong = [
+            f"{key}.project is {project!r}, but the projects are {', '.join(self.projects)}"
+            for key, project in users
+            if project not in self.projects
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+def _covers(general: str, special: str) -> bool:
+    """Whether a shell pattern matches every name that another one does; False too where that is hard to say."""
+    earlier, later = (re.findall(r"\[[!]?\]?[^]]*\]|.", pattern, re.S) for pattern in (general, special))
+
+    @cache
+    def covers(i: int, j: int) -> bool:
+        if i == len(earlier):
+            return j == len(later)
+        if earlier[i] == "*":
+            return covers(i + 1, j) or (j < len(later) and covers(i, j + 1))
+        if j == len(later) or later[j] == "*":
+            return False
+        one = earlier[i] in ("?", later[j]) or (
+            len(later[j]) == 1 and later[j] != "?" and fnmatchcase(later[j], earlier[i])
+        )
+        return one and covers(i + 1, j + 1)
+
+    return covers(0, 0)

@@ -1,0 +1,65 @@
+"""The section `promotion` of lab.yaml: which versions may become production models, and which are hopeless."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dlc_platform.settings.fields import MOST_PIXELS, Section
+
+
+class ModelFloors(Section):
+    """When a model version is hopeless: the rule never promotes it, and nothing is tracked with it by itself.
+
+    `pose.hopeless` says how it is computed and where the defaults come from. null switches a floor off.
+    """
+
+    correct: float | None = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Of the labelled keypoints of its test images, at least so many are correct: as near to the label "
+        "as `within_animal` or `within_human` says, whichever is more.",
+    )
+    within_animal: float = Field(
+        default=0.2, ge=0.0001, le=1000, description="A keypoint is correct within this fraction of the animal's size."
+    )
+    within_human: float = Field(
+        default=3.0,
+        ge=0.0001,
+        le=1000,
+        description="And within so many times the error of a person who labels the frame again.",
+    )
+    human_error_px: float | None = Field(
+        default=None,
+        ge=0.0001,
+        le=MOST_PIXELS,
+        description="That error in pixels, where the lab has measured it; by default 2.3 % of the animal's size, as on "
+        "DeepLabCut's open field.",
+    )
+    confident: float | None = Field(
+        default=0.05, gt=0, le=1, description="Of the labelled keypoints of its test images, so many are confident."
+    )
+    spread: float | None = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Its predictions on test images are spread over at least this fraction of the width of the labels: "
+        "a network that sees nothing predicts one place in all of them.",
+    )
+
+
+class PromotionRule(Section):
+    """When a model version becomes the production model of its project by itself."""
+
+    rule: Literal["clearly_better", "person"] = Field(
+        default="clearly_better",
+        description="`clearly_better`: the first evaluated version, and later one that is better than the version in "
+        "force beyond the confidence interval, while no body part got worse. `person`: only when a person says so.",
+    )
+    confidence: float = Field(
+        default=0.95,
+        ge=0.01,
+        le=0.9999,
+        description="How sure the interval of the difference in test RMSE is, as a fraction.",
+    )
+    hopeless: ModelFloors = Field(default=ModelFloors(), description="Versions that the rule never promotes.")

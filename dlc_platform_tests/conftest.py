@@ -25,6 +25,7 @@ from dlc_platform.postgres import server
 from dlc_platform.settings.environment import STAGE_VARIABLE
 from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
+from dlc_platform_tests.servers import ensure_running_without_fsync
 
 if TYPE_CHECKING:
     from dlc_platform.dlc.dataset import Dataset
@@ -184,6 +185,7 @@ def make_reachable() -> Callable[[], AbstractContextManager[Path]]:
 def postgres_home() -> Iterator[Path]:
     """A folder whose `postgres` is the server that all tests share which only need some server."""
     with _reachable() as folder:
+        ensure_running_without_fsync(folder / "postgres")
         yield folder
 
 

@@ -14,6 +14,7 @@ import yaml
 from dlc_platform.demo import lab as material
 from dlc_platform.orchestration.materialize import materialize
 from dlc_platform.settings.quality import PoseFloors
+from dlc_platform_tests.servers import ensure_running_without_fsync
 
 RECIPE = "quick"
 #: A network of two epochs is hopeless, and so are its poses: none of that is what the shared lab is for. What becomes
@@ -41,6 +42,7 @@ def lab_home(make_reachable: Callable[[], AbstractContextManager[Path]]) -> Iter
             "runs": {"retry_minutes": [0.05]},
         }
         (home / "lab.yaml").write_text(yaml.safe_dump(settings))
+        ensure_running_without_fsync(home / "postgres")
         before = dict(os.environ)
         yield home
         os.environ.clear()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dlc_platform import cli
+from dlc_platform.cli import app
 from dlc_platform.errors import HOME_VARIABLE, PlatformError, at_home, command, printable, shell_word
 from dlc_platform.estimates.quality_gate import release_command
 from dlc_platform.sessions.video_checks import release
@@ -62,6 +62,6 @@ def test_what_commands_a_terminal_is_shown_by_its_number(
     assert PlatformError("\x1b[31mred\nok: all is well", "Rename it").problem == "\\x1b[31mred\\nok: all is well"
     monkeypatch.setattr(sys, "argv", ["dlc-platform", "doctor", str(tmp_path / "\x1b[2Jlab")])
     with pytest.raises(SystemExit):
-        cli.main()
+        app.main()
     said = capsys.readouterr().out
     assert "\x1b" not in said and "\\x1b[2Jlab" in said

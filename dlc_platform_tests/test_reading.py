@@ -16,9 +16,9 @@ import yaml
 from alembic import command as alembic
 from sqlalchemy import Engine, text
 
-from dlc_platform import cli
 from dlc_platform.catalog.database import alembic_config, migrate, open_lab, open_where_there
 from dlc_platform.catalog.quarantine import Fault, judge
+from dlc_platform.cli import app
 from dlc_platform.errors import PlatformError, at_home
 from dlc_platform.orchestration.instance import prepare
 from dlc_platform.orchestration.resources import LabResource
@@ -131,7 +131,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(name: str, home: Path, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["dlc-platform", *name.split(), str(home), *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         told = capsys.readouterr()
         return f"{told.out}{told.err}{ended.value.code}"
 
@@ -167,7 +167,7 @@ def files(folder: Path) -> dict[str, tuple[int, str]]:
 def commands() -> set[str]:
     """The names of all commands, those of groups too."""
     found = set()
-    for name, one in typer.main.get_command(cli.app).commands.items():  # pyright: ignore[reportAttributeAccessIssue]
+    for name, one in typer.main.get_command(app.app).commands.items():  # pyright: ignore[reportAttributeAccessIssue]
         below = getattr(one, "commands", {})
         found |= {name, *(f"{name} {other}" for other in below)} if below else {name}
     return found

@@ -181,7 +181,7 @@ def pages(engine: Engine) -> dict[str, str]:
 
 def lab_yaml() -> str:
     """Every key of lab.yaml with its type, unit, default and meaning, from the schema that editors use too."""
-    from dlc_platform.settings import Lab
+    from dlc_platform.settings.lab import Lab
 
     schema = Lab.model_json_schema()
     lines = [
@@ -307,7 +307,7 @@ def _yaml(value: Any) -> str:
 
 def command_line() -> str:
     """Every command with its arguments and options, from the program itself."""
-    from dlc_platform.cli import app
+    from dlc_platform.cli.app import app
 
     root = typer.main.get_command(app)
     lines = [

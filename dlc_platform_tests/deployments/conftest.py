@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from sqlalchemy import URL, make_url
 
-from dlc_platform import cli
+from dlc_platform.cli import app
 
-DEPLOYMENTS = Path(cli.__file__).parents[1] / "deployments"
+DEPLOYMENTS = Path(app.__file__).parents[2] / "deployments"
 _SECONDS = 60
 
 

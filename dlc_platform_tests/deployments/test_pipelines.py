@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from typer.core import TyperGroup
 
-from dlc_platform import cli
+from dlc_platform.cli import app
 from dlc_platform_tests.deployments.conftest import DEPLOYMENTS
 
 ROOT = DEPLOYMENTS.parent
@@ -102,7 +102,7 @@ def commands(text: str) -> list[list[str]]:
 
 def test_every_command_that_a_deployment_calls_exists():
     """Each is parsed by our own command line; nothing is run."""
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app.app)
     assert isinstance(group, TyperGroup)
     known = group.commands
     files = [

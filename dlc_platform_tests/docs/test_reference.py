@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 import dlc_platform
 from dlc_platform import Platform
-from dlc_platform.cli import app
+from dlc_platform.cli.app import app
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.docs import reference
 from dlc_platform.settings import Lab

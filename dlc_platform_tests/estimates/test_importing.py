@@ -14,8 +14,8 @@ import pytest
 import yaml
 from sqlalchemy import Engine, select, text
 
-from dlc_platform import cli
 from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.cli import app
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.estimates.importing import RegisteredPoses, register_model, register_poses
@@ -71,7 +71,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(*arguments: object) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["dlc-platform", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         return ended.value.code, capsys.readouterr().out
 
     return run

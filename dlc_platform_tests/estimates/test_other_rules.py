@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from dlc_platform import cli
 from dlc_platform.catalog import registry, tables
+from dlc_platform.cli import app
 from dlc_platform.dlc.parameters import CONFIG_FILE, TRACKING
 from dlc_platform.estimates.other_rules import poses_of_other_rules, unread_rules
 from dlc_platform.settings.environment import POSTGRES_VARIABLE
@@ -108,5 +108,5 @@ def test_stale_and_impact_say_so(
         for command in (["stale"], ["impact", identity("a")], ["stale", "--json"]):
             monkeypatch.setattr(sys, "argv", ["dlc-platform", command[0], str(tmp_path), *command[1:]])
             with pytest.raises(SystemExit):
-                cli.main()
+                app.main()
             assert "rules of lab.yaml have changed for the cameras top (" in capsys.readouterr().err

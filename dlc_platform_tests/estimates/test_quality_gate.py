@@ -13,8 +13,9 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
-from dlc_platform import cli
 from dlc_platform.catalog import quarantine, registry, tables
+from dlc_platform.cli import app
+from dlc_platform.cli import poses as poses_commands
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.estimates.quality_gate import (
     Assessment,
@@ -300,14 +301,14 @@ def test_poses_that_were_judged_before_there_were_floors_are_told_and_judged_aga
         platform.require_good_poses(SESSION)
     monkeypatch.setattr(sys, "argv", ["dlc-platform", "quality", str(tracked.home), SESSION])
     with pytest.raises(SystemExit):
-        cli.main()
+        app.main()
     assert f"judge them with `dlc-platform quality {tracked.home} {SESSION} --judge`" in capsys.readouterr().out
     with tracked.engine.begin() as connection:
         connection.execute(text("truncate dlc.pose_verdict cascade"))
     for arguments in ([], [SESSION]):
         monkeypatch.setattr(sys, "argv", ["dlc-platform", "quality", str(tracked.home), *arguments])
         with pytest.raises(SystemExit):
-            cli.main()
+            app.main()
         out = capsys.readouterr().out
         assert "none yet" not in out and " --judge`" in out and "judged yet" in out
     assert tracked.assess().verdict == "pass" and platform.not_judged_by_floors() == []
@@ -538,7 +539,7 @@ def test_the_command_lists_and_judges_again(
     def said(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["dlc-platform", "quality", str(tracked.home), *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         assert not ended.value.code
         return capsys.readouterr().out
 
@@ -558,7 +559,7 @@ def test_the_command_lists_and_judges_again(
     track(tracked.engine, "8", file, "a")
     listed = said()
     assert SESSION in listed and other in listed and "nose to tail" not in listed and "2 recordings: 2 fail" in listed
-    monkeypatch.setattr(cli, "_NOT_PASSING", 1)
+    monkeypatch.setattr(poses_commands, "_NOT_PASSING", 1)
     listed = said()
     assert other in listed and SESSION not in listed and "the newest 1 of 2 that do not pass are listed" in listed
     assert len(json.loads(said("--json"))) == 8

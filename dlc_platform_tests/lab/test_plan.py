@@ -12,8 +12,8 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
-from dlc_platform import cli
 from dlc_platform.catalog import quarantine, registry
+from dlc_platform.cli import app
 from dlc_platform.lab.plan import Plan, PlannedFile, PlannedSession, plan
 from dlc_platform.platform import Platform
 from dlc_platform.sessions.recordings import scan
@@ -67,7 +67,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(*arguments: object) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["dlc-platform", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         return ended.value.code, capsys.readouterr().out
 
     return run

@@ -19,7 +19,7 @@ from sqlalchemy import URL
 from typer.testing import CliRunner
 
 from dlc_platform.catalog.database import _revisions  # pyright: ignore[reportPrivateUsage]
-from dlc_platform.cli import app
+from dlc_platform.cli.app import app
 from dlc_platform.lab.backup import restore
 from dlc_platform.orchestration.restored import DAGSTER
 from dlc_platform.postgres.dump import shown

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
-from dlc_platform import cli
 from dlc_platform.catalog.quarantine import Fault, judge
+from dlc_platform.cli import app
 from dlc_platform.lab.waiting import Waiting, waiting, waiting_lines
 from dlc_platform.sessions import scanning
 from dlc_platform.sessions.raw_roots import every_folder
@@ -105,7 +105,7 @@ def test_all_of_it_is_listed_in_lines_that_a_terminal_holds(
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["dlc-platform", *arguments])
         with pytest.raises(SystemExit):
-            cli.main()
+            app.main()
         return capsys.readouterr().out
 
     out = run("sessions", str(home), "--waiting")
@@ -169,7 +169,7 @@ def test_a_root_that_does_not_answer_is_said_and_the_rest_goes_on(
     stall(home / "hung")
     monkeypatch.setattr(sys, "argv", ["dlc-platform", command[0], str(home), *command[1:]])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     out = capsys.readouterr().out
     assert ended.value.code == 1
     assert "the raw root has not answered for" in out and str(home / "hung") in out

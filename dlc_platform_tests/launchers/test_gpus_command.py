@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dlc_platform.cli import app
+from dlc_platform.cli.app import app
 from dlc_platform.devices import leases
 from dlc_platform.devices.gpus import find_devices
 from dlc_platform.devices.locks import DIRECTORY_VARIABLE

@@ -19,7 +19,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job, op
 from dagster._core.storage.tags import MAX_RETRIES_TAG, WILL_RETRY_TAG
 from dagster._core.test_utils import instance_for_test
 
-from dlc_platform import cli
+from dlc_platform.cli import app
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers import slurm
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
@@ -31,7 +31,7 @@ from dlc_platform.orchestration.instance import wanted_dagster_yaml
 from dlc_platform.settings.lab import Lab
 from dlc_platform_tests.launchers.slurm_lab import wait
 
-DEPLOYMENT = Path(cli.__file__).parents[1] / "deployments" / "slurm"
+DEPLOYMENT = Path(app.__file__).parents[2] / "deployments" / "slurm"
 
 
 def _entry(run_id: str) -> Entry:

@@ -24,14 +24,14 @@ from dagster import DagsterInstance, DagsterRun
 from dagster_graphql import DagsterGraphQLClient
 from sqlalchemy import URL
 
-from dlc_platform import cli
+from dlc_platform.cli import app
 from dlc_platform.launchers.slurm_follower import JOB_TAG
 from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres.connection import dagster_url
 from dlc_platform_tests.launchers.slurm_lab import SlurmLab, wait
 from dlc_platform_tests.orchestration.up import plain_environment
 
-DEPLOYMENT = Path(cli.__file__).parents[1] / "deployments" / "slurm"
+DEPLOYMENT = Path(app.__file__).parents[2] / "deployments" / "slurm"
 
 
 class Services:

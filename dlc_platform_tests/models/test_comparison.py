@@ -11,8 +11,8 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
-from dlc_platform import cli
 from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.cli import app
 from dlc_platform.dlc.dataset import Dataset, make_dataset, side
 from dlc_platform.dlc.inference import PoseEstimator
 from dlc_platform.dlc.labels import read_labels
@@ -147,7 +147,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     def run(*arguments: object) -> tuple[object, str]:
         monkeypatch.setattr("sys.argv", ["dlc-platform", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         return ended.value.code, capsys.readouterr().out
 
     return run

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from dlc_platform.catalog import registry
-from dlc_platform.cli import app
+from dlc_platform.cli.app import app
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.dlc.training import load_model
 from dlc_platform.errors import PlatformError

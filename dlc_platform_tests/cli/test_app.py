@@ -16,8 +16,8 @@ import pytest
 import yaml
 from sqlalchemy import URL, Engine, text
 
-from dlc_platform import cli
 from dlc_platform.catalog.quarantine import Fault, judge
+from dlc_platform.cli import app
 from dlc_platform.lab.doctor import Finding, examine
 from dlc_platform.notify.outbox import News, announce, deliver
 from dlc_platform.settings.loading import load_lab
@@ -29,7 +29,7 @@ from dlc_platform_tests.keeping import fill, make_old
 from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
 
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
-WORKSPACE = Path(cli.__file__).parents[1] / "workspace.yaml"
+WORKSPACE = Path(app.__file__).parents[2] / "workspace.yaml"
 SESSION = "sub-1_ses-1"
 
 
@@ -93,7 +93,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(*arguments: object) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["dlc-platform", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         return ended.value.code, capsys.readouterr().out
 
     return run
@@ -213,7 +213,7 @@ def test_a_port_that_is_none(home: Path, port: str):
 def test_only_what_is_meant_for_people_is_warned_of():
     code = """
 import logging, warnings
-from dlc_platform import cli
+from dlc_platform.cli import app as cli
 from dlc_platform.errors import PlatformWarning
 def app():
     warnings.warn("a beta of some library")
@@ -248,7 +248,7 @@ def test_tables_keep_to_the_screen_and_are_made_without_pandas(lab: Engine, brok
     ]
     code = """
 import sys
-from dlc_platform import cli
+from dlc_platform.cli import app as cli
 for name, *more in eval(sys.argv[2]):
     try:
         cli.app([name, sys.argv[1], *more])

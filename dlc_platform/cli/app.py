@@ -1,0 +1,130 @@
+"""The command line as a whole: its groups of commands in order, and how what goes wrong is told.
+
+Each command stands in the module of its group.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dlc_platform.cli import lab, models, poses, sessions, store
+from dlc_platform.cli.printing import pasteable
+from dlc_platform.errors import (
+    PlatformError,
+    PlatformWarning,
+    sentence_for_people,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+#: The groups of commands, in the order in which `--help` shows them.
+_GROUPS = {
+    "The lab": lab.commands,
+    "Sessions": sessions.commands,
+    "Models": models.commands,
+    "Poses": poses.commands,
+    "Store and backups": store.commands,
+}
+
+
+def _summary(command: Any) -> str:
+    """The first paragraph of a command's help, whole: click cuts it at the end of the line."""
+    return " ".join((command.help or "").split("\n\n")[0].split())
+
+
+class _Grouped(TyperGroup):
+    """The commands by groups in `--help`."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for title, group in _GROUPS.items():
+            names = typer.main.get_group(group).list_commands(ctx)
+            with formatter.section(title):
+                formatter.write_dl([(name, _summary(self.commands[name])) for name in names])
+
+
+app = typer.Typer(
+    cls=_Grouped,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _group in _GROUPS.values():
+    app.add_typer(_group)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from dlc_platform.version import __version__
+
+        print(f"dlc-platform {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is, and stop."),
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Run the command line; what a person can mend is printed as one sentence, and the exit code is 1."""
+    if not sys.warnoptions:
+        _keep_others_quiet()
+    try:
+        app()
+    except PlatformError as error:
+        sys.exit(f"dlc-platform: {pasteable(str(error))}")
+    except BrokenPipeError:
+        # The reader of a table, such as `head`, had enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if (told := sentence_for_people(error)) is not None:
+            sys.exit(f"dlc-platform: {pasteable(str(told))}")
+        if (lost := _lost_connection(error)) is None:
+            raise
+        problem = PlatformError(
+            f"Postgres failed: {lost}",
+            "See that it runs (an embedded one is started by the next command) and run again: what was done is kept",
+        )
+        sys.exit(f"dlc-platform: {problem}")
+
+
+def _keep_others_quiet() -> None:
+    """Leave out what libraries say to who writes programs: warnings of betas, of deprecations, of training options.
+
+    With `python -W` or PYTHONWARNINGS everything is shown, as without this.
+    """
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        if issubclass(category, PlatformWarning):
+            print(f"dlc-platform: {pasteable(str(message))}", file=sys.stderr)
+
+    warnings.showwarning = show
+    ours = logging.StreamHandler()
+    ours.addFilter(lambda record: record.name.startswith("dlc_platform") or record.levelno >= logging.ERROR)
+    ours.setLevel(logging.WARNING)
+    # Where there is none, the first library that logs something adds one for everything.
+    logging.getLogger().addHandler(ours)
+
+
+def _lost_connection(error: BaseException | None) -> str | None:
+    """What the database driver said, when an error comes from a server that went away."""
+    from sqlalchemy.exc import OperationalError
+
+    while error is not None:
+        if isinstance(error, OperationalError):
+            return " ".join(str(error.orig).split()).rstrip(".")
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,218 @@
+"""Commands on model versions: to train, import, compare and promote them."""
+
+import getpass
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlc_platform.cli.arguments import AsJson, Home, ListGroup, Model, absolute, lab_and_catalogue
+from dlc_platform.cli.poses import warn_of_rules
+from dlc_platform.cli.printing import pasteable, rows_of, say, show_table
+from dlc_platform.cli.stopping import end_with
+from dlc_platform.errors import PlatformError
+from dlc_platform.identity import short
+from dlc_platform.text.words import counted
+
+commands = typer.Typer(rich_markup_mode=None)
+
+
+models = typer.Typer(cls=ListGroup, no_args_is_help=True, rich_markup_mode=None)
+commands.add_typer(models, name="models", help="List the model versions (`models HOME`), or import one.")
+
+
+@commands.command()
+def train(home: Home, recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe of lab.yaml.")]) -> None:
+    """Train a recipe: dataset, training, evaluation, comparison, promotion by the rule; the first failure ends it."""
+    from dlc_platform.orchestration.materialize import train as train_recipe
+
+    end_with(lambda: train_recipe(absolute(home), recipe, say))
+
+
+@models.command("list")
+def list_models(home: Home, as_json: AsJson = False) -> None:
+    """List the model versions with their test errors, oldest first."""
+    from dlc_platform.catalog import queries
+
+    columns = ["project", "recipe", "origin", "model", "train_images", "epochs"]
+    columns += ["test_rmse_px", "tested_on", "production"]
+    show_table(queries.models.rows(lab_and_catalogue(home)[1]), columns, as_json)
+
+
+@commands.command()
+def compare(
+    home: Home,
+    project: Annotated[str | None, typer.Option(help="A project of lab.yaml; every one by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the model versions of a project on the same test images, from what is evaluated already.
+
+    The exit code is 1 when a project has nothing to compare.
+    """
+    from dlc_platform.platform import Platform
+
+    platform = Platform(absolute(home))
+    problems = []
+    records = []
+    for name in [project] if project else platform.settings.projects:
+        try:
+            compared = platform.compare(name)
+        except PlatformError as error:
+            problems.append(str(error))
+            continue
+        frames = {key: getattr(compared, key) for key in ("versions", "bodyparts", "sessions", "left_out")}
+        images = len(compared.comparison.images)
+        if as_json:
+            rows = {
+                key: json.loads(frame.to_json(orient="records", date_format="iso")) for key, frame in frames.items()
+            }
+            own = {"project": name, "dataset": compared.dataset_id, "test_images": images}
+            records.append({**own, "warnings": compared.warnings, **rows})
+            continue
+        say(f"{name}: {counted(images, 'test image')} of the dataset {short(compared.dataset_id)}; 95 % intervals")
+        for warning in compared.warnings:
+            say(f"Warning: {warning}.\n")
+        errors = ["test_rmse_px", "rmse_low_px", "rmse_high_px", "fraction_confident"]
+        columns = ["model", "recipe", "train_images", *errors, "frames_per_second", "production"]
+        show_table(rows_of(frames["versions"]), columns, as_json=False)
+        errors[0] = "rmse_px"
+        for title, key, columns in (
+            ("By body part", "bodyparts", ["bodypart", "model", "images", "keypoints", *errors]),
+            ("By session", "sessions", ["session", "model", "images", *errors]),
+        ):
+            say(f"\n{title}:")
+            show_table(rows_of(frames[key]), columns, as_json=False)
+        for row in frames["left_out"].itertuples():
+            say(f"\nNot compared: {short(row.model)}, because {row.reason}")
+        say("")
+    if as_json:
+        print(json.dumps(records, indent=2))
+    if problems:
+        sys.exit("\n".join(f"dlc-platform: {pasteable(problem)}" for problem in problems))
+
+
+@models.command("import")
+def import_model(
+    home: Home,
+    project: Annotated[str, typer.Option(help="The project in lab.yaml that the model belongs to.")],
+    folder: Annotated[Path | None, typer.Option(help="DeepLabCut's `train` folder of the model.")] = None,
+    from_project: Annotated[Path | None, typer.Option(help="Or the DeepLabCut project that it was trained in.")] = None,
+    iteration: Annotated[int | None, typer.Option(help="That of config.yaml by default.")] = None,
+    shuffle: Annotated[int, typer.Option(help="DeepLabCut's number of the training set.")] = 1,
+    trainset: Annotated[int | None, typer.Option(help="Percentage of the images that were trained on.")] = None,
+    model_prefix: Annotated[str, typer.Option(help="DeepLabCut's modelprefix.")] = "",
+    snapshot: Annotated[str | None, typer.Option(help="A file name; the best one, or the last, by default.")] = None,
+    detector_snapshot: Annotated[str | None, typer.Option(help="The same of a top-down model's detector.")] = None,
+) -> None:
+    """Register a model that DeepLabCut trained elsewhere; its files are copied and checked."""
+    from dlc_platform.dlc.snapshots import find_train_folder
+    from dlc_platform.estimates.importing import register_model
+
+    if from_project is not None and folder is None:
+        folder = find_train_folder(absolute(from_project), iteration, shuffle, trainset, model_prefix).path
+    elif folder is None or from_project is not None:
+        raise typer.BadParameter("give either --folder or --from-project")
+    lab, engine = lab_and_catalogue(home)
+    model, new = register_model(engine, lab, project, absolute(folder), snapshot, detector_snapshot)
+    say(
+        f"{model.id[:12]}: {model.source['snapshot']} of {model.source['path']} "
+        f"{'is now' if new else 'was already'} a model version of {project}"
+    )
+    if model.unusable:
+        say(f"It is kept, but cannot be used: {model.unusable}")
+
+
+@commands.command()
+def touched(home: Home, model: Model, as_json: AsJson = False) -> None:
+    """List the sessions that a model version touched: those that taught it, tested it, or were tracked by it."""
+    from dlc_platform.catalog import queries
+
+    engine = lab_and_catalogue(home)[1]
+    rows = queries.model_sessions.rows(engine, queries.require_model_id(engine, model))
+    show_table(rows, ["session", "role", "images", "frames"], as_json)
+
+
+@commands.command()
+def best(home: Home, as_json: AsJson = False) -> None:
+    """List which model version is best on the frozen test images, by body part."""
+    from dlc_platform.catalog import queries
+
+    columns = ["project", "bodypart", "rank", "model", "images", "rmse_px", "rmse_low_px", "rmse_high_px", "production"]
+    found = queries.best_models.rows(lab_and_catalogue(home)[1])
+    show_table(found, columns, as_json)
+    if not as_json:
+        from dlc_platform.dlc.cautions import warnings_about
+
+        for warning in warnings_about(found):
+            say(f"\nWarning: {warning}.")
+
+
+@commands.command()
+def parameters(home: Home, as_json: AsJson = False) -> None:
+    """List the parameters that each recipe had, and the recipes that had the very same ones under another name."""
+    from dlc_platform.catalog import queries
+
+    columns = ["recipe", "version", "project", "parameter_set", "also_called", "first_used_at", "parameters"]
+    show_table(queries.parameters.rows(lab_and_catalogue(home)[1]), columns, as_json)
+
+
+@commands.command()
+def promotions(home: Home, as_json: AsJson = False) -> None:
+    """List who promoted which model version, when and why, oldest first."""
+    from dlc_platform.catalog import queries
+
+    columns = ["promotion", "project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "tested_on"]
+    columns += ["promoted_at", "warning"]
+    found = queries.promotions.rows(lab_and_catalogue(home)[1])
+    if not as_json:
+        found = [{**row, "warning": row["warning"] and f"the model is {row['warning']}"} for row in found]
+    show_table(found, columns, as_json)
+
+
+@commands.command()
+def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
+    """Say which sessions would become stale if a model version were promoted, and what that would cost."""
+    from dlc_platform.catalog.queries import require_model_id
+    from dlc_platform.models.impact import impact_of
+
+    lab, engine = lab_and_catalogue(home)
+    version = require_model_id(engine, model)
+    warn_of_rules(engine, lab)
+    found = impact_of(engine, version)
+    if as_json or found.rows:
+        show_table(found.rows, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
+    if not as_json:
+        say(str(found))
+
+
+@commands.command()
+def promote(
+    home: Home,
+    reason: Annotated[str, typer.Option(help="Why; the promotion keeps it.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The version to use, as `models` shows it.")
+    ] = None,
+    back: Annotated[str | None, typer.Option(metavar="PROJECT", help="Go back to the version before, instead.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who promotes; you, by default.")] = None,
+) -> None:
+    """Make a model version the production model of its project, or go back to the one before.
+
+    Nothing is estimated again by itself: see `stale` and `backfill`.
+    """
+    from dlc_platform.orchestration.materialize import promote as promote_version
+    from dlc_platform.platform import Platform
+
+    if not reason.strip():
+        raise PlatformError("the promotion has no reason", "Say why in --reason: the promotion keeps it")
+    platform = Platform(absolute(home))
+    known = platform.promotions()
+    if (model is None) == (back is None):
+        raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")
+    version = platform.model_id(model) if model is not None else platform.earlier_model(str(back))
+    # What this decision is made against: a promotion that comes in meanwhile is not overruled unseen.
+    in_force = known[known["project"] == platform.project_of(version)]["promotion"]
+    follows = int(in_force.iloc[-1]) if len(in_force) else None
+    who = by or getpass.getuser()
+    end_with(lambda: promote_version(absolute(home), version, reason, who, say, follows, rollback=back is not None))

@@ -1,0 +1,244 @@
+"""Commands on poses: to make, import, list, judge and trace them."""
+
+import getpass
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlc_platform.cli.arguments import AsJson, Home, ListGroup, Session, absolute, lab_and_catalogue, require_session
+from dlc_platform.cli.printing import pasteable, rows_of, say, show_table
+from dlc_platform.cli.stopping import end_with
+from dlc_platform.errors import PlatformError, command
+from dlc_platform.text.words import counted
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from dlc_platform.settings.lab import Lab
+
+commands = typer.Typer(rich_markup_mode=None)
+
+
+poses = typer.Typer(cls=ListGroup, no_args_is_help=True, rich_markup_mode=None)
+commands.add_typer(poses, name="poses", help="List the recordings that have poses (`poses HOME`), or import some.")
+#: What `quality` lists without a session.
+_NOT_PASSING = 100
+#: The scores that fit into a terminal beside the body part and its verdict.
+_SHOWN_SCORES = ("fraction_confident", "mean_likelihood", "jumps", "limb_outliers", "outside")
+
+
+@commands.command()
+def run(
+    home: Home,
+    select: Annotated[str, typer.Option(help="Assets, separated by commas, or Dagster's selection syntax.")],
+    partition: Annotated[
+        list[str] | None, typer.Option(help="A session or recipe; may be given again. Without it: whatever is missing.")
+    ] = None,
+) -> None:
+    """Materialise assets now, in dependency order; the exit code is 1 when something failed or was interrupted."""
+    from dlc_platform.orchestration.materialize import materialize
+
+    end_with(lambda: materialize(absolute(home), select, partition or [], say))
+
+
+@poses.command("list")
+def list_poses(home: Home, as_json: AsJson = False) -> None:
+    """List the recordings that have poses, with their quality."""
+    from dlc_platform.catalog import queries
+
+    columns = ["session", "recording", "position", "frames", "origin", "model"]
+    columns += ["mean_likelihood", "fraction_confident", "scorer"]
+    show_table(queries.poses.rows(lab_and_catalogue(home)[1]), columns, as_json)
+
+
+@poses.command("import")
+def import_poses(
+    home: Home,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .h5 or .csv that DeepLabCut wrote for a video.")],
+    session: Annotated[str, typer.Option(metavar="KEY", help="The session of that video.")],
+    recording: Annotated[str | None, typer.Option(help="Its recording, where the session has several.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="ID", help="The model version that made them.")] = None,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Take a file that has more or fewer rows than the video frames.")
+    ] = False,
+    use: Annotated[bool, typer.Option("--use", help="Put them in force where the video has poses already.")] = False,
+) -> None:
+    """Register poses that DeepLabCut computed elsewhere as those of a registered video; the file is copied."""
+    from dlc_platform.estimates.importing import register_poses
+    from dlc_platform.orchestration.imported_poses import show_imported_poses
+    from dlc_platform.platform import Platform
+
+    model_id = None if model is None else Platform(absolute(home)).model_id(model)
+    lab, engine = lab_and_catalogue(home)
+    by = getpass.getuser()
+    done = register_poses(engine, lab, absolute(file), session, recording, model_id, allow_mismatch, use, by)
+    show_imported_poses(absolute(home), session, done, by)
+    say(f"{done.poses.id[:12]}: {file.name} is kept as poses of {done.video}, {counted(done.poses.frames, 'frame')}")
+    if done.poses.note:
+        say(f"Mind that {done.poses.note}")
+    say(
+        "They are in force"
+        if done.in_force
+        else "They are not in force, because this video has poses already; `--use` puts them in force"
+    )
+
+
+@commands.command()
+def quality(
+    home: Home,
+    session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="A session's key; all by default.")] = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Judge again first, by the limits that lab.yaml has now.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List how good the poses in force look, with the verdict as it was last given and what it rests on.
+
+    Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` gives all scores.
+    """
+    from dlc_platform.catalog import queries
+    from dlc_platform.estimates.verdicts import quality_rows, worst_quality
+
+    lab, engine = lab_and_catalogue(home)
+    if session is not None and (judge or not queries.judged_files(engine, session)):
+        require_session(home, engine, session)
+    if judge:
+        from dlc_platform.estimates import quality_gate
+        from dlc_platform.store import Store
+
+        store = Store(lab.store)
+        known = quality_gate.references(engine, store, lab)
+        for key in [session] if session else dict.fromkeys(row["session"] for row in queries.poses.rows(engine)):
+            quality_gate.assess(engine, store, lab, key, reference=known)
+    unjudged = [path for path, judged in queries.judged_files(engine, session).items() if not judged]
+    if as_json:
+        show_table(quality_rows(engine, session), [], as_json)
+        return
+    if session:
+        _show_quality(quality_rows(engine, session))
+    else:
+        worst, verdicts = worst_quality(engine, _NOT_PASSING)
+        if verdicts and not worst:
+            say("all pass")
+        for row in worst:
+            say(f"{row['verdict']}: {row['session']}, {row['recording']}")
+            _list_findings(row["findings"], most=3)
+        if not verdicts:
+            say("no poses were judged yet" if unjudged else "no session has poses yet")
+        counts = [f"{verdicts[verdict]} {verdict}" for verdict in ("fail", "warn", "pass") if verdict in verdicts]
+        if counts:
+            bad = sum(verdicts.values()) - verdicts.get("pass", 0)
+            newest = f" (the newest {len(worst)} of {bad} that do not pass are listed)" if bad > len(worst) else ""
+            say(f"{counted(sum(verdicts.values()), 'recording')}: {', '.join(counts)}{newest}")
+    if unjudged:
+        recordings = counted(len(unjudged), "recording has", "recordings have")
+        again = command("quality", home, *([session] if session else []), "--judge")
+        say(f"{recordings} poses that were not judged by the floors of lab.yaml yet: judge them with {again}")
+
+
+def _show_quality(scores: list[dict[str, Any]]) -> None:
+    """Print the scores of a session, and below those of each recording why its verdict is what it is."""
+    if not scores:
+        say("its poses were not judged yet, or it has none")
+    for (recording, _), of_recording in groupby(scores, lambda row: (row["recording"], row["position"])):
+        own = list(of_recording)
+        several = len({row["individual"] for row in own if row["bodypart"] != "all"}) > 1
+        over_all = next(row for row in own if row["bodypart"] == "all")
+        say(f"{recording}: {over_all['verdict']}, judged {over_all['judged_at']:%Y-%m-%d %H:%M}")
+        show_table(own, [*(["individual"] if several else []), "bodypart", "verdict", *_SHOWN_SCORES], as_json=False)
+        _list_findings(over_all["findings"])
+
+
+def _list_findings(findings: str, most: int | None = None) -> None:
+    """Print findings as `Platform.quality` has them, one to a line."""
+    lines = findings.split("; ") if findings else []
+    for line in lines[:most]:
+        say(f"  {line}")
+    if most is not None and len(lines) > most:
+        say(f"  and {len(lines) - most} more")
+
+
+@commands.command()
+def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
+    """Say which model, labels, parameters and machine made the poses of a session."""
+    from dlc_platform.catalog import queries
+
+    engine = lab_and_catalogue(home)[1]
+    rows = queries.lineage.rows(engine, session)
+    if not rows:
+        require_session(home, engine, session)
+    columns = ["recording", "origin", "model", "recipe", "dataset", "parameter_set"]
+    columns += ["path", "host", "gpu", "backend", "device", "run_id"]
+    show_table(rows, columns, as_json)
+
+
+@commands.command()
+def stale(home: Home, as_json: AsJson = False) -> None:
+    """List the sessions whose poses the production model did not make, the newest first.
+
+    Then, other than with --json, the poses that were made by other rules than lab.yaml has now.
+    """
+    from dlc_platform.catalog import queries
+    from dlc_platform.estimates.other_rules import OTHER_RULES, made_by_other_rules
+
+    lab, engine = lab_and_catalogue(home)
+    warn_of_rules(engine, lab)
+    columns = ["session", "project", "production_model", "models", "imported", "files", "frames", "recorded_at"]
+    show_table(queries.stale_sessions.rows(engine), columns, as_json, "no session is stale")
+    if as_json:
+        return
+    if other := made_by_other_rules(engine, lab):
+        number = len({row["session"] for row in other})
+        say("\n" + OTHER_RULES.format(sessions=counted(number, "session has", "sessions have")))
+        show_table(other, ["session", "recording", "position", "camera", "made_with", "lab_yaml"], as_json=False)
+
+
+def warn_of_rules(engine: "Engine", lab: "Lab") -> None:
+    from dlc_platform.estimates.other_rules import unread_rules
+
+    if (said := unread_rules(engine, lab)) is not None:
+        print(f"dlc-platform: {pasteable(said)}", file=sys.stderr)
+
+
+@commands.command()
+def backfill(
+    home: Home,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="The sessions whose poses the production model did not make.")
+    ] = False,
+    session: Annotated[list[str] | None, typer.Option(help="Only this session of them; may be given again.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only sessions of this project.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Only so many, the newest.")] = None,
+    imported: Annotated[bool, typer.Option("--imported", help="Also sessions whose poses were imported.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be estimated.")] = False,
+) -> None:
+    """Estimate stale sessions again, the newest first and many to a run; the poses of before are kept."""
+    from dlc_platform.orchestration.materialize import backfill as estimate_again
+    from dlc_platform.platform import Platform
+
+    if not stale:
+        raise PlatformError("what to estimate again was not said", "Write --stale")
+    platform = Platform(absolute(home))
+    platform.require_sessions(session or [])
+    found = platform.stale_sessions(imported)
+    if project is not None:
+        platform.require_project(project)
+        found = found[found["project"] == project]
+    if session and (current := sorted(set(session) - set(found["session"]))):
+        raise PlatformError(f"{', '.join(current)} is not stale", "Choose among `dlc-platform stale HOME`")
+    if session:
+        found = found[found["session"].isin(session)]
+    found = found.head(most) if most else found
+    if found.empty:
+        only_imported = 0 if imported else len(platform.stale_sessions())
+        only = counted(only_imported, "session has", "sessions have")
+        say(f"{only} only imported poses: add --imported" if only_imported else "no session is stale")
+        return
+    if dry_run:
+        columns = ["session", "project", "models", "production_model", "frames", "recorded_at"]
+        show_table(rows_of(found), columns, as_json=False)
+        return
+    end_with(lambda: estimate_again(absolute(home), list(dict.fromkeys(found["session"])), say))

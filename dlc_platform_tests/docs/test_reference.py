@@ -13,7 +13,7 @@ from dlc_platform import Platform
 from dlc_platform.cli.app import app
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.docs import reference
-from dlc_platform.settings import Lab
+from dlc_platform.settings.lab import Lab
 
 PACKAGE = Path(dlc_platform.__file__).parent
 

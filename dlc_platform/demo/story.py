@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from dlc_platform.demo import lab as material
+from dlc_platform.dlc.project import read_project
 from dlc_platform.errors import PlatformError, command, shell_word
+from dlc_platform.lab.new_lab import lab_text, labelled_images
 from dlc_platform.orchestration.services import Services, running
 from dlc_platform.platform import Platform
 from dlc_platform.settings.environment import LAB_FILE, STAGE_VARIABLE
-from dlc_platform.settings.loading import as_written
+from dlc_platform.settings.schema import write_schema
 from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
     stages: dict[str, float] = {}
     with _stage("render the lab", stages, say):
         lab = material.make_lab(home)
-        _write_settings(lab)
+        write_settings(lab)
     with running(home, port, say) as services:
         say(f"The UI: {services.address}")
         platform = Platform(home)
@@ -107,17 +107,23 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
     return good
 
 
-def _write_settings(lab: material.DemoLab) -> None:
-    settings = {
-        "name": "demo",
-        "raw_roots": [as_written(lab.home, lab.raw)],
-        "projects": {material.PROJECT: {"path": as_written(lab.home, lab.project)}},
-        "recipes": {_RECIPE: material.RECIPE.model_dump(mode="json")},
-        "inference": [{"camera": "top", "project": material.PROJECT}],
-        "settle_seconds": 4,
-        "scan_seconds": 4,
-    }
-    (lab.home / LAB_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
+def write_settings(lab: material.DemoLab) -> None:
+    """The lab.yaml that `init` would write, with the demo's recipe and a sensor that looks more often."""
+    project = read_project(lab.project)
+    text = lab_text(
+        lab.home,
+        "demo",
+        [lab.raw],
+        {material.PROJECT: project},
+        {material.PROJECT: labelled_images(project)},
+        {_RECIPE: material.RECIPE},
+        [("top", material.PROJECT)],
+        split_seed=material.RECIPE.seed,
+        settle_seconds=4,
+        scan_seconds=4,
+    )
+    (lab.home / LAB_FILE).write_text(text, encoding="utf-8")
+    write_schema(lab.home)
 
 
 def _wait_until(done: Callable[[], bool], services: Services) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dlc_platform.dlc.comparison import FEWEST_IMAGES
 from dlc_platform.dlc.dataset import side
@@ -14,7 +15,8 @@ from dlc_platform.lab.cropping import holds_crops, region_rule
 from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.settings.inference import SMALLEST_REGION
 from dlc_platform.settings.loading import as_written, load_lab
-from dlc_platform.settings.recipes import NET_TYPES
+from dlc_platform.settings.recipes import NET_TYPES, Recipe
+from dlc_platform.settings.schema import SCHEMA_LINE, write_schema
 from dlc_platform.text.words import counted
 from dlc_platform.video.region import Region
 
@@ -24,7 +26,7 @@ _SEED = 42
 _TEST_FRACTIONS = (0.1, 0.15, 0.2, 0.25, 0.3)
 
 _TEXT = """\
-# What this lab records, how it labels, and what it trains. Relative paths are taken from this file's folder.
+{schema}# What this lab records, how it labels, and what it trains. Relative paths are taken from this file's folder.
 # Check it with `dlc-platform doctor {home}`.
 {name}
 # Below these folders lie the recorded sessions; they are only read.
@@ -116,8 +118,8 @@ pose_quality:
 store: store
 
 # A video is taken when it has not changed for so many seconds; the raw roots are looked at this often.
-settle_seconds: 30
-scan_seconds: 30
+settle_seconds: {settle_seconds}
+scan_seconds: {scan_seconds}
 
 # A look takes tick_seconds at most; newest, oldest or name come first; so many sessions are under way at a time.
 scan:
@@ -185,37 +187,17 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
             number += 1
             name = f"{first}-{number}"
         entries[name] = project
-    recipes = {}
-    tests = []
+    recipes: dict[str, Recipe] = {}
+    images = {name: labelled_images(project) for name, project in entries.items()}
     for name, project in entries.items():
         # Older projects name networks that DeepLabCut's PyTorch engine does not have.
         asked = project.config.get("default_net_type")
-        net_type = asked if asked in NET_TYPES else "resnet_50"
-        recipe = f"{name}-{_name(net_type.replace('_', ''), 'network')}"
-        test_fraction, said = _test_fraction(project)
-        tests.append(f"# {recipe}: {said}")
-        recipes[recipe] = {
-            "project": name,
-            "net_type": net_type,
-            "epochs": 200,
-            "batch_size": 8,
-            "test_fraction": test_fraction,
-            "seed": _SEED,
-            "weights": "imagenet",
-        }
-    text = _TEXT.format(
-        fewest=FEWEST_IMAGES,
-        home=shell_word(home),  # in comments, which a line break would end
-        name=_yaml({"name": _name(home.name, "lab")}, indent=""),
-        raw_roots=_yaml([as_written(home, root) for root in raw_roots]),
-        projects=_yaml(
-            {name: {"path": as_written(home, project.path), "split_seed": _SEED} for name, project in entries.items()}
-        ),
-        tests="\n".join(tests),
-        recipes=_yaml(recipes),
-        inference=_yaml([{"camera": "*", "project": next(iter(entries))}]),
-        regions=_regions(entries),
-    )
+        net_type = str(asked) if asked in NET_TYPES else "resnet_50"
+        recipes[f"{name}-{_name(net_type.replace('_', ''), 'network')}"] = Recipe(
+            project=name, net_type=net_type, test_fraction=_test_fraction(images[name]), seed=_SEED
+        )
+    rules = [("*", next(iter(entries)))]
+    text = lab_text(home, _name(home.name, "lab"), raw_roots, entries, images, recipes, rules)
     try:
         # Whoever wants others to see the lab opens it with chmod; nothing here changes that again.
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -233,28 +215,96 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
     except PlatformError:
         file.unlink()  # what `doctor` would refuse
         raise
+    write_schema(home)
     return file
 
 
-def _test_fraction(project: Project) -> tuple[float, str]:
-    """The share of a project's labelled images to test on, and what that comes to in words.
+def lab_text(
+    home: Path,
+    name: str,
+    raw_roots: Sequence[Path],
+    projects: Mapping[str, Project],
+    images: Mapping[str, Sequence[str] | None],
+    recipes: Mapping[str, Recipe],
+    inference: Sequence[tuple[str, str]],
+    split_seed: int = _SEED,
+    settle_seconds: int = 30,
+    scan_seconds: int = 30,
+) -> str:
+    """A lab.yaml with its comments.
+
+    Parameters
+    ----------
+    images
+        What `labelled_images` gives of each project.
+    inference
+        Pattern of a camera and the project that tracks it, for each rule.
+    """
+    return _TEXT.format(
+        schema=SCHEMA_LINE,
+        fewest=FEWEST_IMAGES,
+        home=shell_word(home),  # in comments, which a line break would end
+        name=_yaml({"name": name}, indent=""),
+        raw_roots=_yaml([as_written(home, root) for root in raw_roots]),
+        projects=_yaml(
+            {
+                name: {"path": as_written(home, project.path), "split_seed": split_seed}
+                for name, project in projects.items()
+            }
+        ),
+        tests="\n".join(
+            f"# {name}: {_tested(images[recipe.project], split_seed, recipe.test_fraction)}"
+            for name, recipe in recipes.items()
+        ),
+        recipes=_yaml({name: _written(recipe) for name, recipe in recipes.items()}),
+        inference=_yaml([{"camera": camera, "project": project} for camera, project in inference]),
+        regions=_regions(projects),
+        settle_seconds=settle_seconds,
+        scan_seconds=scan_seconds,
+    )
+
+
+#: What a recipe says in any case; of the other keys, what is not as by default.
+_ALWAYS = {"project", "net_type", "epochs", "batch_size", "test_fraction", "seed", "weights"}
+
+
+def _written(recipe: Recipe) -> dict[str, Any]:
+    changed = recipe.model_dump(mode="json", exclude_defaults=True)
+    return {key: value for key, value in recipe.model_dump(mode="json").items() if key in _ALWAYS or key in changed} | {
+        key: value for key, value in changed.items() if isinstance(value, dict)
+    }
+
+
+def labelled_images(project: Project) -> list[str] | None:
+    """The identities of a project's labelled images; None where its labels cannot be read, as `doctor` says."""
+    try:
+        return list(read_labels(project).images["sha256"])
+    except PlatformError:
+        return None
+
+
+def _test_fraction(images: Sequence[str] | None) -> float:
+    """The share of a project's labelled images to test on.
 
     A tenth, or as much more as it takes for `FEWEST_IMAGES`, up to the most that leaves enough to learn from.
     """
-    try:
-        images = list(read_labels(project).images["sha256"])
-    except PlatformError:
-        # `doctor` says what is wrong with the labels.
-        return _TEST_FRACTIONS[0], "its labels could not be counted, see `doctor`"
-    tested = {one: sum(side(image, _SEED, one) == "test" for image in images) for one in _TEST_FRACTIONS}
-    enough = [one for one in _TEST_FRACTIONS if tested[one] >= FEWEST_IMAGES]
-    fraction = (*enough, _TEST_FRACTIONS[-1])[0]
-    few = "" if enough else ", which are too few: label more"
-    number = tested[fraction]
-    return (
-        fraction,
-        f"{number} of {counted(len(images), 'labelled image')} {'is' if number == 1 else 'are'} tested on{few}",
-    )
+    if images is None:
+        return _TEST_FRACTIONS[0]
+    enough = [one for one in _TEST_FRACTIONS if _number_tested(images, _SEED, one) >= FEWEST_IMAGES]
+    return (*enough, _TEST_FRACTIONS[-1])[0]
+
+
+def _tested(images: Sequence[str] | None, seed: int, fraction: float) -> str:
+    """How many images a recipe is tested on, in words."""
+    if images is None:
+        return "its labels could not be counted, see `doctor`"
+    number = _number_tested(images, seed, fraction)
+    few = "" if number >= FEWEST_IMAGES else ", which are too few: label more"
+    return f"{number} of {counted(len(images), 'labelled image')} {'is' if number == 1 else 'are'} tested on{few}"
+
+
+def _number_tested(images: Sequence[str], seed: int, fraction: float) -> int:
+    return sum(side(image, seed, fraction) == "test" for image in images)
 
 
 def _require_outside(home: Path, folder: Path, what: str) -> None:

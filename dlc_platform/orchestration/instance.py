@@ -26,6 +26,7 @@ from dlc_platform.postgres.connection import dagster_url, existing_dagster_url, 
 from dlc_platform.settings.environment import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
 from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.loading import load_lab
+from dlc_platform.settings.schema import write_schema
 from dlc_platform.store import Store
 
 #: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
@@ -72,6 +73,7 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
     dagster_url(postgres_url(home))  # which makes the schema
     environment = environment_of(home)
     write(dagster_yaml(home), yaml.safe_dump(wanted, sort_keys=False))
+    write_schema(home)
     with open_instance(environment) as instance:
         # The pool's default limit does not hold for the first runs of a new pool.
         for pool, limit in pool_limits(lab).items():

@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from dlc_platform.settings.fields import MOST_PIXELS, YEAR_SECONDS, Coordinate, Pixels, Section, ordered
 
@@ -150,12 +150,20 @@ class PoseLimits(Section):
         return self
 
 
+def _may_be_null(schema: dict[str, Any]) -> None:
+    """Say in a section's schema that null switches each of its keys off, as its validators take it."""
+    for entry in schema["properties"].values():
+        entry["anyOf"] = [{"$ref": entry.pop("$ref")}, {"type": "null"}]
+
+
 class PoseFloors(Section):
     """What poses have to keep whatever their model does on its own test images; `pose.quality` says what is measured.
 
     Each is judged over all body parts together, but for `bodypart_confident` and `background`. What is left out of
     one keeps its default; null switches it off.
     """
+
+    model_config = ConfigDict(json_schema_extra=_may_be_null)
 
     confident: ScoreLimits = Field(
         default=ScoreLimits(fail=0.5),

@@ -11,9 +11,12 @@ from PIL import Image
 
 from dlc_platform.demo import lab as demo
 from dlc_platform.demo import render
+from dlc_platform.demo.story import write_settings
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
+from dlc_platform.lab.new_lab import make_lab
 from dlc_platform.settings.layout import Layout
+from dlc_platform.settings.loading import load_lab
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,23 @@ def test_the_project_is_accepted(lab: demo.DemoLab) -> None:
     assert project.skeleton == render.SKELETON
     assert sorted(project.video_paths) == sorted(lab.raw.rglob("*.mp4"))
     check_with_deeplabcut(project)
+
+
+def test_the_demos_lab_yaml_is_explained_as_that_of_init(lab: demo.DemoLab, tmp_path: Path) -> None:
+    write_settings(lab)
+    written = (lab.home / "lab.yaml").read_text(encoding="utf-8")
+    settings = load_lab(lab.home)
+    assert settings.recipes == {"arena-cspnext": demo.RECIPE}
+    assert settings.split_of("arena-cspnext") == (demo.RECIPE.seed, demo.RECIPE.test_fraction)
+    assert (settings.project_of("top"), settings.project_of("side"), settings.settle_seconds) == ("arena", None, 4)
+    own = make_lab(tmp_path / "own", [lab.raw], [lab.project])
+
+    def comments(text: str, home: Path) -> set[str]:
+        lines = text.replace(str(home), "HOME").splitlines()
+        return {line for line in lines if line.startswith("#") and "of 96 labelled images" not in line}
+
+    explained = comments(own.read_text(encoding="utf-8"), own.parent)
+    assert comments(written, lab.home) == explained and len(explained) > 70
 
 
 def test_labels_are_the_truth_of_their_frames(lab: demo.DemoLab) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 #: The groups of commands, in the order in which `--help` shows them.
-_GROUPS = {
+GROUPS = {
     "The lab": lab.commands,
     "Sessions": sessions.commands,
     "Models": models.commands,
@@ -43,7 +43,7 @@ class _Grouped(TyperGroup):
     """The commands by groups in `--help`."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        for title, group in _GROUPS.items():
+        for title, group in GROUPS.items():
             names = typer.main.get_group(group).list_commands(ctx)
             with formatter.section(title):
                 formatter.write_dl([(name, _summary(self.commands[name])) for name in names])
@@ -56,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _group in _GROUPS.values():
+for _group in GROUPS.values():
     app.add_typer(_group)
 
 

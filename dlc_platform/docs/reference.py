@@ -185,9 +185,9 @@ def lab_yaml() -> str:
 
     schema = Lab.model_json_schema()
     lines = [
-        _MADE,
         "# The keys of lab.yaml",
         "",
+        _MADE,
         "`HOME/lab.yaml` describes the lab. `dlc-platform init` writes one with comments, and `dlc-platform doctor` "
         "says what is wrong with yours. Relative paths begin at HOME. A key that is left out has its default.",
         "",
@@ -272,7 +272,7 @@ def _unit(key: str, entry: dict[str, Any]) -> str:
     ending = next((unit for end, unit in _UNITS.items() if f"_{key}".endswith(end)), None)
     if key.startswith("gigabytes"):
         ending = "GB"
-    unit = entry.get("unit", ending)
+    unit = None if any(_sections(entry)) else entry.get("unit", ending)
     return f" ({unit})" if unit else ""
 
 
@@ -282,16 +282,12 @@ def _default(key: str, entry: dict[str, Any], required: bool) -> str:
     default = entry.get("default")
     if key == "pattern":
         return "NeuroBlueprint's"
-    if "$ref" in entry and isinstance(default, dict):
-        given = ", ".join(f"{name}: {value}" for name, value in default.items() if value is not None)
-        return f"`{given}`" if entry["$ref"].endswith("/ScoreLimits") and given else "as below"
-    return (
-        {None: "none"}.get(default, f"`{_yaml(default)}`") if not isinstance(default, list | dict) else _listed(default)
-    )
-
-
-def _listed(default: list[Any] | dict[str, Any]) -> str:
-    return f"`{_yaml(default)}`" if default else "none"
+    if isinstance(default, dict):
+        given = ", ".join(f"{name}: {_yaml(value)}" for name, value in default.items() if value is not None)
+        if set(default) <= {"warn", "fail"}:
+            return f"`{{{given}}}`" if given else "none"
+        return "as below"  # in the table of its own keys
+    return "none" if default in (None, []) else f"`{_yaml(default)}`"
 
 
 def _yaml(value: Any) -> str:
@@ -307,36 +303,39 @@ def _yaml(value: Any) -> str:
 
 def command_line() -> str:
     """Every command with its arguments and options, from the program itself."""
-    from dlc_platform.cli.app import app
-
-    root = typer.main.get_command(app)
     lines = [
-        _MADE,
         "# Commands",
         "",
+        _MADE,
         "`dlc-platform COMMAND --help` says the same in the terminal. HOME is the folder that holds lab.yaml. The exit "
         "code is 0 when all went well, 1 when something did not, and 2 when the command was not understood.",
         "",
     ]
-    panels: dict[str, list[str]] = {}
-    for path, inner, panel in commands(root):
-        panels.setdefault(panel, []).extend(_command(path, inner))
-    for panel, own in panels.items():
-        lines += [f"## {panel}", "", *own]
+    groups: dict[str, list[str]] = {}
+    for path, command, group in commands():
+        groups.setdefault(group, []).extend(_command(path, command))
+    for group, own in groups.items():
+        lines += [f"## {group}", "", *own]
     return "\n".join(lines)
 
 
-def commands(command: Any, path: tuple[str, ...] = (), panel: str = "") -> Iterator[tuple[tuple[str, ...], Any, str]]:
+def commands() -> Iterator[tuple[tuple[str, ...], Any, str]]:
     """Every command that is no group of others: the words that call it, itself, and under which heading help has it."""
-    for name, inner in getattr(command, "commands", {}).items():
-        own = getattr(inner, "rich_help_panel", None)
-        heading = panel or (own if isinstance(own, str) else "All commands")
+    from dlc_platform.cli.app import GROUPS
+
+    for heading, group in GROUPS.items():
+        for path, command in _leaves(typer.main.get_group(group), ()):
+            yield path, command, heading
+
+
+def _leaves(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, inner in group.commands.items():
         if getattr(inner, "hidden", False):
             continue
         if hasattr(inner, "commands"):
-            yield from commands(inner, (*path, name), heading)
+            yield from _leaves(inner, (*path, name))
         else:
-            yield (*path, name), inner, heading
+            yield (*path, name), inner
 
 
 def _command(path: tuple[str, ...], command: Any) -> list[str]:
@@ -388,9 +387,9 @@ def python() -> str:
     from dlc_platform.platform import Platform
 
     lines = [
-        _MADE,
         "# From Python",
         "",
+        _MADE,
         "```python",
         "from dlc_platform import Platform",
         "",
@@ -466,9 +465,9 @@ def catalogue(engine: Engine) -> str:
     from dlc_platform.catalog import SCHEMA, tables
 
     lines = [
-        _MADE,
         "# The catalogue's views and tables",
         "",
+        _MADE,
         f"The schema `{SCHEMA}` of the lab's Postgres is meant to be read by any tool. Start with the views: they "
         "answer what is asked for years. Rows of products are written once and never changed; the platform "
         "alone writes.",
@@ -515,9 +514,9 @@ def views(engine: Engine) -> list[tuple[str, str, list[tuple[str, str]]]]:
 def parquet_files() -> str:
     """The Parquet files of the store."""
     lines = [
-        _MADE,
         "# Parquet files of the store",
         "",
+        _MADE,
         "The store holds one folder for each product: `store/KIND/IDENTITY`. A folder that is there is complete and "
         "never changes. `manifest.json` in it says what the product is and lists the SHA-256 of its other files. Any "
         "program that reads Parquet reads these tables; `Platform` finds them for you.",

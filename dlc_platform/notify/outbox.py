@@ -464,7 +464,7 @@ def _post(channel: Webhook, message: Message, url: str, limit: float, written: t
 
 
 def payload(message: Message) -> dict[str, Any]:
-    """A message as a webhook of the format `json` gets it; README describes it."""
+    """A message as a webhook of the format `json` gets it; the page `howto/notifications` describes it."""
     return {
         "lab": message.lab,
         "message": message.id,

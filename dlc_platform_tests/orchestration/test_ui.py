@@ -5,9 +5,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from dlc_platform.postgres import server
+from dlc_platform_tests.docs.screenshots import take
 from dlc_platform_tests.orchestration.up import Up, wait_for
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -85,3 +87,9 @@ def test_a_person_materialises_poses_and_sees_them(page: Page, lab: Up):
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") > 300
     assert SESSION in (picture.get_attribute("alt") or "")
+
+
+def test_the_pictures_of_the_documentation_are_taken(page: Page, lab: Up, tmp_path: Path) -> None:
+    page.goto(lab.address)
+    for file in take(page, lab.url, SESSION, tmp_path):
+        assert Image.open(file).width > 300 and 5_000 < file.stat().st_size < 400_000

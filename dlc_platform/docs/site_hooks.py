@@ -1,0 +1,32 @@
+"""What mkdocs does besides rendering: the site says its version, has the changelog, and holds no dead weight."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def on_config(config: Any) -> Any:
+    """Put the version into the site's name; read, not imported, so that a wheel is built without the package."""
+    found = re.search(r'__version__ = "([^"]+)"', (_PACKAGE / "version.py").read_text(encoding="utf-8"))
+    assert found is not None
+    config.site_name = f"dlc_platform {found[1]}"
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the changelog, which lies at the top of the package."""
+    files.append(File.generated(config, "changelog.md", abs_src_path=str(_PACKAGE / "CHANGELOG.md")))
+    return files
+
+
+def on_post_build(config: Any) -> None:
+    """Remove what only the theme's developers, search engines and other languages need, a third of the site."""
+    site = Path(config.site_dir)
+    for file in (*site.rglob("*.map"), *site.glob("sitemap.xml*")):
+        file.unlink()
+    shutil.rmtree(site / "assets" / "javascripts" / "lunr")

@@ -1,0 +1,89 @@
+"""The site is whole, loads nothing from elsewhere, and names no command that there is not."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dlc_platform
+from dlc_platform.docs import reference
+from dlc_platform.version import __version__
+
+DOCS = Path(dlc_platform.__file__).parent / "docs"
+ROOT = DOCS.parents[1]
+_REMOTE = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^"' >]*""")
+_CODE = re.compile(r"```.*?```|^(?: {4}.*\n?)+|`[^`]+`", re.S | re.M)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a link to nowhere, a page outside the menu and a menu without its page fail."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(DOCS / "mkdocs.yml")]
+    built = subprocess.run([*command, "--site-dir", str(folder)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 25
+    for page in pages:
+        assert not _REMOTE.findall(page.read_text(encoding="utf-8")), page.name
+    for style in site.rglob("*.css"):
+        assert not re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//", style.read_text(encoding="utf-8")), style.name
+
+
+def test_the_site_says_its_version_and_has_the_changelog(site: Path) -> None:
+    assert f"dlc_platform {__version__}" in (site / "index.html").read_text(encoding="utf-8")
+    assert f"{__version__}" in (site / "changelog.html").read_text(encoding="utf-8")
+
+
+def test_a_wheel_holds_the_site(tmp_path: Path) -> None:
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed")
+    built = subprocess.run(
+        [uv, "build", "--wheel", "--out-dir", str(tmp_path), str(ROOT)], capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {"dlc_platform/docs/site/index.html", "dlc_platform/docs/site/reference/lab-yaml.html"} <= set(names)
+
+
+def commands_of(text: str) -> Iterator[list[str]]:
+    """The words of each command in the code of a page, without what follows a pipe or a comment."""
+    for code in _CODE.findall(text):
+        for line in re.split(r"\n|&&|\$\(", code.replace("\\\n", " ")):
+            if found := re.search(r"(?:^|[ `'\"])dlc-platform ([a-z-][^`#|)\"']*)", line):
+                yield found[1].split()
+
+
+def test_pages_name_only_commands_and_options_that_there_are() -> None:
+    known = {path: command for path, command, _ in reference.commands()}
+    seen = 0
+    for page in (ROOT / "README.md", *DOCS.glob("pages/**/*.md"), DOCS.parent / "CHANGELOG.md"):
+        if page.parent == reference.PAGES:
+            continue
+        for words in commands_of(page.read_text(encoding="utf-8")):
+            said = f"{page.name}: dlc-platform {' '.join(words)}"
+            if words[0].startswith("--"):
+                assert words[0] in ("--version", "--help"), said
+                continue
+            command = _called(known, words)
+            assert command is not None, said
+            options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            assert {word for word in words if re.match(r"--[a-z]", word)} <= options, said
+            seen += 1
+    assert seen > 40
+
+
+def _called(known: dict[tuple[str, ...], Any], words: list[str]) -> Any:
+    """The command that words call; a group alone lists, as `models HOME` does."""
+    return known.get(tuple(words[:2])) or known.get((words[0],)) or known.get((words[0], "list"))

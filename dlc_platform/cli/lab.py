@@ -88,6 +88,21 @@ def ui(
 
 
 @commands.command()
+def docs() -> None:
+    """Print the address of the documentation of this version; a browser on this machine needs no internet for it."""
+    import dlc_platform.docs
+
+    page = Path(dlc_platform.docs.__file__).parent / "site" / "index.html"
+    if not page.is_file():
+        raise PlatformError(
+            "the documentation is built into installed packages, and this is a working copy",
+            f"Build it with `uv run mkdocs build --config-file {page.parents[1] / 'mkdocs.yml'}` and ask again, or "
+            f"read the texts in {page.parents[1] / 'pages'}",
+        )
+    print(page.as_uri())
+
+
+@commands.command()
 def doctor(home: Home, as_json: AsJson = False) -> None:
     """Say what is wrong with a lab, its services included, and what to do; the exit code is 1 when something is."""
     from dlc_platform.lab.doctor import examine

@@ -341,7 +341,7 @@ def _leaves(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def _command(path: tuple[str, ...], command: Any) -> list[str]:
     name = " ".join(word for word in path if word != "list" or len(path) == 1)
     context = command.context_class(command, info_name=f"dlc-platform {name}")
-    usage = " ".join([f"dlc-platform {name}", *command.collect_usage_pieces(context)])
+    usage = " ".join([f"dlc-platform {name}", *command.collect_usage_pieces(context)]).replace("{", "").replace("}", "")
     lines = [f"### {name}", "", f"    {usage}", "", _prose(inspect.cleandoc(command.help or "")), ""]
     rows = []
     for parameter in command.params:

@@ -1,5 +1,6 @@
 """The site is whole, loads nothing from elsewhere, and names no command that there is not."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -45,7 +46,7 @@ def test_the_site_says_its_version_and_has_the_changelog(site: Path) -> None:
     assert f"{__version__}" in (site / "changelog.html").read_text(encoding="utf-8")
 
 
-def test_a_wheel_holds_the_site(tmp_path: Path) -> None:
+def test_an_installed_package_says_where_its_site_is(tmp_path: Path) -> None:
     uv = shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not installed")
@@ -53,8 +54,13 @@ def test_a_wheel_holds_the_site(tmp_path: Path) -> None:
         [uv, "build", "--wheel", "--out-dir", str(tmp_path), str(ROOT)], capture_output=True, text=True
     )
     assert built.returncode == 0, built.stderr
-    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"dlc_platform/docs/site/index.html", "dlc_platform/docs/site/reference/lab-yaml.html"} <= set(names)
+    zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(tmp_path / "installed")
+    program = [sys.executable, "-c", "from dlc_platform.cli.app import main; main()", "docs"]
+    installed = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    said = subprocess.run(program, cwd=tmp_path, env=installed, capture_output=True, text=True, check=True).stdout
+    page = Path(said.strip().removeprefix("file://"))
+    assert page.is_relative_to(tmp_path) and page.is_file()
+    assert (page.parent / "reference" / "lab-yaml.html").is_file()
 
 
 def commands_of(text: str) -> Iterator[list[str]]:

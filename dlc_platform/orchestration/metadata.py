@@ -46,7 +46,7 @@ def number(value: float) -> float:
 
 def picture(image: bytes, caption: str) -> dg.MarkdownMetadataValue:
     """A picture that the UI shows from the event itself, so that it needs no file server."""
-    from dlc_platform.pose.pictures import as_markdown
+    from dlc_platform.plots.canvas import as_markdown
 
     return dg.MetadataValue.md(as_markdown(image, caption))
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from dlc_platform.interop.dlc_poses import read_poses
+from dlc_platform.plots.canvas import LIMIT_BYTES
+from dlc_platform.plots.poses import quality_plot
 from dlc_platform.pose.findings import A_FLOOR, ALL, FROM_TEST_IMAGES, IN_LAB_YAML, USUAL, Finding, worst
-from dlc_platform.pose.pictures import LIMIT_BYTES, quality_plot
 from dlc_platform.pose.quality import (
     METRICS,
     Floors,

@@ -9,7 +9,8 @@ from sqlalchemy import Engine, text
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import Fault, judge, release
 from dlc_platform.errors import PlatformError
-from dlc_platform.pose.pictures import LIMIT_BYTES, days_plot
+from dlc_platform.plots.canvas import LIMIT_BYTES
+from dlc_platform.plots.days import days_plot
 from dlc_platform.reports.daily import DailyReport, daily_report, first_day, require_reported, yesterday
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import identity, recording, session, track, video

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from av.video.stream import VideoStream
 
-from dlc_platform.pose.pictures import LIMIT_BYTES, video_timeline
+from dlc_platform.plots.canvas import LIMIT_BYTES
+from dlc_platform.plots.videos import video_timeline
 from dlc_platform.video.probe import probe
 from dlc_platform_tests.video.conftest import spoil
 

@@ -132,7 +132,7 @@ def _record_comparison(context: AssetExecutionContext, lab: LabResource, compare
 
 
 def _comparison_metadata(lab: LabResource, compared: Any) -> dict[str, Any]:
-    from dlc_platform.pose.pictures import comparison_plot
+    from dlc_platform.plots.models import comparison_plot
 
     project, names = compared.project, compared.names
     plot = comparison_plot(compared.bodyparts, names, registry.production_model(lab.engine, project))
@@ -149,7 +149,7 @@ def _comparison_metadata(lab: LabResource, compared: Any) -> dict[str, Any]:
 
 def _disagreement_metadata(context: AssetExecutionContext, lab: LabResource, compared: Any) -> dict[str, Any]:
     from dlc_platform.models.comparison import find_disagreement, old_and_new
-    from dlc_platform.pose.pictures import disagreement_frames
+    from dlc_platform.plots.frames import disagreement_frames
 
     project = compared.project
     pair = old_and_new(lab.engine, project)

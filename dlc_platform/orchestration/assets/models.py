@@ -77,7 +77,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     from dlc_platform.dlc.samples import labelled_samples
     from dlc_platform.lab.cropping import crop_without_region
     from dlc_platform.models.comparison import ONE_SPLIT, different_splits
-    from dlc_platform.pose.pictures import labelled_frames
+    from dlc_platform.plots.frames import labelled_frames
 
     name = context.partition_key
     recipe = lab.recipe(name)
@@ -193,7 +193,8 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
     from dlc_platform.dlc.memory import gpu_peak_gb
     from dlc_platform.dlc.samples import first_look
     from dlc_platform.dlc.training import parameters_of, train_model
-    from dlc_platform.pose.pictures import frames_with_keypoints, learning_curve
+    from dlc_platform.plots.frames import frames_with_keypoints
+    from dlc_platform.plots.models import learning_curve
 
     name = context.partition_key
     recipe = lab.recipe(name)
@@ -275,7 +276,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
 def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     from dlc_platform.dlc.evaluation import evaluate_model
     from dlc_platform.dlc.samples import worst_test_frames
-    from dlc_platform.pose.pictures import worst_frames
+    from dlc_platform.plots.frames import worst_frames
 
     name = context.partition_key
     model = registry.current_model(lab.engine, name)

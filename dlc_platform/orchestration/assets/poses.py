@@ -275,7 +275,8 @@ def _metadata(
     held: Sequence[tuple[tables.RecordingFile, str]],
 ) -> Mapping[str, Any]:
     from dlc_platform.dlc.memory import gpu_peak_gb
-    from dlc_platform.pose.pictures import frames_with_keypoints, likelihoods, trajectories
+    from dlc_platform.plots.frames import frames_with_keypoints
+    from dlc_platform.plots.poses import likelihoods, trajectories
     from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
     from dlc_platform.video.frames import find_frames
 
@@ -413,7 +414,7 @@ def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[A
 
 def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) -> Mapping[str, Any]:
     from dlc_platform.estimates.quality_gate import quality_table
-    from dlc_platform.pose.pictures import quality_plot
+    from dlc_platform.plots.poses import quality_plot
     from dlc_platform.pose.quality import course, limb_lengths
     from dlc_platform.pose.table import POSE_TABLE, read_parquet
 

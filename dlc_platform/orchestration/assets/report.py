@@ -53,7 +53,7 @@ def report_asset(days: dg.DailyPartitionsDefinition, time_zone: str) -> dg.Asset
 
         The figures of a day that is over stay what they are, whenever it is materialised.
         """
-        from dlc_platform.pose.pictures import days_plot
+        from dlc_platform.plots.days import days_plot
 
         day = date.fromisoformat(context.partition_key)
         report = report_of(lab.engine, day, time_zone, lab.settings.damaged_videos)

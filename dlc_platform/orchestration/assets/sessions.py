@@ -190,7 +190,8 @@ def _result(name: str, figures: Sequence[Mapping[str, Any]], found: "Sequence[Fi
 
 
 def _metadata(lab: LabResource, key: str, looks: "Sequence[Look]") -> Mapping[str, Any]:
-    from dlc_platform.pose.pictures import labelled_frames, video_timeline
+    from dlc_platform.plots.frames import labelled_frames
+    from dlc_platform.plots.videos import video_timeline
     from dlc_platform.video.frames import find_frames
 
     recordings = queries.sessions(lab.engine, key)
@@ -253,7 +254,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
     from dlc_platform.dlc.matching import match_folders
     from dlc_platform.dlc.project import read_project
     from dlc_platform.dlc.samples import labelled_samples
-    from dlc_platform.pose.pictures import labelled_frames
+    from dlc_platform.plots.frames import labelled_frames
 
     labels = {}
     matches = {}

@@ -10,18 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dlc_platform.pose.pictures import (
-    LIMIT_BYTES,
-    as_markdown,
-    comparison_plot,
-    disagreement_frames,
-    frames_with_keypoints,
-    labelled_frames,
-    learning_curve,
-    likelihoods,
-    trajectories,
-    worst_frames,
-)
+from dlc_platform.plots.canvas import LIMIT_BYTES, as_markdown
+from dlc_platform.plots.frames import disagreement_frames, frames_with_keypoints, labelled_frames, worst_frames
+from dlc_platform.plots.models import comparison_plot, learning_curve
+from dlc_platform.plots.poses import likelihoods, trajectories
 from dlc_platform.pose.table import keypoints_at, tidy_from_dlc
 from dlc_platform.video.region import Region
 

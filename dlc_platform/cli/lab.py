@@ -240,7 +240,8 @@ def notify(
     test: Annotated[bool, typer.Option("--test", help="Send a test message to each channel of lab.yaml.")] = False,
 ) -> None:
     """Send a test message to each channel; the exit code is 1 when one does not take it."""
-    from dlc_platform.notify.outbox import SendError, send, trial_message
+    from dlc_platform.notify.messages import SendError, trial_message
+    from dlc_platform.notify.sending import send
     from dlc_platform.settings.loading import load_lab
 
     if not test:

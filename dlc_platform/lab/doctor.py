@@ -28,7 +28,8 @@ from dlc_platform.identity import short
 from dlc_platform.lab.cropping import crop_without_region
 from dlc_platform.lab.waiting import waiting
 from dlc_platform.models.comparison import ONE_SPLIT, different_splits, too_few_test_images
-from dlc_platform.notify.outbox import channel_states, exposed_secret, reach
+from dlc_platform.notify.outbox import channel_states
+from dlc_platform.notify.sending import exposed_secret, reach
 from dlc_platform.postgres.connection import existing_url
 from dlc_platform.sessions.layout import OUTSIDE, alike
 from dlc_platform.sessions.recordings import Scan, scan

@@ -21,7 +21,8 @@ from sqlalchemy import Engine, text
 from dlc_platform.catalog import queries
 from dlc_platform.errors import command, in_this_lab
 from dlc_platform.lab.waiting import waiting
-from dlc_platform.notify.outbox import News, announce, announce_quarantine, deliver
+from dlc_platform.notify.messages import News
+from dlc_platform.notify.outbox import announce, announce_quarantine, deliver
 from dlc_platform.orchestration import schedules
 from dlc_platform.orchestration.assets.poses import pose_estimates
 from dlc_platform.orchestration.assets.sessions import session_videos

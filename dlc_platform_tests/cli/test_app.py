@@ -19,7 +19,8 @@ from sqlalchemy import URL, Engine, text
 from dlc_platform.catalog.quarantine import Fault, judge
 from dlc_platform.cli import app
 from dlc_platform.lab.doctor import Finding, examine
-from dlc_platform.notify.outbox import News, announce, deliver
+from dlc_platform.notify.messages import News
+from dlc_platform.notify.outbox import announce, deliver
 from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform_tests import receivers

@@ -17,8 +17,10 @@ from sqlalchemy import Engine, text
 
 from dlc_platform.catalog.quarantine import Fault, judge, release
 from dlc_platform.errors import PlatformError
-from dlc_platform.notify import outbox
-from dlc_platform.notify.outbox import News, announce, announce_quarantine, channel_states, deliver
+from dlc_platform.notify.mail import send_mail
+from dlc_platform.notify.messages import News, SendError, trial_message
+from dlc_platform.notify.outbox import announce, announce_quarantine, channel_states, deliver
+from dlc_platform.notify.sending import explained, exposed_secret, reach, send
 from dlc_platform.settings.lab import Lab
 from dlc_platform_tests import receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
@@ -284,8 +286,8 @@ def test_what_was_written_and_not_answered_is_tried_again_a_few_times_only(
 def test_a_mail_server_that_took_the_message_and_says_nothing(mails: MailServer) -> None:
     mails.replies = {"RCPT": ""}
     lab = mail_lab(mails.port)
-    with pytest.raises(outbox.SendError, match="may have the message") as caught:
-        outbox.send(lab.notify.mails[0], outbox.trial_message(lab), limit=0.4)
+    with pytest.raises(SendError, match="may have the message") as caught:
+        send(lab.notify.mails[0], trial_message(lab), limit=0.4)
     assert caught.value.unanswered
 
 
@@ -294,9 +296,9 @@ def test_a_server_that_takes_no_message_does_not_have_it(tmp_path: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lab = make_lab(tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}/")
-        message = dataclasses.replace(outbox.trial_message(lab), lab=20_000_000 * "x")
-        with pytest.raises(outbox.SendError) as caught:
-            outbox.send(lab.notify.webhooks[0], message, limit=1)
+        message = dataclasses.replace(trial_message(lab), lab=20_000_000 * "x")
+        with pytest.raises(SendError) as caught:
+            send(lab.notify.webhooks[0], message, limit=1)
     assert (caught.value.passing, caught.value.unanswered) == (True, False)
 
 
@@ -315,8 +317,8 @@ def test_a_secret_is_read_from_a_small_ordinary_file_only(tmp_path: Path, hook: 
         file.write_text(hook.url + 5000 * "x")
     (channel,) = lab.notify.webhooks
     for ask in (
-        lambda: outbox.send(channel, outbox.trial_message(lab)),
-        lambda: outbox.reach(channel),
+        lambda: send(channel, trial_message(lab)),
+        lambda: reach(channel),
     ):
         with pytest.raises(PlatformError, match=f"{file}, which holds the URL of the channel room, cannot be read"):
             ask()
@@ -326,9 +328,9 @@ def test_a_secret_is_read_from_a_small_ordinary_file_only(tmp_path: Path, hook: 
 def test_a_secret_that_others_may_read_is_named(tmp_path: Path, hook: Webhook) -> None:
     (channel,) = make_lab(tmp_path, hook.url).notify.webhooks
     (tmp_path / "url").chmod(0o644)
-    assert outbox.exposed_secret(channel) == tmp_path / "url"
+    assert exposed_secret(channel) == tmp_path / "url"
     (tmp_path / "url").chmod(0o600)
-    assert outbox.exposed_secret(channel) is None
+    assert exposed_secret(channel) is None
 
 
 def test_nobody_there(engine: Engine, tmp_path: Path) -> None:
@@ -379,9 +381,9 @@ def test_a_variable_that_is_not_set_is_named(engine: Engine, hook: Webhook, monk
     (channel,) = lab.notify.webhooks
     monkeypatch.delenv("LAB_HOOK", raising=False)
     with pytest.raises(PlatformError, match="LAB_HOOK, which holds the URL of the channel room, is not set"):
-        outbox.reach(channel)
+        reach(channel)
     monkeypatch.setenv("LAB_HOOK", hook.url)
-    assert outbox.reach(channel) == f"127.0.0.1:{hook.port} answers"
+    assert reach(channel) == f"127.0.0.1:{hook.port} answers"
     assert hook.got == []
     tell(engine, lab, "a")
     assert deliver(engine, lab, print) == 1
@@ -516,14 +518,14 @@ def test_a_mail_server_that_says_no(
 ) -> None:
     mails.replies = replies
     (channel,) = mail_lab(mails.port).notify.mails
-    message = outbox.trial_message(mail_lab(mails.port))
+    message = trial_message(mail_lab(mails.port))
     # As with a password, which this server without encryption is not given.
     try:
-        outbox._mail(channel, message, "verysecretpassword", 5, threading.Event())
+        send_mail(channel, message, "verysecretpassword", 5, threading.Event())
         raise AssertionError("it was taken")
     except Exception as error:
-        explained = outbox._explained(error, "verysecretpassword")
-    assert (str(explained), explained.passing) == (said, passing)
+        refused = explained(error, "verysecretpassword")
+    assert (str(refused), refused.passing) == (said, passing)
 
 
 def test_a_password_is_given_and_not_told(mails: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,16 +533,16 @@ def test_a_password_is_given_and_not_told(mails: MailServer, monkeypatch: pytest
     lab = mail_lab(mails.port, tls="starttls", user="lab", password_variable="SMTP_PASSWORD")
     (channel,) = lab.notify.mails
     # A server without encryption does not get to see it.
-    with pytest.raises(outbox.SendError, match="STARTTLS") as caught:
-        outbox.send(channel, outbox.trial_message(lab))
+    with pytest.raises(SendError, match="STARTTLS") as caught:
+        send(channel, trial_message(lab))
     assert not caught.value.passing
     assert mails.logins == []
     plain = channel.model_copy(update={"tls": "none"})
-    outbox.send(plain, outbox.trial_message(lab))
+    send(plain, trial_message(lab))
     assert mails.logins == ["\0lab\0verysecret pass word"]
     mails.replies = {"AUTH": "535 wrong: verysecret pass word"}
-    with pytest.raises(outbox.SendError) as caught:
-        outbox.send(plain, outbox.trial_message(lab))
+    with pytest.raises(SendError) as caught:
+        send(plain, trial_message(lab))
     assert "secret" not in str(caught.value)
     assert "535" in str(caught.value)
 

@@ -10,7 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dlc_platform.catalog.database import open_catalog
 from dlc_platform.errors import PlatformError
-from dlc_platform.notify.outbox import News, announce
+from dlc_platform.notify.messages import News
+from dlc_platform.notify.outbox import announce
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again

@@ -33,7 +33,7 @@ from dlc_platform.orchestration.migration import require_known, revisions
 from dlc_platform.orchestration.news import kept_news
 from dlc_platform.orchestration.retries import NONE_THAT_WAITS, WAITS, WAITS_TAG, is_followed, not_started
 from dlc_platform.orchestration.schedules import interval, late
-from dlc_platform.orchestration.sensors import Cursor
+from dlc_platform.orchestration.under_way import Cursor
 from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.loading import load_lab
 from dlc_platform.text.words import counted

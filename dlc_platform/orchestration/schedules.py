@@ -15,11 +15,13 @@ from dagster._core.definitions.freshness import FreshnessState, TimeWindowFreshn
 from dagster._utils.schedules import cron_string_iterator
 
 from dlc_platform.catalog import registry
-from dlc_platform.orchestration import jobs, sensors
+from dlc_platform.orchestration import jobs
 from dlc_platform.orchestration.news import keep_news
 from dlc_platform.orchestration.partitions import sessions
+from dlc_platform.orchestration.requests import ask
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import CATCH_UP
+from dlc_platform.orchestration.under_way import caught_up, recover
 from dlc_platform.sessions import scanning
 from dlc_platform.settings.lab import Lab
 from dlc_platform.text.words import counted
@@ -165,14 +167,14 @@ def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         What waits for its turn behind the sensor's runs is not missed, nor is what is in quarantine.
         """
         now = context.scheduled_execution_time
-        cursor = sensors.recover(context.instance)
-        elsewhere = sensors.caught_up(context.instance)
+        cursor = recover(context.instance)
+        elsewhere = caught_up(context.instance)
         room = max(0, lab.settings.scan.queued_sessions - len(cursor.under_way() | elsewhere))
         found = scanning.look(lab.engine, lab.settings, datetime.now(UTC), room, cursor.under_way() | elsewhere)
         for line in found.news:
             context.log.warning(line)
         keep_news(context.instance, found.news)
-        requests, added = sensors.ask(lab, context.instance, cursor, found.ready, room, elsewhere=elsewhere)
+        requests, added = ask(lab, context.instance, cursor, found.ready, room, elsewhere=elsewhere)
         if not requests:
             return dg.SkipReason(
                 f"nothing was missed; {counted(len(cursor.under_way()), 'session is', 'sessions are')} under way"

@@ -39,7 +39,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.lab.runs_under_way import daemon_lives
 from dlc_platform.lab.waiting import waiting
 from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
-from dlc_platform.orchestration import materialize, retries, sensors
+from dlc_platform.orchestration import ended_runs, following, materialize, requests, retries, sensors
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.failures import OF_THE_MACHINE, is_of_the_machine
 from dlc_platform.orchestration.inspection import inspect
@@ -201,7 +201,8 @@ def lab(
     }
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(settings))
     clock = Clock()
-    monkeypatch.setattr(sensors, "time", clock)
+    for module in (sensors, requests, ended_runs, following):
+        monkeypatch.setattr(module, "time", clock)
     try:
         with open_instance(prepare(tmp_path)) as instance:
             yield Watched(tmp_path, engine, instance, clock)
@@ -276,7 +277,7 @@ def test_tables_on_a_disk_that_does_not_answer_hold_up_no_look(lab: Watched, mon
         return real(*args)
 
     with monkeypatch.context() as stalled:
-        stalled.setattr(sensors, "_FOLLOWING_SECONDS", 0.2)
+        stalled.setattr(following, "_FOLLOWING_SECONDS", 0.2)
         stalled.setattr(registration, "update_details", slow)
         try:
             assert lab.look() == {} and lab.look() == {} and len(asked) == 1
@@ -716,15 +717,15 @@ def test_a_run_that_ends_while_the_sensor_looks_has_done_its_work(
 ) -> None:
     lab.video("sub-1_ses-1")
     (stretch,) = lab.settle()[NEW]
-    real = sensors.wanted_labels
+    real = ended_runs.wanted_labels
 
     def ends_meanwhile(*arguments: Any, **named: Any) -> Any:
         found = real(*arguments, **named)
-        monkeypatch.setattr(sensors, "wanted_labels", real)
+        monkeypatch.setattr(ended_runs, "wanted_labels", real)
         assert lab.run(NEW, *stretch)
         return found
 
-    monkeypatch.setattr(sensors, "wanted_labels", ends_meanwhile)
+    monkeypatch.setattr(ended_runs, "wanted_labels", ends_meanwhile)
     lab.look()
     assert [lab.held("sub-1_ses-1", stage) for stage in ("videos", "labels")] == [[], []]
     assert lab.settle() == {} and [lab.held("sub-1_ses-1", stage) for stage in ("videos", "labels")] == [[], []]

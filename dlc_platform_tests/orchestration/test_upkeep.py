@@ -52,7 +52,7 @@ from dlc_platform.identity import short
 from dlc_platform.lab import upkeep
 from dlc_platform.lab.doctor import Finding
 from dlc_platform.lab.waiting import waiting
-from dlc_platform.orchestration import inspection, retries, run_history, sensors
+from dlc_platform.orchestration import inspection, retries, run_history
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.clock import forget_the_future
 from dlc_platform.orchestration.instance import environment_of, open_instance, prepare, wanted_dagster_yaml
@@ -60,7 +60,7 @@ from dlc_platform.orchestration.partitions import RANGE_START
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG, UNTIL_TAG
 from dlc_platform.orchestration.schedules import late
-from dlc_platform.orchestration.sensors import Asked, Cursor
+from dlc_platform.orchestration.under_way import Asked, Cursor, caught_up
 from dlc_platform.platform import Platform
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
 from dlc_platform.settings.environment import POSTGRES_VARIABLE
@@ -397,7 +397,7 @@ def test_what_the_sensor_missed_is_asked_for_at_night(kept: Kept) -> None:
         tags={**request.tags, SCHEDULE_NAME_TAG: "catch_up", RUN_KEY_TAG: str(request.run_key)},
         status=dg.DagsterRunStatus.STARTED,
     )
-    assert sensors.caught_up(kept.instance) == {NEW}
+    assert caught_up(kept.instance) == {NEW}
     assert kept.tick("catch_up") == []
     assert kept.look("new_session_videos") == []
     # It came to nothing, and is asked for again, by another key: Dagster would not hear the same one a second time.

@@ -1,0 +1,136 @@
+"""What became of the runs that were asked for: done, tried again, or quarantine with the reason."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+from dagster._core.storage.tags import RUN_KEY_TAG
+
+from dlc_platform.catalog import registry, tables, wanted
+from dlc_platform.catalog.quarantine import Fault
+from dlc_platform.errors import command
+from dlc_platform.orchestration.failures import failure_reasons, is_of_the_machine
+from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.retries import WAITS, WAITS_TAG, give_up, is_followed, newest_try, nobody_starts
+from dlc_platform.orchestration.under_way import STAGES, Cursor
+from dlc_platform.sessions import scanning
+
+_IN_LINE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED)
+_WORK = {
+    "session_videos": "register its videos",
+    "labeled_frames": "count its labels",
+    "pose_estimates": "estimate its poses",
+}
+
+
+def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> set[str]:
+    """Strike out what came out, and what will not: that goes into quarantine with what became of its run.
+
+    Returns
+    -------
+    set of str
+        The first assets of the runs that wait for their turn.
+    """
+    in_line: set[str] = set()
+    if not cursor.runs:
+        return in_line
+    # Before what is lacking: what a run does in its last moments is not to count as not done.
+    runs = {run_key: _newest_run(instance, run_key) for run_key in cursor.runs}
+    videos = scanning.compare(lab.engine, lab.settings, cursor.under_way("session_videos"))
+    changed = {candidate.session.key: candidate for candidate in videos.wanted}
+    missing: dict[str, Mapping[str, str]] = {
+        "session_videos": {key: candidate.fingerprint for key, candidate in changed.items()},
+        "labeled_frames": lacking(wanted_labels(lab, only=cursor.under_way("labeled_frames"))),
+        "pose_estimates": lacking(wanted_poses(lab, only=cursor.under_way("pose_estimates"))),
+    }
+    for run_key, asked in list(cursor.runs.items()):
+        run = runs[run_key]
+        lost = run is not None and nobody_starts(instance, run)
+        ended = run is None or lost or (run.is_finished and not is_followed(instance, run))
+        first = asked.assets[0]
+        wanted_still = {
+            key: evidence
+            for key, evidence in asked.sessions.items()
+            if any(key in missing[asset] for asset in asked.assets)
+            # Its files are out of sight.
+            or (first == "session_videos" and key not in videos.registered)
+        }
+        for key in asked.sessions.keys() - wanted_still.keys():
+            cursor.again.pop(key, None)
+        asked.sessions = wanted_still
+        if asked.sessions and not ended:
+            # What waits before it is tried again is no reason for others to wait behind it.
+            if run is not None and run.status in _IN_LINE and run.tags.get(WAITS_TAG) != WAITS:
+                in_line.add(first)
+            continue
+        del cursor.runs[run_key]
+        events = _failures(instance, run) if run is not None and asked.sessions else []
+        if run is not None and lost:
+            give_up(instance, run)
+        for key, evidence in asked.sessions.items():
+            # A run that is not there was deleted, or Dagster was cut off before it had written what it was for.
+            if lost or (run is None and key not in cursor.again) or is_of_the_machine(events, key):
+                cursor.postpone(key, time.time())
+                continue
+            # Where the first asset failed the next one was not tried; and what changed since is asked for again.
+            now = missing[first].get(key)
+            if now is not None and evidence in (now, ""):
+                if first == "session_videos":
+                    session = changed[key].session
+                    registry.name_session(
+                        lab.engine,
+                        tables.Session(key=key, subject=session.subject, name=session.name, folder=str(session.folder)),
+                    )
+                fault = Fault(_fate(instance, run, first, key), _remedy(lab, run, key), now)
+                hold(lab, key, STAGES[first], fault, run.run_id if run else None)
+    return in_line
+
+
+def _newest_run(instance: dg.DagsterInstance, run_key: str) -> dg.DagsterRun | None:
+    # One at a time, as Dagster does itself: its tables are slow at many.
+    run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
+    return newest_try(instance, run) if run is not None else None
+
+
+def _failures(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[dg.DagsterEvent]:
+    """What the failed steps of a run wrote, and the run itself."""
+    kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    records = instance.get_records_for_run(run.run_id, of_type=kinds).records
+    return [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
+
+
+def _fate(instance: dg.DagsterInstance, run: dg.DagsterRun | None, asset: str, key: str) -> str:
+    """What became of a run that was to work on a session and did not."""
+    what = f"the run that was to {_WORK[asset]}"
+    if run is None:
+        return f"{what} was deleted"
+    if run.status == dg.DagsterRunStatus.CANCELED:
+        return f"{what} was cancelled"
+    if run.is_success:
+        return f"{what} ended without doing so"
+    return f"{what} failed{_why(instance, run, key)}"
+
+
+def _why(instance: dg.DagsterInstance, run: dg.DagsterRun, key: str) -> str:
+    for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
+        for record in instance.get_records_for_run(run.run_id, of_type=kind, limit=1).records:
+            event = record.event_log_entry.dagster_event
+            told = event.step_failure_data.user_failure_data if event and event.is_step_failure else None
+            if told is not None:
+                own = told.metadata.get(key)
+                return f": {own.value if own is not None else told.description}"
+            if event is not None and (reasons := failure_reasons([event])):
+                return f": {reasons[0]}"
+            if event is not None and event.message:
+                return f": {event.message.splitlines()[0]}"
+    return ""
+
+
+def _remedy(lab: LabResource, run: dg.DagsterRun | None, key: str) -> str:
+    look = f"Look at the run {run.run_id} in the UI, and when" if run else "When"
+    return f"{look} it may be tried again, {command('sessions', 'release', lab.home, key)}"
+
+
+def lacking(asked_about: Iterable[wanted.Wanted]) -> dict[str, str]:
+    return {session.session_key: session.evidence for session in asked_about if session.lacks}

@@ -1,0 +1,63 @@
+"""What looks follow besides videos: the inference rules of lab.yaml, and the lab's own tables."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from dlc_platform.catalog import registry
+from dlc_platform.catalog.quarantine import held_sessions
+from dlc_platform.identity import sha256_json, short
+from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.under_way import Cursor
+from dlc_platform.sessions.raw_roots import Threads
+from dlc_platform.sessions.sidecars import Sidecars
+
+#: How long a look waits for the lab's own tables.
+_FOLLOWING_SECONDS = 2.0
+_threads = Threads()
+#: Of each lab whose tables were followed since it was last asked: their state, or what went wrong.
+_followed: dict[str, str | Exception] = {}
+
+
+def follow_rules(lab: LabResource, cursor: Cursor) -> None:
+    """Let the catalogue know what lab.yaml says now of cameras and of videos in quarantine, when that has changed."""
+    from dlc_platform.sessions.registration import judge
+
+    said = lab.settings.model_dump(mode="json", include={"inference", "damaged_videos", "video_quality"})
+    rules = short(sha256_json(said))
+    if rules != cursor.rules:
+        registry.assign_cameras(lab.engine, lab.settings.project_of)
+        for key in held_sessions(lab.engine, "videos"):
+            judge(lab.engine, lab.settings, key, files_only=True)
+        cursor.rules = rules
+
+
+def follow_tables(lab: LabResource, cursor: Cursor, unreachable: Iterable[Path]) -> None:
+    """Let the catalogue say what the lab's own tables do, when one in a raw root is another one than before.
+
+    A disk may answer slowly or never, and an archive has many tables: what takes longer than a while goes on beside
+    the looks, and a later one finds it done.
+    """
+    from dlc_platform.sessions.registration import update_details
+
+    settings, engine, before = lab.settings, lab.engine, cursor.tables
+
+    def follow() -> None:
+        try:
+            sidecars = Sidecars(settings.raw_roots, unreachable)
+            state = short(sidecars.state(()))
+            if state != before:
+                update_details(engine, sidecars)
+            _followed[lab.home] = state
+        except Exception as problem:  # a thread has nobody else to tell
+            _followed[lab.home] = problem
+
+    if lab.home not in _followed:
+        _threads.start(lab.home, follow)
+    until = time.monotonic() + _FOLLOWING_SECONDS
+    while lab.home not in _followed and time.monotonic() < until:
+        time.sleep(0.002)
+    outcome = _followed.pop(lab.home, before)
+    if isinstance(outcome, Exception):
+        raise outcome
+    cursor.tables = outcome

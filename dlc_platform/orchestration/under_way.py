@@ -1,0 +1,113 @@
+"""The runs that were asked for and have not ended, with their sessions: the sensor's cursor, also made anew."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.tags import RUN_KEY_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
+
+from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START
+from dlc_platform.orchestration.retries import CATCH_UP, SESSION_SENSOR
+
+STAGES: dict[str, Literal["videos", "labels", "poses"]] = {
+    "session_videos": "videos",
+    "labeled_frames": "labels",
+    "pose_estimates": "poses",
+}
+#: How long a session waits that the machine kept from being worked on: the first time, and at
+#: most; and how long it counts that it did.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _DAY_SECONDS = 30.0, 600.0, 86400.0
+
+
+@dataclass
+class Asked:
+    """A run that was asked for: its assets, and its sessions, each with a hash of what the run was to work on."""
+
+    assets: list[str]
+    sessions: dict[str, str]
+
+
+@dataclass
+class Cursor:
+    """What the sensor remembers between two looks.
+
+    Attributes
+    ----------
+    runs
+        What was asked for and has not come out, by run key.
+    rules
+        A hash of the rules by which the cameras in the catalogue have their projects and its videos were judged.
+    tables
+        A hash of the lab's own tables in the raw roots, as they were when the catalogue last followed them.
+    strays
+        Partitions of which the last look found no session.
+    again
+        Sessions that the machine kept from being worked on: how often, and the time from which on they are asked for
+        again.
+    """
+
+    runs: dict[str, Asked] = field(default_factory=dict)
+    rules: str = ""
+    tables: str = ""
+    strays: list[str] = field(default_factory=list)
+    again: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: str | None) -> "Cursor | None":
+        """None when there is none, or one of a platform that remembered other things."""
+        content = json.loads(text) if text else {}
+        if "runs" not in content:
+            return None
+        return cls(
+            {key: Asked(**asked) for key, asked in content["runs"].items()},
+            content["rules"],
+            content.get("tables", ""),
+            content.get("strays", []),
+            {key: (tries, until) for key, (tries, until) in content.get("again", {}).items()},
+        )
+
+    def write(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def postpone(self, key: str, now: float) -> None:
+        """Let a session wait before it is asked for again, the longer the more often it has waited."""
+        self.again = {key: (tries, until) for key, (tries, until) in self.again.items() if now - until < _DAY_SECONDS}
+        tries = self.again.get(key, (0, now))[0] + 1
+        self.again[key] = tries, now + min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** (tries - 1))
+
+    def postponed(self, now: float) -> set[str]:
+        """The sessions that are not to be asked for yet."""
+        # A clock that was set back must not let them wait for as long.
+        return {key for key, (_, until) in self.again.items() if 0 < until - now <= _LONGEST_PAUSE_SECONDS}
+
+    def under_way(self, *assets: str) -> set[str]:
+        """The sessions under way for any of these assets, or for any asset."""
+        runs = [run for run in self.runs.values() if not assets or set(assets) & set(run.assets)]
+        return {key for run in runs for key in run.sessions}
+
+
+def caught_up(instance: dg.DagsterInstance) -> set[str]:
+    """The sessions that runs of the schedule `catch_up` are under way for."""
+    return _under_way(instance, {SCHEDULE_NAME_TAG: CATCH_UP}).under_way()
+
+
+def recover(instance: dg.DagsterInstance) -> Cursor:
+    """What is under way by what Dagster knows of it, when the cursor is lost."""
+    return _under_way(instance, {SENSOR_NAME_TAG: SESSION_SENSOR})
+
+
+def _under_way(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> Cursor:
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    runs = instance.get_runs(dg.RunsFilter(tags=dict(tags), statuses=unfinished))
+    order = instance.get_dynamic_partitions("sessions") if runs else []
+    place = {key: index for index, key in enumerate(order)}
+    cursor = Cursor()
+    for run in runs:
+        first, last = place.get(run.tags.get(RANGE_START, "")), place.get(run.tags.get(RANGE_END, ""))
+        if RUN_KEY_TAG in run.tags and run.asset_selection and first is not None and last is not None:
+            assets = [asset for asset in STAGES if dg.AssetKey(asset) in run.asset_selection]
+            cursor.runs[run.tags[RUN_KEY_TAG]] = Asked(assets, dict.fromkeys(order[first : last + 1], ""))
+    return cursor

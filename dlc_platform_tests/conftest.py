@@ -4,6 +4,7 @@ A tiny labelled project, its dataset, and a network trained on it once; a Postgr
 """
 
 import csv
+import fcntl
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import yaml
 from sqlalchemy import URL, Engine
 
 from dlc_platform.catalog.database import migrate, open_catalog
+from dlc_platform.devices.locks import DIRECTORY_VARIABLE
 from dlc_platform.postgres import server
 from dlc_platform.settings.environment import STAGE_VARIABLE
 from dlc_platform.settings.recipes import Recipe
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # The tests say themselves which stage a lab is at, and wait for its sensors.
 os.environ.pop(STAGE_VARIABLE, None)
+# Workers share the cores: threads that wait for each other there cost small networks five times what they gain.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SIZE = 96
 TINY_RECIPE = Recipe(
@@ -59,6 +63,14 @@ def draw_frame(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     cv2.circle(image, nose.astype(int).tolist(), 5, (255, 255, 255), -1)
     cv2.circle(image, tail.astype(int).tolist(), 4, (0, 0, 220), -1)
     return image, np.array([nose, tail])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leases of this process alone: its runs do not wait for those of other workers, or of labs of the machine."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(DIRECTORY_VARIABLE, str(tmp_path_factory.mktemp("leases")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -129,17 +141,44 @@ def tiny_recipe() -> Recipe:
 
 
 @pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that gives a folder of this run of pytest by its name, filled by the first worker that asks for it.
+
+    The others wait for it and must not change it. A worker that dies or fails meanwhile leaves nothing that they take.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        made = shared / f"shared-{name}"
+        with open(shared / f"shared-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                begun = Path(tempfile.mkdtemp(dir=shared))
+                fill(begun)
+                begun.rename(made)
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_model(
-    tiny_dataset: "Dataset", tiny_recipe: Recipe, tiny_store: Store, tmp_path_factory: pytest.TempPathFactory
+    tiny_dataset: "Dataset",
+    tiny_recipe: Recipe,
+    tiny_store: Store,
+    make_once: Callable[[str, Callable[[Path], None]], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> "TrainedModel":
     """A small network trained for a few epochs on `tiny_dataset`: it runs everywhere and finds the animal roughly."""
-    import torch
+    from dlc_platform.dlc.training import load_model, train_model
 
-    from dlc_platform.dlc.training import train_model
+    def train(folder: Path) -> None:
+        train_model(tiny_dataset.path, tiny_recipe, Store(folder), tmp_path_factory.mktemp("workspace"), device="cpu")
 
-    # Threads that wait for each other on a busy machine cost this network five times what they gain.
-    torch.set_num_threads(1)
-    return train_model(tiny_dataset.path, tiny_recipe, tiny_store, tmp_path_factory.mktemp("workspace"), device="cpu")
+    (trained,) = (make_once("tiny-model", train) / "models").iterdir()
+    return load_model(shutil.copytree(trained, tiny_store.root / "models" / trained.name))
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +237,8 @@ def _new_database(some: URL, template: str) -> Iterator[URL]:
     name = f"test_{next(_NUMBERS)}"
     administration = sqlalchemy.create_engine(some, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
     with administration.connect() as connection:
-        connection.execute(sqlalchemy.text(f"create database {name} template {template}"))
+        # By copying files: without fsync that takes half as long as by way of the write-ahead log.
+        connection.execute(sqlalchemy.text(f"create database {name} template {template} strategy file_copy"))
     try:
         yield some.set(database=name)
     finally:
@@ -249,18 +289,78 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+#: Modules and folders that take minutes, the longest first: whoever gets them last keeps everybody waiting.
+_LONGEST = (
+    "orchestration/test_services.py",
+    "launchers",
+    "orchestration/test_bad_input.py",
+    "dlc/test_engine.py",
+    "orchestration/test_promotion.py",
+    "orchestration/test_materialize.py",
+    "orchestration/test_disorder.py",
+    "deployments",
+    "web",
+    "orchestration",
+    "dlc",
+    "test_cli.py",
+    "test_known_faults.py",
+    "lab",
+    "postgres",
+    "models",
+    "estimates",
+    "benchmarks",
+    "demo",
+    "video",
+    "sessions",
+)
+#: What a test is marked with for a fixture that it asks for.
+_MARKS = {
+    "tiny_dataset": "network",
+    "tiny_model": "network",
+    "small_disk": "machine",
+    "slurm": "machine",
+    "make_reachable": "catalog",
+    "postgres_home": "catalog",
+}
+#: What all tests of a folder are marked with: `unit` is for those that need none of this.
+_MARKS_OF_FOLDERS = {
+    "benchmarks": "lab",
+    "demo": "lab",
+    "deployments": "machine",
+    "devices": "machine",
+    "dlc": "network",
+    "launchers": "machine",
+    "orchestration": "lab",
+    "postgres": "catalog",
+    "video": "video",
+    "web": "lab",
+}
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All tests run side by side, and those that somebody names one after the other, in the process that is watched."""
+    return len(os.sched_getaffinity(0)) if config.args_source is config.ArgsSource.TESTPATHS else 0
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let workers side by side (`-n`) share the work by files, but for what is one lab or one machine's devices."""
-    for item in items:
-        place = item.path.relative_to(Path(__file__).parent)
-        if "lab_home" in getattr(item, "fixturenames", ()):
-            group = "lab"
-        elif place.parts[0] in ("launchers", "devices"):
-            group = "launchers"
-        else:
-            group = str(place)
+    """Mark each test with what it needs, and let workers side by side share the work by files, the longest first.
+
+    Whatever uses one machine's devices stays together.
+    """
+    places = {item: item.path.relative_to(Path(__file__).parent) for item in items}
+    for item, place in places.items():
+        marks = {_MARKS[name] for name in getattr(item, "fixturenames", ()) if name in _MARKS}
+        if (mark := _MARKS_OF_FOLDERS.get(place.parts[0])) is not None:
+            marks.add(mark)
+        for mark in marks or {"unit"}:
+            item.add_marker(mark)
+        group = "launchers" if place.parts[0] in ("launchers", "devices") else str(place)
         item.add_marker(pytest.mark.xdist_group(group))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {name: rank for rank, name in enumerate(_LONGEST)}
+        last = len(ranks)
+        items.sort(key=lambda item: ranks.get(str(places[item]), ranks.get(places[item].parts[0], last)))
 
 
 @pytest.hookimpl(wrapper=True)

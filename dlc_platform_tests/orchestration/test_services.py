@@ -237,8 +237,8 @@ def test_a_web_server_whose_code_server_died_shows_the_lab_again(lab: Up):
     wait_for(lambda: [one["location"]["name"] for one in lab.ask(query)["repositoriesOrError"]["nodes"]])
 
 
-def test_two_webservers_need_two_ports(lab_home: Path, tmp_path: Path):
-    (tmp_path / "lab.yaml").write_text((lab_home / "lab.yaml").read_text())
+def test_two_webservers_need_two_ports(tracked_lab: Path, tmp_path: Path):
+    (tmp_path / "lab.yaml").write_text((tracked_lab / "lab.yaml").read_text())
     with (
         pytest.raises(PlatformError, match=r"port 3999 is given to both webservers.*--read-only-port"),
         running(tmp_path, 3999, print, read_only_port=3999),
@@ -246,8 +246,8 @@ def test_two_webservers_need_two_ports(lab_home: Path, tmp_path: Path):
         pass
 
 
-def test_a_port_that_is_taken_is_named(lab_home: Path, tmp_path: Path):
-    (tmp_path / "lab.yaml").write_text((lab_home / "lab.yaml").read_text())
+def test_a_port_that_is_taken_is_named(tracked_lab: Path, tmp_path: Path):
+    (tmp_path / "lab.yaml").write_text((tracked_lab / "lab.yaml").read_text())
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -258,9 +258,9 @@ def test_a_port_that_is_taken_is_named(lab_home: Path, tmp_path: Path):
 
 
 def test_a_port_that_a_killed_up_still_holds_is_waited_for(
-    lab_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tracked_lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "lab.yaml").write_text((lab_home / "lab.yaml").read_text())
+    (tmp_path / "lab.yaml").write_text((tracked_lab / "lab.yaml").read_text())
     # What comes after the port fails at once.
     monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://me:secret@127.0.0.1:1/nothing")
     with (

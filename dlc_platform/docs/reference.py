@@ -197,7 +197,7 @@ def lab_yaml() -> str:
     while waiting:
         path, section = waiting.pop(0)
         if path:
-            lines += [f"## `{path}` {{ #{_anchor(path)} }}", "", _prose(section.get("description", "")), ""]
+            lines += [f"## `{path}`", "", _prose(section.get("description", "")), ""]
         rows, inner = [], []
         for key, entry in section["properties"].items():
             full = f"{path}.{key}" if path else key
@@ -207,7 +207,7 @@ def lab_yaml() -> str:
                     inner.append((full + ending, schema["$defs"][name]))
             default = _default(key, entry, key in section.get("required", ()))
             kind = _kind(entry, shown) + _unit(key, entry)
-            rows.append((f"`{key}`{{ #{_anchor(full)}-key }}", kind, default, _meaning(entry, schema)))
+            rows.append((f"`{key}`", kind, default, _meaning(entry, schema)))
         lines += [*_table(("key", "type", "default", "meaning"), rows), ""]
         waiting[:0] = inner
     return "\n".join(lines)
@@ -220,7 +220,8 @@ def _meaning(entry: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _anchor(path: str) -> str:
-    return re.sub(r"[^a-z0-9_]+", "-", path.lower()).strip("-")
+    """What mkdocs, and what shows Markdown of repositories, call the heading of a section."""
+    return re.sub(r"[^a-z0-9_]+", "", path.lower())
 
 
 def _sections(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -435,23 +436,22 @@ def _annotation(kind: Any) -> str:
 
 
 def _docstring(thing: Any) -> list[str]:
-    """A docstring of NumPy's style as Markdown: each of its sections is a heading in bold and a list."""
+    """A docstring of NumPy's style as Markdown: each of its sections is a word in bold and a list."""
     lines = _prose(inspect.getdoc(thing) or "", join=False).split("\n")
     made: list[str] = []
     section = ""
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if re.fullmatch(r"-{3,}", following) and line.strip():
             section = line.strip()
-            made += ["", f"**{section}**", "", *(["```python"] if section == "Examples" else [])]
+            made += [f"**{section}**", "", *(["```python"] if section == "Examples" else [])]
         elif re.fullmatch(r"-{3,}", line):
             continue
         elif section == "Examples":
             made.append(re.sub(r"^(>>>|\.\.\.) ?", "", line).replace("  # doctest: +SKIP", ""))
         elif section and line and not line.startswith(" "):
-            made += ["", f"`{line}`" if section != "Raises" else f"`{line.strip()}`", ""]
+            made.append(f"* `{line}`:")
         else:
-            of_item = section not in ("", "Examples") and bool(line)
-            made.append((":   " if made[-1] == "" else "    ") + line.strip() if of_item else line)
+            made.append(f"  {line.strip()}" if section and line else line)
     if section == "Examples":
         made.append("```")
     return [*made, ""]

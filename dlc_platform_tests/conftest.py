@@ -299,6 +299,7 @@ _LONGEST = (
     "orchestration/test_materialize.py",
     "orchestration/test_disorder.py",
     "deployments",
+    "docs/test_tutorial.py",
     "web",
     "orchestration",
     "dlc",

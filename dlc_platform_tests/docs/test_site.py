@@ -46,6 +46,7 @@ def test_the_site_says_its_version_and_has_the_changelog(site: Path) -> None:
     assert f"{__version__}" in (site / "changelog.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.machine
 def test_an_installed_package_says_where_its_site_is(tmp_path: Path) -> None:
     uv = shutil.which("uv")
     if uv is None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import pytest
 import yaml
 
 import dlc_platform
@@ -25,6 +26,7 @@ TUTORIAL = Path(dlc_platform.__file__).parent / "docs" / "pages" / "tutorial.md"
 _BLOCK = re.compile(r"```(bash|yaml|python)\n(.*?)```", re.S)
 
 
+@pytest.mark.lab
 def test_the_tutorial_runs_from_beginning_to_end(
     make_reachable: Callable[[], AbstractContextManager[Path]],
 ) -> None:

@@ -94,3 +94,15 @@ def test_pages_name_only_commands_and_options_that_there_are() -> None:
 def _called(known: dict[tuple[str, ...], Any], words: list[str]) -> Any:
     """The command that words call; a group alone lists, as `models HOME` does."""
     return known.get(tuple(words[:2])) or known.get((words[0],)) or known.get((words[0], "list"))
+
+
+def test_the_tests_that_security_names_are_there() -> None:
+    text = (DOCS / "pages" / "security.md").read_text(encoding="utf-8")
+    tests = ROOT / "dlc_platform_tests"
+    files = re.findall(r"`([\w/]*test_\w+\.py)`", text)
+    assert len(files) > 20
+    assert [file for file in files if not (tests / file).is_file()] == []
+    everything = "\n".join(file.read_text(encoding="utf-8") for file in tests.rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 20
+    assert [name for name in named if f"def {name}(" not in everything] == []

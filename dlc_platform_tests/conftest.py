@@ -320,6 +320,7 @@ _MARKS = {
     "tiny_model": "network",
     "small_disk": "machine",
     "slurm": "machine",
+    "tracked_lab": "lab",
     "make_reachable": "catalog",
     "postgres_home": "catalog",
 }
@@ -340,7 +341,8 @@ _MARKS_OF_FOLDERS = {
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """All tests run side by side, and those that somebody names one after the other, in the process that is watched."""
-    return len(os.sched_getaffinity(0)) if config.args_source is config.ArgsSource.TESTPATHS else 0
+    # Of those that run side by side, one waits most of the time: for a server, for Slurm, for a sensor.
+    return len(os.sched_getaffinity(0)) + 1 if config.args_source is config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -350,8 +352,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Whatever uses one machine's devices stays together.
     """
     places = {item: item.path.relative_to(Path(__file__).parent) for item in items}
+    known = {*_MARKS.values(), *_MARKS_OF_FOLDERS.values()}
     for item, place in places.items():
-        marks = {_MARKS[name] for name in getattr(item, "fixturenames", ()) if name in _MARKS}
+        marks = {mark.name for mark in item.iter_markers() if mark.name in known}
+        marks |= {_MARKS[name] for name in getattr(item, "fixturenames", ()) if name in _MARKS}
         if (mark := _MARKS_OF_FOLDERS.get(place.parts[0])) is not None:
             marks.add(mark)
         for mark in marks or {"unit"}:

@@ -1,6 +1,8 @@
 """The faults that DataJoint's Element DeepLabCut is known for, each as a test that this platform passes.
 
-Most have deeper tests beside the code that they are about; here each has its name.
+Others that it is known for have their tests beside the code that they are about: the order of snapshots, `best` ones,
+evaluations and the model prefix in `dlc/test_snapshots.py`; videos that DeepLabCut drew in
+`sessions/test_recordings.py`.
 """
 
 import ast
@@ -9,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +27,6 @@ from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.database import open_catalog
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.inference import PoseEstimator, Progress, pose_identity
-from dlc_platform.dlc.snapshots import choose_snapshot, find_train_folder, list_snapshots, reported_errors
 from dlc_platform.dlc.training import TrainedModel, parameters_of, train_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
@@ -38,7 +40,6 @@ from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 from dlc_platform.video.probe import probe
 from dlc_platform_tests.catalog import small_lab
-from dlc_platform_tests.dlc.train_folders import make_project, shuffle_folder, write_evaluation
 
 KEY = "sub-1_ses-1"
 
@@ -80,14 +81,14 @@ def estimator(tiny_model: TrainedModel, store: Store) -> PoseEstimator:
 
 
 def test_a_frame_rate_stays_rational(engine: Engine, tmp_path: Path) -> None:
-    """29.97 frames per second were kept as 29: after 30,000 frames the clock was half a minute wrong."""
-    video = write_video(tmp_path / "raw/sub-1/ses-1/cam-top.mp4", 30_000, Fraction(30000, 1001))
+    """29.97 frames per second were kept as 29: after 3,000 frames the clock was three seconds wrong."""
+    video = write_video(tmp_path / "raw/sub-1/ses-1/cam-top.mp4", 3000, Fraction(30000, 1001))
     register(engine, scan([tmp_path / "raw"], Layout()).sessions[0])
     with engine.connect() as connection:
         (row,) = connection.execute(text("select * from dlc.video")).mappings()
     assert (row["frame_rate_numerator"], row["frame_rate_denominator"]) == (30000, 1001)
-    assert row["frames"] == 30_000 and row["duration_s"] == pytest.approx(1001.0, abs=1e-6)
-    assert probe(video).times_s[-1] == pytest.approx(29_999 * 1001 / 30000, abs=1e-6)
+    assert row["frames"] == 3000 and row["duration_s"] == pytest.approx(100.1, abs=1e-6)
+    assert probe(video).times_s[-1] == pytest.approx(2999 * 1001 / 30000, abs=1e-6)
 
 
 def test_a_frame_rate_of_zero_cannot_be_stored(engine: Engine) -> None:
@@ -110,27 +111,6 @@ def test_a_file_that_does_not_open_is_a_clear_error_and_never_a_recording(
     assert row["problem"] == str(look.problem) and row["frames"] is None and row["video"] is None
     with engine.connect() as connection:
         assert connection.scalar(text("select count(*) from dlc.video")) == 0
-
-
-def test_snapshots_are_ordered_by_number_and_best_ones_are_read(tmp_path: Path) -> None:
-    for name in ("snapshot-200.pt", "snapshot-50.pt", "snapshot-1000.pt"):
-        (tmp_path / name).touch()
-    assert [snapshot.epoch for snapshot in list_snapshots(tmp_path)] == [50, 200, 1000]
-    assert choose_snapshot(tmp_path).epoch == 1000
-    (tmp_path / "snapshot-best-190.pt").touch()
-    assert choose_snapshot(tmp_path).path.name == "snapshot-best-190.pt"
-
-
-def test_evaluations_of_pytorch_are_read_and_the_model_prefix_is_kept(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "tiny")
-    for prefix in ("", "second"):
-        (shuffle_folder(project, prefix=prefix) / "train").mkdir(parents=True)
-    write_evaluation(project, "second", ["0.95,1,50,-1,0.6,3.0,2.0,,,5.0,4.0,,"])
-    plain, prefixed = (find_train_folder(project, model_prefix=prefix) for prefix in ("", "second"))
-    assert plain.path != prefixed.path and prefixed.model_prefix == "second"
-    assert reported_errors(plain, 50) == ()
-    (found,) = reported_errors(prefixed, 50)
-    assert (found.test_rmse_px, found.test_rmse_confident_px) == (5.0, 4.0)
 
 
 def test_a_query_for_poses_honours_its_session_and_its_body_parts(
@@ -204,45 +184,37 @@ def test_the_files_of_a_recording_are_in_recorded_order_not_by_name(engine: Engi
     assert [Path(file.path).stem.rpartition("-")[2] for file in files] == ["1", "2", "9", "10", "11"]
 
 
-def test_what_deeplabcut_writes_beside_a_video_is_no_new_video(engine: Engine, tmp_path: Path) -> None:
-    folder = tmp_path / "raw/sub-1/ses-1"
-    write_video(folder / "cam-top.mp4", 3, Fraction(25))
-    before = scan([tmp_path / "raw"], Layout()).sessions
-    for name in (
-        "cam-topDLC_Resnet50_mazeshuffle1_snapshot_200_p60_labeled.mp4",
-        "cam-topDLC_x.h5",
-        "cam-topDLC_x.csv",
-    ):
-        shutil.copy(folder / "cam-top.mp4", folder / name)
-    assert scan([tmp_path / "raw"], Layout()).sessions == before
-
-
 def test_two_trainings_of_one_dataset_at_the_same_time_do_not_touch_each_other(
     tiny_dataset: Dataset, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     """Two training tasks shared one folder: two rows, one set of snapshots."""
     store = Store(tmp_path / "store")
     script = (
-        "import sys; from pathlib import Path; from dlc_platform.settings.lab import Recipe; "
-        "from dlc_platform.store import Store; from dlc_platform.dlc.training import train_model; import torch; "
-        "torch.set_num_threads(1); "
+        "import sys; from pathlib import Path; from dlc_platform.settings.recipes import Recipe; "
+        "from dlc_platform.store import Store; from dlc_platform.dlc.training import train_model; "
         "train_model(Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2]), Store(Path(sys.argv[3])), "
-        "Path(sys.argv[4]), device='cpu')"
+        "Path(sys.argv[4]), device='cpu', on_progress=lambda *_: input())"
     )
-    recipes = [tiny_recipe.model_copy(update={"epochs": 2, "seed": seed}) for seed in (1, 2)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, tiny_dataset.path, recipe.model_dump_json(), store.root, tmp_path / "work"]
-        )
-        for recipe in recipes
-    ]
-    assert [process.wait(600) for process in processes] == [0, 0]
+    first, second = (tiny_recipe.model_copy(update={"epochs": 2, "seed": seed}) for seed in (1, 2))
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tiny_dataset.path, first.model_dump_json(), store.root, tmp_path / "work"],
+        stdin=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdin is not None
+        while not list(tmp_path.glob("work/*/*/*")):
+            assert other.poll() is None
+            time.sleep(0.1)
+        # The other one stands between its epochs, or comes there, while this one begins and ends.
+        train_model(tiny_dataset.path, second, store, tmp_path / "work", device="cpu")
+        other.communicate("\n" * 2, timeout=600)
+    assert other.returncode == 0
     made = sorted((store.root / "models").iterdir())
     assert len(made) == 2 and len({sha256_file(model / "snapshot.pt") for model in made}) == 2
     assert sorted(store.manifest("models", model.name)["recipe"]["seed"] for model in made) == [1, 2]
     assert list((tmp_path / "work").iterdir()) == []
     # Each is what it would have been alone.
-    alone = train_model(tiny_dataset.path, recipes[1], Store(tmp_path / "alone"), tmp_path / "work", device="cpu")
+    alone = train_model(tiny_dataset.path, second, Store(tmp_path / "alone"), tmp_path / "work", device="cpu")
     assert alone.path.name in {model.name for model in made}
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import yaml
 
-from dlc_platform.dlc.backbone import NETWORKS
 from dlc_platform.dlc.backends import PyTorch
 from dlc_platform.dlc.engine import Engine, load_engine
 from dlc_platform.dlc.exports import TOLERANCE_LIKELIHOOD, TOLERANCE_PX
@@ -29,6 +28,7 @@ from dlc_platform_tests.dlc.deeplabcut_videos import (
     store_network,
     write_frames,
 )
+from dlc_platform_tests.dlc.networks import networks_to_compare
 
 FRAMES = 4
 #: Of each family, those that are exported within seconds; the larger ones have the same layers, only more of them.
@@ -69,7 +69,7 @@ def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
     np.testing.assert_allclose(ours[..., 2], theirs[..., 2], rtol=0, atol=TOLERANCE_LIKELIHOOD)
 
 
-@pytest.mark.parametrize("net_type", NETWORKS)
+@pytest.mark.parametrize("net_type", networks_to_compare())
 def test_every_network_gives_the_numbers_of_deeplabcut(net_type: str, small: list[np.ndarray], tmp_path: Path):
     """In PyTorch bit for bit, as an export within the tolerance."""
     video = write_frames(tmp_path / "small.mp4", small)

@@ -5,9 +5,8 @@ brings its tags.
 """
 
 from dagster import DagsterInstance, DagsterRun
-from dagster._core.errors import DagsterRunNotFoundError
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 
+from dlc_platform.launchers.dagster_internals import MAX_RETRIES_TAG, DagsterRunNotFoundError
 from dlc_platform.launchers.run_ends import as_told
 
 #: On a run that is not tried again: its own id, as a run that follows it has the tags of what it follows.

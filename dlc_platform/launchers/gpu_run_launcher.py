@@ -15,15 +15,6 @@ from typing import Any
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Field
 from dagster import _check as check
-from dagster._core.launcher.base import (
-    CheckRunHealthResult,
-    LaunchRunContext,
-    ResumeRunContext,
-    RunLauncher,
-    WorkerStatus,
-)
-from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
-from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
 from dlc_platform.devices import gpus
 from dlc_platform.devices.gpus import GpuNames
@@ -31,6 +22,18 @@ from dlc_platform.devices.needs import UnmetNeed
 from dlc_platform.devices.processes import WorkerProcess, killed_for_memory
 from dlc_platform.dlc.memory import TRIED_WITH_LESS
 from dlc_platform.errors import PlatformError
+from dlc_platform.launchers.dagster_internals import (
+    CheckRunHealthResult,
+    ConfigurableClass,
+    ConfigurableClassData,
+    ExecuteRunArgs,
+    LaunchRunContext,
+    ResumeRunArgs,
+    ResumeRunContext,
+    RunLauncher,
+    WorkerStatus,
+    serialize_value,
+)
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
 from dlc_platform.launchers.lab_file import require_valid_lab
 from dlc_platform.launchers.needs import needs_of

@@ -11,15 +11,20 @@ import time
 
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun
 from dagster import _check as check
-from dagster._cli.api import _execute_run_command_body, _resume_run_command_body
-from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
-from dagster._serdes import deserialize_value
-from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
 from dlc_platform.devices import gpus, leases
 from dlc_platform.devices.needs import Needs, UnmetNeed
 from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.launchers.connections import keep_connections
+from dlc_platform.launchers.dagster_internals import (
+    ExecuteRunArgs,
+    ResumeRunArgs,
+    capture_interrupts,
+    check_captured_interrupt,
+    deserialize_value,
+    execute_run_command_body,
+    resume_run_command_body,
+)
 from dlc_platform.launchers.for_good import fail_for_good
 from dlc_platform.launchers.gpu_run_launcher import ARGUMENTS_VARIABLE, DEVICE_TAG, GpuRunLauncher
 from dlc_platform.launchers.needs import needs_of
@@ -43,9 +48,9 @@ def main() -> int:
                 _prepare(instance, arguments.run_id)
 
         if isinstance(arguments, ExecuteRunArgs):
-            return _execute_run_command_body(arguments.run_id, instance, on_event, set_exit_code_on_failure=True)
+            return execute_run_command_body(arguments.run_id, instance, on_event, set_exit_code_on_failure=True)
         _prepare(instance, arguments.run_id)
-        return _resume_run_command_body(arguments.run_id, instance, on_event, set_exit_code_on_failure=True)
+        return resume_run_command_body(arguments.run_id, instance, on_event, set_exit_code_on_failure=True)
 
 
 def _prepare(instance: DagsterInstance, run_id: str) -> None:

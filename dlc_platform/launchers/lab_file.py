@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from dagster._core.errors import DagsterUserCodeUnreachableError
-
 from dlc_platform.errors import HOME_VARIABLE, PlatformError
+from dlc_platform.launchers.dagster_internals import DagsterUserCodeUnreachableError
 from dlc_platform.settings.loading import load_lab
 
 

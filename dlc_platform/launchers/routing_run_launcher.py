@@ -10,16 +10,17 @@ from typing import Any
 import yaml
 from dagster import Array, DagsterInstance, DagsterRun, Field, Permissive
 from dagster import _check as check
-from dagster._core.launcher.base import (
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers.dagster_internals import (
     CheckRunHealthResult,
+    ConfigurableClass,
+    ConfigurableClassData,
     LaunchRunContext,
     ResumeRunContext,
     RunLauncher,
     WorkerStatus,
 )
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
-
-from dlc_platform.errors import PlatformError
 
 #: The route that a run took. Where a run is watched and stopped follows from it, in every process.
 ROUTE_TAG = "dlc_platform/route"

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import sqlalchemy
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun
-from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+
+from dlc_platform.launchers.dagster_internals import SqlRunStorage
 
 _ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 _STEP_ENDS = {DagsterEventType.STEP_SUCCESS, DagsterEventType.STEP_SKIPPED}

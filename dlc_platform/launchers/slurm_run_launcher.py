@@ -14,17 +14,19 @@ from typing import Any
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Field, Noneable
 from dagster import _check as check
-from dagster._core.launcher.base import (
+
+from dlc_platform.errors import PlatformError
+from dlc_platform.launchers import slurm
+from dlc_platform.launchers.dagster_internals import (
     CheckRunHealthResult,
+    ConfigurableClass,
+    ConfigurableClassData,
     LaunchRunContext,
     ResumeRunContext,
     RunLauncher,
     WorkerStatus,
+    serialize_value,
 )
-from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
-
-from dlc_platform.errors import PlatformError
-from dlc_platform.launchers import slurm
 from dlc_platform.launchers.for_good import fail_for_good, give_own_retries
 from dlc_platform.launchers.lab_file import require_valid_lab
 from dlc_platform.launchers.needs import needs_of

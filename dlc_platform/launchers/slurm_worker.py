@@ -14,11 +14,14 @@ import time
 from pathlib import Path
 
 from dagster import DagsterEvent, DagsterInstance, DagsterRunStatus
-from dagster._cli.api import _execute_run_command_body, _resume_run_command_body
-from dagster._core.instance.ref import InstanceRef
-from dagster._serdes import deserialize_value
-from dagster._utils import interrupts
 
+from dlc_platform.launchers.dagster_internals import (
+    InstanceRef,
+    deserialize_value,
+    execute_run_command_body,
+    interrupts,
+    resume_run_command_body,
+)
 from dlc_platform.launchers.run_ends import connection_names, settled
 from dlc_platform.launchers.slurm_follower import JOB_TAG
 from dlc_platform.launchers.slurm_spool import Entry, Spool
@@ -78,7 +81,7 @@ def _execute(spool: Spool, entry: Entry, instance: DagsterInstance, job: str) ->
     devices = f", CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')}" if entry.gpus else ""
     where = os.environ.get("SLURMD_NODENAME", "an unnamed node")
     instance.report_engine_event(f"This run works in Slurm job {job} on {where}{devices}{again}", run)
-    body = _resume_run_command_body if run.status == DagsterRunStatus.STARTED else _execute_run_command_body
+    body = resume_run_command_body if run.status == DagsterRunStatus.STARTED else execute_run_command_body
     return body(entry.run_id, instance, _ignore, set_exit_code_on_failure=True)
 
 

@@ -10,17 +10,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.freshness import FreshnessState
-from dagster._core.storage.asset_check_execution_record import (
-    AssetCheckExecutionRecord,
-    AssetCheckExecutionRecordStatus,
-)
-from dagster._core.storage.tags import WILL_RETRY_TAG
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog import queries
 from dlc_platform.errors import command, in_this_lab
 from dlc_platform.lab.waiting import waiting
+from dlc_platform.launchers.dagster_internals import (
+    WILL_RETRY_TAG,
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+    FreshnessState,
+)
 from dlc_platform.notify.messages import News
 from dlc_platform.notify.outbox import announce, announce_quarantine, deliver
 from dlc_platform.orchestration import schedules

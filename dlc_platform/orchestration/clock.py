@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.scheduler.instigation import InstigatorTick
+
+from dlc_platform.launchers.dagster_internals import InstigatorTick
 
 #: Clocks that are kept together differ by less.
 TOLERANCE = timedelta(minutes=1)

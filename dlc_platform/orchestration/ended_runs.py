@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterable, Mapping
 
 import dagster as dg
-from dagster._core.storage.tags import RUN_KEY_TAG
 
 from dlc_platform.catalog import registry, tables, wanted
 from dlc_platform.catalog.quarantine import Fault
 from dlc_platform.errors import command
+from dlc_platform.launchers.dagster_internals import RUN_KEY_TAG
 from dlc_platform.orchestration.failures import failure_reasons, is_of_the_machine
 from dlc_platform.orchestration.outcomes import hold, wanted_labels, wanted_poses
 from dlc_platform.orchestration.resources import LabResource

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable
 
 import dagster as dg
-from dagster._core.events import RunFailureReason
 from dagster_shared.error import SerializableErrorInfo
 
 from dlc_platform.faults import is_told_of_machine
+from dlc_platform.launchers.dagster_internals import RunFailureReason
 
 #: How the names of our own exceptions begin: what they say is meant for a person.
 _OURS = "dlc_platform."

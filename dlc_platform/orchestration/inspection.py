@@ -11,14 +11,18 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
-from dagster._core.storage.tags import RUN_KEY_TAG
-from dagster._daemon.controller import get_daemon_statuses
 
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.lab.doctor import Finding
+from dlc_platform.launchers.dagster_internals import (
+    IN_PROGRESS_RUN_STATUSES,
+    RUN_KEY_TAG,
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    TickStatus,
+    get_daemon_statuses,
+)
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.clock import TOLERANCE
 from dlc_platform.orchestration.instance import (

@@ -11,13 +11,13 @@ from typing import Any, TextIO
 
 import dagster as dg
 import yaml
-from dagster._core.instance.ref import InstanceRef
 
 from dlc_platform.catalog.database import lost_catalog, migrate, open_catalog, open_lab, open_where_there
 from dlc_platform.catalog.registry import assign_cameras
 from dlc_platform.devices.gpus import find_devices
 from dlc_platform.errors import HOME_VARIABLE, PlatformError, command
 from dlc_platform.files.yaml import load_yaml, yaml_text
+from dlc_platform.launchers.dagster_internals import InstanceRef
 from dlc_platform.launchers.needs import gpu_slots
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.resources import LabResource

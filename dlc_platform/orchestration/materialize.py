@@ -15,8 +15,6 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import dagster as dg
-from dagster._core.events import DagsterEventType, RunFailureReason
-from dagster._core.storage.tags import MAX_RETRIES_TAG, RUN_FAILURE_REASON_TAG
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.wanted import sizes
@@ -26,6 +24,12 @@ from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.estimates.quality_gate import judge_version
 from dlc_platform.identity import short
+from dlc_platform.launchers.dagster_internals import (
+    MAX_RETRIES_TAG,
+    RUN_FAILURE_REASON_TAG,
+    DagsterEventType,
+    RunFailureReason,
+)
 from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.run_ends import as_told
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem

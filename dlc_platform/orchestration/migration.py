@@ -10,11 +10,11 @@ from pathlib import Path
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION
 from sqlalchemy import Connection, text
 
 from dlc_platform.catalog.database import alembic_config, migrated_by, newer_tables, open_catalog
 from dlc_platform.catalog.tables import SCHEMA
+from dlc_platform.launchers.dagster_internals import ALEMBIC_SCRIPTS_LOCATION
 from dlc_platform.orchestration.instance import open_instance, prepare, used
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA, existing_url
 from dlc_platform.settings.loading import load_lab

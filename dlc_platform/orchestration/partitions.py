@@ -11,12 +11,15 @@ from typing import Any
 
 import dagster as dg
 from dagster import AssetExecutionContext
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from dlc_platform.errors import PlatformError, sentence_for_people
 from dlc_platform.faults import is_lost_database, machine_fault
+from dlc_platform.launchers.dagster_internals import (
+    FINISHED_STATUSES,
+    PARTITION_NAME_TAG,
+    BulkActionsFilter,
+    BulkActionStatus,
+)
 from dlc_platform.orchestration.failures import OF_THE_MACHINE
 from dlc_platform.orchestration.retries import sensor_asks_again, try_again
 from dlc_platform.settings.operation import ScanRule

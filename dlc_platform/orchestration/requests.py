@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 import dagster as dg
-from dagster._core.storage.tags import PRIORITY_TAG
 
 from dlc_platform.catalog import wanted
 from dlc_platform.identity import sha256_json, short
+from dlc_platform.launchers.dagster_internals import PRIORITY_TAG
 from dlc_platform.orchestration.outcomes import wanted_labels, wanted_poses
 from dlc_platform.orchestration.partitions import newest_first, range_tags
 from dlc_platform.orchestration.resources import LabResource

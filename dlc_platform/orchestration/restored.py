@@ -10,14 +10,6 @@ from pathlib import Path
 
 import dagster as dg
 import yaml
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
-from dagster._core.storage.runs.schema import RunsTable, RunStorageSqlMetadata, RunTagsTable
-from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
-from dagster._core.storage.sql import stamp_alembic_rev
-from dagster._core.storage.tags import MAX_RETRIES_TAG
-from dagster._serdes import serialize_value
 from dagster_postgres import run_storage
 from dagster_postgres.utils import pg_alembic_config
 from dagster_shared.check import CheckError
@@ -27,6 +19,19 @@ from sqlalchemy.exc import DataError
 
 from dlc_platform.errors import one_line
 from dlc_platform.lab.backup import Storage
+from dlc_platform.launchers.dagster_internals import (
+    FINISHED_STATUSES,
+    MAX_RETRIES_TAG,
+    BulkActionsFilter,
+    BulkActionStatus,
+    RunsTable,
+    RunStorageSqlMetadata,
+    RunTagsTable,
+    ScheduleStorageSqlMetadata,
+    SqlEventLogStorageMetadata,
+    serialize_value,
+    stamp_alembic_rev,
+)
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.postgres.connection import in_dagster_schema
 

@@ -18,11 +18,9 @@ from inspect import isgeneratorfunction
 from typing import Any
 
 import dagster as dg
-from dagster._core.events import RunFailureReason
-from dagster._core.execution.retries import auto_reexecution_should_retry_run
-from dagster._core.run_coordinator.base import SubmitRunContext
-from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
-from dagster._core.storage.tags import (
+
+from dlc_platform.faults import machine_fault
+from dlc_platform.launchers.dagster_internals import (
     AUTO_RETRY_RUN_ID_TAG,
     RETRY_NUMBER_TAG,
     RETRY_ON_ASSET_OR_OP_FAILURE_TAG,
@@ -30,10 +28,12 @@ from dagster._core.storage.tags import (
     SCHEDULE_NAME_TAG,
     SENSOR_NAME_TAG,
     WILL_RETRY_TAG,
+    ConfigurableClassData,
+    QueuedRunCoordinator,
+    RunFailureReason,
+    SubmitRunContext,
+    auto_reexecution_should_retry_run,
 )
-from dagster._serdes import ConfigurableClassData
-
-from dlc_platform.faults import machine_fault
 from dlc_platform.orchestration.clock import TOLERANCE
 from dlc_platform.text.words import counted
 

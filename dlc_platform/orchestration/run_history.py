@@ -12,12 +12,10 @@ from pathlib import Path
 from uuid import UUID
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from sqlalchemy import delete, or_, select
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.launchers.dagster_internals import FINISHED_STATUSES, SqlEventLogStorage, SqlEventLogStorageTable
 
 #: Kinds of events that stay: those of assets and of runs as wholes. `None` is what is logged by the code of a run.
 _STAY = (

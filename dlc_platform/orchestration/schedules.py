@@ -11,10 +11,9 @@ from itertools import pairwise, takewhile
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.freshness import FreshnessState, TimeWindowFreshnessPolicy
-from dagster._utils.schedules import cron_string_iterator
 
 from dlc_platform.catalog import registry
+from dlc_platform.launchers.dagster_internals import FreshnessState, TimeWindowFreshnessPolicy, cron_string_iterator
 from dlc_platform.orchestration import jobs
 from dlc_platform.orchestration.news import keep_news
 from dlc_platform.orchestration.partitions import sessions

@@ -24,12 +24,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.tags import PRIORITY_TAG, SENSOR_NAME_TAG
 
 from dlc_platform.catalog import queries, wanted
 from dlc_platform.errors import command, in_this_lab, printable
 from dlc_platform.identity import sha256_json, short
+from dlc_platform.launchers.dagster_internals import FINISHED_STATUSES, PRIORITY_TAG, SENSOR_NAME_TAG
 from dlc_platform.orchestration.ended_runs import (
     forget_ended,
     lacking,

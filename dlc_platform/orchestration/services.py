@@ -22,12 +22,12 @@ from urllib.request import urlopen
 
 import dagster as dg
 import psutil
-from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
+from dlc_platform.launchers.dagster_internals import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from dlc_platform.launchers.run_ends import settled
 from dlc_platform.orchestration.clock import TOLERANCE, forget_the_future
 from dlc_platform.orchestration.instance import (

@@ -10,9 +10,9 @@ from typing import Any
 
 import dagster as dg
 from dagster import AssetExecutionContext
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from dlc_platform.errors import PlatformError, in_this_lab
+from dlc_platform.launchers.dagster_internals import AssetCheckEvaluationTargetMaterializationData
 from dlc_platform.orchestration.partitions import for_each_session, sessions
 from dlc_platform.text.words import counted
 

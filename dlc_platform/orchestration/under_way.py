@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.tags import RUN_KEY_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
+from dlc_platform.launchers.dagster_internals import FINISHED_STATUSES, RUN_KEY_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START
 from dlc_platform.orchestration.retries import CATCH_UP, SESSION_SENSOR
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster_webserver import app, cli
 from starlette.types import ASGIApp
+
+from dlc_platform.launchers.dagster_internals import WorkspaceProcessContext
 
 
 def serve(around: Callable[[ASGIApp, bool], ASGIApp]) -> None:

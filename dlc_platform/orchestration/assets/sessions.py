@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster import AssetExecutionContext
-from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.faults import machine_fault
+from dlc_platform.launchers.dagster_internals import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 from dlc_platform.orchestration.metadata import number, picture, table
 from dlc_platform.orchestration.outcomes import outcome
 from dlc_platform.orchestration.partitions import for_each_session, many_sessions, sessions

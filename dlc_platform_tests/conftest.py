@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -339,18 +339,32 @@ _MARKS_OF_FOLDERS = {
 }
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """All tests run side by side, and those that somebody names one after the other, in the process that is watched."""
     # Of those that run side by side, one waits most of the time: for a server, for Slurm, for a sensor.
     return len(os.sched_getaffinity(0)) + 1 if config.args_source is config.ArgsSource.TESTPATHS else 0
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers side by side share the work by modules, whose fixtures are made once; a machine's devices stay together.
+
+    The marks for that, `xdist_group`, have no effect with pytest 9.2 and pytest-xdist 3.8.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModules(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "launchers" if {"launchers", "devices"} & set(path.split("/")) else path
+
+    return ByModules(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with what it needs, and let workers side by side share the work by files, the longest first.
-
-    Whatever uses one machine's devices stays together.
-    """
+    """Mark each test with what it needs, and let workers side by side begin with the longest modules."""
     places = {item: item.path.relative_to(Path(__file__).parent) for item in items}
     known = {*_MARKS.values(), *_MARKS_OF_FOLDERS.values()}
     for item, place in places.items():
@@ -360,8 +374,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             marks.add(mark)
         for mark in marks or {"unit"}:
             item.add_marker(mark)
-        group = "launchers" if place.parts[0] in ("launchers", "devices") else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))
     if "PYTEST_XDIST_WORKER" in os.environ:
         ranks = {name: rank for rank, name in enumerate(_LONGEST)}
         last = len(ranks)

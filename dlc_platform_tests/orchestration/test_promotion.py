@@ -9,7 +9,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import sqlalchemy
-import torch
 from typer.testing import CliRunner
 
 from dlc_platform.catalog import registry
@@ -32,6 +31,8 @@ FIRST, SECOND = "sub-001_ses-001", "sub-001_ses-002"
 @pytest.fixture(scope="module")
 def versions(tracked_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The version that the lab trained, in production, and a nudged copy of it that comes from elsewhere."""
+    import torch
+
     lab = LabResource(home=str(tracked_lab))
     trained = registry.production_model(lab.engine, PROJECT)
     assert trained is not None

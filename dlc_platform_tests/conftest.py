@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,27 +141,26 @@ def tiny_recipe() -> Recipe:
     return TINY_RECIPE
 
 
+def made_once(shared: Path, name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder in `shared`, filled by the first who asks for it; the others wait for it, and must not change it.
+
+    Who fails or is killed meanwhile leaves nothing that the others take: the next of them fills it.
+    """
+    made = shared / f"shared-{name}"
+    with open(shared / f"shared-{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            begun = Path(tempfile.mkdtemp(dir=shared))
+            fill(begun)
+            begun.rename(made)
+    return made
+
+
 @pytest.fixture(scope="session")
 def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """A function that gives a folder of this run of pytest by its name, filled by the first worker that asks for it.
-
-    The others wait for it and must not change it. A worker that dies or fails meanwhile leaves nothing that they take.
-    """
+    """`made_once` for all workers of this run of pytest: a function that takes the name and what fills the folder."""
     shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-
-    def make(name: str, fill: Callable[[Path], None]) -> Path:
-        made = shared / f"shared-{name}"
-        with open(shared / f"shared-{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not made.exists():
-                begun = Path(tempfile.mkdtemp(dir=shared))
-                fill(begun)
-                begun.rename(made)
-        return made
-
-    return make
+    return partial(made_once, shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared)
 
 
 @pytest.fixture(scope="session")

@@ -172,7 +172,7 @@ class Platform:
         -------
         DataFrame
             One row for each recording, individual and body part or limb, and one over all of them (`all`), with the
-            scores that `pose.quality` explains, `verdict` (pass, warn or fail) and `findings`: the scores beyond their
+            scores that `pose.scores` explains, `verdict` (pass, warn or fail) and `findings`: the scores beyond their
             limits in words, each with its value, its limit and where that comes from, separated by semicolons.
         """
         if session is not None:

@@ -53,6 +53,7 @@ from dlc_platform.catalog.tables import (
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import Kind, Product
+from dlc_platform.video.registered import KnownFile
 
 Row = TypeVar("Row", bound=Base)
 
@@ -77,29 +78,6 @@ class BodyParts:
     def id(self) -> str:
         """A hash of the names in their order and of the lines."""
         return sha256_json({"bodyparts": list(self.names), "skeleton": [list(edge) for edge in self.skeleton]})
-
-
-@dataclass(frozen=True)
-class KnownFile:
-    """A readable file of a session.
-
-    Attributes
-    ----------
-    name
-        The file's name without its suffix.
-    video
-        The identity of its content.
-    width, height
-        Of its picture as it is shown, in pixels.
-    """
-
-    session: str
-    camera: str
-    name: str
-    video: str
-    size_bytes: int
-    width: int
-    height: int
 
 
 def register_session(

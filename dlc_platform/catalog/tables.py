@@ -677,7 +677,7 @@ class PoseSummary(Base):
 
 
 class PoseScore(Base):
-    """What was measured of an estimate, by individual and body part, or limb; `pose.quality` says what each score is.
+    """What was measured of an estimate, by individual and body part, or limb; `pose.scores` says what each score is.
 
     A limb is written ``one to other``; individual and body part ``all`` stand for everything together. A score is null
     where there is nothing to measure. The scores are those of `PoseVerdict.basis`.

@@ -44,10 +44,9 @@ from dlc_platform.devices.locks import (
     open_file,
     unusable,
 )
-from dlc_platform.devices.needs import Needs, UnmetNeed
+from dlc_platform.devices.needs import GPU_MEMORY_VARIABLE, Needs, UnmetNeed
 from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings.environment import GPU_MEMORY_VARIABLE
 
 _POLL_SECONDS = 0.5
 _CHOOSING = "choosing"

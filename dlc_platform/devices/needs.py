@@ -30,3 +30,7 @@ class Needs:
         if not several or any(needs.memory_gb is None for needs in several):
             return cls(gpus)
         return cls(gpus, max(needs.memory_gb or 0.0 for needs in several))
+
+
+#: How many gigabytes of each of its GPUs a process may use, where it shares them.
+GPU_MEMORY_VARIABLE = "DLC_PLATFORM_GPU_MEMORY_GB"

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlc_platform.catalog.registry import KnownFile
 from dlc_platform.dlc.images import examine_images
 from dlc_platform.dlc.label_tables import UNLABELLED, LabelFile, LabelRow, Point, Remark, read_label_file, same_name
 from dlc_platform.dlc.project import CONFIG_FILE, Project
 from dlc_platform.errors import PlatformError
 from dlc_platform.video.region import Region
+from dlc_platform.video.registered import KnownFile
 
 if TYPE_CHECKING:
     import pandas as pd

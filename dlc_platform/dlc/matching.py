@@ -7,9 +7,9 @@ are often copies, so content decides first and the name only where it leaves no 
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from dlc_platform.catalog.registry import KnownFile
 from dlc_platform.dlc.project import Project
 from dlc_platform.identity import sha256_file
+from dlc_platform.video.registered import KnownFile
 
 
 def match_folders(project: Project, folders: Collection[str], files: Sequence[KnownFile]) -> dict[str, KnownFile]:

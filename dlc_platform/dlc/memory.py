@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from dlc_platform.devices.needs import GPU_MEMORY_VARIABLE
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings.environment import GPU_MEMORY_VARIABLE
 
 Result = TypeVar("Result")
 

@@ -1,4 +1,4 @@
-"""The images that a person is shown of labels and evaluations; how they are drawn is in `pose.pictures`.
+"""The images that a person is shown of labels and evaluations; how they are drawn is in `plots`.
 
 Of an image with a region of interest the region is shown, as a network sees it, and points are in pixels of that.
 """

@@ -1,6 +1,6 @@
 """The gate of bad poses: which reference poses are held against, what is written down of them, and what they block.
 
-What the scores are and how they are judged is `pose.quality`, when a model is hopeless `pose.hopeless`; limits and
+What the scores are and how they are judged is `pose.scores`, when a model is hopeless `pose.hopeless`; limits and
 floors, and what failing poses block, are the lab's. A session whose poses fail is in quarantine at the stage
 ``quality`` until other poses are in force, the limits say otherwise, or a person releases it.
 """
@@ -23,18 +23,11 @@ from dlc_platform.identity import sha256_json, short
 from dlc_platform.pose import hopeless
 from dlc_platform.pose.findings import Finding, Level, worst
 from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
-from dlc_platform.pose.quality import (
-    METRICS,
-    Floors,
-    Limits,
-    Reference,
-    Stretch,
-    judge,
-    measure,
-    measure_predictions,
-    reference_from_labels,
-)
+from dlc_platform.pose.metrics import METRICS
+from dlc_platform.pose.reference import Reference, reference_from_labels
+from dlc_platform.pose.scores import Stretch, measure, measure_predictions
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
+from dlc_platform.pose.verdict import Floors, Limits, judge
 from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.promotion import ModelFloors, PromotionRule
 from dlc_platform.settings.quality import PoseFloors
@@ -77,7 +70,7 @@ class ModelReference:
     labels
         What the labels say of the dataset that taught the model, or else of the one that it was evaluated on.
     evaluated
-        Its scores on that dataset's test images that it was not trained on (see `pose.quality.measure_predictions`);
+        Its scores on that dataset's test images that it was not trained on (see `pose.scores.measure_predictions`);
         None without an evaluation.
     judgement
         Whether it is hopeless by these images; None where the model is not known.

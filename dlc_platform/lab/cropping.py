@@ -7,13 +7,13 @@ crops would be shown whole pictures without a word.
 from collections.abc import Iterable
 from pathlib import Path
 
-from dlc_platform.catalog.registry import KnownFile
 from dlc_platform.dlc.images import size_of
 from dlc_platform.dlc.labels import Remark
 from dlc_platform.dlc.project import CONFIG_FILE, Project, read_project
 from dlc_platform.errors import PlatformError
 from dlc_platform.settings.lab import Lab
 from dlc_platform.video.region import Region
+from dlc_platform.video.registered import KnownFile
 
 
 def crop_without_region(name: str, project: Project, lab: Lab, files: Iterable[KnownFile]) -> Remark | None:

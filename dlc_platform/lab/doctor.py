@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog import queries
 from dlc_platform.catalog.database import lost_catalog, open_where_there
-from dlc_platform.catalog.registry import KnownFile, known_files, production_model
+from dlc_platform.catalog.registry import known_files, production_model
 from dlc_platform.devices.gpus import find_devices, has_driver
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
@@ -38,6 +38,7 @@ from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 from dlc_platform.video.region import Region
+from dlc_platform.video.registered import KnownFile
 
 _LITTLE_SPACE_BYTES = 5 << 30
 _MOST_OF_A_KIND = 10

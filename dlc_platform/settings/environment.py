@@ -6,8 +6,6 @@ from pathlib import Path
 from dlc_platform.errors import HOME_VARIABLE, PlatformError
 
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
-#: How many gigabytes of each of its GPUs a process may use, where it shares them.
-GPU_MEMORY_VARIABLE = "DLC_PLATFORM_GPU_MEMORY_GB"
 #: A file that holds the URL, as secrets come to containers and services.
 POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_POSTGRES_URL_FILE"
 #: A file with another URL of the same database, for a role of Dagster's own. There is no such variable for the URL

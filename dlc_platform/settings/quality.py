@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from dlc_platform.pose.metrics import LESS_IS_WORSE
 from dlc_platform.settings.fields import MOST_PIXELS, YEAR_SECONDS, Coordinate, Pixels, Section, ordered
 
 _GreyLevel = Annotated[float, Field(ge=0, le=255)]
@@ -20,8 +21,6 @@ LimitName = Literal[
     "frozen_seconds",
     "dropped_fraction",
 ]
-#: Scores of which less is worse.
-LESS_IS_WORSE = ("mean_likelihood", "fraction_confident")
 #: Floors of scores of which more is better.
 _MORE_IS_BETTER = ("confident", "bodypart_confident", "mean_likelihood")
 
@@ -95,7 +94,7 @@ class ScoreLimits(Section):
 
 
 class PoseLimits(Section):
-    """From which values on the scores of poses are worth a warning, or fail; `pose.quality` says what they are.
+    """From which values on the scores of poses are worth a warning, or fail; `pose.scores` says what they are.
 
     Of `mean_likelihood` and `fraction_confident` less is worse, of the others more.
     """
@@ -157,7 +156,7 @@ def _may_be_null(schema: dict[str, Any]) -> None:
 
 
 class PoseFloors(Section):
-    """What poses have to keep whatever their model does on its own test images; `pose.quality` says what is measured.
+    """What poses have to keep whatever their model does on its own test images; `pose.scores` says what is measured.
 
     Each is judged over all body parts together, but for `bodypart_confident` and `background`. What is left out of
     one keeps its default; null switches it off.

@@ -20,7 +20,7 @@ def moves(pictures: Sequence[np.ndarray], size_px: float) -> bool:
     pictures
         RGB, each of shape (height, width, 3), of one camera.
     size_px
-        The animal's size, as `pose.quality.Reference` has it: changes have to cover a square of half of it. That is
+        The animal's size, as `pose.scores.Reference` has it: changes have to cover a square of half of it. That is
         less than an animal uncovers that walks half its length, and more than the digits of a clock in the picture.
     """
     if len(pictures) < 2:

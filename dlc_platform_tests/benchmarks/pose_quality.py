@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dlc_platform.pose.quality import Reference, measure, reference_from_labels
+from dlc_platform.pose.reference import Reference, reference_from_labels
+from dlc_platform.pose.scores import measure
 from dlc_platform.pose.table import SINGLE_ANIMAL, read_parquet, write_parquet
 
 BODYPARTS = [f"part {number}" for number in range(20)]

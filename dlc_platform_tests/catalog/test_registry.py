@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.database import open_catalog
 from dlc_platform.errors import PlatformError
+from dlc_platform.video.registered import KnownFile
 from dlc_platform_tests.catalog.small_lab import (
     dataset,
     evaluate,
@@ -159,7 +160,7 @@ def test_problems_come_and_go(engine: Engine) -> None:
     assert registry.known_files(engine) == []
     register(engine, (recording(KEY, "a", problem="not a video"), None))
     register(engine, (recording(KEY, "a", "1"), video("1")))
-    assert registry.known_files(engine) == [registry.KnownFile(KEY, "top", "a", identity("1"), 1000, 640, 480)]
+    assert registry.known_files(engine) == [KnownFile(KEY, "top", "a", identity("1"), 1000, 640, 480)]
     problems = rows(engine, tables.RecordingFile, "problem")
     assert problems == [("cut short",), ("not a video",), (None,)]
 
@@ -168,7 +169,7 @@ def test_one_video_in_two_sessions(engine: Engine) -> None:
     for key in (KEY, "sub-2_ses-1"):
         registry.register_session(engine, session(key), [(recording(key, "a", "1"), video("1"))])
     assert registry.known_files(engine) == [
-        registry.KnownFile(key, "top", "a", identity("1"), 1000, 640, 480) for key in (KEY, "sub-2_ses-1")
+        KnownFile(key, "top", "a", identity("1"), 1000, 640, 480) for key in (KEY, "sub-2_ses-1")
     ]
     assert rows(engine, tables.Video, "id") == [(identity("1"),)]
 

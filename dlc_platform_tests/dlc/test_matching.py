@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from dlc_platform.catalog.registry import KnownFile
 from dlc_platform.dlc.matching import match_folders
 from dlc_platform.dlc.project import Project
 from dlc_platform.identity import sha256_file
+from dlc_platform.video.registered import KnownFile
 
 
 def project(folder: Path, *videos: Path) -> Project:

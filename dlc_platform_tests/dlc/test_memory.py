@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from dlc_platform.devices.needs import GPU_MEMORY_VARIABLE
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.engine import load_engine
 from dlc_platform.dlc.inference import PoseEstimator
@@ -18,7 +19,6 @@ from dlc_platform.dlc.training import TrainedModel, load_model, parameters_of, t
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
-from dlc_platform.settings.environment import GPU_MEMORY_VARIABLE
 from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 

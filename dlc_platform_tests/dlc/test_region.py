@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dlc_platform.catalog.registry import KnownFile
 from dlc_platform.dlc.dataset import Dataset, load_dataset, make_dataset
 from dlc_platform.dlc.evaluation import evaluate_model
 from dlc_platform.dlc.labels import LabelTable, read_labels, within_regions
@@ -21,6 +20,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 from dlc_platform.store import MANIFEST, Store
 from dlc_platform.video.region import Region
+from dlc_platform.video.registered import KnownFile
 
 FRAMES = 24
 #: Higher than wide, and smaller than the pictures of 96 x 96 pixels.

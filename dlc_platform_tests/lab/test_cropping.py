@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from dlc_platform.catalog.registry import KnownFile
 from dlc_platform.dlc.project import read_project
 from dlc_platform.lab.cropping import crop_without_region, video_without_region
 from dlc_platform.settings.lab import Lab
+from dlc_platform.video.registered import KnownFile
 
 CONFIG = "Task: x\nscorer: me\nbodyparts: [nose]\ncropping: true\nx1: 16\nx2: 80\ny1: 8\ny2: 72\n"
 RULE = "{camera: '*', session: '*', x: 16, y: 8, width: 64, height: 64}"

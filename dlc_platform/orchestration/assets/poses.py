@@ -415,7 +415,7 @@ def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[A
 def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) -> Mapping[str, Any]:
     from dlc_platform.estimates.quality_gate import quality_table
     from dlc_platform.plots.poses import quality_plot
-    from dlc_platform.pose.quality import course, limb_lengths
+    from dlc_platform.pose.scores import course, limb_lengths
     from dlc_platform.pose.table import POSE_TABLE, read_parquet
 
     cutoff = lab.settings.likelihood_cutoff

@@ -12,23 +12,11 @@ from dlc_platform.interop.dlc_poses import read_poses
 from dlc_platform.plots.canvas import LIMIT_BYTES
 from dlc_platform.plots.poses import quality_plot
 from dlc_platform.pose.findings import A_FLOOR, ALL, FROM_TEST_IMAGES, IN_LAB_YAML, USUAL, Finding, worst
-from dlc_platform.pose.quality import (
-    METRICS,
-    Floors,
-    Limb,
-    Limits,
-    Reference,
-    Stretch,
-    course,
-    default_limits,
-    judge,
-    limb_lengths,
-    measure,
-    measure_predictions,
-    reference_from_labels,
-    within,
-)
+from dlc_platform.pose.metrics import METRICS
+from dlc_platform.pose.reference import Limb, Reference, reference_from_labels
+from dlc_platform.pose.scores import Stretch, course, limb_lengths, measure, measure_predictions, within
 from dlc_platform.pose.table import SINGLE_ANIMAL, tidy_from_dlc
+from dlc_platform.pose.verdict import Floors, Limits, default_limits, judge
 from dlc_platform.settings.quality import PoseFloors
 
 NAN = float("nan")
@@ -242,7 +230,7 @@ def test_scores_do_not_depend_on_order_or_chunks(individuals: Sequence[str], mon
     assert not expected[list(METRICS[:3])].iloc[-1].isna().any()
     shuffled = measure(poses.sample(frac=1, random_state=1), reference, 0.6, (600, 600))
     pd.testing.assert_frame_equal(shuffled, expected)
-    monkeypatch.setattr("dlc_platform.pose.quality._FRAMES_AT_ONCE", 13)
+    monkeypatch.setattr("dlc_platform.pose.scores._FRAMES_AT_ONCE", 13)
     pd.testing.assert_frame_equal(measure(poses, reference, 0.6, (600, 600)), expected)
 
 

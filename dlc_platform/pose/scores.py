@@ -1,7 +1,7 @@
-"""How good the poses of a video look, without labels of it: scores, what they are held against, and the verdict.
+"""How good the poses of a video look, without labels of it: the scores.
 
-Everything here takes tables and plain values. Which reference belongs to which poses, what is written down and what a
-verdict blocks is decided in `gate`; drawing is `pictures.py`.
+Everything here takes tables and plain values. What scores are held against is in `verdict`, what labels say of
+the animal in `reference`.
 
 Scores of a body part (of an individual), over the frames that could be decoded:
 
@@ -42,50 +42,29 @@ step. No score depends on the order of the rows.
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlc_platform.pose import SINGLE_ANIMAL
-from dlc_platform.pose.findings import A_FLOOR, ALL, FROM_TEST_IMAGES, IN_LAB_YAML, USUAL, Finding, Level
+from dlc_platform.pose.findings import ALL
+from dlc_platform.pose.metrics import METRICS
+from dlc_platform.pose.reference import (
+    Limb,
+    PoseSpace,
+    Reference,
+    animal_size,
+)
 from dlc_platform.pose.table import UNIQUE
-from dlc_platform.settings.quality import LESS_IS_WORSE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Scores of which less is worse: those of lab.yaml, and one that only floors have.
-_LESS_IS_WORSE = (*LESS_IS_WORSE, "confident_when_seen")
 
-#: The scores in the order of tables, without `rows`.
-METRICS = (
-    "mean_likelihood",
-    "fraction_confident",
-    "fraction_missing",
-    "jumps",
-    "unsure_jumps",
-    "swaps",
-    "limb_outliers",
-    "outside",
-    "reprojection_px",
-    "temporal_norm_px",
-    "confident_when_seen",
-    "fraction_empty",
-    "still",
-    "still_in_motion",
-    "no_animal",
-    "background",
-)
-#: Fewer labelled limbs say too little of a range.
-_LEAST_LIMBS = 10
-#: Of the variance of labelled poses, what the components keep; the value of Biderman et al. 2024.
-_VARIANCE_KEPT = 0.99
 _FRAMES_AT_ONCE = 16_384
-#: The most that a model's own test images can leave to its poses.
-_MOST = {"limb_outliers": 0.5, "jumps": 0.25}
 #: Stillness is looked for in so many stretches of a video at most, each of at least so many frames.
 _STRETCHES, _SHORTEST_STRETCH = 8, 50
 #: A keypoint stands still that stays, but for a tenth of the frames, within this fraction of the animal's size: an
@@ -99,141 +78,6 @@ _FEWEST_LOST = 2
 
 #: The first frame of a stretch, and the one after its last.
 Stretch = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Limb:
-    """Two body parts, and the range of the distances between them in pixels that labels leave plausible.
-
-    The range ends at Tukey's outer fences: three interquartile ranges beyond the quartiles of the labelled distances.
-    """
-
-    one: str
-    other: str
-    low_px: float
-    high_px: float
-    median_px: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.one} to {self.other}"
-
-
-@dataclass(frozen=True)
-class PoseSpace:
-    """The principal components of labelled poses.
-
-    From the images in which every body part is labelled. Other than in Biderman et al. 2024, a pose is taken relative
-    to the mean of its keypoints, so that where a freely moving animal is does not count as its pose. As there, as many
-    components are kept as explain 99 % of the variance.
-
-    Attributes
-    ----------
-    mean
-        Shape (2 x bodyparts,), the x and y of each body part in turn.
-    components
-        Orthonormal rows, shape (components, 2 x bodyparts).
-    """
-
-    bodyparts: tuple[str, ...]
-    mean: np.ndarray
-    components: np.ndarray
-
-    def errors(self, poses: np.ndarray) -> np.ndarray:
-        """The distance of each keypoint from the projection of its pose, in pixels.
-
-        Parameters
-        ----------
-        poses
-            Shape (frames, bodyparts, 2). A pose that lacks a keypoint has no projection.
-
-        Returns
-        -------
-        array of shape (frames, bodyparts)
-            NaN where a pose is not complete.
-        """
-        centred = (poses - poses.mean(axis=1, keepdims=True)).reshape(len(poses), -1) - self.mean
-        residual = centred - (centred @ self.components.T) @ self.components
-        return np.hypot(residual[:, 0::2], residual[:, 1::2])
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What labels say of an animal.
-
-    Attributes
-    ----------
-    size_px
-        The animal's size: the diagonal of the box around its body parts, the median over the images in which at least
-        half of them are labelled. NaN where no two body parts are.
-    limbs
-        The lines of the skeleton, or where it has none, of all pairs those whose length varies least and which join
-        all body parts (the minimum spanning tree of the relative interquartile ranges).
-    space
-        None where too few poses are complete, or where the components span every pose.
-    ranges_px
-        How near together and how far apart two body parts are by the labels, of all pairs that have enough of them:
-        `low_px` and `high_px` of their `Limb`.
-    """
-
-    size_px: float = np.nan
-    limbs: tuple[Limb, ...] = ()
-    space: PoseSpace | None = None
-    ranges_px: Mapping[frozenset[str], tuple[float, float]] = field(default_factory=dict)
-
-    def reach(self, one: str, other: str, size_px: float) -> tuple[float, float]:
-        """How near together and how far apart two body parts of an animal of this size can be, in pixels.
-
-        Its size is the farthest where no label says it.
-        """
-        return self.ranges_px.get(frozenset((one, other)), (0.0, size_px))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """From which value on a score is worth a warning, and from which it fails; None for never."""
-
-    warn: float | None = None
-    fail: float | None = None
-
-
-@dataclass(frozen=True)
-class Floors:
-    """What poses have to keep whatever their model does on its own test images; each over all body parts but two.
-
-    `confident` and, of each body part by itself, `bodypart_confident` are floors of ``confident_when_seen``,
-    `empty_frames` of ``fraction_empty``, and `still` of ``still_in_motion``; `background` is of each body part, too.
-    """
-
-    confident: Limits = Limits()
-    bodypart_confident: Limits = Limits()
-    mean_likelihood: Limits = Limits()
-    empty_frames: Limits = Limits()
-    still: Limits = Limits()
-    no_animal: Limits = Limits()
-    background: Limits = Limits()
-
-
-def reference_from_labels(labels: "pd.DataFrame", skeleton: Iterable[tuple[str, str]] = ()) -> Reference:
-    """What labels say of an animal's size, its limbs and its poses.
-
-    Parameters
-    ----------
-    labels
-        Columns image, bodypart, x and y, in pixels; NaN where a body part is not labelled.
-    skeleton
-        Pairs of body parts; those that are not labelled are passed over.
-    """
-    import pandas as pd
-
-    bodyparts = list(dict.fromkeys(labels["bodypart"]))
-    image = pd.factorize(labels["image"])[0]
-    place = pd.Categorical(labels["bodypart"], categories=bodyparts).codes
-    points = np.full((image.max(initial=-1) + 1, len(bodyparts), 2), np.nan)
-    points[image, place] = labels[["x", "y"]].to_numpy(float)
-    pairs, spread = _pairs(points, bodyparts)
-    ranges = {frozenset(pair): (limb.low_px, limb.high_px) for pair, limb in pairs.items()}
-    return Reference(_size(points), _limbs(pairs, spread, bodyparts, list(skeleton)), _space(points, bodyparts), ranges)
 
 
 def measure(
@@ -345,167 +189,6 @@ def measure_predictions(predictions: "pd.DataFrame", reference: Reference, cutof
     far = (sure["distance_px"] > reference.size_px).groupby(sure["bodypart"].astype(str)).mean()
     scores["jumps"] = scores["bodypart"].map(far).astype(float)
     return scores
-
-
-def default_limits(evaluated: "pd.DataFrame | None", bodypart: str) -> dict[str, Limits]:
-    """From which values on a score is worth a warning, where lab.yaml says nothing; nothing fails.
-
-    Parameters
-    ----------
-    evaluated
-        What `measure_predictions` gave for the model; without it the limits are absolute.
-
-    Notes
-    -----
-    Videos are not test images, so each limit leaves room: 0.2 below the fraction of confident keypoints, 0.05 above the
-    fraction of limb outliers, both beyond the interval of a fraction among so few images (two standard errors, after
-    Agresti and Coull 1998); twice the reprojection error and a pixel; 0.02 of jumps and twice the fraction of gross
-    errors. So that a bad model cannot ask for nothing, half of the limbs and a quarter of the steps are the most.
-    """
-    limits = {
-        "fraction_confident": Limits(0.5),
-        "fraction_missing": Limits(0.5),
-        "jumps": Limits(0.02),
-        "swaps": Limits(0.01),
-        "outside": Limits(0.05),
-    }
-    own = None if evaluated is None else evaluated[evaluated["bodypart"] == bodypart]
-    if own is None or own.empty:
-        return limits
-    known = own.iloc[0]
-    images = int(evaluated["rows"].max()) if evaluated is not None else 0
-    for metric, room, sign in (("fraction_confident", 0.2, -1), ("limb_outliers", 0.05, 1)):
-        if np.isfinite(known[metric]):
-            expected = (known[metric] * images + 2) / (images + 4)
-            error = 2 * np.sqrt(expected * (1 - expected) / (images + 4))
-            limits[metric] = Limits(float(np.clip(expected + sign * (error + room), 0, _MOST.get(metric, 1.0))))
-    if np.isfinite(known["jumps"]):
-        limits["jumps"] = Limits(min(0.02 + 2 * float(known["jumps"]), _MOST["jumps"]))
-    if np.isfinite(known["reprojection_px"]):
-        limits["reprojection_px"] = Limits(1 + 2 * float(known["reprojection_px"]))
-    return limits
-
-
-def judge(
-    scores: "pd.DataFrame",
-    frames: int,
-    limits: Mapping[str, Limits],
-    evaluated: "pd.DataFrame | None",
-    floors: Floors | None = None,
-) -> list[Finding]:
-    """The scores that lie beyond their limits, the failing ones first; nothing but the scores is needed.
-
-    A body part that does not have a row for each frame of the video fails whatever the limits. A floor whose score
-    could not be measured is not kept: where nothing was estimated, it fails; where something could not be looked at, it
-    warns and says what.
-
-    Parameters
-    ----------
-    scores
-        What `measure` gave; what it says of everything at once is only held against the floors.
-    frames
-        Of the video.
-    limits
-        Those of lab.yaml, by metric; a limit that is None is the one of `default_limits`.
-    evaluated
-        What `measure_predictions` gave for the model.
-    floors
-        None for no floors.
-    """
-    floors = floors or Floors()
-    findings = []
-    of_bodypart: dict[str, list[tuple[str, Level, float | None, str]]] = {}
-    for row in scores[scores["bodypart"] != ALL].to_dict("records"):
-        individual, bodypart = str(row["individual"]), str(row["bodypart"])
-        if row["rows"] == row["rows"] and row["rows"] is not None and row["rows"] != frames:
-            findings.append(
-                Finding("rows", individual, bodypart, float(row["rows"]), float(frames), "fail", "frames of the video")
-            )
-        if bodypart not in of_bodypart:
-            of_bodypart[bodypart] = _bounds(limits, evaluated, bodypart)
-        own = _beyond(row, individual, bodypart, of_bodypart[bodypart])
-        # A body part has one line for how sure the model is of it: that of the limit, or else that of the floor.
-        if not any(finding.metric == "fraction_confident" and finding.level == "fail" for finding in own):
-            floor = _beyond(row, individual, bodypart, _floor("confident_when_seen", floors.bodypart_confident))
-            if floor and (floor[0].level == "fail" or not any(one.metric == "fraction_confident" for one in own)):
-                own = [one for one in own if one.metric != "fraction_confident"] + [_in_words(one) for one in floor]
-        own += [_in_words(one) for one in _beyond(row, individual, bodypart, _floor("background", floors.background))]
-        findings += own
-    for row in scores[scores["bodypart"] == ALL].to_dict("records"):
-        findings += _below_floors(row, floors)
-    return sorted(findings, key=lambda finding: (finding.level != "fail", finding.bodypart != ALL))
-
-
-def _below_floors(row: Mapping[Hashable, Any], floors: Floors) -> list[Finding]:
-    """The floors over all body parts that are not kept, by the scores of everything together."""
-    every = [
-        *_floor("confident_when_seen", floors.confident),
-        *_floor("mean_likelihood", floors.mean_likelihood),
-        *_floor("fraction_empty", floors.empty_frames),
-        *_floor("still_in_motion", floors.still),
-        *_floor("no_animal", floors.no_animal),
-    ]
-    if not every:
-        return []
-    if not float(row["fraction_missing"]) < 1:
-        says = "nothing was estimated: no keypoint has a place in any frame that could be decoded"
-        return [Finding("fraction_missing", ALL, ALL, 1.0, 1.0, "fail", A_FLOOR, says)]
-    findings = _beyond(row, ALL, ALL, every)
-    unrated = not float(row["mean_likelihood"]) >= 0
-    if unrated and any(metric in ("confident_when_seen", "mean_likelihood") for metric, *_ in every):
-        says = "the poses have no likelihood, so that nothing says how sure they are"
-        findings.append(Finding("mean_likelihood", ALL, ALL, None, floors.mean_likelihood.fail, "warn", A_FLOOR, says))
-    still = float(row["still"])
-    least = min((bound for bound in (floors.still.warn, floors.still.fail) if bound is not None), default=1.0)
-    if still > least and not float(row["still_in_motion"]) >= 0:
-        says = (
-            f"no keypoint moves in {still:.0%} of the frames, and the video could not be looked at to see whether "
-            f"the picture does, floor {least:.0%}"
-        )
-        findings.append(Finding("still", ALL, ALL, still, least, "warn", A_FLOOR, says))
-    return [_in_words(finding) for finding in findings]
-
-
-def _in_words(finding: Finding) -> Finding:
-    """A score below a floor, in words that need no glossary."""
-    if finding.says or finding.value is None or finding.limit is None:
-        return finding
-    value, floor, share = f"{finding.value:.3g}", f"floor {finding.limit:.3g}", f"{finding.value:.1%}"
-    whose = finding.bodypart if finding.individual == SINGLE_ANIMAL else f"{finding.individual} {finding.bodypart}"
-    words = {
-        "confident_when_seen": f"{share} of all keypoints are confident, floor {finding.limit:.0%}"
-        if finding.bodypart == ALL
-        else f"{whose} is confident in {share} of its frames, floor {finding.limit:.0%}",
-        "mean_likelihood": f"the mean likelihood of all keypoints is {value}, {floor}",
-        "fraction_empty": f"{share} of the frames have no keypoint at all, {floor}",
-        "still_in_motion": f"no keypoint moves in {share} of the frames although the picture does: the same pose again "
-        f"and again, floor {finding.limit:.0%}",
-        "no_animal": f"no animal can be seen in {share} of the frames, floor {finding.limit:.0%}: by the distances "
-        "that labels know, what is confident there is too little of one, or a thing that stays where it is",
-        "background": f"{whose} is a thing of the background in {share} of its confident frames: it stays at one place "
-        f"of the picture for the whole video, away from the rest of the animal, floor {finding.limit:.0%}",
-    }
-    return replace(finding, says=words[finding.metric])
-
-
-def _beyond(
-    row: Mapping[Hashable, Any],
-    individual: str,
-    bodypart: str,
-    bounds: Iterable[tuple[str, Level, float | None, str]],
-) -> list[Finding]:
-    """The scores of a row beyond bounds, one finding for each metric: the first bound that is not kept."""
-    found: dict[str, Finding] = {}
-    for metric, level, bound, source in bounds:
-        value, sign = float(row[metric]), -1 if metric in _LESS_IS_WORSE else 1
-        if metric not in found and bound is not None and sign * value > sign * bound:
-            found[metric] = Finding(metric, individual, bodypart, value, bound, level, source)
-    return list(found.values())
-
-
-def _floor(metric: str, limits: Limits) -> list[tuple[str, Level, float | None, str]]:
-    bounds: tuple[tuple[Level, float | None], ...] = (("fail", limits.fail), ("warn", limits.warn))
-    return [(metric, level, bound, A_FLOOR) for level, bound in bounds if bound is not None]
 
 
 def course(table: "pd.DataFrame", reference: Reference, cutoff: float, bins: int = 300) -> "pd.DataFrame":
@@ -840,7 +523,7 @@ class _Poses:
             places = [place for (own, _), place in self.places.items() if own == individual]
             sure = self.likelihood[places] >= cutoff
             points = np.stack([np.where(sure, axis[places], np.nan).T for axis in (self.x, self.y)], axis=-1)
-            sizes.append(_size(points))
+            sizes.append(animal_size(points))
         known = [size for size in sizes if np.isfinite(size)]
         return float(np.median(known)) if known else np.nan
 
@@ -867,25 +550,6 @@ def _means(sums: Sequence[Mapping[str, _Sum]]) -> dict[str, float]:
     return means
 
 
-def _bounds(
-    limits: Mapping[str, Limits], evaluated: "pd.DataFrame | None", bodypart: str
-) -> list[tuple[str, Level, float | None, str]]:
-    """The limits of a body part and where each comes from, of each metric the failing one first."""
-    defaults = default_limits(evaluated, bodypart)
-    absolute = default_limits(None, bodypart)
-    bounds: list[tuple[str, Level, float | None, str]] = []
-    for metric in METRICS:
-        own, default = limits.get(metric, Limits()), defaults.get(metric, Limits())
-        bounds.append((metric, "fail", own.fail, IN_LAB_YAML))
-        if own.warn is not None:
-            bounds.append((metric, "warn", own.warn, IN_LAB_YAML))
-        else:
-            is_usual = default == absolute.get(metric) or default.warn == _MOST.get(metric)
-            source = USUAL if is_usual else FROM_TEST_IMAGES
-            bounds.append((metric, "warn", default.warn, source))
-    return bounds
-
-
 def _stillness(
     stretches: Sequence[Stretch],
     length: int,
@@ -902,70 +566,3 @@ def _stillness(
     if None in moves:
         return still, np.nan
     return still, sum(own for own, moved in zip(frames, moves, strict=True) if moved) / length
-
-
-def _size(points: np.ndarray) -> float:
-    """The animal's size by points of shape (images, bodyparts, 2): see `Reference`."""
-    known = np.isfinite(points).all(axis=2)
-    enough = known.sum(axis=1) >= max(2, points.shape[1] / 2)
-    if not enough.any():
-        return np.nan
-    box = [np.nanmax(points[enough, :, axis], axis=1) - np.nanmin(points[enough, :, axis], axis=1) for axis in (0, 1)]
-    return float(np.median(np.hypot(*box)))
-
-
-def _pairs(
-    points: np.ndarray, bodyparts: Sequence[str]
-) -> tuple[dict[tuple[str, str], Limb], dict[tuple[str, str], float]]:
-    """All pairs of body parts that labels say enough of, and the relative interquartile range of each."""
-    found: dict[tuple[str, str], Limb] = {}
-    spread: dict[tuple[str, str], float] = {}
-    for one, a in enumerate(bodyparts):
-        for other, b in list(enumerate(bodyparts))[one + 1 :]:
-            lengths = np.hypot(*(points[:, one] - points[:, other]).T)
-            lengths = lengths[np.isfinite(lengths)]
-            if len(lengths) < _LEAST_LIMBS:
-                continue
-            low, median, high = np.quantile(lengths, (0.25, 0.5, 0.75))
-            if median > 0:
-                reach = 3 * (high - low)
-                found[a, b] = Limb(a, b, max(0.0, float(low - reach)), float(high + reach), float(median))
-                spread[a, b] = (high - low) / median
-    return found, spread
-
-
-def _limbs(
-    found: Mapping[tuple[str, str], Limb],
-    spread: Mapping[tuple[str, str], float],
-    bodyparts: Sequence[str],
-    skeleton: Sequence[tuple[str, str]],
-) -> tuple[Limb, ...]:
-    wanted = [(a, b) if (a, b) in found else (b, a) for a, b in skeleton]
-    own = [pair for pair in dict.fromkeys(wanted) if pair in found]
-    if own:
-        return tuple(found[pair] for pair in own)
-    # Kruskal: the most rigid pair first, and none that joins what is joined already.
-    group = {bodypart: bodypart for bodypart in bodyparts}
-    tree = []
-    for a, b in sorted(found, key=lambda pair: spread[pair]):
-        if group[a] != group[b]:
-            tree.append(found[a, b])
-            joined, into = group[b], group[a]
-            group = {bodypart: into if own == joined else own for bodypart, own in group.items()}
-    return tuple(tree)
-
-
-def _space(points: np.ndarray, bodyparts: Sequence[str]) -> PoseSpace | None:
-    complete = points[np.isfinite(points).all(axis=(1, 2))]
-    coordinates = 2 * len(bodyparts)
-    # Two coordinates less than all, because the mean of the keypoints is taken away.
-    if len(complete) < 2 * coordinates or coordinates < 4:
-        return None
-    centred = (complete - complete.mean(axis=1, keepdims=True)).reshape(len(complete), -1)
-    mean = centred.mean(axis=0)
-    _, singular, components = np.linalg.svd(centred - mean, full_matrices=False)
-    explained = np.cumsum(singular**2) / (singular**2).sum()
-    kept = int(np.searchsorted(explained, _VARIANCE_KEPT)) + 1
-    if kept >= coordinates - 2:
-        return None
-    return PoseSpace(tuple(bodyparts), mean, components[:kept])

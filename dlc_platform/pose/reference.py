@@ -1,0 +1,194 @@
+"""What labelled poses say of an animal: how long it is, how long its limbs are, and which poses it takes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Fewer labelled limbs say too little of a range.
+_LEAST_LIMBS = 10
+#: Of the variance of labelled poses, what the components keep; the value of Biderman et al. 2024.
+_VARIANCE_KEPT = 0.99
+
+
+@dataclass(frozen=True)
+class Limb:
+    """Two body parts, and the range of the distances between them in pixels that labels leave plausible.
+
+    The range ends at Tukey's outer fences: three interquartile ranges beyond the quartiles of the labelled distances.
+    """
+
+    one: str
+    other: str
+    low_px: float
+    high_px: float
+    median_px: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.one} to {self.other}"
+
+
+@dataclass(frozen=True)
+class PoseSpace:
+    """The principal components of labelled poses.
+
+    From the images in which every body part is labelled. Other than in Biderman et al. 2024, a pose is taken relative
+    to the mean of its keypoints, so that where a freely moving animal is does not count as its pose. As there, as many
+    components are kept as explain 99 % of the variance.
+
+    Attributes
+    ----------
+    mean
+        Shape (2 x bodyparts,), the x and y of each body part in turn.
+    components
+        Orthonormal rows, shape (components, 2 x bodyparts).
+    """
+
+    bodyparts: tuple[str, ...]
+    mean: np.ndarray
+    components: np.ndarray
+
+    def errors(self, poses: np.ndarray) -> np.ndarray:
+        """The distance of each keypoint from the projection of its pose, in pixels.
+
+        Parameters
+        ----------
+        poses
+            Shape (frames, bodyparts, 2). A pose that lacks a keypoint has no projection.
+
+        Returns
+        -------
+        array of shape (frames, bodyparts)
+            NaN where a pose is not complete.
+        """
+        centred = (poses - poses.mean(axis=1, keepdims=True)).reshape(len(poses), -1) - self.mean
+        residual = centred - (centred @ self.components.T) @ self.components
+        return np.hypot(residual[:, 0::2], residual[:, 1::2])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What labels say of an animal.
+
+    Attributes
+    ----------
+    size_px
+        The animal's size: the diagonal of the box around its body parts, the median over the images in which at least
+        half of them are labelled. NaN where no two body parts are.
+    limbs
+        The lines of the skeleton, or where it has none, of all pairs those whose length varies least and which join
+        all body parts (the minimum spanning tree of the relative interquartile ranges).
+    space
+        None where too few poses are complete, or where the components span every pose.
+    ranges_px
+        How near together and how far apart two body parts are by the labels, of all pairs that have enough of them:
+        `low_px` and `high_px` of their `Limb`.
+    """
+
+    size_px: float = np.nan
+    limbs: tuple[Limb, ...] = ()
+    space: PoseSpace | None = None
+    ranges_px: Mapping[frozenset[str], tuple[float, float]] = field(default_factory=dict)
+
+    def reach(self, one: str, other: str, size_px: float) -> tuple[float, float]:
+        """How near together and how far apart two body parts of an animal of this size can be, in pixels.
+
+        Its size is the farthest where no label says it.
+        """
+        return self.ranges_px.get(frozenset((one, other)), (0.0, size_px))
+
+
+def reference_from_labels(labels: "pd.DataFrame", skeleton: Iterable[tuple[str, str]] = ()) -> Reference:
+    """What labels say of an animal's size, its limbs and its poses.
+
+    Parameters
+    ----------
+    labels
+        Columns image, bodypart, x and y, in pixels; NaN where a body part is not labelled.
+    skeleton
+        Pairs of body parts; those that are not labelled are passed over.
+    """
+    import pandas as pd
+
+    bodyparts = list(dict.fromkeys(labels["bodypart"]))
+    image = pd.factorize(labels["image"])[0]
+    place = pd.Categorical(labels["bodypart"], categories=bodyparts).codes
+    points = np.full((image.max(initial=-1) + 1, len(bodyparts), 2), np.nan)
+    points[image, place] = labels[["x", "y"]].to_numpy(float)
+    pairs, spread = _pairs(points, bodyparts)
+    ranges = {frozenset(pair): (limb.low_px, limb.high_px) for pair, limb in pairs.items()}
+    return Reference(
+        animal_size(points), _limbs(pairs, spread, bodyparts, list(skeleton)), _space(points, bodyparts), ranges
+    )
+
+
+def animal_size(points: np.ndarray) -> float:
+    """The animal's size by points of shape (images, bodyparts, 2): see `Reference`."""
+    known = np.isfinite(points).all(axis=2)
+    enough = known.sum(axis=1) >= max(2, points.shape[1] / 2)
+    if not enough.any():
+        return np.nan
+    box = [np.nanmax(points[enough, :, axis], axis=1) - np.nanmin(points[enough, :, axis], axis=1) for axis in (0, 1)]
+    return float(np.median(np.hypot(*box)))
+
+
+def _pairs(
+    points: np.ndarray, bodyparts: Sequence[str]
+) -> tuple[dict[tuple[str, str], Limb], dict[tuple[str, str], float]]:
+    """All pairs of body parts that labels say enough of, and the relative interquartile range of each."""
+    found: dict[tuple[str, str], Limb] = {}
+    spread: dict[tuple[str, str], float] = {}
+    for one, a in enumerate(bodyparts):
+        for other, b in list(enumerate(bodyparts))[one + 1 :]:
+            lengths = np.hypot(*(points[:, one] - points[:, other]).T)
+            lengths = lengths[np.isfinite(lengths)]
+            if len(lengths) < _LEAST_LIMBS:
+                continue
+            low, median, high = np.quantile(lengths, (0.25, 0.5, 0.75))
+            if median > 0:
+                reach = 3 * (high - low)
+                found[a, b] = Limb(a, b, max(0.0, float(low - reach)), float(high + reach), float(median))
+                spread[a, b] = (high - low) / median
+    return found, spread
+
+
+def _limbs(
+    found: Mapping[tuple[str, str], Limb],
+    spread: Mapping[tuple[str, str], float],
+    bodyparts: Sequence[str],
+    skeleton: Sequence[tuple[str, str]],
+) -> tuple[Limb, ...]:
+    wanted = [(a, b) if (a, b) in found else (b, a) for a, b in skeleton]
+    own = [pair for pair in dict.fromkeys(wanted) if pair in found]
+    if own:
+        return tuple(found[pair] for pair in own)
+    # Kruskal: the most rigid pair first, and none that joins what is joined already.
+    group = {bodypart: bodypart for bodypart in bodyparts}
+    tree = []
+    for a, b in sorted(found, key=lambda pair: spread[pair]):
+        if group[a] != group[b]:
+            tree.append(found[a, b])
+            joined, into = group[b], group[a]
+            group = {bodypart: into if own == joined else own for bodypart, own in group.items()}
+    return tuple(tree)
+
+
+def _space(points: np.ndarray, bodyparts: Sequence[str]) -> PoseSpace | None:
+    complete = points[np.isfinite(points).all(axis=(1, 2))]
+    coordinates = 2 * len(bodyparts)
+    # Two coordinates less than all, because the mean of the keypoints is taken away.
+    if len(complete) < 2 * coordinates or coordinates < 4:
+        return None
+    centred = (complete - complete.mean(axis=1, keepdims=True)).reshape(len(complete), -1)
+    mean = centred.mean(axis=0)
+    _, singular, components = np.linalg.svd(centred - mean, full_matrices=False)
+    explained = np.cumsum(singular**2) / (singular**2).sum()
+    kept = int(np.searchsorted(explained, _VARIANCE_KEPT)) + 1
+    if kept >= coordinates - 2:
+        return None
+    return PoseSpace(tuple(bodyparts), mean, components[:kept])

@@ -25,8 +25,9 @@ from sqlalchemy import Engine, text
 import dlc_platform
 from dlc_platform.catalog import queries, registry, tables
 from dlc_platform.catalog.database import open_catalog
+from dlc_platform.dlc.chunks import Progress
 from dlc_platform.dlc.dataset import Dataset
-from dlc_platform.dlc.inference import PoseEstimator, Progress, pose_identity
+from dlc_platform.dlc.inference import PoseEstimator, pose_identity
 from dlc_platform.dlc.training import TrainedModel, parameters_of, train_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json

@@ -157,7 +157,7 @@ def _write_labels(project: Path, video: Path, rendering: render.Rendering, seed:
     import pandas as pd
     from PIL import Image
 
-    from dlc_platform.video.decode import open_video
+    from dlc_platform.video.opening import open_video
 
     folder = project / "labeled-data" / video.stem
     folder.mkdir(parents=True)

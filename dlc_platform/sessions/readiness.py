@@ -152,7 +152,7 @@ def read_header(path: Path) -> Header | str:
 
     from av.error import FFmpegError
 
-    from dlc_platform.video.decode import open_video
+    from dlc_platform.video.opening import open_video
 
     try:
         with open_video(path) as (container, stream):

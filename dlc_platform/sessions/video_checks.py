@@ -19,7 +19,7 @@ from dlc_platform.identity import sha256_json
 from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.quality import VideoLimits
 from dlc_platform.text.words import counted
-from dlc_platform.video.decode import COPY_AGAIN
+from dlc_platform.video.opening import COPY_AGAIN
 
 #: What is asked of each video of a session, in this order; asset checks have these names.
 Question = Literal[

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.video.decode import Decoder, Picture, to_bgr
+from dlc_platform.video.decode import Decoder, to_bgr
+from dlc_platform.video.rows import Picture
 
 
 def read_frames(path: Path, indices: Sequence[int], whole: bool = True) -> list[np.ndarray]:

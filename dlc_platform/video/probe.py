@@ -20,7 +20,8 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.files.plain import oddity
 from dlc_platform.identity import sha256_file
 from dlc_platform.video.account import Decoded, FrameAccount, account_of
-from dlc_platform.video.decode import COPY_AGAIN, Decoder, open_video, rotation
+from dlc_platform.video.decode import Decoder, rotation
+from dlc_platform.video.opening import COPY_AGAIN, open_video
 from dlc_platform.video.quality import QualityMeter, VideoQuality
 from dlc_platform.video.times import NO_TIME
 

@@ -31,8 +31,9 @@ import typer
 from dlc_platform.dlc.backends import Precision, PyTorch
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.exports import TOLERANCE_LIKELIHOOD, TOLERANCE_PX
-from dlc_platform.dlc.inference import CHUNK_FRAMES, PoseEstimator
+from dlc_platform.dlc.inference import PoseEstimator
 from dlc_platform.dlc.network import CONFIG_FILE, SNAPSHOT_FILE
+from dlc_platform.dlc.reader import CHUNK_FRAMES
 from dlc_platform.identity import sha256_file
 from dlc_platform.pose.table import POSE_TABLE
 from dlc_platform.store import Store

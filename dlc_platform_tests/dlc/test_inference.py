@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from dlc_platform.dlc.chunks import Progress
 from dlc_platform.dlc.engine import load_engine
 from dlc_platform.dlc.exports import TOLERANCE_LIKELIHOOD, TOLERANCE_PX
-from dlc_platform.dlc.inference import CHUNK_FRAMES, PoseEstimate, PoseEstimator, Progress, pose_identity
+from dlc_platform.dlc.inference import PoseEstimate, PoseEstimator, pose_identity
+from dlc_platform.dlc.reader import CHUNK_FRAMES
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.docs.reference import column_types
 from dlc_platform.errors import MachineFault, PlatformError

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlc_platform.dlc.chunks import Progress
 from dlc_platform.dlc.engine import load_engine
-from dlc_platform.dlc.inference import CHUNK_FRAMES, PoseEstimate, PoseEstimator, Progress, load_poses
+from dlc_platform.dlc.inference import PoseEstimate, PoseEstimator, load_poses
+from dlc_platform.dlc.reader import CHUNK_FRAMES
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file

@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from dlc_platform.dlc import inference
+from dlc_platform.dlc import chunks, reader
+from dlc_platform.dlc.chunks import Progress
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.evaluation import evaluate_model, not_evaluable
 from dlc_platform.dlc.importing import import_model, load_imported_model
@@ -286,9 +287,10 @@ def test_3485_a_video_without_any_animal_has_rows_without_poses(
 def test_several_animals_are_followed_across_chunks_and_interruptions(
     boxes: Analysed, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(inference, "CHUNK_FRAMES", 16)
+    for module in (reader, chunks):
+        monkeypatch.setattr(module, "CHUNK_FRAMES", 16)
 
-    def stop(progress: inference.Progress) -> None:
+    def stop(progress: Progress) -> None:
         if progress.done > 40:
             raise KeyboardInterrupt
 

@@ -5,4 +5,4 @@ third one counts the releases between two migrations. CHANGELOG.md in this folde
 each.
 """
 
-__version__ = "0.6.0"
+__version__ = "0.6.1"

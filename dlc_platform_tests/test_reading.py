@@ -53,14 +53,14 @@ READING: dict[str, tuple[str, ...]] = {
     "parameters": (),
     "promotions": (),
     "impact": (identity("a"),),
-    "backfill": ("--stale", "--dry-run"),
+    "backfill": ("--dry-run",),
     "verify": (),
     "gc": (),
 }
 #: Commands that start or change something, and those that make another lab, or a file, out of one: `ui` a token.
 WRITING = {
-    *("demo", "init", "up", "ui", "run", "train", "notify", "promote", "restore", "backup"),
-    *("sessions release", "models import", "poses import"),
+    *("demo", "init", "up", "stop", "ui", "run", "train", "notify", "promote", "restore", "backup"),
+    *("sessions release", "models import", "poses import", "notify test"),
 }
 #: Of a notebook.
 QUESTIONS: dict[str, tuple[Any, ...]] = {
@@ -238,7 +238,7 @@ def test_older_tables_are_left_and_the_command_that_helps_is_told(
     helps = f"`dlc-platform migrate {shlex.quote(str(home))}`"
     writing = {
         "promote": (identity("a"), "--reason", "good"),
-        "backfill": ("--stale",),
+        "backfill": (),
         "scan": (),
         "sessions release": (SESSION,),
         "quality": ("--judge",),

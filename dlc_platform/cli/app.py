@@ -52,7 +52,6 @@ class _Grouped(TyperGroup):
 app = typer.Typer(
     cls=_Grouped,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from dlc_platform.cli import completion
 from dlc_platform.cli.printing import labs
 from dlc_platform.errors import command
 
@@ -15,9 +16,19 @@ if TYPE_CHECKING:
     from dlc_platform.settings.lab import Lab
     from dlc_platform.store import Store
 
-Session = Annotated[str, typer.Argument(metavar="SESSION", help="A session's key, such as sub-001_ses-01.")]
+Session = Annotated[
+    str,
+    typer.Argument(
+        metavar="SESSION", help="A session's key, such as sub-001_ses-01.", autocompletion=completion.sessions
+    ),
+]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model version's identity, or as much as `models` shows.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model version's identity, or as much as `models` shows.",
+        autocompletion=completion.models,
+    ),
 ]
 Stage = Literal["videos", "labels", "poses", "quality"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON records instead of a table.")]

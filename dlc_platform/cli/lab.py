@@ -73,6 +73,14 @@ def up(
             services.check()
 
 
+@commands.command("stop")
+def stop_(home: Home) -> None:
+    """Stop a lab that is up, from another terminal, and the Postgres that commands left running."""
+    from dlc_platform.orchestration.stopping import stop as stop_lab
+
+    stop_lab(absolute(home), say)
+
+
 @commands.command()
 def ui(
     home: Home,
@@ -234,18 +242,17 @@ def notifications(home: Home, as_json: AsJson = False) -> None:
     show_table(queries.notifications.rows(lab_and_catalogue(home)[1]), columns, as_json)
 
 
-@commands.command()
-def notify(
-    home: Home,
-    test: Annotated[bool, typer.Option("--test", help="Send a test message to each channel of lab.yaml.")] = False,
-) -> None:
-    """Send a test message to each channel; the exit code is 1 when one does not take it."""
+notify = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+commands.add_typer(notify, name="notify", help="Try the channels by which the lab tells people (`notify test HOME`).")
+
+
+@notify.command("test")
+def notify_test(home: Home) -> None:
+    """Send a test message to each channel of lab.yaml; the exit code is 1 when one does not take it."""
     from dlc_platform.notify.messages import SendError, trial_message
     from dlc_platform.notify.sending import send
     from dlc_platform.settings.loading import load_lab
 
-    if not test:
-        raise PlatformError("what to send was not said", "Write --test")
     lab = load_lab(absolute(home))
     if not lab.notify.channels:
         raise PlatformError("lab.yaml names no channel", "Add a webhook or a mail under `notify`")

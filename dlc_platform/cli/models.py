@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dlc_platform.cli import completion
 from dlc_platform.cli.arguments import AsJson, Home, ListGroup, Model, absolute, lab_and_catalogue
 from dlc_platform.cli.poses import warn_of_rules
 from dlc_platform.cli.printing import pasteable, rows_of, say, show_table
@@ -24,7 +25,12 @@ commands.add_typer(models, name="models", help="List the model versions (`models
 
 
 @commands.command()
-def train(home: Home, recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe of lab.yaml.")]) -> None:
+def train(
+    home: Home,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe of lab.yaml.", autocompletion=completion.recipes)
+    ],
+) -> None:
     """Train a recipe: dataset, training, evaluation, comparison, promotion by the rule; the first failure ends it."""
     from dlc_platform.orchestration.materialize import train as train_recipe
 
@@ -192,7 +198,10 @@ def promote(
     home: Home,
     reason: Annotated[str, typer.Option(help="Why; the promotion keeps it.")],
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="The version to use, as `models` shows it.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="The version to use, as `models` shows it.", autocompletion=completion.models
+        ),
     ] = None,
     back: Annotated[str | None, typer.Option(metavar="PROJECT", help="Go back to the version before, instead.")] = None,
     by: Annotated[str | None, typer.Option(help="Who promotes; you, by default.")] = None,

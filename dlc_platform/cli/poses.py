@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dlc_platform.cli import completion
 from dlc_platform.cli.arguments import AsJson, Home, ListGroup, Session, absolute, lab_and_catalogue, require_session
 from dlc_platform.cli.printing import pasteable, rows_of, say, show_table
 from dlc_platform.cli.stopping import end_with
@@ -89,7 +90,12 @@ def import_poses(
 @commands.command()
 def quality(
     home: Home,
-    session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="A session's key; all by default.")] = None,
+    session: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SESSION]", help="A session's key; all by default.", autocompletion=completion.sessions
+        ),
+    ] = None,
     judge: Annotated[
         bool, typer.Option("--judge", help="Judge again first, by the limits that lab.yaml has now.")
     ] = False,
@@ -206,21 +212,16 @@ def warn_of_rules(engine: "Engine", lab: "Lab") -> None:
 @commands.command()
 def backfill(
     home: Home,
-    stale: Annotated[
-        bool, typer.Option("--stale", help="The sessions whose poses the production model did not make.")
-    ] = False,
-    session: Annotated[list[str] | None, typer.Option(help="Only this session of them; may be given again.")] = None,
+    session: Annotated[list[str] | None, typer.Option(help="Only this stale session; may be given again.")] = None,
     project: Annotated[str | None, typer.Option(help="Only sessions of this project.")] = None,
     most: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Only so many, the newest.")] = None,
     imported: Annotated[bool, typer.Option("--imported", help="Also sessions whose poses were imported.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be estimated.")] = False,
 ) -> None:
-    """Estimate stale sessions again, the newest first and many to a run; the poses of before are kept."""
+    """Track stale sessions again with the production model, the newest first; the poses from before are kept."""
     from dlc_platform.orchestration.materialize import backfill as estimate_again
     from dlc_platform.platform import Platform
 
-    if not stale:
-        raise PlatformError("what to estimate again was not said", "Write --stale")
     platform = Platform(absolute(home))
     platform.require_sessions(session or [])
     found = platform.stale_sessions(imported)

@@ -364,7 +364,7 @@ def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
                 what,
                 f"{counted(given_up, 'notification was', 'notifications were')} given up and "
                 f"{counted(waiting, 'waits', 'wait')}; the last failure: {last_error}",
-                f"Send a test with {command('notify', home, '--test')}",
+                f"Send a test with {command('notify', 'test', home)}",
                 warning=True,
             )
 

@@ -69,7 +69,7 @@ class SendError(Exception):
 
 
 def trial_message(lab: Lab) -> Message:
-    """What `dlc-platform notify --test` sends."""
+    """What `dlc-platform notify test` sends."""
     row = Notification(
         kind="test",
         subject="test",

@@ -191,7 +191,7 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str, s
         if stale := len(queries.stale_sessions(lab.engine, imported=False)):
             yield (
                 f"{counted(stale, 'session has', 'sessions have')} poses of another version: "
-                f"{command('backfill', lab.home, '--stale')}"
+                f"{command('backfill', lab.home)}"
             )
     else:
         settings = lab.settings

@@ -25,7 +25,7 @@ import psutil
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.devices.processes import WorkerProcess
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.faults import machine_fault
 from dlc_platform.launchers.dagster_internals import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from dlc_platform.launchers.run_ends import settled
@@ -74,6 +74,8 @@ _WAIT_SECONDS = 10
 _LOG_BYTES = 10_000_000
 #: Names the running services, so that they are found when the process that started them was killed.
 _RECORD = "services.json"
+#: Held by the `up` that is at work, whose process it names.
+_UP_LOCK = "up.lock"
 #: What Dagster loads, and the name of the code location.
 _MODULE = "dlc_platform.definitions"
 
@@ -466,7 +468,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _end_left_over(home: Path) -> bool:
+def end_left_over(home: Path) -> bool:
     """End the services of an `up` that was killed. The workers they started go on: the new services watch them.
 
     Returns
@@ -509,9 +511,9 @@ def running(
         When lab.yaml is not valid, the lab is up already, the port is taken, or a service does not start.
     """
     load_lab(home)
-    with _only_one(home):
+    with only_one(home):
         # What was killed may hold its port for a moment longer.
-        patience = _PORT_SECONDS if _end_left_over(home) else 0
+        patience = _PORT_SECONDS if end_left_over(home) else 0
         port = port or _free_port()
         _require_free(port, patience)
         if read_only_port is not None:
@@ -573,16 +575,36 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def process_of_up(home: Path) -> int | None:
+    """The process of the `up` that is at work on a lab; None where there is none."""
+    with open_lock(home / _UP_LOCK) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            said = lock.read().strip()
+            # It is about to write it.
+            return int(said) if said.isdigit() else None
+        return None
+
+
 @contextlib.contextmanager
-def _only_one(home: Path) -> Iterator[None]:
-    with open_lock(home / "up.lock") as lock:
+def only_one(home: Path) -> Iterator[None]:
+    """Hold what one process alone may do at a time: be up, or end what an earlier one left.
+
+    Raises
+    ------
+    PlatformError
+        When another process holds it.
+    """
+    with open_lock(home / _UP_LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise PlatformError(
                 f"the lab {home} is up already, in process {lock.read().strip()}",
-                "Use that one, or stop it with Ctrl-C",
+                f"Use that one, or stop it with Ctrl-C or {command('stop', home)}",
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
 from dlc_platform.errors import PlatformError
-from dlc_platform.postgres.server import ensure_running
+from dlc_platform.postgres import server
 from dlc_platform.settings.environment import DAGSTER_POSTGRES_FILE_VARIABLE, POSTGRES_FILE_VARIABLE, POSTGRES_VARIABLE
 
 DAGSTER_SCHEMA = "dagster"
@@ -46,7 +46,7 @@ def postgres_url(home: Path) -> URL:
         When the URL is malformed, its file cannot be read or its database not be reached; it never shows the password.
     """
     if not is_external():
-        return ensure_running(home / "postgres")
+        return server.ensure_running(home / "postgres")
     if not (given := os.environ.get(POSTGRES_VARIABLE)):
         url = _from_file(POSTGRES_FILE_VARIABLE)
     elif os.environ.get(POSTGRES_FILE_VARIABLE):
@@ -64,6 +64,11 @@ def existing_url(home: Path) -> URL | None:
     if not is_external() and not os.path.lexists(home / "postgres" / "data"):
         return None
     return postgres_url(home)
+
+
+def answering_url(home: Path) -> URL | None:
+    """As `postgres_url`; but None where the embedded server does not run, and nothing is started."""
+    return postgres_url(home) if is_external() else server.answering_url(home / "postgres")
 
 
 def dagster_url(url: URL) -> URL:

@@ -96,7 +96,7 @@ def ensure_running(directory: Path) -> URL:
         deadline = time.monotonic() + _START_SECONDS
         starts = 0
         while time.monotonic() < deadline:
-            if (url := _answer(directory)) is not None:
+            if (url := answering_url(directory.absolute())) is not None:
                 return url
             if (lock := _take_lock(directory)) is None:
                 time.sleep(_POLL_SECONDS)  # it starts, or is started by another process, or its last processes end
@@ -112,8 +112,13 @@ def ensure_running(directory: Path) -> URL:
     raise _failure(directory, f"did not answer within {_START_SECONDS:.0f} s")
 
 
-def stop(directory: Path) -> None:
-    """Shut the server down, rolling back what is open, and wait for its end. No error if it does not run.
+def stop(directory: Path) -> bool:
+    """Shut the server down, rolling back what is open, and wait for its end.
+
+    Returns
+    -------
+    bool
+        False if it did not run.
 
     Raises
     ------
@@ -133,6 +138,7 @@ def stop(directory: Path) -> None:
             if time.monotonic() > deadline:
                 raise _failure(directory, f"did not stop within {_STOP_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)
+    return signalled is not None
 
 
 def discard(directory: Path) -> None:
@@ -152,8 +158,8 @@ def installed_programs() -> Path:
     return Path(package.origin).parent / "pginstall/bin"
 
 
-def _answer(directory: Path) -> URL | None:
-    """The URL, if the server that answers there is the one of this directory."""
+def answering_url(directory: Path) -> URL | None:
+    """The URL of the server of this directory; None if it does not run or does not answer."""
     try:
         password = (directory / "password").read_text()
         port = int((directory / "port").read_text())

@@ -674,7 +674,7 @@ def make_reference(base: Path, home: Path, arrivals: list[Arrival], say: Callabl
         _command(say, "run", home, "--select", "pose_estimates,pose_quality", fails=True)
         _command(say, "train", home, SECOND)
         _promote(say, home, SECOND)
-        _command(say, "backfill", home, "--stale")
+        _command(say, "backfill", home)
         models = _models(home)
         kept.write_text(json.dumps({"model": models[SECOND], "poses": hashes(home / "store")}))
     return json.loads(kept.read_text())

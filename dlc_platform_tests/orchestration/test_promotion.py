@@ -88,11 +88,11 @@ def test_a_version_from_elsewhere_is_compared_promoted_and_rolled_back(
     assert "may have been trained on these images" in said_by("best", tracked_lab)
     stale = platform.stale_sessions()
     assert {FIRST, SECOND} <= set(stale["session"]) and set(stale["production_model"]) == {imported}
-    assert FIRST in said_by("stale", tracked_lab) and FIRST in said_by("backfill", tracked_lab, "--stale", "--dry-run")
+    assert FIRST in said_by("stale", tracked_lab) and FIRST in said_by("backfill", tracked_lab, "--dry-run")
 
     # Some of them again; the poses of before stay, and can be had by model.
     before = platform.poses(FIRST)
-    said_by("backfill", tracked_lab, "--stale", "--session", FIRST)
+    said_by("backfill", tracked_lab, "--session", FIRST)
     stale = set(platform.stale_sessions()["session"])
     assert FIRST not in stale and SECOND in stale
     after = platform.poses(FIRST)
@@ -107,7 +107,7 @@ def test_a_version_from_elsewhere_is_compared_promoted_and_rolled_back(
     assert platform.promotions().iloc[-1]["model"] == trained
     assert set(platform.stale_sessions()["session"]) == {FIRST}
     runs = set(platform.lineage(FIRST)["estimated_by_run"])
-    said_by("backfill", tracked_lab, "--stale")
+    said_by("backfill", tracked_lab)
     assert platform.stale_sessions().empty and platform.poses(FIRST).equals(before)
     assert set(platform.lineage(FIRST)["estimated_by_run"]) != runs
     for command in ("best", "promotions", "parameters", "compare"):

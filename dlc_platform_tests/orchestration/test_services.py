@@ -441,6 +441,28 @@ def test_a_closed_terminal_stops_everything(lab: Up):
     assert lab.processes() == []
 
 
+def test_a_lab_is_stopped_from_another_terminal(lab: Up):
+    def stopped() -> list[str]:
+        done = subprocess.run([COMMAND, "stop", str(lab.home)], env=plain_environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    lab.ensure()
+    assert lab.process is not None
+    assert stopped() == [f"Stopping the lab: its process is {lab.process.pid}", "The lab is stopped"]
+    assert lab.process.wait(10) == 0 and lab.processes() == []
+    assert stopped() == ["The lab was not up"]
+    # As any command that reads leaves it.
+    server.ensure_running(lab.home / "postgres")
+    assert stopped() == ["The lab was not up", "Postgres is stopped"] and lab.processes() == []
+
+    lab.ensure()
+    lab.process.kill()
+    lab.process.wait()
+    assert stopped() == ["What a killed `up` had left is stopped, and 0 runs with it", "Postgres is stopped"]
+    assert lab.processes() == []
+
+
 def test_services_that_are_killed_are_started_again_and_the_work_goes_on(lab: Up, subject: str):
     lab.ensure()
     assert lab.process is not None

@@ -237,7 +237,7 @@ def staleness(lab: LabResource) -> dict[str, Any]:
     sentence = (
         f"{counted(stale['session'].nunique(), 'session is', 'sessions are')} stale, "
         f"{counted(int(stale['frames'].sum()), 'frame')}: estimate again with "
-        f"{command('backfill', lab.home, '--stale')}, or switch the sensor reestimate_stale_sessions on"
+        f"{command('backfill', lab.home)}, or switch the sensor reestimate_stale_sessions on"
     )
     return {
         "passed": stale.empty,

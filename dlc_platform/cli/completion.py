@@ -1,0 +1,69 @@
+"""What a shell offers at the Tab key: sessions, recipes and model versions of the lab that stands in the line.
+
+Nothing is started for it, and where the lab does not answer, nothing is offered.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+_MOST = 200
+
+
+def sessions(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The keys of registered sessions."""
+
+    def keys(engine: "Engine") -> Iterable[str]:
+        from sqlalchemy import text
+
+        query = text("select key from dlc.session where starts_with(key, :start) order by key limit :most")
+        with engine.connect() as connection:
+            return connection.scalars(query, {"start": incomplete, "most": _MOST}).all()
+
+    return _of_catalogue(ctx, keys)
+
+
+def models(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The identities of model versions, as much of them as tables show."""
+
+    def identities(engine: "Engine") -> Iterable[str]:
+        from sqlalchemy import text
+
+        query = text(
+            "select left(id, 12) from dlc.model_version where starts_with(id, :start) "
+            "order by registered_at desc limit :most"
+        )
+        with engine.connect() as connection:
+            return connection.scalars(query, {"start": incomplete, "most": _MOST}).all()
+
+    return _of_catalogue(ctx, identities)
+
+
+def recipes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The recipes of lab.yaml."""
+    from dlc_platform.settings.loading import load_lab
+
+    with suppress(Exception):
+        return [name for name in load_lab(_home(ctx)).recipes if name.startswith(incomplete)]
+    return []
+
+
+def _of_catalogue(ctx: typer.Context, ask: "Callable[[Engine], Iterable[str]]") -> list[str]:
+    from dlc_platform.catalog.database import open_catalog
+    from dlc_platform.postgres.connection import answering_url
+
+    # A shell's line is no place for errors.
+    with suppress(Exception):
+        if (url := answering_url(_home(ctx))) is not None:
+            return list(ask(open_catalog(url)))
+    return []
+
+
+def _home(ctx: typer.Context) -> Path:
+    return Path(ctx.params["home"]).expanduser().resolve()

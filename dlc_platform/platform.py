@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import open_lab, open_where_there
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Platform:
-    """A lab, read.
+    """A lab to read from: its sessions, models and poses as DataFrames. Nothing in the lab is changed.
 
     Parameters
     ----------
@@ -60,6 +60,16 @@ class Platform:
         self.settings = load_lab(self.home)
         self._store = Store(self.settings.store)
         self._opened: Engine | None = None
+
+    def __repr__(self) -> str:
+        try:
+            held = queries.holdings(self._engine)
+        except (PlatformError, DBAPIError) as error:
+            told = error.problem if isinstance(error, PlatformError) else "its database does not answer"
+            return f"<Platform {self.settings.name} in {self.home}: {told}>"
+        sessions = f"{counted(held['sessions'], 'session')}, {held['tracked']} of them with poses"
+        models = counted(held["models"], "model version")
+        return f"<Platform {self.settings.name} in {self.home}: {sessions}; {models}>"
 
     @property
     def _engine(self) -> Engine:

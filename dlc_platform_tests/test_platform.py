@@ -19,10 +19,12 @@ def test_a_postgres_that_was_stopped_meanwhile_is_started_again(
             (folder / name).mkdir()
         (folder / "lab.yaml").write_text("{raw_roots: [raw], projects: {maze: {path: project}}}")
         lab = Platform(folder)
+        assert repr(lab) == f"<Platform lab in {folder}: the lab {folder} has no catalogue yet>"
         migrate(open_catalog(server.ensure_running(folder / "postgres")))
         assert lab.sessions().empty
         server.stop(folder / "postgres")
         assert lab.models().empty
+        assert repr(lab) == f"<Platform lab in {folder}: 0 sessions, 0 of them with poses; 0 model versions>"
 
 
 def test_the_package_gives_a_notebook_what_it_needs_and_costs_nothing_by_itself() -> None:

@@ -160,6 +160,13 @@ order by coalesce(v.start_time, s.registered_at) desc, r.session_key, r.name, f.
 limit :most
 """
 
+_HOLDINGS = """
+select (select count(*) from dlc.session) as sessions, (select count(*) from dlc.model_version) as models,
+       (select count(distinct r.session_key) from dlc.recording_poses p
+        join dlc.recording_file f on f.id = p.recording_file_id and f.replaced_at is null
+        join dlc.recording r on r.id = f.recording_id) as tracked
+"""
+
 _DAMAGED_RECORDINGS = """
 select r.session_key as session, r.name as recording, f.position, f.path, v.frames_declared, v.frames, v.frames_lost,
        v.frames_damaged, v.frames_missing_at_end, v.truncated, v.damage, f.video_id as video
@@ -506,6 +513,12 @@ def estimates(engine: Engine, sessions: Sequence[str], model: str | None = None)
         cannot be read.
     """
     return _frame(engine, _ESTIMATES, sessions=list(sessions), model=model)
+
+
+def holdings(engine: Engine) -> Mapping[str, int]:
+    """How many sessions a lab has, how many of them have poses in force, and how many model versions."""
+    (row,) = _rows(engine, _HOLDINGS)
+    return row
 
 
 def damaged_recordings(engine: Engine) -> "pd.DataFrame":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from dlc_platform.cli import completion
+from dlc_platform.cli import completion, printing
 from dlc_platform.cli.printing import labs
 from dlc_platform.errors import command
 
@@ -32,6 +32,21 @@ Model = Annotated[
 ]
 Stage = Literal["videos", "labels", "poses", "quality"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON records instead of a table.")]
+
+
+def _csv(asked: bool) -> bool:
+    printing.csv_asked = asked
+    return asked
+
+
+def _wide(asked: bool) -> bool:
+    printing.wide_asked = asked
+    return asked
+
+
+#: Of listing commands, whose tables follow them by themselves.
+AsCsv = Annotated[bool, typer.Option("--csv", callback=_csv, help="Print CSV with all columns instead of a table.")]
+Wide = Annotated[bool, typer.Option("--wide", callback=_wide, help="Print all columns, as wide as they are.")]
 
 
 class ListGroup(TyperGroup):

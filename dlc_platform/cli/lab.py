@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlc_platform.cli.arguments import AsJson, Home, absolute, lab_and_catalogue
+from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Wide, absolute, lab_and_catalogue
 from dlc_platform.cli.printing import rows_of, say, show_table
 from dlc_platform.cli.stopping import stop, stoppable, wait
 from dlc_platform.errors import PlatformError, in_a_line, shell_word
@@ -175,6 +175,8 @@ def gpus(
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="GPU", help="Let a drained device take runs again.")] = None,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    wide: Wide = False,
 ) -> None:
     """The devices that runs may use, who computes there, and which take no new runs (drained)."""
     from dlc_platform.devices import leases
@@ -234,7 +236,7 @@ def report(
 
 
 @commands.command()
-def notifications(home: Home, as_json: AsJson = False) -> None:
+def notifications(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List what was told to whom, the newest first: what waits, what was sent, and what was given up and why."""
     from dlc_platform.catalog import queries
 

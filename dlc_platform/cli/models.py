@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dlc_platform.cli import completion
-from dlc_platform.cli.arguments import AsJson, Home, ListGroup, Model, absolute, lab_and_catalogue
+from dlc_platform.cli.arguments import AsCsv, AsJson, Home, ListGroup, Model, Wide, absolute, lab_and_catalogue
 from dlc_platform.cli.poses import warn_of_rules
 from dlc_platform.cli.printing import pasteable, rows_of, say, show_table
 from dlc_platform.cli.stopping import end_with
@@ -38,7 +38,7 @@ def train(
 
 
 @models.command("list")
-def list_models(home: Home, as_json: AsJson = False) -> None:
+def list_models(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the model versions with their test errors, oldest first."""
     from dlc_platform.catalog import queries
 
@@ -131,7 +131,7 @@ def import_model(
 
 
 @commands.command()
-def touched(home: Home, model: Model, as_json: AsJson = False) -> None:
+def touched(home: Home, model: Model, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the sessions that a model version touched: those that taught it, tested it, or were tracked by it."""
     from dlc_platform.catalog import queries
 
@@ -141,7 +141,7 @@ def touched(home: Home, model: Model, as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def best(home: Home, as_json: AsJson = False) -> None:
+def best(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List which model version is best on the frozen test images, by body part."""
     from dlc_platform.catalog import queries
 
@@ -156,7 +156,7 @@ def best(home: Home, as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def parameters(home: Home, as_json: AsJson = False) -> None:
+def parameters(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the parameters that each recipe had, and the recipes that had the very same ones under another name."""
     from dlc_platform.catalog import queries
 
@@ -165,7 +165,7 @@ def parameters(home: Home, as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def promotions(home: Home, as_json: AsJson = False) -> None:
+def promotions(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List who promoted which model version, when and why, oldest first."""
     from dlc_platform.catalog import queries
 

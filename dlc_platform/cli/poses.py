@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlc_platform.cli import completion
-from dlc_platform.cli.arguments import AsJson, Home, ListGroup, Session, absolute, lab_and_catalogue, require_session
+from dlc_platform.cli.arguments import (
+    AsCsv,
+    AsJson,
+    Home,
+    ListGroup,
+    Session,
+    Wide,
+    absolute,
+    lab_and_catalogue,
+    require_session,
+)
 from dlc_platform.cli.printing import pasteable, rows_of, say, show_table
 from dlc_platform.cli.stopping import end_with
 from dlc_platform.errors import PlatformError, command
@@ -46,7 +56,7 @@ def run(
 
 
 @poses.command("list")
-def list_poses(home: Home, as_json: AsJson = False) -> None:
+def list_poses(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the recordings that have poses, with their quality."""
     from dlc_platform.catalog import queries
 
@@ -168,7 +178,7 @@ def _list_findings(findings: str, most: int | None = None) -> None:
 
 
 @commands.command()
-def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
+def lineage(home: Home, session: Session, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """Say which model, labels, parameters and machine made the poses of a session."""
     from dlc_platform.catalog import queries
 
@@ -182,7 +192,7 @@ def lineage(home: Home, session: Session, as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def stale(home: Home, as_json: AsJson = False) -> None:
+def stale(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the sessions whose poses the production model did not make, the newest first.
 
     Then, other than with --json, the poses that were made by other rules than lab.yaml has now.

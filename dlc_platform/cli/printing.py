@@ -1,5 +1,6 @@
 """What commands print: sentences, and tables of rows for people or as JSON. Which rows is for each command to say."""
 
+import csv
 import json
 import os
 import sys
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The lab that the command is about, as it was typed.
 labs: list[Path] = []
+#: What a listing command was asked for besides its usual table; of each call anew.
+csv_asked, wide_asked = False, False
 #: Columns whose values are cut to as much as a person needs; `--json` has them whole.
 _IDENTITIES = ("model", "models", "production_model", "dataset", "parameter_set")
 #: What columns are called in tables, where their own name takes more room than their figures.
@@ -49,19 +52,37 @@ def say(line: str) -> None:
 def show_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool, nothing: str = "none yet"
 ) -> None:
-    """Print rows as a table of these columns; as JSON, with all columns that they have."""
+    """Print rows as a table of these columns; as JSON or CSV, with all columns that they have.
+
+    With `--wide` a table has all columns too, and as much width as they take.
+    """
     if as_json:
         print(json.dumps([{name: _in_json(value) for name, value in row.items()} for row in rows], indent=2))
+        return
+    if csv_asked:
+        _write_csv(rows, columns)
         return
     if not rows:
         print(nothing)
         return
     # Almost every recording is one file.
     shown = [name for name in columns if name != "position" or any(row[name] for row in rows)]
+    if wide_asked:
+        shown = list(dict.fromkeys([*shown, *rows[0]]))
     cells = [[_cell(name, row[name]) for name in shown] for row in rows]
     headings = [_HEADINGS.get(name, name) for name in shown]
-    for line in screen.table(headings, cells, screen.width(), _COPIED):
+    for line in screen.table(headings, cells, sys.maxsize if wide_asked else screen.width(), _COPIED):
         print(line)
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    names = list(rows[0]) if rows else list(columns)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        values = [_in_json(row[name]) for name in names]
+        plain = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
+        writer.writerow([printable(value) if isinstance(value, str) else value for value in plain])
 
 
 def rows_of(frame: "pd.DataFrame") -> list[dict[str, Any]]:

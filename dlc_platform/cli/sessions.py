@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlc_platform.cli.arguments import (
+    AsCsv,
     AsJson,
     Home,
     ListGroup,
     Session,
     Stage,
+    Wide,
     absolute,
     lab_and_catalogue,
     require_session,
@@ -111,6 +113,8 @@ def list_sessions(
         bool, typer.Option("--waiting", help="All that wait or are held up: since when, why, and what to do.")
     ] = False,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    wide: Wide = False,
 ) -> None:
     """List the registered sessions and their recordings; or what waits, or what is in quarantine."""
     from dlc_platform.catalog import queries

@@ -1,6 +1,8 @@
 """The commands, as a person or a script runs them."""
 
+import csv
 import getpass
+import io
 import json
 import os
 import shlex
@@ -613,6 +615,24 @@ def test_a_session_is_released_from_quarantine(
     assert json.loads(command("sessions", home, "--quarantined", "--json")[1]) == []
     # The listing of what is registered needs no name, as before.
     assert SESSION in command("sessions", home)[1]
+
+
+def test_lists_have_all_columns_as_csv_and_wide(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    judge(lab, SESSION, "videos", [Fault("\x1b[2Jtoo, dark", "Switch the lamp on", identity("a"), "/raw/a b/top.mp4")])
+    home = broken_lab()
+    for name in (["sessions"], ["sessions", "--quarantined"], ["models"], ["promotions"], ["lineage", SESSION]):
+        first, *more = name
+        records = json.loads(command(first, home, *more, "--json")[1])
+        read = list(csv.DictReader(io.StringIO(command(first, home, *more, "--csv")[1])))
+        assert [list(row) for row in read] == [list(row) for row in records], name
+        assert [row.get("session") for row in read] == [row.get("session") for row in records]
+    said = command("sessions", home, "--quarantined", "--csv")[1]
+    assert "\x1b" not in said and '"\\x1b[2Jtoo, dark"' in said
+    wide = command("sessions", home, "--wide")[1].splitlines()
+    assert "duration_s" in wide[0].split() and len(wide) == 1 + len(json.loads(command("sessions", home, "--json")[1]))
+    assert "duration_s" not in command("sessions", home)[1], "an option is of its own call"
 
 
 def test_a_test_message_reaches_the_channels_or_says_why_not(

@@ -74,6 +74,15 @@ def own_leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Each test leaves the variables as it found them: commands that run in its process set those of their lab."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def make_project() -> Callable[..., Path]:
     """A function that writes a single-animal DeepLabCut project: folder, number of frames, seed, folder of labels."""

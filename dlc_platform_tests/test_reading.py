@@ -1,7 +1,6 @@
 """Reading never changes anything: each command and each question of a notebook, on a lab as it is."""
 
 import hashlib
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -102,7 +101,6 @@ def home(
     lab: Engine, tmp_path: Path, make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """A lab that was started, with rows, whose lab.yaml has another inference rule by now."""
-    before = dict(os.environ)
     monkeypatch.setenv(POSTGRES_VARIABLE, lab.url.render_as_string(hide_password=False))
     (tmp_path / "raw" / "sub-7" / "ses-1").mkdir(parents=True)
     (tmp_path / "raw" / "sub-7" / "ses-1" / "cam-top.mp4").write_bytes(b"no video")
@@ -120,8 +118,6 @@ def home(
     judge(lab, SESSION, "poses", [Fault("failed", "Look at the run", identity("b"))])
     file.write_text(yaml.safe_dump(settings | {"inference": [{"camera": "*", "project": "other"}]}))
     yield home
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

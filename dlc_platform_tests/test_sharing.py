@@ -1,4 +1,4 @@
-"""What workers of the tests share is made once, and whole."""
+"""What workers of the tests share is made once, and whole; and one test does not change what the next one sees."""
 
 import os
 import signal
@@ -50,3 +50,9 @@ def test_who_is_killed_leaves_nothing_to_the_others(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     made = made_once(tmp_path, "made", lambda folder: (folder / "whole").touch())
     assert [path.name for path in made.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("_again", [1, 2])
+def test_a_test_leaves_no_variables_to_the_next(_again: int) -> None:
+    assert "LEFT_BY_A_TEST" not in os.environ
+    os.environ["LEFT_BY_A_TEST"] = "1"

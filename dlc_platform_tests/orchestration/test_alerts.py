@@ -1,6 +1,5 @@
 """What people are told and shown, on a real Dagster instance and a real webhook; the daemon's part is done by hand."""
 
-import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -110,7 +109,6 @@ def told(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> 
             "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},
         }
         (home / "lab.yaml").write_text(yaml.safe_dump(settings))
-        before = dict(os.environ)
         monkeypatch.setenv("LAB_HOOK", hook.url)
         monkeypatch.setenv(POSTGRES_VARIABLE, catalogue.url.render_as_string(hide_password=False))
         with catalogue.begin() as connection:
@@ -123,8 +121,6 @@ def told(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> 
                 connection.execute(text(statement))
         with open_instance(prepare(home)) as instance:
             yield Told(home, catalogue, instance, hook)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def arrive_earlier(engine: Engine, hours: float) -> None:

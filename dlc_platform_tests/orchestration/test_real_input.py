@@ -68,11 +68,8 @@ def home(data: Path, engine: Engine, tmp_path: Path) -> Iterator[Path]:
         "promotion": NOTHING_IS_HOPELESS,
     }
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(settings))
-    before = dict(os.environ)
     os.environ[POSTGRES_VARIABLE] = engine.url.render_as_string(hide_password=False)
     yield tmp_path
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def test_real_labels_and_real_sessions(data: Path, home: Path) -> None:

@@ -188,7 +188,6 @@ class Watched:
 def lab(
     engine: Engine, tmp_path: Path, make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Watched]:
-    before = dict(os.environ)
     os.environ[POSTGRES_VARIABLE] = engine.url.render_as_string(hide_password=False)
     (tmp_path / "raw").mkdir()
     settings = {
@@ -203,12 +202,8 @@ def lab(
     clock = Clock()
     for module in (sensors, requests, ended_runs, following):
         monkeypatch.setattr(module, "time", clock)
-    try:
-        with open_instance(prepare(tmp_path)) as instance:
-            yield Watched(tmp_path, engine, instance, clock)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with open_instance(prepare(tmp_path)) as instance:
+        yield Watched(tmp_path, engine, instance, clock)
 
 
 def one(session: str) -> list[tuple[str, str]]:

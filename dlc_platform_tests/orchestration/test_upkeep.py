@@ -179,13 +179,10 @@ def keep(home: Path, engine: Engine, **settings: Any) -> Iterator[Kept]:
         "notify": {"webhooks": [{"name": "room", "url_variable": "LAB_HOOK"}], "digest_minutes": 0},
     }
     (home / "lab.yaml").write_text(yaml.safe_dump(usual | settings))
-    before = dict(os.environ)
     with receivers.webhook() as hook:
         os.environ |= {"LAB_HOOK": hook.url, POSTGRES_VARIABLE: engine.url.render_as_string(hide_password=False)}
         with open_instance(prepare(home)) as instance:
             yield Kept(home, engine, instance, hook)
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

@@ -12,8 +12,23 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import open_lab, open_where_there
+from dlc_platform.catalog.estimates import estimate_table, lineage_table, pose_table, stale_sessions
+from dlc_platform.catalog.evaluations import evaluation_table
+from dlc_platform.catalog.models import (
+    best_models,
+    export_table,
+    model_sessions,
+    model_table,
+    parameter_table,
+    require_model,
+)
+from dlc_platform.catalog.notifications import notification_table
+from dlc_platform.catalog.products import holdings
+from dlc_platform.catalog.promotions import promotion_table
+from dlc_platform.catalog.quarantine import quarantine_table
+from dlc_platform.catalog.sessions import detail_table, session_keys, session_table
+from dlc_platform.catalog.verdicts import judged_files
 from dlc_platform.errors import PlatformError, PlatformWarning, command
 from dlc_platform.estimates.other_rules import poses_of_other_rules, unread_rules
 from dlc_platform.estimates.quality_gate import held_back, quality_table, release_command, require_good_poses
@@ -63,7 +78,7 @@ class Platform:
 
     def __repr__(self) -> str:
         try:
-            held = queries.holdings(self._engine)
+            held = holdings(self._engine)
         except (PlatformError, DBAPIError) as error:
             told = error.problem if isinstance(error, PlatformError) else "its database does not answer"
             return f"<Platform {self.settings.name} in {self.home}: {told}>"
@@ -91,10 +106,10 @@ class Platform:
         details
             Add what the lab's own tables say, as text, in columns such as ``subject.sex`` and ``session.weather``.
         """
-        sessions = queries.sessions(self._engine)
+        sessions = session_table(self._engine)
         if not details:
             return sessions
-        said = queries.details(self._engine)
+        said = detail_table(self._engine)
         said = said[said["of"].isin(["subject", "session"])]
         wide = said.assign(column=said["of"] + "." + said["name"]).pivot(
             index="session", columns="column", values="value"
@@ -115,7 +130,7 @@ class Platform:
 
     def details(self) -> "pd.DataFrame":
         """One row for each value that the lab's own tables give a session, its subject or a video, and its source."""
-        return queries.details(self._engine)
+        return detail_table(self._engine)
 
     def quarantine(self, open_only: bool = True) -> "pd.DataFrame":
         """What sessions are in quarantine with: session, stage, file, reason, remedy, since; the newest first.
@@ -125,7 +140,7 @@ class Platform:
         open_only
             Leave out what is over, because the file changed or a person released the session.
         """
-        return queries.quarantine(self._engine, open_only)
+        return quarantine_table(self._engine, open_only)
 
     def waiting(self) -> "pd.DataFrame":
         """Every session that waits or is held up: session, step, file, since, reason, remedy.
@@ -149,7 +164,7 @@ class Platform:
 
     def notifications(self) -> "pd.DataFrame":
         """What was told to whom, the newest first; `state` is waiting, sent or given up."""
-        return queries.notifications(self._engine)
+        return notification_table(self._engine)
 
     def models(self) -> "pd.DataFrame":
         """One row for each training and each imported version, oldest first.
@@ -157,18 +172,18 @@ class Platform:
         `test_rmse_px` is over `test_images` images that it was not trained on; `tested_on` says so in words, and where
         it may have been trained on them.
         """
-        return queries.models(self._engine)
+        return model_table(self._engine)
 
     def evaluations(self) -> "pd.DataFrame":
         """One row for each evaluation, side and body part; distances in pixels.
 
         Side ``test`` is over the images that the version was not trained on, and ``train`` over those that it was.
         """
-        return queries.evaluations(self._engine)
+        return evaluation_table(self._engine)
 
     def estimates(self) -> "pd.DataFrame":
         """One row for each recording that has poses, with the estimate in force and its quality."""
-        return queries.poses(self._engine)
+        return pose_table(self._engine)
 
     def quality(self, session: str | None = None) -> "pd.DataFrame":
         """The scores of the poses in force as they were last judged, of one session or of all.
@@ -201,7 +216,7 @@ class Platform:
 
     def not_judged_by_floors(self, session: str | None = None) -> list[str]:
         """The files of a session, or of all, whose poses in force nobody judged since there are floors in lab.yaml."""
-        return [path for path, judged in queries.judged_files(self._engine, session).items() if not judged]
+        return [path for path, judged in judged_files(self._engine, session).items() if not judged]
 
     def require_good_poses(self, session: str | Sequence[str]) -> None:
         """Refuse a session, or the first of several, whose poses failed and that no person released, or nobody judged.
@@ -224,15 +239,15 @@ class Platform:
 
         `warning` is what spoke against the version by its own test images, such as that it is hopeless.
         """
-        return queries.promotions(self._engine)
+        return promotion_table(self._engine)
 
     def exports(self) -> "pd.DataFrame":
         """One row for each export of a model version: how far it lies from DeepLabCut, in pixels, and its speed."""
-        return queries.exports(self._engine)
+        return export_table(self._engine)
 
     def parameters(self) -> "pd.DataFrame":
         """One row for each version of each recipe; `also_called` names recipes that had the very same parameters."""
-        return queries.parameters(self._engine)
+        return parameter_table(self._engine)
 
     def model_sessions(self, model: str) -> "pd.DataFrame":
         """The sessions that a model version touched: those that taught it, tested it, or were tracked by it.
@@ -242,7 +257,7 @@ class Platform:
         PlatformError
             When there is no such version.
         """
-        return queries.model_sessions(self._engine, self.model_id(model))
+        return model_sessions(self._engine, self.model_id(model))
 
     def stale_sessions(self, imported: bool = True) -> "pd.DataFrame":
         """The sessions with poses in force that their production model did not make, the newest recording first.
@@ -253,7 +268,7 @@ class Platform:
             Whether sessions all of whose poses were imported are among them.
         """
         self._warn_of_rules()
-        return queries.stale_sessions(self._engine, imported)
+        return stale_sessions(self._engine, imported)
 
     def poses_of_other_rules(self) -> "pd.DataFrame":
         """The poses in force that were made with another region or precision than lab.yaml names for them now."""
@@ -276,7 +291,7 @@ class Platform:
 
     def best_models(self) -> "pd.DataFrame":
         """The versions of each project's newest comparison by body part, the best first; errors in pixels."""
-        return queries.best_models(self._engine)
+        return best_models(self._engine)
 
     def compare(self, project: str) -> "ProjectComparison":
         """The versions of a project side by side on the same test images, from what is evaluated already.
@@ -302,11 +317,11 @@ class Platform:
         PlatformError
             When no version begins so, or several do.
         """
-        return registry.require_model(self._engine, start).id
+        return require_model(self._engine, start).id
 
     def project_of(self, model: str) -> str:
         """The project that a model version belongs to, which is named as in `model_id`."""
-        return registry.require_model(self._engine, model).project
+        return require_model(self._engine, model).project
 
     def earlier_model(self, project: str) -> str:
         """The version that a roll back of a project goes to: the one before the one in production.
@@ -403,13 +418,13 @@ class Platform:
             When the session has no poses.
         """
         self._files_of(session, None)
-        return queries.lineage(self._engine, session)
+        return lineage_table(self._engine, session)
 
     def _files_of(self, session: str | Sequence[str], model: str | None) -> "pd.DataFrame":
         """The files of sessions that have poses, in the columns of `queries.estimates`."""
         wanted = [session] if isinstance(session, str) else list(session)
         self.require_sessions(wanted)
-        files = queries.estimates(self._engine, wanted, None if model is None else self.model_id(model))
+        files = estimate_table(self._engine, wanted, None if model is None else self.model_id(model))
         without = sorted(set(wanted) - set(files.loc[files["pose_estimate"].notna(), "session"]))
         if without or not wanted:
             raise PlatformError(
@@ -429,7 +444,7 @@ class Platform:
         for one in sessions:
             if not isinstance(one, str):
                 raise PlatformError(f"{one!r} is not the key of a session", "Ask for one session, by its key as a text")
-        known = registry.session_keys(self._engine)
+        known = session_keys(self._engine)
         require_known("registered session", sessions, known, command("sessions", self.home))
 
     def require_project(self, project: str) -> None:

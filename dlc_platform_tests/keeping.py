@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.products import recorded_products
 from dlc_platform.store import Kind, Store
 
 TABLES: dict[Kind, str] = {
@@ -20,7 +20,7 @@ TABLES: dict[Kind, str] = {
 
 def fill(engine: Engine, store: Store) -> None:
     """Make every product that the catalogue names, and let its rows know the manifests."""
-    for kind, identity in registry.products(engine):
+    for kind, identity in recorded_products(engine):
 
         def write(folder: Path, first: str = identity[0]) -> None:
             (folder / "sub").mkdir()

@@ -23,8 +23,11 @@ from av.video.stream import VideoStream
 from sqlalchemy import Engine, text
 
 import dlc_platform
-from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.catalog import tables
 from dlc_platform.catalog.database import open_catalog
+from dlc_platform.catalog.estimates import pose_summaries, record_poses
+from dlc_platform.catalog.products import making_alone
+from dlc_platform.catalog.sessions import current_files, register_session, session_table
 from dlc_platform.dlc.chunks import Progress
 from dlc_platform.dlc.dataset import Dataset
 from dlc_platform.dlc.inference import PoseEstimator, pose_identity
@@ -95,7 +98,7 @@ def test_a_frame_rate_stays_rational(engine: Engine, tmp_path: Path) -> None:
 def test_a_frame_rate_of_zero_cannot_be_stored(engine: Engine) -> None:
     video = small_lab.video("1", frame_rate_numerator=0)
     with pytest.raises(Exception, match="ck_video_has_time"):
-        registry.register_session(engine, small_lab.session(KEY), [(small_lab.recording(KEY, "a", "1"), video)])
+        register_session(engine, small_lab.session(KEY), [(small_lab.recording(KEY, "a", "1"), video)])
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video", b"\0" * 5000], ids=["empty", "text", "zeros"])
@@ -108,7 +111,7 @@ def test_a_file_that_does_not_open_is_a_clear_error_and_never_a_recording(
     file.write_bytes(content)
     (look,) = register(engine, scan([tmp_path / "raw"], Layout()).sessions[0])
     assert look.problem is not None and str(file) in look.problem.problem and look.problem.remedy
-    (row,) = queries.sessions(engine).to_dict("records")
+    (row,) = session_table(engine).to_dict("records")
     assert row["problem"] == str(look.problem) and row["frames"] is None and row["video"] is None
     with engine.connect() as connection:
         assert connection.scalar(text("select count(*) from dlc.video")) == 0
@@ -131,9 +134,9 @@ def test_a_query_for_poses_honours_its_session_and_its_body_parts(
     small_lab.train(engine, "a", "d")
     for session in scan([home / "raw"], Layout()).sessions:
         register(engine, session)
-        (file,) = registry.current_files(engine, session.key)
+        (file,) = current_files(engine, session.key)
         made = estimator.estimate(Path(file.path), str(file.video_id))
-        registry.record_poses(
+        record_poses(
             engine,
             tables.PoseEstimate(
                 id=made.id,
@@ -145,7 +148,7 @@ def test_a_query_for_poses_honours_its_session_and_its_body_parts(
                 seconds=made.seconds,
                 run_id="run",
             ),
-            registry.pose_summaries(made.id, summarize(read_parquet(made.path / POSE_TABLE), 0.6).to_dict("records")),
+            pose_summaries(made.id, summarize(read_parquet(made.path / POSE_TABLE), 0.6).to_dict("records")),
             tables.RecordingPoses(recording_file_id=file.id, pose_estimate_id=made.id, run_id="run"),
             {},
         )
@@ -178,7 +181,7 @@ def test_the_files_of_a_recording_are_in_recorded_order_not_by_name(engine: Engi
         write_video(folder / f"cam-top_part-{part}.mp4", 3, Fraction(25), shade=part)
     session = scan([tmp_path / "raw"], Layout()).sessions[0]
     register(engine, session)
-    files = registry.current_files(engine, KEY)
+    files = current_files(engine, KEY)
     assert {file.recording.name for file in files} == {"cam-top"} and [file.position for file in files] == list(
         range(5)
     )
@@ -248,13 +251,13 @@ def test_a_mirrored_video_does_not_give_back_the_old_poses(
     file.parent.mkdir(parents=True)
     shutil.copy(tiny_video, file)
     register(engine, scan([tmp_path / "raw"], Layout()).sessions[0])
-    (before,) = registry.current_files(engine, KEY)
+    (before,) = current_files(engine, KEY)
     old = estimator.estimate(file, str(before.video_id))
     mirrored(tiny_video, file)
     with pytest.raises(PlatformError, match="was replaced"):
         require_unchanged(before)
     register(engine, scan([tmp_path / "raw"], Layout()).sessions[0])
-    (after,) = registry.current_files(engine, KEY)
+    (after,) = current_files(engine, KEY)
     assert after.video_id != before.video_id
     new = estimator.estimate(file, str(after.video_id))
     tables_ = [read_parquet(poses.path / POSE_TABLE, ["nose"]) for poses in (old, new)]
@@ -284,7 +287,7 @@ def test_two_workers_asked_for_the_same_two_videos_do_each_once(
                 if progress.done == 20:
                     begun.append(video.name)
 
-            with registry.alone(own, pose_identity(identity, network.model_id)):
+            with making_alone(own, pose_identity(identity, network.model_id)):
                 made.append(network.estimate(video, identity, on_progress=begin).id)
         own.dispose()
         return made

@@ -5,14 +5,19 @@ What is wrong with a session is decided by those who look at its videos and pose
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from dlc_platform.catalog.asking import Asked, Question, frame
 from dlc_platform.catalog.tables import Quarantine, Session
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 Stage = Literal["videos", "labels", "poses", "quality"]
 #: Who released an entry whose evidence is no more.
@@ -179,3 +184,38 @@ def held_sessions(engine: Engine, stage: Stage) -> list[str]:
     statement = select(Quarantine.session_key).where(Quarantine.stage == stage, Quarantine.released_at.is_(None))
     with engine.connect() as connection:
         return list(connection.scalars(statement.distinct().order_by(Quarantine.session_key)))
+
+
+_QUARANTINE = """
+select session_key as session, stage, path as file, reason, remedy, since, run_id, released_at, released_by,
+       release_reason
+from dlc.quarantine
+where not :open_only or released_at is null
+order by since desc, id desc
+limit :most
+"""
+
+_QUARANTINE_COUNTS = """
+select stage, count(distinct session_key) as sessions, count(path) as files, min(since) as since
+from dlc.quarantine
+where released_at is null
+group by stage
+order by stage
+"""
+
+
+@Question
+def quarantine_table(open_only: bool = True, most: int | None = None) -> Asked:
+    """What sessions are in quarantine with, a row for each reason, the newest first; without `file`: all of them.
+
+    Parameters
+    ----------
+    open_only
+        Leave out what is over; `released_by` says whether a person or other evidence ended it.
+    """
+    return _QUARANTINE, {"open_only": open_only, "most": most}
+
+
+def quarantine_counts(engine: Engine) -> "pd.DataFrame":
+    """How many sessions and files are in quarantine by stage, and since when the first of them."""
+    return frame(engine, _QUARANTINE_COUNTS)

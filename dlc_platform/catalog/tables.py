@@ -2,7 +2,7 @@
 
 Rows hold identities, lineage and summaries; arrays stay in the store, whose paths follow from the identities. Rows of
 products are written once and never changed. A change here needs a migration in ``migrations/versions``, which also
-makes the views that `queries` reads.
+makes the views that a lab asks for years.
 
 `manifest_sha256` is the SHA-256 of a product's manifest in the store, which names the SHA-256 of its other files; it is
 null for products of before there was one.

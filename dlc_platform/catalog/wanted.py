@@ -1,18 +1,25 @@
-"""Which registered sessions lack labels or poses, asked of the database in one query for each.
+"""Which registered sessions lack labels or poses, wait for them, or are late; one query of the database for each.
 
 What is to be done about them, and when, is for those who ask. Sessions whose files are not registered are the business
 of `scanning`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
+from dlc_platform.catalog.asking import frame
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE, Stage
+from dlc_platform.catalog.sightings import Order
+from dlc_platform.catalog.tables import Recording, RecordingFile, RecordingPoses
 
-Order = Literal["newest", "oldest", "name"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+
 _ORDERS: dict[Order, str] = {
     "newest": "newest_ns desc, session_key",
     "oldest": "newest_ns, session_key",
@@ -191,3 +198,105 @@ def _wanted(
     given = {"stage": stage, "limit": limit, "but": list(but), "only": None if only is None else list(only)}
     with engine.connect() as connection:
         return [Wanted(*row) for row in connection.execute(statement, {**values, **given})]
+
+
+#: The files that wait for poses at a moment, each since when it could have been tracked; null while its project has no
+#: model. A damaged one waits where lab.yaml lets it be tracked, or a person released it.
+_WAITING = """
+select r.session_key as session, f.id, f.path, c.project,
+       case when p.since is not null then greatest(f.registered_at, p.since, q.released_at) end as since
+from dlc.recording_file f
+join dlc.recording r on r.id = f.recording_id
+join dlc.camera c on c.name = r.camera and c.project is not null
+join dlc.video v on v.id = f.video_id and v.registered_at < :until
+left join lateral (
+    select min(promoted_at) as since from dlc.promotion where project = c.project and promoted_at < :until
+) p on true
+left join lateral (
+    select bool_or(released_at is null or released_at >= :until) as held,
+           max(released_at) filter (where released_at < :until and released_by <> 'other evidence') as released_at
+    from dlc.quarantine
+    where session_key = r.session_key and stage in ('videos', 'poses') and (path is null or path = f.path)
+    and since < :until
+) q on true
+where (f.replaced_at is null or f.replaced_at >= :until)
+and (f.missing_since is null or f.missing_since >= :until)
+and (v.damage is null or :damaged_videos = 'track' or q.released_at is not null)
+and not coalesce(q.held, false)
+and not exists (
+    select from dlc.recording_poses m where m.recording_file_id = f.id and m.materialized_at < :until
+)
+"""
+
+#: A wait is named by its session and by when the newest of the files arrived that can be late, tracked or not.
+_LATE_SESSIONS = f"""
+select *, count(*) over () as sessions
+from (
+    select l.*, session || ' ' || (
+        select to_char(max(f.registered_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')
+        from dlc.recording_file f join dlc.recording r on r.id = f.recording_id
+        where r.session_key = session and f.replaced_at is null and f.registered_at < :before
+    ) as wait
+    from (
+        select session, min(project) as project, count(*) as files, min(path) as file, min(since) as since
+        from ({_WAITING}) w
+        where since < :before
+        group by session
+    ) l
+) n
+where cast(:untold_to as text[]) is null or (
+    select count(*) from dlc.notification
+    where kind = 'stale' and subject = wait and channel = any(cast(:untold_to as text[]))
+) < cardinality(cast(:untold_to as text[]))
+order by since, session
+limit :most
+"""
+
+
+def waiting_sessions(engine: Engine, until: datetime, damaged_videos: str) -> int:
+    """How many sessions had, at a moment, a file without poses although the inference rules name its camera's project.
+
+    Parameters
+    ----------
+    damaged_videos
+        The rule of lab.yaml; with ``stop``, a damaged video does not wait unless a person released it.
+    """
+    with engine.connect() as connection:
+        query = text(f"select count(distinct session) from ({_WAITING}) w")
+        return connection.scalar(query, {"until": until, "damaged_videos": damaged_videos}) or 0
+
+
+def late_sessions(
+    engine: Engine, before: datetime, damaged_videos: str, most: int, untold_to: Sequence[str] | None = None
+) -> "pd.DataFrame":
+    """The sessions that wait for poses although they could have been tracked before a moment, the oldest first.
+
+    `since` is when the session had arrived, its project had a model and no quarantine held it up; `sessions` counts
+    them all, also those beyond `most`. `wait` names this wait among the notifications: with the names of channels in
+    `untold_to`, what all of these were told of is left out.
+    """
+    return frame(
+        engine,
+        _LATE_SESSIONS,
+        until=datetime.now(UTC),
+        before=before,
+        damaged_videos=damaged_videos,
+        most=most,
+        untold_to=None if untold_to is None else list(untold_to),
+    )
+
+
+def untracked_files(engine: Engine) -> list[tuple[str, str, str]]:
+    """The session, camera and path of every file without poses, of whatever model."""
+    poses = select(RecordingPoses.id).where(RecordingPoses.recording_file_id == RecordingFile.id)
+    statement = select(Recording.session_key, Recording.camera, RecordingFile.path).join(RecordingFile)
+    current = (RecordingFile.replaced_at.is_(None), RecordingFile.missing_since.is_(None), ~poses.exists())
+    statement = statement.where(*current).order_by(Recording.session_key, RecordingFile.id)
+    with engine.connect() as connection:
+        return [(session, camera, path) for session, camera, path in connection.execute(statement)]
+
+
+def tracked_files(engine: Engine) -> set[int]:
+    """The files of recordings that have poses, of whatever model."""
+    with engine.connect() as connection:
+        return set(connection.scalars(select(RecordingPoses.recording_file_id).distinct()))

@@ -83,10 +83,10 @@ def lab_and_catalogue(home: Path) -> "tuple[Lab, Engine]":
 
 def require_session(home: Path, engine: "Engine", session: str) -> None:
     """Refuse a session that is not registered, with those that come near."""
-    from dlc_platform.catalog import registry
+    from dlc_platform.catalog.sessions import session_keys
     from dlc_platform.text.names import require_known
 
-    require_known("registered session", [session], registry.session_keys(engine), command("sessions", home))
+    require_known("registered session", [session], session_keys(engine), command("sessions", home))
 
 
 def absolute(path: Path) -> Path:

@@ -238,10 +238,10 @@ def report(
 @commands.command()
 def notifications(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List what was told to whom, the newest first: what waits, what was sent, and what was given up and why."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.notifications import notification_table
 
     columns = ["created_at", "kind", "channel", "state", "attempts", "title", "last_error"]
-    show_table(queries.notifications.rows(lab_and_catalogue(home)[1]), columns, as_json)
+    show_table(notification_table.rows(lab_and_catalogue(home)[1]), columns, as_json)
 
 
 notify = typer.Typer(no_args_is_help=True, rich_markup_mode=None)

@@ -40,11 +40,11 @@ def train(
 @models.command("list")
 def list_models(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the model versions with their test errors, oldest first."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.models import model_table
 
     columns = ["project", "recipe", "origin", "model", "train_images", "epochs"]
     columns += ["test_rmse_px", "tested_on", "production"]
-    show_table(queries.models.rows(lab_and_catalogue(home)[1]), columns, as_json)
+    show_table(model_table.rows(lab_and_catalogue(home)[1]), columns, as_json)
 
 
 @commands.command()
@@ -133,20 +133,20 @@ def import_model(
 @commands.command()
 def touched(home: Home, model: Model, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the sessions that a model version touched: those that taught it, tested it, or were tracked by it."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.models import model_sessions, require_model_id
 
     engine = lab_and_catalogue(home)[1]
-    rows = queries.model_sessions.rows(engine, queries.require_model_id(engine, model))
+    rows = model_sessions.rows(engine, require_model_id(engine, model))
     show_table(rows, ["session", "role", "images", "frames"], as_json)
 
 
 @commands.command()
 def best(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List which model version is best on the frozen test images, by body part."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.models import best_models
 
     columns = ["project", "bodypart", "rank", "model", "images", "rmse_px", "rmse_low_px", "rmse_high_px", "production"]
-    found = queries.best_models.rows(lab_and_catalogue(home)[1])
+    found = best_models.rows(lab_and_catalogue(home)[1])
     show_table(found, columns, as_json)
     if not as_json:
         from dlc_platform.dlc.cautions import warnings_about
@@ -158,20 +158,20 @@ def best(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide 
 @commands.command()
 def parameters(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the parameters that each recipe had, and the recipes that had the very same ones under another name."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.models import parameter_table
 
     columns = ["recipe", "version", "project", "parameter_set", "also_called", "first_used_at", "parameters"]
-    show_table(queries.parameters.rows(lab_and_catalogue(home)[1]), columns, as_json)
+    show_table(parameter_table.rows(lab_and_catalogue(home)[1]), columns, as_json)
 
 
 @commands.command()
 def promotions(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List who promoted which model version, when and why, oldest first."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.promotions import promotion_table
 
     columns = ["promotion", "project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "tested_on"]
     columns += ["promoted_at", "warning"]
-    found = queries.promotions.rows(lab_and_catalogue(home)[1])
+    found = promotion_table.rows(lab_and_catalogue(home)[1])
     if not as_json:
         found = [{**row, "warning": row["warning"] and f"the model is {row['warning']}"} for row in found]
     show_table(found, columns, as_json)
@@ -180,7 +180,7 @@ def promotions(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide:
 @commands.command()
 def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
     """Say which sessions would become stale if a model version were promoted, and what that would cost."""
-    from dlc_platform.catalog.queries import require_model_id
+    from dlc_platform.catalog.models import require_model_id
     from dlc_platform.models.impact import impact_of
 
     lab, engine = lab_and_catalogue(home)

@@ -58,11 +58,11 @@ def run(
 @poses.command("list")
 def list_poses(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the recordings that have poses, with their quality."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.estimates import pose_table
 
     columns = ["session", "recording", "position", "frames", "origin", "model"]
     columns += ["mean_likelihood", "fraction_confident", "scorer"]
-    show_table(queries.poses.rows(lab_and_catalogue(home)[1]), columns, as_json)
+    show_table(pose_table.rows(lab_and_catalogue(home)[1]), columns, as_json)
 
 
 @poses.command("import")
@@ -115,11 +115,12 @@ def quality(
 
     Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` gives all scores.
     """
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.estimates import pose_table
+    from dlc_platform.catalog.verdicts import judged_files
     from dlc_platform.estimates.verdicts import quality_rows, worst_quality
 
     lab, engine = lab_and_catalogue(home)
-    if session is not None and (judge or not queries.judged_files(engine, session)):
+    if session is not None and (judge or not judged_files(engine, session)):
         require_session(home, engine, session)
     if judge:
         from dlc_platform.estimates import quality_gate
@@ -127,9 +128,9 @@ def quality(
 
         store = Store(lab.store)
         known = quality_gate.references(engine, store, lab)
-        for key in [session] if session else dict.fromkeys(row["session"] for row in queries.poses.rows(engine)):
+        for key in [session] if session else dict.fromkeys(row["session"] for row in pose_table.rows(engine)):
             quality_gate.assess(engine, store, lab, key, reference=known)
-    unjudged = [path for path, judged in queries.judged_files(engine, session).items() if not judged]
+    unjudged = [path for path, judged in judged_files(engine, session).items() if not judged]
     if as_json:
         show_table(quality_rows(engine, session), [], as_json)
         return
@@ -180,10 +181,10 @@ def _list_findings(findings: str, most: int | None = None) -> None:
 @commands.command()
 def lineage(home: Home, session: Session, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """Say which model, labels, parameters and machine made the poses of a session."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.estimates import lineage_table
 
     engine = lab_and_catalogue(home)[1]
-    rows = queries.lineage.rows(engine, session)
+    rows = lineage_table.rows(engine, session)
     if not rows:
         require_session(home, engine, session)
     columns = ["recording", "origin", "model", "recipe", "dataset", "parameter_set"]
@@ -197,13 +198,13 @@ def stale(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide
 
     Then, other than with --json, the poses that were made by other rules than lab.yaml has now.
     """
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.estimates import stale_sessions
     from dlc_platform.estimates.other_rules import OTHER_RULES, made_by_other_rules
 
     lab, engine = lab_and_catalogue(home)
     warn_of_rules(engine, lab)
     columns = ["session", "project", "production_model", "models", "imported", "files", "frames", "recorded_at"]
-    show_table(queries.stale_sessions.rows(engine), columns, as_json, "no session is stale")
+    show_table(stale_sessions.rows(engine), columns, as_json, "no session is stale")
     if as_json:
         return
     if other := made_by_other_rules(engine, lab):

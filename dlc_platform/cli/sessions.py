@@ -61,7 +61,7 @@ def scan_(
         from dlc_platform.lab.plan import broken_projects
         from dlc_platform.orchestration.materialize import register_sessions
         from dlc_platform.sessions.raw_roots import Disks
-        from dlc_platform.sessions.registration import update_details
+        from dlc_platform.sessions.registration import reread_details
         from dlc_platform.sessions.sidecars import Sidecars
 
         if session is not None or all_ or as_json:
@@ -73,7 +73,7 @@ def scan_(
             lab, engine = lab_and_catalogue(home)
             disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
             disks.answering()
-            changed = update_details(engine, Sidecars(lab.raw_roots, disks.silent))
+            changed = reread_details(engine, Sidecars(lab.raw_roots, disks.silent))
             say(
                 "The lab's own tables say something new of "
                 f"{counted(changed, 'subject or session', 'subjects and sessions')}"
@@ -117,17 +117,18 @@ def list_sessions(
     wide: Wide = False,
 ) -> None:
     """List the registered sessions and their recordings; or what waits, or what is in quarantine."""
-    from dlc_platform.catalog import queries
+    from dlc_platform.catalog.quarantine import quarantine_table
+    from dlc_platform.catalog.sessions import session_table
 
     lab, engine = lab_and_catalogue(home)
     if waiting:
         _show_waiting(engine, lab, as_json)
     elif quarantined:
         columns = ["session", "stage", "since", "file", "reason", "remedy"]
-        show_table(queries.quarantine.rows(engine), columns, as_json, "no session is in quarantine")
+        show_table(quarantine_table.rows(engine), columns, as_json, "no session is in quarantine")
     else:
         columns = ["session", "recording", "position", "camera", "frames", "frame_rate", "size", "model"]
-        rows = [_with_left_out(row) for row in queries.sessions.rows(engine)]
+        rows = [_with_left_out(row) for row in session_table.rows(engine)]
         show_table(rows, [*columns, "damage", "problem"], as_json)
 
 

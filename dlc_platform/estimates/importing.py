@@ -8,7 +8,11 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.estimates import pose_summaries, record_imported_poses
+from dlc_platform.catalog.models import bodyparts_of, model_version, record_imported_model
+from dlc_platform.catalog.sessions import current_files, session_keys
+from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.dlc.environment import versions
 from dlc_platform.dlc.importing import ImportedModel, import_model
 from dlc_platform.errors import PlatformError
@@ -63,7 +67,7 @@ def register_model(
         )
     store = Store(lab.store)
     model = import_model(folder, store, snapshot, detector_snapshot)
-    new = registry.record_imported_model(
+    new = record_imported_model(
         engine,
         tables.ModelVersion(
             id=model.id,
@@ -75,9 +79,9 @@ def register_model(
             source=model.source,
             manifest_sha256=store.claim("models", model.id),
         ),
-        registry.BodyParts(model.bodyparts, model.skeleton),
+        BodyParts(model.bodyparts, model.skeleton),
     )
-    known = registry.model_version(engine, model.id)
+    known = model_version(engine, model.id)
     if known is not None and known.project != project:
         raise PlatformError(
             f"the model {model.id} is a version of the project {known.project}", "A version belongs to one project"
@@ -114,15 +118,15 @@ def register_poses(
     PlatformError
         When the video cannot be told, was replaced, or is in quarantine; or the file does not fit it or the model.
     """
-    require_known("registered session", [session], registry.session_keys(engine), "`dlc-platform sessions HOME`")
+    require_known("registered session", [session], session_keys(engine), "`dlc-platform sessions HOME`")
     found = read_poses(file)  # before the video, which takes minutes
-    row = _video_of(registry.current_files(engine, session), file, session, recording)
+    row = _video_of(current_files(engine, session), file, session, recording)
     if row.video_id is None:
         raise PlatformError(
             f"the video {row.path} cannot be read: {row.problem}", "Mend it, and materialise session_videos again"
         )
     if model_id is not None:
-        predicted = registry.bodyparts_of(engine, model_id)
+        predicted = bodyparts_of(engine, model_id)
         if unknown := [part for part in found.bodyparts if part not in predicted]:
             raise PlatformError(
                 f"{file} holds {', '.join(unknown)}, and the model {model_id} predicts {', '.join(predicted)}",
@@ -139,7 +143,7 @@ def register_poses(
     store = Store(lab.store)
     poses = import_poses(file, video, store, model_id, allow_mismatch)
     summary = summarize(read_parquet(poses.path / POSE_TABLE), lab.likelihood_cutoff, video.account.lost)
-    in_force = registry.record_imported_poses(
+    in_force = record_imported_poses(
         engine,
         tables.PoseEstimate(
             id=poses.id,
@@ -157,7 +161,7 @@ def register_poses(
             },
             manifest_sha256=store.claim("poses", poses.id),
         ),
-        registry.pose_summaries(poses.id, summary.to_dict("records")),
+        pose_summaries(poses.id, summary.to_dict("records")),
         row.id,
         versions(),
         use,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries
+from dlc_platform.catalog.estimates import computed_poses
+from dlc_platform.catalog.sessions import registered_cameras
 from dlc_platform.settings.lab import Lab
 from dlc_platform.store import Store
 from dlc_platform.video.region import Region
@@ -45,7 +46,7 @@ def poses_of_other_rules(engine: Engine, settings: Lab) -> "pd.DataFrame":
 
 def made_by_other_rules(engine: Engine, settings: Lab) -> list[dict[str, Any]]:
     """As `poses_of_other_rules`, as rows."""
-    poses = queries.computed_poses.rows(engine)
+    poses = computed_poses.rows(engine)
     if not poses:
         return []
     from dlc_platform.dlc.parameters import has_several_animals, inference_parameters
@@ -71,11 +72,10 @@ def unread_rules(engine: Engine, settings: Lab) -> str | None:
 
     Which poses are stale, and for what sessions wait, the database answers by the rules that it was told last.
     """
-    from dlc_platform.catalog import registry
 
     changed = [
         f"{name} ({project or 'no project'} before, {settings.project_of(name) or 'no project'} now)"
-        for name, project in registry.cameras(engine).items()
+        for name, project in registered_cameras(engine).items()
         if settings.project_of(name) != project
     ]
     if not changed:

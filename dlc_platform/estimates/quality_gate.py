@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import quarantine, queries, registry, tables
+from dlc_platform.catalog import quarantine, tables
+from dlc_platform.catalog.evaluations import evaluation_of, evaluations_of
+from dlc_platform.catalog.models import model_version
+from dlc_platform.catalog.promotions import production_model
+from dlc_platform.catalog.verdicts import (
+    failing_versions,
+    held_back_poses,
+    judged_files,
+    pose_quality,
+    pose_scores,
+    pose_verdict,
+    poses_to_judge,
+    record_verdict,
+)
 from dlc_platform.errors import MachineFault, PlatformError, command
 from dlc_platform.estimates.verdicts import in_words
 from dlc_platform.faults import machine_fault
@@ -114,10 +127,10 @@ def reference_of(
     MachineFault
         When it cannot be read for the disk of the store.
     """
-    model = None if model_id is None else registry.model_version(engine, model_id)
+    model = None if model_id is None else model_version(engine, model_id)
     if model is None:
         return ModelReference()
-    evaluation = registry.evaluation_of(engine, model.id)
+    evaluation = evaluation_of(engine, model.id)
     dataset_id = model.dataset_id or (evaluation.dataset_id if evaluation else None)
     if dataset_id is None:
         return ModelReference(judgement=UNTESTED)
@@ -142,8 +155,8 @@ def judge_version(engine: Engine, store: Store, model_id: str, cutoff: float, fl
 
     What cannot be read now, for whatever reason, stops neither the sensor nor other projects: the judgement says it.
     """
-    model = registry.model_version(engine, model_id)
-    evaluation = None if model is None else registry.evaluation_of(engine, model.id)
+    model = model_version(engine, model_id)
+    evaluation = None if model is None else evaluation_of(engine, model.id)
     if model is None or evaluation is None:
         return UNTESTED
     dataset_id = model.dataset_id or evaluation.dataset_id
@@ -166,7 +179,7 @@ def versions_that_may_not_start(
         When they cannot be read for the disk of the store.
     """
     barred = {}
-    for model_id in {evaluation.model_id for evaluation in registry.evaluations_of(engine, project)}:
+    for model_id in {evaluation.model_id for evaluation in evaluations_of(engine, project)}:
         judgement = judge_version(engine, store, model_id, cutoff, rule.hopeless)
         if isinstance(judgement.problem, MachineFault):
             raise judgement.problem
@@ -182,7 +195,7 @@ def not_tracked_by_itself(engine: Engine, store: Store, lab: Lab) -> dict[str, s
     """
     found = {}
     for project in lab.projects:
-        model_id = registry.production_model(engine, project)
+        model_id = production_model(engine, project)
         if model_id is None:
             continue
         judgement = judge_version(engine, store, model_id, lab.likelihood_cutoff, lab.promotion.hopeless)
@@ -265,7 +278,7 @@ def assess(
     """
     reference = reference or references(engine, store, lab)
     found = []
-    for row in queries.poses_to_judge(engine, session_key).to_dict("records"):
+    for row in poses_to_judge(engine, session_key).to_dict("records"):
         camera, model = str(row["camera"]), row["model"]
         against = reference(model)
         rule = lab.pose_quality.rule_for(row["project"] or lab.project_of(camera), camera)
@@ -280,11 +293,11 @@ def assess(
         limits = _limits(lab, rule.limits.model_dump())
         floors = lab.pose_quality.floors.changed_by(rule.floors)
         identity = str(row["pose_estimate"])
-        known = registry.pose_verdict(engine, identity)
+        known = pose_verdict(engine, identity)
         measured = None
         scores = None
         if known is not None and known.basis == basis:
-            scores = _stored(registry.pose_scores(engine, identity))
+            scores = _stored(pose_scores(engine, identity))
         if scores is None or _was_not_looked_at(scores):
             labels = against.labels
             labels = labels if rule.animal_px is None else replace(labels, size_px=rule.animal_px)
@@ -315,7 +328,7 @@ def assess(
             evaluation_id=against.evaluation_id,
             run_id=run_id,
         )
-        registry.record_verdict(engine, verdict, measured)
+        record_verdict(engine, verdict, measured)
         found.append(
             Assessment(identity, str(row["recording"]), str(row["path"]), row["frames"], against, scores, findings)
         )
@@ -341,7 +354,7 @@ def require_good_poses(engine: Engine, session_key: str) -> None:
     faults = quarantine.faults_of(engine, session_key, "quality")
     if faults:
         raise PlatformError(f"session {session_key} is in quarantine: {faults[0].reason}", faults[0].remedy)
-    judged = queries.judged_files(engine, session_key)
+    judged = judged_files(engine, session_key)
     if not judged:
         raise PlatformError(f"session {session_key} has no poses", "Materialise pose_estimates for it first")
     if not all(by_floors for by_floors in judged.values()):
@@ -354,7 +367,7 @@ def require_good_poses(engine: Engine, session_key: str) -> None:
 
 def held_back(engine: Engine, estimates: Sequence[str]) -> dict[str, str]:
     """The sessions that are in quarantine for one of these estimates, with the reason."""
-    held = queries.held_back(engine, estimates)
+    held = held_back_poses(engine, estimates)
     return dict(zip(held["session"], held["reason"], strict=True))
 
 
@@ -365,7 +378,7 @@ def barred_versions(engine: Engine, lab: Lab, project: str) -> dict[str, str]:
     return {
         str(row.model): f"version {short(str(row.model))} was passed over, because {row.failed} of the {row.estimates} "
         "poses that it made fail the limits of lab.yaml"
-        for row in queries.failing_versions(engine, project).itertuples()
+        for row in failing_versions(engine, project).itertuples()
         if row.estimates >= FEWEST_ESTIMATES  # pyright: ignore[reportOperatorIssue]
         and row.failed > lab.pose_quality.promotion_fraction * row.estimates  # pyright: ignore[reportOperatorIssue]
     }
@@ -373,7 +386,7 @@ def barred_versions(engine: Engine, lab: Lab, project: str) -> dict[str, str]:
 
 def quality_table(engine: Engine, session: str | None = None) -> "pd.DataFrame":
     """The scores of the poses in force by body part, each with the verdict on it and the findings in words."""
-    scores = queries.pose_quality(engine, session).astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
+    scores = pose_quality(engine, session).astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
     rows = [in_words(row) for row in scores.to_dict("records")]
     return scores.assign(verdict=[row["verdict"] for row in rows], findings=[row["findings"] for row in rows])
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries
+from dlc_platform.catalog.verdicts import pose_quality, pose_verdicts, poses_that_do_not_pass
 from dlc_platform.pose.findings import ALL, Finding, worst
 
 
 def quality_rows(engine: Engine, session: str | None = None) -> list[dict[str, Any]]:
     """The scores of the poses in force by body part, each with the verdict on it and the findings in words."""
-    return [in_words(row) for row in queries.pose_quality.rows(engine, session)]
+    return [in_words(row) for row in pose_quality.rows(engine, session)]
 
 
 def worst_quality(engine: Engine, most: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -24,8 +24,8 @@ def worst_quality(engine: Engine, most: int) -> tuple[list[dict[str, Any]], dict
     dict
         The number of recordings by verdict.
     """
-    rows = queries.poses_that_do_not_pass.rows(engine, most)
-    return [in_words(row) for row in rows], queries.pose_verdicts(engine)
+    rows = poses_that_do_not_pass.rows(engine, most)
+    return [in_words(row) for row in rows], pose_verdicts(engine)
 
 
 def in_words(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -42,7 +42,6 @@ from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from dlc_platform.catalog import registry
 from dlc_platform.catalog.database import (
     catalog_revision,
     knows_revision,
@@ -52,6 +51,7 @@ from dlc_platform.catalog.database import (
     require_known,
 )
 from dlc_platform.catalog.foreign_rows import harmful_row
+from dlc_platform.catalog.products import named_products
 from dlc_platform.catalog.tables import SCHEMA
 from dlc_platform.errors import PlatformError, one_line
 from dlc_platform.identity import sha256_file
@@ -157,7 +157,7 @@ def backup(home: Path, file: Path) -> Backup:
                 with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
                     dump_schemas(connection, _SCHEMAS, folder / _DATABASE)
                     migration, postgres = str(catalog_revision(connection)), server_version(connection)
-                    recorded = registry.named_products(connection)
+                    recorded = named_products(connection)
             finally:
                 engine.dispose()
         index = _index(store)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries
 from dlc_platform.catalog.database import lost_catalog, open_where_there
-from dlc_platform.catalog.registry import known_files, production_model
+from dlc_platform.catalog.promotions import production_model
+from dlc_platform.catalog.quarantine import quarantine_counts
+from dlc_platform.catalog.sessions import known_files
 from dlc_platform.devices.gpus import find_devices, has_driver
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
@@ -285,7 +286,7 @@ def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
     with _catalogue(home) as engine:
         if engine is None:
             return
-        counts = queries.quarantine_counts(engine)
+        counts = quarantine_counts(engine)
         wait = waiting(engine, lab)
     held = [one for one in wait if not one.passing]
     if held:

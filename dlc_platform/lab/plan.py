@@ -19,8 +19,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Engine, Row, text
 
-from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
+from dlc_platform.catalog.sessions import labelled_sessions
+from dlc_platform.catalog.videos import repeated_videos
 from dlc_platform.errors import PlatformError
 from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 from dlc_platform.identity import short
@@ -271,7 +273,7 @@ def plan(lab: Lab, engine: Engine | None) -> Plan:
         for session in found.sessions
         if session.key == keys[0]
     ]
-    repeated = [] if engine is None else queries.repeated_videos(engine, each=True).to_dict("records")
+    repeated = [] if engine is None else repeated_videos(engine, each=True).to_dict("records")
     return Plan(
         tuple(sorted(sessions, key=lambda session: session.key)),
         tuple(sorted(set(skipped), key=lambda item: (str(item.path), item.reason))),
@@ -326,9 +328,9 @@ class _Catalogue:
             for row in connection.execute(text(_HELD)):
                 self.held.setdefault((row.session_key, row.path), f"{row.reason}; {row.remedy}")
             self.released = {(row.session_key, row.path) for row in connection.execute(text(_RELEASED))}
-        self.labelled = registry.labelled_sessions(engine, lab.projects)
+        self.labelled = labelled_sessions(engine, lab.projects)
         for project in lab.projects:
-            model = registry.production_model(engine, project)
+            model = production_model(engine, project)
             if model is not None:
                 self.models[project] = model
         self.not_tracked = not_tracked_by_itself(engine, Store(lab.store), lab)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.products import is_recorded, recorded_products
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.store import KINDS, MANIFEST, Product, Store, is_left_alone, is_partial, is_product, last_written
@@ -60,7 +60,7 @@ def verify(
         Called with the number of products that were read and the number there are.
     """
     # A product is there before its row, so what has a row now must be found, and what is found may get its row later.
-    before = registry.products(engine)
+    before = recorded_products(engine)
     if before and not store.root.is_dir():
         yield Difference(
             store.root,
@@ -77,7 +77,7 @@ def verify(
         names = {difference.path.name for difference in differences}
         unseen |= {product for product in before if product[0] == kind and (not whole or product[1] in names)}
         yield from differences
-    after = registry.products(engine)
+    after = recorded_products(engine)
     for kind, identity in sorted(before.keys() - set(found) - unseen):
         try:
             path = store.path(kind, identity)
@@ -119,7 +119,7 @@ def garbage(engine: Engine, store: Store) -> Iterator[Garbage]:
     """
     there = store.products()
     # In this order: a product that got its row since is named.
-    recorded = registry.products(engine)
+    recorded = recorded_products(engine)
     if there and not any(product in recorded for product in there):
         raise PlatformError(
             f"the catalogue names none of the products in {store.root}, which holds {len(there)}",
@@ -149,7 +149,7 @@ def remove(engine: Engine, store: Store, item: Garbage) -> bool:
     try:
         if item.product is None:
             return store.remove_left_over(item.path)
-        return not registry.is_recorded(engine, *item.product) and store.remove(*item.product)
+        return not is_recorded(engine, *item.product) and store.remove(*item.product)
     except OSError as error:
         raise PlatformError(
             f"{item.path} cannot be removed: {error.strerror} ({error.filename})", "Check its permissions and its disk"

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog.datasets import image_sessions, newest_dataset
+from dlc_platform.catalog.estimates import tracked_by_both
+from dlc_platform.catalog.evaluations import evaluations_of
+from dlc_platform.catalog.models import best_models, model_table, models_of
+from dlc_platform.catalog.promotions import production_model, promotions_of
+from dlc_platform.catalog.sessions import current_files
+from dlc_platform.catalog.videos import damaged_videos
 from dlc_platform.dlc.cautions import FEWEST_IMAGES, too_few, unknown
 from dlc_platform.dlc.comparison import Comparison, comparable, compare
 from dlc_platform.dlc.dataset import side
@@ -153,14 +159,14 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
     """
     import pandas as pd
 
-    dataset_id = registry.newest_dataset(engine, project)
+    dataset_id = newest_dataset(engine, project)
     if dataset_id is None:
         raise PlatformError(
             f"the project {project} has no training dataset, so there is nothing to compare its models on",
             "Materialise training_dataset for one of its recipes",
         )
-    models = [model.id for model in registry.models_of(engine, project)]
-    known = {row.model_id: row.id for row in registry.evaluations_of(engine, project) if row.dataset_id == dataset_id}
+    models = [model.id for model in models_of(engine, project)]
+    known = {row.model_id: row.id for row in evaluations_of(engine, project) if row.dataset_id == dataset_id}
     evaluations: dict[str, Evaluation] = {}
     unread: dict[str, str] = {}
     for model in models:
@@ -171,7 +177,7 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
                 if (fault := machine_fault(problem)) is not None:
                     raise fault from problem
                 unread[model] = f"its evaluation cannot be read: {problem.problem}. {problem.remedy}"
-    production = registry.production_model(engine, project)
+    production = production_model(engine, project)
     wanted = sorted(evaluations, key=lambda model: (model == production, models.index(model)), reverse=True)
     kept, spoiling = comparable([evaluations[model] for model in wanted])
     left_out = [
@@ -186,8 +192,8 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
             "Train one of its recipes and materialise model_comparison",
         )
     compared = sorted(kept, key=lambda evaluation: models.index(evaluation.model_id))
-    comparison = compare(compared, cutoff, registry.image_sessions(engine, dataset_id))
-    described = queries.models(engine).drop_duplicates("model", keep="last").set_index("model")
+    comparison = compare(compared, cutoff, image_sessions(engine, dataset_id))
+    described = model_table(engine).drop_duplicates("model", keep="last").set_index("model")
     overall = comparison.errors[comparison.errors["bodypart"] == ALL].set_index("model")
     versions = pd.DataFrame(
         [
@@ -270,10 +276,10 @@ def weighed_by_a_person(
         version that is not in it, those of its newest evaluation. None without an image that it was not trained on, or
         where that evaluation cannot be read.
     """
-    best = queries.best_models(engine)
+    best = best_models(engine)
     for row in best[(best["project"] == project) & (best["model"] == model) & (best["bodypart"] == ALL)].itertuples():
         return str(row.evaluation), float(str(row.rmse_px)), int(str(row.test_images))
-    own = [evaluation.id for evaluation in registry.evaluations_of(engine, project) if evaluation.model_id == model]
+    own = [evaluation.id for evaluation in evaluations_of(engine, project) if evaluation.model_id == model]
     if not own:
         return None, None, None
     try:
@@ -319,8 +325,8 @@ def old_and_new(engine: Engine, project: str) -> tuple[str, str] | None:
 
     None when there are no two such versions.
     """
-    promoted = [promotion.model_id for promotion in registry.promotions_of(engine, project)]
-    models = registry.models_of(engine, project)
+    promoted = [promotion.model_id for promotion in promotions_of(engine, project)]
+    models = models_of(engine, project)
     if not promoted:
         return None
     if models[-1].id != promoted[-1]:
@@ -348,7 +354,7 @@ def find_disagreement(
     import pandas as pd
 
     summaries, moments, problems = [], [], []
-    for row in queries.tracked_by_both(engine, project, old, new, _MOST_FILES).to_dict("records"):
+    for row in tracked_by_both(engine, project, old, new, _MOST_FILES).to_dict("records"):
         try:
             before, after = (read_parquet(store.path("poses", row[which]) / POSE_TABLE) for which in ("old", "new"))
         except PlatformError as problem:
@@ -379,6 +385,6 @@ def _points(table: "pd.DataFrame", frame: int) -> Points:
 
 
 def _frame(engine: Engine, session: str, recording_file: int, frame: int) -> "np.ndarray":
-    (file,) = [file for file in registry.current_files(engine, session) if file.id == recording_file]
+    (file,) = [file for file in current_files(engine, session) if file.id == recording_file]
     require_unchanged(file)
-    return read_frames(Path(file.path), [frame], file.video_id not in registry.damaged_videos(engine))[0]
+    return read_frames(Path(file.path), [frame], file.video_id not in damaged_videos(engine))[0]

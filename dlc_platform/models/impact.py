@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import queries
+from dlc_platform.catalog.estimates import stale_under
 from dlc_platform.text.words import counted, lasting
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Impact:
 
 def impact_of(engine: Engine, model_id: str) -> Impact:
     """What becomes stale when this model version is promoted."""
-    rows = queries.stale_under.rows(engine, model_id)
+    rows = stale_under.rows(engine, model_id)
     with engine.connect() as connection:
         for basis, query in _SPEEDS:
             if measured := connection.scalar(text(query), {"model": model_id}):

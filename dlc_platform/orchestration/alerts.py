@@ -12,7 +12,8 @@ from typing import Any
 import dagster as dg
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import queries
+from dlc_platform.catalog.quarantine import quarantine_counts, quarantine_table
+from dlc_platform.catalog.wanted import late_sessions
 from dlc_platform.errors import command, in_this_lab
 from dlc_platform.lab.waiting import waiting
 from dlc_platform.launchers.dagster_internals import (
@@ -57,10 +58,10 @@ def freshness_policy(rule: Freshness) -> dg.FreshnessPolicy | None:
 @dg.asset_check(asset=session_videos)
 def no_session_in_quarantine(lab: LabResource) -> dg.AssetCheckResult:
     """Whether no session is held up for a reason that a person has to see to."""
-    counts = queries.quarantine_counts(lab.engine)
+    counts = quarantine_counts(lab.engine)
     if counts.empty:
         return dg.AssetCheckResult(passed=True, metadata={"sessions": 0})
-    entries = queries.quarantine(lab.engine, most=_LISTED)
+    entries = quarantine_table(lab.engine, most=_LISTED)
     told = ", ".join(f"{row.sessions} at the stage {row.stage}" for row in counts.itertuples())
     return dg.AssetCheckResult(
         passed=False,
@@ -111,9 +112,7 @@ def poses_follow_recordings(lab: LabResource) -> dg.AssetCheckResult:
     hours = lab.settings.freshness.poses_within_hours
     if hours is None:
         return dg.AssetCheckResult(passed=True, description="lab.yaml sets no limit: freshness.poses_within_hours")
-    late = queries.late_sessions(
-        lab.engine, datetime.now(UTC) - timedelta(hours=hours), lab.settings.damaged_videos, _LISTED
-    )
+    late = late_sessions(lab.engine, datetime.now(UTC) - timedelta(hours=hours), lab.settings.damaged_videos, _LISTED)
     if late.empty:
         return dg.AssetCheckResult(passed=True, metadata={"late_sessions": 0})
     count = int(late["sessions"].iloc[0])
@@ -229,7 +228,7 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
     if rule.poses_within_hours is not None:
         before = datetime.now(UTC) - timedelta(hours=rule.poses_within_hours)
         channels = [channel.name for channel in lab.settings.notify.channels if "stale" in channel.send]
-        late = queries.late_sessions(lab.engine, before, lab.settings.damaged_videos, _LATE, channels)
+        late = late_sessions(lab.engine, before, lab.settings.damaged_videos, _LATE, channels)
         for row in late.itertuples():
             yield News(
                 "stale",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dlc_platform.catalog import queries
+from dlc_platform.catalog.estimates import incomplete_poses, poses_to_time
+from dlc_platform.catalog.videos import damaged_recordings
 from dlc_platform.errors import in_this_lab
 from dlc_platform.estimates.other_rules import OTHER_RULES, poses_of_other_rules
 from dlc_platform.orchestration.assets.poses import pose_estimates
@@ -41,7 +42,7 @@ def recordings_are_whole(lab: LabResource) -> dg.AssetCheckResult:
 
     What becomes of one that is damaged is the rule `damaged_videos` of lab.yaml.
     """
-    damaged = queries.damaged_recordings(lab.engine)
+    damaged = damaged_recordings(lab.engine)
     columns = ["session", "recording", "path", "damage"]
     return _account(damaged, columns, "are truncated or damaged")
 
@@ -49,7 +50,7 @@ def recordings_are_whole(lab: LabResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=pose_estimates)
 def every_frame_is_accounted_for(lab: LabResource) -> dg.AssetCheckResult:
     """Whether the poses in force have a row for each frame that was recorded, and saw each of these frames."""
-    incomplete = queries.incomplete_poses(lab.engine)
+    incomplete = incomplete_poses(lab.engine)
     columns = ["session", "recording", "frames", "rows", "frames_lost", "frames_damaged", "damage"]
     return _account(incomplete, columns, "have poses that do not stand for all that was recorded")
 
@@ -63,7 +64,7 @@ def time_runs_forward(lab: LabResource) -> dg.AssetCheckResult:
     """
     from dlc_platform.pose.table import POSE_TABLE, rows_back_in_time
 
-    poses = queries.poses_to_time(lab.engine)
+    poses = poses_to_time(lab.engine)
     paths = [lab.store.path("poses", pose) / POSE_TABLE for pose in poses["pose_estimate"]]
     poses = poses.assign(rows_back=[rows_back_in_time(path) if path.is_file() else 0 for path in paths])
     wrong = poses[poses["rows_back"] > 0]

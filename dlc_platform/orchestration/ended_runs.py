@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from dlc_platform.catalog import registry, tables, wanted
+from dlc_platform.catalog import tables, wanted
 from dlc_platform.catalog.quarantine import Fault
+from dlc_platform.catalog.sessions import name_session
 from dlc_platform.errors import command
 from dlc_platform.launchers.dagster_internals import RUN_KEY_TAG
 from dlc_platform.orchestration.failures import failure_reasons, is_of_the_machine
@@ -78,7 +79,7 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
             if now is not None and evidence in (now, ""):
                 if first == "session_videos":
                     session = changed[key].session
-                    registry.name_session(
+                    name_session(
                         lab.engine,
                         tables.Session(key=key, subject=session.subject, name=session.name, folder=str(session.folder)),
                     )

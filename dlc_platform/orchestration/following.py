@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from dlc_platform.catalog import registry
 from dlc_platform.catalog.quarantine import held_sessions
+from dlc_platform.catalog.sessions import assign_cameras
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.under_way import Cursor
@@ -26,7 +26,7 @@ def follow_rules(lab: LabResource, cursor: Cursor) -> None:
     said = lab.settings.model_dump(mode="json", include={"inference", "damaged_videos", "video_quality"})
     rules = short(sha256_json(said))
     if rules != cursor.rules:
-        registry.assign_cameras(lab.engine, lab.settings.project_of)
+        assign_cameras(lab.engine, lab.settings.project_of)
         for key in held_sessions(lab.engine, "videos"):
             judge(lab.engine, lab.settings, key, files_only=True)
         cursor.rules = rules
@@ -38,7 +38,7 @@ def follow_tables(lab: LabResource, cursor: Cursor, unreachable: Iterable[Path])
     A disk may answer slowly or never, and an archive has many tables: what takes longer than a while goes on beside
     the looks, and a later one finds it done.
     """
-    from dlc_platform.sessions.registration import update_details
+    from dlc_platform.sessions.registration import reread_details
 
     settings, engine, before = lab.settings, lab.engine, cursor.tables
 
@@ -47,7 +47,7 @@ def follow_tables(lab: LabResource, cursor: Cursor, unreachable: Iterable[Path])
             sidecars = Sidecars(settings.raw_roots, unreachable)
             state = short(sidecars.state(()))
             if state != before:
-                update_details(engine, sidecars)
+                reread_details(engine, sidecars)
             _followed[lab.home] = state
         except Exception as problem:  # a thread has nobody else to tell
             _followed[lab.home] = problem

@@ -13,7 +13,7 @@ import dagster as dg
 import yaml
 
 from dlc_platform.catalog.database import lost_catalog, migrate, open_catalog, open_lab, open_where_there
-from dlc_platform.catalog.registry import assign_cameras
+from dlc_platform.catalog.sessions import assign_cameras
 from dlc_platform.devices.gpus import find_devices
 from dlc_platform.errors import HOME_VARIABLE, PlatformError, command
 from dlc_platform.files.yaml import load_yaml, yaml_text

@@ -16,8 +16,13 @@ from uuid import uuid4
 
 import dagster as dg
 
-from dlc_platform.catalog import queries, registry
-from dlc_platform.catalog.wanted import sizes
+from dlc_platform.catalog.estimates import pose_table, stale_sessions
+from dlc_platform.catalog.evaluations import evaluated_models
+from dlc_platform.catalog.models import current_model, model_table
+from dlc_platform.catalog.promotions import production_model
+from dlc_platform.catalog.sessions import labelled_sessions, registered_sessions, unreadable_sessions
+from dlc_platform.catalog.verdicts import session_verdicts
+from dlc_platform.catalog.wanted import sizes, untracked_files
 from dlc_platform.devices import leases
 from dlc_platform.devices.gpus import find_devices
 from dlc_platform.devices.processes import WorkerProcess
@@ -141,7 +146,7 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
             f"Training the recipe {recipe} takes {len(_TRAINING) + 1} steps: its dataset of labelled frames, the "
             "training itself, an evaluation, the comparison with other versions, and the rule of promotion"
         )
-        if not registry.registered_sessions(lab.engine):
+        if not registered_sessions(lab.engine):
             say(
                 "No session is registered, so it is not known which of them taught the model: "
                 f"{command('scan', home)} registers them"
@@ -163,10 +168,10 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str, s
     said
         What was told already, of which no long reason is said again.
     """
-    model = registry.current_model(lab.engine, recipe)
+    model = current_model(lab.engine, recipe)
     if model is None:
         return
-    own = [row for row in queries.models.rows(lab.engine) if row["model"] == model.id][-1]
+    own = [row for row in model_table.rows(lab.engine) if row["model"] == model.id][-1]
     yield f"The recipe {recipe} made the model version {short(model.id)} of the project {model.project}"
     if own["test_rmse_px"] is None:
         yield f"Its error is not known, because it was tested on no image; it was trained on {own['train_images']}"
@@ -182,13 +187,13 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str, s
     rows = choices.records if isinstance(choices, dg.TableMetadataValue) else []
     decided = {str(row.data["project"]): row.data for row in rows}.get(model.project)
     promote_it = command("promote", lab.home, short(model.id), "--reason", "WHY")
-    if registry.production_model(lab.engine, model.project) == model.id:
+    if production_model(lab.engine, model.project) == model.id:
         yield f"It is the production model of {model.project}" + (f": {decided['reason']}" if decided else "")
         yield (
             f"Next: {command('run', lab.home, '--select', 'pose_estimates,pose_quality')} tracks the sessions that are "
             f"registered; while {command('up', lab.home)} runs, sessions are tracked as they arrive"
         )
-        if stale := len(queries.stale_sessions(lab.engine, imported=False)):
+        if stale := len(stale_sessions(lab.engine, imported=False)):
             yield (
                 f"{counted(stale, 'session has', 'sessions have')} poses of another version: "
                 f"{command('backfill', lab.home)}"
@@ -343,7 +348,7 @@ def _materialize(
 def _how_good(lab: LabResource, judged: Sequence[str]) -> Iterator[str]:
     """How many of the sessions that were judged just now have which verdict, and what to do about those that failed."""
     verdicts: dict[str, list[str]] = {"fail": [], "warn": [], "pass": []}
-    for key, verdict in queries.session_verdicts(lab.engine, judged).items():
+    for key, verdict in session_verdicts(lab.engine, judged).items():
         verdicts[verdict].append(key)
     if not any(verdicts.values()):
         return
@@ -455,7 +460,7 @@ def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
 def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]]:
     """The partition keys of the lab, in Dagster's order; after them sessions that are registered only."""
     live = list(instance.get_dynamic_partitions("sessions"))
-    others = registry.registered_sessions(lab.engine)
+    others = registered_sessions(lab.engine)
     return {
         "sessions": live + sorted(others - set(live)),
         "recipes": sorted(lab.settings.recipes),
@@ -489,7 +494,7 @@ def _stretches(
         # Of a lab's own asset only Dagster knows what was made.
         made = instance.get_materialized_partitions(node.key)
         # Sessions may have been registered a moment ago, by this very command.
-        there = sorted(registry.registered_sessions(lab.engine)) if kind == "sessions" else keys[kind]
+        there = sorted(registered_sessions(lab.engine)) if kind == "sessions" else keys[kind]
         wanted = [key for key in (there[-1:] if kind == "days" else there) if key not in made]
     if kind != "sessions":
         return neighbours(wanted, keys[kind], most=1)
@@ -557,21 +562,19 @@ def _missing_days(lab: LabResource, _: Callable[[str], None]) -> list[str]:
 
 def _unregistered(lab: LabResource, _: Callable[[str], None]) -> list[str]:
     on_disk = [session for session in lab.scan().sessions if session.waits is None]
-    unreadable = registry.unreadable_sessions(lab.engine) & {session.key for session in on_disk}
+    unreadable = unreadable_sessions(lab.engine) & {session.key for session in on_disk}
     return sorted({*scanning.unregistered(lab.engine, on_disk), *unreadable})
 
 
 def _without_labels(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    return sorted(
-        registry.registered_sessions(lab.engine) - registry.labelled_sessions(lab.engine, lab.settings.projects)
-    )
+    return sorted(registered_sessions(lab.engine) - labelled_sessions(lab.engine, lab.settings.projects))
 
 
 def _untracked(lab: LabResource, say: Callable[[str], None]) -> list[str]:
     """Of the sessions with a file without poses, those whose file is there; of each such file the disk is asked."""
     disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
     found = set()
-    for key, camera, path in registry.untracked_files(lab.engine):
+    for key, camera, path in untracked_files(lab.engine):
         if key in found or not lab.settings.rule_for(camera) or root_of(Path(path), lab.settings.raw_roots) is None:
             continue
         if disks.ask(path, partial(os.path.exists, path), False):
@@ -586,12 +589,12 @@ def _without_dataset(lab: LabResource, _: Callable[[str], None]) -> list[str]:
 
 
 def _untrained(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    return [name for name in sorted(lab.settings.recipes) if registry.current_model(lab.engine, name) is None]
+    return [name for name in sorted(lab.settings.recipes) if current_model(lab.engine, name) is None]
 
 
 def _unevaluated(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    models = {name: registry.current_model(lab.engine, name) for name in sorted(lab.settings.recipes)}
-    evaluated = registry.evaluated_models(lab.engine)
+    models = {name: current_model(lab.engine, name) for name in sorted(lab.settings.recipes)}
+    evaluated = evaluated_models(lab.engine)
     return [name for name, model in models.items() if model is None or model.id not in evaluated]
 
 
@@ -616,7 +619,7 @@ def _without_quality(lab: LabResource, instance: dg.DagsterInstance) -> set[str]
         )
 
     made, shown = materialized("pose_estimates"), materialized("pose_quality")
-    with_poses = set(queries.poses(lab.engine)["session"])
+    with_poses = set(pose_table(lab.engine)["session"])
     return {key for key in with_poses if key not in shown or made.get(key, 0) > shown[key]}
 
 

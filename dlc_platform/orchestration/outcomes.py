@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Literal
 
-from dlc_platform.catalog import registry, wanted
+from dlc_platform.catalog import wanted
+from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.quarantine import Fault, faults_of, judge
+from dlc_platform.catalog.sessions import current_files
 from dlc_platform.catalog.wanted import Wanted
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
@@ -36,9 +38,7 @@ def wanted_poses(
     from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 
     left = not_tracked_by_itself(lab.engine, lab.store, lab.settings)
-    in_production = [
-        name for name in lab.settings.projects if name not in left and registry.production_model(lab.engine, name)
-    ]
+    in_production = [name for name in lab.settings.projects if name not in left and production_model(lab.engine, name)]
     damaged = lab.settings.damaged_videos == "track"
     return wanted.poses(lab.engine, in_production, damaged, lab.settings.scan.order, limit, but, only)
 
@@ -54,7 +54,7 @@ def judge_session(
     """Put a session in quarantine that failed at a stage, or end what held it there."""
     if error is None:
         judge(lab.engine, key, stage, [])
-    elif registry.current_files(lab.engine, key):
+    elif current_files(lab.engine, key):
         asked = {"labels": wanted_labels, "poses": wanted_poses}[stage](lab, only=[key])
         evidence = asked[0].evidence if asked else sha256_json([])
         hold(lab, key, stage, Fault(error.problem, error.remedy, evidence), run_id)

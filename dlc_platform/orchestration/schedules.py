@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.promotions import production_model
 from dlc_platform.launchers.dagster_internals import FreshnessState, TimeWindowFreshnessPolicy, cron_string_iterator
 from dlc_platform.orchestration import jobs
 from dlc_platform.orchestration.news import keep_news
@@ -203,7 +203,7 @@ def _evaluate_new_labels(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         asked = False
         for project in lab.settings.projects:
             names = [name for name, recipe in lab.settings.recipes.items() if recipe.project == project]
-            if names and registry.production_model(lab.engine, project) is not None:
+            if names and production_model(lab.engine, project) is not None:
                 asked = True
                 key = f"{project}-{context.scheduled_execution_time:%Y%m%d%H%M}"
                 yield dg.RunRequest(run_key=key, partition_key=names[0])

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from dlc_platform.catalog import queries, wanted
+from dlc_platform.catalog import wanted
+from dlc_platform.catalog.estimates import stale_sessions
 from dlc_platform.errors import command, in_this_lab, printable
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.launchers.dagster_internals import FINISHED_STATUSES, PRIORITY_TAG, SENSOR_NAME_TAG
@@ -190,7 +191,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 
     asked: dict[str, str] = json.loads(context.cursor or "{}")
-    stale = queries.stale_sessions(lab.engine, imported=False)
+    stale = stale_sessions(lab.engine, imported=False)
     held = not_tracked_by_itself(lab.engine, lab.store, lab.settings)
     for sentence in held.values():
         context.log.warning(sentence)

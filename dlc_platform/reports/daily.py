@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import queries
+from dlc_platform.catalog.wanted import waiting_sessions
 from dlc_platform.errors import PlatformError
 from dlc_platform.text.words import counted, lasting
 
@@ -280,7 +280,7 @@ def daily_report(engine: Engine, day: date, time_zone: str, damaged_videos: str)
     return DailyReport(
         day=day,
         time_zone=time_zone,
-        sessions_waiting=queries.waiting_sessions(engine, until, damaged_videos),
+        sessions_waiting=waiting_sessions(engine, until, damaged_videos),
         sessions_in_quarantine=in_quarantine or 0,
         cameras=cameras,
         days=days,

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import regex
 
+from dlc_platform.catalog.sightings import KnownFolder
 from dlc_platform.sessions.layout import Place, place_of, root_of
 from dlc_platform.sessions.listing import LINK_OUTSIDE, FoundVideo, Listing, Skipped, list_folder, may_follow, time_ns
 from dlc_platform.settings.layout import Layout
@@ -42,11 +42,6 @@ class Root:
     listed: str
     holds_videos: bool
     problem: str | None = None
-
-
-#: A folder as it was known before this look: its path, when it changed, when it had changed as it was listed, and
-#: when it was seen where its listing is not to be trusted. As the database gives it, because there are very many.
-KnownFolder = tuple[str, int, int | None, datetime | None]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import quarantine, queries, registry, tables
+from dlc_platform.catalog import quarantine, tables
+from dlc_platform.catalog.sessions import (
+    all_details,
+    current_files,
+    known_details,
+    register_session,
+    session_places,
+    update_details,
+)
+from dlc_platform.catalog.videos import unaccounted_videos, video_figures
 from dlc_platform.dlc.environment import versions
 from dlc_platform.errors import MachineFault, PlatformError, command
 from dlc_platform.faults import gone, machine_fault
@@ -57,10 +66,8 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None,
     anew
         Look at the bytes of every file.
     """
-    known = {
-        (row.recording.name, row.position): row for row in registry.current_files(engine, session.key, missing=True)
-    }
-    unaccounted = registry.unaccounted_videos(engine)
+    known = {(row.recording.name, row.position): row for row in current_files(engine, session.key, missing=True)}
+    unaccounted = unaccounted_videos(engine)
     looks, rows = [], []
     for recording in session.recordings:
         for position, file in enumerate(recording.files):
@@ -83,9 +90,9 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None,
     if sidecars is not None:
         paths = [look.file.path for look in looks]
         now = sidecars.details(session.folder, session.subject, session.name, paths)
-        before = registry.known_details(engine, session.subject, session.key)
+        before = known_details(engine, session.subject, session.key)
         details = (kept(before[0], now.subject, now.unread), kept(before[1], now.session, now.unread))
-    registry.register_session(
+    register_session(
         engine,
         tables.Session(key=session.key, subject=session.subject, name=session.name, folder=str(session.folder)),
         rows,
@@ -96,7 +103,7 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None,
     return looks
 
 
-def update_details(engine: Engine, sidecars: Sidecars) -> int:
+def reread_details(engine: Engine, sidecars: Sidecars) -> int:
     """Write down what the lab's own tables say now of the sessions that are registered; no video is looked at.
 
     What a table said that cannot be read or used now stays, and so does all of a session whose folder cannot be read.
@@ -109,15 +116,15 @@ def update_details(engine: Engine, sidecars: Sidecars) -> int:
     subjects: dict[str, Any] = {}
     sessions: dict[str, Any] = {}
     unread: dict[str, set[str]] = defaultdict(set)
-    before_subjects, before_sessions = registry.all_details(engine)
-    for key, subject, name, folder, paths in registry.session_places(engine):
+    before_subjects, before_sessions = all_details(engine)
+    for key, subject, name, folder, paths in session_places(engine):
         details = sidecars.details(Path(folder), subject, name, map(Path, paths))
         unread[subject] |= details.unread
         if folder not in details.unread:
             subjects[subject] = details.subject or subjects.get(subject)
             sessions[key] = kept(before_sessions.get(key), details.session, details.unread)
     subjects = {key: kept(before_subjects.get(key), said, unread[key]) for key, said in subjects.items()}
-    return registry.update_details(engine, subjects, sessions)
+    return update_details(engine, subjects, sessions)
 
 
 def _has_content(file: VideoFile, row: tables.RecordingFile) -> bool:
@@ -184,7 +191,7 @@ def judge(
 
 
 def _faults(engine: Engine, settings: Lab, session_key: str) -> list[quarantine.Fault]:
-    found = findings(settings, session_key, queries.video_figures(engine, session_key))
+    found = findings(settings, session_key, video_figures(engine, session_key))
     return [finding.fault for finding in found if finding.holds]
 
 

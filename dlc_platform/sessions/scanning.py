@@ -16,8 +16,8 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import regex
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
+from dlc_platform.catalog import sightings
+from dlc_platform.catalog.sightings import Folder, Later, Sighting, Status
 from dlc_platform.identity import sha256_json, short
 from dlc_platform.sessions.layout import Place, place_of
 from dlc_platform.sessions.listing import UNWRITTEN, FoundVideo, Skipped, list_folder
 from dlc_platform.sessions.raw_roots import (
     Disks,
-    KnownFolder,
     Listed,
     NestedRoots,
     Root,
@@ -71,8 +71,6 @@ _RULES = 2
 #: Sessions whose files one look has read again because only their ctime or inode changed, and files of one root with
 #: such a change from which on it is the disk that changed, if they are more than half of those that were looked at.
 _READ_AGAIN, _OF_THE_DISK = 100, 50
-#: Reasons that are told at a time.
-_REASONS = 1000
 #: Of a look's time, the parts after which no more sessions are compared, no more folders listed, and none opened.
 _COMPARING, _LISTING, _OPENING = 0.25, 0.7, 0.8
 
@@ -152,19 +150,22 @@ def look(
     began = time.monotonic()
     seconds = lab.scan.tick_seconds if seconds is None else seconds
     roots = _roots(engine, lab)
-    with engine.begin() as connection:
-        # A clock that was set back would let them wait for as long as it was wrong.
-        connection.execute(_NOT_IN_THE_FUTURE, {"now": now, "settle": timedelta(seconds=lab.settle_seconds)})
+    # A clock that was set back would let them wait for as long as it was wrong.
+    sightings.set_back_clock(engine, now, timedelta(seconds=lab.settle_seconds))
     seen = _Seen()
     settled = _settled(engine, lab, now, most, under_way, began + _COMPARING * seconds, seen)
-    folders = _folders_of(engine, settled)
+    folders = sightings.folders_of(engine, settled)
     urgent = {folder for own in folders.values() for folder in own}
     _walk(engine, lab, roots, now, urgent, began + _LISTING * seconds, seen)
     unchanged = [key for key in settled if key not in seen.changed and folders[key] <= seen.listed]
     ready = _complete(engine, lab, now, compare(engine, lab, unchanged).wanted, began + _OPENING * seconds)
+    counts = sightings.scan_counts(engine, now - timedelta(seconds=lab.settle_seconds), now, under_way)
     return Look(
         tuple(sorted(ready, key=lambda candidate: settled.index(candidate.session.key))),
-        *_counts(engine, lab, now, under_way, len(ready)),
+        counts.sessions,
+        counts.settling,
+        counts.queued - len(ready),
+        counts.unlisted,
         tuple(seen.news),
         tuple(_left_out(engine, lab.layout)),
         tuple(Path(path) for path, root in roots.items() if root.problem is not None),
@@ -188,7 +189,7 @@ def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
     videos: dict[str, FoundVideo] = {}
     skipped: list[Skipped] = []
     disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
-    for root, path in sorted({folder for own in _folders_of(engine, keys).values() for folder in own}):
+    for root, path in sorted({folder for own in sightings.folders_of(engine, keys).values() for folder in own}):
         listing = disks.ask(root, partial(list_folder, root, path, lab.layout), None)
         if listing is None:
             continue
@@ -206,7 +207,7 @@ def unregistered(engine: Engine, sessions: Sequence[Session]) -> list[str]:
     """Those of these sessions whose files are not those that are registered."""
     rows: dict[str, dict[tuple[str, int], Any]] = defaultdict(dict)
     with engine.connect() as connection:
-        for row in connection.execute(_ROWS, {"keys": [session.key for session in sessions]}):
+        for row in sightings.registered_files(connection, [session.key for session in sessions]):
             rows[row.session_key][row.name, row.position] = row
     return [session.key for session in sessions if not _differences(_files(session), rows[session.key])[1]]
 
@@ -220,49 +221,9 @@ def _roots(engine: Engine, lab: Lab) -> dict[str, Root]:
     unsaid = {"links_outside"} if lab.layout.links_outside == "follow" else None
     layout = sha256_json([_RULES, lab.layout.model_dump(mode="json", exclude=unsaid)])
     paths = list(dict.fromkeys(map(str, lab.raw_roots)))
-    with engine.begin() as connection:
-        gone = "path <> all(:paths) or layout <> :layout"
-        values = {"paths": paths, "layout": layout}
-        keys = connection.scalars(
-            text(
-                "select distinct s.session_key from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id "
-                f"join dlc.scanned_root r on r.id = f.root_id where r.{gone.replace('layout', 'r.layout', 1)}"
-            ),
-            values,
-        ).all()
-        if keys:
-            # Two folders may have claimed a session, and one of them counts no more.
-            connection.execute(
-                text("update dlc.waiting_session set look_at = '-infinity' where session_key = any(:keys)"),
-                {"keys": keys},
-            )
-        connection.execute(text(f"delete from dlc.scanned_root where {gone}"), values)
-        connection.execute(
-            text(
-                "insert into dlc.scanned_root (path, layout) select path, :layout from "
-                "unnest(cast(:paths as text[])) path on conflict (path) do nothing"
-            ),
-            values,
-        )
-        rows = connection.execute(
-            text(
-                "select r.id, r.path, r.checked, r.listed, exists (select from dlc.scanned_folder f "
-                "join dlc.sighting s on s.folder_id = f.id where f.root_id = r.id) holds_videos from dlc.scanned_root r"
-            )
-        ).all()
+    rows = sightings.set_roots(engine, paths, layout)
     known = {row.path: Root(row.id, row.path, row.checked, row.listed, row.holds_videos) for row in rows}
     return {path: known[path] for path in paths}
-
-
-def _known(engine: Engine, root: Root) -> dict[str, KnownFolder]:
-    statement = (
-        "select path, changed_ns, listed_ns, case when listed_ns is distinct from changed_ns then seen_at end "
-        "from dlc.scanned_folder where root_id = %s"
-    )
-    # Of hundreds of thousands of rows, what an object for each costs is most of it.
-    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
-        cursor.execute(statement, (root.id,))
-        return {row[0]: row for row in cursor.fetchall()}
 
 
 # --- looking at the disks ---
@@ -277,20 +238,9 @@ class _Seen:
     changed: set[str] = field(default_factory=set)
     listed: set[tuple[str, str]] = field(default_factory=set)
     #: By root, the files with the size and time of before: those with another ctime or inode, and how many are there.
-    touched: dict[str, list["_Touched"]] = field(default_factory=lambda: defaultdict(list))
+    touched: dict[str, list[Status]] = field(default_factory=lambda: defaultdict(list))
     same: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     news: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Touched:
-    """A file whose ctime or inode is another one than before."""
-
-    folder: int
-    name: str
-    session: str
-    before: tuple[int | None, int | None]
-    video: FoundVideo
 
 
 def _walk(
@@ -306,7 +256,7 @@ def _walk(
     walks = []
     for path, root in roots.items():
         first = sorted(folder for own, folder in urgent if own == path)
-        walk = Walk(root, _known(engine, root), first, lab.layout, until)
+        walk = Walk(root, sightings.known_folders(engine, root.id), first, lab.layout, until)
         silent = _threads.start(path, walk.run)
         if silent is None:
             walks.append(walk)
@@ -331,37 +281,10 @@ def _walk(
             time.sleep(0.002)
     for path in roots:
         _read_again(engine, path, seen, now)
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                "update dlc.scanned_root r set problem = n.problem from unnest(cast(:ids as int[]), "
-                "cast(:problems as text[])) n (id, problem) where r.id = n.id and r.problem is distinct from n.problem"
-            ),
-            {"ids": [r.id for r in roots.values()], "problems": [r.problem for r in roots.values()]},
-        )
+    sightings.set_problems(engine, {root.id: root.problem for root in roots.values()})
 
 
 # --- writing down what was seen ---
-
-_FOLDERS = text(
-    "insert into dlc.scanned_folder as f (root_id, path, changed_ns, seen_at, listed_ns, session_key, left_out) "
-    "select :root, n.path, n.changed_ns, :now, n.listed_ns, n.session_key, cast(n.left_out as jsonb) "
-    "from unnest(cast(:paths as text[]), cast(:changed as bigint[]), cast(:listed as bigint[]), cast(:keys as text[]), "
-    "cast(:left_out as text[])) n (path, changed_ns, listed_ns, session_key, left_out) "
-    "on conflict (root_id, path) do update set changed_ns = excluded.changed_ns, "
-    "seen_at = case when f.changed_ns = excluded.changed_ns then f.seen_at else excluded.seen_at end, "
-    "listed_ns = excluded.listed_ns, session_key = excluded.session_key, left_out = excluded.left_out "
-    "where (f.changed_ns, f.listed_ns, f.session_key, f.left_out) "
-    "is distinct from (excluded.changed_ns, excluded.listed_ns, excluded.session_key, excluded.left_out)"
-)
-_SIGHTINGS = text(
-    "insert into dlc.sighting (folder_id, name, size_bytes, mtime_ns, ctime_ns, inode, waits, session_key) "
-    "select * from unnest(cast(:folders as int[]), cast(:names as text[]), cast(:sizes as bigint[]), "
-    "cast(:times as bigint[]), cast(:ctimes as bigint[]), cast(:inodes as bigint[]), cast(:waits as text[]), "
-    "cast(:keys as text[])) on conflict (folder_id, name) do update set size_bytes = excluded.size_bytes, "
-    "mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, inode = excluded.inode, waits = excluded.waits, "
-    "session_key = excluded.session_key"
-)
 
 
 def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots, now: datetime, seen: _Seen) -> None:
@@ -380,18 +303,18 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
             return
         (found,) = batch
         said = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
-        folder = f"{walk.root.path}/{found.path}"
+        place = f"{walk.root.path}/{found.path}"
         reason = (
             f"{UNWRITTEN} ({said}), so nothing new of it is used; rename it and its files, or move it out of the raw "
             "roots"
         )
-        seen.news.append(f"{folder}: {reason}")
+        seen.news.append(f"{place}: {reason}")
         possible = found.listing.possible
-        left_out = json.dumps([[folder, reason, "lost", None if possible is None else possible.key]])
-        values = {"root": walk.root.id, "now": now, "paths": [found.path], "changed": [found.mtime_ns], "listed": [0]}
+        left_out = json.dumps([[place, reason, "lost", None if possible is None else possible.key]])
         # Its own path may be what is refused.
         with suppress(DBAPIError, ValueError), engine.begin() as connection:
-            connection.execute(_FOLDERS, {**values, "keys": [None], "left_out": [left_out]})
+            folder = Folder(found.path, found.mtime_ns, 0, None, left_out)
+            sightings.write_folders(connection, walk.root.id, [folder], now)
 
 
 def _is_of_the_values(error: Exception) -> bool:
@@ -406,7 +329,7 @@ def _write_together(
 ) -> None:
     """Write down what listings say, and which sessions have other files than before."""
     root = walk.root.path
-    folders: dict[str, tuple[int, int, str | None, str | None]] = {}
+    folders: dict[str, Folder] = {}
     for found in batch:
         known = walk.known.get(found.path)
         _, changed_ns, _, seen_at = known or (None, None, None, None)
@@ -414,79 +337,71 @@ def _write_together(
         possible = found.listing.possible
         is_session = possible is not None and f"{possible.folder}/" == f"{root}/{found.path}"
         left_out = [[str(i.path), i.reason, i.kind] for i in nested.left_out(root, found.listing.skipped)]
-        folders[found.path] = (
+        folders[found.path] = Folder(
+            found.path,
             found.mtime_ns,
             found.mtime_ns if is_old and not found.failed else 0,
             possible.key if possible is not None and is_session else None,
             json.dumps(left_out) if left_out else None,
         )
     with engine.begin() as connection:
-        changed, listed, keys, left_outs = (list(column) for column in zip(*folders.values(), strict=True))
-        values = {"root": walk.root.id, "now": now, "paths": list(folders), "changed": changed, "listed": listed}
-        connection.execute(_FOLDERS, {**values, "keys": keys, "left_out": left_outs})
-        ids = connection.execute(
-            text("select id, path from dlc.scanned_folder where root_id = :root and path = any(:paths)"),
-            {"root": walk.root.id, "paths": [found.path for found in batch if not found.failed]},
-        )
-        folder_of = {path: identity for identity, path in ids}
+        sightings.write_folders(connection, walk.root.id, list(folders.values()), now)
+        readable = [found.path for found in batch if not found.failed]
+        folder_of = sightings.folder_ids(connection, walk.root.id, readable)
         videos = {
             (folder_of[found.path], os.path.basename(video.path)): video
             for found in batch
             if not found.failed
             for video in nested.videos(root, found.listing.videos)
         }
-        before = connection.execute(
-            text(
-                "select folder_id, name, size_bytes, mtime_ns, waits, session_key, ctime_ns, inode from dlc.sighting "
-                "where folder_id = any(:folders)"
-            ),
-            {"folders": list(folder_of.values())},
-        ).all()
         path_of = {identity: path for path, identity in folder_of.items()}
         same: set[tuple[int, str]] = set()
-        renumbered: list[_Touched] = []
+        renumbered: list[Status] = []
         touched: dict[str, int] = {}
         gone = []
-        for row in before:
-            place = (row.folder_id, row.name)
+        for old in sightings.sightings_in(connection, list(folder_of.values())):
+            place = (old.folder_id, old.name)
             video = videos.get(place)
             if video is None:
-                gone.append(place)
-            elif (video.size, video.mtime_ns, video.waits, video.place.key) == row[2:6]:
+                gone.append(old)
+            elif (video.size, video.mtime_ns, video.waits, video.place.key) == (
+                *(old.size_bytes, old.mtime_ns, old.waits, old.session_key),
+            ):
                 same.add(place)
                 seen.same[root] += 1
-                if (video.ctime_ns, video.inode) == (row.ctime_ns, row.inode):
+                if (video.ctime_ns, video.inode) == (old.ctime_ns, old.inode):
                     continue
                 # Where a file was replaced, its folder has another time; without, the disk counts its files anew.
-                known = walk.known.get(path_of[row.folder_id])
-                is_replaced = known is not None and known[1] != folders[path_of[row.folder_id]][0]
-                file = _Touched(*place, row.session_key, (row.ctime_ns, row.inode), video)
-                is_other = row.ctime_ns is not None and (video.ctime_ns != row.ctime_ns or is_replaced)
-                (seen.touched[root] if is_other else renumbered).append(file)
+                known = walk.known.get(path_of[old.folder_id])
+                is_replaced = known is not None and known[1] != folders[path_of[old.folder_id]].changed_ns
+                status = Status(
+                    *place,
+                    *(video.path, video.size, video.mtime_ns, old.session_key),
+                    now=(video.ctime_ns, video.inode),
+                    before=(old.ctime_ns, old.inode),
+                )
+                is_other = old.ctime_ns is not None and (video.ctime_ns != old.ctime_ns or is_replaced)
+                (seen.touched[root] if is_other else renumbered).append(status)
                 continue
-            touched[row.session_key] = max(row.mtime_ns, touched.get(row.session_key, 0))
-        new = [
-            (*place, video.size, video.mtime_ns, video.ctime_ns, video.inode, video.waits, video.place.key)
+            touched[old.session_key] = max(old.mtime_ns, touched.get(old.session_key, 0))
+        new = {
+            video.path: Sighting(
+                *place, video.size, video.mtime_ns, video.ctime_ns, video.inode, video.waits, video.place.key
+            )
             for place, video in videos.items()
             if place not in same
-        ]
-        for _, _, _, mtime_ns, *_, key in new:
-            touched[key] = max(mtime_ns, touched.get(key, 0))
-        _set_status(connection, renumbered, are_the_same=True)
+        }
+        for file in new.values():
+            touched[file.session_key] = max(file.mtime_ns, touched.get(file.session_key, 0))
+        sightings.write_status(connection, renumbered, are_the_same=True)
         if gone:
-            _missing(connection, touched, [f"{root}/{path_of[folder]}{name}" for folder, name in gone], now)
-            connection.execute(
-                text(
-                    "delete from dlc.sighting s using unnest(cast(:folders as int[]), cast(:names as text[])) "
-                    "g (folder_id, name) where s.folder_id = g.folder_id and s.name = g.name"
-                ),
-                {"folders": [folder for folder, _ in gone], "names": [name for _, name in gone]},
-            )
+            paths = [f"{root}/{path_of[file.folder_id]}{file.name}" for file in gone]
+            sightings.set_missing(connection, touched, paths, now)
+            sightings.forget_sightings(connection, gone)
         if new:
-            names = ("folders", "names", "sizes", "times", "ctimes", "inodes", "waits", "keys")
-            connection.execute(_SIGHTINGS, dict(zip(names, map(list, zip(*new, strict=True)), strict=True)))
-            _missing(connection, touched, [v.path for place, v in videos.items() if place not in same], None)
-        _touch(connection, touched, now)
+            sightings.write_sightings(connection, list(new.values()))
+            sightings.set_missing(connection, touched, list(new), None)
+        sightings.wait(connection, touched, now)
         # A marker may have been written in a folder that holds none of the videos.
         awake = {
             found.listing.possible.key
@@ -495,53 +410,9 @@ def _write_together(
             and found.path in walk.known
             and walk.known[found.path][1] != found.mtime_ns
         }
-        connection.execute(
-            text(
-                "update dlc.waiting_session set look_at = default where session_key = any(:keys) "
-                "and unready_since is not null"
-            ),
-            {"keys": list(awake)},
-        )
+        sightings.look_again(connection, list(awake))
     seen.changed.update(touched)
     seen.listed.update((root, found.path) for found in batch if not found.failed)
-
-
-def _set_status(connection: Connection, files: Sequence[_Touched], are_the_same: bool) -> None:
-    """Write down the ctime and inode of files that were seen.
-
-    Where they are not known to be the same, what was registered has those of before, if it had none.
-    """
-    if not files:
-        return
-    now = [(file.video.ctime_ns, file.video.inode) for file in files]
-    registered = now if are_the_same else [file.before for file in files]
-    values = {
-        "folders": [file.folder for file in files],
-        "names": [file.name for file in files],
-        "paths": [file.video.path for file in files],
-        "sizes": [file.video.size for file in files],
-        "times": [file.video.mtime_ns for file in files],
-        "keys": list({file.session for file in files}),
-        "overwrite": are_the_same,
-    }
-    for statement, status in ((_STATUS, now), (_REGISTERED_STATUS, registered)):
-        own = {"ctimes": [ctime_ns for ctime_ns, _ in status], "inodes": [inode for _, inode in status]}
-        connection.execute(statement, {**values, **own})
-
-
-_STATUS = text(
-    "update dlc.sighting s set ctime_ns = n.ctime_ns, inode = n.inode from unnest(cast(:folders as int[]), "
-    "cast(:names as text[]), cast(:ctimes as bigint[]), cast(:inodes as bigint[])) "
-    "n (folder_id, name, ctime_ns, inode) where s.folder_id = n.folder_id and s.name = n.name"
-)
-#: Only a file that was registered as it was seen before: any other one is read for itself.
-_REGISTERED_STATUS = text(
-    "update dlc.recording_file f set ctime_ns = n.ctime_ns, inode = n.inode from unnest(cast(:paths as text[]), "
-    "cast(:ctimes as bigint[]), cast(:inodes as bigint[]), cast(:sizes as bigint[]), cast(:times as bigint[])) "
-    "n (path, ctime_ns, inode, size_bytes, mtime_ns), dlc.recording r where r.id = f.recording_id "
-    "and r.session_key = any(:keys) and f.replaced_at is null and f.path = n.path and f.size_bytes = n.size_bytes "
-    "and f.mtime_ns = n.mtime_ns and (f.ctime_ns is null or :overwrite)"
-)
 
 
 def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
@@ -554,7 +425,7 @@ def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
         return
     if len(files) >= _OF_THE_DISK and 2 * len(files) > seen.same[root]:
         with engine.begin() as connection:
-            _set_status(connection, files, are_the_same=True)
+            sightings.write_status(connection, files, are_the_same=True)
         seen.news.append(
             f"{root}: {len(files)} files have another ctime or inode at once, with the size and time of before, as "
             "after a new mount or a copy of the disk; they are taken for the same. To have the files of a session "
@@ -563,12 +434,12 @@ def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
         return
     newest: dict[str, int] = {}
     for file in files:
-        newest[file.session] = max(file.video.mtime_ns, newest.get(file.session, file.video.mtime_ns))
+        newest[file.session_key] = max(file.mtime_ns, newest.get(file.session_key, file.mtime_ns))
     # The others are found again when their folders are listed the next time.
     newest = dict(sorted(newest.items())[:_READ_AGAIN])
     with engine.begin() as connection:
-        _set_status(connection, [file for file in files if file.session in newest], are_the_same=False)
-        _touch(connection, newest, now)
+        sightings.write_status(connection, [file for file in files if file.session_key in newest], are_the_same=False)
+        sightings.wait(connection, newest, now)
     seen.changed.update(newest)
 
 
@@ -579,16 +450,7 @@ def _write_pending(engine: Engine, walk: Walk, now: datetime) -> None:
     """
     pending = {path: -newest for newest, path in list(walk.pending) if path not in walk.known}
     if pending:
-        with engine.begin() as connection:
-            connection.execute(
-                text(
-                    "insert into dlc.scanned_folder (root_id, path, changed_ns, seen_at) "
-                    "select :root, n.path, n.changed, :now "
-                    "from unnest(cast(:paths as text[]), cast(:changed as bigint[])) n (path, changed) "
-                    "on conflict do nothing"
-                ),
-                {"root": walk.root.id, "now": now, "paths": list(pending), "changed": list(pending.values())},
-            )
+        sightings.write_unlisted(engine, walk.root.id, pending, now)
 
 
 def _finish(engine: Engine, walk: Walk, now: datetime, seen: _Seen) -> None:
@@ -598,67 +460,18 @@ def _finish(engine: Engine, walk: Walk, now: datetime, seen: _Seen) -> None:
     _write_pending(engine, walk, now)
     with engine.begin() as connection:
         if walk.gone:
-            values = {"root": root.id, "gone": walk.gone}
-            below = (
-                "dlc.scanned_folder f where f.root_id = :root and exists (select from "
-                "unnest(cast(:gone as text[])) g (path) where starts_with(f.path, g.path))"
-            )
-            videos = connection.execute(
-                text(
-                    "select f.path || s.name path, s.session_key, s.mtime_ns from dlc.sighting s "
-                    f"join (select f.id, f.path from {below}) f on f.id = s.folder_id"
-                ),
-                values,
-            ).all()
+            videos = sightings.forget_folders(connection, root.id, walk.gone)
             touched: dict[str, int] = {}
             for row in videos:
                 touched[row.session_key] = max(row.mtime_ns, touched.get(row.session_key, 0))
-            _missing(connection, touched, [f"{root.path}/{row.path}" for row in videos], now)
-            connection.execute(text(f"delete from {below}"), values)
-            _touch(connection, touched, now)
+            sightings.set_missing(connection, touched, [f"{root.path}/{row.path}" for row in videos], now)
+            sightings.wait(connection, touched, now)
             seen.changed.update(touched)
         if walk.problem is None and (root.checked, root.listed) != (walk.checked, walk.listed):
-            connection.execute(
-                text("update dlc.scanned_root set checked = :checked, listed = :listed where id = :id"),
-                {"id": root.id, "checked": walk.checked, "listed": walk.listed},
-            )
-
-
-def _touch(connection: Connection, touched: dict[str, int], now: datetime) -> None:
-    """Let sessions wait from now on, whatever they waited for before."""
-    if touched:
-        connection.execute(
-            text(
-                "insert into dlc.waiting_session as w (session_key, newest_ns, changed_at) "
-                "select n.key, n.newest_ns, :now from unnest(cast(:keys as text[]), cast(:newest as bigint[])) "
-                "n (key, newest_ns) order by n.key on conflict (session_key) do update set "
-                "newest_ns = greatest(w.newest_ns, excluded.newest_ns), changed_at = excluded.changed_at, "
-                "look_at = default, unready_since = null, held = null, left_out = null"
-            ),
-            {"now": now, "keys": list(touched), "newest": list(touched.values())},
-        )
-
-
-def _missing(connection: Connection, keys: Iterable[str], paths: list[str], since: datetime | None) -> None:
-    """Write down since when registered files lie nowhere, or that they are back."""
-    connection.execute(
-        text(
-            "update dlc.recording_file f set missing_since = :since from dlc.recording r where r.id = f.recording_id "
-            "and r.session_key = any(:keys) and f.replaced_at is null and f.path = any(:paths) "
-            "and (f.missing_since is null) <> (cast(:since as timestamptz) is null)"
-        ),
-        {"since": since, "keys": list(keys), "paths": paths},
-    )
+            sightings.go_on_at(connection, root.id, walk.checked, walk.listed)
 
 
 # --- sessions that wait ---
-
-_ORDERS = {"newest": "w.newest_ns desc, w.session_key", "oldest": "w.newest_ns, w.session_key", "name": "w.session_key"}
-#: What is not to be asked for again before a person says so, or another file comes.
-_HELD = (
-    "exists (select from dlc.quarantine q where q.session_key = w.session_key and q.stage = 'videos' "
-    "and q.path is null and q.evidence = w.held and q.released_at is null)"
-)
 
 
 def _settled(
@@ -666,18 +479,9 @@ def _settled(
 ) -> list[str]:
     """The first sessions that have settled as far as is known, and that are to be registered."""
     wanted: list[str] = []
-    statement = text(
-        "select w.session_key from dlc.waiting_session w where w.changed_at <= :settled and w.look_at <= :now "
-        f"and w.session_key <> all(cast(:others as text[])) and not (w.held is not null and {_HELD}) "
-        "and not exists (select from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id "
-        "join dlc.scanned_root r on r.id = f.root_id where s.session_key = w.session_key and r.problem is not null) "
-        f"order by {_ORDERS[lab.scan.order]} limit :limit"
-    )
     settled = now - timedelta(seconds=lab.settle_seconds)
     while len(wanted) < most and time.monotonic() < until:
-        with engine.connect() as connection:
-            values = {"settled": settled, "now": now, "others": [*under_way, *wanted], "limit": 2 * most}
-            keys = connection.scalars(statement, values).all()
+        keys = sightings.settled_sessions(engine, settled, now, [*under_way, *wanted], lab.scan.order, 2 * most)
         compared = compare(engine, lab, keys)
         seen.news.extend(compared.renamed)
         found = {candidate.session.key for candidate in compared.wanted}
@@ -692,20 +496,19 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
     compared = Compared([], set(), [])
     if not keys:
         return compared
-    values = {"keys": list(keys)}
     pattern = regex.compile(lab.layout.pattern)
     disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
     videos: dict[str, dict[str, FoundVideo]] = {key: {} for key in keys}
     rows: dict[str, dict[tuple[str, int], Any]] = {key: {} for key in keys}
     with engine.begin() as connection:
-        for root, folder, name, size, mtime_ns, ctime_ns, inode, waits, key in connection.execute(_SEEN_VIDEOS, values):
+        for root, folder, name, size, mtime_ns, ctime_ns, inode, waits, key in sightings.seen_videos(connection, keys):
             place = place_of(pattern, root, f"{folder}{name}", lab.layout.unnamed_session)
             if isinstance(place, Place):
                 path = os.path.join(root, f"{folder}{name}")
                 videos[key].setdefault(path, FoundVideo(place, path, size, mtime_ns, ctime_ns, inode, waits))
-        for row in connection.execute(_ROWS, values):
+        for row in sightings.registered_files(connection, keys):
             rows[row.session_key][row.name, row.position] = row
-        states = {row.session_key: row for row in connection.execute(_STATES, values)}
+        states = sightings.waiting_states(connection, keys)
         over, refused, held = [], {}, {}
         cameras: dict[int, tuple[str, str]] = {}
         for key in keys:
@@ -752,63 +555,22 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
             to_read = tuple(file.path for file in [*new, *(files[place] for place in touched)])
             compared.wanted.append(Candidate(session, fingerprint, newest_ns, to_read, since))
         if over:
-            connection.execute(text("delete from dlc.waiting_session where session_key = any(:keys)"), {"keys": over})
+            sightings.wait_no_more(connection, over)
         if refused:
-            values = {"keys": list(refused), "left_out": list(refused.values()), "unresolved": f"{UNRESOLVED}%"}
-            connection.execute(_REFUSE, values)
+            sightings.refuse(connection, refused, UNRESOLVED)
         if held:
-            connection.execute(_HOLD, {"keys": list(held), "evidence": list(held.values())})
+            sightings.hold(connection, held)
         if cameras:
-            _call(connection, lab, {recording: camera for recording, (_, camera) in cameras.items()})
+            # Their poses stay.
+            now_called = {recording: camera for recording, (_, camera) in cameras.items()}
+            projects = {camera: lab.project_of(camera) for camera in now_called.values()}
+            sightings.set_cameras(connection, now_called, projects)
     compared.renamed.extend(
         f"{counted(number, 'recording')} of the camera {old} {'is' if number == 1 else 'are'} of the camera {new} "
         "now, by their names; their poses stay"
         for (old, new), number in Counter(cameras.values()).items()
     )
     return compared
-
-
-def _call(connection: Connection, lab: Lab, cameras: Mapping[int, str]) -> None:
-    """Let recordings have the cameras that their names say now; their poses stay."""
-    values = [{"name": name, "project": lab.project_of(name)} for name in sorted(set(cameras.values()))]
-    connection.execute(
-        text("insert into dlc.camera (name, project) values (:name, :project) on conflict do nothing"), values
-    )
-    connection.execute(
-        text("update dlc.recording set camera = :camera where id = :id"),
-        [{"id": identity, "camera": camera} for identity, camera in sorted(cameras.items())],
-    )
-
-
-_SEEN_VIDEOS = text(
-    "select r.path, f.path, s.name, s.size_bytes, s.mtime_ns, s.ctime_ns, s.inode, s.waits, s.session_key "
-    "from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id join dlc.scanned_root r on r.id = f.root_id "
-    "where s.session_key = any(:keys)"
-)
-_ROWS = text(
-    "select r.session_key, r.name, r.camera, f.recording_id, f.position, f.id, f.path, f.size_bytes, f.mtime_ns, "
-    "f.ctime_ns, f.inode, f.registered_at, f.missing_since "
-    "from dlc.recording_file f join dlc.recording r on r.id = f.recording_id "
-    "where r.session_key = any(:keys) and f.replaced_at is null"
-)
-_STATES = text(
-    "select k.key session_key, w.unready_since, "
-    "(select count(*) from dlc.quarantine q where q.session_key = k.key and q.stage = 'videos' "
-    f"and q.released_by <> '{OTHER_EVIDENCE}') released, "
-    "array(select q.evidence::text from dlc.quarantine q where q.session_key = k.key and q.stage = 'videos' "
-    "and q.path is null and q.released_at is null) evidence "
-    "from unnest(cast(:keys as text[])) k (key) left join dlc.waiting_session w on w.session_key = k.key"
-)
-_REFUSE = text(
-    # Whether folders are one is asked again after a while.
-    "update dlc.waiting_session w set look_at = case when cast(n.left_out as jsonb) -> 0 ->> 1 like :unresolved "
-    "then now() + interval '10 minutes' else 'infinity' end, left_out = cast(n.left_out as jsonb) "
-    "from unnest(cast(:keys as text[]), cast(:left_out as text[])) n (key, left_out) where w.session_key = n.key"
-)
-_HOLD = text(
-    "update dlc.waiting_session w set held = n.evidence from unnest(cast(:keys as text[]), cast(:evidence as text[])) "
-    "n (key, evidence) where w.session_key = n.key"
-)
 
 
 def _files(session: Session) -> dict[tuple[str, int], VideoFile]:
@@ -841,13 +603,13 @@ def _complete(
         time.sleep(0.002)
     patience = timedelta(seconds=lab.scan.unopened_seconds)
     ready: list[Candidate] = []
-    later: list[tuple[str, datetime, datetime, str]] = []
+    later: list[Later] = []
     for candidate in candidates:
         key, since = candidate.session.key, candidate.unready_since or now
         wait = max(timedelta(seconds=lab.settle_seconds), now - since)
         if candidate.session.waits is not None:
             what = [[str(candidate.session.folder), candidate.session.waits, "expected"]]
-            later.append((key, since, now + min(wait, _LONGEST_WAIT), json.dumps(what)))
+            later.append(Later(key, since, now + min(wait, _LONGEST_WAIT), json.dumps(what)))
         elif key in reasons:
             found = reasons[key]
             if found is None or now - since >= patience:
@@ -855,11 +617,9 @@ def _complete(
             else:
                 path, reason = found
                 what = [[path, f"it does not open ({reason}); it may still be under way, or be broken", "odd"]]
-                later.append((key, since, min(now + wait, since + patience), json.dumps(what)))
+                later.append(Later(key, since, min(now + wait, since + patience), json.dumps(what)))
     if later:
-        keys, sinces, times, left_out = map(list, zip(*later, strict=True))
-        with engine.begin() as connection:
-            connection.execute(_LATER, {"keys": keys, "since": sinces, "times": times, "left_out": left_out})
+        sightings.look_later(engine, later)
     return ready
 
 
@@ -872,79 +632,14 @@ def _open(candidates: Sequence[Candidate], reasons: dict[str, tuple[str, str] | 
         reasons[candidate.session.key] = next(((path, reason) for path, reason in found if reason is not None), None)
 
 
-#: What waits to open is looked at again after as long as it has waited.
-_NOT_IN_THE_FUTURE = text(
-    "update dlc.waiting_session set changed_at = least(changed_at, :now), unready_since = least(unready_since, :now), "
-    "look_at = case when isfinite(look_at) then least(look_at, cast(:now as timestamptz)) else look_at end "
-    "where changed_at > :now or unready_since > :now or (isfinite(look_at) "
-    "and look_at > cast(:now as timestamptz) + greatest(cast(:settle as interval), :now - unready_since))"
-)
-_LATER = text(
-    "update dlc.waiting_session w set unready_since = n.since, look_at = n.look_at, "
-    "left_out = cast(n.left_out as jsonb) from unnest(cast(:keys as text[]), cast(:since as timestamptz[]), "
-    "cast(:times as timestamptz[]), cast(:left_out as text[])) n (key, since, look_at, left_out) "
-    "where w.session_key = n.key"
-)
-
-
-def _folders_of(engine: Engine, keys: Collection[str]) -> dict[str, set[tuple[str, str]]]:
-    """The folders in which videos of these sessions were seen, each with its root."""
-    statement = text(
-        "select distinct s.session_key, r.path, f.path from dlc.sighting s join dlc.scanned_folder f "
-        "on f.id = s.folder_id join dlc.scanned_root r on r.id = f.root_id where s.session_key = any(:keys)"
-    )
-    found: dict[str, set[tuple[str, str]]] = {key: set() for key in keys}
-    with engine.connect() as connection:
-        for key, root, folder in connection.execute(statement, {"keys": list(keys)}):
-            found[key].add((root, folder))
-    return found
-
-
 # --- what a look tells ---
-
-
-def _counts(
-    engine: Engine, lab: Lab, now: datetime, under_way: Collection[str], ready: int
-) -> tuple[int, int, int, int]:
-    """How many sessions there are, how many of them settle and how many wait for their turn; and folders not listed."""
-    statement = text(
-        "select (select count(*) from (select distinct session_key from dlc.sighting) s) "
-        "- count(*) filter (where look_at = 'infinity') sessions, "
-        "count(*) filter (where look_at < 'infinity' and not turn) settling, "
-        "count(*) filter (where look_at < 'infinity' and turn and not held) queued, "
-        "(select count(*) from dlc.scanned_folder where listed_ns is null) unlisted "
-        "from (select w.look_at, w.changed_at <= :settled and w.look_at <= :now turn, "
-        f"w.held is not null and {_HELD} held from dlc.waiting_session w "
-        "where w.session_key <> all(cast(:under_way as text[]))) w"
-    )
-    values = {"settled": now - timedelta(seconds=lab.settle_seconds), "now": now, "under_way": list(under_way)}
-    with engine.connect() as connection:
-        sessions, settling, queued, unlisted = connection.execute(statement, values).one()
-    return sessions, settling, queued - ready, unlisted
 
 
 def _left_out(engine: Engine, layout: Layout) -> list[str]:
     """A line for each reason why something is not used, with the first path that has it; roots first."""
-    statement = text(
-        "select min(path) path, count(*) n, reason from ("
-        "select e ->> 0 path, e ->> 1 reason from dlc.scanned_folder f, jsonb_array_elements(f.left_out) e "
-        "union all "
-        "select e ->> 0, e ->> 1 from dlc.waiting_session w, jsonb_array_elements(w.left_out) e) s "
-        f"group by reason order by n, path limit {_REASONS}"
-    )
-    empty = text(
-        "select rtrim(r.path || '/' || f.path, '/'), f.session_key from dlc.scanned_folder f join dlc.scanned_root r "
-        "on r.id = f.root_id where f.session_key is not null and f.listed_ns is not null "
-        "and not exists (select from dlc.sighting s where s.session_key = f.session_key) "
-        # A root that is not looked through says nothing of what is not there.
-        "and f.root_id not in (select root_id from dlc.scanned_folder where listed_ns is null) "
-        f"order by 1 limit {_REASONS}"
-    )
-    roots = text("select path, problem from dlc.scanned_root where problem is not null order by path")
-    with engine.connect() as connection:
-        lines = [said_of(path, problem) for path, problem in connection.execute(roots)]
-        lines += [said_of(path, no_video(key, layout)) for path, key in connection.execute(empty)]
-        found = connection.execute(statement).all()
+    lines = [said_of(path, problem) for path, problem in sightings.root_problems(engine)]
+    lines += [said_of(path, no_video(key, layout)) for path, key in sightings.folders_without_videos(engine)]
     return lines + [
-        f"{path} and {n - 1} more: {reason}" if n > 1 else said_of(path, reason) for path, n, reason in found
+        f"{path} and {n - 1} more: {reason}" if n > 1 else said_of(path, reason)
+        for path, n, reason in sightings.reasons_left_out(engine)
     ]

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries
 from dlc_platform.catalog.quarantine import Fault
+from dlc_platform.catalog.videos import earlier_videos, repeated_videos
 from dlc_platform.errors import command
 from dlc_platform.identity import sha256_json
 from dlc_platform.settings.lab import Lab
@@ -104,7 +104,7 @@ def unusual(engine: Engine, settings: Lab, session: str, figures: Iterable[Mappi
         if row["video"] is not None:
             camera = row["camera"]
             if camera not in earlier:
-                earlier[camera] = queries.earlier_videos(engine, camera, session, MOST_EARLIER)
+                earlier[camera] = earlier_videos(engine, camera, session, MOST_EARLIER)
             found += _beside(settings.video_limits(camera), row, earlier[camera])
     return found
 
@@ -121,7 +121,7 @@ def copies(engine: Engine, session: str) -> list[Finding]:
             False,
             sha256_json([row["video"], "copy"]),
         )
-        for row in queries.repeated_videos(engine, session).to_dict("records")
+        for row in repeated_videos(engine, session).to_dict("records")
     ]
 
 

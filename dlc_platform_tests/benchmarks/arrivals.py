@@ -17,8 +17,9 @@ import numpy as np
 import typer
 import yaml
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import tables
 from dlc_platform.catalog.database import open_lab
+from dlc_platform.catalog.promotions import promote
 from dlc_platform.demo import lab as material
 from dlc_platform.dlc.engine import load_engine
 from dlc_platform.estimates.importing import register_model
@@ -99,7 +100,7 @@ def _put_a_model_in_production(home: Path) -> Path:
     promotion = tables.Promotion(
         project=material.PROJECT, model_id=model.id, kind="person", promoted_by="benchmark", reason="the only one"
     )
-    registry.promote(engine, promotion, expected=None)
+    promote(engine, promotion, expected=None)
     engine.dispose()
     return path
 

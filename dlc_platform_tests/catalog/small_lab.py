@@ -4,7 +4,12 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.datasets import record_dataset as catalog_record_dataset
+from dlc_platform.catalog.estimates import record_poses
+from dlc_platform.catalog.evaluations import record_evaluation
+from dlc_platform.catalog.models import record_export, record_training
+from dlc_platform.catalog.writing import BodyParts
 
 
 def identity(letter: str) -> str:
@@ -61,12 +66,12 @@ def dataset(letter: str, project: str = "maze") -> tables.Dataset:
     )
 
 
-BODYPARTS = registry.BodyParts(("nose", "tail"), (("nose", "tail"),))
+BODYPARTS = BodyParts(("nose", "tail"), (("nose", "tail"),))
 ENVIRONMENT = {"deeplabcut": "3.0.2", "gpu": None, "host": "gpu1"}
 
 
 def record_dataset(engine: Engine, recipe: str, made: tables.Dataset, images: list[tables.DatasetImage]) -> None:
-    registry.record_dataset(engine, recipe, made, BODYPARTS, images, ENVIRONMENT)
+    catalog_record_dataset(engine, recipe, made, BODYPARTS, images, ENVIRONMENT)
 
 
 def image(letter: str, number: str, session_key: str | None, side: str = "train") -> tables.DatasetImage:
@@ -81,7 +86,7 @@ def image(letter: str, number: str, session_key: str | None, side: str = "train"
 
 
 def train(engine: Engine, letter: str, dataset: str, recipe: str = "first", project: str = "maze") -> bool:
-    return registry.record_training(
+    return record_training(
         engine,
         tables.ModelVersion(
             id=identity(letter),
@@ -112,7 +117,7 @@ def export(engine: Engine, letter: str, model: str, accepted: bool = True) -> No
         ms_per_frame=41.0,
         manifest_sha256=identity("0"),
     )
-    registry.record_export(engine, made, ENVIRONMENT)
+    record_export(engine, made, ENVIRONMENT)
 
 
 def evaluate(
@@ -149,7 +154,7 @@ def evaluate(
         training_known=True,
         run_id=f"evaluate-{letter}",
     )
-    registry.record_evaluation(engine, evaluation, errors, ENVIRONMENT)
+    record_evaluation(engine, evaluation, errors, ENVIRONMENT)
 
 
 def promotion(
@@ -203,4 +208,4 @@ def track(
     poses = tables.RecordingPoses(
         recording_file_id=file.id, pose_estimate_id=identity(letter), run_id=f"materialise-{letter}"
     )
-    registry.record_poses(engine, estimate, summaries, poses, ENVIRONMENT)
+    record_poses(engine, estimate, summaries, poses, ENVIRONMENT)

@@ -10,8 +10,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.database import alembic_config, migrate, open_catalog
+from dlc_platform.catalog.datasets import current_dataset
+from dlc_platform.catalog.estimates import lineage_table
+from dlc_platform.catalog.evaluations import evaluation_table
+from dlc_platform.catalog.models import best_models, bodyparts_of, model_table, parameter_table
+from dlc_platform.catalog.promotions import promote, promotion_table
+from dlc_platform.catalog.sessions import current_files, register_session, registered_sessions, session_table
 from dlc_platform.catalog.tables import SCHEMA, Base
 from dlc_platform.errors import PlatformError
 from dlc_platform_tests.catalog.small_lab import (
@@ -138,7 +143,7 @@ def test_migrating_again_changes_nothing(lab: Engine) -> None:
     migrate(lab)
     migrate(lab)
     assert tables_in(lab) == before
-    assert len(registry.registered_sessions(lab)) == 2
+    assert len(registered_sessions(lab)) == 2
 
 
 def test_tables_of_a_newer_platform_are_not_migrated(lab: Engine) -> None:
@@ -169,7 +174,7 @@ def test_the_engine_survives_a_lost_connection(engine: Engine) -> None:
     other = sqlalchemy.create_engine(engine.url, poolclass=sqlalchemy.NullPool)
     with other.connect() as connection:
         connection.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
-    assert registry.registered_sessions(engine) == set()
+    assert registered_sessions(engine) == set()
 
 
 def test_a_recording_holds_either_a_video_or_a_problem(engine: Engine) -> None:
@@ -180,16 +185,14 @@ def test_a_recording_holds_either_a_video_or_a_problem(engine: Engine) -> None:
         (recording(key, "a", "1"), None),  # a video that nobody knows
     ):
         with pytest.raises(IntegrityError):
-            registry.register_session(engine, session(key), [(wrong, content)])
-    assert registry.registered_sessions(engine) == set()
+            register_session(engine, session(key), [(wrong, content)])
+    assert registered_sessions(engine) == set()
 
 
 @pytest.mark.parametrize("key", ["frames", "width", "height"])
 def test_a_video_has_frames(engine: Engine, key: str) -> None:
     with pytest.raises(IntegrityError, match="has_frames"):
-        registry.register_session(
-            engine, session("sub-1_ses-1"), [(recording("sub-1_ses-1", "a", "1"), video("1", **{key: 0}))]
-        )
+        register_session(engine, session("sub-1_ses-1"), [(recording("sub-1_ses-1", "a", "1"), video("1", **{key: 0}))])
 
 
 def test_other_rows_that_make_no_sense(lab: Engine) -> None:
@@ -201,7 +204,7 @@ def test_other_rows_that_make_no_sense(lab: Engine) -> None:
         train(lab, "c", dataset="e")
     with pytest.raises(IntegrityError, match="fk_evaluation_model_id"):
         evaluate(lab, "c", model="c", dataset="d", rmse_px=1.0)
-    assert registry.current_dataset(lab, "first") == "d" * 64
+    assert current_dataset(lab, "first") == "d" * 64
 
 
 def test_what_the_first_catalogue_held_is_kept(empty_database: URL) -> None:
@@ -215,27 +218,27 @@ def test_what_the_first_catalogue_held_is_kept(empty_database: URL) -> None:
     migrate(engine)
     files = {
         (file.recording.name, file.position): (file.id, file.recording.camera, file.video_id)
-        for file in registry.current_files(engine, "sub-1_ses-1")
+        for file in current_files(engine, "sub-1_ses-1")
     }
     assert files == {("top", 0): (2, "overhead", "b" * 64), ("side", 0): (3, "side", None)}
-    (row,) = queries.lineage(engine, "sub-1_ses-1").to_dict("records")
+    (row,) = lineage_table(engine, "sub-1_ses-1").to_dict("records")
     assert (row["model"], row["pose_estimate"], row["origin"], row["recipe"]) == ("e" * 64, "2" * 64, "computed", "r")
     assert row["parameters"]["epochs"] == 5 and row["scorer"] == "DLC_e"
-    promotions = queries.promotions(engine)
+    promotions = promotion_table(engine)
     assert list(promotions["kind"]) == ["first", "person", "rule"]
     assert list(promotions["model"]) == ["d" * 64, "e" * 64, "e" * 64]
-    (recipe,) = queries.parameters(engine).to_dict("records")
+    (recipe,) = parameter_table(engine).to_dict("records")
     assert (recipe["recipe"], recipe["version"], recipe["project"]) == ("r", 1, "maze")
-    assert set(queries.models(engine)["net_type"]) == {"resnet_50"}
-    assert registry.bodyparts_of(engine, "e" * 64) == ["nose", "tail"]
+    assert set(model_table(engine)["net_type"]) == {"resnet_50"}
+    assert bodyparts_of(engine, "e" * 64) == ["nose", "tail"]
     assert (row["inference_parameters"], row["frames_lost"], row["frames_damaged"], row["damage"]) == (None, 0, 0, None)
     assert (row["backend"], row["device"], row["export"]) == (None, None, None)
-    assert set(queries.sessions(engine)["frames_lost"].dropna()) == {0}
+    assert set(session_table(engine)["frames_lost"].dropna()) == {0}
     # What is written next follows what was there.
-    registry.register_session(engine, session("sub-2_ses-1"), [(recording("sub-2_ses-1", "a", "4"), video("4"))])
-    (new,) = registry.current_files(engine, "sub-2_ses-1")
+    register_session(engine, session("sub-2_ses-1"), [(recording("sub-2_ses-1", "a", "4"), video("4"))])
+    (new,) = current_files(engine, "sub-2_ses-1")
     assert new.id == 4
-    assert registry.promote(engine, promotion("d"), expected="e" * 64)
+    assert promote(engine, promotion("d"), expected="e" * 64)
     engine.dispose()
 
 
@@ -274,15 +277,15 @@ def test_errors_that_an_older_platform_mixed_with_training_images_go(empty_datab
         for statement in FOURTH_CATALOGUE.split(";"):
             connection.execute(text(statement))
     migrate(engine)
-    (row,) = queries.evaluations(engine).to_dict("records")
+    (row,) = evaluation_table(engine).to_dict("records")
     assert (row["evaluation"], row["test_images"], row["training_known"], row["rmse_px"]) == ("own", 14, True, 2.42)
-    promotions = queries.promotions(engine).astype(object)
+    promotions = promotion_table(engine).astype(object)
     assert promotions["test_rmse_px"].tolist()[:2] == [2.42, 2.42] and promotions["test_images"].tolist()[:2] == [
         14,
         14,
     ]
     assert promotions["test_rmse_px"].isna().tolist() == [False, False, True]
-    (best,) = queries.best_models(engine).to_dict("records")
+    (best,) = best_models(engine).to_dict("records")
     assert best["test_images"] == 2 and pd.isna(best["rmse_low_px"]) and pd.isna(best["rmse_high_px"])
     with engine.begin() as connection:
         command.downgrade(alembic_config(connection), "0004")
@@ -292,6 +295,6 @@ def test_errors_that_an_older_platform_mixed_with_training_images_go(empty_datab
 
 def test_no_more_frames_are_lost_than_there_are(engine: Engine) -> None:
     with pytest.raises(IntegrityError, match="ck_video_account"):
-        registry.register_session(
+        register_session(
             engine, session("sub-1_ses-1"), [(recording("sub-1_ses-1", "a", "1"), video("1", frames_lost=301))]
         )

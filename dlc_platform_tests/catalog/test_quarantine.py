@@ -5,8 +5,15 @@ import threading
 import pytest
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import queries
-from dlc_platform.catalog.quarantine import OTHER_EVIDENCE, Fault, faults_of, judge, release
+from dlc_platform.catalog.quarantine import (
+    OTHER_EVIDENCE,
+    Fault,
+    faults_of,
+    judge,
+    quarantine_counts,
+    quarantine_table,
+    release,
+)
 from dlc_platform.errors import PlatformError
 from dlc_platform_tests.catalog.small_lab import identity
 
@@ -79,7 +86,7 @@ def test_what_a_person_released_stays_out_until_the_evidence_is_another(lab: Eng
     # What only other evidence ended comes back with the evidence.
     assert judge(lab, ONE, "videos", [fault("d")]) == [fault("d")]
     assert release(lab, ONE, "ada") == 2
-    found = queries.quarantine(lab, open_only=False)
+    found = quarantine_table(lab, open_only=False)
     assert set(found["release_reason"].dropna()) == {"it is a night recording"}
 
 
@@ -150,13 +157,13 @@ def test_the_listing_names_reason_and_remedy_the_newest_first(lab: Engine) -> No
     judge(lab, TWO, "poses", [fault("b", None)])
     judge(lab, TWO, "videos", [fault("c"), fault("d", "/raw/side.mp4")])
     judge(lab, ONE, "videos", [])
-    found = queries.quarantine(lab)
+    found = quarantine_table(lab)
     assert list(found["session"]) == [TWO] * 3
     assert list(found["stage"]) == ["videos", "videos", "poses"]
     assert found["file"].isna().sum() == 1
     assert set(found["remedy"]) == {"switch the lamp on"}
-    assert len(queries.quarantine(lab, open_only=False)) == 4
-    assert len(queries.quarantine(lab, most=2)) == 2
-    counts = queries.quarantine_counts(lab).set_index("stage")
+    assert len(quarantine_table(lab, open_only=False)) == 4
+    assert len(quarantine_table(lab, most=2)) == 2
+    counts = quarantine_counts(lab).set_index("stage")
     assert counts["sessions"].to_dict() == {"poses": 1, "videos": 1}
     assert counts["files"].to_dict() == {"poses": 0, "videos": 2}

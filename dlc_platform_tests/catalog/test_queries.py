@@ -6,7 +6,12 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine, update
 
-from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.estimates import computed_poses, lineage_table, pose_table
+from dlc_platform.catalog.evaluations import evaluation_table
+from dlc_platform.catalog.models import model_table
+from dlc_platform.catalog.sessions import register_session, session_table
+from dlc_platform.catalog.videos import repeated_videos
 from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, recording, session, train, video
 
 ONE, TWO = "sub-1_ses-1", "sub-2_ses-1"
@@ -19,7 +24,7 @@ def records(frame: pd.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def test_sessions(lab: Engine) -> None:
-    found = queries.sessions(lab)
+    found = session_table(lab)
     assert list(found) == [
         "session", "subject", "recording", "camera", "position", "path", "width", "height", "frame_rate", "frames",
         "frames_lost", "frames_damaged", "duration_s", "start_time", "video", "model", "estimated_at", "damage",
@@ -30,19 +35,19 @@ def test_sessions(lab: Engine) -> None:
         (ONE, "1", "top", 29.97, 300, identity("1"), identity("b"), None),
         (TWO, "2", "top", 29.97, 150, identity("2"), None, None),
     ]
-    assert list(queries.sessions(lab, TWO)["session"]) == [TWO]
-    assert queries.sessions(lab, "sub-9_ses-9").empty
+    assert list(session_table(lab, TWO)["session"]) == [TWO]
+    assert session_table(lab, "sub-9_ses-9").empty
 
 
 def test_a_session_without_files_is_still_a_session(lab: Engine) -> None:
     three = "sub-3_ses-1"
-    registry.register_session(lab, session(three), [])
-    assert records(queries.sessions(lab, three), "session", "recording", "video") == [(three, None, None)]
+    register_session(lab, session(three), [])
+    assert records(session_table(lab, three), "session", "recording", "video") == [(three, None, None)]
 
 
 def test_models(lab: Engine) -> None:
     train(lab, "c", "d")
-    found = queries.models(lab)
+    found = model_table(lab)
     assert list(found) == [
         "project", "origin", "recipe", "model", "net_type", "scorer", "train_images", "test_images", "epochs",
         "train_seconds", "test_rmse_px", "tested_on", "production", "made_at", "dataset", "parameter_set", "run_id",
@@ -65,14 +70,14 @@ def test_an_error_says_what_it_is_over(lab: Engine) -> None:
         for model, images, known in (("a", 14, False), ("b", 0, True)):
             own = update(tables.Evaluation).where(tables.Evaluation.model_id == identity(model))
             connection.execute(own.values(test_images=images, training_known=known))
-    assert list(queries.models(lab)["tested_on"]) == [
+    assert list(model_table(lab)["tested_on"]) == [
         "14 images, perhaps trained on",
         "no image that it was not trained on",
     ]
 
 
 def test_evaluations(lab: Engine) -> None:
-    found = queries.evaluations(lab)
+    found = evaluation_table(lab)
     assert list(found) == [
         "project", "model", "dataset", "side", "bodypart", "test_images", "taught_images", "training_known",
         "keypoints", "missed", "rmse_px", "rmse_confident_px", "mean_px", "median_px", "mean_likelihood",
@@ -90,7 +95,7 @@ def test_evaluations(lab: Engine) -> None:
 
 
 def test_poses(lab: Engine) -> None:
-    found = queries.poses(lab)
+    found = pose_table(lab)
     assert list(found) == [
         "session", "recording", "camera", "position", "frames", "frames_lost", "model", "origin", "scorer", "video",
         "pose_estimate", "mean_likelihood", "fraction_confident", "seconds", "run_id", "materialized_at",
@@ -99,22 +104,22 @@ def test_poses(lab: Engine) -> None:
     assert records(found, *columns) == [
         (ONE, "top", 300, identity("b"), identity("1"), identity("9"), 0.75, "materialise-9")
     ]
-    assert queries.poses(lab, TWO).empty and len(queries.poses(lab, ONE)) == 1
+    assert pose_table(lab, TWO).empty and len(pose_table(lab, ONE)) == 1
 
 
 def test_computed_poses(lab: Engine) -> None:
-    assert records(queries.computed_poses(lab), "session", "camera", "path", "inference_parameters") == [
+    assert records(computed_poses(lab), "session", "camera", "path", "inference_parameters") == [
         (ONE, "top", f"/raw/{ONE}/top.mp4", {})
     ]
 
 
 def test_poses_of_a_replaced_video_are_no_longer_shown(lab: Engine) -> None:
-    registry.register_session(lab, session(ONE), [(recording(ONE, "top", problem="cut short", mtime_ns=2), None)])
-    assert queries.poses(lab).empty and queries.lineage(lab, ONE).empty
+    register_session(lab, session(ONE), [(recording(ONE, "top", problem="cut short", mtime_ns=2), None)])
+    assert pose_table(lab).empty and lineage_table(lab, ONE).empty
 
 
 def test_lineage(lab: Engine) -> None:
-    (row,) = queries.lineage(lab, ONE).to_dict("records")
+    (row,) = lineage_table(lab, ONE).to_dict("records")
     assert {key: value for key, value in row.items() if not str(key).endswith("_at")} == {
         "session": ONE,
         "recording": "top",
@@ -155,10 +160,10 @@ def test_lineage(lab: Engine) -> None:
         "export": identity("2"),
     }
     assert row["trained_at"] <= row["estimated_at"] <= row["materialized_at"]
-    assert queries.lineage(lab, TWO).empty
+    assert lineage_table(lab, TWO).empty
 
 
-@pytest.mark.parametrize("query", [queries.sessions, queries.models, queries.evaluations, queries.poses])
+@pytest.mark.parametrize("query", [session_table, model_table, evaluation_table, pose_table])
 def test_a_new_lab_has_empty_tables(engine: Engine, query: Any) -> None:
     found = query(engine)
     assert found.empty and len(found.columns) > 10
@@ -166,10 +171,10 @@ def test_a_new_lab_has_empty_tables(engine: Engine, query: Any) -> None:
 
 def test_one_video_in_two_sessions_is_said_until_one_of_them_is_gone(engine: Engine) -> None:
     for key in (ONE, TWO):
-        registry.register_session(engine, session(key), [(recording(key, "top", "1"), video("1"))])
-    (pair,) = queries.repeated_videos(engine).to_dict("records")
+        register_session(engine, session(key), [(recording(key, "top", "1"), video("1"))])
+    (pair,) = repeated_videos(engine).to_dict("records")
     assert (pair["session"], pair["other_session"]) == (ONE, TWO)
-    (other,) = queries.repeated_videos(engine, TWO).to_dict("records")
+    (other,) = repeated_videos(engine, TWO).to_dict("records")
     assert (other["path"], other["other_path"]) == (pair["other_path"], pair["path"])
-    registry.register_session(engine, session(TWO), [(recording(TWO, "top", "2"), video("2"))])
-    assert queries.repeated_videos(engine).empty
+    register_session(engine, session(TWO), [(recording(TWO, "top", "2"), video("2"))])
+    assert repeated_videos(engine).empty

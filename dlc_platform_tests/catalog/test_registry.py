@@ -9,8 +9,28 @@ import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError
 
-from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.catalog import tables
 from dlc_platform.catalog.database import open_catalog
+from dlc_platform.catalog.datasets import current_dataset, image_sides, registered_dataset
+from dlc_platform.catalog.estimates import pose_summaries, record_poses
+from dlc_platform.catalog.evaluations import evaluated_models, evaluations_of, record_evaluation
+from dlc_platform.catalog.models import current_model, export_table, model_version, record_imported_model, require_model
+from dlc_platform.catalog.products import making_alone, recorded_products
+from dlc_platform.catalog.promotions import production_model, promote, promotion_in_force
+from dlc_platform.catalog.sessions import (
+    current_files,
+    known_details,
+    known_files,
+    labelled_sessions,
+    record_session_labels,
+    register_session,
+    require_files,
+    session_keys,
+    session_table,
+)
+from dlc_platform.catalog.videos import forget_account, unaccounted_videos
+from dlc_platform.catalog.wanted import tracked_files
+from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.errors import PlatformError
 from dlc_platform.video.registered import KnownFile
 from dlc_platform_tests.catalog.small_lab import (
@@ -58,34 +78,34 @@ def at_once(engine: Engine, *tasks: Callable[[Engine], object]) -> list[object]:
 
 
 def register(engine: Engine, *files: tuple[tables.RecordingFile, tables.Video | None]) -> None:
-    registry.register_session(engine, session(KEY), files)
+    register_session(engine, session(KEY), files)
 
 
 def current(engine: Engine) -> list[tuple[int, str, str | None]]:
-    return [(row.id, row.recording.name, row.video_id) for row in registry.current_files(engine, KEY)]
+    return [(row.id, row.recording.name, row.video_id) for row in current_files(engine, KEY)]
 
 
 def test_what_json_cannot_say_is_left_out_of_details(engine: Engine) -> None:
     hostile = {"values": {"a\0b": "x\0\ud800", "n": float("nan")}, "sources": {"i": [float("inf"), -1e400, (1, None)]}}
     file = recording("sub-1_ses-1", "top", problem="says \0\udcff nothing")
     for _ in range(2):
-        registry.register_session(engine, session("sub-1_ses-1"), [(file, None)], details=(hostile, None))
-    said, _ = registry.known_details(engine, "1", "sub-1_ses-1")
+        register_session(engine, session("sub-1_ses-1"), [(file, None)], details=(hostile, None))
+    said, _ = known_details(engine, "1", "sub-1_ses-1")
     assert said == {"values": {"ab": "x?", "n": None}, "sources": {"i": [None, None, [1, None]]}}
-    (row,) = registry.current_files(engine, "sub-1_ses-1")
+    (row,) = current_files(engine, "sub-1_ses-1")
     assert row.problem == "says ? nothing"
 
 
 def test_files_that_are_gone_are_no_session_that_never_was(engine: Engine) -> None:
     with pytest.raises(PlatformError, match="session sub-1_ses-1 is not registered"):
-        registry.require_files(engine, "sub-1_ses-1")
-    registry.register_session(engine, session("sub-1_ses-1"), [(recording("sub-1_ses-1", "top", "1"), video("1"))])
-    assert len(registry.require_files(engine, "sub-1_ses-1")) == 1
+        require_files(engine, "sub-1_ses-1")
+    register_session(engine, session("sub-1_ses-1"), [(recording("sub-1_ses-1", "top", "1"), video("1"))])
+    assert len(require_files(engine, "sub-1_ses-1")) == 1
     with engine.begin() as connection:
         connection.execute(text("update dlc.recording_file set missing_since = '2026-03-01 12:00+00'"))
     with pytest.raises(PlatformError, match=r"are gone since 2026-03-01 12:00 UTC, /raw/.*Bring them back"):
-        registry.require_files(engine, "sub-1_ses-1")
-    assert str(queries.sessions(engine)["missing_since"][0]).startswith("2026-03-01 12:00")
+        require_files(engine, "sub-1_ses-1")
+    assert str(session_table(engine)["missing_since"][0]).startswith("2026-03-01 12:00")
 
 
 def test_an_unchanged_file_keeps_its_row(engine: Engine) -> None:
@@ -100,7 +120,7 @@ def test_an_unchanged_file_keeps_its_row(engine: Engine) -> None:
 def test_what_was_read_of_a_known_video_takes_the_place_of_what_was_known(engine: Engine) -> None:
     register(engine, (recording(KEY, "a", "1"), video("1")))
     before = current(engine)
-    assert registry.unaccounted_videos(engine) == {identity("1")}
+    assert unaccounted_videos(engine) == {identity("1")}
     account = {
         "frames": 298,
         "frames_declared": 301,
@@ -114,15 +134,15 @@ def test_what_was_read_of_a_known_video_takes_the_place_of_what_was_known(engine
         "decoder": "another FFmpeg",
     }
     files = [(recording(KEY, "a", "1"), video("1", **account))]
-    registry.register_session(engine, session(KEY), files, {"av": "another"})
+    register_session(engine, session(KEY), files, {"av": "another"})
     ((*values, environment),) = rows(engine, tables.Video, *account, "environment_id")
     assert dict(zip(account, values, strict=True)) == account and environment
-    assert current(engine) == before and not registry.unaccounted_videos(engine)
+    assert current(engine) == before and not unaccounted_videos(engine)
     # A file that was not read says nothing of its video.
     register(engine, (recording(KEY, "a", "1"), None))
     assert rows(engine, tables.Video, "frames", "decoder") == [(298, "another FFmpeg")]
-    registry.forget_account(engine, identity("1"))
-    assert registry.unaccounted_videos(engine) == {identity("1")}
+    forget_account(engine, identity("1"))
+    assert unaccounted_videos(engine) == {identity("1")}
 
 
 def test_a_replaced_file_is_a_new_row(engine: Engine) -> None:
@@ -145,10 +165,10 @@ def test_a_removed_file_is_marked(engine: Engine) -> None:
     assert [name for _, name, _ in current(engine)] == ["a"]
     register(engine)
     assert current(engine) == []
-    missing = registry.current_files(engine, KEY, missing=True)
+    missing = current_files(engine, KEY, missing=True)
     assert [row.recording.name for row in missing] == ["a", "b"] and all(row.missing_since for row in missing)
     register(engine, (recording(KEY, "a", "1"), None))
-    assert [row.id for row in registry.current_files(engine, KEY)] == [missing[0].id], "it is back"
+    assert [row.id for row in current_files(engine, KEY)] == [missing[0].id], "it is back"
     assert len(rows(engine, tables.RecordingFile, "id")) == 2
 
 
@@ -157,18 +177,18 @@ def test_problems_come_and_go(engine: Engine) -> None:
     before = current(engine)
     register(engine, (recording(KEY, "a", problem="cut short"), None))
     assert current(engine) == before
-    assert registry.known_files(engine) == []
+    assert known_files(engine) == []
     register(engine, (recording(KEY, "a", problem="not a video"), None))
     register(engine, (recording(KEY, "a", "1"), video("1")))
-    assert registry.known_files(engine) == [KnownFile(KEY, "top", "a", identity("1"), 1000, 640, 480)]
+    assert known_files(engine) == [KnownFile(KEY, "top", "a", identity("1"), 1000, 640, 480)]
     problems = rows(engine, tables.RecordingFile, "problem")
     assert problems == [("cut short",), ("not a video",), (None,)]
 
 
 def test_one_video_in_two_sessions(engine: Engine) -> None:
     for key in (KEY, "sub-2_ses-1"):
-        registry.register_session(engine, session(key), [(recording(key, "a", "1"), video("1"))])
-    assert registry.known_files(engine) == [
+        register_session(engine, session(key), [(recording(key, "a", "1"), video("1"))])
+    assert known_files(engine) == [
         KnownFile(key, "top", "a", identity("1"), 1000, 640, 480) for key in (KEY, "sub-2_ses-1")
     ]
     assert rows(engine, tables.Video, "id") == [(identity("1"),)]
@@ -192,19 +212,19 @@ def test_two_sessions_with_the_same_videos_do_not_wait_for_each_other(engine: En
                 (recording(key, letter, None, problem="x"), video("0", id=f"{letter}{attempt}".ljust(64, "0")))
                 for letter in order
             ]
-            return lambda own: registry.register_session(own, session(key), files)
+            return lambda own: register_session(own, session(key), files)
 
         at_once(engine, task(f"sub-1_ses-{attempt}", letters), task(f"sub-2_ses-{attempt}", letters[::-1]))
     assert len(rows(engine, tables.Video, "id")) == 5 * len(letters)
 
 
 def test_labels_are_counted_again(lab: Engine) -> None:
-    registry.record_session_labels(lab, KEY, {"maze": 3, "arena": 0})
-    registry.record_session_labels(lab, KEY, {"maze": 5})
+    record_session_labels(lab, KEY, {"maze": 3, "arena": 0})
+    record_session_labels(lab, KEY, {"maze": 5})
     counted = rows(lab, tables.SessionLabels, "project", "images")
     assert sorted(counted) == [("arena", 0), ("maze", 5)]
-    assert registry.labelled_sessions(lab, ["maze", "arena"]) == registry.labelled_sessions(lab, ["maze"]) == {KEY}
-    assert registry.labelled_sessions(lab, ["maze", "a new one"]) == set()
+    assert labelled_sessions(lab, ["maze", "arena"]) == labelled_sessions(lab, ["maze"]) == {KEY}
+    assert labelled_sessions(lab, ["maze", "a new one"]) == set()
 
 
 def test_a_dataset_whose_sessions_become_known(lab: Engine) -> None:
@@ -215,7 +235,7 @@ def test_a_dataset_whose_sessions_become_known(lab: Engine) -> None:
     columns = ("image_id", "session_key", "side")
     found = [row[1:] for row in rows(lab, tables.DatasetImage, "dataset_id", *columns) if row[0] == identity("e")]
     assert sorted(found) == [(identity("3"), KEY, "train"), (identity("4"), None, "test")]
-    assert registry.current_dataset(lab, "first") == registry.current_dataset(lab, "second") == identity("e")
+    assert current_dataset(lab, "first") == current_dataset(lab, "second") == identity("e")
     # A session whose video was removed is still the session that taught the model.
     record_dataset(lab, "first", dataset("e"), made)
     found = [row for row in rows(lab, tables.DatasetImage, "dataset_id", "session_key") if row[0] == identity("e")]
@@ -225,8 +245,8 @@ def test_a_dataset_whose_sessions_become_known(lab: Engine) -> None:
 def test_the_newest_dataset_of_a_recipe_is_current(lab: Engine) -> None:
     record_dataset(lab, "first", dataset("e"), [image("e", "3", None)])
     record_dataset(lab, "first", dataset("d"), [image("d", "3", None)])
-    assert registry.current_dataset(lab, "first") == identity("d")
-    assert registry.current_dataset(lab, "unknown") is None
+    assert current_dataset(lab, "first") == identity("d")
+    assert current_dataset(lab, "unknown") is None
     assert len(rows(lab, tables.Dataset, "id")) == 2 and len(rows(lab, tables.DatasetBuild, "id")) == 3
 
 
@@ -234,10 +254,10 @@ def test_a_dataset_is_of_the_project_that_it_was_last_made_for(lab: Engine) -> N
     images = [image("e", "3", None), image("e", "4", None, "test")]
     record_dataset(lab, "first", dataset("e", "maze"), images)
     record_dataset(lab, "first", dataset("e", "labyrinth"), images)
-    made = registry.dataset(lab, identity("e"))
+    made = registered_dataset(lab, identity("e"))
     assert made is not None and (made.project, made.seed) == ("labyrinth", 42)
-    assert registry.image_sides(lab, identity("e")) == {identity("3"): "train", identity("4"): "test"}
-    assert registry.dataset(lab, identity("0")) is None
+    assert image_sides(lab, identity("e")) == {identity("3"): "train", identity("4"): "test"}
+    assert registered_dataset(lab, identity("0")) is None
 
 
 def test_one_model_trained_twice(lab: Engine) -> None:
@@ -247,11 +267,11 @@ def test_one_model_trained_twice(lab: Engine) -> None:
         (identity("c"), "third"),
         (identity("c"), "fourth"),
     ]
-    model = registry.current_model(lab, "fourth")
+    model = current_model(lab, "fourth")
     assert model is not None and (model.id, model.scorer) == (identity("c"), "DLC_c")
-    found = registry.model_version(lab, identity("c"))
+    found = model_version(lab, identity("c"))
     assert found is not None and found.parameter_set_id == model.parameter_set_id
-    assert registry.model_version(lab, identity("0")) is None and registry.current_model(lab, "unknown") is None
+    assert model_version(lab, identity("0")) is None and current_model(lab, "unknown") is None
     assert len(rows(lab, tables.ParameterSet, "id")) == 1
     assert rows(lab, tables.ParameterSet, "parameters") == [({"epochs": 5, "net_type": "resnet_50"},)]
 
@@ -259,7 +279,7 @@ def test_one_model_trained_twice(lab: Engine) -> None:
 def test_the_newest_model_of_a_recipe_is_current(lab: Engine) -> None:
     train(lab, "c", "d", recipe="first")
     train(lab, "a", "d", recipe="first")
-    model = registry.current_model(lab, "first")
+    model = current_model(lab, "first")
     assert model is not None and model.id == identity("a")
 
 
@@ -267,18 +287,18 @@ def test_one_evaluation_twice(lab: Engine) -> None:
     evaluate(lab, "6", "a", "d", 99.0)
     errors = rows(lab, tables.EvaluationError, "evaluation_id", "rmse_px")
     assert len(errors) == 12 and max(rmse for _, rmse in errors) == 5.0
-    assert [row.id for row in registry.evaluations_of(lab, "maze")] == [identity("6"), identity("7")]
-    assert registry.evaluations_of(lab, "arena") == []
-    assert registry.evaluated_models(lab) == {identity("a"), identity("b")}
+    assert [row.id for row in evaluations_of(lab, "maze")] == [identity("6"), identity("7")]
+    assert evaluations_of(lab, "arena") == []
+    assert evaluated_models(lab) == {identity("a"), identity("b")}
 
 
 def test_a_promotion_against_what_is_no_longer_so(lab: Engine) -> None:
-    assert registry.production_model(lab, "maze") == identity("b")
-    assert registry.production_model(lab, "arena") is None
-    assert not registry.promote(lab, promotion("a"), expected=identity("a"))
-    assert not registry.promote(lab, promotion("a"), expected=None)
-    assert registry.promote(lab, promotion("a"), expected=identity("b"))
-    in_force = registry.promotion_in_force(lab, "maze")
+    assert production_model(lab, "maze") == identity("b")
+    assert production_model(lab, "arena") is None
+    assert not promote(lab, promotion("a"), expected=identity("a"))
+    assert not promote(lab, promotion("a"), expected=None)
+    assert promote(lab, promotion("a"), expected=identity("b"))
+    in_force = promotion_in_force(lab, "maze")
     assert in_force is not None and (in_force.model_id, in_force.reason) == (identity("a"), "a it is")
     assert in_force.evaluation_id is None
 
@@ -287,42 +307,42 @@ def test_a_promotion_against_what_is_no_longer_so(lab: Engine) -> None:
 def test_of_promotions_at_once_one_wins(lab: Engine, expected: str | None) -> None:
     train(lab, "c", "d", project="arena")
     if expected:
-        assert registry.promote(lab, promotion(expected, "arena"), expected=None)
+        assert promote(lab, promotion(expected, "arena"), expected=None)
     against = identity(expected) if expected else None
     tasks = [
-        lambda own, model=model: registry.promote(own, promotion(model, "arena"), expected=against)
+        lambda own, model=model: promote(own, promotion(model, "arena"), expected=against)
         for model in ("b", "c", "b", "c", "b", "c")
     ]
     won = at_once(lab, *tasks)
     assert sorted(map(str, won)) == ["False"] * 5 + ["True"]
-    assert registry.production_model(lab, "arena") == identity("bcbcbc"[won.index(True)])
-    assert registry.production_model(lab, "maze") == identity("b")
+    assert production_model(lab, "arena") == identity("bcbcbc"[won.index(True)])
+    assert production_model(lab, "maze") == identity("b")
 
 
 def test_promotions_of_two_projects_do_not_meet(lab: Engine) -> None:
     won = at_once(
         lab,
-        lambda own: registry.promote(own, promotion("a", "arena"), expected=None),
-        lambda own: registry.promote(own, promotion("a", "maze"), expected=identity("b")),
+        lambda own: promote(own, promotion("a", "arena"), expected=None),
+        lambda own: promote(own, promotion("a", "maze"), expected=identity("b")),
     )
     assert won == [True, True]
 
 
 def test_one_estimate_for_two_recordings_and_twice_for_one(lab: Engine) -> None:
     other = "sub-3_ses-1"
-    registry.register_session(lab, session(other), [(recording(other, "copy", "1"), None)])
-    (copy,) = registry.current_files(lab, other)
+    register_session(lab, session(other), [(recording(other, "copy", "1"), None)])
+    (copy,) = current_files(lab, other)
     track(lab, "9", copy, "b")
     track(lab, "9", copy, "b")
     assert rows(lab, tables.PoseEstimate, "id") == [(identity("8"),), (identity("9"),)]
     assert len(rows(lab, tables.PoseSummary, "bodypart")) == 4
     found = rows(lab, tables.RecordingPoses, "recording_file_id", "pose_estimate_id")
     assert found[2:] == [(copy.id, identity("9"))] * 2
-    assert copy.id in registry.tracked_files(lab)
+    assert copy.id in tracked_files(lab)
 
 
 def test_poses_recorded_by_many_at_once(lab: Engine) -> None:
-    (top,) = registry.current_files(lab, "sub-2_ses-1")
+    (top,) = current_files(lab, "sub-2_ses-1")
     at_once(lab, *[lambda own: track(own, "0", top, "b")] * 4)
     assert (identity("0"),) in rows(lab, tables.PoseEstimate, "id")
     assert len(rows(lab, tables.RecordingPoses, "id")) == 6
@@ -335,12 +355,12 @@ def test_a_recording_of_several_files(engine: Engine) -> None:
         (recording(KEY, "side", "3", camera="side"), video("3")),
     ]
     register(engine, *files)
-    found = [(file.recording.name, file.position, file.video_id) for file in registry.current_files(engine, KEY)]
+    found = [(file.recording.name, file.position, file.video_id) for file in current_files(engine, KEY)]
     assert found == [("side", 0, identity("3")), ("top", 0, identity("1")), ("top", 1, identity("2"))]
     assert len(rows(engine, tables.Recording, "id")) == 2
     # The second file is gone: the recording is its first one.
     register(engine, files[0], files[2])
-    assert [file.position for file in registry.current_files(engine, KEY)] == [0, 0]
+    assert [file.position for file in current_files(engine, KEY)] == [0, 0]
     assert len(rows(engine, tables.RecordingFile, "id")) == 3
 
 
@@ -348,7 +368,7 @@ def test_a_camera_that_is_called_otherwise(engine: Engine) -> None:
     register(engine, (recording(KEY, "a", "1", camera="top"), video("1")))
     ((before, _, _),) = current(engine)
     register(engine, (recording(KEY, "a", "1", camera="overhead"), None))
-    (file,) = registry.current_files(engine, KEY)
+    (file,) = current_files(engine, KEY)
     assert (file.id, file.recording.camera) == (before, "overhead")
 
 
@@ -356,7 +376,7 @@ def test_of_two_that_make_one_product_the_second_waits(engine: Engine) -> None:
     order: list[str] = []
 
     def task(own: Engine) -> None:
-        with registry.alone(own, identity("1")):
+        with making_alone(own, identity("1")):
             order.append("begins")
             time.sleep(0.2)
             order.append("ends")
@@ -366,7 +386,7 @@ def test_of_two_that_make_one_product_the_second_waits(engine: Engine) -> None:
 
 
 def test_a_product_that_was_lost_and_made_again_has_another_manifest(lab: Engine) -> None:
-    _, top = registry.current_files(lab, KEY)
+    _, top = current_files(lab, KEY)
     for number in ("1", "2"):
         estimate = tables.PoseEstimate(
             id=identity("9"),
@@ -380,8 +400,8 @@ def test_a_product_that_was_lost_and_made_again_has_another_manifest(lab: Engine
             run_id="again",
         )
         made = tables.RecordingPoses(recording_file_id=top.id, pose_estimate_id=identity("9"), run_id="again")
-        registry.record_poses(lab, estimate, registry.pose_summaries(identity("9"), []), made, {})
-        assert registry.products(lab)["poses", identity("9")] == identity(number)
+        record_poses(lab, estimate, pose_summaries(identity("9"), []), made, {})
+        assert recorded_products(lab)["poses", identity("9")] == identity(number)
 
 
 def test_sessions_that_become_known_after_an_evaluation(lab: Engine) -> None:
@@ -395,25 +415,25 @@ def test_sessions_that_become_known_after_an_evaluation(lab: Engine) -> None:
     error = tables.EvaluationSessionError(
         evaluation_id=identity("7"), side="train", session_key=KEY, keypoints=3, rmse_px=1.0
     )
-    registry.record_evaluation(lab, evaluation, [], {}, [error])
+    record_evaluation(lab, evaluation, [], {}, [error])
     assert count() == 1
 
 
 def test_an_export_is_recorded_once_and_belongs_to_its_model(lab: Engine) -> None:
     export(lab, "3", "a", accepted=False)
     export(lab, "3", "a", accepted=True)  # what was measured first stays
-    made = queries.exports(lab)
+    made = export_table(lab)
     assert list(zip(made["model"], made["accepted"], strict=True)) == [(identity("a"), True), (identity("a"), False)]
-    assert registry.products(lab)["exports", identity("3")] == identity("0")
+    assert recorded_products(lab)["exports", identity("3")] == identity("0")
     with pytest.raises(IntegrityError, match="fk_model_export_model_id"):
         export(lab, "4", "c")
 
 
 def test_a_product_is_free_again_when_its_maker_fails(engine: Engine) -> None:
-    with pytest.raises(ValueError), registry.alone(engine, identity("1")):
+    with pytest.raises(ValueError), making_alone(engine, identity("1")):
         raise ValueError("the network failed")
     other = open_catalog(engine.url)
-    with registry.alone(other, identity("1")):
+    with making_alone(other, identity("1")):
         pass
     other.dispose()
 
@@ -421,7 +441,7 @@ def test_a_product_is_free_again_when_its_maker_fails(engine: Engine) -> None:
 @pytest.mark.parametrize("work_fails", [False, True])
 def test_work_outlives_the_connection_that_holds_its_lock(engine: Engine, work_fails: bool) -> None:
     def work() -> str:
-        with registry.alone(engine, identity("1")):
+        with making_alone(engine, identity("1")):
             with open_catalog(engine.url).connect() as other:
                 lock = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'"
                 assert other.scalars(text(lock)).all() == [True]
@@ -434,12 +454,12 @@ def test_work_outlives_the_connection_that_holds_its_lock(engine: Engine, work_f
             work()
     else:
         assert work() == "all frames"
-    with registry.alone(engine, identity("1")):
-        assert registry.session_keys(engine) == set()
+    with making_alone(engine, identity("1")):
+        assert session_keys(engine) == set()
 
 
 def test_what_another_cutoff_counts_takes_the_place_of_what_was_counted_before(lab: Engine) -> None:
-    _, top = registry.current_files(lab, KEY)
+    _, top = current_files(lab, KEY)
     track(lab, "9", top, "b", confident=0.25)
     columns = ("pose_estimate_id", "bodypart", "fraction_confident")
     found = {row[1:] for row in rows(lab, tables.PoseSummary, *columns) if row[0] == identity("9")}
@@ -453,7 +473,7 @@ def test_what_another_cutoff_counts_takes_the_place_of_what_was_counted_before(l
 
 def test_a_model_is_named_by_as_much_as_tables_show(lab: Engine) -> None:
     for middle, project in (("1", "maze"), ("2", "arena")):
-        registry.record_imported_model(
+        record_imported_model(
             lab,
             tables.ModelVersion(
                 id=f"ab{'c' * 12}{middle}".ljust(64, "0"),
@@ -463,15 +483,15 @@ def test_a_model_is_named_by_as_much_as_tables_show(lab: Engine) -> None:
                 scorer="elsewhere",
                 source={},
             ),
-            registry.BodyParts(["nose"]),
+            BodyParts(["nose"]),
         )
-    assert registry.require_model(lab, "aaa").id == identity("a")
-    assert registry.require_model(lab, f" {identity('B')}\n").id == identity("b")
+    assert require_model(lab, "aaa").id == identity("a")
+    assert require_model(lab, f" {identity('B')}\n").id == identity("b")
     with pytest.raises(
         PlatformError,
         match=r"2 model versions begin with 'ab': abcccccccccccc1 of maze, abcccccccccccc2 of arena. Write more",
     ):
-        registry.require_model(lab, "ab")
+        require_model(lab, "ab")
     for unknown in ("", " ", "9", "%", "a%", "_" * 64):
         with pytest.raises(PlatformError, match="no model version begins with"):
-            registry.require_model(lab, unknown)
+            require_model(lab, unknown)

@@ -14,7 +14,10 @@ import pytest
 import yaml
 from sqlalchemy import Engine, select, text
 
-from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.estimates import incomplete_poses
+from dlc_platform.catalog.models import bodyparts_of, model_version
+from dlc_platform.catalog.sessions import current_files
 from dlc_platform.cli import app
 from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.errors import PlatformError
@@ -118,7 +121,7 @@ def test_imported_poses_are_in_force_where_there_are_none(home: Path, lab: Lab, 
 
 
 def test_poses_of_a_damaged_video_follow_the_rule_of_lab_yaml(lab: Lab, engine: Engine, tmp_path: Path):
-    video = spoil(Path(registry.current_files(engine, SESSION)[-1].path), [3])
+    video = spoil(Path(current_files(engine, SESSION)[-1].path), [3])
     assert video.name == "cam-top.mp4"
     for session in scan(lab.raw_roots, lab.layout).sessions:
         register(engine, session)
@@ -127,7 +130,7 @@ def test_poses_of_a_damaged_video_follow_the_rule_of_lab_yaml(lab: Lab, engine: 
         register_poses(engine, lab, file, SESSION)
     done = register_poses(engine, lab.model_copy(update={"damaged_videos": "track"}), file, SESSION)
     assert done.in_force and done.poses.frames == 10
-    (row,) = queries.incomplete_poses(engine).to_dict("records")
+    (row,) = incomplete_poses(engine).to_dict("records")
     assert (row["frames"], row["rows"]) == (10, 10) and row["damage"].startswith("damaged: ")
 
 
@@ -140,7 +143,7 @@ def test_a_file_without_poses_keeps_its_place_in_the_recording(home: Path, lab: 
     assert nose["frame"].tolist() == list(range(12, 25))
     assert nose["time_s"].iloc[0] == pytest.approx(12 / 25)
     # Nobody knows how many frames a file has that cannot be read.
-    (video,) = [file for file in registry.current_files(engine, SESSION) if file.path.endswith("part-1.mp4")]
+    (video,) = [file for file in current_files(engine, SESSION) if file.path.endswith("part-1.mp4")]
     Path(video.path).write_bytes(b"no video" * 1000)
     for session in scan(lab.raw_roots, lab.layout).sessions:
         register(engine, session)
@@ -270,8 +273,8 @@ def test_an_imported_model_is_a_version_of_its_project(
     (row,) = Platform(home).models().to_dict("records")
     assert (row["project"], row["origin"], row["model"], row["scorer"]) == ("tiny", "imported", model.id, model.scorer)
     assert row["source"]["model_prefix"] == "p"
-    assert registry.bodyparts_of(engine, model.id) == ["nose", "tail"]
-    version = registry.model_version(engine, model.id)
+    assert bodyparts_of(engine, model.id) == ["nose", "tail"]
+    version = model_version(engine, model.id)
     assert version is not None and version.weights_sha256 == tiny_model.weights_sha256
     assert version.manifest_sha256 == sha256_file(model.path / "manifest.json")
     with pytest.raises(PlatformError, match="is a version of the project tiny"):

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.estimates import record_poses
+from dlc_platform.catalog.sessions import assign_cameras, current_files
 from dlc_platform.cli import app
 from dlc_platform.dlc.parameters import CONFIG_FILE, TRACKING
 from dlc_platform.estimates.other_rules import poses_of_other_rules, unread_rules
@@ -53,7 +55,7 @@ def settings(region: dict[str, Any] | None = None, **rule: str) -> Lab:
 def test_poses_of_other_rules(
     made_with: dict[str, Any] | None, rules: Lab, said: tuple[str, str] | None, lab: Engine
 ) -> None:
-    _, top = registry.current_files(lab, ONE)
+    _, top = current_files(lab, ONE)
     track(lab, "c", top, "b", parameters=made_with)
     found = poses_of_other_rules(lab, rules)
     columns = ["session", "camera", "path", "made_with", "lab_yaml"]
@@ -67,7 +69,7 @@ def test_poses_of_several_animals_that_were_tracked_otherwise_are_listed(lab: En
     (model / MANIFEST).write_text("{}")
     (model / CONFIG_FILE).write_text("metadata: {individuals: [one, other]}")
     now = settings().model_copy(update={"store": tmp_path})
-    _, top = registry.current_files(lab, ONE)
+    _, top = current_files(lab, ONE)
     track(lab, "c", top, "b")
     (row,) = poses_of_other_rules(lab, now).to_dict("records")
     assert row["made_with"] == "whole picture, full precision, tracking 1"
@@ -79,12 +81,12 @@ def test_poses_of_several_animals_that_were_tracked_otherwise_are_listed(lab: En
 
 
 def test_imported_poses_follow_no_rule(lab: Engine) -> None:
-    _, top = registry.current_files(lab, ONE)
+    _, top = current_files(lab, ONE)
     imported = tables.PoseEstimate(
         id=identity("c"), video_id=top.video_id, origin="imported", scorer="DLC_c", frames=300, source={"file": "a.h5"}
     )
     poses = tables.RecordingPoses(recording_file_id=top.id, pose_estimate_id=imported.id)
-    registry.record_poses(lab, imported, [], poses, ENVIRONMENT)
+    record_poses(lab, imported, [], poses, ENVIRONMENT)
     assert poses_of_other_rules(lab, settings(REGION)).empty
 
 
@@ -94,7 +96,7 @@ def test_rules_that_the_catalogue_does_not_follow_yet_are_said(lab: Engine) -> N
     said = unread_rules(lab, settings(camera="side"))
     assert said is not None
     assert "the cameras top (maze before, no project now), and this answer follows those from before" in said
-    registry.assign_cameras(lab, settings(camera="side").project_of)
+    assign_cameras(lab, settings(camera="side").project_of)
     assert unread_rules(lab, settings(camera="side")) is None
 
 

@@ -13,7 +13,11 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import quarantine, registry, tables
+from dlc_platform.catalog import quarantine, tables
+from dlc_platform.catalog.models import record_imported_model
+from dlc_platform.catalog.sessions import assign_cameras, current_files, register_session
+from dlc_platform.catalog.verdicts import pose_verdict
+from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.cli import app
 from dlc_platform.cli import poses as poses_commands
 from dlc_platform.errors import MachineFault, PlatformError
@@ -87,8 +91,8 @@ class SmallLab:
         self.home, self.engine = home, engine
         self.store = Store(home / "store")
         self.settle({})
-        registry.register_session(engine, session(SESSION), [(recording(SESSION, "top", "1"), video("1"))])
-        registry.assign_cameras(engine, {"top": "maze"}.get)
+        register_session(engine, session(SESSION), [(recording(SESSION, "top", "1"), video("1"))])
+        assign_cameras(engine, {"top": "maze"}.get)
 
     def settle(self, quality: dict[str, Any], **more: Any) -> Lab:
         """Write lab.yaml anew."""
@@ -152,7 +156,7 @@ class SmallLab:
     def track(self, letter: str, model: str, table: pd.DataFrame) -> None:
         """Put these poses in force."""
         self.store.put("poses", identity(letter), {}, lambda folder: write_parquet(table, folder / POSE_TABLE))
-        (file,) = registry.current_files(self.engine, SESSION)
+        (file,) = current_files(self.engine, SESSION)
         track(self.engine, letter, file, model)
 
     def assess(self) -> Assessment:
@@ -187,7 +191,7 @@ def test_good_poses_pass_by_their_models_own_evaluation(tracked: SmallLab) -> No
     )
     found = tracked.assess()
     assert found.verdict == "pass" and found.findings == [] and tracked.held() == []
-    verdict = registry.pose_verdict(tracked.engine, identity("8"))
+    verdict = pose_verdict(tracked.engine, identity("8"))
     assert verdict is not None and (verdict.verdict, verdict.evaluation_id) == ("pass", identity("6"))
     table = Platform(tracked.home).quality(SESSION)
     assert list(table["bodypart"]) == ["nose", "tail", "nose to tail", "all"]
@@ -234,7 +238,7 @@ def test_poses_of_which_a_bad_model_asks_nothing_fail_by_the_floors(small: Small
     today = daily_report(small.engine, datetime.now(UTC).date(), "UTC", "stop")
     assert (today.sessions_estimated, today.sessions_with_bad_poses) == (1, 1)
     assert "1 of them with poses that fail" in str(today)
-    verdict = registry.pose_verdict(small.engine, identity("8"))
+    verdict = pose_verdict(small.engine, identity("8"))
     assert verdict is not None and verdict.floors is not None
     assert verdict.floors["confident"] == {"warn": None, "fail": 0.5}
     # A lab may know better, for all or for some cameras.
@@ -314,7 +318,7 @@ def test_poses_that_were_judged_before_there_were_floors_are_told_and_judged_aga
     assert tracked.assess().verdict == "pass" and platform.not_judged_by_floors() == []
     platform.require_good_poses(SESSION)
     other = "sub-2_ses-1"
-    registry.register_session(tracked.engine, session(other), [(recording(other, "top", "2"), video("2"))])
+    register_session(tracked.engine, session(other), [(recording(other, "top", "2"), video("2"))])
     with pytest.raises(PlatformError, match="has no poses"):
         platform.require_good_poses(other)
 
@@ -415,7 +419,7 @@ def test_limits_change_and_poses_are_judged_again_without_being_read(tracked: Sm
     assert found.scores["rows"].dropna().tolist() == [FRAMES, FRAMES, FRAMES]
     tracked.settle({"limits": {"temporal_norm_px": {"fail": 0.1}}})
     assert tracked.assess().verdict == "fail" and "temporal_norm_px of nose" in tracked.held()[0]
-    verdict = registry.pose_verdict(tracked.engine, identity("8"))
+    verdict = pose_verdict(tracked.engine, identity("8"))
     assert verdict is not None and verdict.limits == {"temporal_norm_px": {"warn": None, "fail": 0.1}}
     # A rule for these poses comes before the limits for all.
     mild = {"project": "ma*", "camera": "top", "limits": {"temporal_norm_px": {"fail": 99}}}
@@ -470,7 +474,7 @@ def test_a_failing_session_is_held_until_a_person_or_other_poses_release_it(trac
     tracked.track("9", "b", poses(slow()))
     assert tracked.assess().verdict == "pass" and tracked.held() == []
     assert len(platform.poses(SESSION)) == 2 * FRAMES
-    assert registry.pose_verdict(tracked.engine, identity("8")).verdict == "fail"  # pyright: ignore
+    assert pose_verdict(tracked.engine, identity("8")).verdict == "fail"  # pyright: ignore
 
 
 def test_only_the_poses_that_fail_are_held_back(tracked: SmallLab) -> None:
@@ -499,7 +503,7 @@ def test_a_model_without_labels_has_absolute_limits(small: SmallLab) -> None:
     model = tables.ModelVersion(
         id=identity("c"), project="maze", weights_sha256=identity("f"), scorer="DLC_c", source={"path": "/elsewhere"}
     )
-    registry.record_imported_model(small.engine, model, registry.BodyParts(("nose", "tail")))
+    record_imported_model(small.engine, model, BodyParts(("nose", "tail")))
     assert reference_of(small.engine, small.store, identity("c"), 0.6).dataset_id is None
     assert reference_of(small.engine, small.store, None, 0.6).evaluated is None
     small.track("8", "c", poses(points(FRAMES, seed=2)))
@@ -554,8 +558,8 @@ def test_the_command_lists_and_judges_again(
 
     # Without a session the newest that do not pass, in one line each.
     other = "sub-2_ses-1"
-    registry.register_session(tracked.engine, session(other), [(recording(other, "top", "1"), video("1"))])
-    (file,) = registry.current_files(tracked.engine, other)
+    register_session(tracked.engine, session(other), [(recording(other, "top", "1"), video("1"))])
+    (file,) = current_files(tracked.engine, other)
     track(tracked.engine, "8", file, "a")
     listed = said()
     assert SESSION in listed and other in listed and "nose to tail" not in listed and "2 recordings: 2 fail" in listed

@@ -12,7 +12,9 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import quarantine, registry
+from dlc_platform.catalog import quarantine
+from dlc_platform.catalog.promotions import promote
+from dlc_platform.catalog.sessions import current_files, record_session_labels, session_places
 from dlc_platform.cli import app
 from dlc_platform.lab.plan import Plan, PlannedFile, PlannedSession, plan
 from dlc_platform.platform import Platform
@@ -81,7 +83,7 @@ def register_all(engine: Engine, lab: Lab) -> None:
 def put_into_production(engine: Engine) -> None:
     record_dataset(engine, "first", dataset("d"), [image("d", "3", None)])
     train(engine, "a", "d")
-    registry.promote(engine, promotion("a"), expected=None)
+    promote(engine, promotion("a"), expected=None)
 
 
 def session(made: Plan, key: str) -> PlannedSession:
@@ -115,7 +117,7 @@ def test_a_lab_that_was_never_started_has_a_plan_and_stays_as_it_is(
 def test_what_is_registered_is_tracked_by_the_production_model(engine: Engine, lab: Lab, raw: Path) -> None:
     register_all(engine, lab)
     put_into_production(engine)
-    (top,) = registry.current_files(engine, "sub-2_ses-1")
+    (top,) = current_files(engine, "sub-2_ses-1")
     track(engine, "9", top, "a")
     made = plan(lab, engine)
     assert [(one.state, one.registers, one.labels, one.note) for one in made.sessions] == [
@@ -125,7 +127,7 @@ def test_what_is_registered_is_tracked_by_the_production_model(engine: Engine, l
     assert (wanted.poses, wanted.project, wanted.model, wanted.frames) == ("wanted", "maze", identity("a"), 10)
     assert file(made, "sub-2_ses-1", "cam-top").poses == "there"
     for key in ("sub-1_ses-1", "sub-2_ses-1"):
-        registry.record_session_labels(engine, key, dict.fromkeys(lab.projects, 0))
+        record_session_labels(engine, key, dict.fromkeys(lab.projects, 0))
     assert [one.labels for one in plan(lab, engine).sessions] == [False, False]
 
 
@@ -346,7 +348,7 @@ def test_without_dry_run_what_is_ready_is_registered(
     place(raw, "sub-2/ses-1/cam-top.mp4.part")
     code, out = command("scan", home)
     assert code == 0 and "as `dlc-platform run --select session_videos` does" in out, out
-    assert [key for key, *_ in registry.session_places(engine)] == ["sub-1_ses-1"]
+    assert [key for key, *_ in session_places(engine)] == ["sub-1_ses-1"]
     (raw / "sub-2/ses-1/cam-top.mp4.part").unlink()
     (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,M\n")
     code, out = command("scan", home)

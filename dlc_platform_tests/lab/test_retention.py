@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.products import _PRODUCTS, recorded_products
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_bytes
 from dlc_platform.lab.retention import garbage, remove, verify
@@ -68,7 +68,7 @@ def test_a_store_as_the_catalogue_knows_it(lab: Engine, store: Store) -> None:
 
 
 def test_the_catalogue_knows_every_kind_of_product() -> None:
-    assert tuple(TABLES) == tuple(registry._PRODUCTS) == KINDS
+    assert tuple(TABLES) == tuple(_PRODUCTS) == KINDS
 
 
 POSES = f"poses/{identity('8')}"
@@ -353,7 +353,7 @@ def test_a_kill_in_the_middle_leaves_nothing_half_visible(lab: Engine, store: St
 
 
 def test_a_copy_of_an_imported_file_is_named(lab: Engine, store: Store) -> None:
-    kind, name = min(product for product in registry.products(lab) if product[0] == "poses")
+    kind, name = min(product for product in recorded_products(lab) if product[0] == "poses")
     content = b"numbers, and whatever somebody put beside them"
     shutil.rmtree(store.path(kind, name))
 

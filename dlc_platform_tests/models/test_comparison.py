@@ -11,7 +11,14 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.datasets import record_dataset as catalog_record_dataset
+from dlc_platform.catalog.estimates import record_poses, tracked_by_both
+from dlc_platform.catalog.evaluations import evaluation_table, evaluations_of
+from dlc_platform.catalog.models import best_models
+from dlc_platform.catalog.models import record_training as catalog_record_training
+from dlc_platform.catalog.sessions import current_files
+from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.cli import app
 from dlc_platform.dlc.dataset import Dataset, make_dataset, side
 from dlc_platform.dlc.inference import PoseEstimator
@@ -32,7 +39,7 @@ from dlc_platform.store import Store
 PROJECT = "tiny"
 LABELLED, UNLABELLED = "sub-1_ses-1", "sub-1_ses-2"
 ENVIRONMENT = {"deeplabcut": "3"}
-BODYPARTS = registry.BodyParts(("nose", "tail"), (("nose", "tail"),))
+BODYPARTS = BodyParts(("nose", "tail"), (("nose", "tail"),))
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def home(
 
 
 def record_dataset(engine: Engine, dataset: Dataset) -> None:
-    registry.record_dataset(
+    catalog_record_dataset(
         engine,
         "quick",
         tables.Dataset(
@@ -96,7 +103,7 @@ def record_dataset(engine: Engine, dataset: Dataset) -> None:
 
 
 def record_training(engine: Engine, model: str, dataset: str) -> None:
-    registry.record_training(
+    catalog_record_training(
         engine,
         tables.ModelVersion(id=model, project=PROJECT, dataset_id=dataset, weights_sha256="f" * 64, scorer="s"),
         BODYPARTS,
@@ -198,7 +205,7 @@ def test_every_version_is_evaluated_compared_and_shown(
     assert compared.sessions["session"].unique().tolist() == [LABELLED]
     assert compared.left_out["reason"].tolist() == ["its product is not in the store; bring it back"]
 
-    best = queries.best_models(engine)
+    best = best_models(engine)
     recorded = best[best["bodypart"] == "all"].set_index("model")
     for column in ("rmse_px", "rmse_low_px", "rmse_high_px"):
         ours = "test_rmse_px" if column == "rmse_px" else column
@@ -209,11 +216,11 @@ def test_every_version_is_evaluated_compared_and_shown(
         assert list(sessions) == [LABELLED]
         assert connection.scalar(text("select min(seconds) from dlc.evaluation")) > 0
 
-    before = queries.evaluations(engine)
+    before = evaluation_table(engine)
     again = materialise(home, "model_comparison")["model_comparison"]
     assert again["bodyparts_tiny"].value == metadata["bodyparts_tiny"].value
     assert [record.data["production"] for record in again["versions_tiny"].records] == [True, False, False]
-    assert len(queries.evaluations(engine)) == len(before)
+    assert len(evaluation_table(engine)) == len(before)
     with engine.connect() as connection:
         assert connection.scalar(text("select count(*) from dlc.comparison")) == 1
 
@@ -245,10 +252,10 @@ def test_old_against_new_on_sessions_without_labels(
     for model in (tiny_model.id, worse):
         estimator = PoseEstimator(store.path("models", model), store, device="cpu")
         for session in (LABELLED, UNLABELLED):
-            (file,) = registry.current_files(engine, session)
+            (file,) = current_files(engine, session)
             assert file.video_id is not None
             estimate = estimator.estimate(Path(file.path), file.video_id)
-            registry.record_poses(
+            record_poses(
                 engine,
                 tables.PoseEstimate(
                     id=estimate.id,
@@ -286,11 +293,11 @@ def test_old_against_new_on_sessions_without_labels(
     assert {record.data["session"] for record in metadata["disagreement_tiny"].records} == {UNLABELLED}
     assert "](data:image/jpeg" in metadata["picture_disagreement_tiny"].value
 
-    (file,) = registry.current_files(engine, UNLABELLED)
+    (file,) = current_files(engine, UNLABELLED)
     Path(file.path).unlink()
     found = find_disagreement(engine, store, PROJECT, tiny_model.id, worse, limit_px=5.0, cutoff=0.0)
     assert len(found.table) == 2 and found.frames == [] and "is not there any more" in found.problems[0]
-    ((lost, *_),) = queries.tracked_by_both(engine, PROJECT, tiny_model.id, worse, 10)[["new"]].to_numpy()
+    ((lost, *_),) = tracked_by_both(engine, PROJECT, tiny_model.id, worse, 10)[["new"]].to_numpy()
     (store.path("poses", lost) / POSE_TABLE).unlink()
     found = find_disagreement(engine, store, PROJECT, tiny_model.id, worse, limit_px=5.0, cutoff=0.0)
     assert found.table.empty and f"{lost}/{POSE_TABLE} is missing" in found.problems[0]
@@ -320,7 +327,7 @@ def test_a_newer_dataset_is_what_counts(
     # It becomes comparable again with the dataset that it was made for.
     record_dataset(engine, tiny_dataset)
     materialise(home, "model_comparison")
-    assert queries.best_models(engine)["model"].unique().tolist() == [tiny_model.id]
+    assert best_models(engine)["model"].unique().tolist() == [tiny_model.id]
 
 
 def test_recipes_of_one_project_that_split_differently_are_told(tiny_dataset: Dataset, tiny_recipe: Recipe) -> None:
@@ -363,7 +370,7 @@ def test_a_version_that_costs_images_is_named_with_what_it_costs(
     record_training(engine, newest, wider.id)
     materialise(home, "model_comparison")
     compared = Platform(home).compare(PROJECT)
-    (evaluation,) = [row for row in registry.evaluations_of(engine, PROJECT) if row.model_id == tiny_model.id]
+    (evaluation,) = [row for row in evaluations_of(engine, PROJECT) if row.model_id == tiny_model.id]
     assert (evaluation.test_images, evaluation.taught_images, wider.n_test) == (6, 4, 10)
     assert compared.versions["model"].tolist() == [tiny_model.id, newest]
     assert compared.versions["taught_images"].tolist() == [4, 0] and len(compared.comparison.images) == 6

@@ -12,8 +12,8 @@ from dagster._core.definitions.freshness import FreshnessState, FreshnessStateCh
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import registry
 from dlc_platform.catalog.quarantine import Fault, judge, release
+from dlc_platform.catalog.sessions import current_files, register_session
 from dlc_platform.orchestration import alerts
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.instance import open_instance, prepare
@@ -197,16 +197,16 @@ def test_a_session_whose_poses_are_late_is_named_and_told_once(told: Told) -> No
 
 def test_a_wait_is_told_once_though_one_of_its_files_was_tracked(told: Told) -> None:
     side = (recording(TWO, "side", "8"), video("8"))
-    registry.register_session(told.engine, session(TWO), [(recording(TWO, "top", "2"), video("2")), side])
+    register_session(told.engine, session(TWO), [(recording(TWO, "top", "2"), video("2")), side])
     arrive_earlier(told.engine, 25)
     told.look("watch_sessions")
     assert [one["kind"] for one in told.notified()] == ["stale"]
-    track(told.engine, "9", max(registry.current_files(told.engine, TWO), key=lambda file: file.id), "b")
+    track(told.engine, "9", max(current_files(told.engine, TWO), key=lambda file: file.id), "b")
     told.look("watch_sessions")
     assert told.notified() == []
     # Another file arrives; it is told of when it is late itself.
     files = [(recording(TWO, "top", "2"), None), (recording(TWO, "side", "8"), None)]
-    registry.register_session(told.engine, session(TWO), [*files, (recording(TWO, "back", "9"), video("9"))])
+    register_session(told.engine, session(TWO), [*files, (recording(TWO, "back", "9"), video("9"))])
     told.look("watch_sessions")
     assert told.notified() == []
     arrive_earlier(told.engine, 25)
@@ -218,7 +218,7 @@ def test_all_late_sessions_are_told_in_the_end(told: Told, monkeypatch: pytest.M
     monkeypatch.setattr(alerts, "_LATE", 3)
     for number in range(4):
         key = f"sub-9_ses-{number}"
-        registry.register_session(told.engine, session(key), [(recording(key, "top", "2"), video("2"))])
+        register_session(told.engine, session(key), [(recording(key, "top", "2"), video("2"))])
     arrive_earlier(told.engine, 25)
     looks = []
     for _ in range(3):

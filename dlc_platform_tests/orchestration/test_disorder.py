@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dlc_platform.catalog import registry
 from dlc_platform.catalog.database import open_lab
+from dlc_platform.catalog.promotions import production_model
 from dlc_platform.demo.lab import PROJECT
 from dlc_platform.dlc.inference import PoseEstimator
 from dlc_platform.identity import sha256_file
@@ -41,7 +41,7 @@ def machine(tracked_lab: Path) -> Iterator[Machine]:
 def undisturbed(home: Path, arrivals: list[Arrival], folder: Path) -> dict[str, str]:
     """What the poses of sessions are where nothing breaks, by the lab's own model; by estimate."""
     engine = open_lab(home)
-    model = registry.production_model(engine, PROJECT)
+    model = production_model(engine, PROJECT)
     engine.dispose()
     assert model is not None
     for kind in ("models", "exports"):

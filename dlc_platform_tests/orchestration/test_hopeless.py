@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.promotions import promotion_in_force
 from dlc_platform.estimates.quality_gate import _judge_evaluation, not_tracked_by_itself
 from dlc_platform.lab.doctor import _production
 from dlc_platform.lab.plan import plan
@@ -84,14 +84,14 @@ def wanted(lab: SmallLab) -> list[str]:
 def test_the_rule_does_not_promote_a_hopeless_version_not_even_as_the_first(lab: SmallLab) -> None:
     lab.train("a", "d", "6", off_px=30)
     result = promote(lab)
-    assert registry.promotion_in_force(lab.engine, "maze") is None
+    assert promotion_in_force(lab.engine, "maze") is None
     told = refusal(result)
     assert f"version {identity('a')[:12]} was passed over, because it is hopeless" in told
     assert "0% lie within 7.93 px" in told and "floor 50%" in told
     # The next one that is of use is the first one.
     lab.train("b", "e", "7")
     assert promote(lab).success
-    promotion = registry.promotion_in_force(lab.engine, "maze")
+    promotion = promotion_in_force(lab.engine, "maze")
     assert promotion is not None and (promotion.model_id, promotion.kind) == (identity("b"), "first")
     assert promotion.warning is None and "was passed over, because it is hopeless" in promotion.reason
     assert wanted(lab) == [SESSION]
@@ -103,7 +103,7 @@ def test_a_person_may_promote_it_and_nothing_is_tracked_with_it_by_itself(
     lab.train("a", "d", "6", off_px=30)
     result = promote(lab, model=identity("a"), reason="to see it move", by="ada")
     assert result.success
-    promotion = registry.promotion_in_force(lab.engine, "maze")
+    promotion = promotion_in_force(lab.engine, "maze")
     assert promotion is not None and str(promotion.warning).startswith("hopeless: of the model's 40 labelled test")
     (event,) = result.asset_materializations_for_node("production_model")
     assert "hopeless: of" in str(event.metadata["production"])
@@ -144,7 +144,7 @@ def test_the_plan_says_why_nothing_is_tracked(lab: SmallLab, tmp_path: Path) -> 
 def test_a_version_that_too_few_test_images_speak_for_is_promoted_with_a_word(lab: SmallLab) -> None:
     lab.train("a", "d", "6", test_images=3)
     assert promote(lab).success
-    promotion = registry.promotion_in_force(lab.engine, "maze")
+    promotion = promotion_in_force(lab.engine, "maze")
     assert promotion is not None and promotion.model_id == identity("a")
     assert promotion.warning == "unproven: 3 labelled test images, and fewer than 6 cannot show that it is any good"
     assert wanted(lab) == [SESSION]
@@ -177,7 +177,7 @@ def test_nothing_is_tracked_by_a_model_whose_evaluation_is_lost(lab: SmallLab, t
     assert f"the rule decides nothing, because an evaluation cannot be read: {file} is missing" in told
     assert f"Bring {file.parent} back" in told
     assert promote(lab, model=identity("a"), reason="all the same", by="ada").success
-    promotion = registry.promotion_in_force(lab.engine, "maze")
+    promotion = promotion_in_force(lab.engine, "maze")
     assert promotion is not None and str(promotion.warning).startswith("not judged, because")
     assert promotion.evaluation_id == identity("6") and promotion.test_rmse_px is None
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from dlc_platform.catalog import quarantine, registry
+from dlc_platform.catalog import quarantine
+from dlc_platform.catalog.estimates import pose_estimate
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
@@ -274,7 +275,7 @@ def test_poses_that_are_found_say_when_they_were_made(tracked_lab: Path):
     said: list[str] = []
     estimates = Platform(tracked_lab).estimates()
     (identity,) = estimates.loc[estimates["session"] == FIRST, "pose_estimate"]
-    before = registry.pose_estimate(LabResource(home=str(tracked_lab)).engine, identity)
+    before = pose_estimate(LabResource(home=str(tracked_lab)).engine, identity)
     assert before is not None
     assert materialize(tracked_lab, "pose_estimates", [FIRST], said.append), said
     (line,) = [line for line in said if "these poses were there already, made on" in line]

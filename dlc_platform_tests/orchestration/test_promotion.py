@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 from typer.testing import CliRunner
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.promotions import production_model
 from dlc_platform.cli.app import app
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.dlc.training import load_model
@@ -34,7 +34,7 @@ def versions(tracked_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     import torch
 
     lab = LabResource(home=str(tracked_lab))
-    trained = registry.production_model(lab.engine, PROJECT)
+    trained = production_model(lab.engine, PROJECT)
     assert trained is not None
     model = load_model(lab.store.path("models", trained))
     project = make_project(tmp_path_factory.mktemp("elsewhere") / "arena")
@@ -49,7 +49,7 @@ def versions(tracked_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     assert new
     yield trained, imported.id
     # The other tests of the lab find it as it was.
-    if registry.production_model(lab.engine, PROJECT) != trained:
+    if production_model(lab.engine, PROJECT) != trained:
         assert promote(tracked_lab, trained, "back to what it was", "the tests", print)
     backfill(tracked_lab, [FIRST], print)
 

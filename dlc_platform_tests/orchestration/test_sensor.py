@@ -32,8 +32,10 @@ from dagster._core.storage.tags import (
 from dagster._daemon.types import DaemonHeartbeat
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog.promotions import promote as catalog_promote
 from dlc_platform.catalog.quarantine import Stage, faults_of, release
+from dlc_platform.catalog.sessions import current_files, detail_table, known_files, registered_sessions
+from dlc_platform.catalog.wanted import tracked_files
 from dlc_platform.demo.render import write_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.lab.runs_under_way import daemon_lives
@@ -171,13 +173,13 @@ class Watched:
         return asked
 
     def registered(self) -> list[str]:
-        return sorted(registry.registered_sessions(self.engine))
+        return sorted(registered_sessions(self.engine))
 
     def promote(self) -> None:
         """Give the project a production model, in the catalogue only."""
         small_lab.record_dataset(self.engine, "r", small_lab.dataset("d", "tiny"), [small_lab.image("d", "3", None)])
         small_lab.train(self.engine, "a", "d", "r", "tiny")
-        assert registry.promote(self.engine, small_lab.promotion("a", "tiny"), expected=None)
+        assert catalog_promote(self.engine, small_lab.promotion("a", "tiny"), expected=None)
 
     def change(self, **changes: object) -> None:
         settings = yaml.safe_load((self.home / "lab.yaml").read_text()) | changes
@@ -240,13 +242,13 @@ def test_a_changed_table_is_followed_without_a_run(lab: Watched, monkeypatch: py
     lab.settle_and_run()
 
     def said() -> list[str]:
-        return sorted(queries.details(lab.engine, "sub-1_ses-1")["value"])
+        return sorted(detail_table(lab.engine, "sub-1_ses-1")["value"])
 
     (lab.raw / "subjects.csv").write_text("subject,sex\n1,F\n")
     assert lab.look() == {} and said() == ["1", "F"]
     (lab.raw / "subjects.csv").write_text("subject,sex\n1,male\n")
     with monkeypatch.context() as broken:
-        broken.setattr(registry, "session_places", lambda engine: 1 / 0)
+        broken.setattr("dlc_platform.sessions.registration.session_places", lambda engine: 1 / 0)
         assert lab.look() == {} and said() == ["1", "F"]
     # A cursor of before knows nothing of tables.
     cursor = json.loads(lab.cursor or "")
@@ -263,7 +265,7 @@ def test_tables_on_a_disk_that_does_not_answer_hold_up_no_look(lab: Watched, mon
     lab.video("sub-1_ses-1")
     lab.settle_and_run()
     (lab.raw / "subjects.csv").write_text("subject,sex\n1,F\n")
-    answers, asked, real = threading.Event(), [], registration.update_details
+    answers, asked, real = threading.Event(), [], registration.reread_details
 
     def slow(*args: Any) -> int:
         """A stand-in for a network drive, as nothing here can stall a real one."""
@@ -273,13 +275,13 @@ def test_tables_on_a_disk_that_does_not_answer_hold_up_no_look(lab: Watched, mon
 
     with monkeypatch.context() as stalled:
         stalled.setattr(following, "_FOLLOWING_SECONDS", 0.2)
-        stalled.setattr(registration, "update_details", slow)
+        stalled.setattr(registration, "reread_details", slow)
         try:
             assert lab.look() == {} and lab.look() == {} and len(asked) == 1
         finally:
             answers.set()
     assert lab.look() == {}
-    assert sorted(queries.details(lab.engine, "sub-1_ses-1")["value"]) == ["1", "F"]
+    assert sorted(detail_table(lab.engine, "sub-1_ses-1")["value"]) == ["1", "F"]
     assert lab.look() == {} and len(asked) == 1
 
 
@@ -373,14 +375,14 @@ def test_a_replaced_file_is_asked_for_again_and_so_is_the_one_that_is_put_back(l
         elif number == 2:
             shutil.copy2(lab.home / "first.mp4", path)  # with its old time
         assert lab.settle_and_run()["session_videos" if number else NEW] == one("sub-1_ses-1")
-        (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
+        (row,) = current_files(lab.engine, "sub-1_ses-1")
         if number == 2:
             assert lab.settle() == {}, "it keeps the poses that it had"
-            assert row.id in registry.tracked_files(lab.engine)
+            assert row.id in tracked_files(lab.engine)
             break
         assert lab.look()[POSES] == one("sub-1_ses-1")
         small_lab.track(lab.engine, "78"[number % 2], row, "a")
-    videos = [file.session for file in registry.known_files(lab.engine)]
+    videos = [file.session for file in known_files(lab.engine)]
     assert videos == ["sub-1_ses-1"]
     assert lab.settle() == {}
 
@@ -392,7 +394,7 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
     lab.promote()
     assert lab.settle() == {NEW: one("sub-1_ses-1")}
     assert not lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
-    (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
+    (row,) = current_files(lab.engine, "sub-1_ses-1")
     assert row.problem and str(path) in row.problem
     assert lab.settle() == lab.settle() == {}
     path.write_bytes(whole)
@@ -408,7 +410,7 @@ def test_a_damaged_recording_is_registered_and_waits_for_the_rule(lab: Watched) 
     check = lab.checks["recordings_are_whole"]
     assert not check.passed and check.description
     assert f"{side}: damaged: " in check.description and "of 25 frames can be decoded" in check.description
-    (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
+    (row,) = current_files(lab.engine, "sub-1_ses-1")
     assert row.video_id and not row.problem
     # Its labels count; its poses are not asked for, now or after the cursor was lost.
     assert lab.look() == {}
@@ -431,7 +433,7 @@ def test_a_damaged_recording_does_not_keep_the_other_one_back(lab: Watched) -> N
     lab.promote()
     lab.settle_and_run()
     assert lab.look() == {POSES: one("sub-1_ses-1")}
-    rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
+    rows = {row.recording.camera: row for row in current_files(lab.engine, "sub-1_ses-1")}
     small_lab.track(lab.engine, "7", rows["top"], "a")
     lab.cursor = None
     assert lab.settle() == lab.settle() == {}
@@ -444,7 +446,7 @@ def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -
     lab.promote()
     assert lab.settle() == {NEW: one("sub-1_ses-1")}
     assert not lab.run(NEW, "sub-1_ses-1", "sub-1_ses-1")
-    rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
+    rows = {row.recording.camera: row for row in current_files(lab.engine, "sub-1_ses-1")}
     assert rows["top"].video_id and not rows["top"].problem
     assert rows["side"].problem and str(side) in rows["side"].problem
     assert lab.look() == {POSES: one("sub-1_ses-1")}
@@ -469,7 +471,7 @@ def test_a_project_without_a_model_does_not_keep_another_ones_cameras_back(lab: 
     lab.settle_and_run()
     lab.promote()
     assert lab.look() == {POSES: one("sub-1_ses-1")}
-    rows = {row.recording.camera: row for row in registry.current_files(lab.engine, "sub-1_ses-1")}
+    rows = {row.recording.camera: row for row in current_files(lab.engine, "sub-1_ses-1")}
     for letter, camera in (("6", "top"), ("7", "bottom")):
         assert lab.settle() == {}, "it is under way"
         small_lab.track(lab.engine, letter, rows[camera], "a")
@@ -477,7 +479,7 @@ def test_a_project_without_a_model_does_not_keep_another_ones_cameras_back(lab: 
     assert lab.settle() == lab.settle() == {}
     small_lab.record_dataset(lab.engine, "s", small_lab.dataset("e", "other"), [small_lab.image("e", "3", None)])
     small_lab.train(lab.engine, "b", "e", "s", "other")
-    assert registry.promote(lab.engine, small_lab.promotion("b", "other"), expected=None)
+    assert catalog_promote(lab.engine, small_lab.promotion("b", "other"), expected=None)
     assert lab.look() == {POSES: one("sub-1_ses-1")}
     assert lab.look() == {}
     small_lab.track(lab.engine, "8", rows["side"], "b")
@@ -493,13 +495,13 @@ def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> N
     lab.promote()
     assert lab.look()[POSES] == one("sub-1_ses-1"), "no rule names the camera of the other"
     assert lab.look() == {}
-    (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
+    (row,) = current_files(lab.engine, "sub-1_ses-1")
     small_lab.track(lab.engine, "7", row, "a")
     lab.cursor = None
     assert lab.settle().get(POSES) is None
     # Another production model makes poses stale; it does not start anything by itself.
     small_lab.train(lab.engine, "b", "d", "r", "tiny")
-    assert registry.promote(lab.engine, small_lab.promotion("b", "tiny"), expected=small_lab.identity("a"))
+    assert catalog_promote(lab.engine, small_lab.promotion("b", "tiny"), expected=small_lab.identity("a"))
     assert lab.settle().get(POSES) is None
 
 
@@ -787,12 +789,12 @@ def test_a_renamed_folder(lab: Watched) -> None:
     lab.promote()
     lab.settle_and_run()
     assert lab.settle_and_run()[POSES] == one("sub-1_ses-1")
-    (row,) = registry.current_files(lab.engine, "sub-1_ses-1")
+    (row,) = current_files(lab.engine, "sub-1_ses-1")
     small_lab.track(lab.engine, "7", row, "a")
     # Only what the key leaves out: the session moves, and its poses with it.
     (lab.raw / "sub-1").rename(lab.raw / "sub-1_id-mouse7")
     assert lab.settle_and_run() == {"session_videos": one("sub-1_ses-1")}
-    (moved,) = registry.current_files(lab.engine, "sub-1_ses-1")
+    (moved,) = current_files(lab.engine, "sub-1_ses-1")
     assert moved.video_id == row.video_id and moved.path == str(lab.raw / "sub-1_id-mouse7/ses-1" / path.name)
     assert moved.id == row.id and lab.look() == {}
     # To and fro: each move is registered, and nothing is tracked again.
@@ -803,9 +805,9 @@ def test_a_renamed_folder(lab: Watched) -> None:
     # The name itself: a new session; the catalogue keeps the old one.
     (lab.raw / "sub-1_id-mouse7").rename(lab.raw / "sub-2")
     assert lab.settle_and_run() == {NEW: one("sub-2_ses-1")}
-    (renamed,) = registry.current_files(lab.engine, "sub-2_ses-1")
-    assert renamed.id in registry.tracked_files(lab.engine) and lab.settle() == {}, "it keeps its poses"
-    assert registry.current_files(lab.engine, "sub-1_ses-1") == []
+    (renamed,) = current_files(lab.engine, "sub-2_ses-1")
+    assert renamed.id in tracked_files(lab.engine) and lab.settle() == {}, "it keeps its poses"
+    assert current_files(lab.engine, "sub-1_ses-1") == []
     assert lab.registered() == ["sub-1_ses-1", "sub-2_ses-1"]
 
 

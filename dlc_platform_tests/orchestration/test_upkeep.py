@@ -44,7 +44,11 @@ from dagster_shared.error import SerializableErrorInfo
 from pydantic import BaseModel
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.evaluations import evaluations_of
+from dlc_platform.catalog.models import record_imported_model
+from dlc_platform.catalog.promotions import promote
+from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.demo.render import write_video
 from dlc_platform.dlc.evaluation import load_evaluation
 from dlc_platform.errors import PlatformError
@@ -223,11 +227,11 @@ def put_in_production(kept: Kept, project: str, identity: str, model: "TrainedMo
         manifest_sha256=kept.lab.store.claim("models", identity),
         source={"snapshot": "snapshot.pt"},
     )
-    registry.record_imported_model(kept.engine, version, registry.BodyParts(model.bodyparts, model.skeleton))
+    record_imported_model(kept.engine, version, BodyParts(model.bodyparts, model.skeleton))
     promotion = tables.Promotion(
         project=project, model_id=identity, kind="person", promoted_by="ada", reason="the only one"
     )
-    assert registry.promote(kept.engine, promotion, expected=None)
+    assert promote(kept.engine, promotion, expected=None)
 
 
 def test_a_backup_takes_the_place_of_the_oldest(kept: Kept) -> None:
@@ -434,7 +438,7 @@ def test_the_production_model_is_evaluated_on_newly_labelled_frames(
     _, later = evaluate_new_labels(labelling)
     (new,) = later["projects"].records
     assert new.data["evaluated"] and new.data["test_images"] > row.data["test_images"]
-    evaluations = registry.evaluations_of(labelling.engine, "tiny")
+    evaluations = evaluations_of(labelling.engine, "tiny")
     assert len(evaluations) == 2 and {one.model_id for one in evaluations} == {tiny_model.id}
     with labelling.engine.connect() as connection:
         query = "select evaluation_id, keypoints from dlc.evaluation_error where side = 'test' and bodypart = 'all'"
@@ -486,8 +490,8 @@ def test_one_project_whose_model_cannot_be_evaluated_does_not_keep_others_from_i
     # The first run gathers the labels of the other project, the second those of the one that is well.
     done = [evaluate_new_labels(two, number)[0].success for number in range(2)]
     assert done == [False, False]
-    assert [one.model_id for one in registry.evaluations_of(two.engine, "tiny")] == [tiny_model.id]
-    assert registry.evaluations_of(two.engine, "other") == []
+    assert [one.model_id for one in evaluations_of(two.engine, "tiny")] == [tiny_model.id]
+    assert evaluations_of(two.engine, "other") == []
 
 
 def test_a_model_that_can_never_be_evaluated_is_no_failure(labelling: Kept, tiny_model: "TrainedModel") -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import queries, registry
 from dlc_platform.catalog.quarantine import Fault, judge, release
+from dlc_platform.catalog.sessions import current_files, register_session
+from dlc_platform.catalog.videos import repeated_videos
+from dlc_platform.catalog.wanted import late_sessions
 from dlc_platform.errors import PlatformError
 from dlc_platform.plots.canvas import LIMIT_BYTES
 from dlc_platform.plots.days import days_plot
@@ -82,8 +84,8 @@ def test_a_copied_video_counts_once(days: Engine) -> None:
     before = report(days, DAY)
     for number in range(10, 23):
         key = f"sub-{number}_ses-1"
-        registry.register_session(days, session(key), [(recording(key, "side", "1", camera="side"), video("1"))])
-        (copy,) = registry.current_files(days, key)
+        register_session(days, session(key), [(recording(key, "side", "1", camera="side"), video("1"))])
+        (copy,) = current_files(days, key)
         track(days, "9", copy, "b")
     write(
         days,
@@ -103,8 +105,8 @@ def test_a_copied_video_counts_once(days: Engine) -> None:
     assert cameras["copies_arrived"].to_dict() == {"side": 13, "top": 0}
     assert cameras["video_hours_arrived"].sum() == pytest.approx(found.video_hours_arrived)
     assert cameras["video_hours_estimated"].sum() == pytest.approx(found.video_hours_estimated)
-    repeated = queries.repeated_videos(days)
-    assert list(repeated["files"]) == [14] and len(queries.repeated_videos(days, "sub-12_ses-1")) == 1
+    repeated = repeated_videos(days)
+    assert list(repeated["files"]) == [14] and len(repeated_videos(days, "sub-12_ses-1")) == 1
 
 
 def test_a_day_without_anything(days: Engine) -> None:
@@ -117,13 +119,13 @@ def test_a_day_without_anything(days: Engine) -> None:
 
 def test_a_day_that_is_over_keeps_its_figures(days: Engine) -> None:
     before = [report(days, day) for day in (DAY, DAY + timedelta(days=1))]
-    _, top = registry.current_files(days, ONE)
-    (waiting,) = registry.current_files(days, TWO)
+    _, top = current_files(days, ONE)
+    (waiting,) = current_files(days, TWO)
     # Poses that come later, the same ones put in force again, a new session, a replaced file, a quarantine.
     track(days, "9", top, "b")
     track(days, "a", waiting, "b")
-    registry.register_session(days, session(THREE), [(recording(THREE, "top", "3"), video("3"))])
-    registry.register_session(days, session(TWO), [(recording(TWO, "top", "4", mtime_ns=2), video("4"))])
+    register_session(days, session(THREE), [(recording(THREE, "top", "3"), video("3"))])
+    register_session(days, session(TWO), [(recording(TWO, "top", "4", mtime_ns=2), video("4"))])
     judge(days, ONE, "videos", [Fault("too dark", "light", identity("a"))])
     for old in before:
         new = report(days, old.day)
@@ -151,7 +153,7 @@ def test_midnight_is_that_of_the_lab(days: Engine) -> None:
 
 
 def test_what_is_in_quarantine_does_not_wait(days: Engine) -> None:
-    (waiting,) = registry.current_files(days, TWO)
+    (waiting,) = current_files(days, TWO)
     judge(days, TWO, "videos", [Fault("too dark", "light", identity("a"), waiting.path)])
     today = datetime.now(UTC).date()
     now = report(days, today)
@@ -166,12 +168,12 @@ def test_what_is_in_quarantine_does_not_wait(days: Engine) -> None:
 
 def late(engine: Engine, hours: float, damaged_videos: str = "stop") -> list[str]:
     before = datetime.now(UTC) - timedelta(hours=hours)
-    return list(queries.late_sessions(engine, before, damaged_videos, 100)["session"])
+    return list(late_sessions(engine, before, damaged_videos, 100)["session"])
 
 
 def test_late_is_what_could_have_been_tracked_for_so_long(days: Engine) -> None:
     assert late(days, 1) == [TWO]
-    found = queries.late_sessions(days, datetime.now(UTC), "stop", 100).iloc[0]
+    found = late_sessions(days, datetime.now(UTC), "stop", 100).iloc[0]
     assert (found["project"], found["files"], found["sessions"]) == ("maze", 1, 1)
 
     # Only when a model came, or a person released it, could it be tracked.
@@ -193,8 +195,8 @@ def test_a_damaged_video_is_late_where_it_may_be_tracked(days: Engine) -> None:
 def test_the_late_are_counted_beyond_those_that_are_listed(days: Engine) -> None:
     for number in range(5):
         key = f"sub-9_ses-{number}"
-        registry.register_session(days, session(key), [(recording(key, "top", "2"), video("2"))])
-    found = queries.late_sessions(days, datetime.now(UTC), "stop", 3)
+        register_session(days, session(key), [(recording(key, "top", "2"), video("2"))])
+    found = late_sessions(days, datetime.now(UTC), "stop", 3)
     assert len(found) == 3
     assert set(found["sessions"]) == {6}
     assert found.iloc[0]["session"] == TWO

@@ -14,7 +14,7 @@ import pytest
 import regex
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.sessions import current_files
 from dlc_platform.lab.plan import plan
 from dlc_platform.sessions.layout import LEADS_OUT, Place, place_of, root_of
 from dlc_platform.sessions.listing import LINK_OUTSIDE, Skipped, list_folder
@@ -106,8 +106,8 @@ def test_what_is_no_video_is_registered_with_the_reason(
     assert reason is not None and words.removeprefix("is ") in reason
     for session in scan([raw], Layout()).sessions:
         register(engine, session)
-    assert registry.current_files(engine, "sub-good_ses-1")[0].problem is None
-    files = {row.recording.name: row.problem for row in registry.current_files(engine, "sub-1_ses-1")}
+    assert current_files(engine, "sub-good_ses-1")[0].problem is None
+    files = {row.recording.name: row.problem for row in current_files(engine, "sub-1_ses-1")}
     assert files["whole"] is None
     problem = files["odd"]
     assert problem is not None and words in problem and str(odd) in problem
@@ -154,7 +154,7 @@ def test_any_name_that_is_text_is_that_of_a_recording(engine: Engine, raw: Path,
     assert unopened(video) is None
     for session in scan([raw], Layout()).sessions:
         register(engine, session)
-    (row,) = registry.current_files(engine, "sub-1_ses-1")
+    (row,) = current_files(engine, "sub-1_ses-1")
     assert row.problem is None and row.path == str(video)
 
 

@@ -14,7 +14,9 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.sessions import current_files, session_table
+from dlc_platform.catalog.videos import damaged_recordings, registered_video, video_figures
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.sessions.recordings import Session, scan
@@ -58,7 +60,7 @@ def top(raw: Path) -> Path:
 
 
 def rows(engine: Engine) -> dict[str, tables.RecordingFile]:
-    return {row.recording.camera: row for row in registry.current_files(engine, "sub-1_ses-1")}
+    return {row.recording.camera: row for row in current_files(engine, "sub-1_ses-1")}
 
 
 def by_camera(looks: list[Look]) -> dict[str, Look]:
@@ -74,7 +76,7 @@ def test_a_new_session(engine: Engine, raw: Path) -> None:
     status = top(raw).stat()
     assert (row.video_id, row.size_bytes, row.mtime_ns) == (video.sha256, status.st_size, status.st_mtime_ns)
     assert row.path == str(top(raw)) and row.problem is None
-    table = queries.sessions(engine).set_index("camera")
+    table = session_table(engine).set_index("camera")
     assert table.loc["side", "frames"] == 12 and table.loc["top", "frame_rate"] == 25
     assert table.loc["top", "duration_s"] == pytest.approx(0.4)
     with engine.connect() as connection:
@@ -149,10 +151,10 @@ def test_no_time_in_a_file_fails_its_session(engine: Engine, raw: Path, times_ms
                 container.mux(stream.encode(frame))
     register(engine, session(raw))
     looks = by_camera(register(engine, session(raw)))
-    figures = {row["camera"]: row for row in queries.video_figures(engine, "sub-1_ses-1")}
+    figures = {row["camera"]: row for row in video_figures(engine, "sub-1_ses-1")}
     assert figures["top"]["frames"] == 10
     assert (figures["odd"]["frames"] or 0) > 0 or str(odd) in figures["odd"]["problem"]
-    assert looks["top"].problem is None and len(queries.sessions(engine)) == 3
+    assert looks["top"].problem is None and len(session_table(engine)) == 3
 
 
 def test_a_file_whose_frames_are_not_accounted_for_is_read_again(engine: Engine, raw: Path) -> None:
@@ -167,7 +169,7 @@ def test_a_file_whose_frames_are_not_accounted_for_is_read_again(engine: Engine,
     looks = by_camera(register(engine, session(raw)))
     assert looks["top"].video is not None and looks["side"].video is None
     assert rows(engine)["top"].id == before.id
-    video = registry.video(engine, str(before.video_id))
+    video = registered_video(engine, str(before.video_id))
     assert (video.frames, video.frames_lost, video.decoder) == (10, 0, looks["top"].video.account.decoder)
     assert by_camera(register(engine, session(raw)))["top"].video is None
 
@@ -227,11 +229,11 @@ def test_a_broken_file_does_not_stop_the_others(engine: Engine, raw: Path) -> No
 
 def test_a_damaged_file_is_registered_with_what_is_missing(engine: Engine, raw: Path) -> None:
     register(engine, session(raw))
-    found = queries.sessions(engine).set_index("camera")
-    assert found["damage"].isna().all() and queries.damaged_recordings(engine).empty
+    found = session_table(engine).set_index("camera")
+    assert found["damage"].isna().all() and damaged_recordings(engine).empty
     spoil(top(raw), [1, 2])
     assert by_camera(register(engine, session(raw)))["top"].problem is None
-    (row,) = queries.damaged_recordings(engine).to_dict("records")
+    (row,) = damaged_recordings(engine).to_dict("records")
     assert row["path"] == str(top(raw)) and row["video"] == sha256_file(top(raw))
     assert row["frames"] == found["frames"]["top"] and row["frames_lost"] + row["frames_damaged"] > 0
     assert row["damage"].startswith("damaged: ")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.sessions import current_files
 from dlc_platform.demo.render import write_video
 from dlc_platform.identity import sha256_file
 from dlc_platform.lab.waiting import waiting
 from dlc_platform.sessions import raw_roots, scanning
-from dlc_platform.sessions.registration import register, update_details
+from dlc_platform.sessions.registration import register, reread_details
 from dlc_platform.sessions.sidecars import Sidecars
 from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.operation import ScanRule
@@ -155,7 +155,7 @@ def test_names_that_are_not_utf8_stop_nothing(disks: Disks) -> None:
     assert disks.last is not None
     (candidate,) = disks.last.ready
     register(disks.engine, candidate.session, Sidecars(disks.roots))
-    assert update_details(disks.engine, Sidecars(disks.roots)) == 0
+    assert reread_details(disks.engine, Sidecars(disks.roots)) == 0
     with disks.engine.connect() as connection:
         assert connection.scalar(text("select details -> 'values' ->> 'note' from dlc.subject")) == "fine"
     assert "is not UTF-8; rename it" in disks.said
@@ -364,7 +364,7 @@ def test_a_removed_file_is_missing_and_one_that_comes_back_is_not(disks: Disks, 
     disks.write("sub-1/ses-1", name="cam-side.mp4", shade=5)
     other = disks.write("sub-2/ses-1", shade=7)
     disks.take()
-    ids = {row.path: row.id for row in registry.current_files(disks.engine, KEY)}
+    ids = {row.path: row.id for row in current_files(disks.engine, KEY)}
     shutil.copy2(top, tmp_path / "copy.mp4")
     top.unlink()
     assert disks.look() == disks.look() == []
@@ -378,7 +378,7 @@ def test_a_removed_file_is_missing_and_one_that_comes_back_is_not(disks: Disks, 
     assert disks.take() == [KEY]
     assert disks.look() == disks.look() == []
     assert disks.missing() == []
-    assert {row.path: row.id for row in registry.current_files(disks.engine, KEY)} == ids
+    assert {row.path: row.id for row in current_files(disks.engine, KEY)} == ids
 
 
 def test_a_root_that_is_emptied_or_away_loses_nothing(disks: Disks) -> None:
@@ -460,10 +460,10 @@ def test_a_look_ends_in_time_and_the_next_ones_go_on(disks: Disks, monkeypatch: 
 def test_a_folder_that_is_renamed_keeps_its_session_and_its_row(disks: Disks) -> None:
     disks.write("sub-1/ses-1")
     disks.take()
-    (row,) = registry.current_files(disks.engine, KEY)
+    (row,) = current_files(disks.engine, KEY)
     (disks.roots[0] / "sub-1").rename(disks.roots[0] / "sub-1_id-mouse")
     assert disks.take() == [KEY]
-    (moved,) = registry.current_files(disks.engine, KEY)
+    (moved,) = current_files(disks.engine, KEY)
     assert moved.id == row.id and "sub-1_id-mouse" in moved.path
     assert disks.missing() == [] and disks.look() == []
 
@@ -477,7 +477,7 @@ def test_a_session_that_two_folders_claim_is_said_until_one_is_gone(disks: Disks
     shutil.rmtree(twin.parent)
     disks.write("sub-9/ses-9", root=1)
     assert KEY in disks.take()
-    (row,) = registry.current_files(disks.engine, KEY)
+    (row,) = current_files(disks.engine, KEY)
     assert row.path == str(path)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog.sessions import current_files, detail_table
 from dlc_platform.sessions.recordings import scan
-from dlc_platform.sessions.registration import register, update_details
+from dlc_platform.sessions.registration import register, reread_details
 from dlc_platform.sessions.sidecars import Details, Sidecars
 from dlc_platform.settings.layout import Layout
 from dlc_platform_tests.sessions.test_recordings import place
@@ -214,7 +214,7 @@ def test_details_come_with_registration_and_follow_their_tables(engine: Engine, 
     register(engine, session, Sidecars([raw]))
 
     def said() -> dict[tuple[str, str], str]:
-        table = queries.details(engine, "sub-1_ses-1")
+        table = detail_table(engine, "sub-1_ses-1")
         return dict(zip(zip(table["of"], table["name"], strict=True), table["value"], strict=True))
 
     assert said() == {
@@ -224,18 +224,18 @@ def test_details_come_with_registration_and_follow_their_tables(engine: Engine, 
         ("session", "weather"): "rain",
         ("cam-top.mp4", "Lens"): "wide",
     }
-    (row,) = registry.current_files(engine, "sub-1_ses-1")
+    (row,) = current_files(engine, "sub-1_ses-1")
     video.unlink()
     (raw / "subjects.csv").write_text("subject,sex\n1,M\n")
     (raw / "sub-1/sessions.csv").unlink()
-    assert update_details(engine, Sidecars([raw])) == 2
+    assert reread_details(engine, Sidecars([raw])) == 2
     assert said() == {("subject", "subject"): "1", ("subject", "sex"): "M", ("cam-top.mp4", "Lens"): "wide"}
-    assert update_details(engine, Sidecars([raw])) == 0
-    assert registry.current_files(engine, "sub-1_ses-1")[0].id == row.id
+    assert reread_details(engine, Sidecars([raw])) == 0
+    assert current_files(engine, "sub-1_ses-1")[0].id == row.id
 
 
 def table_of(engine: Engine) -> dict[str, str]:
-    table = queries.details(engine, "sub-1_ses-1")
+    table = detail_table(engine, "sub-1_ses-1")
     return dict(zip(table["name"], table["value"], strict=True))
 
 
@@ -258,7 +258,7 @@ def test_a_root_that_is_not_mounted_changes_no_details(engine: Engine, told: Pat
     told.rename(told.with_name("elsewhere"))
     if is_there:
         told.mkdir()
-    assert update_details(engine, Sidecars([told])) == 0
+    assert reread_details(engine, Sidecars([told])) == 0
     assert table_of(engine) == before
 
 
@@ -267,12 +267,12 @@ def test_a_root_that_is_not_to_be_asked_changes_no_details(engine: Engine, told:
     other.mkdir()
     (other / "subjects.csv").write_text("subject,strain\n1,wild\n")
     (told / "subjects.csv").write_text("subject,sex\n1,M\n")
-    assert update_details(engine, Sidecars([other, told], [told])) == 0
-    assert update_details(engine, Sidecars([other, told])) == 1
+    assert reread_details(engine, Sidecars([other, told], [told])) == 0
+    assert reread_details(engine, Sidecars([other, told])) == 1
     assert (table_of(engine)["sex"], table_of(engine)["strain"]) == ("M", "wild")
     (told / "subjects.csv").unlink()
     (told / "sub-1/sessions.csv").write_text("session,weather\n1,snow\n")
-    assert update_details(engine, Sidecars([other, told], [other])) == 2
+    assert reread_details(engine, Sidecars([other, told], [other])) == 2
     assert table_of(engine) == {"strain": "wild", "session": "1", "weather": "snow", "Lens": "wide"}
 
 
@@ -281,9 +281,9 @@ def test_a_folder_that_is_gone_keeps_what_was_said(engine: Engine, told: Path) -
     (told / "subjects.csv").write_text("subject,sex\n1,M\n")
     before = table_of(engine)
     (told / "sub-1").rename(told.parent / "sub-1")
-    assert update_details(engine, Sidecars([told])) == 0
+    assert reread_details(engine, Sidecars([told])) == 0
     (told.parent / "sub-1").rename(told / "sub-1")
-    assert update_details(engine, Sidecars([told])) == 1
+    assert reread_details(engine, Sidecars([told])) == 1
     assert table_of(engine) == before | {"sex": "M"}
 
 
@@ -293,7 +293,7 @@ def test_a_table_that_cannot_be_used_keeps_what_it_said(engine: Engine, told: Pa
     (told / "sub-1/sessions.csv").write_bytes(content)
     (told / "sub-1/ses-1/cam-top.json").write_text('{"Lens"')
     (told / "subjects.csv").write_text("subject,sex\n1,M\n")
-    assert update_details(engine, Sidecars([told])) == 1
+    assert reread_details(engine, Sidecars([told])) == 1
     assert table_of(engine) == before | {"sex": "M"}
     (session,) = scan([told], Layout()).sessions
     register(engine, session, Sidecars([told]))

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog import quarantine, queries, registry, wanted
+from dlc_platform.catalog import quarantine, wanted
+from dlc_platform.catalog.sessions import assign_cameras, current_files, session_table
+from dlc_platform.catalog.videos import video_figures
 from dlc_platform.errors import PlatformError
 from dlc_platform.sessions import scanning
 from dlc_platform.sessions.registration import judge, register, require_trackable
@@ -31,7 +33,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def found(engine: Engine, settings: Lab) -> list[Finding]:
-    return findings(settings, SESSION, queries.video_figures(engine, SESSION))
+    return findings(settings, SESSION, video_figures(engine, SESSION))
 
 
 def held(engine: Engine) -> list[str]:
@@ -86,7 +88,7 @@ def test_quarantine_release_and_replacement(engine: Engine, raw: Path) -> None:
     register(engine, session(raw))
     judge(engine, settings, SESSION, "run")
     assert held(engine) == [str(top(raw))]
-    rows = {row.recording.camera: row for row in registry.current_files(engine, SESSION)}
+    rows = {row.recording.camera: row for row in current_files(engine, SESSION)}
     with pytest.raises(PlatformError, match=r"640 x 480 is expected.*sessions release .* sub-1_ses-1"):
         require_trackable(engine, rows["top"], settings)
     require_trackable(engine, rows["side"], settings)
@@ -109,7 +111,7 @@ def test_a_damaged_file_is_tracked_once_a_person_releases_it(engine: Engine, raw
     whole = top(raw).read_bytes()
     spoil(top(raw), [3, 4])
     register(engine, session(raw))
-    row = next(row for row in registry.current_files(engine, SESSION) if row.recording.camera == "top")
+    row = next(row for row in current_files(engine, SESSION) if row.recording.camera == "top")
     with pytest.raises(PlatformError, match="damaged_videos: track"):
         require_trackable(engine, row, lab())
     assert held(engine) == [], "who only asks writes nothing"
@@ -133,8 +135,8 @@ def test_a_released_damaged_file_is_asked_for_and_tracked(engine: Engine, raw: P
     register(engine, session(raw))
     with engine.begin() as connection:
         connection.execute(text("truncate dlc.waiting_session"))
-    registry.assign_cameras(engine, settings.project_of)
-    row = next(row for row in registry.current_files(engine, SESSION) if row.recording.camera == "top")
+    assign_cameras(engine, settings.project_of)
+    row = next(row for row in current_files(engine, SESSION) if row.recording.camera == "top")
 
     def asked_for() -> list[str]:
         return [session.session_key for session in wanted.poses(engine, ["maze"], damaged=False)]
@@ -163,13 +165,13 @@ def test_what_holds_up_a_whole_session_stays_until_it_is_registered(engine: Engi
     spoil(top(raw), [3, 4])
     register(engine, session(raw))
     quarantine.judge(engine, SESSION, "videos", [whole], "run")
-    for row in [*registry.current_files(engine, SESSION)] * 2:
+    for row in [*current_files(engine, SESSION)] * 2:
         with pytest.raises(PlatformError, match="its run ended"):
             require_trackable(engine, row, lab())
     assert quarantine.faults_of(engine, SESSION, "videos") == [whole]
     assert len(judge(engine, lab(), SESSION, files_only=True)) == len(held(engine)) == 2
     # A file that is mended meanwhile is let out by itself.
-    require = {row.recording.camera: row for row in registry.current_files(engine, SESSION)}["side"]
+    require = {row.recording.camera: row for row in current_files(engine, SESSION)}["side"]
     with pytest.raises(PlatformError, match="its run ended"):
         require_trackable(engine, require, lab(damaged_videos="track"))
     judge(engine, lab(damaged_videos="track"), SESSION, files_only=True)
@@ -200,7 +202,7 @@ def test_an_unreadable_file_stays_so_whatever_is_released(engine: Engine, raw: P
 
 def test_a_video_is_compared_with_the_earlier_ones_of_its_camera(engine: Engine, raw: Path, tmp_path: Path) -> None:
     register(engine, session(raw))
-    figures = queries.video_figures(engine, SESSION)
+    figures = video_figures(engine, SESSION)
     assert unusual(engine, lab(), SESSION, figures) == []
     with engine.begin() as connection:
         connection.execute(text("insert into dlc.subject (key) values ('9')"))
@@ -236,7 +238,7 @@ def test_a_video_that_was_never_measured_keeps_every_limit(engine: Engine, raw: 
         connection.execute(text("delete from dlc.video_quality"))
     settings = lab(video_quality=[{"exposure": [150, 200], "focus": [1000, 2000], "black_seconds": 0.1}])
     assert found(engine, settings) == []
-    assert all(not row["measured"] for row in queries.video_figures(engine, SESSION))
+    assert all(not row["measured"] for row in video_figures(engine, SESSION))
 
 
 def test_a_recording_that_begins_without_its_key_frame_says_so(engine: Engine, raw: Path) -> None:
@@ -249,7 +251,7 @@ def test_a_recording_that_begins_without_its_key_frame_says_so(engine: Engine, r
     (finding,) = found(engine, lab())
     assert (finding.question, finding.fails, finding.holds) == ("every_frame_is_there", False, False)
     assert "begins with 5 frames that build on what is not in the file" in finding.problem
-    assert queries.sessions(engine, SESSION).set_index("recording")["frames_left_out"].to_dict() == {
+    assert session_table(engine, SESSION).set_index("recording")["frames_left_out"].to_dict() == {
         "cam-side": 0,
         "cam-top": 5,
     }
@@ -269,7 +271,7 @@ def test_times_that_were_only_put_in_order_need_no_word(engine: Engine, raw: Pat
     write_numbered(top(raw), format="avi")
     register(engine, session(raw))
     assert found(engine, lab()) == []
-    figures = {row["recording"]: row for row in queries.video_figures(engine, SESSION)}["cam-top"]
+    figures = {row["recording"]: row for row in video_figures(engine, SESSION)}["cam-top"]
     assert figures["times_reordered"] > 20 and (figures["dropped"], figures["jitter_ms"]) == (0, 0)
 
 

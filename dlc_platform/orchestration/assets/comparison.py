@@ -10,7 +10,11 @@ from typing import Any
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.datasets import newest_dataset
+from dlc_platform.catalog.evaluations import evaluations_of, record_comparison
+from dlc_platform.catalog.models import models_of
+from dlc_platform.catalog.promotions import production_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
@@ -71,11 +75,11 @@ def evaluate_missing(
     """
     from dlc_platform.dlc.evaluation import evaluate_model, load_evaluation
 
-    dataset_id = registry.newest_dataset(lab.engine, project)
+    dataset_id = newest_dataset(lab.engine, project)
     if dataset_id is None:
         return {}
     outcomes: dict[str, PlatformError | None] = {}
-    evaluations = registry.evaluations_of(lab.engine, project)
+    evaluations = evaluations_of(lab.engine, project)
     # One that was lost from the store is made again.
     kept = [row for row in evaluations if lab.store.has("evaluations", row.id)]
     done = {row.model_id for row in kept if row.dataset_id == dataset_id}
@@ -88,7 +92,7 @@ def evaluate_missing(
             continue
         if (row.test_images, row.taught_images) != (len(evaluation.test_images), evaluation.taught_images):
             record_evaluation(context, lab, evaluation)
-    for model in registry.models_of(lab.engine, project):
+    for model in models_of(lab.engine, project):
         if model.id in done or only not in (None, model.id) or not lab.store.has("models", model.id):
             continue
         context.log.info(f"evaluating {short(model.id)} on the newest dataset of {project}")
@@ -112,7 +116,7 @@ def evaluate_missing(
 
 def _record_comparison(context: AssetExecutionContext, lab: LabResource, compared: Any) -> None:
     comparison = compared.comparison
-    registry.record_comparison(
+    record_comparison(
         lab.engine,
         tables.Comparison(
             id=comparison.id,
@@ -135,7 +139,7 @@ def _comparison_metadata(lab: LabResource, compared: Any) -> dict[str, Any]:
     from dlc_platform.plots.models import comparison_plot
 
     project, names = compared.project, compared.names
-    plot = comparison_plot(compared.bodyparts, names, registry.production_model(lab.engine, project))
+    plot = comparison_plot(compared.bodyparts, names, production_model(lab.engine, project))
     return {
         f"picture_{project}": picture(plot, f"Test RMSE of the versions of {project}, with 95 % intervals"),
         f"test_images_{project}": len(compared.comparison.images),

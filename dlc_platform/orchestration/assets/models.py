@@ -9,8 +9,20 @@ from typing import Any
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import registry, tables
+from dlc_platform.catalog import tables
 from dlc_platform.catalog.database import outlasting
+from dlc_platform.catalog.datasets import (
+    current_dataset,
+    image_sessions,
+    image_sides,
+    record_dataset,
+    registered_dataset,
+)
+from dlc_platform.catalog.evaluations import record_evaluation as catalog_record_evaluation
+from dlc_platform.catalog.models import current_model, record_recipe, record_training
+from dlc_platform.catalog.models import record_export as catalog_record_export
+from dlc_platform.catalog.sessions import known_files
+from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.assets.sessions import labeled_frames
 from dlc_platform.orchestration.metadata import gpu_memory, number, picture, table
@@ -85,7 +97,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     check_with_deeplabcut(project)
     labels = read_labels(project)
     folders = labels.folders()
-    known = registry.known_files(lab.engine)
+    known = known_files(lab.engine)
     files = match_folders(project, folders, known)
     crop = crop_without_region(recipe.project, project, lab.settings, known)
     remarks = [*labels.remarks, *([crop] if crop else [])]
@@ -107,7 +119,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         labelled_frames(labelled_samples(labels, most=9), skeleton=dataset.skeleton),
         f"Labelled frames of {recipe.project}",
     )
-    registry.record_dataset(
+    record_dataset(
         lab.engine,
         name,
         tables.Dataset(
@@ -120,7 +132,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
             manifest_sha256=lab.store.claim("datasets", dataset.id),
             run_id=context.run_id,
         ),
-        registry.BodyParts(dataset.bodyparts, dataset.skeleton),
+        BodyParts(dataset.bodyparts, dataset.skeleton),
         _image_rows(dataset, matches),
         versions(),
     )
@@ -154,14 +166,14 @@ def dataset_problem(lab: LabResource, name: str) -> str | None:
     from dlc_platform.dlc.dataset import side
 
     recipe = lab.recipe(name)
-    dataset_id = registry.current_dataset(lab.engine, name)
-    dataset = registry.dataset(lab.engine, dataset_id) if dataset_id else None
+    dataset_id = current_dataset(lab.engine, name)
+    dataset = registered_dataset(lab.engine, dataset_id) if dataset_id else None
     if dataset is None:
         return "it has no training dataset yet"
     if dataset.project != recipe.project:
         return f"its training dataset is of the project {dataset.project}, and lab.yaml says {recipe.project} now"
     # The sides themselves, because two seeds may split a few images alike, which makes one dataset of both.
-    sides = registry.image_sides(lab.engine, dataset.id)
+    sides = image_sides(lab.engine, dataset.id)
     seed, test_fraction = lab.settings.split_of(name)
     if any(side(image, seed, test_fraction) != given for image, given in sides.items()):
         return (
@@ -199,12 +211,12 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
     name = context.partition_key
     recipe = lab.recipe(name)
     problem = dataset_problem(lab, name)
-    dataset_id = registry.current_dataset(lab.engine, name)
+    dataset_id = current_dataset(lab.engine, name)
     if problem is not None or dataset_id is None:
         raise PlatformError(f"the recipe {name} cannot be trained: {problem}", "Materialise training_dataset first")
 
     parameters = parameters_of(recipe)
-    same = registry.record_recipe(lab.engine, name, recipe.project, parameters)
+    same = record_recipe(lab.engine, name, recipe.project, parameters)
     if same:
         context.log.warning(f"the recipe {name} has the very same parameters as {', '.join(same)}")
 
@@ -224,7 +236,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
     environment = versions()
     manifest_sha256 = lab.store.claim("models", model.id)
     new = outlasting(
-        lambda: registry.record_training(
+        lambda: record_training(
             lab.engine,
             tables.ModelVersion(
                 id=model.id,
@@ -235,7 +247,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
                 scorer=model.scorer,
                 manifest_sha256=manifest_sha256,
             ),
-            registry.BodyParts(model.bodyparts, model.skeleton),
+            BodyParts(model.bodyparts, model.skeleton),
             tables.TrainingRun(
                 recipe=name, model_id=model.id, epochs=model.epochs, seconds=model.seconds, run_id=context.run_id
             ),
@@ -279,7 +291,7 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     from dlc_platform.plots.frames import worst_frames
 
     name = context.partition_key
-    model = registry.current_model(lab.engine, name)
+    model = current_model(lab.engine, name)
     if model is None or model.dataset_id is None:
         raise PlatformError(f"the recipe {name} has no trained model yet", "Materialise trained_model first")
     evaluation = evaluate_model(
@@ -316,7 +328,7 @@ def record_export(context: AssetExecutionContext, lab: LabResource, export: Any)
     """Write an export of a model down."""
     from dlc_platform.dlc.environment import versions
 
-    registry.record_export(
+    catalog_record_export(
         lab.engine,
         tables.ModelExport(
             id=export.id,
@@ -363,9 +375,9 @@ def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluati
     cutoff = lab.settings.likelihood_cutoff
     predictions = evaluation.fair_predictions()
     # The catalogue knows of sessions that were registered after the dataset was made.
-    predictions["session"] = predictions["image"].map(registry.image_sessions(lab.engine, evaluation.dataset_id))
+    predictions["session"] = predictions["image"].map(image_sessions(lab.engine, evaluation.dataset_id))
     by_session = summarise_by_session(predictions, cutoff)
-    registry.record_evaluation(
+    catalog_record_evaluation(
         lab.engine,
         tables.Evaluation(
             id=evaluation.id,

@@ -10,7 +10,12 @@ from typing import Any
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import quarantine, registry, tables
+from dlc_platform.catalog import quarantine, tables
+from dlc_platform.catalog.estimates import pose_estimate, pose_summaries, record_poses
+from dlc_platform.catalog.products import making_alone
+from dlc_platform.catalog.promotions import production_model
+from dlc_platform.catalog.sessions import require_files
+from dlc_platform.catalog.videos import damaged_videos, forget_account, registered_video
 from dlc_platform.errors import MachineFault, PlatformError, command
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import short
@@ -89,7 +94,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
         rule = lab.settings.rule_for(camera)
         if rule is None:
             return None
-        model_id = registry.production_model(lab.engine, rule.project)
+        model_id = production_model(lab.engine, rule.project)
         if model_id is None:
             raise PlatformError(
                 f"the project {rule.project} has no production model yet",
@@ -143,7 +148,7 @@ def _estimate_session(
     from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
     from dlc_platform.sessions.registration import judge, require_there, require_trackable, require_unchanged
 
-    files = registry.require_files(lab.engine, key)
+    files = require_files(lab.engine, key)
     # The limits of lab.yaml may be others than when the session was registered.
     judge(lab.engine, lab.settings, key, context.run_id, files_only=True)
     estimates = []
@@ -171,14 +176,14 @@ def _estimate_session(
             except PlatformError as fault:
                 held.append((file, str(fault)))
                 continue
-            video = registry.video(lab.engine, file.video_id)
+            video = registered_video(lab.engine, file.video_id)
             region = lab.settings.region_for(key, file.recording.camera)
             remark = video_without_region(lab.settings, key, file.recording.camera, video.width, video.height)
             if remark is not None:
                 context.log.warning(f"{path.name}: {remark.said}. {remark.remedy}.")
             # Of two runs that want the same poses, the second one waits and then finds them; also on two hosts, which
             # may not know of each other's locks in the store.
-            with registry.alone(lab.engine, estimator.identity(video.id, region)):
+            with making_alone(lab.engine, estimator.identity(video.id, region)):
                 estimate = estimator.estimate(
                     path,
                     video.id,
@@ -192,14 +197,14 @@ def _estimate_session(
                 faults.append(fault)
                 continue
             if isinstance(problem, OtherFrames):
-                registry.forget_account(lab.engine, file.video_id)
+                forget_account(lab.engine, file.video_id)
             # The other cameras of the session are none the worse.
             problems.append(str(problem))
             continue
         lost = estimate.account.lost if estimate.account else 0
         summary = summarize(read_parquet(estimate.path / POSE_TABLE), lab.settings.likelihood_cutoff, lost)
         made[estimate.id] = _made(lab, estimate.id) if estimate.found else "now"
-        registry.record_poses(
+        record_poses(
             lab.engine,
             tables.PoseEstimate(
                 id=estimate.id,
@@ -217,7 +222,7 @@ def _estimate_session(
                 manifest_sha256=lab.store.claim("poses", estimate.id),
                 run_id=context.run_id,
             ),
-            registry.pose_summaries(estimate.id, summary.to_dict("records")),
+            pose_summaries(estimate.id, summary.to_dict("records")),
             tables.RecordingPoses(recording_file_id=file.id, pose_estimate_id=estimate.id, run_id=context.run_id),
             versions(),
         )
@@ -287,7 +292,7 @@ def _metadata(
     region = lab.settings.region_for(file.recording.session_key, file.recording.camera)
     poses = read_parquet(estimate.path / POSE_TABLE)
     shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
-    whole = file.video_id not in registry.damaged_videos(lab.engine)
+    whole = file.video_id not in damaged_videos(lab.engine)
     images = [
         (frame, keypoints_at(poses, index), f"frame {index}")
         for index, frame in find_frames(Path(file.path), shown, whole).items()
@@ -355,7 +360,7 @@ def _deviation(lab: LabResource, exports: list[str]) -> Mapping[str, Any]:
 
 def _made(lab: LabResource, pose_estimate_id: str) -> str:
     """When poses that are found in the store were made, and by what."""
-    made = registry.pose_estimate(lab.engine, pose_estimate_id)
+    made = pose_estimate(lab.engine, pose_estimate_id)
     if made is None:
         return "made before the catalogue knew of them"
     return f"made on {made.estimated_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by {short(str(made.model_id))}" + (

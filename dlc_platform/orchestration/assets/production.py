@@ -9,7 +9,12 @@ from typing import Any
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import queries, registry, tables
+from dlc_platform.catalog import tables
+from dlc_platform.catalog.estimates import stale_sessions
+from dlc_platform.catalog.evaluations import evaluations_of
+from dlc_platform.catalog.models import require_model
+from dlc_platform.catalog.promotions import production_model as catalog_production_model
+from dlc_platform.catalog.promotions import promote, promotion_in_force
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
@@ -95,9 +100,9 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
     remedies = ["Label more frames or train longer; or promote a version yourself with `dlc-platform promote`"]
     stale: dict[str, Impact] = {}
     for project in lab.settings.projects:
-        in_force = registry.promotion_in_force(lab.engine, project)
+        in_force = promotion_in_force(lab.engine, project)
         incumbent = in_force.model_id if in_force else None
-        evaluations = registry.evaluations_of(lab.engine, project)
+        evaluations = evaluations_of(lab.engine, project)
         if chosen_by_person is not None:
             if chosen_by_person.project != project:
                 continue
@@ -144,12 +149,12 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
                 warning=warning,
                 run_id=context.run_id,
             )
-            if not registry.promote(lab.engine, promotion, expected=incumbent):
-                overtaken = _overtaken(project, registry.promotion_in_force(lab.engine, project))
+            if not promote(lab.engine, promotion, expected=incumbent):
+                overtaken = _overtaken(project, promotion_in_force(lab.engine, project))
                 if chosen_by_person is not None:
                     raise overtaken
                 context.log.warning(f"{project}: nothing was promoted: {overtaken}")
-                kept = registry.promotion_in_force(lab.engine, project)
+                kept = promotion_in_force(lab.engine, project)
                 if kept is not None:
                     rows.append(_row(project, kept.model_id, kept.model_id, kept.reason, kept.warning))
                 continue
@@ -170,7 +175,7 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
             )
         raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
     in_production = {
-        project: registry.production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)
+        project: catalog_production_model(lab.engine, project) or "" for project in sorted(lab.settings.projects)
     }
     return dg.MaterializeResult(
         metadata={"production": table(rows), **_impact_metadata(stale)},
@@ -194,7 +199,7 @@ def _chosen(config: ProductionChoice, lab: LabResource) -> tables.ModelVersion:
             "Name the model, or leave all of it out: then the rule of lab.yaml decides",
         )
     try:
-        model = registry.require_model(lab.engine, config.model)
+        model = require_model(lab.engine, config.model)
     except PlatformError as problem:
         raise Refused(problem.problem, problem.remedy) from problem
     if not (config.reason.strip() and config.by.strip()):
@@ -233,7 +238,7 @@ def _row(project: str, model: str, before: str | None, reason: str, warning: str
 
 def staleness(lab: LabResource) -> dict[str, Any]:
     """The outcome of the check that finds sessions whose poses the production model did not make, for Dagster."""
-    stale = queries.stale_sessions(lab.engine, imported=False)
+    stale = stale_sessions(lab.engine, imported=False)
     sentence = (
         f"{counted(stale['session'].nunique(), 'session is', 'sessions are')} stale, "
         f"{counted(int(stale['frames'].sum()), 'frame')}: estimate again with "

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import queries, registry
+from dlc_platform.catalog.sessions import (
+    assign_cameras,
+    current_files,
+    detail_table,
+    known_files,
+    record_session_labels,
+    session_table,
+)
+from dlc_platform.catalog.videos import registered_video, repeated_videos, video_figures
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.faults import machine_fault
 from dlc_platform.launchers.dagster_internals import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
@@ -85,7 +93,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     for line in found.left_out():
         context.log.warning(f"left out: {line}")
     on_disk = {session.key: session for session in found.sessions}
-    registry.assign_cameras(lab.engine, lab.settings.project_of)
+    assign_cameras(lab.engine, lab.settings.project_of)
     # Cameras that are new come with their sessions.
     assigned: set[str] = set()
 
@@ -116,22 +124,22 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
         faults = judge(lab.engine, lab.settings, key, context.run_id)
         cameras = {recording.camera for recording in session.recordings}
         if cameras - assigned:
-            registry.assign_cameras(lab.engine, lab.settings.project_of, cameras - assigned)
+            assign_cameras(lab.engine, lab.settings.project_of, cameras - assigned)
             assigned.update(cameras)
         problems = {str(look.file.path): look.problem for look in looks if look.problem is not None}
         for fault in faults:
             # What cannot be read is the failure of this session, and said there.
             if fault.path not in problems:
                 context.log.warning(f"{key} is in quarantine: {fault.reason}. {fault.remedy}.")
-        for row in queries.repeated_videos(lab.engine, key).to_dict("records"):
+        for row in repeated_videos(lab.engine, key).to_dict("records"):
             context.log.warning(copy_of(row))
         if problems:
             raise PlatformError(
                 "; ".join(problem.problem for problem in problems.values()),
                 "; ".join(problem.remedy for problem in problems.values()),
             )
-        for file in registry.current_files(lab.engine, key):
-            video = registry.video(lab.engine, str(file.video_id))
+        for file in current_files(lab.engine, key):
+            video = registered_video(lab.engine, str(file.video_id))
             if video.duplicated_timestamps is None:
                 rate = video.frame_rate_numerator / video.frame_rate_denominator
                 context.log.warning(f"{file.path} has no timestamps: times are counted at {rate:g} frames per second")
@@ -154,7 +162,7 @@ def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
     """What the catalogue says of a session's files, question by question."""
     from dlc_platform.sessions.video_checks import copies, findings, unusual
 
-    figures = queries.video_figures(lab.engine, key)
+    figures = video_figures(lab.engine, key)
     if not figures:
         # Of a session that was never registered nothing else can be said.
         yield dg.AssetCheckResult(
@@ -194,8 +202,8 @@ def _metadata(lab: LabResource, key: str, looks: "Sequence[Look]") -> Mapping[st
     from dlc_platform.plots.videos import video_timeline
     from dlc_platform.video.frames import find_frames
 
-    recordings = queries.sessions(lab.engine, key)
-    details = queries.details(lab.engine, key)
+    recordings = session_table(lab.engine, key)
+    details = detail_table(lab.engine, key)
     recordings = recordings[recordings["path"].map(os.path.exists)]
     first = recordings.iloc[0]
     is_damaged = recordings["damage"].notna()
@@ -272,7 +280,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
             problems[f"problem_{name}"] = str(problem)
             context.log.warning(f"the labels of the project {name} are left out: {problem}")
             continue
-        matches[name] = match_folders(project, labels[name].folders(), registry.known_files(lab.engine))
+        matches[name] = match_folders(project, labels[name].folders(), known_files(lab.engine))
     if not labels and fault is not None:
         raise fault
     if not labels:
@@ -281,7 +289,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
     def work(key: str) -> Mapping[str, Any]:
         folders = {name: [f for f, file in own.items() if file.session == key] for name, own in matches.items()}
         counts = {name: int(labels[name].images["folder"].isin(own).sum()) for name, own in folders.items()}
-        registry.record_session_labels(lab.engine, key, counts)
+        record_session_labels(lab.engine, key, counts)
         pictures = {
             f"picture_{name}": picture(
                 labelled_frames(labelled_samples(labels[name], 6, own)),

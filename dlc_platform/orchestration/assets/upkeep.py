@@ -8,7 +8,9 @@ from pathlib import Path
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from dlc_platform.catalog import registry
+from dlc_platform.catalog.datasets import newest_dataset
+from dlc_platform.catalog.evaluations import evaluations_of
+from dlc_platform.catalog.promotions import production_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import sha256_json, short
@@ -45,7 +47,7 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
     rows = []
     failed: dict[str, PlatformError] = {}
     for project in lab.settings.projects:
-        model = registry.production_model(lab.engine, project)
+        model = production_model(lab.engine, project)
         if model is None:
             continue
         # What can never be evaluated is no failure.
@@ -54,8 +56,8 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
         if (problem := outcomes.get(model)) is not None:
             failed[project] = problem
             continue
-        newest = registry.newest_dataset(lab.engine, project)
-        own = [row for row in registry.evaluations_of(lab.engine, project) if row.model_id == model]
+        newest = newest_dataset(lab.engine, project)
+        own = [row for row in evaluations_of(lab.engine, project) if row.model_id == model]
         evaluation = next((row for row in own if row.dataset_id == newest), None)
         rmse_px, test_images = None, 0
         if evaluation is not None:

@@ -1,7 +1,7 @@
 """The platform says its version, and the backup of each earlier one comes over with every value as it was.
 
 `backups` holds one of each migration of the catalogue: the small lab of `catalog/conftest.py`, made by the last commit
-that had this migration as its newest.
+that had this migration as its newest; that of 0006 by the last commit before the modules moved into rooms by subject.
 """
 
 import gzip

@@ -67,6 +67,15 @@ def draw_frame(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def without_fsync() -> Iterator[None]:
+    """What the process of the tests writes need not outlive a power cut: it would wait for thousands of files."""
+    with pytest.MonkeyPatch.context() as patch:
+        # A descriptor that is none is still found out.
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Leases of this process alone: its runs do not wait for those of other workers, or of labs of the machine."""
     with pytest.MonkeyPatch.context() as environment:

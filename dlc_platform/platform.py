@@ -373,9 +373,9 @@ class Platform:
         DataFrame
             Columns session, recording, frame (from 0), time_s (seconds from the recording's first frame), individual,
             bodypart, x, y (pixels, origin at the top left of the full frame; NaN where there is no estimate) and
-            likelihood (0 to 1); names are categories. Where a recording has several files, frames and times go on from
-            one to the next; a file without poses keeps its place, and is warned of. So is a camera whose poses are by
-            several models, or of several precisions.
+            likelihood (0 to 1). Where a recording has several files, frames and times go on from one to the next; a
+            file without poses keeps its place, and is warned of. So is a camera whose poses are by several models, or
+            of several precisions.
 
         Raises
         ------
@@ -383,7 +383,6 @@ class Platform:
             When a session has no poses, nobody knows how many frames come before them, a body part is unknown, or poses
             are in quarantine and lab.yaml blocks exports.
         """
-        import pandas as pd
 
         from dlc_platform.pose.table import POSE_TABLE, read_parquets
 
@@ -406,7 +405,10 @@ class Platform:
             for name, first in (("frame", estimates["first_frame"]), ("time_s", estimates["first_s"])):
                 table[name] += first.to_numpy()[part].astype(table[name].dtype)
         for place, name in enumerate(("session", "recording")):
-            table.insert(place, name, pd.Categorical(estimates[name])[part])
+            table.insert(place, name, estimates[name].to_numpy(object)[part])
+        for name in ("individual", "bodypart"):
+            # Of categories pandas makes groups that do not exist, such as a body part that another animal has.
+            table[name] = table[name].astype(object)
         return table
 
     def lineage(self, session: str) -> "pd.DataFrame":

@@ -120,6 +120,37 @@ def test_imported_poses_are_in_force_where_there_are_none(home: Path, lab: Lab, 
     np.testing.assert_array_equal(table["x"], theirs[SCORER, "tail", "x"].astype(np.float32))
 
 
+def test_groups_of_poses_are_those_that_there_are(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
+    """Two sessions, each with a recording that the other lacks; one has animals, and things of which each is alone."""
+    folder = tmp_path / "raw" / "sub-2" / "ses-1"
+    write_video(folder / "cam-back.mp4", 11, shade=150)
+    for session in scan(lab.raw_roots, lab.layout).sessions:
+        register(engine, session)
+    register_poses(engine, lab, pose_file(tmp_path, "cam-top", 10), SESSION)
+    file = pose_file(tmp_path, "cam-back", 11, individuals=True)
+    wide = pd.DataFrame(pd.read_hdf(file))
+    thing = wide.loc[:, (SCORER, "mouse1", "nose", slice(None))]
+    columns = [(SCORER, "single", "feeder", coordinate) for _, _, _, coordinate in thing.columns]
+    thing = thing.set_axis(pd.MultiIndex.from_tuples(columns, names=wide.columns.names), axis=1)
+    pd.concat([wide, thing], axis=1).to_hdf(file, key="df_with_missing", format="table")
+    register_poses(engine, lab, file, "sub-2_ses-1")
+
+    poses = Platform(home).poses([SESSION, "sub-2_ses-1"], include_quarantined=True)
+    by = ["session", "recording", "individual", "bodypart"]
+    there = {tuple(row) for row in poses[by].astype(str).to_numpy()}
+    assert len(there) == 2 + 5
+    means = poses.groupby(by)["x"].mean()
+    assert set(means.index) == there and means.notna().all()
+    # With each column of its own too, also where rows were chosen before.
+    feeders = poses[poses["bodypart"] == "feeder"]
+    for name, value in zip(by, ("sub-2_ses-1", "cam-back", "single", "feeder"), strict=True):
+        assert feeders.groupby(name).size().to_dict() == feeders[name].value_counts().to_dict() == {value: 11}
+    assert poses["x"].groupby([poses["session"], poses["recording"]]).sum().index.tolist() == [
+        (SESSION, "cam-top"),
+        ("sub-2_ses-1", "cam-back"),
+    ]
+
+
 def test_poses_of_a_damaged_video_follow_the_rule_of_lab_yaml(lab: Lab, engine: Engine, tmp_path: Path):
     video = spoil(Path(current_files(engine, SESSION)[-1].path), [3])
     assert video.name == "cam-top.mp4"

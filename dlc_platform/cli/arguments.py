@@ -45,7 +45,15 @@ def _wide(asked: bool) -> bool:
 
 
 #: Of listing commands, whose tables follow them by themselves.
-AsCsv = Annotated[bool, typer.Option("--csv", callback=_csv, help="Print CSV with all columns instead of a table.")]
+AsCsv = Annotated[
+    bool,
+    typer.Option(
+        "--csv",
+        callback=_csv,
+        help="Print CSV with all columns instead of a table. A text that begins with =, +, - or @ has an apostrophe "
+        "before it, so that no spreadsheet runs it as a formula; a negative number has none.",
+    ),
+]
 Wide = Annotated[bool, typer.Option("--wide", callback=_wide, help="Print all columns, as wide as they are.")]
 
 

@@ -13,9 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Wide, absolute, lab_and_catalogue
-from dlc_platform.cli.printing import rows_of, say, show_table
+from dlc_platform.cli.printing import rows_of, say, show_table, show_tables
 from dlc_platform.cli.stopping import stop, stoppable, wait
 from dlc_platform.errors import PlatformError, in_a_line, shell_word
+from dlc_platform.text import screen
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -215,8 +216,13 @@ def report(
         str | None, typer.Option(metavar="YYYY-MM-DD", help="In the lab's time zone; yesterday by default.")
     ] = None,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    wide: Wide = False,
 ) -> None:
-    """Say what a day brought: sessions arrived, estimated, in quarantine and waiting; hours of video and of devices."""
+    """Say what a day brought: sessions arrived, estimated, in quarantine and waiting; hours of video and of devices.
+
+    `--csv` has a row for each camera and for each of the last 30 days.
+    """
     from dlc_platform.platform import Platform
 
     try:
@@ -229,10 +235,15 @@ def report(
         rows = {name: json.loads(one.to_json(orient="records", date_format="iso")) for name, one in tables.items()}
         print(json.dumps({**found.figures(), "day": found.day.isoformat(), **rows}, indent=2))
         return
-    say(f"{found.day}, {found.time_zone}: {found}\n")
+    if as_csv:
+        show_tables({"cameras": rows_of(found.cameras), "days": rows_of(found.days)})
+        return
+    for line in screen.wrapped(f"{found.day}, {found.time_zone}: {found}", screen.width()):
+        say(line)
+    say("")
     columns = ["files_arrived", "video_hours_arrived", "sessions_estimated", "video_hours_estimated"]
     columns = ["camera", "project", *columns, "inference_gpu_hours", "inference_cpu_hours"]
-    show_table(rows_of(found.cameras), columns, False, "No camera recorded anything, and nothing was estimated")
+    show_table(rows_of(found.cameras), columns, nothing="No camera recorded anything, and nothing was estimated")
 
 
 @commands.command()
@@ -241,7 +252,7 @@ def notifications(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wi
     from dlc_platform.catalog.notifications import notification_table
 
     columns = ["created_at", "kind", "channel", "state", "attempts", "title", "last_error"]
-    show_table(notification_table.rows(lab_and_catalogue(home)[1]), columns, as_json)
+    show_table(notification_table.rows(lab_and_catalogue(home)[1]), columns, as_json, "nobody was told anything yet")
 
 
 notify = typer.Typer(no_args_is_help=True, rich_markup_mode=None)

@@ -4,14 +4,14 @@ import getpass
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dlc_platform.cli import completion
 from dlc_platform.cli.arguments import AsCsv, AsJson, Home, ListGroup, Model, Wide, absolute, lab_and_catalogue
 from dlc_platform.cli.poses import warn_of_rules
-from dlc_platform.cli.printing import pasteable, rows_of, say, show_table
+from dlc_platform.cli.printing import pasteable, rows_of, say, show_table, show_tables
 from dlc_platform.cli.stopping import end_with
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
@@ -44,7 +44,7 @@ def list_models(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide
 
     columns = ["project", "recipe", "origin", "model", "train_images", "epochs"]
     columns += ["test_rmse_px", "tested_on", "production"]
-    show_table(model_table.rows(lab_and_catalogue(home)[1]), columns, as_json)
+    show_table(model_table.rows(lab_and_catalogue(home)[1]), columns, as_json, "there is no model yet")
 
 
 @commands.command()
@@ -52,16 +52,20 @@ def compare(
     home: Home,
     project: Annotated[str | None, typer.Option(help="A project of lab.yaml; every one by default.")] = None,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    wide: Wide = False,
 ) -> None:
     """Compare the model versions of a project on the same test images, from what is evaluated already.
 
-    The exit code is 1 when a project has nothing to compare.
+    `--csv` has a row for each version, for each of its body parts, and for each session of the test images. The exit
+    code is 1 when a project has nothing to compare.
     """
     from dlc_platform.platform import Platform
 
     platform = Platform(absolute(home))
     problems = []
     records = []
+    csv_rows: dict[str, list[dict[str, Any]]] = {}
     for name in [project] if project else platform.settings.projects:
         try:
             compared = platform.compare(name)
@@ -77,24 +81,30 @@ def compare(
             own = {"project": name, "dataset": compared.dataset_id, "test_images": images}
             records.append({**own, "warnings": compared.warnings, **rows})
             continue
+        if as_csv:
+            for key, frame in frames.items():
+                csv_rows.setdefault(key, []).extend({"project": name, **row} for row in rows_of(frame))
+            continue
         say(f"{name}: {counted(images, 'test image')} of the dataset {short(compared.dataset_id)}; 95 % intervals")
         for warning in compared.warnings:
             say(f"Warning: {warning}.\n")
         errors = ["test_rmse_px", "rmse_low_px", "rmse_high_px", "fraction_confident"]
         columns = ["model", "recipe", "train_images", *errors, "frames_per_second", "production"]
-        show_table(rows_of(frames["versions"]), columns, as_json=False)
+        show_table(rows_of(frames["versions"]), columns)
         errors[0] = "rmse_px"
         for title, key, columns in (
             ("By body part", "bodyparts", ["bodypart", "model", "images", "keypoints", *errors]),
             ("By session", "sessions", ["session", "model", "images", *errors]),
         ):
             say(f"\n{title}:")
-            show_table(rows_of(frames[key]), columns, as_json=False)
+            show_table(rows_of(frames[key]), columns, nothing="it is not known which sessions the images came from")
         for row in frames["left_out"].itertuples():
             say(f"\nNot compared: {short(row.model)}, because {row.reason}")
         say("")
     if as_json:
         print(json.dumps(records, indent=2))
+    if as_csv:
+        show_tables(csv_rows)
     if problems:
         sys.exit("\n".join(f"dlc-platform: {pasteable(problem)}" for problem in problems))
 
@@ -137,7 +147,7 @@ def touched(home: Home, model: Model, as_json: AsJson = False, as_csv: AsCsv = F
 
     engine = lab_and_catalogue(home)[1]
     rows = model_sessions.rows(engine, require_model_id(engine, model))
-    show_table(rows, ["session", "role", "images", "frames"], as_json)
+    show_table(rows, ["session", "role", "images", "frames"], as_json, "no session is known that it touched")
 
 
 @commands.command()
@@ -147,8 +157,8 @@ def best(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide 
 
     columns = ["project", "bodypart", "rank", "model", "images", "rmse_px", "rmse_low_px", "rmse_high_px", "production"]
     found = best_models.rows(lab_and_catalogue(home)[1])
-    show_table(found, columns, as_json)
-    if not as_json:
+    show_table(found, columns, as_json, "no models were compared yet")
+    if not (as_json or as_csv):
         from dlc_platform.dlc.cautions import warnings_about
 
         for warning in warnings_about(found):
@@ -161,7 +171,7 @@ def parameters(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide:
     from dlc_platform.catalog.models import parameter_table
 
     columns = ["recipe", "version", "project", "parameter_set", "also_called", "first_used_at", "parameters"]
-    show_table(parameter_table.rows(lab_and_catalogue(home)[1]), columns, as_json)
+    show_table(parameter_table.rows(lab_and_catalogue(home)[1]), columns, as_json, "no recipe was trained yet")
 
 
 @commands.command()
@@ -169,12 +179,12 @@ def promotions(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide:
     """List who promoted which model version, when and why, oldest first."""
     from dlc_platform.catalog.promotions import promotion_table
 
-    columns = ["promotion", "project", "model", "kind", "promoted_by", "reason", "test_rmse_px", "tested_on"]
-    columns += ["promoted_at", "warning"]
+    columns = ["promotion", "project", "model", "kind", "promoted_by", "promoted_at", "reason"]
+    columns += ["test_rmse_px", "tested_on", "warning"]
     found = promotion_table.rows(lab_and_catalogue(home)[1])
     if not as_json:
         found = [{**row, "warning": row["warning"] and f"the model is {row['warning']}"} for row in found]
-    show_table(found, columns, as_json)
+    show_table(found, columns, as_json, "no model was promoted yet")
 
 
 @commands.command()

@@ -20,7 +20,7 @@ from dlc_platform.cli.arguments import (
     lab_and_catalogue,
     require_session,
 )
-from dlc_platform.cli.printing import pasteable, rows_of, say, show_table
+from dlc_platform.cli.printing import pasteable, rows_of, say, show_details, show_table
 from dlc_platform.cli.stopping import end_with
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.text.words import counted
@@ -62,7 +62,7 @@ def list_poses(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide:
 
     columns = ["session", "recording", "position", "frames", "origin", "model"]
     columns += ["mean_likelihood", "fraction_confident", "scorer"]
-    show_table(pose_table.rows(lab_and_catalogue(home)[1]), columns, as_json)
+    show_table(pose_table.rows(lab_and_catalogue(home)[1]), columns, as_json, "no session has poses yet")
 
 
 @poses.command("import")
@@ -110,10 +110,13 @@ def quality(
         bool, typer.Option("--judge", help="Judge again first, by the limits that lab.yaml has now.")
     ] = False,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    wide: Wide = False,
 ) -> None:
     """List how good the poses in force look, with the verdict as it was last given and what it rests on.
 
-    Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` gives all scores.
+    Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` and `--csv` give
+    all scores of all.
     """
     from dlc_platform.catalog.estimates import pose_table
     from dlc_platform.catalog.verdicts import judged_files
@@ -131,7 +134,7 @@ def quality(
         for key in [session] if session else dict.fromkeys(row["session"] for row in pose_table.rows(engine)):
             quality_gate.assess(engine, store, lab, key, reference=known)
     unjudged = [path for path, judged in judged_files(engine, session).items() if not judged]
-    if as_json:
+    if as_json or as_csv:
         show_table(quality_rows(engine, session), [], as_json)
         return
     if session:
@@ -165,7 +168,7 @@ def _show_quality(scores: list[dict[str, Any]]) -> None:
         several = len({row["individual"] for row in own if row["bodypart"] != "all"}) > 1
         over_all = next(row for row in own if row["bodypart"] == "all")
         say(f"{recording}: {over_all['verdict']}, judged {over_all['judged_at']:%Y-%m-%d %H:%M}")
-        show_table(own, [*(["individual"] if several else []), "bodypart", "verdict", *_SHOWN_SCORES], as_json=False)
+        show_table(own, [*(["individual"] if several else []), "bodypart", "verdict", *_SHOWN_SCORES])
         _list_findings(over_all["findings"])
 
 
@@ -189,14 +192,14 @@ def lineage(home: Home, session: Session, as_json: AsJson = False, as_csv: AsCsv
         require_session(home, engine, session)
     columns = ["recording", "origin", "model", "recipe", "dataset", "parameter_set"]
     columns += ["path", "host", "gpu", "backend", "device", "run_id"]
-    show_table(rows, columns, as_json)
+    show_details(rows, columns, as_json, "the session has no poses yet")
 
 
 @commands.command()
 def stale(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """List the sessions whose poses the production model did not make, the newest first.
 
-    Then, other than with --json, the poses that were made by other rules than lab.yaml has now.
+    Then, other than with --json and --csv, the poses that were made by other rules than lab.yaml has now.
     """
     from dlc_platform.catalog.estimates import stale_sessions
     from dlc_platform.estimates.other_rules import OTHER_RULES, made_by_other_rules
@@ -205,12 +208,12 @@ def stale(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide
     warn_of_rules(engine, lab)
     columns = ["session", "project", "production_model", "models", "imported", "files", "frames", "recorded_at"]
     show_table(stale_sessions.rows(engine), columns, as_json, "no session is stale")
-    if as_json:
+    if as_json or as_csv:
         return
     if other := made_by_other_rules(engine, lab):
         number = len({row["session"] for row in other})
         say("\n" + OTHER_RULES.format(sessions=counted(number, "session has", "sessions have")))
-        show_table(other, ["session", "recording", "position", "camera", "made_with", "lab_yaml"], as_json=False)
+        show_table(other, ["session", "recording", "position", "camera", "made_with", "lab_yaml"])
 
 
 def warn_of_rules(engine: "Engine", lab: "Lab") -> None:
@@ -251,6 +254,6 @@ def backfill(
         return
     if dry_run:
         columns = ["session", "project", "models", "production_model", "frames", "recorded_at"]
-        show_table(rows_of(found), columns, as_json=False)
+        show_table(rows_of(found), columns)
         return
     end_with(lambda: estimate_again(absolute(home), list(dict.fromkeys(found["session"])), say))

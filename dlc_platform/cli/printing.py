@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlc_platform.errors import at_home, in_a_line, printable
 from dlc_platform.text import screen
+from dlc_platform.text.words import lasting, sized
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,19 +23,37 @@ labs: list[Path] = []
 csv_asked, wide_asked = False, False
 #: Columns whose values are cut to as much as a person needs; `--json` has them whole.
 _IDENTITIES = ("model", "models", "production_model", "dataset", "parameter_set")
-#: What columns are called in tables, where their own name takes more room than their figures.
+#: What columns are called in tables, where their own name takes more room than their values. Units stand with values.
 _HEADINGS = {
+    "frame_rate": "fps",
     "fraction_confident": "confident",
     "mean_likelihood": "likelihood",
+    "test_rmse_px": "rmse_px",
     "rmse_low_px": "low_px",
     "rmse_high_px": "high_px",
     "frames_per_second": "frames/s",
     "limb_outliers": "limbs",
+    "seconds": "took",
+    "train_seconds": "training took",
+    "files_arrived": "new files",
+    "video_hours_arrived": "new video",
+    "sessions_estimated": "tracked",
+    "video_hours_estimated": "tracked video",
+    "inference_gpu_hours": "GPU",
+    "inference_cpu_hours": "CPU",
 }
+#: What a table does without where it would not fit beside the rest, the most useful first; `--wide` has all.
+_SPARE = ("frames", "camera", "train_images", "images", "origin", "frames_per_second", "frame_rate", "epochs")
+_SPARE += ("tested_on", "size", "first_used_at", "attempts", "scorer")
+#: The ends of names of columns whose values are shown with a unit that suits them.
+_UNIT = re.compile(r"(_s|_?seconds|_hours|_gb|_bytes)\b|_hours(?=_)")
 #: Columns of paths, which a person copies.
 _COPIED = ("path", "file")
 #: Numbers that a missing one among them has made floats, and those that mostly are whole.
-_COUNTS = ("position", "frames", "images", "rank", "train_images", "test_images", "epochs", "frame_rate")
+_COUNTS = ("position", "frames", "images", "rank", "train_images", "test_images", "epochs")
+#: A spreadsheet takes a text that begins so for a formula, and runs it.
+_FORMULA = re.compile("[-=+@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def pasteable(message: str) -> str:
@@ -50,11 +70,12 @@ def say(line: str) -> None:
 
 
 def show_table(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool, nothing: str = "none yet"
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool = False, nothing: str = "nothing"
 ) -> None:
-    """Print rows as a table of these columns; as JSON or CSV, with all columns that they have.
+    """Print rows as a table of these columns, or that there are none; as JSON or CSV, with all columns that they have.
 
-    With `--wide` a table has all columns too, and as much width as they take.
+    A table without the columns that it can do without says so below. With `--wide` it has all columns that there are,
+    and as much width as they take.
     """
     if as_json:
         print(json.dumps([{name: _in_json(value) for name, value in row.items()} for row in rows], indent=2))
@@ -63,16 +84,58 @@ def show_table(
         _write_csv(rows, columns)
         return
     if not rows:
-        print(nothing)
+        say(nothing)
         return
+    shown, headings, cells = _as_text(rows, columns)
+    if wide_asked:
+        left, width = [], sys.maxsize
+    else:
+        width = screen.width()
+        spare = [shown.index(name) for name in _SPARE if name in shown[1:]]
+        places, left = screen.fitting(headings, cells, width, spare)
+        left = [headings[place] for place in left]
+        headings = [headings[place] for place in places]
+        cells = [[row[place] for place in places] for row in cells]
+    for line in screen.table(headings, cells, width, _COPIED):
+        print(line)
+    if left:
+        print(f"(`--wide` shows {', '.join(left)} too)")
+
+
+def show_details(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool = False, nothing: str = "nothing"
+) -> None:
+    """Print rows with much to say of each, one value below the other; as JSON or CSV they are those of `show_table`.
+
+    The first column names the row.
+    """
+    if as_json or csv_asked or not rows:
+        show_table(rows, columns, as_json, nothing)
+        return
+    _, headings, cells = _as_text(rows, columns)
+    for title, *values in cells:
+        pairs = list(zip(headings[1:], values, strict=True))
+        for line in screen.details(title, pairs, sys.maxsize if wide_asked else screen.width(), _COPIED):
+            print(line)
+
+
+def _as_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> tuple[list[str], list[str], list[list[str]]]:
+    """The columns to show, with `--wide` all that there are; their headings; and the cells of each row."""
     # Almost every recording is one file.
     shown = [name for name in columns if name != "position" or any(row[name] for row in rows)]
     if wide_asked:
         shown = list(dict.fromkeys([*shown, *rows[0]]))
     cells = [[_cell(name, row[name]) for name in shown] for row in rows]
-    headings = [_HEADINGS.get(name, name) for name in shown]
-    for line in screen.table(headings, cells, sys.maxsize if wide_asked else screen.width(), _COPIED):
-        print(line)
+    return shown, [_HEADINGS.get(name) or _UNIT.sub("", name) for name in shown], cells
+
+
+def show_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Print several tables as one CSV; its first column says of which table a row is, what a table lacks is empty."""
+    names = list(dict.fromkeys(name for rows in tables.values() for row in rows for name in row))
+    together = [
+        {"table": table, **{name: row.get(name) for name in names}} for table, rows in tables.items() for row in rows
+    ]
+    _write_csv(together, ["table"])
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -82,7 +145,15 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Non
     for row in rows:
         values = [_in_json(row[name]) for name in names]
         plain = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
-        writer.writerow([printable(value) if isinstance(value, str) else value for value in plain])
+        writer.writerow([no_formula(printable(value)) if isinstance(value, str) else value for value in plain])
+
+
+def no_formula(text: str) -> str:
+    """A text that a spreadsheet takes for a text: an apostrophe comes before what begins like a formula.
+
+    What reads as a number stays one.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def rows_of(frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -102,13 +173,28 @@ def _cell(column: str, value: object) -> str:
         return str(value)[:12]
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, int | float) and (unit := _UNIT.search(column)):
+        return _with_unit(float(value), unit[0])
     if isinstance(value, float):
+        if column == "frame_rate":
+            return f"{value:.4g}"
         return f"{value:.0f}" if value.is_integer() and column in _COUNTS else f"{value:.3f}"
     return in_a_line(pasteable(str(value)))
 
 
+def _with_unit(value: float, unit: str) -> str:
+    """A figure in the unit that suits a person, by the end of its column's name."""
+    if unit == "_gb":
+        return f"{value:.3g} GB"
+    if unit == "_bytes":
+        return sized(value)
+    return lasting(value if unit == "_hours" else value / 3600)
+
+
 def _in_json(value: Any) -> Any:
     """A value as JSON has it: a time in UTC to the millisecond, and null for what is no number."""
+    if value != value:
+        return None
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return None if value != value else value
+    return value

@@ -122,23 +122,24 @@ def list_sessions(
 
     lab, engine = lab_and_catalogue(home)
     if waiting:
-        _show_waiting(engine, lab, as_json)
+        _show_waiting(engine, lab, as_json, as_csv)
     elif quarantined:
         columns = ["session", "stage", "since", "file", "reason", "remedy"]
         show_table(quarantine_table.rows(engine), columns, as_json, "no session is in quarantine")
     else:
         columns = ["session", "recording", "position", "camera", "frames", "frame_rate", "size", "model"]
         rows = [_with_left_out(row) for row in session_table.rows(engine)]
-        show_table(rows, [*columns, "damage", "problem"], as_json)
+        nothing = "no session is registered yet: `dlc-platform scan HOME --dry-run` says what lies on the disks"
+        show_table(rows, [*columns, "damage", "problem"], as_json, nothing)
 
 
-def _show_waiting(engine: "Engine", lab: "Lab", as_json: bool) -> None:
+def _show_waiting(engine: "Engine", lab: "Lab", as_json: bool, as_csv: bool) -> None:
     from dlc_platform.lab.runs_under_way import daemon_lives
-    from dlc_platform.lab.waiting import waiting, waiting_lines
+    from dlc_platform.lab.waiting import Waiting, waiting, waiting_lines
 
     found = waiting(engine, lab)
-    if as_json:
-        show_table([asdict(one) for one in found], [], as_json)
+    if as_json or as_csv:
+        show_table([asdict(one) for one in found], list(Waiting.__dataclass_fields__), as_json)
         return
     for line in waiting_lines(found, screen.width()):
         say(line)
@@ -177,4 +178,5 @@ def release_session(
             f"session {session!r} is not in quarantine" + (f" at the stage {stage}" if stage else ""),
             "Choose among `dlc-platform sessions HOME --quarantined`",
         )
-    say(f"{session}: {counted(ended, 'reason holds', 'reasons hold')} it up no longer")
+    held = counted(ended, "reason that held it up does not", "reasons that held it up do not")
+    say(f"{session} is released: {held} count any more, until its files change")

@@ -9,7 +9,7 @@ import typer
 from dlc_platform.cli.arguments import Home, absolute, catalogue_and_store
 from dlc_platform.cli.printing import say, show_table
 from dlc_platform.errors import PlatformError, command, shell_word
-from dlc_platform.text.words import counted, said_of
+from dlc_platform.text.words import counted, said_of, sized
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -69,16 +69,16 @@ def gc(
             {
                 "path": str(item.path.relative_to(store.root)),
                 "why": "nothing refers to it" if item.product else "left by a crash",
-                "size": f"{item.size_bytes / 1e6:.1f} MB",
+                "size": sized(item.size_bytes),
                 "last_written": f"{item.last_written:%Y-%m-%d %H:%M}",
                 "outcome": outcome,
             }
         )
-    show_table(rows, ["path", "why", "size", "last_written", "outcome"], as_json=False)
+    show_table(rows, ["path", "why", "size", "last_written", "outcome"])
     if delete:
-        say(f"{removed / 1e6:.1f} MB removed from {store.root}")
+        say(f"{sized(removed)} removed from {store.root}")
     else:
-        say(f"{sum(item.size_bytes for item in found) / 1e6:.1f} MB of {store.root}; --delete removes it")
+        say(f"{sized(sum(item.size_bytes for item in found))} of {store.root}; --delete removes it")
     if failed:
         sys.exit(1)
 
@@ -93,7 +93,7 @@ def backup(
 
     with used(absolute(home)):
         made = make(absolute(home), absolute(file))
-    say(f"{made.file} is written: {made.size_bytes / 1e6:.1f} MB, which know of {counted(made.products, 'product')}")
+    say(f"{made.file} is written: {sized(made.size_bytes)}, which know of {counted(made.products, 'product')}")
     if made.missing:
         say(
             f"warning: the store lacks {counted(len(made.missing), 'product')} that the catalogue names, such as "

@@ -46,6 +46,7 @@ from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.orchestration.run_summary import RunSummary
 from dlc_platform.reports.daily import first_day, yesterday
 from dlc_platform.sessions import scanning
 from dlc_platform.sessions.layout import root_of
@@ -53,7 +54,7 @@ from dlc_platform.sessions.raw_roots import Disks
 from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.settings.loading import load_lab
 from dlc_platform.text.names import near_names, require_known
-from dlc_platform.text.words import counted, said_of
+from dlc_platform.text.words import counted, listed, said_of
 
 #: What `train` makes, in this order, before the rule of promotion.
 _TRAINING = ("training_dataset", "trained_model", "model_evaluation", "model_comparison")
@@ -257,6 +258,7 @@ def _materialize(
     selected = _selected(definitions, selection)
     succeeded = True
     judged: list[str] = []
+    summary = RunSummary()
     lease = None
     with open_instance(environment) as instance, _signals() as interrupted, ExitStack() as held:
         clean(lab)
@@ -297,7 +299,7 @@ def _materialize(
                     for line in lab.scan().left_out():
                         say(f"  left out: {line}")
             for stretch in _as_they_lie(lab, instance, node, stretches):
-                title = asset.to_user_string() + (f" [{', '.join(stretch)}]" if stretch else "")
+                title = asset.to_user_string() + (f" [{listed(stretch, _NAMED)}]" if stretch else "")
                 if GPU_POOL in _pools(node) and lease is None:
                     # Once for all that is selected: a process that computes cannot change its devices any more.
                     needs = declared_needs(lab.settings, [key.to_user_string() for key in selected], partitions)
@@ -338,9 +340,10 @@ def _materialize(
                 outcome = "FAILED" if not result.success else "nothing was promoted" if refused else "done"
                 say(f"{title}: {outcome} (run {result.run_id})")
                 succeeded = succeeded and result.success and not refused
+                summary.add(asset, stretch, result.all_events)
                 if asset == _JUDGES:
                     judged += stretch
-        for line in _how_good(lab, judged):
+        for line in (*summary.lines(), *_how_good(lab, judged), *summary.where_to_look(lab)):
             say(line)
     return succeeded
 
@@ -359,8 +362,7 @@ def _how_good(lab: LabResource, judged: Sequence[str]) -> Iterator[str]:
     )
     for title, keys in (("Failed", failed), ("With warnings", warned)):
         if keys:
-            more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-            yield f"{title}: {', '.join(keys[:_NAMED])}{more}"
+            yield f"{title}: {listed(keys, _NAMED)}"
     if failed:
         yield (
             f"Do not use poses that failed as they are: {command('sessions', lab.home, '--quarantined')} says why and "

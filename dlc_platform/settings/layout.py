@@ -84,7 +84,7 @@ class Layout(Section):
     def _names_the_session(cls, pattern: str) -> str:
         missing = {"subject", "session"} - set(regex.compile(pattern).groupindex)
         if missing:
-            raise ValueError(f"lacks the named group(s) {', '.join(sorted(missing))}, written (?P<subject>...)")
+            raise ValueError(f"lacks {' and '.join(f'(?P<{name}>...)' for name in sorted(missing))}")
         return pattern
 
     @field_validator("marker")

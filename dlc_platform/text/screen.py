@@ -13,7 +13,9 @@ _WIDTH = 80
 _GAP = "  "
 #: What does not fit beside a row stands below it.
 _BELOW, _FURTHER = 4, 8
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?( (s|min|h|kB|MB|GB))?")
+#: A figure and its unit stay on one line.
+_WITH_UNIT = r"\b\d+ (?:s|min|h|kB|MB|GB|px)\b"
 
 
 def width() -> int:
@@ -26,7 +28,8 @@ def wrapped(
 ) -> list[str]:
     """A text in lines that end between two words.
 
-    Words, commands to paste and the texts in `whole`, such as a path with spaces, are never broken, however long.
+    Words, figures with their unit, commands to paste and the texts in `whole`, such as a path with spaces, are never
+    broken, however long.
 
     Parameters
     ----------
@@ -34,7 +37,7 @@ def wrapped(
         How many spaces come before the first line, and before those after it (as many, by default).
     """
     kept = [re.escape(one) for one in sorted(whole, key=len, reverse=True) if " " in one]
-    together = "|".join(["`[^`]*`", *kept])
+    together = "|".join(["`[^`]*`", *kept, _WITH_UNIT])
     line = re.sub(together, lambda found: found[0].replace(" ", "\0"), in_a_line(text))
     lines = textwrap.wrap(
         line,
@@ -83,6 +86,64 @@ def table(
     for row in rows:
         yield line(row)
         yield from _values_below([columns[place] for place in below], [row[place] for place in below], width, whole)
+
+
+def fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, spare: Collection[int]
+) -> tuple[list[int], list[int]]:
+    """Which columns of a table to show on a screen: all that are needed, and as many others as fit beside these.
+
+    Parameters
+    ----------
+    spare
+        The places of the columns that a reader can do without, the most useful first.
+
+    Returns
+    -------
+    tuple
+        The places of the columns to show, and of those with a value that do not fit.
+    """
+    filled = [place for place in range(len(columns)) if place == 0 or any(row[place] for row in rows)]
+    widths = {place: max(_cells(columns[place]), *(_cells(row[place]) for row in rows)) for place in filled}
+    used = -len(_GAP)
+    for place in filled:
+        if place not in spare and (used < 0 or used + len(_GAP) + widths[place] <= width):
+            used += len(_GAP) + widths[place]
+    shown, left = [place for place in filled if place not in spare], []
+    for place in spare:
+        if place not in filled:
+            continue
+        if used + len(_GAP) + widths[place] <= width:
+            shown.append(place)
+            used += len(_GAP) + widths[place]
+        else:
+            left.append(place)
+    return sorted(shown), sorted(left)
+
+
+def details(title: str, pairs: Sequence[tuple[str, str]], width: int, whole: Collection[str] = ()) -> Iterator[str]:
+    """The lines of one thing with much to say of it: its name, and below it each key that has a value, with the value.
+
+    Parameters
+    ----------
+    whole
+        The keys whose values are copied, such as paths: they are never broken at a space.
+    """
+    yield title
+    room = max((_cells(key) for key, value in pairs if value), default=0)
+    for key, value in pairs:
+        if not value:
+            continue
+        if key in whole:
+            yield f"{' ' * _BELOW}{_padded(key, room)}{_GAP}{value}"
+            continue
+        first, *others = wrapped(value, max(width - _BELOW - room - len(_GAP), 1))
+        yield f"{' ' * _BELOW}{_padded(key, room)}{_GAP}{first}"
+        yield from (f"{' ' * (_BELOW + room)}{_GAP}{line}" for line in others)
+
+
+def _padded(text: str, room: int) -> str:
+    return text + " " * (room - _cells(text))
 
 
 def _values_below(names: Sequence[str], values: Sequence[str], width: int, whole: Collection[str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """How things are said to people: a number with what it counts, a time in the unit that suits it, a name only once."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -9,12 +10,26 @@ def counted(number: int, thing: str, things: str | None = None) -> str:
     return f"{number} {thing if number == 1 else things or thing + 's'}"
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names with commas, the first of them where there are many: "a, b and 390 more"."""
+    more = len(names) - most
+    return f"{', '.join(names[:most])} and {more:,} more" if more > 0 else ", ".join(names)
+
+
 def lasting(hours: float) -> str:
     """A time that is given in hours, in seconds, minutes or hours: "0.7 s", "12 min", "3.4 h"."""
     seconds = hours * 3600
     if seconds < 100:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{hours:.3g} h"
+
+
+def sized(number: float) -> str:
+    """A number of bytes in the unit that suits it: "3 kB", "72 MB", "1.5 GB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+    return f"{number / 1e3:.3g} kB"
 
 
 def said_of(what: str | Path, said: str) -> str:

@@ -19,7 +19,7 @@ import yaml
 from sqlalchemy import URL, Engine, text
 
 from dlc_platform.catalog.quarantine import Fault, judge
-from dlc_platform.cli import app
+from dlc_platform.cli import app, printing
 from dlc_platform.lab.doctor import Finding, examine
 from dlc_platform.notify.messages import News
 from dlc_platform.notify.outbox import announce, deliver
@@ -144,15 +144,18 @@ def test_run_materialises_and_the_tables_show_it(home: Path, command: Callable[.
     done = call(COMMAND, "run", home, "--select", "session_videos,labeled_frames")
     assert done.returncode == 0, done.stderr
     assert f"session_videos [{SESSION}]: done" in done.stdout
+    summary = done.stdout[done.stdout.index("That took ") :].splitlines()
+    assert summary[1:3] == ["  1 session registered, 20 frames", "  1 session searched for labels"]
+    assert summary[-1] == f"`dlc-platform sessions {home}` lists what is registered"
     assert done.stderr == ""
 
     code, out = command("sessions", home, "--json")
     assert code == 0
     (row,) = json.loads(out)
     assert (row["session"], row["camera"], row["frames"], row["width"]) == (SESSION, "top", 20, 96)
-    for table in ("models", "poses"):
+    for table, told in (("models", "there is no model yet"), ("poses", "no session has poses yet")):
         assert json.loads(command(table, home, "--json")[1]) == []
-        assert command(table, home)[1] == "none yet\n"
+        assert command(table, home)[1] == f"{told}\n"
     assert SESSION in command("sessions", home)[1]
 
 
@@ -165,6 +168,8 @@ def test_a_run_that_fails_says_why_in_a_line(home: Path):
         assert done.returncode == 1
         told = [line for line in done.stdout.splitlines() if str(broken) in line]
         assert len(told) == 1
+        assert "  0 of 1 session registered\n  NOT done: sub-2_ses-1. The reasons stand above\n" in done.stdout
+        assert f"1 session waits for a person: `dlc-platform sessions {home} --waiting`" in done.stdout
         assert "Traceback" not in done.stdout + done.stderr
         assert "STEP_FAILURE" not in done.stdout + done.stderr
     finally:
@@ -438,10 +443,10 @@ def test_gc_lists_and_with_delete_removes(
     make_old(useless)
     code, out = command("gc", home)
     assert code == 0 and useless.exists()
-    assert f"models/{identity('c')}" in out and "3.0 MB" in out and "could go" in out
+    assert f"models/{identity('c')}" in out and "3 MB" in out and "could go" in out
     code, out = command("gc", home, "--delete")
     assert code == 0 and not useless.exists()
-    assert "removed" in out and f"3.0 MB removed from {store.root}" in out
+    assert "removed" in out and f"3 MB removed from {store.root}" in out
     assert command("verify", home)[0] == 0
 
 
@@ -579,11 +584,19 @@ def test_what_the_catalogue_does_not_hold_is_told_in_a_sentence(
     assert code and said in f"{code} {out} {capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("name", ["best", "parameters", "promotions", "models", "poses"])
-def test_a_new_lab_has_empty_lists(
-    name: str, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
-):
-    assert command(name, broken_lab()) == (0, "none yet\n")
+def test_a_new_lab_has_empty_lists(broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]):
+    home = broken_lab()
+    for name, told in {
+        "best": "no models were compared yet",
+        "parameters": "no recipe was trained yet",
+        "promotions": "no model was promoted yet",
+        "models": "there is no model yet",
+        "poses": "no session has poses yet",
+        "notifications": "nobody was told anything yet",
+        "sessions": f"no session is registered yet: `dlc-platform scan {home} --dry-run` says what lies on the disks",
+    }.items():
+        assert command(name, home) == (0, f"{told}\n")
+        assert command(name, home, "--csv")[1].count("\n") == 1, "the names of the columns"
 
 
 def test_a_session_is_released_from_quarantine(
@@ -603,7 +616,7 @@ def test_a_session_is_released_from_quarantine(
     assert "quarantine: 1 session at the stage poses, 1 session at the stage videos" in command("doctor", home)[1]
 
     out = command("sessions", "release", home, SESSION, "--stage", "videos", "--reason", "it was night")[1]
-    assert out == f"{SESSION}: 1 reason holds it up no longer\n"
+    assert out == f"{SESSION} is released: 1 reason that held it up does not count any more, until its files change\n"
     with lab.connect() as connection:
         row = connection.execute(text("select * from dlc.quarantine where stage = 'videos'")).one()
     assert (row.released_by, row.release_reason) == (getpass.getuser(), "it was night")
@@ -631,8 +644,31 @@ def test_lists_have_all_columns_as_csv_and_wide(
     said = command("sessions", home, "--quarantined", "--csv")[1]
     assert "\x1b" not in said and '"\\x1b[2Jtoo, dark"' in said
     wide = command("sessions", home, "--wide")[1].splitlines()
-    assert "duration_s" in wide[0].split() and len(wide) == 1 + len(json.loads(command("sessions", home, "--json")[1]))
-    assert "duration_s" not in command("sessions", home)[1], "an option is of its own call"
+    assert "duration" in wide[0].split() and len(wide) == 1 + len(json.loads(command("sessions", home, "--json")[1]))
+    assert "duration" not in command("sessions", home)[1], "an option is of its own call"
+
+
+def test_no_text_in_csv_is_a_formula_and_numbers_are_numbers(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    texts = ["=HYPERLINK(1)", "+1+cmd|x", "@SUM(1)", "-2+3", "\uff1d1+1", "-2.5", "+3", "a=b", "'=1"]
+    for place, reason in enumerate(texts):
+        judge(lab, SESSION, "poses", [Fault(reason, "Mend it", identity("a"), f"/raw/{place}")])
+    read = csv.DictReader(io.StringIO(command("sessions", broken_lab(), "--quarantined", "--csv")[1]))
+    guarded = {row["file"]: row["reason"] for row in read}
+    assert [guarded[f"/raw/{place}"] for place in range(len(texts))] == [
+        *("'=HYPERLINK(1)", "'+1+cmd|x", "'@SUM(1)", "'-2+3", "'\uff1d1+1", "-2.5", "+3", "a=b", "'=1"),
+    ]
+
+
+def test_figures_have_the_unit_that_suits_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(printing, "wide_asked", False)
+    monkeypatch.setattr(printing, "csv_asked", False)
+    rows = [{"session": "s", "duration_s": 7200.0, "memory_gb": 139.8, "inference_gpu_hours": 0.25, "size_bytes": 3e6}]
+    printing.show_table(rows, list(rows[0]))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["session duration memory GPU size", "s 2 h 140 GB 15 min 3 MB"]
 
 
 def test_a_test_message_reaches_the_channels_or_says_why_not(
@@ -682,5 +718,8 @@ def test_the_report_of_a_day(lab: Engine, broken_lab: Callable[..., Path], comma
     assert command("report", home, "--day", "2026-03-05")[1].startswith("2026-03-05, Europe/Berlin: 2 sessions arrived")
     assert (found["days"][-1]["day"], found["days"][-1]["sessions_arrived"]) == ("2026-03-05", 2)
     assert "0 sessions arrived" in command("report", home, "--day", "2026-03-06")[1]
+    rows = list(csv.DictReader(io.StringIO(command("report", home, "--day", "2026-03-05", "--csv")[1])))
+    assert [row["table"] for row in rows] == ["cameras"] * len(found["cameras"]) + ["days"] * 30
+    assert (rows[-1]["day"], rows[-1]["sessions_arrived"]) == ("2026-03-05", "2")
     assert "2026-03-04" in str(command("report", home, "--day", "2026-03-04")[0])
     assert "'soon' is not a day" in str(command("report", home, "--day", "soon")[0])

@@ -1,7 +1,10 @@
 """Versions of a project side by side: a trained one, one that is worse, and one that came from elsewhere."""
 
+import csv
+import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -232,6 +235,10 @@ def test_every_version_is_evaluated_compared_and_shown(
     assert "dlc-platform: the project empty has no training dataset" in str(code)
     (record,) = json.loads(printed)
     assert record["project"] == PROJECT and len(record["versions"]) == 3 and record["left_out"][0]["model"] == gone
+    rows = list(csv.DictReader(io.StringIO(command("compare", home, "--project", PROJECT, "--csv")[1])))
+    tables = ("versions", "bodyparts", "sessions", "left_out")
+    assert Counter(row["table"] for row in rows) == {table: len(record[table]) for table in tables if record[table]}
+    assert {row["project"] for row in rows} == {PROJECT} and rows[-1]["model"] == gone
     code, _ = command("compare", home, "--project", "maze")
     assert "there is no project 'maze'. Choose among empty, tiny." in str(code)
     assert old_and_new(engine, PROJECT) == (tiny_model.id, gone)

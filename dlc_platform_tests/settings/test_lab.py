@@ -140,7 +140,7 @@ recipes:
         ("", "name", 2024, "line 1: name is 2024, which YAML does not take for text; put it in quotes: '2024'"),
         ("projects.openfield", "scorer", "me", "projects.openfield.scorer is not a key"),
         ("layout", "pattern", "(?P<subject>[", "layout.pattern is '(?P<subject>[': is not a regular expression: unter"),
-        ("layout", "pattern", "(?P<subject>.+)/.+", "lacks the named group(s) session, written (?P<subject>...)"),
+        ("layout", "pattern", "(?P<subject>.+)/.+", "lacks (?P<session>...)"),
         ("layout", "extensions", [], "layout.extensions is []: List should have at least 1 item"),
         ("", "inference", [{"project": "maze"}], "inference.0.project is 'maze', but the projects are openfield"),
         ("", "inference", [{"camera": "top"}], "inference.0.project is missing; add it"),

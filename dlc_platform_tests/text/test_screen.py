@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from dlc_platform.text.screen import table, wrapped
-from dlc_platform.text.words import counted, lasting, said_of
+from dlc_platform.text.screen import details, fitting, table, wrapped
+from dlc_platform.text.words import counted, lasting, listed, said_of, sized
 
 PATH = "/raw/My Videos of the whole year/" + "a very long folder/" * 4 + "top.mp4"
 
@@ -44,6 +44,30 @@ def test_a_column_without_a_value_is_left_out():
     assert list(table(["a", "b"], [["", "y"]], 80)) == ["a  b", "   y"]
 
 
+def test_a_narrow_screen_does_without_what_a_reader_can_spare():
+    columns = ["session", "frames", "size", "model", "reason"]
+    rows = [["sub-1_ses-1", "60", "160x160", "0123456789ab", ""], ["sub-2_ses-1", "7", "160x160", "", "r" * 90]]
+    spare = [1, 2]
+    assert fitting(columns, rows, 80, spare) == ([0, 1, 2, 3, 4], [])
+    assert fitting(columns, rows, 35, spare) == ([0, 1, 3, 4], [2])
+    assert fitting(columns, rows, 35, [2, 1]) == ([0, 2, 3, 4], [1])
+    # What is needed and does not fit stands below its row, and leaves no less room for the others.
+    assert fitting(columns, rows, 30, spare) == ([0, 3, 4], [1, 2])
+    # A column without any value is neither shown nor said to be left out.
+    assert fitting(columns, [[*row[:2], "", *row[3:]] for row in rows], 30, spare) == ([0, 3, 4], [1])
+
+
+def test_much_that_is_said_of_one_thing_stands_one_key_below_the_other():
+    pairs = [("model", "0123456789ab"), ("gpu", ""), ("path", PATH), ("reason", "it is dark, " * 6 + "and `run HOME`")]
+    assert list(details("cam-top", pairs, 60, whole=["path"])) == [
+        "cam-top",
+        "    model   0123456789ab",
+        f"    path    {PATH}",
+        "    reason  it is dark, it is dark, it is dark, it is dark,",
+        "            it is dark, it is dark, and `run HOME`",
+    ]
+
+
 def test_wide_letters_and_accents_of_their_own_keep_the_columns_straight():
     lines = list(table(["name", "n"], [["マウス", "a"], ["Mu\N{COMBINING DIAERESIS}ller", "b"], ["plain", "c"]], 80))
     assert lines[1:] == ["マウス  a", "Mu\N{COMBINING DIAERESIS}ller  b", "plain   c"]
@@ -74,6 +98,21 @@ def test_a_time_has_the_unit_that_suits_it():
     assert [lasting(hours) for hours in (0, 0.0002, 0.01, 0.2, 2, 170.2)] == [
         *("0 s", "0.72 s", "36 s", "12 min", "2 h", "170 h"),
     ]
+
+
+def test_a_size_has_the_unit_that_suits_it():
+    assert [sized(size) for size in (0, 512, 3.21e6, 72e6, 1.5e9, 2.4e12)] == [
+        *("0 kB", "0.512 kB", "3.21 MB", "72 MB", "1.5 GB", "2,400 GB"),
+    ]
+
+
+def test_of_many_names_the_first_are_listed():
+    assert listed(["a", "b"]) == "a, b" and listed([]) == ""
+    assert listed(list("abcd"), most=2) == "a, b and 2 more"
+
+
+def test_a_figure_stays_with_its_unit():
+    assert wrapped("it took 12 min and 3 GB of 14 px", 10) == ["it took", "12 min and", "3 GB of", "14 px"]
 
 
 def test_a_sentence_names_what_it_is_about_once():

@@ -17,8 +17,12 @@ import psutil
 from dlc_platform.errors import HOME_VARIABLE
 
 HOST_TAG = "dlc_platform/host"
-PID_TAG = "dlc_platform/pid"
-STARTED_TAG = "dlc_platform/process_started"
+#: The UI does not show tags that begin so: a person looks for the run of a session, and never for one of a pid.
+UNSHOWN = ".dagster/dlc_platform_"
+PID_TAG = f"{UNSHOWN}pid"
+STARTED_TAG = f"{UNSHOWN}process_started"
+#: What the tags of a run are called that version 0.6.1 or an earlier one started.
+_EARLIER = {PID_TAG: "dlc_platform/pid", STARTED_TAG: "dlc_platform/process_started"}
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CGROUP = Path("/proc/self/cgroup")
@@ -51,8 +55,11 @@ class WorkerProcess:
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "WorkerProcess | None":
         """The worker that a run's tags name, if they name one."""
+        names = (PID_TAG, STARTED_TAG)
+        if not tags.keys() >= {*names}:
+            names = tuple(_EARLIER[name] for name in names)
         try:
-            return cls(tags[HOST_TAG], int(tags[PID_TAG]), tags[STARTED_TAG])
+            return cls(tags[HOST_TAG], int(tags[names[0]]), tags[names[1]])
         except KeyError:
             return None
 

@@ -19,7 +19,7 @@ from dagster import _check as check
 from dlc_platform.devices import gpus
 from dlc_platform.devices.gpus import GpuNames
 from dlc_platform.devices.needs import UnmetNeed
-from dlc_platform.devices.processes import WorkerProcess, killed_for_memory
+from dlc_platform.devices.processes import UNSHOWN, WorkerProcess, killed_for_memory
 from dlc_platform.dlc.memory import TRIED_WITH_LESS
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.dagster_internals import (
@@ -42,7 +42,7 @@ from dlc_platform.text.words import counted
 
 DEVICE_TAG = "dlc_platform/device"
 #: How many processes the kernel had killed for want of memory when the worker was started, and where it counts them.
-MEMORY_KILLS_TAG = "dlc_platform/memory_kills"
+MEMORY_KILLS_TAG = f"{UNSHOWN}memory_kills"
 ARGUMENTS_VARIABLE = "DLC_PLATFORM_RUN_ARGUMENTS"
 
 _LOG_FOLDER = "run-logs"

@@ -137,9 +137,11 @@ def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.
     """
     keys = [check.check_key for check in alert_checks]
     shown = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
-    events = []
+    events, told = [], []
     for check, key in zip(alert_checks, keys, strict=True):
         result: Any = check(lab=lab)
+        if not result.passed:
+            told.append(str(result.description))
         if not _is_shown(context.instance, shown.get(key), result):
             events.append(
                 dg.AssetCheckEvaluation(
@@ -152,8 +154,9 @@ def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.
                 )
             )
     announce(lab.engine, lab.settings.notify.channels, _stale(lab, context.instance))
+    seen = "; ".join(told) or "no session is late, held up or in quarantine"
     return dg.SensorResult(
-        asset_events=events, skip_reason=None if events else dg.SkipReason("the UI shows what there is")
+        asset_events=events, skip_reason=dg.SkipReason(f"{'New' if events else 'As before'}: {seen}")
     )
 
 
@@ -190,14 +193,25 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
         if young:
             until = min(until, _utc(young[0].update_timestamp) + _OVERLAP - timedelta(milliseconds=1))
     sent = deliver(lab.engine, lab.settings, context.log.warning)
-    return dg.SensorResult(skip_reason=dg.SkipReason(f"{counted(sent, 'message')} sent"), cursor=until.isoformat())
+    seen = (
+        f"{counted(len(failed), 'run')} failed since {since - _OVERLAP:%Y-%m-%d %H:%M} UTC; "
+        f"{counted(sent, 'message')} sent now"
+    )
+    return dg.SensorResult(skip_reason=dg.SkipReason(seen), cursor=until.isoformat())
 
 
 def alert_sensors(status: dg.DefaultSensorStatus) -> list[dg.SensorDefinition]:
     """The sensors of this module, on or off until somebody says otherwise in the UI."""
     return [
-        dg.sensor(minimum_interval_seconds=seconds, default_status=status)(look)
-        for look, seconds in ((watch_sessions, 120), (deliver_notifications, 30))
+        dg.sensor(minimum_interval_seconds=seconds, default_status=status, description=what)(look)
+        for look, seconds, what in (
+            (
+                watch_sessions,
+                120,
+                "Looks which sessions are late, held up or in quarantine, and shows it at the checks.",
+            ),
+            (deliver_notifications, 30, "Tells the channels of lab.yaml what failed and what waits for a person."),
+        )
     ]
 
 

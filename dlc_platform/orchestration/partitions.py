@@ -23,10 +23,12 @@ from dlc_platform.launchers.dagster_internals import (
 from dlc_platform.orchestration.failures import OF_THE_MACHINE
 from dlc_platform.orchestration.retries import sensor_asks_again, try_again
 from dlc_platform.settings.operation import ScanRule
-from dlc_platform.text.words import counted, said_of
+from dlc_platform.text.words import counted, listed, said_of
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
+#: What the UI's list of runs shows of a run over many sessions, and how many of them are named.
+SESSIONS_TAG, _NAMED = "sessions", 3
 _UNFINISHED_BACKFILLS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
 #: The daemon makes the next run within seconds; that one may wait for long.
 _LONGEST_UNTIL_RETRY = timedelta(hours=1)
@@ -71,8 +73,8 @@ def in_use(instance: dg.DagsterInstance) -> set[str]:
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:
-    """The tags of one run over neighbouring partitions."""
-    return {RANGE_START: keys[0], RANGE_END: keys[-1]}
+    """The tags of one run over neighbouring partitions; one of them names the first, for a person who looks for it."""
+    return {RANGE_START: keys[0], RANGE_END: keys[-1], SESSIONS_TAG: listed(keys, _NAMED)}
 
 
 def neighbours(

@@ -240,7 +240,11 @@ def _since(time_of_dagster: datetime) -> timedelta:
 
 
 # On at every stage: a run that somebody started by hand there would otherwise wait for ever once its worker has died.
-@dg.sensor(minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts runs again that a fault of the machine ended, after the time that lab.yaml says.",
+)
 def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Lets runs that are tried again start when they have waited for as long as lab.yaml says."""
     now = datetime.now(UTC)
@@ -263,4 +267,7 @@ def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
             _set_going(context.instance, run)
             context.log.warning(f"the run {run.run_id} was never started, and is set going")
     told = f"{counted(len(due), 'run')} may start now, {counted(len(waiting) - len(due), 'goes', 'go')} on waiting"
-    return dg.SkipReason(f"{told}; {len(lost)} that nobody had started are set going" if lost else told)
+    if not waiting:
+        told = "no run waits to be tried again"
+    set_going = counted(len(lost), "that nobody had started is", "that nobody had started are")
+    return dg.SkipReason(f"{told}; {set_going} set going" if lost else told)

@@ -159,6 +159,7 @@ def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         cron_schedule=cron,
         execution_timezone=lab.time_zone,
         default_status=default_status(lab),
+        description="Asks for the sessions that the sensor new_session_videos missed, as when it was off.",
     )
     def catch_up(context: dg.ScheduleEvaluationContext, lab: LabResource) -> dg.SkipReason | list[dg.RunRequest]:
         """Asks for the sessions that are wanted and that no run is under way for, as when the sensor was off.
@@ -176,7 +177,8 @@ def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         requests, added = ask(lab, context.instance, cursor, found.ready, room, elsewhere=elsewhere)
         if not requests:
             return dg.SkipReason(
-                f"nothing was missed; {counted(len(cursor.under_way()), 'session is', 'sessions are')} under way"
+                f"nothing was missed of {counted(found.sessions, 'session')} on disk; "
+                f"{counted(len(cursor.under_way()), 'session is', 'sessions are')} under way"
             )
         if added:
             context.instance.add_dynamic_partitions(str(sessions.name), added)
@@ -192,6 +194,7 @@ def _evaluate_new_labels(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         cron_schedule=cron,
         execution_timezone=lab.time_zone,
         default_status=default_status(lab),
+        description="Evaluates the production model of each project on the frames that are labelled by now.",
     )
     def evaluate_new_labels(
         context: dg.ScheduleEvaluationContext, lab: LabResource

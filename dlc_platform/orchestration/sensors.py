@@ -65,9 +65,10 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         job=process_sessions,
         minimum_interval_seconds=interval_seconds,
         default_status=status,
+        description="Looks below the raw roots, registers sessions whose videos have stopped growing, and has those "
+        "tracked that can be. Without runs, a tick says what was seen.",
     )
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
-        """Registers sessions whose videos have stopped growing, and starts inference on those that could be read."""
         from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 
         cursor = Cursor.read(context.cursor) or recover(context.instance)
@@ -181,7 +182,13 @@ def take_off_strays(
     return told
 
 
-@dg.sensor(job=estimate_poses, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.STOPPED)
+@dg.sensor(
+    job=estimate_poses,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="While it is switched on, tracks stale sessions again, the newest first: those whose poses the "
+    "production model did not make.",
+)
 def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
     """While a person leaves it switched on: estimates stale sessions again, the newest first, some runs at a time.
 

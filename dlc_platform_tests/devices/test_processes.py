@@ -40,6 +40,10 @@ def test_a_process_is_found_again_through_the_tags():
     assert worker.is_alive() and worker.was_started_here()
     assert WorkerProcess.from_tags({**worker.tags(), "other": "tag"}) == worker
     assert WorkerProcess.from_tags({"other": "tag"}) is None
+    # As version 0.6.1 named it.
+    earlier = {"dlc_platform/host": "h", "dlc_platform/pid": "7", "dlc_platform/process_started": "b:1"}
+    assert WorkerProcess.from_tags(earlier) == WorkerProcess("h", 7, "b:1")
+    assert WorkerProcess.from_tags(earlier | worker.tags()) == worker, "a run that is tried again has those of before"
 
 
 def test_another_process_with_the_same_pid_is_not_the_worker():

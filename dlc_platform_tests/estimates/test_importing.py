@@ -376,7 +376,7 @@ def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, comm
     assert seen.asset_observation.metadata["in_force"].value is False
     (row,) = json.loads(command("poses", "--json", home)[1])
     assert (row["origin"], row["model"], row["scorer"]) == ("imported", None, SCORER)
-    listed = command("poses", home)[1]
+    listed = command("poses", home, "--wide")[1]
     assert "imported" in listed and SCORER in listed
     for wrong in ((), ("--folder", folder, "--from-project", project)):
         assert command("models", "import", home, "--project", "tiny", *wrong)[0] == 2

@@ -61,6 +61,8 @@ class Told:
         self.hook = hook
         self.definitions = build_definitions(home)
         self.cursors: dict[str, str | None] = {}
+        #: What the UI shows of the last tick.
+        self.said = ""
 
     def look(self, sensor: str) -> dict[str, Any]:
         """One tick: the evaluations that it gives the UI, by check."""
@@ -71,7 +73,7 @@ class Told:
             resources={"lab": LabResource(home=str(self.home))},
         ) as context:
             done = self.definitions.resolve_sensor_def(sensor).evaluate_tick(context)
-        self.cursors[sensor] = done.cursor
+        self.cursors[sensor], self.said = done.cursor, done.skip_message or ""
         for event in done.asset_events:
             self.instance.report_runless_asset_event(event)
         return {event.check_name: event for event in done.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
@@ -138,11 +140,13 @@ def test_a_check_is_shown_when_its_outcome_changes(told: Told) -> None:
         "poses_follow_recordings": True,
     }
     assert told.look("watch_sessions") == {}
+    assert told.said == "As before: no session is late, held up or in quarantine"
 
     judge(told.engine, ONE, "videos", [Fault("too dark", "Switch the lamp on", identity("a"), "/raw/top.mp4")])
     shown = told.look("watch_sessions")
     assert shown["no_session_held_up"].metadata["held_up"].records[0].data["waits_for"] == "videos"
     assert f"dlc-platform sessions {told.home} --waiting" in str(shown["no_session_held_up"].description)
+    assert told.said.startswith("New: Sessions are in quarantine: 1 at the stage videos. ")
     event = shown["no_session_in_quarantine"]
     assert (event.check_name, event.passed, event.severity) == (
         "no_session_in_quarantine",

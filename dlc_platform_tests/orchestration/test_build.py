@@ -217,6 +217,8 @@ def test_jobs_and_sensors(definitions: dg.Definitions) -> None:
         schedule.name: {"job": schedule.job.name, "cron": schedule.cron_schedule}
         for schedule in repository.schedule_defs
     } == SCHEDULES
+    described = {one.name: one.description for one in [*repository.sensor_defs, *repository.schedule_defs]}
+    assert not [name for name, text in described.items() if not text], "the UI shows what each is for"
     assert {schedule.execution_timezone for schedule in repository.schedule_defs} == {"Europe/Berlin"}
     assert {schedule.default_status.value for schedule in repository.schedule_defs} == {"RUNNING"}
 

@@ -47,7 +47,7 @@ from dlc_platform.orchestration.failures import OF_THE_MACHINE, is_of_the_machin
 from dlc_platform.orchestration.inspection import inspect
 from dlc_platform.orchestration.instance import open_instance, prepare
 from dlc_platform.orchestration.news import keep_news, kept_news
-from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, neighbours, sessions
+from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, SESSIONS_TAG, neighbours, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import UNTIL_TAG, WAITS, WAITS_TAG, not_started
 from dlc_platform.postgres.connection import DAGSTER_SCHEMA
@@ -163,6 +163,7 @@ class Watched:
             assert request.run_key not in self.run_keys
             self.run_keys.append(request.run_key)
             stretch = (request.tags[RANGE_START], request.tags[RANGE_END])
+            assert request.tags[SESSIONS_TAG].split(",")[0] == stretch[0]
             asked.setdefault(assets, []).append(stretch)
             self.launched[assets, *stretch] = self.instance.create_run_for_job(
                 self.definitions.resolve_job_def("process_sessions"),

@@ -21,6 +21,8 @@ HOST_TAG = "dlc_platform/host"
 UNSHOWN = ".dagster/dlc_platform_"
 PID_TAG = f"{UNSHOWN}pid"
 STARTED_TAG = f"{UNSHOWN}process_started"
+#: In which of the kernel's spaces of pids it runs: containers have their own, also where their hosts' names are equal.
+SPACE_TAG = f"{UNSHOWN}pid_space"
 #: What the tags of a run are called that version 0.6.1 or an earlier one started.
 _EARLIER = {PID_TAG: "dlc_platform/pid", STARTED_TAG: "dlc_platform/process_started"}
 
@@ -41,11 +43,12 @@ class WorkerProcess:
     host: str
     pid: int
     started: str
+    space: str = ""
 
     @classmethod
     def of(cls, pid: int) -> "WorkerProcess":
         """The process that has this pid now; one that has just ended gets a name that is never alive."""
-        return cls(socket.gethostname(), pid, _started(pid) or "ended")
+        return cls(socket.gethostname(), pid, _started(pid) or "ended", _pid_space())
 
     @classmethod
     def current(cls) -> "WorkerProcess":
@@ -59,7 +62,7 @@ class WorkerProcess:
         if not tags.keys() >= {*names}:
             names = tuple(_EARLIER[name] for name in names)
         try:
-            return cls(tags[HOST_TAG], int(tags[names[0]]), tags[names[1]])
+            return cls(tags[HOST_TAG], int(tags[names[0]]), tags[names[1]], tags.get(SPACE_TAG, ""))
         except KeyError:
             return None
 
@@ -68,11 +71,15 @@ class WorkerProcess:
 
     def tags(self) -> dict[str, str]:
         """The tags that name this process as the worker of a run."""
-        return {HOST_TAG: self.host, PID_TAG: str(self.pid), STARTED_TAG: self.started}
+        return {HOST_TAG: self.host, PID_TAG: str(self.pid), STARTED_TAG: self.started, SPACE_TAG: self.space}
 
     def was_started_here(self) -> bool:
         """Whether it was started on a host of this name."""
         return self.host == socket.gethostname()
+
+    def can_be_seen(self) -> bool:
+        """True where the calling process would see it if it were alive: on the same host, in the same container."""
+        return self.was_started_here() and bool(self.space) and self.space == _pid_space()
 
     def is_alive(self) -> bool:
         """Whether it runs on this host; a zombie does not."""
@@ -149,6 +156,13 @@ def _started(pid: int) -> str | None:
         return f"{_boot()}:{fields[19]}"
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None
+
+
+def _pid_space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _boot() -> str:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import sqlalchemy
-from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 
+from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.launchers.dagster_internals import SqlRunStorage
 
 _ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
@@ -60,6 +61,23 @@ def settled(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
     )
     instance.report_dagster_event(done, run_id=run_id)
     return instance.get_run_by_id(run_id)
+
+
+def fail_unstarted(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Fail a run whose worker died before it began, if that can be seen from here; True if it has failed so.
+
+    The launcher waits for its workers and does that at once, unless it dies with them, as in one stop of a machine's
+    services. Monitoring asks of such runs only how long ago they were launched.
+    """
+    worker = WorkerProcess.from_tags(run.tags)
+    if worker is None or not worker.can_be_seen() or worker.is_alive():
+        return False
+    worker.kill()
+    now = settled(instance, run.run_id)
+    if now is None or now.status != DagsterRunStatus.STARTING:
+        return False
+    instance.report_run_failed(now, f"The worker ({worker}) died before it began, and so did what had started it")
+    return True
 
 
 def _did_everything(instance: DagsterInstance, run: DagsterRun) -> bool:

@@ -6,8 +6,9 @@ Dagster starts them at once, and what killed a worker (memory, a disk, a server 
 So a run that is tried again enters the queue with a tag that nothing may start with, and a sensor changes that when its
 time has come: no slot and no device is held meanwhile, and no process has to remember it.
 
-Where Dagster was cut off while it made or queued a run, as by a database whose disk is full, nobody would ever start
-that run: `nobody_starts` finds it, and the same sensor sets it going.
+A worker that dies before it began, together with what had started it, is found by the same sensor: Dagster would
+wait for it for `start_minutes`. Where Dagster was cut off while it made or queued a run, as by a database whose disk
+is full, nobody would ever start that run: `nobody_starts` finds it, and the same sensor sets it going.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ from dlc_platform.launchers.dagster_internals import (
     SubmitRunContext,
     auto_reexecution_should_retry_run,
 )
+from dlc_platform.launchers.run_ends import fail_unstarted
 from dlc_platform.orchestration.clock import TOLERANCE
 from dlc_platform.text.words import counted
 
@@ -46,6 +48,8 @@ _MOST_LOADS, _LOAD_SECONDS = 10_000, 30
 #: A run that was made and not queued, or the next try of one that nobody made, for so long: nobody will any more.
 _FORGOTTEN = timedelta(minutes=3)
 _MOST_RUNS = 1000
+#: What launched a run has found within that time that its worker died before it began, if it lives.
+_LAUNCHING = timedelta(seconds=30)
 UNTIL_TAG = "dlc_platform/waits_until"
 #: On a run that ended because the lab was stopped: its own id, as what follows it has the tags of what it follows.
 STOPPED_TAG = "dlc_platform/stopped_with_the_lab"
@@ -256,6 +260,10 @@ def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     due = [run for run in waiting if not now < datetime.fromisoformat(run.tags[UNTIL_TAG]) <= latest]
     for run in due:
         context.instance.add_run_tags(run.run_id, {WAITS_TAG: STARTS})
+    launched = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING], updated_before=now - _LAUNCHING)
+    for run in context.instance.get_runs(launched, limit=_MOST_RUNS):
+        if fail_unstarted(context.instance, run):
+            context.log.warning(f"the worker of the run {run.run_id} died before it began")
     lost = []
     # Each look of three minutes asks once: of many failures the storage is asked one by one.
     looked = float(context.cursor or 0)

@@ -1,6 +1,7 @@
 """Real processes of runs that die at the worst moments, on a real Postgres."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,11 +21,11 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy import URL, Engine, create_engine, text
 
-from dlc_platform.devices.processes import WorkerProcess
+from dlc_platform.devices.processes import SPACE_TAG, WorkerProcess
 from dlc_platform.errors import HOME_VARIABLE
 from dlc_platform.launchers.for_good import fail_for_good
 from dlc_platform.launchers.gpu_run_launcher import GpuRunLauncher
-from dlc_platform.launchers.run_ends import as_told, connection_names, settled
+from dlc_platform.launchers.run_ends import as_told, connection_names, fail_unstarted, settled
 from dlc_platform.orchestration.services import Services
 
 WORKER = """
@@ -201,3 +202,19 @@ def test_monitoring_and_refusals_leave_a_success_alone(lab: Lab):
     fail_for_good(lab.instance, stale, "no device fits")
     assert lab.run(run_id).status == SUCCESS
     assert lab.ends(run_id) == ["PIPELINE_SUCCESS"]
+
+
+def test_a_worker_that_died_with_its_launcher_is_found(lab: Lab) -> None:
+    run_id, process = lab.start(seconds=600)
+    process.send_signal(signal.SIGSTOP)
+    starting = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_STARTING.value, job_name="job")
+    lab.instance.report_dagster_event(starting, run_id=run_id)
+    assert not fail_unstarted(lab.instance, lab.run(run_id))
+    process.kill()
+    process.wait()
+    # Of a process in another container nothing can be said.
+    tags = {**lab.run(run_id).tags, SPACE_TAG: "pid:[1]"}
+    assert not fail_unstarted(lab.instance, lab.run(run_id).with_tags(tags))
+    assert fail_unstarted(lab.instance, lab.run(run_id))
+    assert lab.run(run_id).status == FAILURE and lab.ends(run_id) == ["PIPELINE_FAILURE"]
+    assert not fail_unstarted(lab.instance, lab.run(run_id))

@@ -272,7 +272,7 @@ class Platform:
 
     def poses_of_other_rules(self) -> "pd.DataFrame":
         """The poses in force that were made with another region or precision than lab.yaml names for them now."""
-        return poses_of_other_rules(self._engine, self.settings)
+        return poses_of_other_rules(self._engine, Store(self.settings.store), self.settings.tracking)
 
     def impact(self, model: str) -> Impact:
         """What becomes stale when a model version is promoted, and what that costs.
@@ -286,7 +286,7 @@ class Platform:
         return impact_of(self._engine, self.model_id(model))
 
     def _warn_of_rules(self) -> None:
-        if (said := unread_rules(self._engine, self.settings)) is not None:
+        if (said := unread_rules(self._engine, self.settings.tracking)) is not None:
             warnings.warn(said, PlatformWarning, stacklevel=3)
 
     def best_models(self) -> "pd.DataFrame":

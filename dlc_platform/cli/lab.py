@@ -272,7 +272,7 @@ def notify_test(home: Home) -> None:
     failed = 0
     for channel in lab.notify.channels:
         try:
-            send(channel, trial_message(lab))
+            send(channel, trial_message(lab.name))
             say(f"{channel.name}: taken")
         except (SendError, PlatformError) as error:
             failed += 1

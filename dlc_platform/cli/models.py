@@ -125,13 +125,16 @@ def import_model(
     """Register a model that DeepLabCut trained elsewhere; its files are copied and checked."""
     from dlc_platform.dlc.snapshots import find_train_folder
     from dlc_platform.estimates.importing import register_model
+    from dlc_platform.store import Store
 
     if from_project is not None and folder is None:
         folder = find_train_folder(absolute(from_project), iteration, shuffle, trainset, model_prefix).path
     elif folder is None or from_project is not None:
         raise typer.BadParameter("give either --folder or --from-project")
     lab, engine = lab_and_catalogue(home)
-    model, new = register_model(engine, lab, project, absolute(folder), snapshot, detector_snapshot)
+    model, new = register_model(
+        engine, Store(lab.store), lab.projects, project, absolute(folder), snapshot, detector_snapshot
+    )
     say(
         f"{model.id[:12]}: {model.source['snapshot']} of {model.source['path']} "
         f"{'is now' if new else 'was already'} a model version of {project}"

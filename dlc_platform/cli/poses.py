@@ -81,11 +81,24 @@ def import_poses(
     from dlc_platform.estimates.importing import register_poses
     from dlc_platform.orchestration.imported_poses import show_imported_poses
     from dlc_platform.platform import Platform
+    from dlc_platform.store import Store
 
     model_id = None if model is None else Platform(absolute(home)).model_id(model)
     lab, engine = lab_and_catalogue(home)
     by = getpass.getuser()
-    done = register_poses(engine, lab, absolute(file), session, recording, model_id, allow_mismatch, use, by)
+    done = register_poses(
+        engine,
+        Store(lab.store),
+        lab.video_rules,
+        lab.pose_rules,
+        absolute(file),
+        session,
+        recording,
+        model_id,
+        allow_mismatch,
+        use,
+        by,
+    )
     show_imported_poses(absolute(home), session, done, by)
     say(f"{done.poses.id[:12]}: {file.name} is kept as poses of {done.video}, {counted(done.poses.frames, 'frame')}")
     if done.poses.note:
@@ -130,9 +143,9 @@ def quality(
         from dlc_platform.store import Store
 
         store = Store(lab.store)
-        known = quality_gate.references(engine, store, lab)
+        known = quality_gate.references(engine, store, lab.model_rules)
         for key in [session] if session else dict.fromkeys(row["session"] for row in pose_table.rows(engine)):
-            quality_gate.assess(engine, store, lab, key, reference=known)
+            quality_gate.assess(engine, store, lab.pose_rules, key, reference=known)
     unjudged = [path for path, judged in judged_files(engine, session).items() if not judged]
     if as_json or as_csv:
         show_table(quality_rows(engine, session), [], as_json)
@@ -203,6 +216,7 @@ def stale(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide
     """
     from dlc_platform.catalog.estimates import stale_sessions
     from dlc_platform.estimates.other_rules import OTHER_RULES, made_by_other_rules
+    from dlc_platform.store import Store
 
     lab, engine = lab_and_catalogue(home)
     warn_of_rules(engine, lab)
@@ -210,7 +224,7 @@ def stale(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide
     show_table(stale_sessions.rows(engine), columns, as_json, "no session is stale")
     if as_json or as_csv:
         return
-    if other := made_by_other_rules(engine, lab):
+    if other := made_by_other_rules(engine, Store(lab.store), lab.tracking):
         number = len({row["session"] for row in other})
         say("\n" + OTHER_RULES.format(sessions=counted(number, "session has", "sessions have")))
         show_table(other, ["session", "recording", "position", "camera", "made_with", "lab_yaml"])
@@ -219,7 +233,7 @@ def stale(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide
 def warn_of_rules(engine: "Engine", lab: "Lab") -> None:
     from dlc_platform.estimates.other_rules import unread_rules
 
-    if (said := unread_rules(engine, lab)) is not None:
+    if (said := unread_rules(engine, lab.tracking)) is not None:
         print(f"dlc-platform: {pasteable(said)}", file=sys.stderr)
 
 

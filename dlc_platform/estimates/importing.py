@@ -3,6 +3,7 @@
 What a foreign file may hold is decided in `interop` and `dlc.importing`; here it is told what it belongs to.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from dlc_platform.estimates.quality_gate import assess
 from dlc_platform.interop.dlc_poses import ImportedPoses, import_poses, read_poses
 from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 from dlc_platform.sessions.registration import require_trackable, require_unchanged
-from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.quality import PoseRules, VideoRules
 from dlc_platform.store import Store
 from dlc_platform.text.names import require_known
 from dlc_platform.video.probe import probe
@@ -37,7 +38,8 @@ class RegisteredPoses:
 
 def register_model(
     engine: Engine,
-    lab: Lab,
+    store: Store,
+    projects: Collection[str],
     project: str,
     folder: Path,
     snapshot: str | None = None,
@@ -47,6 +49,8 @@ def register_model(
 
     Parameters
     ----------
+    projects
+        The names of those in lab.yaml.
     folder, snapshot, detector_snapshot
         As `dlc.importing.import_model` takes them.
 
@@ -60,12 +64,11 @@ def register_model(
     PlatformError
         When lab.yaml has no such project, the model cannot be imported, or it belongs to another project.
     """
-    if project not in lab.projects:
+    if project not in projects:
         raise PlatformError(
             f"lab.yaml has no project {project!r}",
-            f"Choose among {', '.join(lab.projects)}, or add it under `projects`",
+            f"Choose among {', '.join(projects)}, or add it under `projects`",
         )
-    store = Store(lab.store)
     model = import_model(folder, store, snapshot, detector_snapshot)
     new = record_imported_model(
         engine,
@@ -91,7 +94,9 @@ def register_model(
 
 def register_poses(
     engine: Engine,
-    lab: Lab,
+    store: Store,
+    videos: VideoRules,
+    rules: PoseRules,
     file: Path,
     session: str,
     recording: str | None = None,
@@ -104,6 +109,8 @@ def register_poses(
 
     Parameters
     ----------
+    videos, rules
+        By what lab.yaml holds the video up, and by what the poses are judged.
     recording
         Needed where the session has several and the file's name does not begin with that of its video.
     model_id, allow_mismatch
@@ -133,16 +140,15 @@ def register_poses(
                 "Name the model that made these poses, or none",
             )
     require_unchanged(row)
-    require_trackable(engine, row, lab)
+    require_trackable(engine, row, videos)
     video = probe(Path(row.path))
     if video.sha256 != row.video_id:
         raise PlatformError(
             f"{row.path} is not the video that was registered: its content has changed",
             "Register its session again, then import its poses",
         )
-    store = Store(lab.store)
     poses = import_poses(file, video, store, model_id, allow_mismatch)
-    summary = summarize(read_parquet(poses.path / POSE_TABLE), lab.likelihood_cutoff, video.account.lost)
+    summary = summarize(read_parquet(poses.path / POSE_TABLE), rules.models.cutoff, video.account.lost)
     in_force = record_imported_poses(
         engine,
         tables.PoseEstimate(
@@ -167,7 +173,7 @@ def register_poses(
         use,
     )
     if in_force:
-        assess(engine, store, lab, session)
+        assess(engine, store, rules, session)
     return RegisteredPoses(poses, Path(row.path), in_force)
 
 

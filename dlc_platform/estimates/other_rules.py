@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog.estimates import computed_poses
 from dlc_platform.catalog.sessions import registered_cameras
-from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.inference import Tracking
 from dlc_platform.store import Store
 from dlc_platform.video.region import Region
 
@@ -28,7 +28,7 @@ OTHER_RULES = (
 )
 
 
-def poses_of_other_rules(engine: Engine, settings: Lab) -> "pd.DataFrame":
+def poses_of_other_rules(engine: Engine, store: Store, now: Tracking) -> "pd.DataFrame":
     """The poses in force that would be computed otherwise now, a row for each file.
 
     Imported poses are not among them, nor those of a camera that no inference rule names any more: they would not be
@@ -41,42 +41,41 @@ def poses_of_other_rules(engine: Engine, settings: Lab) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return pd.DataFrame(made_by_other_rules(engine, settings), columns=pd.Index(_COLUMNS))
+    return pd.DataFrame(made_by_other_rules(engine, store, now), columns=pd.Index(_COLUMNS))
 
 
-def made_by_other_rules(engine: Engine, settings: Lab) -> list[dict[str, Any]]:
+def made_by_other_rules(engine: Engine, store: Store, now: Tracking) -> list[dict[str, Any]]:
     """As `poses_of_other_rules`, as rows."""
     poses = computed_poses.rows(engine)
     if not poses:
         return []
     from dlc_platform.dlc.parameters import has_several_animals, inference_parameters
 
-    store = Store(settings.store)
     kept = {model for model in {row["model"] for row in poses} if store.has("models", model)}
     several = {model: has_several_animals(store.path("models", model)) for model in kept}
     other = []
     for row in poses:
         made = row["inference_parameters"]
         tracks = several.get(row["model"], "tracking" in made)
-        rule = settings.rule_for(row["camera"])
-        region = settings.region_for(row["session"], row["camera"])
-        now = inference_parameters(region, rule.precision, tracks) if rule else made
-        if made != now:
-            words = {"made_with": _in_words(made, tracks), "lab_yaml": _in_words(now, tracks)}
+        rule = now.rule_for(row["camera"])
+        region = now.region_for(row["session"], row["camera"])
+        asked = inference_parameters(region, rule.precision, tracks) if rule else made
+        if made != asked:
+            words = {"made_with": _in_words(made, tracks), "lab_yaml": _in_words(asked, tracks)}
             other.append({name: (row | words)[name] for name in _COLUMNS})
     return other
 
 
-def unread_rules(engine: Engine, settings: Lab) -> str | None:
+def unread_rules(engine: Engine, now: Tracking) -> str | None:
     """What has changed in the inference rules of lab.yaml since the catalogue last followed them; None for nothing.
 
     Which poses are stale, and for what sessions wait, the database answers by the rules that it was told last.
     """
 
     changed = [
-        f"{name} ({project or 'no project'} before, {settings.project_of(name) or 'no project'} now)"
+        f"{name} ({project or 'no project'} before, {now.project_of(name) or 'no project'} now)"
         for name, project in registered_cameras(engine).items()
-        if settings.project_of(name) != project
+        if now.project_of(name) != project
     ]
     if not changed:
         return None

@@ -6,7 +6,7 @@ floors, and what failing poses block, are the lab's. A session whose poses fail 
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -41,10 +41,10 @@ from dlc_platform.pose.reference import Reference, reference_from_labels
 from dlc_platform.pose.scores import Stretch, measure, measure_predictions
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.pose.verdict import Floors, Limits, judge
-from dlc_platform.settings.lab import Lab
-from dlc_platform.settings.promotion import ModelFloors, PromotionRule
-from dlc_platform.settings.quality import PoseFloors
+from dlc_platform.settings.promotion import ModelFloors, ModelRules
+from dlc_platform.settings.quality import PoseFloors, PoseLimits, PoseQuality, PoseRules
 from dlc_platform.store import Store
+from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,9 +115,7 @@ class Assessment:
         return worst(self.findings)
 
 
-def reference_of(
-    engine: Engine, store: Store, model_id: str | None, cutoff: float, floors: ModelFloors | None = None
-) -> ModelReference:
+def reference_of(engine: Engine, store: Store, model_id: str | None, rules: ModelRules) -> ModelReference:
     """What the poses of a model version are held against; nothing for an imported one that was never evaluated.
 
     Where what is recorded cannot be read, the judgement says so, and poses that are held against it fail.
@@ -141,8 +139,8 @@ def reference_of(
         if evaluation is None:
             return known
         predictions = _test_predictions(store, evaluation.id)
-        tested = measure_predictions(predictions, reference, cutoff)
-        judgement = judge_model(predictions, reference.size_px, cutoff, _model_floors(floors or ModelFloors()))
+        tested = measure_predictions(predictions, reference, rules.cutoff)
+        judgement = judge_model(predictions, reference.size_px, rules.cutoff, _model_floors(rules.hopeless))
         return ModelReference(reference, tested, judgement, dataset_id, evaluation.id)
     except _UNREAD as error:
         if (fault := machine_fault(error)) is not None:
@@ -150,7 +148,7 @@ def reference_of(
         return replace(known, judgement=_unread(error, store))
 
 
-def judge_version(engine: Engine, store: Store, model_id: str, cutoff: float, floors: ModelFloors) -> ModelJudgement:
+def judge_version(engine: Engine, store: Store, model_id: str, rules: ModelRules) -> ModelJudgement:
     """What the test images of a version say of it, as `reference_of` has it; nothing is read a second time.
 
     What cannot be read now, for whatever reason, stops neither the sensor nor other projects: the judgement says it.
@@ -161,14 +159,12 @@ def judge_version(engine: Engine, store: Store, model_id: str, cutoff: float, fl
         return UNTESTED
     dataset_id = model.dataset_id or evaluation.dataset_id
     try:
-        return _judge_evaluation(store.root, dataset_id, evaluation.id, cutoff, _model_floors(floors))
+        return _judge_evaluation(store.root, dataset_id, evaluation.id, rules.cutoff, _model_floors(rules.hopeless))
     except _UNREAD as error:
         return _unread(machine_fault(error) or error, store)
 
 
-def versions_that_may_not_start(
-    engine: Engine, store: Store, project: str, cutoff: float, rule: PromotionRule
-) -> dict[str, str]:
+def versions_that_may_not_start(engine: Engine, store: Store, project: str, rules: ModelRules) -> dict[str, str]:
     """The evaluated versions that the rule of promotion never chooses by their own test images, with the reason.
 
     Those are the hopeless ones, and those of which no labelled test image is there, or none can be read.
@@ -180,7 +176,7 @@ def versions_that_may_not_start(
     """
     barred = {}
     for model_id in {evaluation.model_id for evaluation in evaluations_of(engine, project)}:
-        judgement = judge_version(engine, store, model_id, cutoff, rule.hopeless)
+        judgement = judge_version(engine, store, model_id, rules)
         if isinstance(judgement.problem, MachineFault):
             raise judgement.problem
         if judgement.standing == "hopeless" or not judgement.images:
@@ -188,17 +184,17 @@ def versions_that_may_not_start(
     return barred
 
 
-def not_tracked_by_itself(engine: Engine, store: Store, lab: Lab) -> dict[str, str]:
+def not_tracked_by_itself(engine: Engine, store: Store, projects: Iterable[str], rules: ModelRules) -> dict[str, str]:
     """The projects whose production model is hopeless or cannot be judged, each with what is so and what to do.
 
     Nothing is tracked with such a model by itself; a person may.
     """
     found = {}
-    for project in lab.projects:
+    for project in projects:
         model_id = production_model(engine, project)
         if model_id is None:
             continue
-        judgement = judge_version(engine, store, model_id, lab.likelihood_cutoff, lab.promotion.hopeless)
+        judgement = judge_version(engine, store, model_id, rules)
         if not judgement.tracks_by_itself:
             found[project] = (
                 f"the production model {short(model_id)} of {project} is {judgement}. So nothing is tracked with it "
@@ -254,7 +250,7 @@ def _model_floors(floors: ModelFloors) -> hopeless.Floors:
 def assess(
     engine: Engine,
     store: Store,
-    lab: Lab,
+    rules: PoseRules,
     session_key: str,
     run_id: str | None = None,
     reference: Callable[[str | None], ModelReference] | None = None,
@@ -276,22 +272,22 @@ def assess(
     list of Assessment
         One for each file that has poses.
     """
-    reference = reference or references(engine, store, lab)
+    reference = reference or references(engine, store, rules.models)
     found = []
     for row in poses_to_judge(engine, session_key).to_dict("records"):
         camera, model = str(row["camera"]), row["model"]
         against = reference(model)
-        rule = lab.pose_quality.rule_for(row["project"] or lab.project_of(camera), camera)
-        arena = _arena(lab, session_key, camera, rule.arena)
+        rule = rules.quality.rule_for(row["project"] or rules.tracking.project_of(camera), camera)
+        arena = _arena(rules.tracking.region_for(session_key, camera), rule.arena)
         basis = {
-            "cutoff": lab.likelihood_cutoff,
+            "cutoff": rules.models.cutoff,
             "arena": None if arena is None else arena.tolist(),
             "animal_px": rule.animal_px,
             "dataset": against.dataset_id,
             "scores": _SCORES_VERSION,
         }
-        limits = _limits(lab, rule.limits.model_dump())
-        floors = lab.pose_quality.floors.changed_by(rule.floors)
+        limits = _limits(rules.quality.limits, rule.limits)
+        floors = rules.quality.floors.changed_by(rule.floors)
         identity = str(row["pose_estimate"])
         known = pose_verdict(engine, identity)
         measured = None
@@ -305,7 +301,7 @@ def assess(
             scores = measure(
                 read_parquet(path),
                 labels,
-                lab.likelihood_cutoff,
+                rules.models.cutoff,
                 (row["width"], row["height"]),
                 arena,
                 row["frames_lost"],
@@ -336,9 +332,9 @@ def assess(
     return found
 
 
-def references(engine: Engine, store: Store, lab: Lab) -> Callable[[str | None], ModelReference]:
+def references(engine: Engine, store: Store, rules: ModelRules) -> Callable[[str | None], ModelReference]:
     """`reference_of` for many sessions: what was found is kept as long as the function."""
-    return cache(lambda model_id: reference_of(engine, store, model_id, lab.likelihood_cutoff, lab.promotion.hopeless))
+    return cache(lambda model_id: reference_of(engine, store, model_id, rules))
 
 
 def require_good_poses(engine: Engine, session_key: str) -> None:
@@ -371,16 +367,16 @@ def held_back(engine: Engine, estimates: Sequence[str]) -> dict[str, str]:
     return dict(zip(held["session"], held["reason"], strict=True))
 
 
-def barred_versions(engine: Engine, lab: Lab, project: str) -> dict[str, str]:
+def barred_versions(engine: Engine, quality: PoseQuality, project: str) -> dict[str, str]:
     """The versions that the rule of promotion may not choose for the poses that they made, with the reason."""
-    if "promotion" not in lab.pose_quality.blocks:
+    if "promotion" not in quality.blocks:
         return {}
     return {
         str(row.model): f"version {short(str(row.model))} was passed over, because {row.failed} of the {row.estimates} "
         "poses that it made fail the limits of lab.yaml"
         for row in failing_versions(engine, project).itertuples()
         if row.estimates >= FEWEST_ESTIMATES  # pyright: ignore[reportOperatorIssue]
-        and row.failed > lab.pose_quality.promotion_fraction * row.estimates  # pyright: ignore[reportOperatorIssue]
+        and row.failed > quality.promotion_fraction * row.estimates  # pyright: ignore[reportOperatorIssue]
     }
 
 
@@ -462,19 +458,18 @@ def _pose_floors(floors: PoseFloors) -> Floors:
     return Floors(**{name: Limits(**own) for name, own in floors.model_dump().items()})
 
 
-def _limits(lab: Lab, own: Mapping[str, Mapping[str, float | None]]) -> dict[str, Limits]:
+def _limits(limits: PoseLimits, of_rule: PoseLimits) -> dict[str, Limits]:
     """The limits of lab.yaml, those of a rule before those for all."""
-    general = lab.pose_quality.limits.model_dump()
+    general, own = limits.model_dump(), of_rule.model_dump()
     return {
         metric: Limits(**{k: general[metric][k] if v is None else v for k, v in own[metric].items()})
         for metric in general
     }
 
 
-def _arena(lab: Lab, session_key: str, camera: str, corners: Sequence[tuple[float, float]] | None) -> np.ndarray | None:
+def _arena(region: Region | None, corners: Sequence[tuple[float, float]] | None) -> np.ndarray | None:
     """The corners of a polygon; None for the whole picture."""
     if corners is None:
-        region = lab.region_for(session_key, camera)
         if region is None:
             return None
         corners = ((region.x, region.y), (region.x + region.width, region.y + region.height))

@@ -4,19 +4,20 @@ DeepLabCut analyses no more than the crop of each video. Here only a region does
 crops would be shown whole pictures without a word.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dlc_platform.dlc.images import size_of
 from dlc_platform.dlc.labels import Remark
 from dlc_platform.dlc.project import CONFIG_FILE, Project, read_project
 from dlc_platform.errors import PlatformError
-from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.inference import Tracking
+from dlc_platform.settings.recipes import ProjectEntry
 from dlc_platform.video.region import Region
 from dlc_platform.video.registered import KnownFile
 
 
-def crop_without_region(name: str, project: Project, lab: Lab, files: Iterable[KnownFile]) -> Remark | None:
+def crop_without_region(name: str, project: Project, tracking: Tracking, files: Iterable[KnownFile]) -> Remark | None:
     """What to say of a project that crops videos for which the lab has no region; None where all is as it should be.
 
     Parameters
@@ -28,23 +29,25 @@ def crop_without_region(name: str, project: Project, lab: Lab, files: Iterable[K
     """
     if project.cropped is None:
         return None
-    own = [file for file in files if lab.project_of(file.camera) == name]
+    own = [file for file in files if tracking.project_of(file.camera) == name]
     without = [
         file
         for file in own
-        if lab.region_for(file.session, file.camera) is None
+        if tracking.region_for(file.session, file.camera) is None
         and project.cropped != Region(0, 0, file.width, file.height)
     ]
     if without:
         where = f"for {len(without)} of {len(own)} registered videos, such as {without[0].name} of {without[0].session}"
-    elif own or lab.regions:
+    elif own or tracking.regions:
         return None
     else:
         where = "in lab.yaml"
     return _remark(project, project.cropped, f"no region is in force {where}: whole pictures are used")
 
 
-def video_without_region(lab: Lab, session: str, camera: str, width: int, height: int) -> Remark | None:
+def video_without_region(
+    projects: Mapping[str, ProjectEntry], tracking: Tracking, session: str, camera: str, width: int, height: int
+) -> Remark | None:
     """The same of one video that is tracked, by the camera's project; None where that cannot be read.
 
     Parameters
@@ -52,11 +55,11 @@ def video_without_region(lab: Lab, session: str, camera: str, width: int, height
     width, height
         Of its picture as it is shown, in pixels.
     """
-    name = lab.project_of(camera)
-    if name is None or lab.region_for(session, camera) is not None:
+    name = tracking.project_of(camera)
+    if name is None or tracking.region_for(session, camera) is not None:
         return None
     try:
-        project = read_project(lab.projects[name].path)
+        project = read_project(projects[name].path)
     except PlatformError:  # which is said where labels are read
         return None
     if project.cropped in (None, Region(0, 0, width, height)):

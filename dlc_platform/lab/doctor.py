@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from dlc_platform.catalog.database import lost_catalog, open_where_there
 from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.quarantine import quarantine_counts
 from dlc_platform.catalog.sessions import known_files
-from dlc_platform.devices.gpus import find_devices, has_driver
+from dlc_platform.devices.gpus import GpuNames, find_devices, has_driver
 from dlc_platform.dlc.backbone import IMAGENET, NETWORKS, check_weights
 from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
@@ -29,13 +29,17 @@ from dlc_platform.identity import short
 from dlc_platform.lab.cropping import crop_without_region
 from dlc_platform.lab.waiting import waiting
 from dlc_platform.models.comparison import ONE_SPLIT, different_splits, too_few_test_images
+from dlc_platform.notify.messages import Channel
 from dlc_platform.notify.outbox import channel_states
 from dlc_platform.notify.sending import exposed_secret, reach
 from dlc_platform.postgres.connection import existing_url
 from dlc_platform.sessions.layout import OUTSIDE, alike
 from dlc_platform.sessions.recordings import Scan, scan
+from dlc_platform.settings.inference import Tracking
 from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.layout import Layout
 from dlc_platform.settings.loading import load_lab
+from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 from dlc_platform.video.region import Region
@@ -68,8 +72,8 @@ def examine(home: Path) -> Iterator[Finding]:
         return
     yield Finding("lab.yaml", f"{home / 'lab.yaml'} is valid")
     yield from _open_home(home)
-    yield from _store(lab)
-    yield from _postgres(home, lab)
+    yield from _store(lab.store)
+    yield from _postgres(home, Store(lab.store))
     with _catalogue(home) as engine:
         files = [] if engine is None else known_files(engine)
     for name in lab.projects:
@@ -77,17 +81,17 @@ def examine(home: Path) -> Iterator[Finding]:
     yield from _recipes(lab)
     yield from _sessions(lab)
     if lab.regions:
-        yield from _regions(lab, files)
+        yield from _regions(lab.tracking, files)
     yield from _waiting_for_a_person(home, lab)
     yield from _production(home, lab)
-    yield from _notify(home, lab)
-    yield examine_devices(lab)
+    yield from _notify(home, lab.notify.channels)
+    yield examine_devices(lab.gpus)
 
 
-def examine_devices(lab: Lab) -> Finding:
+def examine_devices(listed: GpuNames) -> Finding:
     """Whether this machine has the GPUs that lab.yaml lists."""
     try:
-        gpus = find_devices(lab.gpus)
+        gpus = find_devices(listed)
         driver = not gpus or has_driver()
     except PlatformError as error:
         return Finding("devices", error.problem, error.remedy)
@@ -124,8 +128,8 @@ def _open_home(home: Path) -> Iterator[Finding]:
     yield Finding("HOME", found, remedy, warning=True)
 
 
-def _store(lab: Lab) -> Iterator[Finding]:
-    place = lab.store
+def _store(folder: Path) -> Iterator[Finding]:
+    place = folder
     try:
         while not place.exists():
             place = place.parent
@@ -143,16 +147,16 @@ def _store(lab: Lab) -> Iterator[Finding]:
         yield Finding("store", f"{place} is not writable", "Make it writable, or point `store` elsewhere")
         return
     free = shutil.disk_usage(place).free
-    text = f"{lab.store}, {free / 2**30:.0f} GiB free"
+    text = f"{folder}, {free / 2**30:.0f} GiB free"
     if free < _LITTLE_SPACE_BYTES:
         yield Finding("store", text, "Free some space, or point `store` in lab.yaml to a larger disk")
     else:
         yield Finding("store", text)
 
 
-def _postgres(home: Path, lab: Lab) -> Iterator[Finding]:
+def _postgres(home: Path, store: Store) -> Iterator[Finding]:
     try:
-        if (lost := lost_catalog(home, Store(lab.store))) is not None:
+        if (lost := lost_catalog(home, store)) is not None:
             raise lost
         url = existing_url(home)
     except PlatformError as error:
@@ -177,18 +181,18 @@ def _project(name: str, lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
         f"{counted(len(labels.images), 'labelled frame')} in {counted(len(labels.folders()), 'folder')}",
     )
     for recipe, own in lab.recipes.items():
-        if own.project == name and (few := too_few_test_images(lab, recipe, labels.images["sha256"])):
+        if own.project == name and (few := too_few_test_images(lab.split_of(recipe), labels.images["sha256"])):
             yield Finding(f"recipe {recipe}", few, "Label more frames, or write a larger `test_fraction`", warning=True)
-    if splits := different_splits(lab, name, labels.images["sha256"]):
-        recipes = ", ".join(recipe for recipe, own in lab.recipes.items() if own.project == name)
+    if splits := different_splits(name, lab.splits_of(name), labels.images["sha256"]):
+        recipes = ", ".join(lab.splits_of(name))
         yield Finding(f"recipes {recipes}", splits, ONE_SPLIT, warning=True)
-    crop = crop_without_region(name, project, lab, files)
+    crop = crop_without_region(name, project, lab.tracking, files)
     for remark in (*labels.remarks, *([crop] if crop else [])):
         yield Finding(f"project {name}", remark.said, remark.remedy, warning=True)
 
 
 def _recipes(lab: Lab) -> Iterator[Finding]:
-    for (net_type, weights), names in _networks(lab).items():
+    for (net_type, weights), names in _networks(lab.recipes).items():
         try:
             check_weights(weights, net_type)
         except PlatformError as error:
@@ -201,10 +205,10 @@ def _recipes(lab: Lab) -> Iterator[Finding]:
         yield Finding("inference", "no rules", "Add a rule under `inference` to have sessions tracked", warning=True)
 
 
-def _networks(lab: Lab) -> dict[tuple[str, str], list[str]]:
+def _networks(recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], list[str]]:
     """The networks and first weights that the recipes ask for, each with the recipes that do."""
     asked: dict[tuple[str, str], list[str]] = {}
-    for name, recipe in lab.recipes.items():
+    for name, recipe in recipes.items():
         asked.setdefault((recipe.net_type, recipe.weights), []).append(name)
     return asked
 
@@ -212,7 +216,7 @@ def _networks(lab: Lab) -> dict[tuple[str, str], list[str]]:
 def _sessions(lab: Lab) -> Iterator[Finding]:
     found = scan(lab.raw_roots, lab.layout, lab.scan.root_timeout_seconds)
     yield Finding("sessions", f"{len(found.sessions)} on disk")
-    yield from _layout(lab, found)
+    yield from _layout(lab.layout, found)
     waiting = [session for session in found.sessions if session.waits is not None]
     if waiting:
         text, _, remedy = f"{waiting[0].key} with {waiting[0].waits}".partition("; ")
@@ -237,9 +241,9 @@ def _sessions(lab: Lab) -> Iterator[Finding]:
             yield Finding("sessions", more, "See all with `dlc-platform scan HOME --dry-run --all`", warning=True)
 
 
-def _layout(lab: Lab, found: Scan) -> Iterator[Finding]:
+def _layout(layout: Layout, found: Scan) -> Iterator[Finding]:
     """What share of the videos on disk the layout places."""
-    name = lab.layout.preset or ("the pattern" if "pattern" in lab.layout.model_fields_set else "neuroblueprint")
+    name = layout.preset or ("the pattern" if "pattern" in layout.model_fields_set else "neuroblueprint")
     placed = sum(len(recording.files) for session in found.sessions for recording in session.recordings)
     outside = [skipped.path for skipped in found.skipped if skipped.reason == OUTSIDE]
     videos = placed + len(outside)
@@ -252,13 +256,13 @@ def _layout(lab: Lab, found: Scan) -> Iterator[Finding]:
         yield Finding("layout", text, "Rename the folders of one, if they are one session", warning=True)
 
 
-def _regions(lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
+def _regions(tracking: Tracking, files: list[KnownFile]) -> Iterator[Finding]:
     """Whether each region lies in all videos of the cameras and sessions that it is for."""
     held = 0
     used: set[Region] = set()
     wrong: dict[tuple[Region, str], list[PlatformError]] = {}
     for file in files:
-        region = lab.region_for(file.session, file.camera)
+        region = tracking.region_for(file.session, file.camera)
         if region is None:
             continue
         used.add(region)
@@ -270,7 +274,7 @@ def _regions(lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
     for (_, camera), errors in wrong.items():
         more = f"; the same of {len(errors) - 1} more of its videos" if len(errors) > 1 else ""
         yield Finding(f"region of {camera}", errors[0].problem + more, errors[0].remedy)
-    for rule in lab.regions:
+    for rule in tracking.regions:
         region = Region(rule.x, rule.y, rule.width, rule.height)
         if region not in used:
             yield Finding(
@@ -317,10 +321,10 @@ def _production(home: Path, lab: Lab) -> Iterator[Finding]:
     with _catalogue(home) as engine:
         if engine is None:
             return
-        store, rule = Store(lab.store), lab.promotion.hopeless
+        store = Store(lab.store)
         in_production = {project: production_model(engine, project) for project in lab.projects}
         judged = {
-            project: (model, judge_version(engine, store, model, lab.likelihood_cutoff, rule))
+            project: (model, judge_version(engine, store, model, lab.model_rules))
             for project, model in in_production.items()
             if model is not None
         }
@@ -337,15 +341,15 @@ def _production(home: Path, lab: Lab) -> Iterator[Finding]:
         )
 
 
-def _notify(home: Path, lab: Lab) -> Iterator[Finding]:
+def _notify(home: Path, channels: Sequence[Channel]) -> Iterator[Finding]:
     """Whether each channel has its secret and a server that answers, and what did not get through."""
-    if not lab.notify.channels:
+    if not channels:
         yield Finding("notifications", "lab.yaml names no channel: failures are seen in the UI alone")
         return
     with _catalogue(home) as engine:
-        names = [channel.name for channel in lab.notify.channels]
+        names = [channel.name for channel in channels]
         states = channel_states(engine, names) if engine is not None else {}
-    for channel in lab.notify.channels:
+    for channel in channels:
         what = f"channel {channel.name}"
         if secret_file := exposed_secret(channel):
             yield Finding(

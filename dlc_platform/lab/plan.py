@@ -333,7 +333,7 @@ class _Catalogue:
             model = production_model(engine, project)
             if model is not None:
                 self.models[project] = model
-        self.not_tracked = not_tracked_by_itself(engine, Store(lab.store), lab)
+        self.not_tracked = not_tracked_by_itself(engine, Store(lab.store), lab.projects, lab.model_rules)
 
 
 class _Planner:
@@ -489,7 +489,7 @@ class _Planner:
                     frames, duration_s = header.frames, header.duration_s
             else:
                 self.headers_left += 1
-        project = self._lab.project_of(camera)
+        project = self._lab.tracking.project_of(camera)
         model = self._catalogue.models.get(project) if project is not None else None
         is_tracked = row is not None and row.tracked
         reason = None if is_tracked else closed or self._reason(key, file, row, project, model)

@@ -189,9 +189,9 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
     from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 
     in_production = {project for project in lab.projects if production_model(engine, project)}
-    held = not_tracked_by_itself(engine, Store(lab.store), lab)
+    held = not_tracked_by_itself(engine, Store(lab.store), lab.projects, lab.model_rules)
     for row in rows:
-        project = lab.project_of(row.camera)
+        project = lab.tracking.project_of(row.camera)
         if row.missing_since is not None:
             reason, remedy = "its file is gone", "Bring it back, or leave it: nothing is deleted"
             yield Waiting(row.session_key, "poses", row.path, row.missing_since, reason, remedy)

@@ -4,7 +4,7 @@ No network is run here, and nothing is written. How a comparison is made is `dlc
 `pose.disagreement`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from dlc_platform.models.promotion import test_error
 from dlc_platform.pose.disagreement import disagreement, largest_disagreements
 from dlc_platform.pose.table import keypoints_at, read_parquet
 from dlc_platform.sessions.registration import require_unchanged
-from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.recipes import Split
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 from dlc_platform.video.frames import read_frames
@@ -103,23 +103,25 @@ class ProjectComparison:
         return 2 * float(self.versions["test_rmse_px"].min())
 
 
-def different_splits(lab: Lab, project: str, images: Iterable[str]) -> str | None:
+def different_splits(project: str, splits: Mapping[str, Split], images: Iterable[str]) -> str | None:
     """What it costs that the recipes of a project split its labelled images differently; None where they do not.
 
     Parameters
     ----------
+    splits
+        By the names of the recipes.
     images
         SHA-256 of the labelled images.
     """
-    splits = {name: lab.split_of(name) for name, recipe in lab.recipes.items() if recipe.project == project}
     if len(set(splits.values())) < 2:
         return None
     images = list(images)
     sides = {split: {image for image in images if side(image, *split) == "test"} for split in splits.values()}
-    seeds = len({seed for seed, _ in splits.values()}) > 1
+    seeds = len({split.seed for split in splits.values()}) > 1
     each = "; ".join(
-        f"{name} tests on {counted(len(sides[seed, fraction]), 'image')} (seed {seed}, test_fraction {fraction:g})"
-        for name, (seed, fraction) in splits.items()
+        f"{name} tests on {counted(len(sides[split]), 'image')} (seed {split.seed}, "
+        f"test_fraction {split.test_fraction:g})"
+        for name, split in splits.items()
     )
     return (
         f"they have different {'seeds' if seeds else 'test fractions'}, so that versions of the project {project} "
@@ -127,22 +129,21 @@ def different_splits(lab: Lab, project: str, images: Iterable[str]) -> str | Non
     )
 
 
-def too_few_test_images(lab: Lab, recipe: str, images: Iterable[str]) -> str | None:
+def too_few_test_images(split: Split, images: Iterable[str]) -> str | None:
     """What a recipe's split leaves too few of, where it does.
 
     Parameters
     ----------
     images
-        SHA-256 of the labelled images of its project.
+        SHA-256 of the labelled images of the recipe's project.
     """
     images = list(images)
-    tested = sum(side(image, *lab.split_of(recipe)) == "test" for image in images)
+    tested = sum(side(image, *split) == "test" for image in images)
     if tested >= FEWEST_IMAGES:
         return None
-    _, fraction = lab.split_of(recipe)
     return (
-        f"its test_fraction of {fraction:g} leaves {counted(tested, 'test image')} of {len(images)}: with fewer than "
-        f"{FEWEST_IMAGES} no interval of the error is shown, and no version counts as clearly better"
+        f"its test_fraction of {split.test_fraction:g} leaves {counted(tested, 'test image')} of {len(images)}: with "
+        f"fewer than {FEWEST_IMAGES} no interval of the error is shown, and no version counts as clearly better"
     )
 
 

@@ -8,7 +8,6 @@ from uuid import uuid4
 from dlc_platform.catalog.tables import Notification
 from dlc_platform.errors import in_this_lab
 from dlc_platform.settings.channels import Event, Mail, Webhook
-from dlc_platform.settings.lab import Lab
 
 Channel = Webhook | Mail
 LONGEST_TEXT = 600
@@ -68,8 +67,8 @@ class SendError(Exception):
         self.unanswered = unanswered
 
 
-def trial_message(lab: Lab) -> Message:
-    """What `dlc-platform notify test` sends."""
+def trial_message(lab: str) -> Message:
+    """The message that `dlc-platform notify test` sends, in the name of a lab."""
     row = Notification(
         kind="test",
         subject="test",
@@ -77,7 +76,7 @@ def trial_message(lab: Lab) -> Message:
         body="This channel works.",
         created_at=datetime.now(UTC),
     )
-    return Message(str(uuid4()), lab.name, {"test": 1}, (row,))
+    return Message(str(uuid4()), lab, {"test": 1}, (row,))
 
 
 def plain(words: str) -> str:

@@ -21,8 +21,7 @@ from dlc_platform.catalog.tables import Notification
 from dlc_platform.errors import PlatformError, in_this_lab
 from dlc_platform.notify.messages import LONGEST_TEXT, WORDS, Channel, Message, News, SendError, plain
 from dlc_platform.notify.sending import SEND_SECONDS, send
-from dlc_platform.settings.channels import Event
-from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.channels import Event, Notify
 
 #: A failure that can pass is tried again after a minute, then after twice as long each time, at most this.
 _LONGEST_WAIT = timedelta(hours=1)
@@ -92,7 +91,12 @@ on conflict do nothing
 
 
 def deliver(
-    engine: Engine, lab: Lab, say: Callable[[str], None], seconds: float = 25.0, limit: float = SEND_SECONDS
+    engine: Engine,
+    lab: str,
+    notify: Notify,
+    say: Callable[[str], None],
+    seconds: float = 25.0,
+    limit: float = SEND_SECONDS,
 ) -> int:
     """Send what is waiting, a message for each channel, and what failed before and is due again.
 
@@ -100,6 +104,8 @@ def deliver(
 
     Parameters
     ----------
+    lab
+        What messages call the lab.
     say
         Called with one line for each message that failed.
     seconds
@@ -113,16 +119,17 @@ def deliver(
         How many messages were taken by their receivers.
     """
     until = time.monotonic() + seconds
+    pause = timedelta(minutes=notify.digest_minutes)
     sent = 0
-    for channel in lab.notify.channels:
-        for message_id in _due(engine, lab, channel):
+    for channel in notify.channels:
+        for message_id in _due(engine, pause, channel):
             if time.monotonic() > until:
                 return sent
             sent += _deliver(engine, lab, channel, message_id, say, limit)
     return sent
 
 
-def _due(engine: Engine, lab: Lab, channel: Channel) -> list[str]:
+def _due(engine: Engine, pause: timedelta, channel: Channel) -> list[str]:
     """The messages to send to a channel now, put together from what waits where nothing is under way."""
     own = (Notification.channel == channel.name, Notification.sent_at.is_(None), Notification.given_up_at.is_(None))
     with engine.begin() as connection:
@@ -142,7 +149,6 @@ def _due(engine: Engine, lab: Lab, channel: Channel) -> list[str]:
                     Notification.channel == channel.name, Notification.kind.in_(kinds)
                 )
             )
-            pause = timedelta(minutes=lab.notify.digest_minutes)
             if under_way or (last is not None and last <= now < last + pause):
                 continue
             connection.execute(
@@ -162,7 +168,7 @@ def _is_due() -> ColumnElement[bool]:
 
 
 def _deliver(
-    engine: Engine, lab: Lab, channel: Channel, message_id: str, say: Callable[[str], None], limit: float
+    engine: Engine, lab: str, channel: Channel, message_id: str, say: Callable[[str], None], limit: float
 ) -> bool:
     rows = (Notification.message == message_id, Notification.sent_at.is_(None), Notification.given_up_at.is_(None))
     with engine.begin() as connection:
@@ -213,7 +219,7 @@ def _deliver(
     return False
 
 
-def _message(connection: Connection, lab: Lab, message_id: str) -> Message:
+def _message(connection: Connection, lab: str, message_id: str) -> Message:
     rows = Notification.message == message_id
     counted = select(Notification.kind, func.count()).where(rows).group_by(Notification.kind)
     counts = {kind: count for kind, count in connection.execute(counted)}
@@ -224,7 +230,7 @@ def _message(connection: Connection, lab: Lab, message_id: str) -> Message:
             for row in connection.execute(of_kind.limit(_SHOWN)):
                 told = {"title": in_this_lab(row.title), "body": in_this_lab(row.body)}
                 shown.append(Notification(**{**row._mapping, **told}))
-    return Message(message_id, lab.name, counts, tuple(shown))
+    return Message(message_id, lab, counts, tuple(shown))
 
 
 def channel_states(engine: Engine, names: Sequence[str]) -> dict[str, tuple[int, int, str | None]]:

@@ -192,7 +192,7 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
         until = _utc(failed[-1].update_timestamp) + _OVERLAP
         if young:
             until = min(until, _utc(young[0].update_timestamp) + _OVERLAP - timedelta(milliseconds=1))
-    sent = deliver(lab.engine, lab.settings, context.log.warning)
+    sent = deliver(lab.engine, lab.settings.name, lab.settings.notify, context.log.warning)
     seen = (
         f"{counted(len(failed), 'run')} failed since {since - _OVERLAP:%Y-%m-%d %H:%M} UTC; "
         f"{counted(sent, 'message')} sent now"

@@ -90,7 +90,7 @@ def made_by_the_rules_of_lab_yaml(lab: LabResource) -> dg.AssetCheckResult:
 
     A change of these rules estimates nothing again by itself. Imported poses were chosen by a person.
     """
-    other = poses_of_other_rules(lab.engine, lab.settings)
+    other = poses_of_other_rules(lab.engine, lab.store, lab.settings.tracking)
     return dg.AssetCheckResult(
         passed=other.empty,
         severity=dg.AssetCheckSeverity.WARN,

@@ -26,9 +26,9 @@ def follow_rules(lab: LabResource, cursor: Cursor) -> None:
     said = lab.settings.model_dump(mode="json", include={"inference", "damaged_videos", "video_quality"})
     rules = short(sha256_json(said))
     if rules != cursor.rules:
-        assign_cameras(lab.engine, lab.settings.project_of)
+        assign_cameras(lab.engine, lab.settings.tracking.project_of)
         for key in held_sessions(lab.engine, "videos"):
-            judge(lab.engine, lab.settings, key, files_only=True)
+            judge(lab.engine, lab.settings.video_rules, key, files_only=True)
         cursor.rules = rules
 
 

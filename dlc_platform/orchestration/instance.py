@@ -67,7 +67,7 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
         # Those of a lab that has any are up to date here, or are to be.
         migrate(engine)
         # The database answers by itself which poses are stale.
-        assign_cameras(engine, lab.project_of)
+        assign_cameras(engine, lab.tracking.project_of)
     finally:
         engine.dispose()
     dagster_url(postgres_url(home))  # which makes the schema

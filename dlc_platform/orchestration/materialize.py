@@ -200,10 +200,7 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str, s
                 f"{command('backfill', lab.home)}"
             )
     else:
-        settings = lab.settings
-        judgement = judge_version(
-            lab.engine, lab.store, model.id, settings.likelihood_cutoff, settings.promotion.hopeless
-        )
+        judgement = judge_version(lab.engine, lab.store, model.id, lab.settings.model_rules)
         if judgement.standing == "hopeless":
             yield "It was not promoted: " + ("see the reason above" if str(judgement) in said else f"it is {judgement}")
             yield "Next: label more frames, or train longer (`epochs` of the recipe), and train again"
@@ -577,7 +574,8 @@ def _untracked(lab: LabResource, say: Callable[[str], None]) -> list[str]:
     disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
     found = set()
     for key, camera, path in untracked_files(lab.engine):
-        if key in found or not lab.settings.rule_for(camera) or root_of(Path(path), lab.settings.raw_roots) is None:
+        tracked = lab.settings.tracking.rule_for(camera) is not None
+        if key in found or not tracked or root_of(Path(path), lab.settings.raw_roots) is None:
             continue
         if disks.ask(path, partial(os.path.exists, path), False):
             found.add(key)

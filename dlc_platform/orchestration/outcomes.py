@@ -37,7 +37,7 @@ def wanted_poses(
     """
     from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 
-    left = not_tracked_by_itself(lab.engine, lab.store, lab.settings)
+    left = not_tracked_by_itself(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules)
     in_production = [name for name in lab.settings.projects if name not in left and production_model(lab.engine, name)]
     damaged = lab.settings.damaged_videos == "track"
     return wanted.poses(lab.engine, in_production, damaged, lab.settings.scan.order, limit, but, only)

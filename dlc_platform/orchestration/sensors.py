@@ -88,7 +88,8 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
             retire(lab, context.instance, cursor)
         taken_off = take_off_strays(lab, context.instance, cursor, found)
         summary = _summary(found, cursor)
-        for sentence in not_tracked_by_itself(lab.engine, lab.store, lab.settings).values():
+        held = not_tracked_by_itself(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules)
+        for sentence in held.values():
             context.log.warning(sentence)
             summary += f"; {sentence}"
         if (problem := lab_problem(Path(lab.home))).exists():
@@ -199,7 +200,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
 
     asked: dict[str, str] = json.loads(context.cursor or "{}")
     stale = stale_sessions(lab.engine, imported=False)
-    held = not_tracked_by_itself(lab.engine, lab.store, lab.settings)
+    held = not_tracked_by_itself(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules)
     for sentence in held.values():
         context.log.warning(sentence)
     left = stale["project"].isin(list(held))

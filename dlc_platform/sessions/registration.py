@@ -31,6 +31,7 @@ from dlc_platform.sessions.recordings import Recording, Session, VideoFile, is_r
 from dlc_platform.sessions.sidecars import Sidecars, kept
 from dlc_platform.sessions.video_checks import findings
 from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.quality import VideoRules
 from dlc_platform.text.words import counted
 from dlc_platform.video.probe import VideoInfo, probe
 
@@ -172,7 +173,7 @@ def require_unchanged(row: tables.RecordingFile) -> None:
 
 
 def judge(
-    engine: Engine, settings: Lab, session_key: str, run_id: str | None = None, *, files_only: bool = False
+    engine: Engine, rules: VideoRules, session_key: str, run_id: str | None = None, *, files_only: bool = False
 ) -> list[quarantine.Fault]:
     """Put the files of a session in quarantine that lab.yaml holds up as it is now, and let the others out.
 
@@ -186,16 +187,16 @@ def judge(
     list of quarantine.Fault
         Those that hold a file up, or the session. What a person released is not among them.
     """
-    faults = _faults(engine, settings, session_key)
+    faults = _faults(engine, rules, session_key)
     return quarantine.judge(engine, session_key, "videos", faults, run_id, files_only=files_only)
 
 
-def _faults(engine: Engine, settings: Lab, session_key: str) -> list[quarantine.Fault]:
-    found = findings(settings, session_key, video_figures(engine, session_key))
+def _faults(engine: Engine, rules: VideoRules, session_key: str) -> list[quarantine.Fault]:
+    found = findings(rules, session_key, video_figures(engine, session_key))
     return [finding.fault for finding in found if finding.holds]
 
 
-def require_trackable(engine: Engine, row: tables.RecordingFile, settings: Lab) -> None:
+def require_trackable(engine: Engine, row: tables.RecordingFile, rules: VideoRules) -> None:
     """Make sure that poses of a registered file may be made, or imported, by lab.yaml as it is now.
 
     Raises
@@ -204,7 +205,7 @@ def require_trackable(engine: Engine, row: tables.RecordingFile, settings: Lab) 
         When the file, or all of its session, belongs into quarantine for its videos. `judge` puts it there.
     """
     key = row.recording.session_key
-    for fault in quarantine.still_held(engine, key, "videos", _faults(engine, settings, key), files_only=True):
+    for fault in quarantine.still_held(engine, key, "videos", _faults(engine, rules, key), files_only=True):
         if fault.path in (None, row.path):
             raise PlatformError(fault.reason, fault.remedy)
 

@@ -563,7 +563,7 @@ def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
         if cameras:
             # Their poses stay.
             now_called = {recording: camera for recording, (_, camera) in cameras.items()}
-            projects = {camera: lab.project_of(camera) for camera in now_called.values()}
+            projects = {camera: lab.tracking.project_of(camera) for camera in now_called.values()}
             sightings.set_cameras(connection, now_called, projects)
     compared.renamed.extend(
         f"{counted(number, 'recording')} of the camera {old} {'is' if number == 1 else 'are'} of the camera {new} "

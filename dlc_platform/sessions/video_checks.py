@@ -16,8 +16,7 @@ from dlc_platform.catalog.quarantine import Fault
 from dlc_platform.catalog.videos import earlier_videos, repeated_videos
 from dlc_platform.errors import command
 from dlc_platform.identity import sha256_json
-from dlc_platform.settings.lab import Lab
-from dlc_platform.settings.quality import VideoLimits
+from dlc_platform.settings.quality import VideoLimits, VideoRules
 from dlc_platform.text.words import counted
 from dlc_platform.video.opening import COPY_AGAIN
 
@@ -85,7 +84,7 @@ class Finding:
         return Fault(self.problem, self.remedy, self.evidence, self.path)
 
 
-def findings(settings: Lab, session: str, figures: Iterable[Mapping[str, Any]]) -> list[Finding]:
+def findings(rules: VideoRules, session: str, figures: Iterable[Mapping[str, Any]]) -> list[Finding]:
     """What lab.yaml and its defaults find wrong with the files of a session.
 
     Parameters
@@ -93,10 +92,10 @@ def findings(settings: Lab, session: str, figures: Iterable[Mapping[str, Any]]) 
     figures
         As `queries.video_figures` gives them.
     """
-    return [finding for row in figures for finding in _own(settings, session, row)]
+    return [finding for row in figures for finding in _own(rules, session, row)]
 
 
-def unusual(engine: Engine, settings: Lab, session: str, figures: Iterable[Mapping[str, Any]]) -> list[Finding]:
+def unusual(engine: Engine, rules: VideoRules, session: str, figures: Iterable[Mapping[str, Any]]) -> list[Finding]:
     """What is unlike the earlier videos of the same camera, where lab.yaml does not say what is right."""
     found = []
     earlier: dict[str, list[Mapping[str, Any]]] = {}
@@ -105,7 +104,7 @@ def unusual(engine: Engine, settings: Lab, session: str, figures: Iterable[Mappi
             camera = row["camera"]
             if camera not in earlier:
                 earlier[camera] = earlier_videos(engine, camera, session, MOST_EARLIER)
-            found += _beside(settings.video_limits(camera), row, earlier[camera])
+            found += _beside(rules.limits_for(camera), row, earlier[camera])
     return found
 
 
@@ -134,7 +133,7 @@ def copy_of(row: Mapping[Hashable, Any]) -> str:
     )
 
 
-def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Finding]:
+def _own(rules: VideoRules, session: str, row: Mapping[str, Any]) -> Iterator[Finding]:
     path, video = row["path"], row["video"]
     to_release = release(session)
     if video is None:
@@ -144,7 +143,7 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
         yield Finding("videos_can_be_read", path, problem, remedy, True, True, evidence)
         return
     if row["damage"] is not None:
-        stops = settings.damaged_videos == "stop"
+        stops = rules.damaged == "stop"
         yield Finding(
             "every_frame_is_there",
             path,
@@ -214,7 +213,7 @@ def _own(settings: Lab, session: str, row: Mapping[str, Any]) -> Iterator[Findin
             "assumed",
             "If it was joined from several files, register these instead",
         )
-    limits = settings.video_limits(row["camera"])
+    limits = rules.limits_for(row["camera"])
     for name, question, said in _broken(limits, row):
         fails = name in limits.failing
         yield Finding(

@@ -1,10 +1,13 @@
 """The sections `inference` and `regions` of lab.yaml: which model tracks which camera, and where in the picture."""
 
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from pydantic import Field
 
 from dlc_platform.settings.fields import MOST_PIXELS, Name, Section
+from dlc_platform.video.region import Region
 
 #: The least width and height of a region, in pixels.
 SMALLEST_REGION = 32
@@ -64,3 +67,27 @@ class RegionRule(Section):
     height: int = Field(
         ge=SMALLEST_REGION, le=MOST_PIXELS, description="Its height; at least 32.", json_schema_extra={"unit": "pixels"}
     )
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Both sections together: what tracks the videos of a camera, and which part of their picture."""
+
+    inference: tuple[InferenceRule, ...] = ()
+    regions: tuple[RegionRule, ...] = ()
+
+    def rule_for(self, camera: str) -> InferenceRule | None:
+        """The first inference rule whose pattern the camera's name matches."""
+        return next((rule for rule in self.inference if fnmatchcase(camera, rule.camera)), None)
+
+    def project_of(self, camera: str) -> str | None:
+        """The project whose production model tracks a camera, by the inference rules."""
+        rule = self.rule_for(camera)
+        return rule.project if rule else None
+
+    def region_for(self, session: str, camera: str) -> Region | None:
+        """The region of the first rule whose patterns a session's key and a camera's name match; None for all of it."""
+        for rule in self.regions:
+            if fnmatchcase(camera, rule.camera) and fnmatchcase(session, rule.session):
+                return Region(rule.x, rule.y, rule.width, rule.height)
+        return None

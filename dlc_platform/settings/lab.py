@@ -27,13 +27,12 @@ from dlc_platform.settings.fields import (
     Section,
     TimeZone,
 )
-from dlc_platform.settings.inference import InferenceRule, RegionRule
+from dlc_platform.settings.inference import InferenceRule, RegionRule, Tracking
 from dlc_platform.settings.layout import Layout
 from dlc_platform.settings.operation import Backups, Freshness, RunRules, ScanRule, Schedules, Web
-from dlc_platform.settings.promotion import PromotionRule
-from dlc_platform.settings.quality import PoseQuality, VideoLimits
-from dlc_platform.settings.recipes import ProjectEntry, Recipe
-from dlc_platform.video.region import Region
+from dlc_platform.settings.promotion import ModelRules, PromotionRule
+from dlc_platform.settings.quality import DamagedVideos, PoseQuality, PoseRules, VideoLimits, VideoRules
+from dlc_platform.settings.recipes import ProjectEntry, Recipe, Split
 
 #: What an instance of the platform is for.
 Stage = Literal["production", "staging", "development"]
@@ -76,7 +75,7 @@ class Lab(Section):
     promotion: PromotionRule = Field(
         default=PromotionRule(), description="When a model version comes into production by itself."
     )
-    damaged_videos: Literal["stop", "track"] = Field(
+    damaged_videos: DamagedVideos = Field(
         default="stop",
         description="What becomes of a recording whose video is truncated or damaged. `stop`: it is registered and not "
         "tracked. `track`: what can be decoded of it is tracked. Checks in the UI show it either way.",
@@ -126,31 +125,31 @@ class Lab(Section):
         default=0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."
     )
 
-    def rule_for(self, camera: str) -> InferenceRule | None:
-        """The first inference rule whose pattern the camera's name matches."""
-        return next((rule for rule in self.inference if fnmatchcase(camera, rule.camera)), None)
+    @property
+    def tracking(self) -> Tracking:
+        return Tracking(self.inference, self.regions)
 
-    def split_of(self, recipe: str) -> tuple[int, float]:
-        """What decides a recipe's split into training and test images: the seed, and the fraction that is tested on."""
+    @property
+    def video_rules(self) -> VideoRules:
+        return VideoRules(self.video_quality, self.damaged_videos)
+
+    @property
+    def model_rules(self) -> ModelRules:
+        return ModelRules(self.likelihood_cutoff, self.promotion.hopeless)
+
+    @property
+    def pose_rules(self) -> PoseRules:
+        return PoseRules(self.pose_quality, self.tracking, self.model_rules)
+
+    def split_of(self, recipe: str) -> Split:
+        """How a recipe splits the labelled images of its project."""
         own = self.recipes[recipe]
         seed = self.projects[own.project].split_seed
-        return own.seed if seed is None else seed, own.test_fraction
+        return Split(own.seed if seed is None else seed, own.test_fraction)
 
-    def project_of(self, camera: str) -> str | None:
-        """The project whose production model tracks a camera, by the inference rules."""
-        rule = self.rule_for(camera)
-        return rule.project if rule else None
-
-    def region_for(self, session: str, camera: str) -> Region | None:
-        """The region of the first rule whose patterns a session's key and a camera's name match; None for all of it."""
-        for rule in self.regions:
-            if fnmatchcase(camera, rule.camera) and fnmatchcase(session, rule.session):
-                return Region(rule.x, rule.y, rule.width, rule.height)
-        return None
-
-    def video_limits(self, camera: str) -> VideoLimits:
-        """The first rule under `video_quality` whose pattern the camera's name matches; the defaults without one."""
-        return next((rule for rule in self.video_quality if fnmatchcase(camera, rule.camera)), VideoLimits())
+    def splits_of(self, project: str) -> dict[str, Split]:
+        """How each recipe of a project splits its labelled images."""
+        return {name: self.split_of(name) for name, recipe in self.recipes.items() if recipe.project == project}
 
     @field_validator("gpus", mode="wrap")
     @classmethod

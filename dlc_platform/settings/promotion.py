@@ -1,5 +1,6 @@
 """The section `promotion` of lab.yaml: which versions may become production models, and which are hopeless."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -63,3 +64,19 @@ class PromotionRule(Section):
         description="How sure the interval of the difference in test RMSE is, as a fraction.",
     )
     hopeless: ModelFloors = Field(default=ModelFloors(), description="Versions that the rule never promotes.")
+
+
+@dataclass(frozen=True)
+class ModelRules:
+    """By what a model version is judged on its own test images.
+
+    Attributes
+    ----------
+    cutoff
+        The likelihood from which on a keypoint is confident.
+    hopeless
+        When the version is hopeless.
+    """
+
+    cutoff: float
+    hopeless: ModelFloors

@@ -1,5 +1,6 @@
 """The limits of lab.yaml for videos and poses, beyond which a session is warned of or fails."""
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, get_args
 
@@ -7,7 +8,11 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_va
 
 from dlc_platform.pose.metrics import LESS_IS_WORSE
 from dlc_platform.settings.fields import MOST_PIXELS, YEAR_SECONDS, Coordinate, Pixels, Section, ordered
+from dlc_platform.settings.inference import Tracking
+from dlc_platform.settings.promotion import ModelRules
 
+#: What becomes of a recording whose video is truncated or damaged.
+DamagedVideos = Literal["stop", "track"]
 _GreyLevel = Annotated[float, Field(ge=0, le=255)]
 _Variance = Annotated[float, Field(ge=0, le=1_000_000_000)]
 LimitName = Literal[
@@ -82,6 +87,18 @@ class VideoLimits(Section):
     def failing(self) -> frozenset[str]:
         """The limits that the lab wrote down, and not as warnings."""
         return frozenset(get_args(LimitName)) & self.model_fields_set - self.only_warn
+
+
+@dataclass(frozen=True)
+class VideoRules:
+    """When something is wrong with a video: the sections `video_quality` and `damaged_videos` together."""
+
+    limits: tuple[VideoLimits, ...] = ()
+    damaged: DamagedVideos = "stop"
+
+    def limits_for(self, camera: str) -> VideoLimits:
+        """The first rule whose pattern the camera's name matches; the defaults without one."""
+        return next((rule for rule in self.limits if fnmatchcase(camera, rule.camera)), VideoLimits())
 
 
 class ScoreLimits(Section):
@@ -286,3 +303,12 @@ class PoseQuality(Section):
         """The first rule whose patterns match; the one that says nothing where none does."""
         matching = (r for r in self.rules if fnmatchcase(project or "", r.project) and fnmatchcase(camera, r.camera))
         return next(matching, PoseQualityRule())
+
+
+@dataclass(frozen=True)
+class PoseRules:
+    """By what the poses of a session are judged: `pose_quality`, and what else of lab.yaml decides with it."""
+
+    quality: PoseQuality
+    tracking: Tracking
+    models: ModelRules

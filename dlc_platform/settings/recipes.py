@@ -1,7 +1,7 @@
 """The sections `projects` and `recipes` of lab.yaml: whose labels are learned, by which network, and how."""
 
 from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -135,3 +135,10 @@ class Recipe(Section):
         if self.gpus > self.batch_size:
             raise ValueError(f"gpus is {self.gpus} and batch_size {self.batch_size}: some GPUs would have no image")
         return self
+
+
+class Split(NamedTuple):
+    """What decides which of a project's labelled images are trained on, and which are tested on."""
+
+    seed: int
+    test_fraction: float

@@ -96,7 +96,7 @@ def _put_a_model_in_production(home: Path) -> Path:
     path = random_model("cspnext_s", folder, store)
     export_once(path, store, draw(home / "some.mp4", 8, 192, 192))
     engine = open_lab(home)
-    model, _ = register_model(engine, lab, material.PROJECT, folder)
+    model, _ = register_model(engine, store, lab.projects, material.PROJECT, folder)
     promotion = tables.Promotion(
         project=material.PROJECT, model_id=model.id, kind="person", promoted_by="benchmark", reason="the only one"
     )

@@ -705,7 +705,7 @@ def test_what_was_given_up_is_said(
         home = broken_lab(notify={"webhooks": [{"name": "room", "url_file": str(tmp_path / "url")}]})
         settings = load_lab(home)
         announce(engine, settings.notify.channels, [News("run_failure", "r", "A run failed", "the disk is full")])
-        deliver(engine, settings, [].append)
+        deliver(engine, settings.name, settings.notify, [].append)
         (row,) = json.loads(command("notifications", home, "--json")[1])
         assert (row["state"], row["last_error"]) == ("given up", "answered 410 (Gone)")
         assert "1 notification was given up and 0 wait; the last failure: answered 410" in command("doctor", home)[1]

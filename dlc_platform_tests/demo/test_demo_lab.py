@@ -38,7 +38,11 @@ def test_the_demos_lab_yaml_is_explained_as_that_of_init(lab: demo.DemoLab, tmp_
     settings = load_lab(lab.home)
     assert settings.recipes == {"arena-cspnext": demo.RECIPE}
     assert settings.split_of("arena-cspnext") == (demo.RECIPE.seed, demo.RECIPE.test_fraction)
-    assert (settings.project_of("top"), settings.project_of("side"), settings.settle_seconds) == ("arena", None, 4)
+    assert (settings.tracking.project_of("top"), settings.tracking.project_of("side"), settings.settle_seconds) == (
+        "arena",
+        None,
+        4,
+    )
     own = make_lab(tmp_path / "own", [lab.raw], [lab.project])
 
     def comments(text: str, home: Path) -> set[str]:

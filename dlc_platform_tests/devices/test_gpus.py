@@ -62,13 +62,13 @@ def test_a_container_that_sees_some_of_the_gpus_knows_them_by_the_same_leases(ma
 def test_doctor_says_that_listed_gpus_have_no_driver(machine):
     lab = Lab.model_validate({"raw_roots": ["/raw"], "projects": {"maze": {"path": "/maze"}}, "gpus": [0, 7]})
     machine(None)
-    finding = examine_devices(lab)
+    finding = examine_devices(lab.gpus)
     assert "lists GPU 0, GPU 7, and this machine has no NVIDIA driver" in finding.found and finding.remedy
     machine([{"memory_gb": 24}])
-    finding = examine_devices(lab)
+    finding = examine_devices(lab.gpus)
     assert "this machine has no GPU 7" in finding.found and finding.remedy
     machine([{"memory_gb": 24}] * 8)
-    assert (examine_devices(lab).found, examine_devices(lab).remedy) == ("GPU 0, GPU 7", "")
+    assert (examine_devices(lab.gpus).found, examine_devices(lab.gpus).remedy) == ("GPU 0, GPU 7", "")
 
 
 def test_a_gpu_that_is_cut_stands_for_its_slices(machine):

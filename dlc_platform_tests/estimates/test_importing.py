@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -93,6 +94,10 @@ def pose_file(folder: Path, video: str, rows: int, individuals: bool = False, se
     return file
 
 
+def imported(engine: Engine, lab: Lab, file: Path, session: str, *rest: Any, **options: Any) -> RegisteredPoses:
+    return register_poses(engine, Store(lab.store), lab.video_rules, lab.pose_rules, file, session, *rest, **options)
+
+
 def materialised(engine: Engine) -> int:
     with engine.connect() as connection:
         return len(connection.execute(select(tables.RecordingPoses.id)).all())
@@ -100,7 +105,7 @@ def materialised(engine: Engine) -> int:
 
 def test_imported_poses_are_in_force_where_there_are_none(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
     file = pose_file(tmp_path, "cam-top", 10)
-    done = register_poses(engine, lab, file, SESSION)
+    done = imported(engine, lab, file, SESSION)
     assert done.in_force and done.video.name == "cam-top.mp4" and done.poses.note == ""
     platform = Platform(home)
     (row,) = platform.estimates().to_dict("records")
@@ -158,8 +163,8 @@ def test_poses_of_a_damaged_video_follow_the_rule_of_lab_yaml(lab: Lab, engine: 
         register(engine, session)
     file = pose_file(tmp_path, "cam-top", 10)
     with pytest.raises(PlatformError, match=r"cam-top\.mp4 is damaged: .*damaged_videos: track"):
-        register_poses(engine, lab, file, SESSION)
-    done = register_poses(engine, lab.model_copy(update={"damaged_videos": "track"}), file, SESSION)
+        imported(engine, lab, file, SESSION)
+    done = imported(engine, lab.model_copy(update={"damaged_videos": "track"}), file, SESSION)
     assert done.in_force and done.poses.frames == 10
     (row,) = incomplete_poses(engine).to_dict("records")
     assert (row["frames"], row["rows"]) == (10, 10) and row["damage"].startswith("damaged: ")
@@ -167,7 +172,7 @@ def test_poses_of_a_damaged_video_follow_the_rule_of_lab_yaml(lab: Lab, engine: 
 
 def test_a_file_without_poses_keeps_its_place_in_the_recording(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
     """Of a recording of 12 and 13 frames the first file was never tracked."""
-    register_poses(engine, lab, pose_file(tmp_path, "cam-side_part-10", 13), SESSION)
+    imported(engine, lab, pose_file(tmp_path, "cam-side_part-10", 13), SESSION)
     with pytest.warns(UserWarning, match=r"cam-side_part-1\.mp4, a file of the recording .* has no poses"):
         table = Platform(home).poses(SESSION, include_quarantined=True)
     nose = table[table["bodypart"] == "nose"]
@@ -191,7 +196,7 @@ def test_poses_by_several_models_are_told(
         register(engine, session)
     both = [SESSION, "sub-1_ses-2"]
     for session, frames in zip(both, (10, 11), strict=True):
-        register_poses(engine, lab, pose_file(tmp_path, "cam-top", frames), session)
+        imported(engine, lab, pose_file(tmp_path, "cam-top", frames), session)
     platform = Platform(home)
     platform.poses(both, include_quarantined=True)
     assert not [warning for warning in recwarn if "models" in str(warning.message)]
@@ -212,9 +217,9 @@ def test_poses_by_several_models_are_told(
 
 def test_the_same_import_again_changes_nothing(lab: Lab, engine: Engine, tmp_path: Path):
     file = pose_file(tmp_path, "cam-top", 10)
-    first = register_poses(engine, lab, file, SESSION)
+    first = imported(engine, lab, file, SESSION)
     for use in (False, True):
-        assert register_poses(engine, lab, file, SESSION, use=use) == first
+        assert imported(engine, lab, file, SESSION, use=use) == first
     assert materialised(engine) == 1
 
 
@@ -225,18 +230,18 @@ def test_poses_that_are_there_stay_in_force_unless_a_person_says_otherwise(
         return Platform(home).estimates()["pose_estimate"].item()
 
     file, again = pose_file(tmp_path, "cam-top", 10), pose_file(tmp_path, "cam-top-again", 10, seed=1)
-    one = register_poses(engine, lab, file, SESSION)
-    other = register_poses(engine, lab, again, SESSION)
+    one = imported(engine, lab, file, SESSION)
+    other = imported(engine, lab, again, SESSION)
     assert not other.in_force and in_force() == one.poses.id
-    used = register_poses(engine, lab, again, SESSION, use=True)
+    used = imported(engine, lab, again, SESSION, use=True)
     assert used.in_force and in_force() == other.poses.id
-    back = register_poses(engine, lab, file, SESSION, use=True)
+    back = imported(engine, lab, file, SESSION, use=True)
     assert back.in_force and in_force() == one.poses.id
     assert materialised(engine) == 3
 
 
 def test_poses_of_several_animals_come_in(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
-    register_poses(engine, lab, pose_file(tmp_path, "cam-top", 10, individuals=True), SESSION)
+    imported(engine, lab, pose_file(tmp_path, "cam-top", 10, individuals=True), SESSION)
     table = Platform(home).poses(SESSION)
     assert set(table["individual"]) == {"mouse1", "mouse2"} and len(table) == 40
     with engine.connect() as connection:
@@ -245,7 +250,7 @@ def test_poses_of_several_animals_come_in(home: Path, lab: Lab, engine: Engine, 
 
 def test_the_video_is_told_by_the_name_of_the_file(lab: Lab, engine: Engine, tmp_path: Path):
     def video(name: str, rows: int, recording: str | None = None) -> str:
-        return register_poses(engine, lab, pose_file(tmp_path, name, rows), SESSION, recording).video.name
+        return imported(engine, lab, pose_file(tmp_path, name, rows), SESSION, recording).video.name
 
     assert video("cam-side_part-10", 13) == "cam-side_part-10.mp4"
     assert video("cam-side_part-1", 12) == "cam-side_part-1.mp4"
@@ -255,15 +260,15 @@ def test_the_video_is_told_by_the_name_of_the_file(lab: Lab, engine: Engine, tmp
     with pytest.raises(PlatformError, match="no recording 'cam-back'"):
         video("cam-top", 10, "cam-back")
     with pytest.raises(PlatformError, match="there is no registered session 'sub-9_ses-1'"):
-        register_poses(engine, lab, pose_file(tmp_path, "cam-top", 10), "sub-9_ses-1")
+        imported(engine, lab, pose_file(tmp_path, "cam-top", 10), "sub-9_ses-1")
 
 
 def test_a_mismatch_is_said_in_the_lineage(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
     file = pose_file(tmp_path, "cam-top", 11)
     with pytest.raises(PlatformError, match="has 11 rows and the video has 10 frames: 1 row lies beyond the video"):
-        register_poses(engine, lab, file, SESSION)
+        imported(engine, lab, file, SESSION)
     assert materialised(engine) == 0 and not lab.store.exists()
-    register_poses(engine, lab, file, SESSION, allow_mismatch=True)
+    imported(engine, lab, file, SESSION, allow_mismatch=True)
     (source,) = Platform(home).lineage(SESSION)["source"]
     assert "11 rows and the video has 10 frames" in source["note"] and source["rows"] == 11
 
@@ -271,7 +276,7 @@ def test_a_mismatch_is_said_in_the_lineage(home: Path, lab: Lab, engine: Engine,
 def test_digits_that_are_not_kept_are_said_in_the_lineage(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
     file = pose_file(tmp_path, "cam-top", 10)
     (pd.DataFrame(pd.read_hdf(file)).astype(np.float64) / 3).to_csv(file.with_suffix(".csv"))
-    register_poses(engine, lab, file.with_suffix(".csv"), SESSION)
+    imported(engine, lab, file.with_suffix(".csv"), SESSION)
     (source,) = Platform(home).lineage(SESSION)["source"]
     assert source["note"].startswith("coordinates are kept to float32's seven digits")
 
@@ -280,7 +285,7 @@ def test_the_files_of_a_recording_are_told_apart(
     home: Path, lab: Lab, engine: Engine, tmp_path: Path, command: Callable[..., tuple[object, str]]
 ):
     for video, rows in (("cam-side_part-1", 12), ("cam-side_part-10", 13), ("cam-top", 10)):
-        register_poses(engine, lab, pose_file(tmp_path, video, rows), SESSION)
+        imported(engine, lab, pose_file(tmp_path, video, rows), SESSION)
     for listed in ("sessions", "poses"):
         # What does not fit beside a row stands below it, and below all what `--wide` has more.
         lines = [line for line in command(listed, home)[1].splitlines() if not line.startswith((" ", "("))]
@@ -292,15 +297,15 @@ def test_the_files_of_a_recording_are_told_apart(
 def test_a_video_that_was_replaced_gets_no_poses(lab: Lab, engine: Engine, tmp_path: Path):
     write_video(tmp_path / "raw" / "sub-1" / "ses-1" / "cam-top.mp4", 10, shade=200)
     with pytest.raises(PlatformError, match="was replaced since it was registered"):
-        register_poses(engine, lab, pose_file(tmp_path, "cam-top", 10), SESSION)
+        imported(engine, lab, pose_file(tmp_path, "cam-top", 10), SESSION)
 
 
 def test_an_imported_model_is_a_version_of_its_project(
     home: Path, lab: Lab, engine: Engine, tiny_model: TrainedModel, tmp_path: Path
 ):
     folder = lay_out(tiny_model, make_project(tmp_path / "elsewhere"), "snapshot-best-012.pt", prefix="p")
-    model, new = register_model(engine, lab, "tiny", folder)
-    assert new and register_model(engine, lab, "tiny", folder) == (model, False)
+    model, new = register_model(engine, Store(lab.store), lab.projects, "tiny", folder)
+    assert new and register_model(engine, Store(lab.store), lab.projects, "tiny", folder) == (model, False)
     (row,) = Platform(home).models().to_dict("records")
     assert (row["project"], row["origin"], row["model"], row["scorer"]) == ("tiny", "imported", model.id, model.scorer)
     assert row["source"]["model_prefix"] == "p"
@@ -309,30 +314,30 @@ def test_an_imported_model_is_a_version_of_its_project(
     assert version is not None and version.weights_sha256 == tiny_model.weights_sha256
     assert version.manifest_sha256 == sha256_file(model.path / "manifest.json")
     with pytest.raises(PlatformError, match="is a version of the project tiny"):
-        register_model(engine, lab, "other", folder)
+        register_model(engine, Store(lab.store), lab.projects, "other", folder)
     with pytest.raises(PlatformError, match=r"no project 'maze'\. Choose among other, tiny"):
-        register_model(engine, lab, "maze", folder)
+        register_model(engine, Store(lab.store), lab.projects, "maze", folder)
 
 
 def test_imported_poses_can_name_an_imported_model(
     home: Path, lab: Lab, engine: Engine, tiny_model: TrainedModel, tmp_path: Path
 ):
     folder = lay_out(tiny_model, make_project(tmp_path / "elsewhere"), "snapshot-012.pt")
-    model, _ = register_model(engine, lab, "tiny", folder)
+    model, _ = register_model(engine, Store(lab.store), lab.projects, "tiny", folder)
     file = pose_file(tmp_path, "cam-top", 10)
-    done: RegisteredPoses = register_poses(engine, lab, file, SESSION, model_id=model.id)
+    done: RegisteredPoses = imported(engine, lab, file, SESSION, model_id=model.id)
     (lineage,) = Platform(home).lineage(SESSION).to_dict("records")
     assert (lineage["model"], lineage["model_origin"], lineage["project"]) == (model.id, "imported", "tiny")
     assert lineage["model_source"]["snapshot"] == "snapshot-012.pt"
     assert Platform(home).model_sessions(model.id)["session"].tolist() == [SESSION]
-    unnamed = register_poses(engine, lab, file, SESSION)
+    unnamed = imported(engine, lab, file, SESSION)
     assert unnamed.poses.id != done.poses.id and not unnamed.in_force
     columns = pd.MultiIndex.from_product(
         [[SCORER], ["nose", "paw"], ["x", "y", "likelihood"]], names=["scorer", "bodyparts", "coords"]
     )
     pd.DataFrame(np.zeros((10, 6)), columns=columns).to_csv(tmp_path / "paw.csv")
     with pytest.raises(PlatformError, match=f"holds paw, and the model {model.id} predicts nose, tail"):
-        register_poses(engine, lab, tmp_path / "paw.csv", SESSION, "cam-top", model_id=model.id)
+        imported(engine, lab, tmp_path / "paw.csv", SESSION, "cam-top", model_id=model.id)
 
 
 def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, command: Callable[..., tuple[object, str]]):

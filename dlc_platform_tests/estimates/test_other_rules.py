@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
@@ -16,7 +17,7 @@ from dlc_platform.dlc.parameters import CONFIG_FILE, TRACKING
 from dlc_platform.estimates.other_rules import poses_of_other_rules, unread_rules
 from dlc_platform.settings.environment import POSTGRES_VARIABLE
 from dlc_platform.settings.lab import Lab
-from dlc_platform.store import MANIFEST
+from dlc_platform.store import MANIFEST, Store
 from dlc_platform_tests.catalog.conftest import lab as lab
 from dlc_platform_tests.catalog.small_lab import ENVIRONMENT, identity, track
 
@@ -33,6 +34,10 @@ def settings(region: dict[str, Any] | None = None, **rule: str) -> Lab:
             "regions": [region] if region else [],
         }
     )
+
+
+def other(engine: Engine, lab: Lab) -> pd.DataFrame:
+    return poses_of_other_rules(engine, Store(lab.store), lab.tracking)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_poses_of_other_rules(
 ) -> None:
     _, top = current_files(lab, ONE)
     track(lab, "c", top, "b", parameters=made_with)
-    found = poses_of_other_rules(lab, rules)
+    found = other(lab, rules)
     columns = ["session", "camera", "path", "made_with", "lab_yaml"]
     expected = [(ONE, "top", f"/raw/{ONE}/top.mp4", *said)] if said else []
     assert list(found[columns].itertuples(index=False, name=None)) == expected
@@ -71,13 +76,13 @@ def test_poses_of_several_animals_that_were_tracked_otherwise_are_listed(lab: En
     now = settings().model_copy(update={"store": tmp_path})
     _, top = current_files(lab, ONE)
     track(lab, "c", top, "b")
-    (row,) = poses_of_other_rules(lab, now).to_dict("records")
+    (row,) = other(lab, now).to_dict("records")
     assert row["made_with"] == "whole picture, full precision, tracking 1"
     assert row["lab_yaml"] == f"whole picture, full precision, tracking {TRACKING}"
     track(lab, "d", top, "b", parameters={"tracking": TRACKING})
-    assert poses_of_other_rules(lab, now).empty
+    assert other(lab, now).empty
     # Whether or not its model is still in the store.
-    assert poses_of_other_rules(lab, settings()).empty
+    assert other(lab, settings()).empty
 
 
 def test_imported_poses_follow_no_rule(lab: Engine) -> None:
@@ -87,17 +92,17 @@ def test_imported_poses_follow_no_rule(lab: Engine) -> None:
     )
     poses = tables.RecordingPoses(recording_file_id=top.id, pose_estimate_id=imported.id)
     record_poses(lab, imported, [], poses, ENVIRONMENT)
-    assert poses_of_other_rules(lab, settings(REGION)).empty
+    assert other(lab, settings(REGION)).empty
 
 
 def test_rules_that_the_catalogue_does_not_follow_yet_are_said(lab: Engine) -> None:
     rules = settings(camera="top")
-    assert unread_rules(lab, rules) is None
-    said = unread_rules(lab, settings(camera="side"))
+    assert unread_rules(lab, rules.tracking) is None
+    said = unread_rules(lab, settings(camera="side").tracking)
     assert said is not None
     assert "the cameras top (maze before, no project now), and this answer follows those from before" in said
-    assign_cameras(lab, settings(camera="side").project_of)
-    assert unread_rules(lab, settings(camera="side")) is None
+    assign_cameras(lab, settings(camera="side").tracking.project_of)
+    assert unread_rules(lab, settings(camera="side").tracking) is None
 
 
 def test_stale_and_impact_say_so(

@@ -160,7 +160,7 @@ class SmallLab:
         track(self.engine, letter, file, model)
 
     def assess(self) -> Assessment:
-        (found,) = assess(self.engine, self.store, self.lab, SESSION, "run")
+        (found,) = assess(self.engine, self.store, self.lab.pose_rules, SESSION, "run")
         return found
 
     def held(self) -> list[str]:
@@ -182,7 +182,7 @@ def tracked(small: SmallLab) -> SmallLab:
 
 
 def test_good_poses_pass_by_their_models_own_evaluation(tracked: SmallLab) -> None:
-    reference = reference_of(tracked.engine, tracked.store, identity("a"), 0.6)
+    reference = reference_of(tracked.engine, tracked.store, identity("a"), tracked.lab.model_rules)
     assert reference.labels.size_px == pytest.approx(LENGTH, abs=2)
     assert [limb.name for limb in reference.labels.limbs] == ["nose to tail"]
     assert reference.evaluated is not None and (reference.dataset_id, reference.evaluation_id) == (
@@ -363,11 +363,11 @@ def test_a_model_whose_evaluation_cannot_be_read_is_not_trusted(small: SmallLab,
     small.track("8", "a", poses(points(FRAMES, seed=2)))
     copy = shutil.copytree(small.store.root, small.home / "copy")
     file = damage(small.store, f"{what} {of}")
-    rule = small.lab.promotion
-    judgement = judge_version(small.engine, small.store, identity("a"), 0.6, rule.hopeless)
+    rules = small.lab.model_rules
+    judgement = judge_version(small.engine, small.store, identity("a"), rules)
     assert judgement.standing == "unread" and not judgement.tracks_by_itself
     assert str(judgement).startswith(f"not judged, because what its test images say cannot be read: {file} is ")
-    (barred,) = versions_that_may_not_start(small.engine, small.store, "maze", 0.6, rule).values()
+    (barred,) = versions_that_may_not_start(small.engine, small.store, "maze", rules).values()
     assert "was passed over, because it is not judged" in barred
     # Poses that a person asks for are judged by what is left, and fail by name.
     found = small.assess()
@@ -378,7 +378,7 @@ def test_a_model_whose_evaluation_cannot_be_read_is_not_trusted(small: SmallLab,
     # The file comes back: the model is as hopeless as it was, and says so.
     shutil.rmtree(small.store.root)
     copy.rename(small.store.root)
-    assert judge_version(small.engine, small.store, identity("a"), 0.6, rule.hopeless).standing == "hopeless"
+    assert judge_version(small.engine, small.store, identity("a"), rules).standing == "hopeless"
     assert small.assess().findings[0].metric == "model_correct"
 
 
@@ -400,8 +400,8 @@ def test_a_store_that_is_away_is_no_fault_of_a_session(tracked: SmallLab) -> Non
         with pytest.raises(MachineFault, match="datasets of the store is not there"):
             tracked.assess()
         with pytest.raises(MachineFault, match="of the store is not there"):
-            versions_that_may_not_start(tracked.engine, tracked.store, "maze", 0.6, tracked.lab.promotion)
-        judgement = judge_version(tracked.engine, tracked.store, identity("a"), 0.6, tracked.lab.promotion.hopeless)
+            versions_that_may_not_start(tracked.engine, tracked.store, "maze", tracked.lab.model_rules)
+        judgement = judge_version(tracked.engine, tracked.store, identity("a"), tracked.lab.model_rules)
         assert not judgement.tracks_by_itself and "Mount its disk" in what_to_do(judgement)
         assert tracked.held() == []
     tracked.store.root.rmdir()
@@ -504,8 +504,8 @@ def test_a_model_without_labels_has_absolute_limits(small: SmallLab) -> None:
         id=identity("c"), project="maze", weights_sha256=identity("f"), scorer="DLC_c", source={"path": "/elsewhere"}
     )
     record_imported_model(small.engine, model, BodyParts(("nose", "tail")))
-    assert reference_of(small.engine, small.store, identity("c"), 0.6).dataset_id is None
-    assert reference_of(small.engine, small.store, None, 0.6).evaluated is None
+    assert reference_of(small.engine, small.store, identity("c"), small.lab.model_rules).dataset_id is None
+    assert reference_of(small.engine, small.store, None, small.lab.model_rules).evaluated is None
     small.track("8", "c", poses(points(FRAMES, seed=2)))
     found = small.assess()
     assert found.verdict == "pass" and found.reference.labels.limbs == ()
@@ -514,27 +514,27 @@ def test_a_model_without_labels_has_absolute_limits(small: SmallLab) -> None:
     assert {finding.metric for finding in small.assess().findings} == {"jumps"}
     # Once it is evaluated on labels of its project, there is more to say.
     small.train("a", "d", None)
-    assert reference_of(small.engine, small.store, identity("a"), 0.6).evaluated is None
+    assert reference_of(small.engine, small.store, identity("a"), small.lab.model_rules).evaluated is None
     small.train("b", "d", "6")
     shutil.copytree(small.store.path("evaluations", identity("6")), small.store.path("evaluations", identity("7")))
     evaluate(small.engine, "7", "c", "d", 2.0)
-    assert reference_of(small.engine, small.store, identity("c"), 0.6).labels.limbs
+    assert reference_of(small.engine, small.store, identity("c"), small.lab.model_rules).labels.limbs
 
 
 def test_a_version_whose_poses_fail_is_not_promoted_by_the_rule(tracked: SmallLab) -> None:
     strict = {"limits": {"temporal_norm_px": {"fail": 0.1}}}
     lab = tracked.settle(strict)
     tracked.assess()
-    assert barred_versions(tracked.engine, lab, "maze") == {}
+    assert barred_versions(tracked.engine, lab.pose_quality, "maze") == {}
     lab = tracked.settle(strict | {"blocks": ["promotion"]})
     # Of few poses nothing follows for the version.
     for letter in "012345679":
-        assert barred_versions(tracked.engine, lab, "maze") == {}
+        assert barred_versions(tracked.engine, lab.pose_quality, "maze") == {}
         tracked.track(letter, "a", poses(points(FRAMES, seed=2)))
         tracked.assess()
-    ((model, reason),) = barred_versions(tracked.engine, lab, "maze").items()
+    ((model, reason),) = barred_versions(tracked.engine, lab.pose_quality, "maze").items()
     assert model == identity("a") and "10 of the 10 poses" in reason
-    assert barred_versions(tracked.engine, lab, "other") == {}
+    assert barred_versions(tracked.engine, lab.pose_quality, "other") == {}
 
 
 def test_the_command_lists_and_judges_again(

@@ -37,7 +37,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("files", [[], [file()], [file("side"), file()]])
 def test_a_crop_without_a_region_is_said_with_the_rule(project: Path, files: list[KnownFile]) -> None:
-    remark = crop_without_region("maze", read_project(project), lab(project), files)
+    remark = crop_without_region("maze", read_project(project), lab(project).tracking, files)
     assert remark is not None and "64 x 64 at (16, 8)" in remark.said and RULE in remark.remedy
     assert (f"for {len(files)} of {len(files)} registered videos" in remark.said) == bool(files)
 
@@ -50,27 +50,28 @@ def test_a_crop_without_a_region_is_said_with_the_rule(project: Path, files: lis
     ],
 )
 def test_a_lab_with_a_region_for_it_hears_nothing(project: Path, files: list[KnownFile], regions: list[dict]) -> None:
-    assert crop_without_region("maze", read_project(project), lab(project, *regions), files) is None
+    assert crop_without_region("maze", read_project(project), lab(project, *regions).tracking, files) is None
 
 
 def test_a_crop_that_is_the_whole_picture_is_none(project: Path) -> None:
     text = CONFIG.replace("x1: 16", "x1: 0").replace("y1: 8", "y1: 0").replace("x2: 80", "x2: 96")
     (project / "config.yaml").write_text(text.replace("y2: 72", "y2: 96"))
-    assert crop_without_region("maze", read_project(project), lab(project), [file()]) is None
-    assert video_without_region(lab(project), "sub-1_ses-1", "top", 96, 96) is None
-    assert video_without_region(lab(project), "sub-1_ses-1", "top", 128, 96) is not None
+    assert crop_without_region("maze", read_project(project), lab(project).tracking, [file()]) is None
+    assert video_without_region(lab(project).projects, lab(project).tracking, "sub-1_ses-1", "top", 96, 96) is None
+    assert video_without_region(lab(project).projects, lab(project).tracking, "sub-1_ses-1", "top", 128, 96) is not None
 
 
 def test_videos_that_are_cropped_differently_are_said(project: Path) -> None:
     videos = "video_sets:\n  a.mp4: {crop: '0, 64, 0, 64'}\n  b.mp4: {crop: '16, 80, 8, 72'}\n"
     (project / "config.yaml").write_text(CONFIG + videos)
-    remark = crop_without_region("maze", read_project(project), lab(project), [])
+    remark = crop_without_region("maze", read_project(project), lab(project).tracking, [])
     assert remark is not None and "0, 64, 0, 64; 16, 80, 8, 72" in remark.said
 
 
 def test_a_video_that_is_tracked_whole_is_said(project: Path) -> None:
-    remark = video_without_region(lab(project), "sub-1_ses-1", "top", 96, 96)
+    settings = lab(project)
+    remark = video_without_region(settings.projects, settings.tracking, "sub-1_ses-1", "top", 96, 96)
     assert remark is not None and RULE in remark.remedy
-    assert video_without_region(lab(project, WHOLE), "sub-1_ses-1", "top", 96, 96) is None
+    assert video_without_region(settings.projects, lab(project, WHOLE).tracking, "sub-1_ses-1", "top", 96, 96) is None
     (project / "config.yaml").unlink()
-    assert video_without_region(lab(project), "sub-1_ses-1", "top", 96, 96) is None
+    assert video_without_region(lab(project).projects, lab(project).tracking, "sub-1_ses-1", "top", 96, 96) is None

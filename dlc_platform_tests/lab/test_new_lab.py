@@ -37,7 +37,7 @@ def test_the_file_loads(tmp_path: Path, raw: Path) -> None:
     assert list(lab.recipes) == ["openfield-hrnetw32"]
     recipe = lab.recipes["openfield-hrnetw32"]
     assert (recipe.project, recipe.net_type, recipe.weights) == ("openfield", "hrnet_w32", "imagenet")
-    rule = lab.rule_for("any camera")
+    rule = lab.tracking.rule_for("any camera")
     assert rule is not None and rule.project == "openfield"
     assert (lab.promotion.rule, lab.promotion.confidence) == ("clearly_better", 0.95)
     assert "dlc-platform doctor" in file.read_text() and "layout:" in file.read_text()
@@ -206,11 +206,11 @@ def test_a_small_project_is_tested_on_enough_images_where_that_can_be(
     assert (tested >= 6) == enough
     assert f"# {name}: {tested} of {frames} labelled images" in file.read_text()
     assert ("too few: label more" in file.read_text()) != enough
-    said = too_few_test_images(lab, name, images)
+    said = too_few_test_images(lab.split_of(name), images)
     assert (said is None) == enough
     if frames == 150:
         assert recipe.test_fraction == 0.1  # a tenth is enough
-        few = too_few_test_images(lab, name, images[:20])
+        few = too_few_test_images(lab.split_of(name), images[:20])
         assert few is not None and "its test_fraction of 0.1 leaves " in few and " of 20: with fewer than 6" in few
 
 

@@ -256,10 +256,10 @@ def test_a_damaged_video_that_a_person_let_go_is_tracked(engine: Engine, lab: La
     register_all(engine, lab)
     put_into_production(engine)
     key = "sub-1_ses-1"
-    judge(engine, lab, key)
+    judge(engine, lab.video_rules, key)
     assert "in quarantine" in (file(plan(lab, engine), key, "cam-top").reason or "")
     quarantine.release(engine, key, "ada")
-    judge(engine, lab, key)
+    judge(engine, lab.video_rules, key)
     assert file(plan(lab, engine), key, "cam-top").poses == "wanted"
 
 

@@ -351,8 +351,8 @@ def test_recipes_of_one_project_that_split_differently_are_told(tiny_dataset: Da
 
     again = tiny_recipe.model_copy(update={"seed": 99})
     elsewhere = again.model_copy(update={"project": "other"})
-    assert different_splits(lab(None, tiny_recipe, elsewhere), PROJECT, images) is None
-    told = different_splits(lab(None, tiny_recipe, again), PROJECT, images)
+    assert different_splits(PROJECT, lab(None, tiny_recipe, elsewhere).splits_of(PROJECT), images) is None
+    told = different_splits(PROJECT, lab(None, tiny_recipe, again).splits_of(PROJECT), images)
     one, other = (
         {image for image in images if side(image, seed, tiny_recipe.test_fraction) == "test"}
         for seed in (tiny_recipe.seed, 99)
@@ -361,7 +361,7 @@ def test_recipes_of_one_project_that_split_differently_are_told(tiny_dataset: Da
     assert f"r0 tests on {len(one)} images" in told and f"r1 tests on {len(other)} images (seed 99" in told
     # With a seed for the project, another seed of a recipe repeats a training on the same images.
     project = lab(5, tiny_recipe, again)
-    assert different_splits(project, PROJECT, images) is None
+    assert different_splits(PROJECT, project.splits_of(PROJECT), images) is None
     assert project.split_of("r0") == project.split_of("r1") == (5, tiny_recipe.test_fraction)
 
 

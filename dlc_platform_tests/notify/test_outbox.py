@@ -41,7 +41,7 @@ engine = open_catalog(make_url(os.environ["CATALOGUE"]))
 lab = Lab.model_validate_json(os.environ["LAB"])
 print("ready", flush=True)
 sys.stdin.readline()
-print(deliver(engine, lab, print, limit=60), flush=True)
+print(deliver(engine, lab.name, lab.notify, print, limit=60), flush=True)
 """
 
 
@@ -112,9 +112,9 @@ def make_due(engine: Engine, age: str = "0") -> None:
 
 def test_each_thing_is_told_once(engine: Engine, lab: Lab, hook: Webhook) -> None:
     assert tell(engine, lab, "a") == 1
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     assert tell(engine, lab, "a") == 0
-    assert deliver(engine, lab, print) == 0
+    assert deliver(engine, lab.name, lab.notify, print) == 0
     (got,) = hook.got
     assert (got["lab"], got["title"], got["counts"]) == ("maze-lab", "run a failed", {"run_failure": 1})
     (one,) = got["notifications"]
@@ -135,7 +135,7 @@ def test_what_comes_together_is_one_message(engine: Engine, tmp_path: Path, hook
     lab = make_lab(tmp_path, hook.url, digest_minutes=60)
     tell(engine, lab, *map(str, range(400)))
     tell(engine, lab, "x", kind="stale")
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     (got,) = hook.got
     assert got["title"] == "400 runs failed, 1 session waits for poses for too long"
     assert got["counts"] == {"run_failure": 400, "stale": 1}
@@ -144,12 +144,12 @@ def test_what_comes_together_is_one_message(engine: Engine, tmp_path: Path, hook
     # The next one waits for the others, but a report goes by itself.
     tell(engine, lab, "later")
     tell(engine, lab, "2026-03-04", kind="daily_report")
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     assert hook.got[-1]["counts"] == {"daily_report": 1}
-    assert deliver(engine, lab, print) == 0
+    assert deliver(engine, lab.name, lab.notify, print) == 0
     with engine.begin() as connection:
         connection.execute(text("update dlc.notification set sent_at = sent_at - interval '61 minutes'"))
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     assert hook.titles()[-1] == "run later failed"
 
 
@@ -157,7 +157,7 @@ def test_a_channel_is_told_what_it_wants(engine: Engine, tmp_path: Path, hook: W
     lab = make_lab(tmp_path, hook.url, send=["daily_report"], format="slack")
     assert tell(engine, lab, "a") == 0
     announce(engine, lab.notify.channels, [News("daily_report", "2026-03-04", "A day", "5 < 6 & <!channel>")])
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     assert hook.got == [{"text": "*maze-lab: A day*\nA day\n5 &lt; 6 &amp; &lt;!channel&gt;"}]
 
 
@@ -168,7 +168,7 @@ def test_quarantine_is_told_while_it_lasts(catalogue: Engine, lab: Lab, hook: We
     release(catalogue, TWO, "ada")
     assert announce_quarantine(catalogue, lab.notify.channels) == 1
     assert announce_quarantine(catalogue, lab.notify.channels) == 0
-    deliver(catalogue, lab, print)
+    deliver(catalogue, lab.name, lab.notify, print)
     (one,) = hook.got[0]["notifications"]
     assert one["title"] == f"{ONE} is in quarantine (videos)"
     assert one["body"] == "/raw/a\nb.mp4: too dark. Switch the lamp on."
@@ -184,17 +184,17 @@ def test_what_can_pass_is_tried_again_as_it_was(engine: Engine, lab: Lab, hook: 
     hook.statuses = [status, 200]
     tell(engine, lab, "a", "b")
     said: list[str] = []
-    assert deliver(engine, lab, said.append) == 0
-    assert deliver(engine, lab, said.append) == 0  # not due yet
+    assert deliver(engine, lab.name, lab.notify, said.append) == 0
+    assert deliver(engine, lab.name, lab.notify, said.append) == 0  # not due yet
     assert len(hook.got) == 1
     assert f"answered {status}" in rows(engine)[0]["last_error"]
     # What comes meanwhile is not put into a message that the receiver may know.
     tell(engine, lab, "c")
     make_due(engine)
-    assert deliver(engine, lab, said.append) == 1
+    assert deliver(engine, lab.name, lab.notify, said.append) == 1
     assert hook.got[0] == hook.got[1]
     assert hook.keys[0] == hook.keys[1]
-    assert deliver(engine, lab, said.append) == 1
+    assert deliver(engine, lab.name, lab.notify, said.append) == 1
     assert hook.titles()[-1] == "run c failed"
     assert len(said) == 1
 
@@ -204,12 +204,12 @@ def test_what_cannot_pass_is_given_up_with_its_reason(engine: Engine, lab: Lab, 
     hook.statuses = [status]
     tell(engine, lab, "a")
     said: list[str] = []
-    assert deliver(engine, lab, said.append) == 0
+    assert deliver(engine, lab.name, lab.notify, said.append) == 0
     (row,) = rows(engine)
     assert row["given_up_at"] is not None
     assert f"answered {status}" in row["last_error"]
     make_due(engine)
-    assert deliver(engine, lab, said.append) == 0
+    assert deliver(engine, lab.name, lab.notify, said.append) == 0
     assert len(hook.got) == 1
     assert channel_states(engine, ["room", "other"]) == {
         "room": (0, 1, row["last_error"]),
@@ -225,36 +225,36 @@ def test_waits_become_longer_and_end_after_days(engine: Engine, lab: Lab, hook: 
     waits = []
     for _ in range(8):
         make_due(engine)
-        deliver(engine, lab, print)
+        deliver(engine, lab.name, lab.notify, print)
         with engine.connect() as connection:
             query = "select extract(epoch from next_attempt_at - now()) / 60 from dlc.notification"
             waits.append(round(float(connection.scalar(text(query)))))  # pyright: ignore
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     assert rows(engine)[0]["given_up_at"] is None
     make_due(engine, age="73 hours")
-    deliver(engine, lab, print)
+    deliver(engine, lab.name, lab.notify, print)
     assert rows(engine)[0]["given_up_at"] is not None
 
 
 def test_a_message_does_not_wait_for_a_clock_that_was_wrong(engine: Engine, lab: Lab, hook: Webhook) -> None:
     hook.statuses = [500, 200]
     tell(engine, lab, "a")
-    assert deliver(engine, lab, print) == 0
+    assert deliver(engine, lab.name, lab.notify, print) == 0
     with engine.begin() as connection:
         connection.execute(text("update dlc.notification set next_attempt_at = now() + interval '1 day'"))
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     # Nor do those that come after one that was sent tomorrow.
     with engine.begin() as connection:
         connection.execute(text("update dlc.notification set sent_at = now() + interval '1 day'"))
     tell(engine, lab, "b")
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
 
 
 def test_a_receiver_that_hangs_costs_a_bounded_time(engine: Engine, lab: Lab, hook: Webhook) -> None:
     hook.statuses, hook.silence = [0], 20.0
     tell(engine, lab, "a")
     started = time.monotonic()
-    assert deliver(engine, lab, print, limit=0.5) == 0
+    assert deliver(engine, lab.name, lab.notify, print, limit=0.5) == 0
     assert time.monotonic() - started < 15
     assert "no answer" in rows(engine)[0]["last_error"]
 
@@ -267,13 +267,13 @@ def test_what_was_written_and_not_answered_is_tried_again_a_few_times_only(
         away = make_lab(tmp_path, gone.url)
     tell(engine, lab, "a")
     for _ in range(5):
-        assert deliver(engine, away, print) == 0
+        assert deliver(engine, away.name, away.notify, print) == 0
         make_due(engine)
     hook.statuses, hook.silence = [0], 20.0
     make_lab(tmp_path, hook.url)
     said: list[str] = []
     for _ in range(6):
-        deliver(engine, lab, said.append, limit=0.4)
+        deliver(engine, lab.name, lab.notify, said.append, limit=0.4)
         make_due(engine)
     assert len(hook.got) == len(said) == 4
     assert len(set(hook.keys)) == 1
@@ -287,7 +287,7 @@ def test_a_mail_server_that_took_the_message_and_says_nothing(mails: MailServer)
     mails.replies = {"RCPT": ""}
     lab = mail_lab(mails.port)
     with pytest.raises(SendError, match="may have the message") as caught:
-        send(lab.notify.mails[0], trial_message(lab), limit=0.4)
+        send(lab.notify.mails[0], trial_message(lab.name), limit=0.4)
     assert caught.value.unanswered
 
 
@@ -296,7 +296,7 @@ def test_a_server_that_takes_no_message_does_not_have_it(tmp_path: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lab = make_lab(tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}/")
-        message = dataclasses.replace(trial_message(lab), lab=20_000_000 * "x")
+        message = dataclasses.replace(trial_message(lab.name), lab=20_000_000 * "x")
         with pytest.raises(SendError) as caught:
             send(lab.notify.webhooks[0], message, limit=1)
     assert (caught.value.passing, caught.value.unanswered) == (True, False)
@@ -317,7 +317,7 @@ def test_a_secret_is_read_from_a_small_ordinary_file_only(tmp_path: Path, hook: 
         file.write_text(hook.url + 5000 * "x")
     (channel,) = lab.notify.webhooks
     for ask in (
-        lambda: send(channel, trial_message(lab)),
+        lambda: send(channel, trial_message(lab.name)),
         lambda: reach(channel),
     ):
         with pytest.raises(PlatformError, match=f"{file}, which holds the URL of the channel room, cannot be read"):
@@ -338,7 +338,7 @@ def test_nobody_there(engine: Engine, tmp_path: Path) -> None:
         lab = make_lab(tmp_path, gone.url)
     tell(engine, lab, "a")
     said: list[str] = []
-    assert deliver(engine, lab, said.append) == 0
+    assert deliver(engine, lab.name, lab.notify, said.append) == 0
     assert "cannot be reached: Connection refused" in said[0]
     assert "secret" not in said[0]
 
@@ -358,12 +358,12 @@ def test_a_url_that_is_none_is_said_without_it(engine: Engine, tmp_path: Path, h
     lab = make_lab(tmp_path, url)
     tell(engine, lab, "a")
     said: list[str] = []
-    assert deliver(engine, lab, said.append) == 0
+    assert deliver(engine, lab.name, lab.notify, said.append) == 0
     assert "secret" not in said[0]
     # A person mends it, and then it is sent.
     (tmp_path / "url").write_text(hook.url)
     make_due(engine)
-    assert deliver(engine, lab, said.append) == 1
+    assert deliver(engine, lab.name, lab.notify, said.append) == 1
 
 
 @pytest.mark.parametrize("path", ["/very secret", "/verysecret\x7f", "/verysecrét", "/%zzverysecret"])
@@ -372,7 +372,7 @@ def test_odd_urls_leave_nothing_behind(engine: Engine, tmp_path: Path, hook: Web
     lab = make_lab(tmp_path, f"http://127.0.0.1:{hook.port}{path}")
     tell(engine, lab, "a")
     said: list[str] = []
-    deliver(engine, lab, said.append)
+    deliver(engine, lab.name, lab.notify, said.append)
     assert "secr" not in str(said) + str(rows(engine))
 
 
@@ -386,7 +386,7 @@ def test_a_variable_that_is_not_set_is_named(engine: Engine, hook: Webhook, monk
     assert reach(channel) == f"127.0.0.1:{hook.port} answers"
     assert hook.got == []
     tell(engine, lab, "a")
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
 
 
 def start_deliverer(engine: Engine, lab: Lab) -> subprocess.Popen[str]:
@@ -426,13 +426,13 @@ def test_a_message_of_several_rows_is_held_as_a_whole_while_it_is_sent(engine: E
     # Put together and due, as after an attempt that failed.
     hook.statuses, hook.silence = [503, 0, 200], 1.0
     tell(engine, lab, *"abcde")
-    assert deliver(engine, lab, print) == 0
+    assert deliver(engine, lab.name, lab.notify, print) == 0
     make_due(engine)
     raised: list[BaseException] = []
 
     def work() -> None:
         try:
-            deliver(engine, lab, print)
+            deliver(engine, lab.name, lab.notify, print)
         except BaseException as error:
             raised.append(error)
 
@@ -451,11 +451,11 @@ def test_a_message_of_several_rows_is_held_as_a_whole_while_it_is_sent(engine: E
 def test_a_second_deliverer_passes_by_what_is_being_sent(engine: Engine, lab: Lab, hook: Webhook) -> None:
     hook.statuses, hook.silence = [0, 200], 2.0
     tell(engine, lab, "a")
-    first = threading.Thread(target=deliver, args=(engine, lab, print))
+    first = threading.Thread(target=deliver, args=(engine, lab.name, lab.notify, print))
     first.start()
     while not hook.got:
         time.sleep(0.01)
-    assert deliver(engine, lab, print) == 0
+    assert deliver(engine, lab.name, lab.notify, print) == 0
     first.join()
     assert len(hook.got) == 1
 
@@ -476,11 +476,11 @@ def test_a_process_killed_between_sending_and_marking_sends_the_same_message_aga
     process.communicate()
     tell(engine, lab, "c")
     # Until Postgres knows that the process is gone, its message is still locked.
-    while not deliver(engine, lab, print):
+    while not deliver(engine, lab.name, lab.notify, print):
         time.sleep(0.2)
     assert hook.got[0] == hook.got[1]
     assert hook.keys[0] == hook.keys[1]
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     assert hook.got[2]["counts"] == {"run_failure": 1}
     assert hook.keys[2] != hook.keys[1]
 
@@ -492,7 +492,7 @@ def test_mail_is_sent_to_everybody_and_names_the_message(engine: Engine, mails: 
         lab.notify.channels,
         [News("run_failure", "r", "sub-1\nBcc: eve@example.org ist für ünmöglich", "ein Grund: ü\n.\nEnde")],
     )
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     (mail,) = mails.mails
     assert mail["Subject"] == "[maze-lab] sub-1 Bcc: eve@example.org ist für ünmöglich"
     assert mail["Bcc"] is None
@@ -518,7 +518,7 @@ def test_a_mail_server_that_says_no(
 ) -> None:
     mails.replies = replies
     (channel,) = mail_lab(mails.port).notify.mails
-    message = trial_message(mail_lab(mails.port))
+    message = trial_message(mail_lab(mails.port).name)
     # As with a password, which this server without encryption is not given.
     try:
         send_mail(channel, message, "verysecretpassword", 5, threading.Event())
@@ -534,15 +534,15 @@ def test_a_password_is_given_and_not_told(mails: MailServer, monkeypatch: pytest
     (channel,) = lab.notify.mails
     # A server without encryption does not get to see it.
     with pytest.raises(SendError, match="STARTTLS") as caught:
-        send(channel, trial_message(lab))
+        send(channel, trial_message(lab.name))
     assert not caught.value.passing
     assert mails.logins == []
     plain = channel.model_copy(update={"tls": "none"})
-    send(plain, trial_message(lab))
+    send(plain, trial_message(lab.name))
     assert mails.logins == ["\0lab\0verysecret pass word"]
     mails.replies = {"AUTH": "535 wrong: verysecret pass word"}
     with pytest.raises(SendError) as caught:
-        send(plain, trial_message(lab))
+        send(plain, trial_message(lab.name))
     assert "secret" not in str(caught.value)
     assert "535" in str(caught.value)
 
@@ -564,5 +564,5 @@ def test_the_same_session_may_be_told_to_two_channels(engine: Engine, tmp_path: 
     assert tell(engine, lab, "a") == 2
     # One that is broken does not hold up the other.
     hook.statuses = [500, 200]
-    assert deliver(engine, lab, print) == 1
+    assert deliver(engine, lab.name, lab.notify, print) == 1
     assert len(hook.got) == 2

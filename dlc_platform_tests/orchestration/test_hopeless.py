@@ -163,7 +163,7 @@ def test_nothing_is_tracked_by_a_model_whose_evaluation_is_lost(lab: SmallLab, t
     file = damage(lab.store, "lost file evaluation")
     _judge_evaluation.cache_clear()  # as in a process that began after that
     assert wanted(lab) == []
-    (told,) = not_tracked_by_itself(lab.engine, lab.store, lab.lab).values()
+    (told,) = not_tracked_by_itself(lab.engine, lab.store, lab.lab.projects, lab.lab.model_rules).values()
     assert f"is not judged, because what its test images say cannot be read: {file} is missing" in told
     assert f"Bring {file.parent} back from a copy of the store" in told and "then it goes on by itself" in told
     (waits,) = [row for row in waiting(lab.engine, lab.lab) if row.step == "poses"]

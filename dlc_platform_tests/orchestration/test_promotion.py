@@ -45,7 +45,7 @@ def versions(tracked_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         if name.startswith("heads") and weights.is_floating_point():
             snapshot["model"][name] = weights + 0.02 * weights.std() * torch.randn(weights.shape, generator=generator)
     torch.save(snapshot, folder / "snapshot-best-002.pt")
-    imported, new = register_model(lab.engine, lab.settings, PROJECT, folder)
+    imported, new = register_model(lab.engine, lab.store, lab.settings.projects, PROJECT, folder)
     assert new
     yield trained, imported.id
     # The other tests of the lab find it as it was.

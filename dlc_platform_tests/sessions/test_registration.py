@@ -239,9 +239,9 @@ def test_a_damaged_file_is_registered_with_what_is_missing(engine: Engine, raw: 
     assert row["damage"].startswith("damaged: ")
     file = rows(engine)["top"]
     with pytest.raises(PlatformError, match=r"frames can be decoded.*damaged_videos: track"):
-        require_trackable(engine, file, lab())
-    require_trackable(engine, file, lab(damaged_videos="track"))
-    require_trackable(engine, rows(engine)["side"], lab())
+        require_trackable(engine, file, lab().video_rules)
+    require_trackable(engine, file, lab(damaged_videos="track").video_rules)
+    require_trackable(engine, rows(engine)["side"], lab().video_rules)
 
 
 def test_a_file_that_vanished_after_it_was_found(engine: Engine, raw: Path) -> None:

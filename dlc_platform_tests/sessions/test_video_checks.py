@@ -33,7 +33,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def found(engine: Engine, settings: Lab) -> list[Finding]:
-    return findings(settings, SESSION, video_figures(engine, SESSION))
+    return findings(settings.video_rules, SESSION, video_figures(engine, SESSION))
 
 
 def held(engine: Engine) -> list[str]:
@@ -86,25 +86,25 @@ def test_quarantine_release_and_replacement(engine: Engine, raw: Path) -> None:
     rule = {"camera": "top", "resolution": [640, 480], "on_failure": "quarantine"}
     settings = lab(video_quality=[rule])
     register(engine, session(raw))
-    judge(engine, settings, SESSION, "run")
+    judge(engine, settings.video_rules, SESSION, "run")
     assert held(engine) == [str(top(raw))]
     rows = {row.recording.camera: row for row in current_files(engine, SESSION)}
     with pytest.raises(PlatformError, match=r"640 x 480 is expected.*sessions release .* sub-1_ses-1"):
-        require_trackable(engine, rows["top"], settings)
-    require_trackable(engine, rows["side"], settings)
+        require_trackable(engine, rows["top"], settings.video_rules)
+    require_trackable(engine, rows["side"], settings.video_rules)
 
     assert quarantine.release(engine, SESSION, "a person") == 1
-    require_trackable(engine, rows["top"], settings)
-    assert judge(engine, settings, SESSION) == [] and held(engine) == []
+    require_trackable(engine, rows["top"], settings.video_rules)
+    assert judge(engine, settings.video_rules, SESSION) == [] and held(engine) == []
 
     # Another video in its place is judged anew, and so is the same one by another limit.
     write_video(top(raw), 31, shade=90)
     register(engine, session(raw))
-    assert len(judge(engine, settings, SESSION)) == 1
+    assert len(judge(engine, settings.video_rules, SESSION)) == 1
     quarantine.release(engine, SESSION, "a person")
-    assert len(judge(engine, lab(video_quality=[{**rule, "resolution": [320, 240]}]), SESSION)) == 1
+    assert len(judge(engine, lab(video_quality=[{**rule, "resolution": [320, 240]}]).video_rules, SESSION)) == 1
     # A limit that is taken back lets it out.
-    assert judge(engine, lab(), SESSION) == [] and held(engine) == []
+    assert judge(engine, lab().video_rules, SESSION) == [] and held(engine) == []
 
 
 def test_a_damaged_file_is_tracked_once_a_person_releases_it(engine: Engine, raw: Path) -> None:
@@ -113,19 +113,19 @@ def test_a_damaged_file_is_tracked_once_a_person_releases_it(engine: Engine, raw
     register(engine, session(raw))
     row = next(row for row in current_files(engine, SESSION) if row.recording.camera == "top")
     with pytest.raises(PlatformError, match="damaged_videos: track"):
-        require_trackable(engine, row, lab())
+        require_trackable(engine, row, lab().video_rules)
     assert held(engine) == [], "who only asks writes nothing"
-    judge(engine, lab(), SESSION)
+    judge(engine, lab().video_rules, SESSION)
     assert held(engine) == [str(top(raw))]
-    require_trackable(engine, row, lab(damaged_videos="track"))
+    require_trackable(engine, row, lab(damaged_videos="track").video_rules)
     assert held(engine) == [str(top(raw))]
     quarantine.release(engine, SESSION, "a person")
-    require_trackable(engine, row, lab())
+    require_trackable(engine, row, lab().video_rules)
     (finding,) = found(engine, lab())
     assert finding.question == "every_frame_is_there" and finding.fails, "the check still says so"
     top(raw).write_bytes(whole)
     register(engine, session(raw))
-    assert judge(engine, lab(), SESSION) == [] and found(engine, lab()) == []
+    assert judge(engine, lab().video_rules, SESSION) == [] and found(engine, lab()) == []
 
 
 def test_a_released_damaged_file_is_asked_for_and_tracked(engine: Engine, raw: Path) -> None:
@@ -135,29 +135,29 @@ def test_a_released_damaged_file_is_asked_for_and_tracked(engine: Engine, raw: P
     register(engine, session(raw))
     with engine.begin() as connection:
         connection.execute(text("truncate dlc.waiting_session"))
-    assign_cameras(engine, settings.project_of)
+    assign_cameras(engine, settings.tracking.project_of)
     row = next(row for row in current_files(engine, SESSION) if row.recording.camera == "top")
 
     def asked_for() -> list[str]:
         return [session.session_key for session in wanted.poses(engine, ["maze"], damaged=False)]
 
-    judge(engine, settings, SESSION, "run")
+    judge(engine, settings.video_rules, SESSION, "run")
     assert asked_for() == [] and held(engine) == [str(top(raw))]
     quarantine.release(engine, SESSION, "a person")
     # What is asked for is made, and that does not take the person's word back.
     for _ in range(2):
         assert asked_for() == [SESSION]
-        require_trackable(engine, row, settings)
+        require_trackable(engine, row, settings.video_rules)
         assert held(engine) == []
     track_elsewhere = lab(raw_roots=[raw], damaged_videos="track")
-    require_trackable(engine, row, track_elsewhere)
-    require_trackable(engine, row, settings)
+    require_trackable(engine, row, track_elsewhere.video_rules)
+    require_trackable(engine, row, settings.video_rules)
     assert asked_for() == [SESSION]
     # Another damaged video in its place is another matter.
     write_video(top(raw), 31, shade=90)
     spoil(top(raw), [5])
     register(engine, session(raw))
-    assert len(judge(engine, settings, SESSION)) == 1 and asked_for() == []
+    assert len(judge(engine, settings.video_rules, SESSION)) == 1 and asked_for() == []
 
 
 def test_what_holds_up_a_whole_session_stays_until_it_is_registered(engine: Engine, raw: Path) -> None:
@@ -167,33 +167,33 @@ def test_what_holds_up_a_whole_session_stays_until_it_is_registered(engine: Engi
     quarantine.judge(engine, SESSION, "videos", [whole], "run")
     for row in [*current_files(engine, SESSION)] * 2:
         with pytest.raises(PlatformError, match="its run ended"):
-            require_trackable(engine, row, lab())
+            require_trackable(engine, row, lab().video_rules)
     assert quarantine.faults_of(engine, SESSION, "videos") == [whole]
-    assert len(judge(engine, lab(), SESSION, files_only=True)) == len(held(engine)) == 2
+    assert len(judge(engine, lab().video_rules, SESSION, files_only=True)) == len(held(engine)) == 2
     # A file that is mended meanwhile is let out by itself.
     require = {row.recording.camera: row for row in current_files(engine, SESSION)}["side"]
     with pytest.raises(PlatformError, match="its run ended"):
-        require_trackable(engine, require, lab(damaged_videos="track"))
-    judge(engine, lab(damaged_videos="track"), SESSION, files_only=True)
+        require_trackable(engine, require, lab(damaged_videos="track").video_rules)
+    judge(engine, lab(damaged_videos="track").video_rules, SESSION, files_only=True)
     assert held(engine) == ["None"]
-    assert judge(engine, lab(damaged_videos="track"), SESSION, "another run") == []
-    require_trackable(engine, require, lab())
+    assert judge(engine, lab(damaged_videos="track").video_rules, SESSION, "another run") == []
+    require_trackable(engine, require, lab().video_rules)
     # A person's word ends it too.
     quarantine.judge(engine, SESSION, "videos", [whole], "run")
     quarantine.release(engine, SESSION, "a person")
-    require_trackable(engine, require, lab())
+    require_trackable(engine, require, lab().video_rules)
 
 
 def test_an_unreadable_file_stays_so_whatever_is_released(engine: Engine, raw: Path) -> None:
     content = top(raw).read_bytes()
     top(raw).write_bytes(b"")
     register(engine, session(raw))
-    (fault,) = judge(engine, lab(), SESSION)
+    (fault,) = judge(engine, lab().video_rules, SESSION)
     assert fault.path == str(top(raw)) and "is empty (0 bytes)" in fault.reason
     assert "Copy the file again" in fault.remedy and "does not make it readable" in fault.remedy
     quarantine.release(engine, SESSION, "a person")
     register(engine, session(raw))
-    assert judge(engine, lab(), SESSION) == []
+    assert judge(engine, lab().video_rules, SESSION) == []
     assert found(engine, lab())[0].question == "videos_can_be_read"
     top(raw).write_bytes(content)
     register(engine, session(raw))
@@ -203,7 +203,7 @@ def test_an_unreadable_file_stays_so_whatever_is_released(engine: Engine, raw: P
 def test_a_video_is_compared_with_the_earlier_ones_of_its_camera(engine: Engine, raw: Path, tmp_path: Path) -> None:
     register(engine, session(raw))
     figures = video_figures(engine, SESSION)
-    assert unusual(engine, lab(), SESSION, figures) == []
+    assert unusual(engine, lab().video_rules, SESSION, figures) == []
     with engine.begin() as connection:
         connection.execute(text("insert into dlc.subject (key) values ('9')"))
         for number in range(FEWEST_EARLIER):
@@ -220,7 +220,7 @@ def test_a_video_is_compared_with_the_earlier_ones_of_its_camera(engine: Engine,
                 "select id, 0, '/raw/' || :key, 1, 1, :id from dlc.recording where session_key = :key",
             ):
                 connection.execute(text(statement), values)
-    seen = unusual(engine, lab(), SESSION, figures)
+    seen = unusual(engine, lab().video_rules, SESSION, figures)
     assert [(finding.question, finding.fails, finding.holds) for finding in seen] == [
         ("resolution_as_expected", False, False),
         ("exposure_and_focus", False, False),
@@ -229,7 +229,7 @@ def test_a_video_is_compared_with_the_earlier_ones_of_its_camera(engine: Engine,
     assert "earlier videos of top are 128 x 96" in seen[0].problem
     # What the lab wrote down is what counts.
     written = lab(video_quality=[{"resolution": [64, 48], "exposure": [50, 200]}])
-    assert unusual(engine, written, SESSION, figures) == [] == found(engine, written)
+    assert unusual(engine, written.video_rules, SESSION, figures) == [] == found(engine, written)
 
 
 def test_a_video_that_was_never_measured_keeps_every_limit(engine: Engine, raw: Path) -> None:

@@ -451,12 +451,12 @@ def test_the_first_rule_that_matches_is_used(tmp_path: Path) -> None:
     content["projects"]["maze"] = {"path": "/data/maze"}
     content["inference"] = [{"camera": camera, "project": project} for camera, project in rules]
     lab = load(tmp_path, yaml.safe_dump(content))
-    assert lab.rule_for("top_left") == InferenceRule(camera="top_left", project="openfield")
-    assert lab.rule_for("top_right") == InferenceRule(camera="top*", project="maze")
-    assert lab.rule_for("b") == InferenceRule(camera="[ab]", project="maze")
-    assert lab.rule_for("side") is None
-    assert load(tmp_path, LAB).rule_for("top") is None
-    assert load(tmp_path, LAB + "inference: [{project: openfield}]\n").rule_for("anything") is not None
+    assert lab.tracking.rule_for("top_left") == InferenceRule(camera="top_left", project="openfield")
+    assert lab.tracking.rule_for("top_right") == InferenceRule(camera="top*", project="maze")
+    assert lab.tracking.rule_for("b") == InferenceRule(camera="[ab]", project="maze")
+    assert lab.tracking.rule_for("side") is None
+    assert load(tmp_path, LAB).tracking.rule_for("top") is None
+    assert load(tmp_path, LAB + "inference: [{project: openfield}]\n").tracking.rule_for("anything") is not None
 
 
 def test_the_first_matching_region_is_used(tmp_path: Path) -> None:
@@ -466,11 +466,11 @@ def test_the_first_matching_region_is_used(tmp_path: Path) -> None:
         {"session": "sub-2_ses-1", "x": 0, "y": 0, "width": 32, "height": 32},
     ]
     lab = load(tmp_path, changed("", "regions", regions))
-    assert lab.region_for("sub-1_ses-1", "top") == Region(1, 2, 100, 50)
-    assert lab.region_for("sub-2_ses-1", "top") == Region(10, 0, 64, 64)
-    assert lab.region_for("sub-2_ses-1", "side") == Region(0, 0, 32, 32)
-    assert lab.region_for("sub-2_ses-10", "side") is None
-    assert load(tmp_path, LAB).region_for("sub-1_ses-1", "top") is None
+    assert lab.tracking.region_for("sub-1_ses-1", "top") == Region(1, 2, 100, 50)
+    assert lab.tracking.region_for("sub-2_ses-1", "top") == Region(10, 0, 64, 64)
+    assert lab.tracking.region_for("sub-2_ses-1", "side") == Region(0, 0, 32, 32)
+    assert lab.tracking.region_for("sub-2_ses-10", "side") is None
+    assert load(tmp_path, LAB).tracking.region_for("sub-1_ses-1", "top") is None
 
 
 def test_extensions_are_compared_in_lower_case(tmp_path: Path) -> None:

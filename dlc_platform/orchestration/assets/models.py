@@ -99,7 +99,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     folders = labels.folders()
     known = known_files(lab.engine)
     files = match_folders(project, folders, known)
-    crop = crop_without_region(recipe.project, project, lab.settings, known)
+    crop = crop_without_region(recipe.project, project, lab.settings.tracking, known)
     remarks = [*labels.remarks, *([crop] if crop else [])]
     for remark in remarks:
         context.log.warning(f"{remark.said}. {remark.remedy}.")
@@ -109,10 +109,10 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
         context.log.warning(
             f"no session and so no region is known of {', '.join(unmatched)}: trained on whole pictures"
         )
-    labels = within_regions(labels, files, lab.settings.region_for)
+    labels = within_regions(labels, files, lab.settings.tracking.region_for)
     seed, test_fraction = lab.settings.split_of(name)
     dataset = make_dataset(project, labels, seed, test_fraction, matches, lab.store, apart_frames=recipe.apart_frames)
-    if splits := different_splits(lab.settings, recipe.project, labels.images["sha256"]):
+    if splits := different_splits(recipe.project, lab.settings.splits_of(recipe.project), labels.images["sha256"]):
         context.log.warning(f"{splits}. {ONE_SPLIT}.")
     # Before the dataset is written down: nothing that can fail comes after that.
     drawn = picture(

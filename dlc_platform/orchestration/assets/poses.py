@@ -91,7 +91,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
     estimators: dict[tuple[Any, ...], PoseEstimator] = {}
 
     def estimator(camera: str) -> PoseEstimator | None:
-        rule = lab.settings.rule_for(camera)
+        rule = lab.settings.tracking.rule_for(camera)
         if rule is None:
             return None
         model_id = production_model(lab.engine, rule.project)
@@ -102,9 +102,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
             )
         key = (model_id, rule.batch_size, rule.precision)
         if key not in estimators:
-            judgement = judge_version(
-                lab.engine, lab.store, model_id, lab.settings.likelihood_cutoff, lab.settings.promotion.hopeless
-            )
+            judgement = judge_version(lab.engine, lab.store, model_id, lab.settings.model_rules)
             if not judgement.tracks_by_itself:
                 context.log.warning(f"the production model {short(model_id)} of {rule.project} is {judgement}")
             estimators[key] = PoseEstimator(
@@ -113,10 +111,10 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
         return estimators[key]
 
     judged: dict[str, list[Assessment]] = {}
-    reference = references(lab.engine, lab.store, lab.settings)
+    reference = references(lab.engine, lab.store, lab.settings.model_rules)
 
     def judge(key: str) -> None:
-        judged[key] = assess(lab.engine, lab.store, lab.settings, key, context.run_id, reference)
+        judged[key] = assess(lab.engine, lab.store, lab.settings.pose_rules, key, context.run_id, reference)
 
     def work(key: str) -> Callable[[], Mapping[str, Any]]:
         try:
@@ -150,7 +148,7 @@ def _estimate_session(
 
     files = require_files(lab.engine, key)
     # The limits of lab.yaml may be others than when the session was registered.
-    judge(lab.engine, lab.settings, key, context.run_id, files_only=True)
+    judge(lab.engine, lab.settings.video_rules, key, context.run_id, files_only=True)
     estimates = []
     #: When the poses of each estimate were made, and by what.
     made: dict[str, str] = {}
@@ -172,13 +170,15 @@ def _estimate_session(
             require_there(file, lab.settings)
             require_unchanged(file)
             try:
-                require_trackable(lab.engine, file, lab.settings)
+                require_trackable(lab.engine, file, lab.settings.video_rules)
             except PlatformError as fault:
                 held.append((file, str(fault)))
                 continue
             video = registered_video(lab.engine, file.video_id)
-            region = lab.settings.region_for(key, file.recording.camera)
-            remark = video_without_region(lab.settings, key, file.recording.camera, video.width, video.height)
+            region = lab.settings.tracking.region_for(key, file.recording.camera)
+            remark = video_without_region(
+                lab.settings.projects, lab.settings.tracking, key, file.recording.camera, video.width, video.height
+            )
             if remark is not None:
                 context.log.warning(f"{path.name}: {remark.said}. {remark.remedy}.")
             # Of two runs that want the same poses, the second one waits and then finds them; also on two hosts, which
@@ -289,7 +289,7 @@ def _metadata(
     # One file's pictures tell the story; what the others need is in the store.
     file, estimate, _, _ = estimates[0]
     name = Path(file.path).stem
-    region = lab.settings.region_for(file.recording.session_key, file.recording.camera)
+    region = lab.settings.tracking.region_for(file.recording.session_key, file.recording.camera)
     poses = read_parquet(estimate.path / POSE_TABLE)
     shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
     whole = file.video_id not in damaged_videos(lab.engine)
@@ -341,7 +341,7 @@ def _metadata(
 
 def _declared_gb(lab: LabResource, estimates: list[Any]) -> float | None:
     """What the inference rules of some files say that they need of a GPU's memory: the most of them."""
-    rules = [lab.settings.rule_for(file.recording.camera) for file, _, _, _ in estimates]
+    rules = [lab.settings.tracking.rule_for(file.recording.camera) for file, _, _, _ in estimates]
     return max((rule.gpu_memory_gb for rule in rules if rule and rule.gpu_memory_gb is not None), default=None)
 
 
@@ -400,11 +400,11 @@ def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[A
     """
     from dlc_platform.estimates.quality_gate import assess, references
 
-    reference = references(lab.engine, lab.store, lab.settings)
+    reference = references(lab.engine, lab.store, lab.settings.model_rules)
     blocking = "downstream" in lab.settings.pose_quality.blocks
 
     def work(key: str) -> Mapping[str, Any]:
-        assessments = assess(lab.engine, lab.store, lab.settings, key, context.run_id, reference)
+        assessments = assess(lab.engine, lab.store, lab.settings.pose_rules, key, context.run_id, reference)
         if not assessments:
             raise PlatformError(f"session {key} has no poses", "Materialise pose_estimates for it first")
         return _quality_metadata(lab, key, assessments)

@@ -93,7 +93,7 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
 
     chosen_by_person = _chosen(config, lab) if config != ProductionChoice() else None
     rows = []
-    rule, cutoff = lab.settings.promotion, lab.settings.likelihood_cutoff
+    rule = lab.settings.promotion
     passed_over: list[str] = []
     # Said where something else is promoted or kept; else the refusal says it.
     passed_over_with_remedies: list[str] = []
@@ -111,8 +111,8 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
             model, reason = chosen_by_person.id, config.reason
             evaluation, *error = weighed_by_a_person(lab.engine, lab.store, project, model)
         else:
-            barred = barred_versions(lab.engine, lab.settings, project) | versions_that_may_not_start(
-                lab.engine, lab.store, project, cutoff, rule
+            barred = barred_versions(lab.engine, lab.settings.pose_quality, project) | versions_that_may_not_start(
+                lab.engine, lab.store, project, lab.settings.model_rules
             )
             try:
                 choice = choose_best(evaluations, in_force, lab.store, rule, barred)
@@ -133,7 +133,7 @@ def _promote(context: AssetExecutionContext, config: ProductionChoice, lab: LabR
             model, evaluation, reason = choice.model_id, choice.evaluation_id, choice.reason
             error = choice.test_rmse_px, choice.test_images
         test_error = dict(zip(("test_rmse_px", "test_images"), error, strict=True))
-        judgement = judge_version(lab.engine, lab.store, model, cutoff, rule.hopeless)
+        judgement = judge_version(lab.engine, lab.store, model, lab.settings.model_rules)
         warning = None if judgement.standing == "usable" else str(judgement)
         # A person who keeps the model has decided too: what was weighed then is not weighed again.
         if model != incumbent or chosen_by_person is not None:

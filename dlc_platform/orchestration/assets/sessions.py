@@ -93,7 +93,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     for line in found.left_out():
         context.log.warning(f"left out: {line}")
     on_disk = {session.key: session for session in found.sessions}
-    assign_cameras(lab.engine, lab.settings.project_of)
+    assign_cameras(lab.engine, lab.settings.tracking.project_of)
     # Cameras that are new come with their sessions.
     assigned: set[str] = set()
 
@@ -121,10 +121,10 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
         for look in looks:
             if look.replaced:
                 context.log.warning(f"{look.file.path} holds other bytes than before, with the same size and time")
-        faults = judge(lab.engine, lab.settings, key, context.run_id)
+        faults = judge(lab.engine, lab.settings.video_rules, key, context.run_id)
         cameras = {recording.camera for recording in session.recordings}
         if cameras - assigned:
-            assign_cameras(lab.engine, lab.settings.project_of, cameras - assigned)
+            assign_cameras(lab.engine, lab.settings.tracking.project_of, cameras - assigned)
             assigned.update(cameras)
         problems = {str(look.file.path): look.problem for look in looks if look.problem is not None}
         for fault in faults:
@@ -170,8 +170,8 @@ def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
         )
         return
     found = [
-        *findings(lab.settings, key, figures),
-        *unusual(lab.engine, lab.settings, key, figures),
+        *findings(lab.settings.video_rules, key, figures),
+        *unusual(lab.engine, lab.settings.video_rules, key, figures),
         *copies(lab.engine, key),
     ]
     for name in _CHECKS:
@@ -209,7 +209,7 @@ def _metadata(lab: LabResource, key: str, looks: "Sequence[Look]") -> Mapping[st
     is_damaged = recordings["damage"].notna()
     middle = int(first["frames"]) // 2
     frame = find_frames(Path(first["path"]), [middle], whole=not is_damaged.iloc[0]).get(middle)
-    region = lab.settings.region_for(key, str(first["camera"]))
+    region = lab.settings.tracking.region_for(key, str(first["camera"]))
     title = f"{first['recording']}, the frame in the middle"
     damaged = recordings[is_damaged]
     damage = "; ".join(f"{path} is {what}" for path, what in zip(damaged["path"], damaged["damage"], strict=True))

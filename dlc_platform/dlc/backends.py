@@ -163,7 +163,8 @@ class _Compiled:
 
     def __init__(self, queue) -> None:
         self._queue = queue
-        queue.set_callback(self._keep)
+        # The queue is C++ and holds its callback: one that held this object would keep both for ever.
+        queue.set_callback(_keep)
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         results: list[np.ndarray] = [np.empty(0)] * len(pictures)
@@ -172,9 +173,10 @@ class _Compiled:
         self._queue.wait_all()
         return np.concatenate(results)
 
-    def _keep(self, request, place: tuple[list[np.ndarray], int]) -> None:
-        results, number = place
-        results[number] = request.get_output_tensor(0).data.copy()
+
+def _keep(request, place: tuple[list[np.ndarray], int]) -> None:
+    results, number = place
+    results[number] = request.get_output_tensor(0).data.copy()
 
 
 def openvino():

@@ -142,11 +142,24 @@ def test_an_interrupted_training_leaves_nothing_and_logging_as_it_was(
     assert not store.root.exists() and list((tmp_path / "workspace").iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny_dataset: Dataset, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Recipe, TrainedModel]:
+    """A recipe of four epochs, and what a training makes of it that nothing interrupts."""
+    recipe, folder = tiny_recipe.model_copy(update={"epochs": 4}), tmp_path_factory.mktemp("uninterrupted")
+    return recipe, train_model(tiny_dataset.path, recipe, Store(folder), folder / "work", device="cpu")
+
+
 @pytest.mark.parametrize("ends", ["killed", "full disk", "not stored"])
 def test_an_interrupted_training_goes_on_to_the_same_model(
-    ends: str, tiny_dataset: Dataset, short_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ends: str,
+    tiny_dataset: Dataset,
+    uninterrupted: tuple[Recipe, TrainedModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    recipe = short_recipe.model_copy(update={"epochs": 4})
+    recipe, whole = uninterrupted
     workspace, store = tmp_path / "work", Store(tmp_path / "store")
     seen: list[int] = []
 
@@ -177,7 +190,6 @@ def test_an_interrupted_training_goes_on_to_the_same_model(
     continued = {"killed": [1], "full disk": [2]}
     assert read_manifest(model.path).get("continued_after") == continued.get(ends)
     assert list(workspace.iterdir()) == []
-    whole = train_model(tiny_dataset.path, recipe, Store(tmp_path / "other"), workspace, device="cpu")
     assert whole.id == model.id and "continued_after" not in read_manifest(whole.path)
     assert whole.learning_curve.equals(model.learning_curve)
 

@@ -438,10 +438,33 @@ class Command:
         return code
 
 
-def test_postgres_gone_in_the_middle_of_a_run(lab: Lab) -> None:
+def interrupt(lab: Lab, command: Command, number: signal.Signals, asset: str, before: set[Path]) -> None:
+    """Send the signal: the command stops the asset at once, and shows no product that was not there `before`."""
+    command.signal(number)
+    assert command.end() == 1
+    output = "".join(command.output)
+    running, cancelled = [line for line in command.output if ": running" in line or "cancelled (run " in line]
+    assert running.split(" [")[0] == cancelled.split(" [")[0] == asset
+    assert command.output[-1].startswith("dlc-platform: interrupted. What was done is kept"), output
+    assert "Traceback" not in output, output
+    assert {product for product in lab.products() if not product.name.startswith(".")} == before
+    with dg.DagsterInstance.get() as instance:
+        run = instance.get_run_by_id(cancelled.split("(run ")[1].split(")")[0])
+        assert run is not None and run.status == dg.DagsterRunStatus.CANCELED
+        assert run.tags.get("dagster/will_retry") != "true"
+
+
+def test_an_inference_that_is_interrupted_or_loses_postgres_is_completed_by_the_next_run(lab: Lab) -> None:
+    """First SIGTERM, then Postgres ends, and then the same session is tracked to its end."""
     path = lab.folder("sub-c1_ses-1") / "cam-top.mp4"
-    write_video(path, np.concatenate([render(51, 60).frames] * 20))
+    # It says how far it is, and goes on for seconds after that.
+    write_video(path, np.concatenate([render(51, 60).frames] * 25))
     assert lab.run("session_videos"), lab.output
+    before = lab.products()
+    command = Command(lab.home, "--select", "pose_estimates")
+    command.wait_for_line("frame ")
+    interrupt(lab, command, signal.SIGTERM, "pose_estimates", before)
+
     command = Command(lab.home, "--select", "pose_estimates")
     command.wait_for_line("frame ")
     pid = int((lab.home / "postgres/data/postmaster.pid").read_text().split()[0])
@@ -457,50 +480,22 @@ def test_postgres_gone_in_the_middle_of_a_run(lab: Lab) -> None:
 
     assert lab.run("pose_estimates"), lab.output
     estimate = lab.estimate("sub-c1_ses-1")
-    assert len(Platform(lab.home).poses("sub-c1_ses-1", ["snout"])) == 1200
+    assert len(Platform(lab.home).poses("sub-c1_ses-1", ["snout"])) == 1500
     assert lab.count("dlc.pose_estimate where id = :id", id=estimate) == 1
     assert lab.count("dlc.recording_poses where pose_estimate_id = :id", id=estimate) == 1
     assert not any(product.name.startswith(".") for product in lab.products())
 
 
-@pytest.mark.parametrize(
-    ("number", "selection", "moment"),
-    [
-        (signal.SIGINT, ("trained_model", "pose_estimates"), "epoch 1 of 2"),
-        (signal.SIGTERM, ("pose_estimates",), "frame "),
-    ],
-)
-def test_an_interrupted_run_stops_at_once_and_the_next_one_completes(
-    lab: Lab, number: signal.Signals, selection: tuple[str, ...], moment: str
-) -> None:
-    session = f"sub-i{number.value}_ses-1"
-    path = lab.folder(session) / "cam-top.mp4"
-    write_video(path, np.concatenate([render(60 + number.value, 60).frames] * 20))
+def test_a_training_that_is_interrupted_or_killed_is_completed_by_the_next_run(lab: Lab) -> None:
+    """Ctrl-C ends what was to follow, too; SIGKILL leaves files of the training, which the next run removes."""
+    lab.video("sub-i2_ses-1", seed=62)
     assert lab.run("session_videos"), lab.output
     before = lab.products()
-    keys = {"trained_model": RECIPE, "pose_estimates": session}
-    partitions = [word for asset in selection for word in ("--partition", keys[asset])]
-    command = Command(lab.home, "--select", ",".join(selection), *partitions)
-    command.wait_for_line(moment)
-    command.signal(number)
-    assert command.end() == 1
-    output = "".join(command.output)
-    running, cancelled = [line for line in command.output if ": running" in line or "cancelled (run " in line]
-    assert running.split(" [")[0] == cancelled.split(" [")[0] == selection[0]
-    assert command.output[-1].startswith("dlc-platform: interrupted. What was done is kept"), output
-    assert "Traceback" not in output, output
-    assert {product for product in lab.products() if not product.name.startswith(".")} == before
-    with dg.DagsterInstance.get() as instance:
-        run = instance.get_run_by_id(cancelled.split("(run ")[1].split(")")[0])
-        assert run is not None and run.status == dg.DagsterRunStatus.CANCELED
-        assert run.tags.get("dagster/will_retry") != "true"
+    keys = ("--partition", RECIPE, "--partition", "sub-i2_ses-1")
+    command = Command(lab.home, "--select", "trained_model,pose_estimates", *keys)
+    command.wait_for_line("epoch 1 of 2")
+    interrupt(lab, command, signal.SIGINT, "trained_model", before)
 
-    assert lab.run("pose_estimates"), lab.output
-    assert len(Platform(lab.home).poses(session, ["snout"])) == 1200
-
-
-def test_a_training_that_was_killed(lab: Lab) -> None:
-    before = lab.products()
     command = Command(lab.home, "--select", "trained_model", "--partition", RECIPE)
     command.wait_for_line("epoch 1 of 2")
     command.kill()
@@ -511,3 +506,6 @@ def test_a_training_that_was_killed(lab: Lab) -> None:
     assert list((lab.home / "work").rglob("*.pt")) == []
     # The same labels and the same recipe on the same machine: the same model version.
     assert lab.products() == before
+    # And what Ctrl-C had kept from being begun.
+    assert lab.run("pose_estimates"), lab.output
+    assert len(Platform(lab.home).poses("sub-i2_ses-1", ["snout"])) == 20

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Wide, absolute, lab_and_catalogue
-from dlc_platform.cli.printing import rows_of, say, show_table, show_tables
+from dlc_platform.cli.printing import say, show_table, show_tables
 from dlc_platform.cli.stopping import stop, stoppable, wait
 from dlc_platform.errors import PlatformError, in_a_line, shell_word
 from dlc_platform.text import screen
@@ -223,27 +223,29 @@ def report(
 
     `--csv` has a row for each camera and for each of the last 30 days.
     """
-    from dlc_platform.platform import Platform
+    from dlc_platform.reports.daily import daily_report, require_reported, yesterday
 
     try:
         meant = None if day is None else date.fromisoformat(day)
     except ValueError:
         raise PlatformError(f"{day!r} is not a day", "Write it like 2026-03-31") from None
-    found = Platform(absolute(home)).report(meant)
+    lab, engine = lab_and_catalogue(home)
+    if meant is not None:
+        require_reported(engine, meant, lab.time_zone)
+    found = daily_report(engine, meant or yesterday(lab.time_zone), lab.time_zone, lab.damaged_videos)
     if as_json:
-        tables = {"cameras": found.cameras, "days": found.days.assign(day=found.days["day"].astype(str))}
-        rows = {name: json.loads(one.to_json(orient="records", date_format="iso")) for name, one in tables.items()}
-        print(json.dumps({**found.figures(), "day": found.day.isoformat(), **rows}, indent=2))
+        rows = {"cameras": found.by_camera, "days": found.by_day}
+        print(json.dumps({**found.figures(), **rows}, indent=2, default=date.isoformat))
         return
     if as_csv:
-        show_tables({"cameras": rows_of(found.cameras), "days": rows_of(found.days)})
+        show_tables({"cameras": found.by_camera, "days": found.by_day})
         return
     for line in screen.wrapped(f"{found.day}, {found.time_zone}: {found}", screen.width()):
         say(line)
     say("")
     columns = ["files_arrived", "video_hours_arrived", "sessions_estimated", "video_hours_estimated"]
     columns = ["camera", "project", *columns, "inference_gpu_hours", "inference_cpu_hours"]
-    show_table(rows_of(found.cameras), columns, nothing="No camera recorded anything, and nothing was estimated")
+    show_table(found.by_camera, columns, nothing="No camera recorded anything, and nothing was estimated")
 
 
 @commands.command()

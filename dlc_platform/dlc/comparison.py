@@ -352,10 +352,12 @@ def _interval(draws: np.ndarray, images: np.ndarray, confidence: float) -> tuple
     import warnings
 
     import numpy as np
-    from scipy.stats import norm, t
+
+    # The distributions themselves, without `scipy.stats`, which takes a second to import.
+    from scipy.special import ndtr, stdtrit
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        tails = norm.cdf(-np.sqrt(images / (images - 1)) * t.ppf((1 + confidence) / 2, images - 1))
+        tails = ndtr(-np.sqrt(images / (images - 1)) * stdtrit(images - 1, (1 + confidence) / 2))
     ends = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered")

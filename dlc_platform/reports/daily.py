@@ -4,7 +4,8 @@ Everything is counted by when it was written down, so a day that is over keeps i
 the day that it ended on; which cameras are tracked at all is as lab.yaml says now.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine, text
 
+from dlc_platform.catalog.asking import Asked, Question
 from dlc_platform.catalog.wanted import waiting_sessions
 from dlc_platform.errors import PlatformError
 from dlc_platform.text.words import counted, lasting
@@ -161,6 +163,9 @@ join dlc.camera k on k.name = camera
 order by camera
 """
 
+_CAMERA_COLUMNS = ["camera", "project", "files_arrived", "copies_arrived", "video_hours_arrived", "sessions_estimated"]
+_CAMERA_COLUMNS += ["frames_estimated", "video_hours_estimated", "inference_gpu_hours", "inference_cpu_hours"]
+
 _IN_QUARANTINE = """
 select count(distinct session_key) from dlc.quarantine
 where since < :until and (released_at is null or released_at >= :until)
@@ -185,11 +190,8 @@ class DailyReport:
         Files of videos that lay in another recording of the lab already.
     inference_gpu_hours, inference_cpu_hours, training_gpu_hours, training_cpu_hours
         How long networks ran, by the kind of device.
-    cameras
-        One row for each camera with something new: camera, project, files, copies and hours that arrived, sessions,
-        frames and hours that were estimated, hours of GPU and CPU.
-    days
-        One row for each of the last 30 days, this one last, with those of the figures that belong to a day.
+    by_camera, by_day
+        The rows of the tables `cameras` and `days`, by column.
     """
 
     day: date
@@ -208,12 +210,31 @@ class DailyReport:
     inference_cpu_hours: float
     training_gpu_hours: float
     training_cpu_hours: float
-    cameras: "pd.DataFrame"
-    days: "pd.DataFrame"
+    by_camera: Sequence[Mapping[str, Any]]
+    by_day: Sequence[Mapping[str, Any]]
+
+    @property
+    def cameras(self) -> "pd.DataFrame":
+        """One row for each camera with something new.
+
+        Camera, project, files, copies and hours that arrived, sessions, frames and hours that were estimated, hours of
+        GPU and CPU.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.by_camera, columns=pd.Index(_CAMERA_COLUMNS))
+
+    @property
+    def days(self) -> "pd.DataFrame":
+        """One row for each of the last 30 days, this one last, with those of the figures that belong to a day."""
+        import pandas as pd
+
+        return pd.DataFrame(self.by_day)
 
     def figures(self) -> dict[str, Any]:
         """The figures of the day by name, without the tables."""
-        return {name: value for name, value in asdict(self).items() if name not in ("cameras", "days")}
+        names = [field.name for field in fields(self) if field.name not in ("by_camera", "by_day")]
+        return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
         without = counted(self.copies_arrived, "file that is a copy", "files that are copies")
@@ -265,27 +286,28 @@ def daily_report(engine: Engine, day: date, time_zone: str, damaged_videos: str)
     damaged_videos
         The rule of lab.yaml: whether a damaged video waits for its poses.
     """
-    import pandas as pd
-
     first = day - timedelta(days=DAYS_SHOWN - 1)
     until = _midnight(day + timedelta(days=1), time_zone)
     span = {"first": first, "last": day, "zone": time_zone, "since": _midnight(first, time_zone), "until": until}
+    by_day = _figures.rows(engine, _DAYS, span)
+    by_camera = _figures.rows(engine, _CAMERAS, {"since": _midnight(day, time_zone), "until": until})
     with engine.connect() as connection:
-        days = pd.read_sql_query(text(_DAYS), connection, params=span)
-        cameras = pd.read_sql_query(
-            text(_CAMERAS), connection, params={"since": _midnight(day, time_zone), "until": until}
-        )
         in_quarantine = connection.scalar(text(_IN_QUARANTINE), {"until": until})
-    own = {str(name): value.item() for name, value in days.iloc[-1].items() if name != "day"}
+    own = {name: value for name, value in by_day[-1].items() if name != "day"}
     return DailyReport(
         day=day,
         time_zone=time_zone,
         sessions_waiting=waiting_sessions(engine, until, damaged_videos),
         sessions_in_quarantine=in_quarantine or 0,
-        cameras=cameras,
-        days=days,
+        by_camera=by_camera,
+        by_day=by_day,
         **own,
     )
+
+
+@Question
+def _figures(query: str, span: dict[str, Any]) -> Asked:
+    return query, span
 
 
 def _midnight(day: date, time_zone: str) -> datetime:

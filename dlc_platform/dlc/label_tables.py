@@ -203,11 +203,9 @@ def _bodyparts(path: Path, raw: _Raw, scorer: str, project: Project) -> dict[str
             "Add the name there, or correct its spelling where it is wrong",
         )
     for part, columns in found.items():
-        if len(columns.get("x", [])) != len(columns.get("y", [])):
-            raise PlatformError(
-                f"{path} has {len(columns.get('x', []))} columns x and {len(columns.get('y', []))} columns y of {part}",
-                _AGAIN,
-            )
+        xs, ys = (len(columns.get(coordinate, [])) for coordinate in ("x", "y"))
+        if xs != ys:
+            raise PlatformError(f"{path} has {counted(xs, 'column')} x and {ys} y of {part}", _AGAIN)
     return {part: list(zip(columns.get("x", []), columns.get("y", []), strict=True)) for part, columns in found.items()}
 
 
@@ -276,7 +274,7 @@ def _read_csv(path: Path) -> _Raw:
         place = f"line {number}"
         if len(cells) < width or len(_stripped(cells)) > width:
             raise PlatformError(
-                f"{path} has {len(cells)} cells in {place}, and its header has {width}: the line is "
+                f"{path} has {counted(len(cells), 'cell')} in {place}, and its header has {width}: the line is "
                 f"{'cut off' if len(cells) < width else 'too long'}",
                 _AGAIN,
             )

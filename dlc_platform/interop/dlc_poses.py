@@ -425,7 +425,7 @@ def _check_lines(file: Path, width: int) -> None:
         for number, line in enumerate(lines, 1):
             if line.strip() and (cells := line.count(",") + 1) != width and '"' not in line:
                 raise PlatformError(
-                    f"line {number} of {file} has {cells} cells, and its header has {width}: the line is "
+                    f"line {number} of {file} has {counted(cells, 'cell')}, and its header has {width}: the line is "
                     f"{'cut off' if cells < width else 'too long'}",
                     "Copy the file again if that was interrupted; otherwise analyze the video again with DeepLabCut",
                 )

@@ -155,6 +155,7 @@ def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.
             )
     announce(lab.engine, lab.settings.notify.channels, _stale(lab, context.instance))
     seen = "; ".join(told) or "no session is late, held up or in quarantine"
+    context.log.info(seen)
     return dg.SensorResult(
         asset_events=events, skip_reason=dg.SkipReason(f"{'New' if events else 'As before'}: {seen}")
     )
@@ -197,6 +198,7 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
         f"{counted(len(failed), 'run')} failed since {since - _OVERLAP:%Y-%m-%d %H:%M} UTC; "
         f"{counted(sent, 'message')} sent now"
     )
+    context.log.info(seen)
     return dg.SensorResult(skip_reason=dg.SkipReason(seen), cursor=until.isoformat())
 
 

@@ -169,6 +169,10 @@ def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
     return True
 
 
+def _runs(limit: int | None) -> str:
+    return "any number of runs" if limit is None else counted(limit, "run")
+
+
 def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
     """Whether the limits of pools are those of the last start, and no finished run holds a slot."""
     limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
@@ -177,7 +181,7 @@ def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
     except PlatformError:  # as `diagnosis` says of the devices
         wanted = {}
     wrong = [
-        f"{pool} lets {limits.get(pool, 'no number')} runs at a time, where lab.yaml and the devices make it {limit}"
+        f"{pool} lets {_runs(limits.get(pool))} at a time, where lab.yaml and the devices make it {limit}"
         for pool, limit in wanted.items()
         if limits.get(pool) != limit
     ]

@@ -200,8 +200,8 @@ def _own(rules: VideoRules, session: str, row: Mapping[str, Any]) -> Iterator[Fi
         yield _warning(
             "timestamps_are_regular",
             row,
-            f"has {row['times_reordered']} frames whose times had to be put in order, and is damaged: beside the "
-            "damage they may be some frames early or late",
+            f"has {counted(row['times_reordered'], 'frame')} whose times had to be put in order, and is damaged: "
+            "beside the damage they may be some frames early or late",
             "Copy the file again from the recording machine; if it is damaged there too, leave out what is near that",
         )
     if row["clock_resets"]:

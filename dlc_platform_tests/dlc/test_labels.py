@@ -251,7 +251,7 @@ def test_columns_in_another_order_are_read_by_their_names(project: Path):
     [
         (
             lambda rows: [row[:-1] for row in rows],
-            "2 columns x and 1 columns y of tail|1 columns x and 0 columns y of tail",
+            "2 columns x and 1 y of tail|1 column x and 0 y of tail",
         ),
         (
             lambda rows: [rows[0], rows[1], ["coords", "x", "y", "x", "z"], *rows[3:]],

@@ -333,21 +333,10 @@ class Platform:
         PlatformError
             When no other version was in production before, or there is no such project.
         """
+        from dlc_platform.models.promotion import version_before
+
         self.require_project(project)
-        line: list[str] = []
-        promotions = self.promotions()
-        own = promotions[promotions["project"] == project]
-        for kind, model in zip(own["kind"], own["model"], strict=True):
-            if kind == "rollback" and model in line:
-                while line[-1] != model:
-                    line.pop()
-            elif not line or line[-1] != model:
-                line.append(model)
-        if len(line) < 2:
-            raise PlatformError(
-                f"no other version of {project!r} was in production before", "Look at `dlc-platform promotions HOME`"
-            )
-        return line[-2]
+        return version_before(self._engine, project)
 
     def poses(
         self,

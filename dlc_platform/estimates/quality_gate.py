@@ -6,9 +6,9 @@ floors, and what failing poses block, are the lab's. A session whose poses fail 
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,9 @@ import numpy as np
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import quarantine, tables
-from dlc_platform.catalog.evaluations import evaluation_of, evaluations_of
+from dlc_platform.catalog.evaluations import evaluation_of
 from dlc_platform.catalog.models import model_version
-from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.verdicts import (
-    failing_versions,
     held_back_poses,
     judged_files,
     pose_quality,
@@ -29,28 +27,31 @@ from dlc_platform.catalog.verdicts import (
     poses_to_judge,
     record_verdict,
 )
-from dlc_platform.errors import MachineFault, PlatformError, command
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.estimates.verdicts import in_words
 from dlc_platform.faults import machine_fault
-from dlc_platform.identity import sha256_json, short
-from dlc_platform.pose import hopeless
+from dlc_platform.identity import sha256_json
+from dlc_platform.models.judging import (
+    UNREAD,
+    labels_say,
+    model_floors,
+    predictions_on_test_images,
+    unread,
+)
 from dlc_platform.pose.findings import Finding, Level, worst
 from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
 from dlc_platform.pose.metrics import METRICS
-from dlc_platform.pose.reference import Reference, reference_from_labels
+from dlc_platform.pose.reference import Reference
 from dlc_platform.pose.scores import Stretch, measure, measure_predictions
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.pose.verdict import Floors, Limits, judge
-from dlc_platform.settings.promotion import ModelFloors, ModelRules
-from dlc_platform.settings.quality import PoseFloors, PoseLimits, PoseQuality, PoseRules
+from dlc_platform.settings.promotion import ModelRules
+from dlc_platform.settings.quality import PoseFloors, PoseLimits, PoseRules
 from dlc_platform.store import Store
 from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: A version is judged by the poses that it made from so many estimates on.
-FEWEST_ESTIMATES = 10
 
 #: Poses that were measured by fewer scores are measured again.
 _SCORES_VERSION = 3
@@ -58,15 +59,6 @@ _SCORES_VERSION = 3
 _LOOKS = 3
 #: The animal's size where nothing else says it, of the diagonal of the picture.
 _SIZE_OF_PICTURE = 0.1
-
-#: What reading a product of the store may raise.
-_UNREAD = (PlatformError, OSError, ValueError, KeyError)
-
-#: What is to be done about a hopeless version in production.
-BETTER_MODEL = (
-    "Label more frames, train longer and promote that version; or estimate single sessions all the same with "
-    "`dlc-platform run HOME --select pose_estimates --partition SESSION`"
-)
 
 
 def release_command(session: str) -> str:
@@ -134,117 +126,18 @@ def reference_of(engine: Engine, store: Store, model_id: str | None, rules: Mode
         return ModelReference(judgement=UNTESTED)
     known = ModelReference(judgement=UNTESTED)
     try:
-        reference = _labels_say(store, dataset_id)
+        reference = labels_say(store, dataset_id)
         known = ModelReference(reference, None, UNTESTED, dataset_id)
         if evaluation is None:
             return known
-        predictions = _test_predictions(store, evaluation.id)
+        predictions = predictions_on_test_images(store, evaluation.id)
         tested = measure_predictions(predictions, reference, rules.cutoff)
-        judgement = judge_model(predictions, reference.size_px, rules.cutoff, _model_floors(rules.hopeless))
+        judgement = judge_model(predictions, reference.size_px, rules.cutoff, model_floors(rules.hopeless))
         return ModelReference(reference, tested, judgement, dataset_id, evaluation.id)
-    except _UNREAD as error:
+    except UNREAD as error:
         if (fault := machine_fault(error)) is not None:
             raise fault from error
-        return replace(known, judgement=_unread(error, store))
-
-
-def judge_version(engine: Engine, store: Store, model_id: str, rules: ModelRules) -> ModelJudgement:
-    """What the test images of a version say of it, as `reference_of` has it; nothing is read a second time.
-
-    What cannot be read now, for whatever reason, stops neither the sensor nor other projects: the judgement says it.
-    """
-    model = model_version(engine, model_id)
-    evaluation = None if model is None else evaluation_of(engine, model.id)
-    if model is None or evaluation is None:
-        return UNTESTED
-    dataset_id = model.dataset_id or evaluation.dataset_id
-    try:
-        return _judge_evaluation(store.root, dataset_id, evaluation.id, rules.cutoff, _model_floors(rules.hopeless))
-    except _UNREAD as error:
-        return _unread(machine_fault(error) or error, store)
-
-
-def versions_that_may_not_start(engine: Engine, store: Store, project: str, rules: ModelRules) -> dict[str, str]:
-    """The evaluated versions that the rule of promotion never chooses by their own test images, with the reason.
-
-    Those are the hopeless ones, and those of which no labelled test image is there, or none can be read.
-
-    Raises
-    ------
-    MachineFault
-        When they cannot be read for the disk of the store.
-    """
-    barred = {}
-    for model_id in {evaluation.model_id for evaluation in evaluations_of(engine, project)}:
-        judgement = judge_version(engine, store, model_id, rules)
-        if isinstance(judgement.problem, MachineFault):
-            raise judgement.problem
-        if judgement.standing == "hopeless" or not judgement.images:
-            barred[model_id] = f"version {short(model_id)} was passed over, because it is {judgement}"
-    return barred
-
-
-def not_tracked_by_itself(engine: Engine, store: Store, projects: Iterable[str], rules: ModelRules) -> dict[str, str]:
-    """The projects whose production model is hopeless or cannot be judged, each with what is so and what to do.
-
-    Nothing is tracked with such a model by itself; a person may.
-    """
-    found = {}
-    for project in projects:
-        model_id = production_model(engine, project)
-        if model_id is None:
-            continue
-        judgement = judge_version(engine, store, model_id, rules)
-        if not judgement.tracks_by_itself:
-            found[project] = (
-                f"the production model {short(model_id)} of {project} is {judgement}. So nothing is tracked with it "
-                f"by itself. {what_to_do(judgement)}"
-            )
-    return found
-
-
-def what_to_do(judgement: ModelJudgement) -> str:
-    """How sessions come to be tracked again where the production model does not track them by itself."""
-    if judgement.problem is None:
-        return BETTER_MODEL
-    remedy = judgement.problem.remedy
-    return remedy if "goes on by itself" in remedy else f"{remedy}; then it goes on by itself"
-
-
-def _unread(error: Exception, store: Store) -> ModelJudgement:
-    if not isinstance(error, PlatformError):
-        told = " ".join(str(error).split()) or type(error).__name__
-        error = PlatformError(f"the store {store.root} cannot be read: {told}", "Look with `dlc-platform verify HOME`")
-    return ModelJudgement.unread(error)
-
-
-@lru_cache(maxsize=256)
-def _judge_evaluation(
-    root: Path, dataset_id: str, evaluation_id: str, cutoff: float, floors: hopeless.Floors
-) -> ModelJudgement:
-    """Products never change, so that one look at them is enough."""
-    store = Store(root)
-    size_px = _labels_say(store, dataset_id).size_px
-    return judge_model(_test_predictions(store, evaluation_id), size_px, cutoff, floors)
-
-
-def _labels_say(store: Store, dataset_id: str) -> Reference:
-    from dlc_platform.dlc.dataset import load_dataset
-
-    dataset = load_dataset(store.path("datasets", dataset_id))
-    labels = dataset.labels()
-    return reference_from_labels(labels[labels["side"] == "train"], dataset.skeleton)
-
-
-def _test_predictions(store: Store, evaluation_id: str) -> "pd.DataFrame":
-    from dlc_platform.dlc.evaluation import load_evaluation
-
-    predictions = load_evaluation(store, evaluation_id).fair_predictions()
-    return predictions[predictions["side"] == "test"]
-
-
-def _model_floors(floors: ModelFloors) -> hopeless.Floors:
-    return hopeless.Floors(**floors.model_dump())
+        return replace(known, judgement=unread(error, store))
 
 
 def assess(
@@ -365,19 +258,6 @@ def held_back(engine: Engine, estimates: Sequence[str]) -> dict[str, str]:
     """The sessions that are in quarantine for one of these estimates, with the reason."""
     held = held_back_poses(engine, estimates)
     return dict(zip(held["session"], held["reason"], strict=True))
-
-
-def barred_versions(engine: Engine, quality: PoseQuality, project: str) -> dict[str, str]:
-    """The versions that the rule of promotion may not choose for the poses that they made, with the reason."""
-    if "promotion" not in quality.blocks:
-        return {}
-    return {
-        str(row.model): f"version {short(str(row.model))} was passed over, because {row.failed} of the {row.estimates} "
-        "poses that it made fail the limits of lab.yaml"
-        for row in failing_versions(engine, project).itertuples()
-        if row.estimates >= FEWEST_ESTIMATES  # pyright: ignore[reportOperatorIssue]
-        and row.failed > quality.promotion_fraction * row.estimates  # pyright: ignore[reportOperatorIssue]
-    }
 
 
 def quality_table(engine: Engine, session: str | None = None) -> "pd.DataFrame":

@@ -24,8 +24,8 @@ from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.catalog.sessions import labelled_sessions
 from dlc_platform.catalog.videos import repeated_videos
 from dlc_platform.errors import PlatformError
-from dlc_platform.estimates.quality_gate import not_tracked_by_itself
 from dlc_platform.identity import short
+from dlc_platform.models.judging import not_tracked_by_itself
 from dlc_platform.sessions.layout import alike
 from dlc_platform.sessions.listing import Skipped
 from dlc_platform.sessions.raw_roots import Disks

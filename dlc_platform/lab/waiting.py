@@ -186,7 +186,7 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
         return
     # What judges models takes longer to import than all of this takes where nothing waits.
     from dlc_platform.catalog.promotions import production_model
-    from dlc_platform.estimates.quality_gate import not_tracked_by_itself
+    from dlc_platform.models.judging import not_tracked_by_itself
 
     in_production = {project for project in lab.projects if production_model(engine, project)}
     held = not_tracked_by_itself(engine, Store(lab.store), lab.projects, lab.model_rules)

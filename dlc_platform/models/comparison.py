@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from dlc_platform.catalog.datasets import image_sessions, newest_dataset
 from dlc_platform.catalog.estimates import tracked_by_both
 from dlc_platform.catalog.evaluations import evaluations_of
-from dlc_platform.catalog.models import best_models, model_table, models_of
+from dlc_platform.catalog.models import model_table, models_of
 from dlc_platform.catalog.promotions import production_model, promotions_of
 from dlc_platform.catalog.sessions import current_files
 from dlc_platform.catalog.videos import damaged_videos
@@ -27,7 +27,6 @@ from dlc_platform.dlc.runner import unusable
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import short
-from dlc_platform.models.promotion import test_error
 from dlc_platform.pose.disagreement import disagreement, largest_disagreements
 from dlc_platform.pose.table import keypoints_at, read_parquet
 from dlc_platform.sessions.registration import require_unchanged
@@ -261,32 +260,6 @@ def _warnings(compared: Sequence[Evaluation], comparison: Comparison) -> list[st
                 "no version"
             )
     return warnings
-
-
-def weighed_by_a_person(
-    engine: Engine, store: Store, project: str, model: str
-) -> tuple[str | None, float | None, int | None]:
-    """What a person knows of the error of a version who promotes it.
-
-    Returns
-    -------
-    str or None
-        The evaluation that the error is from.
-    float or None, int or None
-        The test RMSE in pixels and the number of images, as `best_models` shows them of the newest comparison; of a
-        version that is not in it, those of its newest evaluation. None without an image that it was not trained on, or
-        where that evaluation cannot be read.
-    """
-    best = best_models(engine)
-    for row in best[(best["project"] == project) & (best["model"] == model) & (best["bodypart"] == ALL)].itertuples():
-        return str(row.evaluation), float(str(row.rmse_px)), int(str(row.test_images))
-    own = [evaluation.id for evaluation in evaluations_of(engine, project) if evaluation.model_id == model]
-    if not own:
-        return None, None, None
-    try:
-        return own[-1], *test_error(load_evaluation(store, own[-1]))
-    except PlatformError:  # which the judgement of the version says
-        return own[-1], None, None
 
 
 def _why_not_evaluated(store: Store, model: str, project: str, dataset_id: str) -> str:

@@ -1,23 +1,95 @@
-"""Which evaluated model version of a project becomes its production model: the rule of promotion.
+"""Which model version of a project becomes its production model: by the rule of promotion, or by a person's choice.
 
-Two versions are compared on the test images that both share (see `comparison`), so that a version is not called worse
-because the test side grew harder after it was trained. What a person decides is not decided here.
+The rule compares two versions on the test images that both share (see `comparison`), so that a version is not called
+worse because the test side grew harder after it was trained. All that decides about promotions belongs here.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from logging import Logger
 from typing import Any
 
-from dlc_platform.catalog.tables import Evaluation, Promotion
+from sqlalchemy import Engine
+
+from dlc_platform.catalog.evaluations import evaluations_of
+from dlc_platform.catalog.models import best_models, require_model
+from dlc_platform.catalog.promotions import promote, promotion_in_force, promotions_of
+from dlc_platform.catalog.tables import Evaluation, ModelVersion, Promotion
+from dlc_platform.catalog.verdicts import failing_versions
 from dlc_platform.dlc import evaluation as products
 from dlc_platform.dlc.comparison import NotComparable, compare, fewest_images
 from dlc_platform.dlc.evaluation import ALL, load_evaluation
+from dlc_platform.dlc.runner import unusable
+from dlc_platform.errors import MachineFault, PlatformError
+from dlc_platform.faults import machine_fault
 from dlc_platform.identity import short
-from dlc_platform.settings.promotion import PromotionRule
+from dlc_platform.models.impact import Impact, impact_of
+from dlc_platform.models.judging import judge_version
+from dlc_platform.settings.promotion import ModelRules, PromotionRule
+from dlc_platform.settings.quality import PoseQuality, PoseRules
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
+
+#: A version is judged by the poses that it made from so many estimates on.
+FEWEST_ESTIMATES = 10
+#: What to do where the rule promotes no version.
+_ANOTHER_VERSION = "Label more frames or train longer; or promote a version yourself with `dlc-platform promote`"
+
+
+class Refused(PlatformError):
+    """A choice, a person's or the rule's, that does not come into force. What is in force stays in force."""
+
+
+@dataclass(frozen=True)
+class PersonalChoice:
+    """The version that a person wants in production.
+
+    Attributes
+    ----------
+    model
+        Its identity, or as much of it as tables show.
+    by
+        The name of the person.
+    follows
+        The number of the promotion that the choice was made against: when another one is in force by then, nothing is
+        promoted. None for the one that is in force when the choice is looked at.
+    rollback
+        It goes back to a version that was in production before.
+    """
+
+    model: str
+    reason: str
+    by: str
+    follows: int | None = None
+    rollback: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The production model of a project, after the rule or a person has decided.
+
+    Attributes
+    ----------
+    before
+        The one that was in production before; None for none.
+    warning
+        Why its own test images do not speak for it; None where they do.
+    test_rmse_px, test_images
+        As in `Choice`.
+    impact
+        What its promotion made stale; None where nothing was promoted.
+    """
+
+    project: str
+    model: str
+    before: str | None
+    reason: str
+    warning: str | None
+    test_rmse_px: float | None = None
+    test_images: int | None = None
+    impact: Impact | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +108,133 @@ class Choice:
     reason: str
     test_rmse_px: float | None = None
     test_images: int | None = None
+
+
+def promote_by_rule(
+    engine: Engine,
+    store: Store,
+    projects: Iterable[str],
+    rule: PromotionRule,
+    judging: PoseRules,
+    run_id: str | None,
+    log: Logger,
+) -> list[Decision]:
+    """Let the rule of lab.yaml decide for each project, and put what it chooses in force.
+
+    Returns
+    -------
+    list of Decision
+        One for each project that has a production model now, but for those whose evaluations cannot be read.
+
+    Raises
+    ------
+    Refused
+        When the rule may promote no version of any project.
+    PlatformError
+        When no version of any project was evaluated yet.
+    MachineFault
+        When evaluations cannot be read for the disk of the store.
+    """
+    decisions: list[Decision] = []
+    # Said where something else is promoted or kept; else the refusal says it.
+    passed_over: list[tuple[str, str]] = []
+    for project in projects:
+        in_force = promotion_in_force(engine, project)
+        before = in_force.model_id if in_force else None
+        evaluations = evaluations_of(engine, project)
+        barred = barred_versions(engine, judging.quality, project)
+        barred |= versions_that_may_not_start(engine, store, project, judging.models)
+        try:
+            choice = choose_best(evaluations, in_force, store, rule, barred)
+        except PlatformError as problem:
+            if (fault := machine_fault(problem)) is not None:
+                raise fault from problem
+            # What is in production stays, and the other projects have their rule.
+            told = f"{project}: the rule decides nothing, because an evaluation cannot be read: {problem.problem}"
+            passed_over.append((told, problem.remedy))
+            continue
+        if choice is None:
+            passed_over += [(f"{project}: {reason}", "") for reason in barred.values()]
+            continue
+        warning = _warning(engine, store, choice.model_id, judging.models)
+        if choice.model_id == before:
+            error = choice.test_rmse_px, choice.test_images
+            decisions.append(Decision(project, choice.model_id, before, choice.reason, warning, *error))
+            continue
+        promotion = _promotion(project, choice, "rule" if before else "first", "the rule of lab.yaml", evaluations)
+        promotion.warning, promotion.run_id = warning, run_id
+        try:
+            decisions.append(_put_in_force(engine, promotion, before, log))
+        except Refused as overtaken:
+            log.warning(f"{project}: nothing was promoted: {overtaken}")
+            if (kept := promotion_in_force(engine, project)) is not None:
+                decisions.append(Decision(project, kept.model_id, kept.model_id, kept.reason, kept.warning))
+    if decisions:
+        for said, remedy in passed_over:
+            log.warning(f"{said}. {remedy}" if remedy else said)
+    elif rule.rule != "person":
+        if passed_over:
+            remedies = [_ANOTHER_VERSION, *(remedy for _, remedy in passed_over if remedy)]
+            raise Refused(
+                f"no version may be promoted by the rule of lab.yaml: {'; '.join(said for said, _ in passed_over)}",
+                "; ".join(dict.fromkeys(reversed(remedies))),
+            )
+        raise PlatformError("no model of any project has been evaluated yet", "Materialise model_evaluation first")
+    return decisions
+
+
+def promote_by_person(
+    engine: Engine,
+    store: Store,
+    projects: Collection[str],
+    choice: PersonalChoice,
+    rules: ModelRules,
+    run_id: str | None,
+    log: Logger,
+) -> Decision:
+    """Put the version that a person chose in force; a person may choose a hopeless one, and keep the one in force.
+
+    Raises
+    ------
+    Refused
+        When there is no such version, it cannot be used, it is not said who promotes it and why, or another one was
+        promoted meanwhile.
+    """
+    model = _require_choosable(engine, store, projects, choice)
+    in_force = promotion_in_force(engine, model.project)
+    if choice.follows is not None and (in_force is None or in_force.id != choice.follows):
+        raise _overtaken(model.project, in_force)
+    weighed = _weighed_by_a_person(engine, store, model, choice.reason)
+    # What was weighed then is not weighed again, even where the person keeps the version in force.
+    evaluations = evaluations_of(engine, model.project)
+    kind = "rollback" if choice.rollback else "person"
+    promotion = _promotion(model.project, weighed, kind, choice.by, evaluations)
+    promotion.warning, promotion.run_id = _warning(engine, store, model.id, rules), run_id
+    return _put_in_force(engine, promotion, in_force.model_id if in_force else None, log)
+
+
+def version_before(engine: Engine, project: str) -> str:
+    """The version that a roll back of a project goes to: the one before the one in production.
+
+    Versions that were rolled back are passed over, so a second roll back goes one step further.
+
+    Raises
+    ------
+    PlatformError
+        When no other version was in production before.
+    """
+    line: list[str] = []
+    for promotion in promotions_of(engine, project):
+        if promotion.kind == "rollback" and promotion.model_id in line:
+            while line[-1] != promotion.model_id:
+                line.pop()
+        elif not line or line[-1] != promotion.model_id:
+            line.append(promotion.model_id)
+    if len(line) < 2:
+        raise PlatformError(
+            f"no other version of {project!r} was in production before", "Look at `dlc-platform promotions HOME`"
+        )
+    return line[-2]
 
 
 def choose_best(
@@ -170,3 +369,130 @@ def _interval(difference: Mapping[Hashable, Any], confidence: float) -> str:
     if math.isnan(low):
         return f"{difference['difference_px']:+.2f} px"
     return f"{difference['difference_px']:+.2f} px, {100 * confidence:g} % interval {low:+.2f} to {high:+.2f} px"
+
+
+def versions_that_may_not_start(engine: Engine, store: Store, project: str, rules: ModelRules) -> dict[str, str]:
+    """The evaluated versions that the rule of promotion never chooses by their own test images, with the reason.
+
+    Those are the hopeless ones, and those of which no labelled test image is there, or none can be read.
+
+    Raises
+    ------
+    MachineFault
+        When they cannot be read for the disk of the store.
+    """
+    barred = {}
+    for model_id in {evaluation.model_id for evaluation in evaluations_of(engine, project)}:
+        judgement = judge_version(engine, store, model_id, rules)
+        if isinstance(judgement.problem, MachineFault):
+            raise judgement.problem
+        if judgement.standing == "hopeless" or not judgement.images:
+            barred[model_id] = f"version {short(model_id)} was passed over, because it is {judgement}"
+    return barred
+
+
+def barred_versions(engine: Engine, quality: PoseQuality, project: str) -> dict[str, str]:
+    """The versions that the rule of promotion may not choose for the poses that they made, with the reason."""
+    if "promotion" not in quality.blocks:
+        return {}
+    return {
+        str(row.model): f"version {short(str(row.model))} was passed over, because {row.failed} of the {row.estimates} "
+        "poses that it made fail the limits of lab.yaml"
+        for row in failing_versions(engine, project).itertuples()
+        if row.estimates >= FEWEST_ESTIMATES  # pyright: ignore[reportOperatorIssue]
+        and row.failed > quality.promotion_fraction * row.estimates  # pyright: ignore[reportOperatorIssue]
+    }
+
+
+def _weighed_by_a_person(engine: Engine, store: Store, model: ModelVersion, reason: str) -> Choice:
+    """A version that a person wants, with what is known of its error.
+
+    That is the error that `best_models` shows of the newest comparison; of a version that is not in it, that of its
+    newest evaluation, and None where that cannot be read.
+    """
+    best = best_models(engine)
+    own = best[(best["project"] == model.project) & (best["model"] == model.id) & (best["bodypart"] == ALL)]
+    for row in own.itertuples():
+        return Choice(model.id, str(row.evaluation), reason, float(str(row.rmse_px)), int(str(row.test_images)))
+    known = [evaluation.id for evaluation in evaluations_of(engine, model.project) if evaluation.model_id == model.id]
+    if not known:
+        return Choice(model.id, None, reason)
+    try:
+        return Choice(model.id, known[-1], reason, *test_error(load_evaluation(store, known[-1])))
+    except PlatformError:  # which the judgement of the version says
+        return Choice(model.id, known[-1], reason)
+
+
+def _require_choosable(engine: Engine, store: Store, projects: Collection[str], choice: PersonalChoice) -> ModelVersion:
+    if not choice.model.strip():
+        raise Refused(
+            "no model was named, and yet something else of a choice",
+            "Name the model, or leave all of it out: then the rule of lab.yaml decides",
+        )
+    try:
+        model = require_model(engine, choice.model)
+    except PlatformError as problem:
+        raise Refused(problem.problem, problem.remedy) from problem
+    if not (choice.reason.strip() and choice.by.strip()):
+        raise Refused(
+            "a model was named without a reason, or without a name",
+            "Say why in `reason` and who you are in `by`: the promotion keeps both",
+        )
+    if not store.has("models", model.id):
+        raise Refused(
+            f"the model {short(model.id)} is not in the store {store.root}",
+            f"Bring {store.path('models', model.id)} back from a copy of the store, or promote another version",
+        )
+    if reason := unusable(store.path("models", model.id)):
+        raise Refused(
+            f"the model {short(model.id)} cannot be promoted, because it cannot estimate poses here: {reason}",
+            "Promote another version",
+        )
+    if model.project not in projects:
+        raise Refused(
+            f"the model {short(model.id)} is a version of the project {model.project}, which is not in lab.yaml",
+            "Add the project again, or promote another version",
+        )
+    return model
+
+
+def _promotion(project: str, choice: Choice, kind: str, by: str, evaluations: Sequence[Evaluation]) -> Promotion:
+    return Promotion(
+        project=project,
+        model_id=choice.model_id,
+        evaluation_id=choice.evaluation_id,
+        kind=kind,
+        promoted_by=by,
+        reason=choice.reason,
+        weighed_until=evaluations[-1].evaluated_at if evaluations else None,
+        test_rmse_px=choice.test_rmse_px,
+        test_images=choice.test_images,
+    )
+
+
+def _put_in_force(engine: Engine, promotion: Promotion, before: str | None, log: Logger) -> Decision:
+    project, model = promotion.project, promotion.model_id
+    if not promote(engine, promotion, expected=before):
+        raise _overtaken(project, promotion_in_force(engine, project))
+    log.info(f"{project}: {short(model)} is the production model now: {promotion.reason}")
+    if promotion.warning is not None:
+        log.warning(f"{project}: mind that {short(model)} is {promotion.warning}")
+    impact = impact_of(engine, model)
+    log.info(f"{project}: {impact}")
+    error = promotion.test_rmse_px, promotion.test_images
+    return Decision(project, model, before, promotion.reason, promotion.warning, *error, impact)
+
+
+def _overtaken(project: str, in_force: Promotion | None) -> Refused:
+    by = f", by {in_force.promoted_by}: {in_force.reason}" if in_force else ""
+    model = short(in_force.model_id) if in_force else "none"
+    return Refused(
+        f"{model} became the production model of {project} meanwhile{by}",
+        "Look at `dlc-platform promotions HOME`, and try again if it is still what you want",
+    )
+
+
+def _warning(engine: Engine, store: Store, model: str, rules: ModelRules) -> str | None:
+    """Why a version's own test images do not speak for it; None where they do."""
+    judgement = judge_version(engine, store, model, rules)
+    return None if judgement.standing == "usable" else str(judgement)

@@ -27,7 +27,6 @@ from dlc_platform.devices import leases
 from dlc_platform.devices.gpus import find_devices
 from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError, command
-from dlc_platform.estimates.quality_gate import judge_version
 from dlc_platform.identity import short
 from dlc_platform.launchers.dagster_internals import (
     MAX_RETRIES_TAG,
@@ -37,6 +36,7 @@ from dlc_platform.launchers.dagster_internals import (
 )
 from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.run_ends import as_told
+from dlc_platform.models.judging import judge_version
 from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
 from dlc_platform.orchestration.assets.production import REFUSED
 from dlc_platform.orchestration.assets.report import days

@@ -35,7 +35,7 @@ def wanted_poses(
 
     Of projects whose production model is hopeless or cannot be judged, none are: see `gate.not_tracked_by_itself`.
     """
-    from dlc_platform.estimates.quality_gate import not_tracked_by_itself
+    from dlc_platform.models.judging import not_tracked_by_itself
 
     left = not_tracked_by_itself(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules)
     in_production = [name for name in lab.settings.projects if name not in left and production_model(lab.engine, name)]

@@ -69,7 +69,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         "tracked that can be. Without runs, a tick says what was seen.",
     )
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
-        from dlc_platform.estimates.quality_gate import not_tracked_by_itself
+        from dlc_platform.models.judging import not_tracked_by_itself
 
         cursor = Cursor.read(context.cursor) or recover(context.instance)
         follow_rules(lab, cursor)
@@ -196,7 +196,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     A session is asked for once for each promotion: one that failed waits for a person. Imported poses are left as they
     are, and so are all of a project whose production model is hopeless or cannot be judged.
     """
-    from dlc_platform.estimates.quality_gate import not_tracked_by_itself
+    from dlc_platform.models.judging import not_tracked_by_itself
 
     asked: dict[str, str] = json.loads(context.cursor or "{}")
     stale = stale_sessions(lab.engine, imported=False)

@@ -21,16 +21,9 @@ from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.cli import app
 from dlc_platform.cli import poses as poses_commands
 from dlc_platform.errors import MachineFault, PlatformError
-from dlc_platform.estimates.quality_gate import (
-    Assessment,
-    assess,
-    barred_versions,
-    judge_version,
-    reference_of,
-    require_good_poses,
-    versions_that_may_not_start,
-    what_to_do,
-)
+from dlc_platform.estimates.quality_gate import Assessment, assess, reference_of, require_good_poses
+from dlc_platform.models.judging import judge_version, what_to_do
+from dlc_platform.models.promotion import barred_versions, versions_that_may_not_start
 from dlc_platform.platform import Platform
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, write_parquet
 from dlc_platform.reports.daily import daily_report

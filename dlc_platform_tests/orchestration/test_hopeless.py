@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog.promotions import promotion_in_force
-from dlc_platform.estimates.quality_gate import _judge_evaluation, not_tracked_by_itself
 from dlc_platform.lab.doctor import _production
 from dlc_platform.lab.plan import plan
 from dlc_platform.lab.waiting import waiting
+from dlc_platform.models.judging import _judge_evaluation, not_tracked_by_itself
 from dlc_platform.orchestration.assets.production import production_model
 from dlc_platform.orchestration.materialize import _how_good, _what_came_of
 from dlc_platform.orchestration.outcomes import wanted_poses

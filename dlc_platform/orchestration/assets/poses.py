@@ -85,7 +85,8 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
     They are judged at once by the limits of lab.yaml, each session by itself.
     """
     from dlc_platform.dlc.inference import PoseEstimator
-    from dlc_platform.estimates.quality_gate import Assessment, assess, judge_version, references
+    from dlc_platform.estimates.quality_gate import Assessment, assess, references
+    from dlc_platform.models.judging import judge_version
 
     # Each model is loaded once for all sessions of the run.
     estimators: dict[tuple[Any, ...], PoseEstimator] = {}

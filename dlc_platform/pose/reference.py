@@ -167,15 +167,18 @@ def _limbs(
     own = [pair for pair in dict.fromkeys(wanted) if pair in found]
     if own:
         return tuple(found[pair] for pair in own)
-    # Kruskal: the most rigid pair first, and none that joins what is joined already.
-    group = {bodypart: bodypart for bodypart in bodyparts}
-    tree = []
-    for a, b in sorted(found, key=lambda pair: spread[pair]):
-        if group[a] != group[b]:
-            tree.append(found[a, b])
-            joined, into = group[b], group[a]
-            group = {bodypart: into if own == joined else own for bodypart, own in group.items()}
-    return tuple(tree)
+    if not found:
+        return ()
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    # By their ranks, because SciPy takes an edge of length 0 for none, and of equal ones any.
+    ranked = sorted(found, key=lambda pair: spread[pair])
+    place = {bodypart: index for index, bodypart in enumerate(bodyparts)}
+    ends = ([place[a] for a, _ in ranked], [place[b] for _, b in ranked])
+    ranks = np.arange(1, len(ranked) + 1)
+    tree = minimum_spanning_tree(coo_array((ranks, ends), shape=(len(bodyparts), len(bodyparts))))
+    return tuple(found[ranked[int(rank) - 1]] for rank in sorted(tree.data))
 
 
 def _space(points: np.ndarray, bodyparts: Sequence[str]) -> PoseSpace | None:

@@ -181,6 +181,20 @@ def test_the_lines_of_the_skeleton_or_else_the_most_rigid_pairs() -> None:
     assert {part for limb in without for part in (limb.one, limb.other)} == {"snout", "left", "right", "tail"}
 
 
+def test_a_pair_that_is_always_equally_far_apart_is_the_first_limb() -> None:
+    # On a line: the ears keep their distance to the last digit, and so do nose and tail, which move beside them.
+    labels = pd.DataFrame(
+        [
+            (image, part, x, 0.0)
+            for image in range(20)
+            for part, x in (("nose", float(image)), ("left", 100.0), ("right", 108.0), ("tail", image + 40.0))
+        ],
+        columns=["image", "bodypart", "x", "y"],
+    )
+    limbs = reference_from_labels(labels).limbs
+    assert [(limb.one, limb.other) for limb in limbs] == [("nose", "tail"), ("left", "right"), ("nose", "right")]
+
+
 def test_outside_the_picture_always_counts_and_the_arena_where_there_is_one() -> None:
     points = [(50, 40, 0.9), (-1, 40, 0.9), (50, 90, 0.9), (5, 5, 0.9), (-5, -5, 0.1)]
     poses = table(nose=points)

@@ -25,7 +25,6 @@ from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import check_with_deeplabcut, read_project
 from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.identity import short
-from dlc_platform.lab.cropping import crop_without_region
 from dlc_platform.lab.waiting import waiting
 from dlc_platform.models.comparison import ONE_SPLIT, different_splits, too_few_test_images
 from dlc_platform.models.judging import judge_version, what_to_do
@@ -33,6 +32,7 @@ from dlc_platform.notify.messages import Channel
 from dlc_platform.notify.outbox import channel_states
 from dlc_platform.notify.sending import exposed_secret, reach
 from dlc_platform.postgres.connection import existing_url
+from dlc_platform.sessions.cropping import crop_without_region
 from dlc_platform.sessions.layout import OUTSIDE, alike
 from dlc_platform.sessions.recordings import Scan, scan
 from dlc_platform.settings.inference import Tracking

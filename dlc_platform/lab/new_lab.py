@@ -11,7 +11,7 @@ from dlc_platform.dlc.labels import read_labels
 from dlc_platform.dlc.project import CONFIG_FILE, Project, read_project
 from dlc_platform.errors import PlatformError, shell_word
 from dlc_platform.files.yaml import dump_yaml
-from dlc_platform.lab.cropping import holds_crops, region_rule
+from dlc_platform.sessions.cropping import holds_crops, region_rule
 from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.settings.inference import SMALLEST_REGION
 from dlc_platform.settings.loading import as_written, load_lab

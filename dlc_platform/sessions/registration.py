@@ -5,6 +5,7 @@ Finding sessions on disk is in `sessions`; what a single file holds is in `video
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from dlc_platform.sessions.raw_roots import why_away
 from dlc_platform.sessions.recordings import Recording, Session, VideoFile, is_registered, is_touched
 from dlc_platform.sessions.sidecars import Sidecars, kept
 from dlc_platform.sessions.video_checks import findings
-from dlc_platform.settings.lab import Lab
+from dlc_platform.settings.layout import Layout
 from dlc_platform.settings.quality import VideoRules
 from dlc_platform.text.words import counted
 from dlc_platform.video.probe import VideoInfo, probe
@@ -138,15 +139,20 @@ def _has_content(file: VideoFile, row: tables.RecordingFile) -> bool:
         return False
 
 
-def require_there(row: tables.RecordingFile, settings: Lab) -> None:
+def require_there(row: tables.RecordingFile, roots: Iterable[Path], layout: Layout, seconds: float) -> None:
     """Make sure that a registered file and its raw root can be had, by the answer that a look gives of the root.
+
+    Parameters
+    ----------
+    seconds
+        How long a root may take to answer.
 
     Raises
     ------
     MachineFault
         When the root is away or does not answer, or the file alone is gone, of which the next look will speak.
     """
-    away = why_away(Path(row.path), settings.raw_roots, settings.layout, settings.scan.root_timeout_seconds)
+    away = why_away(Path(row.path), roots, layout, seconds)
     if away is not None:
         raise MachineFault(away, "The session goes on by itself when it is back")
 

@@ -20,7 +20,6 @@ from dlc_platform.catalog.datasets import (
 )
 from dlc_platform.catalog.evaluations import record_evaluation as catalog_record_evaluation
 from dlc_platform.catalog.models import current_model, record_recipe, record_training
-from dlc_platform.catalog.models import record_export as catalog_record_export
 from dlc_platform.catalog.sessions import known_files
 from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.errors import PlatformError
@@ -87,9 +86,9 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     from dlc_platform.dlc.matching import match_folders
     from dlc_platform.dlc.project import check_with_deeplabcut, read_project
     from dlc_platform.dlc.samples import labelled_samples
-    from dlc_platform.lab.cropping import crop_without_region
     from dlc_platform.models.comparison import ONE_SPLIT, different_splits
     from dlc_platform.plots.frames import labelled_frames
+    from dlc_platform.sessions.cropping import crop_without_region
 
     name = context.partition_key
     recipe = lab.recipe(name)
@@ -205,6 +204,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
     from dlc_platform.dlc.memory import gpu_peak_gb
     from dlc_platform.dlc.samples import first_look
     from dlc_platform.dlc.training import parameters_of, train_model
+    from dlc_platform.models.exports import keep_export
     from dlc_platform.plots.frames import frames_with_keypoints
     from dlc_platform.plots.models import learning_curve
 
@@ -259,7 +259,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
     # written down, so that nothing that happens here can lose it.
     engine = load_engine(model.path, lab.store)
     if engine.export is not None:
-        record_export(context, lab, engine.export)
+        keep_export(lab.engine, lab.store, engine.export, context.run_id)
     seen = first_look(engine, load_dataset(lab.store.path("datasets", dataset_id)), most=6)
     return dg.MaterializeResult(
         metadata={
@@ -324,31 +324,6 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     )
 
 
-def record_export(context: AssetExecutionContext, lab: LabResource, export: Any) -> None:
-    """Write an export of a model down."""
-    from dlc_platform.dlc.environment import versions
-
-    catalog_record_export(
-        lab.engine,
-        tables.ModelExport(
-            id=export.id,
-            model_id=export.model_id,
-            backend=export.backend,
-            device=export.device,
-            precision=export.precision,
-            accepted=export.accepted,
-            images=export.images,
-            deviation_px=export.deviation_px,
-            deviation_likelihood=export.deviation_likelihood,
-            eager_ms_per_frame=export.eager_ms_per_frame,
-            ms_per_frame=export.ms_per_frame,
-            manifest_sha256=lab.store.claim("exports", export.id),
-            run_id=context.run_id,
-        ),
-        versions(),
-    )
-
-
 def _export_metadata(export: Any) -> Mapping[str, Any]:
     """What the UI shows of an export."""
     return {
@@ -368,10 +343,11 @@ def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluati
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.evaluation import summarise_by_session
     from dlc_platform.dlc.exports import find_export
+    from dlc_platform.models.exports import keep_export
 
     export = find_export(lab.store.path("models", evaluation.model_id), lab.store)
     if export is not None:
-        record_export(context, lab, export)
+        keep_export(lab.engine, lab.store, export, context.run_id)
     cutoff = lab.settings.likelihood_cutoff
     predictions = evaluation.fair_predictions()
     # The catalogue knows of sessions that were registered after the dataset was made.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dlc_platform.dlc.project import read_project
-from dlc_platform.lab.cropping import crop_without_region, video_without_region
+from dlc_platform.sessions.cropping import crop_without_region, video_without_region
 from dlc_platform.settings.lab import Lab
 from dlc_platform.video.registered import KnownFile
 

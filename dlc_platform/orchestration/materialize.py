@@ -9,20 +9,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 import dagster as dg
 
-from dlc_platform.catalog.estimates import pose_table, stale_sessions
-from dlc_platform.catalog.evaluations import evaluated_models
+from dlc_platform.catalog.estimates import stale_sessions
 from dlc_platform.catalog.models import current_model, model_table
 from dlc_platform.catalog.promotions import production_model
-from dlc_platform.catalog.sessions import labelled_sessions, registered_sessions, unreadable_sessions
+from dlc_platform.catalog.sessions import registered_sessions
 from dlc_platform.catalog.verdicts import session_verdicts
-from dlc_platform.catalog.wanted import sizes, untracked_files
+from dlc_platform.catalog.wanted import sizes
 from dlc_platform.devices import leases
 from dlc_platform.devices.gpus import find_devices
 from dlc_platform.devices.processes import WorkerProcess
@@ -31,26 +29,26 @@ from dlc_platform.identity import short
 from dlc_platform.launchers.dagster_internals import (
     MAX_RETRIES_TAG,
     RUN_FAILURE_REASON_TAG,
-    DagsterEventType,
     RunFailureReason,
 )
 from dlc_platform.launchers.needs import declared_needs
 from dlc_platform.launchers.run_ends import as_told
 from dlc_platform.models.judging import judge_version
-from dlc_platform.orchestration.assets.models import GPU_POOL, dataset_problem
+from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.assets.production import REFUSED
 from dlc_platform.orchestration.assets.report import days
 from dlc_platform.orchestration.assets.upkeep import UPKEEP_GROUP
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.failures import failure_reasons
 from dlc_platform.orchestration.instance import clean, open_instance, prepare, used
+from dlc_platform.orchestration.missing_partitions import (
+    _MISSING,
+    missing,
+    without_quality,
+)
 from dlc_platform.orchestration.partitions import neighbours, newest_first, range_tags, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.run_summary import RunSummary
-from dlc_platform.reports.daily import first_day, yesterday
-from dlc_platform.sessions import scanning
-from dlc_platform.sessions.layout import root_of
-from dlc_platform.sessions.raw_roots import Disks
 from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.settings.loading import load_lab
 from dlc_platform.text.names import near_names, require_known
@@ -486,7 +484,7 @@ def _stretches(
     if partitions:
         wanted = [key for key in partitions if key in keys[kind]]
     elif name == "pose_quality":
-        wanted = sorted(_without_quality(lab, instance))
+        wanted = sorted(without_quality(lab, instance))
     elif name in _MISSING:
         wanted = missing(lab, name, say)
     else:
@@ -533,94 +531,6 @@ def _kind(lab: LabResource, node: dg.AssetsDefinition) -> Literal["sessions", "r
         f"the partitions of {node.key.to_user_string()} are neither sessions nor recipes nor days",
         "Leave it out here, and materialise it in the UI",
     )
-
-
-def missing(lab: LabResource, asset: str, say: Callable[[str], None] = print) -> list[str]:
-    """The partitions of an asset that were never made, or whose files or dataset's recipe changed since.
-
-    Parameters
-    ----------
-    say
-        Is told of what cannot be known, because a disk does not answer.
-
-    Raises
-    ------
-    PlatformError
-        When the asset is none of the platform's.
-    """
-    if asset not in _MISSING:
-        raise PlatformError(f"what {asset} misses is not known here", f"Choose among {', '.join(_MISSING)}")
-    return _MISSING[asset](lab, say)
-
-
-def _missing_days(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    """The last day that is over: it is soon read again."""
-    day = yesterday(lab.settings.time_zone)
-    return [day.isoformat()] if day >= first_day(lab.engine, lab.settings.time_zone) else []
-
-
-def _unregistered(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    on_disk = [session for session in lab.scan().sessions if session.waits is None]
-    unreadable = unreadable_sessions(lab.engine) & {session.key for session in on_disk}
-    return sorted({*scanning.unregistered(lab.engine, on_disk), *unreadable})
-
-
-def _without_labels(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    return sorted(registered_sessions(lab.engine) - labelled_sessions(lab.engine, lab.settings.projects))
-
-
-def _untracked(lab: LabResource, say: Callable[[str], None]) -> list[str]:
-    """Of the sessions with a file without poses, those whose file is there; of each such file the disk is asked."""
-    disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
-    found = set()
-    for key, camera, path in untracked_files(lab.engine):
-        tracked = lab.settings.tracking.rule_for(camera) is not None
-        if key in found or not tracked or root_of(Path(path), lab.settings.raw_roots) is None:
-            continue
-        if disks.ask(path, partial(os.path.exists, path), False):
-            found.add(key)
-    for root, reason in disks.silent.items():
-        say(f"  left out: {said_of(root, reason)}")
-    return sorted(found)
-
-
-def _without_dataset(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    return [name for name in sorted(lab.settings.recipes) if dataset_problem(lab, name)]
-
-
-def _untrained(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    return [name for name in sorted(lab.settings.recipes) if current_model(lab.engine, name) is None]
-
-
-def _unevaluated(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    models = {name: current_model(lab.engine, name) for name in sorted(lab.settings.recipes)}
-    evaluated = evaluated_models(lab.engine)
-    return [name for name, model in models.items() if model is None or model.id not in evaluated]
-
-
-#: What each asset misses; that of `pose_quality` only Dagster knows.
-_MISSING: dict[str, Callable[[LabResource, Callable[[str], None]], list[str]]] = {
-    "session_videos": _unregistered,
-    "labeled_frames": _without_labels,
-    "pose_estimates": _untracked,
-    "training_dataset": _without_dataset,
-    "trained_model": _untrained,
-    "model_evaluation": _unevaluated,
-    "daily_report": _missing_days,
-}
-
-
-def _without_quality(lab: LabResource, instance: dg.DagsterInstance) -> set[str]:
-    """The sessions with poses in force that were not shown since these were made; only Dagster knows what was shown."""
-
-    def materialized(asset: str) -> Mapping[str, int]:
-        return instance.event_log_storage.get_latest_storage_id_by_partition(
-            dg.AssetKey(asset), DagsterEventType.ASSET_MATERIALIZATION
-        )
-
-    made, shown = materialized("pose_estimates"), materialized("pose_quality")
-    with_poses = set(pose_table(lab.engine)["session"])
-    return {key for key in with_poses if key not in shown or made.get(key, 0) > shown[key]}
 
 
 def _pools(node: dg.AssetsDefinition) -> set[str]:

@@ -25,7 +25,8 @@ from dlc_platform.devices.locks import DIRECTORY_VARIABLE
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
 from dlc_platform.orchestration.checks import default_checks
-from dlc_platform.orchestration.materialize import materialize, missing
+from dlc_platform.orchestration.materialize import materialize
+from dlc_platform.orchestration.missing_partitions import missing
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
 from dlc_platform.postgres import server

@@ -46,6 +46,7 @@ from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.failures import OF_THE_MACHINE, is_of_the_machine
 from dlc_platform.orchestration.inspection import inspect
 from dlc_platform.orchestration.instance import open_instance, prepare
+from dlc_platform.orchestration.missing_partitions import missing
 from dlc_platform.orchestration.news import keep_news, kept_news
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START, SESSIONS_TAG, neighbours, sessions
 from dlc_platform.orchestration.resources import LabResource
@@ -927,13 +928,13 @@ def test_an_asset_of_the_labs_own_is_asked_for_by_its_partitions(lab: Watched, m
     with pytest.raises(PlatformError, match="partitions of sides are neither sessions nor recipes nor days"):
         materialize.materialize(lab.home, "sides", [], said.append)
     with pytest.raises(PlatformError, match="what own misses is not known"):
-        materialize.missing(LabResource(home=str(lab.home)), "own")
+        missing(LabResource(home=str(lab.home)), "own")
     # Neither does a promotion look, nor poses of sessions that are registered; of those each file is asked for.
     lab.promote()
-    assert materialize.missing(LabResource(home=str(lab.home)), "pose_estimates") == ["sub-1_ses-1"]
+    assert missing(LabResource(home=str(lab.home)), "pose_estimates") == ["sub-1_ses-1"]
     assert not materialize.promote(lab.home, "b" * 64, "why not", "ada", said.append)
     (lab.raw / "sub-1/ses-1/cam-top.mp4").unlink()
-    assert materialize.missing(LabResource(home=str(lab.home)), "pose_estimates") == []
+    assert missing(LabResource(home=str(lab.home)), "pose_estimates") == []
 
 
 def test_what_waits_names_the_run_under_way_for_it(lab: Watched) -> None:

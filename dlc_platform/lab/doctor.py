@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +35,11 @@ from dlc_platform.postgres.connection import existing_url
 from dlc_platform.sessions.cropping import crop_without_region
 from dlc_platform.sessions.layout import OUTSIDE, alike
 from dlc_platform.sessions.recordings import Scan, scan
-from dlc_platform.settings.inference import Tracking
+from dlc_platform.settings.inference import InferenceRule, Tracking
 from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.layout import Layout
 from dlc_platform.settings.loading import load_lab
+from dlc_platform.settings.promotion import ModelRules
 from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
@@ -78,12 +79,12 @@ def examine(home: Path) -> Iterator[Finding]:
         files = [] if engine is None else known_files(engine)
     for name in lab.projects:
         yield from _project(name, lab, files)
-    yield from _recipes(lab)
-    yield from _sessions(lab)
+    yield from _recipes(lab.recipes, lab.inference)
+    yield from _sessions(lab.raw_roots, lab.layout, lab.scan.root_timeout_seconds)
     if lab.regions:
         yield from _regions(lab.tracking, files)
     yield from _waiting_for_a_person(home, lab)
-    yield from _production(home, lab)
+    yield from _production(home, Store(lab.store), lab.projects, lab.model_rules)
     yield from _notify(home, lab.notify.channels)
     yield examine_devices(lab.gpus)
 
@@ -191,17 +192,17 @@ def _project(name: str, lab: Lab, files: list[KnownFile]) -> Iterator[Finding]:
         yield Finding(f"project {name}", remark.said, remark.remedy, warning=True)
 
 
-def _recipes(lab: Lab) -> Iterator[Finding]:
-    for (net_type, weights), names in _networks(lab.recipes).items():
+def _recipes(recipes: Mapping[str, Recipe], inference: Sequence[InferenceRule]) -> Iterator[Finding]:
+    for (net_type, weights), names in _networks(recipes).items():
         try:
             check_weights(weights, net_type)
         except PlatformError as error:
             # A network connection may come back before somebody trains.
             passing = weights == IMAGENET and net_type in NETWORKS
             yield Finding(f"recipe {', '.join(names)}", error.problem, error.remedy, warning=passing)
-    if not lab.recipes:
+    if not recipes:
         yield Finding("recipes", "none", "Add a recipe to lab.yaml to train a model", warning=True)
-    if not lab.inference:
+    if not inference:
         yield Finding("inference", "no rules", "Add a rule under `inference` to have sessions tracked", warning=True)
 
 
@@ -213,10 +214,10 @@ def _networks(recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], list[str]]
     return asked
 
 
-def _sessions(lab: Lab) -> Iterator[Finding]:
-    found = scan(lab.raw_roots, lab.layout, lab.scan.root_timeout_seconds)
+def _sessions(raw_roots: Sequence[Path], layout: Layout, root_seconds: float) -> Iterator[Finding]:
+    found = scan(raw_roots, layout, root_seconds)
     yield Finding("sessions", f"{len(found.sessions)} on disk")
-    yield from _layout(lab.layout, found)
+    yield from _layout(layout, found)
     waiting = [session for session in found.sessions if session.waits is not None]
     if waiting:
         text, _, remedy = f"{waiting[0].key} with {waiting[0].waits}".partition("; ")
@@ -316,15 +317,14 @@ def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
     yield Finding("quarantine", stages, remedy, warning=True)
 
 
-def _production(home: Path, lab: Lab) -> Iterator[Finding]:
+def _production(home: Path, store: Store, projects: Iterable[str], rules: ModelRules) -> Iterator[Finding]:
     """What the test images of the production models say of them."""
     with _catalogue(home) as engine:
         if engine is None:
             return
-        store = Store(lab.store)
-        in_production = {project: production_model(engine, project) for project in lab.projects}
+        in_production = {project: production_model(engine, project) for project in projects}
         judged = {
-            project: (model, judge_version(engine, store, model, lab.model_rules))
+            project: (model, judge_version(engine, store, model, rules))
             for project, model in in_production.items()
             if model is not None
         }

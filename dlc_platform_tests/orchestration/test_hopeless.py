@@ -168,7 +168,11 @@ def test_nothing_is_tracked_by_a_model_whose_evaluation_is_lost(lab: SmallLab, t
     assert f"Bring {file.parent} back from a copy of the store" in told and "then it goes on by itself" in told
     (waits,) = [row for row in waiting(lab.engine, lab.lab) if row.step == "poses"]
     assert f"{file} is missing" in waits.reason and f"Bring {file.parent} back" in waits.remedy
-    (found,) = [own for own in _production(lab.home, lab.lab) if own.what == "production model of maze"]
+    (found,) = [
+        own
+        for own in _production(lab.home, lab.store, lab.lab.projects, lab.lab.model_rules)
+        if own.what == "production model of maze"
+    ]
     assert not found.warning and str(file) in found.found and "Nothing is tracked with it by itself" in found.remedy
 
     # The rule decides nothing for this project, and says why; a person may decide, and the promotion says what he knew.

@@ -19,13 +19,12 @@ from typing import Any, Literal
 
 from sqlalchemy import Engine, Row, text
 
-from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 from dlc_platform.catalog.sessions import labelled_sessions
 from dlc_platform.catalog.videos import repeated_videos
 from dlc_platform.errors import PlatformError
+from dlc_platform.estimates.eligibility import Trackers, find_trackers, video_obstacle
 from dlc_platform.identity import short
-from dlc_platform.models.judging import not_tracked_by_itself
 from dlc_platform.sessions.layout import alike
 from dlc_platform.sessions.listing import Skipped
 from dlc_platform.sessions.raw_roots import Disks
@@ -317,9 +316,7 @@ class _Catalogue:
         #: Files that a person let go: only what holds them up now decides.
         self.released: set[tuple[str, str]] = set()
         self.labelled: set[str] = set()
-        self.models: dict[str, str] = {}
-        #: Projects whose production model is hopeless or cannot be judged, with the sentence that says so.
-        self.not_tracked: dict[str, str] = {}
+        self.trackers = Trackers({}, {})
         if engine is None:
             return
         with engine.connect() as connection:
@@ -329,11 +326,7 @@ class _Catalogue:
                 self.held.setdefault((row.session_key, row.path), f"{row.reason}; {row.remedy}")
             self.released = {(row.session_key, row.path) for row in connection.execute(text(_RELEASED))}
         self.labelled = labelled_sessions(engine, lab.projects)
-        for project in lab.projects:
-            model = production_model(engine, project)
-            if model is not None:
-                self.models[project] = model
-        self.not_tracked = not_tracked_by_itself(engine, Store(lab.store), lab.projects, lab.model_rules)
+        self.trackers = find_trackers(engine, Store(lab.store), lab.projects, lab.model_rules)
 
 
 class _Planner:
@@ -490,9 +483,9 @@ class _Planner:
             else:
                 self.headers_left += 1
         project = self._lab.tracking.project_of(camera)
-        model = self._catalogue.models.get(project) if project is not None else None
+        model = self._catalogue.trackers.models.get(project) if project is not None else None
         is_tracked = row is not None and row.tracked
-        reason = None if is_tracked else closed or self._reason(key, file, row, project, model)
+        reason = None if is_tracked else closed or self._reason(key, file, row, project)
         return PlannedFile(
             recording,
             camera,
@@ -506,22 +499,18 @@ class _Planner:
             duration_s,
         )
 
-    def _reason(self, key: str, file: VideoFile, row: Row | None, project: str | None, model: str | None) -> str | None:
+    def _reason(self, key: str, file: VideoFile, row: Row | None, project: str | None) -> str | None:
         """Why a file that has no poses would not be tracked."""
         if row is not None:
             held = self._catalogue.held.get((key, None)) or self._catalogue.held.get((key, str(file.path)))
             if held is not None:
                 return f"in quarantine: {held}"
-            if row.problem is not None:
-                return row.problem
             is_released = (key, str(file.path)) in self._catalogue.released
-            if row.damage is not None and self._lab.damaged_videos == "stop" and not is_released:
-                return f"it is {row.damage}, and `damaged_videos` in lab.yaml says stop"
-        if project is None:
-            return "no inference rule matches its camera; add one under `inference` in lab.yaml"
-        if model is None:
-            return f"the project {project} has no production model; train or import one, and promote it"
-        return self._catalogue.not_tracked.get(project)
+            obstacle = video_obstacle(row.problem, row.damage, is_released, self._lab.damaged_videos)
+            if obstacle is not None:
+                return str(obstacle)
+        obstacle = self._catalogue.trackers.obstacle(project)
+        return None if obstacle is None else str(obstacle)
 
 
 def _is_closed(file: PlannedFile) -> bool:

@@ -185,11 +185,9 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
     if not rows:
         return
     # What judges models takes longer to import than all of this takes where nothing waits.
-    from dlc_platform.catalog.promotions import production_model
-    from dlc_platform.models.judging import not_tracked_by_itself
+    from dlc_platform.estimates.eligibility import find_trackers
 
-    in_production = {project for project in lab.projects if production_model(engine, project)}
-    held = not_tracked_by_itself(engine, Store(lab.store), lab.projects, lab.model_rules)
+    trackers = find_trackers(engine, Store(lab.store), lab.projects, lab.model_rules)
     for row in rows:
         project = lab.tracking.project_of(row.camera)
         if row.missing_since is not None:
@@ -197,14 +195,9 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
             yield Waiting(row.session_key, "poses", row.path, row.missing_since, reason, remedy)
         elif project is None:
             continue
-        elif project not in in_production:
-            reason = f"the project {project} has no production model"
-            remedy = "Train or import one, and promote it"
-            yield Waiting(row.session_key, "poses", row.path, row.registered_at, reason, remedy)
-        elif project in held:
-            reason, _, remedy = held[project].partition(". ")
-            since = row.promoted_at or row.registered_at
-            yield Waiting(row.session_key, "poses", row.path, since, reason, remedy.rstrip("."))
+        elif (obstacle := trackers.obstacle(project)) is not None:
+            since = (row.promoted_at if project in trackers.models else None) or row.registered_at
+            yield Waiting(row.session_key, "poses", row.path, since, obstacle.reason, obstacle.remedy)
         else:
             since = max(row.registered_at, row.promoted_at or row.registered_at)
             run = runs.get((_TRACKS, row.session_key))

@@ -4,7 +4,6 @@ When it is hopeless is computed in `pose.hopeless`, by the floors of lab.yaml; w
 `estimates.quality_gate`.
 """
 
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,8 @@ from sqlalchemy import Engine
 
 from dlc_platform.catalog.evaluations import evaluation_of
 from dlc_platform.catalog.models import model_version
-from dlc_platform.catalog.promotions import production_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
-from dlc_platform.identity import short
 from dlc_platform.pose import hopeless
 from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
 from dlc_platform.pose.reference import Reference, reference_from_labels
@@ -49,25 +46,6 @@ def judge_version(engine: Engine, store: Store, model_id: str, rules: ModelRules
         return _judge_evaluation(store.root, dataset_id, evaluation.id, rules.cutoff, model_floors(rules.hopeless))
     except UNREAD as error:
         return unread(machine_fault(error) or error, store)
-
-
-def not_tracked_by_itself(engine: Engine, store: Store, projects: Iterable[str], rules: ModelRules) -> dict[str, str]:
-    """The projects whose production model is hopeless or cannot be judged, each with what is so and what to do.
-
-    Nothing is tracked with such a model by itself; a person may.
-    """
-    found = {}
-    for project in projects:
-        model_id = production_model(engine, project)
-        if model_id is None:
-            continue
-        judgement = judge_version(engine, store, model_id, rules)
-        if not judgement.tracks_by_itself:
-            found[project] = (
-                f"the production model {short(model_id)} of {project} is {judgement}. So nothing is tracked with it "
-                f"by itself. {what_to_do(judgement)}"
-            )
-    return found
 
 
 def what_to_do(judgement: ModelJudgement) -> str:

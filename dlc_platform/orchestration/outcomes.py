@@ -9,7 +9,6 @@ from functools import partial
 from typing import Literal
 
 from dlc_platform.catalog import wanted
-from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.quarantine import Fault, faults_of, judge
 from dlc_platform.catalog.sessions import current_files
 from dlc_platform.catalog.wanted import Wanted
@@ -33,12 +32,11 @@ def wanted_poses(
 ) -> list[Wanted]:
     """The sessions whose poses are to be estimated; the arguments are those of `wanted.poses`.
 
-    Of projects whose production model is hopeless or cannot be judged, none are: see `gate.not_tracked_by_itself`.
+    Of projects whose production model is hopeless or cannot be judged, none are: see `eligibility`.
     """
-    from dlc_platform.models.judging import not_tracked_by_itself
+    from dlc_platform.estimates.eligibility import find_trackers
 
-    left = not_tracked_by_itself(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules)
-    in_production = [name for name in lab.settings.projects if name not in left and production_model(lab.engine, name)]
+    in_production = find_trackers(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules).projects
     damaged = lab.settings.damaged_videos == "track"
     return wanted.poses(lab.engine, in_production, damaged, lab.settings.scan.order, limit, but, only)
 

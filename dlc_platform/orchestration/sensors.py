@@ -69,7 +69,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         "tracked that can be. Without runs, a tick says what was seen.",
     )
     def new_session_videos(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
-        from dlc_platform.models.judging import not_tracked_by_itself
+        from dlc_platform.estimates.eligibility import find_trackers
 
         cursor = Cursor.read(context.cursor) or recover(context.instance)
         follow_rules(lab, cursor)
@@ -88,7 +88,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
             retire(lab, context.instance, cursor)
         taken_off = take_off_strays(lab, context.instance, cursor, found)
         summary = _summary(found, cursor)
-        held = not_tracked_by_itself(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules)
+        held = find_trackers(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules).held
         for sentence in held.values():
             context.log.warning(sentence)
             summary += f"; {sentence}"
@@ -196,11 +196,11 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     A session is asked for once for each promotion: one that failed waits for a person. Imported poses are left as they
     are, and so are all of a project whose production model is hopeless or cannot be judged.
     """
-    from dlc_platform.models.judging import not_tracked_by_itself
+    from dlc_platform.estimates.eligibility import find_trackers
 
     asked: dict[str, str] = json.loads(context.cursor or "{}")
     stale = stale_sessions(lab.engine, imported=False)
-    held = not_tracked_by_itself(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules)
+    held = find_trackers(lab.engine, lab.store, lab.settings.projects, lab.settings.model_rules).held
     for sentence in held.values():
         context.log.warning(sentence)
     left = stale["project"].isin(list(held))

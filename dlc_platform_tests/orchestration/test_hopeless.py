@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog.promotions import promotion_in_force
+from dlc_platform.estimates.eligibility import find_trackers
 from dlc_platform.lab.doctor import _production
 from dlc_platform.lab.plan import plan
 from dlc_platform.lab.waiting import waiting
-from dlc_platform.models.judging import _judge_evaluation, not_tracked_by_itself
+from dlc_platform.models.judging import _judge_evaluation
 from dlc_platform.orchestration.assets.production import production_model
 from dlc_platform.orchestration.materialize import _how_good, _what_came_of
 from dlc_platform.orchestration.outcomes import wanted_poses
@@ -163,7 +164,7 @@ def test_nothing_is_tracked_by_a_model_whose_evaluation_is_lost(lab: SmallLab, t
     file = damage(lab.store, "lost file evaluation")
     _judge_evaluation.cache_clear()  # as in a process that began after that
     assert wanted(lab) == []
-    (told,) = not_tracked_by_itself(lab.engine, lab.store, lab.lab.projects, lab.lab.model_rules).values()
+    (told,) = find_trackers(lab.engine, lab.store, lab.lab.projects, lab.lab.model_rules).held.values()
     assert f"is not judged, because what its test images say cannot be read: {file} is missing" in told
     assert f"Bring {file.parent} back from a copy of the store" in told and "then it goes on by itself" in told
     (waits,) = [row for row in waiting(lab.engine, lab.lab) if row.step == "poses"]

@@ -4,7 +4,7 @@ import pytest
 
 from dlc_platform.estimates.eligibility import Trackers, video_obstacle
 
-HELD = "the production model 0123 of maze is hopeless. So nothing is tracked with it by itself. Train a better one."
+HELD = "the production model 0123 of maze is bad. So nothing is tracked with it by itself. Train a better one."
 TRACKERS = Trackers({"maze": "0123", "open": "4567"}, {"maze": HELD})
 
 
@@ -20,7 +20,7 @@ def test_only_models_that_track_by_themselves_do() -> None:
         ("fly", "the project fly has no production model; train or import one, and promote it"),
         (
             "maze",
-            "the production model 0123 of maze is hopeless; so nothing is tracked with it by itself. Train a better one",
+            "the production model 0123 of maze is bad; so nothing is tracked with it by itself. Train a better one",
         ),
     ],
 )

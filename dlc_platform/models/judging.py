@@ -1,4 +1,4 @@
-"""Whether a model version is hopeless, by its own test images, and what is not tracked because of that.
+"""Whether a model version is hopeless, by its own test images, and what is to be done about that.
 
 When it is hopeless is computed in `pose.hopeless`, by the floors of lab.yaml; what it sees in sessions is judged in
 `estimates.quality_gate`.

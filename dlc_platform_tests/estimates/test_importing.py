@@ -131,14 +131,14 @@ def test_groups_of_poses_are_those_that_there_are(home: Path, lab: Lab, engine: 
     write_video(folder / "cam-back.mp4", 11, shade=150)
     for session in scan(lab.raw_roots, lab.layout).sessions:
         register(engine, session)
-    register_poses(engine, lab, pose_file(tmp_path, "cam-top", 10), SESSION)
+    imported(engine, lab, pose_file(tmp_path, "cam-top", 10), SESSION)
     file = pose_file(tmp_path, "cam-back", 11, individuals=True)
     wide = pd.DataFrame(pd.read_hdf(file))
     thing = wide.loc[:, (SCORER, "mouse1", "nose", slice(None))]
     columns = [(SCORER, "single", "feeder", coordinate) for _, _, _, coordinate in thing.columns]
     thing = thing.set_axis(pd.MultiIndex.from_tuples(columns, names=wide.columns.names), axis=1)
     pd.concat([wide, thing], axis=1).to_hdf(file, key="df_with_missing", format="table")
-    register_poses(engine, lab, file, "sub-2_ses-1")
+    imported(engine, lab, file, "sub-2_ses-1")
 
     poses = Platform(home).poses([SESSION, "sub-2_ses-1"], include_quarantined=True)
     by = ["session", "recording", "individual", "bodypart"]

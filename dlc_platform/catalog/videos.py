@@ -112,13 +112,6 @@ def registered_video(engine: Engine, video_id: str) -> Video:
         return session.get_one(Video, video_id)
 
 
-def damaged_videos(engine: Engine) -> dict[str, str]:
-    """What is missing from each video that is not whole, by the video's identity."""
-    with engine.connect() as connection:
-        rows = connection.execute(select(Video.id, Video.damage).where(Video.damage.is_not(None)))
-        return {video: damage for video, damage in rows if damage is not None}
-
-
 def unaccounted_videos(engine: Engine) -> set[str]:
     """The videos whose frames are to be accounted for: registered before that was done, or forgotten since."""
     with engine.connect() as connection:

@@ -29,7 +29,7 @@ _ORDERS: dict[Order, str] = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """A session that something is wanted of.
+    """A session that needs work: labels to be counted, or poses to be estimated.
 
     Attributes
     ----------

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +16,7 @@ import typer
 from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Wide, absolute, lab_and_catalogue
 from dlc_platform.cli.printing import say, show_table, show_tables
 from dlc_platform.cli.stopping import stop, stoppable, wait
-from dlc_platform.errors import PlatformError, in_a_line, shell_word
+from dlc_platform.errors import PlatformError, command, in_a_line, shell_word
 from dlc_platform.text import screen
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -94,6 +95,11 @@ def ui(
 
     load_lab(absolute(home))
     print(address(absolute(home), port, read_only))
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)):
+            # A port that is forwarded from another machine may be opened later.
+            told = f"Nothing answers at port {port} yet. If the lab is not up, {command('up', home)} starts it"
+            print(f"dlc-platform: {told}; if its UI has another port, name it with --port", file=sys.stderr)
 
 
 @commands.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlc_platform.errors import at_home, in_a_line, printable
 from dlc_platform.text import screen
-from dlc_platform.text.words import lasting, sized
+from dlc_platform.text.words import lasting, rounded, sized
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +185,7 @@ def _cell(column: str, value: object) -> str:
 def _with_unit(value: float, unit: str) -> str:
     """A figure in the unit that suits a person, by the end of its column's name."""
     if unit == "_gb":
-        return f"{value:.3g} GB"
+        return f"{rounded(value)} GB"
     if unit == "_bytes":
         return sized(value)
     return lasting(value if unit == "_hours" else value / 3600)

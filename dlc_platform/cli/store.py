@@ -46,7 +46,7 @@ def gc(
     home: Home,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it, instead of only listing it.")] = False,
 ) -> None:
-    """List what of the store nothing refers to and nobody has written for a day."""
+    """List products that nothing refers to any more and that are older than a day."""
     from dlc_platform.lab import retention
 
     engine, store = catalogue_and_store(home)

@@ -17,7 +17,7 @@ from dlc_platform.catalog.evaluations import evaluations_of
 from dlc_platform.catalog.models import model_table, models_of
 from dlc_platform.catalog.promotions import production_model, promotions_of
 from dlc_platform.catalog.sessions import current_files
-from dlc_platform.catalog.videos import damaged_videos
+from dlc_platform.catalog.videos import registered_video
 from dlc_platform.dlc.cautions import FEWEST_IMAGES, too_few, unknown
 from dlc_platform.dlc.comparison import Comparison, comparable, compare
 from dlc_platform.dlc.dataset import side
@@ -361,4 +361,4 @@ def _points(table: "pd.DataFrame", frame: int) -> Points:
 def _frame(engine: Engine, session: str, recording_file: int, frame: int) -> "np.ndarray":
     (file,) = [file for file in current_files(engine, session) if file.id == recording_file]
     require_unchanged(file)
-    return read_frames(Path(file.path), [frame], file.video_id not in damaged_videos(engine))[0]
+    return read_frames(Path(file.path), [frame], registered_video(engine, str(file.video_id)).damage is None)[0]

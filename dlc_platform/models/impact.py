@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from dlc_platform.catalog.estimates import stale_under
-from dlc_platform.text.words import counted, lasting
+from dlc_platform.text.words import counted, lasting, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ class Impact:
         if not self.rows:
             return "no session becomes stale"
         cost = (
-            f"about {lasting(self.hours)} of one device at {self.frames_per_second:.3g} frames/s, {self.basis}"
+            f"about {lasting(self.hours)} of one device at {rounded(self.frames_per_second)} frames/s, {self.basis}"
             if self.hours is not None
             else "for how long cannot be said, as nothing was measured"
         )

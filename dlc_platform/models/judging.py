@@ -57,7 +57,7 @@ def what_to_do(judgement: ModelJudgement) -> str:
 
 
 def unread(error: Exception, store: Store) -> ModelJudgement:
-    """The judgement of a version of which the store cannot be read, for an error that reading it raised."""
+    """The judgement of a version whose evaluation cannot be read, by the error."""
     if not isinstance(error, PlatformError):
         told = " ".join(str(error).split()) or type(error).__name__
         error = PlatformError(f"the store {store.root} cannot be read: {told}", "Look with `dlc-platform verify HOME`")

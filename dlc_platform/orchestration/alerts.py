@@ -57,7 +57,7 @@ def freshness_policy(rule: Freshness) -> dg.FreshnessPolicy | None:
 
 @dg.asset_check(asset=session_videos)
 def no_session_in_quarantine(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether no session is held up for a reason that a person has to see to."""
+    """No session is held up for a reason that a person has to see to."""
     counts = quarantine_counts(lab.engine)
     if counts.empty:
         return dg.AssetCheckResult(passed=True, metadata={"sessions": 0})
@@ -77,7 +77,7 @@ def no_session_in_quarantine(lab: LabResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=session_videos)
 def no_session_held_up(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether no session waits for something that a person has to see to, registered or not."""
+    """No session waits for a person, registered or not."""
     held = [one for one in waiting(lab.engine, lab.settings) if not one.passing]
     if not held:
         return dg.AssetCheckResult(passed=True, metadata={"sessions": 0})
@@ -108,7 +108,7 @@ def no_session_held_up(lab: LabResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=pose_estimates)
 def poses_follow_recordings(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether every session that can be tracked has poses within the hours that `freshness` in lab.yaml allows."""
+    """Every session that can be tracked has poses within the hours that `freshness` in lab.yaml allows."""
     hours = lab.settings.freshness.poses_within_hours
     if hours is None:
         return dg.AssetCheckResult(passed=True, description="lab.yaml sets no limit: freshness.poses_within_hours")

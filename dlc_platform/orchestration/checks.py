@@ -29,7 +29,7 @@ _LISTED = 100
 # After a promotion in the same run, not before it.
 @dg.asset_check(asset=pose_estimates, name=STALENESS_CHECK, additional_deps=[production_model])
 def made_by_production_models(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether the poses in force of every session were made by the production model of their camera's project.
+    """The current poses of every session were made by the production model of their camera's project.
 
     Imported poses were chosen by a person and count as current.
     """
@@ -38,7 +38,7 @@ def made_by_production_models(lab: LabResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=session_videos)
 def recordings_are_whole(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether every frame of every registered recording can be decoded without errors.
+    """Every frame of every registered recording can be decoded without errors.
 
     What becomes of one that is damaged is the rule `damaged_videos` of lab.yaml.
     """
@@ -49,7 +49,7 @@ def recordings_are_whole(lab: LabResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=pose_estimates)
 def every_frame_is_accounted_for(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether the poses in force have a row for each frame that was recorded, and saw each of these frames."""
+    """The current poses have a row for each frame that was recorded, and each of these frames could be decoded."""
     incomplete = incomplete_poses(lab.engine)
     columns = ["session", "recording", "frames", "rows", "frames_lost", "frames_damaged", "damage"]
     return _account(incomplete, columns, "have poses that do not stand for all that was recorded")
@@ -57,7 +57,7 @@ def every_frame_is_accounted_for(lab: LabResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=pose_estimates)
 def time_runs_forward(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether the times of the poses in force never run backwards in their Parquet file.
+    """The times of the current poses never run backwards in their Parquet file.
 
     For AVI files with B-frames, earlier versions wrote times of decoding. Whatever reads poses through the platform has
     them in order.
@@ -86,7 +86,7 @@ def time_runs_forward(lab: LabResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=pose_estimates)
 def made_by_the_rules_of_lab_yaml(lab: LabResource) -> dg.AssetCheckResult:
-    """Whether the poses in force were made with the region and precision that lab.yaml names for them now.
+    """The current poses were made with the region and precision that lab.yaml has for them now.
 
     A change of these rules estimates nothing again by itself. Imported poses were chosen by a person.
     """

@@ -281,7 +281,7 @@ def _under_way(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
             under_way |= own.sessions.keys()
     under_way -= sessions
     if not lost and not sessions:
-        yield Finding("under way", f"{counted(len(under_way), 'session')}, each with a run; no run waits for nobody")
+        yield Finding("under way", f"{counted(len(under_way), 'session')}, each with a run, and no run waits in vain")
         return
     said = [f"{counted(len(lost), 'run')} that nobody starts, such as {lost[0].run_id}"] if lost else []
     said += [f"{counted(len(sessions), 'session')} without a run, such as {min(sessions)}"] if sessions else []

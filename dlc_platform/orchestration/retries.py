@@ -213,7 +213,7 @@ def not_started(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 
 def give_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Let a run that nobody starts, and what was to follow it, stay so: others take its place."""
+    """Give up a run that was never started, and its retries; other runs take its place."""
     ids = [run.run_id, run.tags.get(AUTO_RETRY_RUN_ID_TAG, "")]
     for one in instance.get_runs(dg.RunsFilter(run_ids=[run_id for run_id in ids if run_id])):
         if one.status == dg.DagsterRunStatus.NOT_STARTED:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlc_platform.pose import SINGLE_ANIMAL
+from dlc_platform.text.words import rounded
 
 Level = Literal["pass", "warn", "fail"]
 #: Stands for every individual, and for every body part.
@@ -44,7 +45,7 @@ class Finding:
         whose = self.bodypart if self.individual in (SINGLE_ANIMAL, ALL) else f"{self.individual} {self.bodypart}"
         limit = "floor" if self.source == A_FLOOR else "limit"
         source = f" ({self.source})" if self.source not in ("", A_FLOOR) else ""
-        return f"{self.metric} of {whose} is {self.value:.3g}, {limit} {self.limit:.3g}{source}"
+        return f"{self.metric} of {whose} is {rounded(self.value)}, {limit} {rounded(self.limit)}{source}"
 
 
 def worst(findings: Iterable[Finding]) -> Level:

@@ -29,7 +29,7 @@ import numpy as np
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.pose.findings import ALL, Finding
-from dlc_platform.text.words import counted
+from dlc_platform.text.words import counted, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +102,7 @@ class ModelJudgement:
                 return "unproven: it was never tested on labelled images here, so nothing is known of its error"
             number = counted(self.images, "labelled test image")
             return f"unproven: {number}, and fewer than {FEWEST_IMAGES} cannot show that it is any good"
-        return f"usable: a median error of {self.median_px:.3g} px on {counted(self.images, 'test image')}"
+        return f"usable: a median error of {rounded(self.median_px)} px on {counted(self.images, 'test image')}"
 
 
 #: Nothing is known of a version that was never evaluated.
@@ -141,9 +141,9 @@ def judge_model(predictions: "pd.DataFrame", size_px: float, cutoff: float, floo
 
     whose = "the animal's size" if np.isfinite(size_px) else "the spread of the labels"
     within = (
-        f"{floors.within_animal:g} of {whose}, {scale_px:.3g} px"
+        f"{floors.within_animal:g} of {whose}, {rounded(scale_px)} px"
         if by_animal >= by_human
-        else f"{floors.within_human:g} times the human error, {human_px:.3g} px"
+        else f"{floors.within_human:g} times the human error, {rounded(human_px)} px"
     )
     correct = float((distances <= limit_px).mean())  # NaN, of a missed one, is not
     median_px = float(np.nanmedian(distances)) if np.isfinite(distances).any() else np.nan
@@ -151,8 +151,8 @@ def judge_model(predictions: "pd.DataFrame", size_px: float, cutoff: float, floo
         "model_correct",
         correct,
         floors.correct,
-        f"of the model's {len(own)} labelled test keypoints {correct:.0%} lie within {limit_px:.3g} px of their label "
-        f"({within}), floor {floors.correct or 0:.0%}, and its median error is {median_px:.3g} px",
+        f"of the model's {len(own)} labelled test keypoints {correct:.0%} lie within {rounded(limit_px)} px of their "
+        f"label ({within}), floor {floors.correct or 0:.0%}, and its median error is {rounded(median_px)} px",
     )
     confident = float((own["likelihood"].to_numpy(float) >= cutoff).mean())
     hold(
@@ -169,7 +169,7 @@ def judge_model(predictions: "pd.DataFrame", size_px: float, cutoff: float, floo
             predicted / spread_px,
             floors.spread,
             f"the model predicts nearly the same place in all {images} test images: its predictions are spread by "
-            f"{predicted:.3g} px, the labels by {spread_px:.3g} px, floor {floors.spread or 0:.0%} of that",
+            f"{rounded(predicted)} px, the labels by {rounded(spread_px)} px, floor {floors.spread or 0:.0%} of that",
         )
     standing: Standing = "hopeless" if findings else "unproven" if images < FEWEST_IMAGES else "usable"
     return ModelJudgement(standing, images, median_px, tuple(findings))

@@ -9,6 +9,7 @@ import numpy as np
 from dlc_platform.pose import SINGLE_ANIMAL
 from dlc_platform.pose.findings import A_FLOOR, ALL, FROM_TEST_IMAGES, IN_LAB_YAML, USUAL, Finding, Level
 from dlc_platform.pose.metrics import LESS_IS_WORSE, METRICS
+from dlc_platform.text.words import rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +168,7 @@ def _in_words(finding: Finding) -> Finding:
     """A score below a floor, in words that need no glossary."""
     if finding.says or finding.value is None or finding.limit is None:
         return finding
-    value, floor, share = f"{finding.value:.3g}", f"floor {finding.limit:.3g}", f"{finding.value:.1%}"
+    value, floor, share = rounded(finding.value), f"floor {rounded(finding.limit)}", f"{finding.value:.1%}"
     whose = finding.bodypart if finding.individual == SINGLE_ANIMAL else f"{finding.individual} {finding.bodypart}"
     words = {
         "confident_when_seen": f"{share} of all keypoints are confident, floor {finding.limit:.0%}"

@@ -17,7 +17,7 @@ from dlc_platform.catalog.videos import earlier_videos, repeated_videos
 from dlc_platform.errors import command
 from dlc_platform.identity import sha256_json
 from dlc_platform.settings.quality import VideoLimits, VideoRules
-from dlc_platform.text.words import counted
+from dlc_platform.text.words import counted, rounded
 from dlc_platform.video.opening import COPY_AGAIN
 
 #: What is asked of each video of a session, in this order; asset checks have these names.
@@ -260,8 +260,8 @@ def _broken(limits: VideoLimits, row: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield (
             "jitter_ms",
             "timestamps_are_regular",
-            f"has intervals between frames that jitter by {row['jitter_ms']:.3g} ms, and at most {limits.jitter_ms:g} "
-            "ms are expected",
+            f"has intervals between frames that jitter by {rounded(row['jitter_ms'])} ms, and at most "
+            f"{limits.jitter_ms:g} ms are expected",
         )
     for name, what in _WHAT.items():
         ends, value = getattr(limits, name), row[name]
@@ -277,7 +277,7 @@ def _broken(limits: VideoLimits, row: Mapping[str, Any]) -> Iterator[tuple[str, 
             "dropped_fraction",
             "timestamps_are_regular",
             f"lacks {counted(row['dropped'], 'frame')} between its {row['frames']}, in gaps of up to "
-            f"{row['longest_gap_s']:.3g} s",
+            f"{rounded(row['longest_gap_s'])} s",
         )
 
 

@@ -16,19 +16,29 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return f"{', '.join(names[:most])} and {more:,} more" if more > 0 else ", ".join(names)
 
 
+def rounded(figure: float) -> str:
+    """A figure with three digits, or with all that stand before the point: "0.123", "12.3", "1,234"."""
+    return f"{figure:.3g}" if abs(figure) < 999.5 else f"{figure:,.0f}"
+
+
 def lasting(hours: float) -> str:
     """A time that is given in hours, in seconds, minutes or hours: "0.7 s", "12 min", "3.4 h"."""
     seconds = hours * 3600
-    if seconds < 100:
+    if seconds < 9.95:
         return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{hours:.3g} h"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{rounded(hours)} h"
 
 
 def sized(number: float) -> str:
     """A number of bytes in the unit that suits it: "3 kB", "72 MB", "1.5 GB"."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+        # What would be rounded to 1000 of the smaller unit is 1 of this one.
+        if number >= 0.9995 * size:
+            return f"{rounded(number / size)} {unit}"
     return f"{number / 1e3:.3g} kB"
 
 

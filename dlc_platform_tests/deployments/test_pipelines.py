@@ -155,7 +155,9 @@ def test_the_workflow_runs_the_tests_as_the_script_does():
         *lacking,
         *(one for line in others for one in line.split()),
     }
-    assert [step for step in steps if step.startswith("uv run")] == re.findall("(?m)^uv run .*", script)
+    # The workflow measures coverage besides, for which the script has no time.
+    ran = [step.replace(" --cov --cov-report=term", "") for step in steps if step.startswith("uv run")]
+    assert ran == re.findall("(?m)^uv run .*", script)
     # Whose packages these are, and in which the same user works.
     assert job["container"]["image"] == "python:${{ matrix.python }}-trixie"
 

@@ -152,9 +152,8 @@ def test_poses_are_tidy(tracked_lab: Path):
 def test_lineage_says_what_made_the_poses(tracked_lab: Path):
     platform = Platform(tracked_lab)
     row = platform.lineage(FIRST).iloc[0]
-    model = platform.models().iloc[-1]
-    assert row["model"] == model["model"]
-    assert row["dataset"] == model["dataset"]
+    # Other tests of this lab may have trained further models.
+    assert row["dataset"] == platform.models().set_index("model").loc[row["model"], "dataset"]
     assert row["parameters"]["epochs"] == 2
     assert row["labelled_sessions"] == sorted(f"sub-{subject}_ses-{session}" for subject, session in LABELLED)
     assert row["training_environment"]["deeplabcut"]

@@ -835,12 +835,12 @@ def test_doctor_compares_what_is_under_way_with_runs(kept: Kept, monkeypatch: py
     job = kept.definitions.resolve_job_def("process_sessions")
     run = kept.instance.create_run_for_job(job, tags={RUN_KEY_TAG: "key"})
     (good,) = found(kept)["under way"]
-    assert good.found == "2 sessions, each with a run; no run waits for nobody" and good.remedy == ""
+    assert good.found == "2 sessions, each with a run, and no run waits in vain" and good.remedy == ""
 
     # It ended, and the lab was stopped before the sensor's next look.
     kept.instance.report_run_canceled(run)
     (ended,) = found(kept)["under way"]
-    assert ended.found == "0 sessions, each with a run; no run waits for nobody"
+    assert ended.found == "0 sessions, each with a run, and no run waits in vain"
     kept.instance.delete_run(run.run_id)
     run = kept.instance.create_run_for_job(job, tags={RUN_KEY_TAG: "key"})
 

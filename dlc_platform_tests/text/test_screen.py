@@ -95,6 +95,10 @@ def test_one_thing_is_no_things():
 
 
 def test_a_time_has_the_unit_that_suits_it():
+    # At the end of each unit's range nothing turns into 1e+02.
+    assert [lasting(seconds / 3600) for seconds in (9.96, 99.4, 99.7, 5971)] == ["10 s", "99 s", "2 min", "1.66 h"]
+    assert [lasting(999.6), lasting(1234)] == ["1,000 h", "1,234 h"]
+    assert [sized(size) for size in (999_400, 999_600, 9.996e8, 9.996e11)] == ["999 kB", "1 MB", "1 GB", "1,000 GB"]
     assert [lasting(hours) for hours in (0, 0.0002, 0.01, 0.2, 2, 170.2)] == [
         *("0 s", "0.72 s", "36 s", "12 min", "2 h", "170 h"),
     ]

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import quarantine, tables
-from dlc_platform.catalog.videos import damaged_videos
+from dlc_platform.catalog.videos import registered_video
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: The checks of a session's poses: what each says, and the scores that it looks at.
 _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
-    "a_row_for_each_frame": ("Whether every body part has a row for each frame of its video.", ["rows"]),
+    "a_row_for_each_frame": ("Every body part has a row for each frame of its video.", ["rows"]),
     "model": (
         "The model that made the poses can be judged by its own test images, and is not hopeless.",
         ["model_correct", "model_confident", "model_spread", "model_unread"],
@@ -45,13 +45,13 @@ _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
         ["no_animal"],
     ),
     "jumps": (
-        "Whether body parts stay within the animal's size from one frame to the next, and individuals where they are.",
+        "From one frame to the next no body part goes further than the animal is long, and no individuals swap.",
         ["jumps", "unsure_jumps", "swaps"],
     ),
-    "limb_lengths": ("Whether limbs are as long as the labels say.", ["limb_outliers"]),
-    "inside_the_arena": ("Whether body parts are inside the arena, or the picture.", ["outside"]),
+    "limb_lengths": ("Limbs are as long as the labels say.", ["limb_outliers"]),
+    "inside_the_arena": ("Body parts are inside the arena, or the picture.", ["outside"]),
     "plausible_poses": (
-        "Whether poses look like labelled ones: their reprojection on principal components, and the temporal norm.",
+        "Poses look like labelled ones, by their reprojection on principal components and the temporal norm.",
         ["reprojection_px", "temporal_norm_px"],
     ),
 }
@@ -133,7 +133,7 @@ def _metadata(lab: LabResource, done: "SessionEstimates") -> Mapping[str, Any]:
     region = lab.settings.tracking.region_for(file.recording.session_key, file.recording.camera)
     poses = read_parquet(estimate.path / POSE_TABLE)
     shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
-    whole = file.video_id not in damaged_videos(lab.engine)
+    whole = registered_video(lab.engine, str(file.video_id)).damage is None
     images = [
         (frame, keypoints_at(poses, index), f"frame {index}")
         for index, frame in find_frames(Path(file.path), shown, whole).items()
@@ -214,7 +214,7 @@ def _row(file: tables.RecordingFile, frames: int, model: str, made: str) -> Mapp
     owners=["team:pose-estimation"],
     code_version="1",
     check_specs=session_checks(
-        "pose_quality", {"good_enough": "Whether the session is out of quarantine for the quality of its poses."}
+        "pose_quality", {"good_enough": "The session is not in quarantine for the quality of its poses."}
     ),
 )
 @tried_again

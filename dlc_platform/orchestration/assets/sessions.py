@@ -33,17 +33,15 @@ if TYPE_CHECKING:
     from dlc_platform.sessions.video_checks import Finding
 
 _CHECKS: dict[str, str] = {
-    "videos_can_be_read": "Whether each file of the session opens and has frames that can be decoded.",
-    "every_frame_is_there": "Whether each frame that a file holds or promises can be decoded without errors, from the "
-    "first one on, and its header tells their number.",
-    "timestamps_are_regular": "Whether frames were dropped, have the time of another one or a wrong one, or come at "
-    "another rate than expected.",
-    "neither_black_nor_frozen": "Whether there are pictures, and something changes in them.",
-    "exposure_and_focus": "Whether the pictures are as bright and as sharp as lab.yaml says, or as earlier ones of the "
-    "camera were.",
-    "no_file_is_a_copy": "Whether each file holds a video of its own, which no other file holds too.",
-    "resolution_as_expected": "Whether the pictures have the size that lab.yaml says, or that of earlier ones of the "
-    "camera.",
+    "videos_can_be_read": "Each file of the session opens and has frames that can be decoded.",
+    "every_frame_is_there": "Each frame that a file holds or promises can be decoded without errors, from the first "
+    "one on, and the header tells their number.",
+    "timestamps_are_regular": "No frame was dropped, each has a time of its own that can be right, and they come at "
+    "the expected rate.",
+    "neither_black_nor_frozen": "There are pictures, and something changes in them.",
+    "exposure_and_focus": "The pictures are as bright and as sharp as lab.yaml says, or as earlier ones of the camera.",
+    "no_file_is_a_copy": "No other file holds the same video.",
+    "resolution_as_expected": "The pictures have the size that lab.yaml says, or that of earlier ones of the camera.",
 }
 #: The columns that each check shows of a session's files.
 _FIGURES: dict[str, tuple[str, ...]] = {

@@ -412,7 +412,7 @@ class Platform:
         return lineage_table(self._engine, session)
 
     def _files_of(self, session: str | Sequence[str], model: str | None) -> "pd.DataFrame":
-        """The files of sessions that have poses, in the columns of `queries.estimates`."""
+        """The files of sessions that have poses, in the columns of `catalog.estimates.estimate_table`."""
         wanted = [session] if isinstance(session, str) else list(session)
         self.require_sessions(wanted)
         files = estimate_table(self._engine, wanted, None if model is None else self.model_id(model))

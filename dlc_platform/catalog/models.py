@@ -247,7 +247,7 @@ def bodyparts_of(engine: Engine, model_id: str) -> list[str]:
 
 
 def require_model(engine: Engine, start: str) -> ModelVersion:
-    """The model version whose identity begins with `start`; see `queries.require_model_id`."""
+    """The model version whose identity begins with `start`; see `require_model_id`."""
     model = model_version(engine, require_model_id(engine, start))
     assert model is not None  # rows of models stay
     return model

@@ -25,7 +25,7 @@ class Obstacle:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.reason}; {self.remedy[:1].lower()}{self.remedy[1:]}" if self.remedy else self.reason
+        return f"{self.reason}. {self.remedy}" if self.remedy else self.reason
 
 
 @dataclass(frozen=True)

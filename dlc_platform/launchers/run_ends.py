@@ -72,9 +72,12 @@ def fail_unstarted(instance: DagsterInstance, run: DagsterRun) -> bool:
     worker = WorkerProcess.from_tags(run.tags)
     if worker is None or not worker.can_be_seen() or worker.is_alive():
         return False
+    before = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    if before is not None and WorkerProcess.from_tags(before.tags) == worker:
+        return False  # It brings the tags of the run that it follows, and its own worker is still to be started.
     worker.kill()
     now = settled(instance, run.run_id)
-    if now is None or now.status != DagsterRunStatus.STARTING:
+    if now is None or now.status != DagsterRunStatus.STARTING or WorkerProcess.from_tags(now.tags) != worker:
         return False
     instance.report_run_failed(now, f"The worker ({worker}) died before it began, and so did what had started it")
     return True

@@ -1,6 +1,6 @@
 """What it would mean to use another model: the sessions whose poses it makes stale, and what they cost to estimate.
 
-Nothing is decided or promoted here; what is stale under the models in production is `queries.stale_sessions`.
+Nothing is decided or promoted here; what is stale under the models in production is `catalog.estimates.stale_sessions`.
 """
 
 from dataclasses import dataclass

@@ -204,9 +204,10 @@ def promote_by_person(
     in_force = promotion_in_force(engine, model.project)
     if choice.follows is not None and (in_force is None or in_force.id != choice.follows):
         raise _overtaken(model.project, in_force)
-    weighed = _weighed_by_a_person(engine, store, model, choice.reason)
-    # What was weighed then is not weighed again, even where the person keeps the version in force.
+    # What was weighed then is not weighed again, even where the person keeps the version in force; and what is recorded
+    # while the person's choice is weighed was not.
     evaluations = evaluations_of(engine, model.project)
+    weighed = _weighed_by_a_person(engine, store, model, choice.reason)
     kind = "rollback" if choice.rollback else "person"
     promotion = _promotion(model.project, weighed, kind, choice.by, evaluations)
     promotion.warning, promotion.run_id = _warning(engine, store, model.id, rules), run_id

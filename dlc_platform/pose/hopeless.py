@@ -1,7 +1,7 @@
 """When a model version is hopeless: what its predictions on labelled test images must keep for it to be of any use.
 
 The one definition of the word. Which evaluation speaks for a version, and what a hopeless one must not do, is decided
-in `gate`.
+in `models.judging`.
 
 A version is hopeless when one of these floors is not kept on the labelled keypoints of its test images:
 

@@ -90,7 +90,7 @@ def findings(rules: VideoRules, session: str, figures: Iterable[Mapping[str, Any
     Parameters
     ----------
     figures
-        As `queries.video_figures` gives them.
+        As `catalog.videos.video_figures` gives them.
     """
     return [finding for row in figures for finding in _own(rules, session, row)]
 
@@ -125,7 +125,7 @@ def copies(engine: Engine, session: str) -> list[Finding]:
 
 
 def copy_of(row: Mapping[Hashable, Any]) -> str:
-    """A sentence about a row of `queries.repeated_videos`, however many copies there are."""
+    """A sentence about a row of `catalog.videos.repeated_videos`, however many copies there are."""
     more = f" and of {counted(row['files'] - 2, 'more file')}" if row["files"] > 2 else ""
     return (
         f"{row['path']} of {row['session']} is the very video of {row['other_path']} of {row['other_session']}{more}: "

@@ -16,11 +16,11 @@ def test_only_models_that_track_by_themselves_do() -> None:
 @pytest.mark.parametrize(
     ("project", "told"),
     [
-        (None, "no inference rule matches its camera; add one under `inference` in lab.yaml"),
-        ("fly", "the project fly has no production model; train or import one, and promote it"),
+        (None, "no inference rule matches its camera. Add one under `inference` in lab.yaml"),
+        ("fly", "the project fly has no production model. Train or import one, and promote it"),
         (
             "maze",
-            "the production model 0123 of maze is bad; so nothing is tracked with it by itself. Train a better one",
+            "the production model 0123 of maze is bad. So nothing is tracked with it by itself. Train a better one",
         ),
     ],
 )

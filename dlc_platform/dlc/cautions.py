@@ -11,7 +11,7 @@ FEWEST_IMAGES = 6
 
 
 def warnings_about(best: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What a reader of the rows of `best_models` has to know, a sentence for each project or version."""
+    """What a reader of the rows of `queries.best_models` has to know, a sentence for each project or version."""
     warnings = {}
     for row in best:
         if row["test_images"] < FEWEST_IMAGES:

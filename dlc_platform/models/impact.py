@@ -76,7 +76,7 @@ class Impact:
             return "no session becomes stale"
         cost = (
             f"about {lasting(self.hours)} of one device at {rounded(self.frames_per_second)} frames/s, {self.basis}"
-            if self.hours is not None
+            if self.hours is not None and self.frames_per_second is not None
             else "for how long cannot be said, as nothing was measured"
         )
         sessions = counted(len(self.rows), "session becomes", "sessions become")

@@ -45,7 +45,8 @@ class Finding:
         whose = self.bodypart if self.individual in (SINGLE_ANIMAL, ALL) else f"{self.individual} {self.bodypart}"
         limit = "floor" if self.source == A_FLOOR else "limit"
         source = f" ({self.source})" if self.source not in ("", A_FLOOR) else ""
-        return f"{self.metric} of {whose} is {rounded(self.value)}, {limit} {rounded(self.limit)}{source}"
+        value, bound = ("unknown" if figure is None else rounded(figure) for figure in (self.value, self.limit))
+        return f"{self.metric} of {whose} is {value}, {limit} {bound}{source}"
 
 
 def worst(findings: Iterable[Finding]) -> Level:

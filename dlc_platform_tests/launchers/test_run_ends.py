@@ -216,7 +216,9 @@ def test_a_worker_that_died_with_its_launcher_is_found(lab: Lab) -> None:
     tags = {**lab.run(run_id).tags, SPACE_TAG: "pid:[1]"}
     assert not fail_unstarted(lab.instance, lab.run(run_id).with_tags(tags))
     # A run that is tried again has the tags of the one before until its own worker is started.
-    follows = lab.instance.create_run_for_job(job, parent_run_id=run_id, root_run_id=run_id, tags=lab.run(run_id).tags)
+    first = lab.run(run_id)
+    again = {"parent_run_id": run_id, "root_run_id": run_id}
+    follows = lab.instance.create_run_for_job(job, run_config=first.run_config, tags=first.tags, **again)
     lab.instance.report_dagster_event(starting, run_id=follows.run_id)
     assert not fail_unstarted(lab.instance, lab.run(follows.run_id))
     assert lab.run(follows.run_id).status == dg.DagsterRunStatus.STARTING

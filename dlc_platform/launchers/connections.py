@@ -1,4 +1,4 @@
-"""How the worker of a run keeps its connections to Dagster's database and to the catalogue.
+"""Connections to Dagster's database and to the catalogue that a process keeps while it executes runs.
 
 Dagster opens one for each event that it writes. A session has dozens of events, and of a short one they take longer
 than its network does. And a database that is started again while a run computes ends no run: whoever connects waits
@@ -6,10 +6,12 @@ for it.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dagster import DagsterInstance
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import QueuePool
 
@@ -21,15 +23,30 @@ _PATIENCE_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
 _REFUSED = ("authentication failed", "does not exist", "pg_hba.conf")
 
 
-def keep_connections(instance: DagsterInstance) -> None:
-    """Let this process use its connections again, each after a question whether it still holds.
+@contextmanager
+def kept_connections(instance: DagsterInstance) -> Iterator[None]:
+    """Let this process use its connections again, each after a question that only a live one answers.
 
-    So a database that was started again in between is noticed as little as with a connection for each event.
+    So a database that was started again in between is noticed as little as with a connection for each event. At the
+    end those that are free are closed, and nobody waits for a database any more.
     """
-    event.listen(QueuePool, "checkout", _ask)
-    event.listen(Engine, "do_connect", _connect)
-    # Named after the webserver, but there is no other way to choose how Dagster connects.
-    instance.optimize_for_webserver(statement_timeout=0, pool_recycle=_SECONDS_KEPT, max_overflow=_MOST_AT_A_TIME)
+    used: set[Engine] = set()
+
+    def note(connection: Connection) -> None:
+        used.add(connection.engine)
+
+    listeners = [(QueuePool, "checkout", _ask), (Engine, "do_connect", _connect), (Engine, "engine_connect", note)]
+    for listener in listeners:
+        event.listen(*listener)
+    try:
+        # Named after the webserver, but there is no other way to choose how Dagster connects.
+        instance.optimize_for_webserver(statement_timeout=0, pool_recycle=_SECONDS_KEPT, max_overflow=_MOST_AT_A_TIME)
+        yield
+    finally:
+        for listener in listeners:
+            event.remove(*listener)
+        for engine in used:
+            engine.dispose()
 
 
 def _connect(dialect: Any, _: Any, arguments: Any, named: Any) -> Any:

@@ -15,7 +15,7 @@ from dagster import _check as check
 from dlc_platform.devices import gpus, leases
 from dlc_platform.devices.needs import Needs, UnmetNeed
 from dlc_platform.devices.processes import WorkerProcess
-from dlc_platform.launchers.connections import keep_connections
+from dlc_platform.launchers.connections import kept_connections
 from dlc_platform.launchers.dagster_internals import (
     ExecuteRunArgs,
     ResumeRunArgs,
@@ -38,8 +38,11 @@ class _Interrupted(Exception):
 def main() -> int:
     """Execute or resume the run that the environment names; the exit code tells whether it succeeded."""
     arguments = deserialize_value(os.environ.pop(ARGUMENTS_VARIABLE), (ExecuteRunArgs, ResumeRunArgs))
-    with capture_interrupts(), DagsterInstance.from_ref(check.not_none(arguments.instance_ref)) as instance:
-        keep_connections(instance)
+    with (
+        capture_interrupts(),
+        DagsterInstance.from_ref(check.not_none(arguments.instance_ref)) as instance,
+        kept_connections(instance),
+    ):
         # Its launcher does so as well, and may have been killed before it could.
         instance.add_run_tags(arguments.run_id, WorkerProcess.current().tags())
 

@@ -26,6 +26,7 @@ from dlc_platform.devices.gpus import find_devices
 from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.identity import short
+from dlc_platform.launchers.connections import kept_connections
 from dlc_platform.launchers.dagster_internals import (
     MAX_RETRIES_TAG,
     RUN_FAILURE_REASON_TAG,
@@ -255,7 +256,12 @@ def _materialize(
     judged: list[str] = []
     summary = RunSummary()
     lease = None
-    with open_instance(environment) as instance, _signals() as interrupted, ExitStack() as held:
+    with (
+        open_instance(environment) as instance,
+        kept_connections(instance),
+        _signals() as interrupted,
+        ExitStack() as held,
+    ):
         clean(lab)
         keys = _keys(lab, instance)
         unknown = sorted(set(partitions).difference(*keys.values()))

@@ -1,5 +1,6 @@
-"""A worker's connections to Dagster's database, on a real server: kept, and made anew where the server was away."""
+"""Connections to Dagster's database, on a real server: kept during runs, and made again after the server was away."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +19,17 @@ _OTHERS = (
 
 
 @pytest.fixture
-def instance(empty_database: URL, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+def stored(empty_database: URL, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     url = empty_database.render_as_string(hide_password=False)
     overrides = {"storage": {"postgres": {"postgres_url": url}}, "telemetry": {"enabled": False}}
     with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path), overrides=overrides)) as instance:
         yield instance
-        event.remove(QueuePool, "checkout", connections._ask)
-        event.remove(Engine, "do_connect", connections._connect)
+
+
+@pytest.fixture
+def instance(stored: dg.DagsterInstance) -> Iterator[dg.DagsterInstance]:
+    with connections.kept_connections(stored):
+        yield stored
 
 
 @pytest.fixture
@@ -44,7 +49,6 @@ def pids(engine: Engine) -> set[int]:
 
 
 def test_events_share_a_connection(instance: dg.DagsterInstance, engine: Engine):
-    connections.keep_connections(instance)
     write(instance)
     kept = pids(engine)
     assert kept
@@ -53,8 +57,19 @@ def test_events_share_a_connection(instance: dg.DagsterInstance, engine: Engine)
     assert pids(engine) == kept
 
 
+def test_nothing_is_kept_at_the_end(stored: dg.DagsterInstance, engine: Engine):
+    with connections.kept_connections(stored):
+        write(stored)
+        assert pids(engine)
+    waits = time.monotonic() + 60
+    while pids(engine):  # Postgres ends them a moment later.
+        assert time.monotonic() < waits
+        time.sleep(0.05)
+    write(stored)
+    assert not event.contains(QueuePool, "checkout", connections._ask)
+
+
 def test_a_server_that_was_away_is_not_noticed(instance: dg.DagsterInstance, engine: Engine):
-    connections.keep_connections(instance)
     write(instance)
     before = pids(engine)
     with engine.begin() as connection:

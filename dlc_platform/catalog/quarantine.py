@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, func, orm, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.asking import Asked, Question, frame
@@ -184,6 +184,25 @@ def held_sessions(engine: Engine, stage: Stage) -> list[str]:
     statement = select(Quarantine.session_key).where(Quarantine.stage == stage, Quarantine.released_at.is_(None))
     with engine.connect() as connection:
         return list(connection.scalars(statement.distinct().order_by(Quarantine.session_key)))
+
+
+def holding_reasons(engine: Engine) -> dict[tuple[str, str | None], str]:
+    """The first reason why each session (path None) or file is not tracked, with its remedy, by session and path."""
+    statement = select(Quarantine).where(Quarantine.released_at.is_(None), Quarantine.stage.in_(("videos", "poses")))
+    reasons: dict[tuple[str, str | None], str] = {}
+    with orm.Session(engine) as session:
+        for entry in session.scalars(statement.order_by(Quarantine.id)):
+            reasons.setdefault((entry.session_key, entry.path), f"{entry.reason}; {entry.remedy}")
+    return reasons
+
+
+def released_files(engine: Engine) -> set[tuple[str, str]]:
+    """The video files that a person has ever let out of quarantine, by session and path."""
+    statement = select(Quarantine.session_key, Quarantine.path).where(
+        Quarantine.stage == "videos", Quarantine.path.is_not(None), Quarantine.released_by != OTHER_EVIDENCE
+    )
+    with engine.connect() as connection:
+        return {(key, path) for key, path in connection.execute(statement) if path is not None}
 
 
 _QUARANTINE = """

@@ -1,10 +1,10 @@
 """Sessions in the catalogue: their recordings, cameras, files, details and labels."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Select, func, literal, or_, orm, select, update
+from sqlalchemy import Connection, Engine, Row, Select, func, literal, or_, orm, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.asking import Asked, Question, frame
@@ -43,6 +43,16 @@ left join lateral (
 ) p on true
 where cast(:session as text) is null or s.key = :session
 order by s.key, r.name, f.position
+"""
+
+_FILES_IN_FORCE = """
+select r.session_key, r.name, r.camera, f.position, f.path, f.size_bytes, f.mtime_ns, f.problem, v.frames, v.duration_s,
+       v.damage, exists (select from dlc.recording_poses p where p.recording_file_id = f.id) as tracked
+from dlc.recording_file f
+join dlc.recording r on r.id = f.recording_id
+left join dlc.video v on v.id = f.video_id
+where f.replaced_at is null
+order by r.session_key, r.name, f.position
 """
 
 #: A row for each value that the lab's own tables give a session or its subject, or a JSON file beside a video.
@@ -340,6 +350,15 @@ def known_files(engine: Engine) -> list[KnownFile]:
             KnownFile(session, camera, PurePath(path).stem, video, size_bytes, width, height)
             for session, camera, path, video, size_bytes, width, height in connection.execute(statement)
         ]
+
+
+def files_in_force(engine: Engine) -> Sequence[Row]:
+    """The registered files of all sessions that no other file has replaced, with what their videos hold.
+
+    `tracked` says that the file has poses, by whatever model.
+    """
+    with engine.connect() as connection:
+        return connection.execute(text(_FILES_IN_FORCE)).all()
 
 
 def _current() -> Select[RecordingFile]:

@@ -96,7 +96,9 @@ def scan_(
     if as_json:
         print(json.dumps(plan.to_json(), indent=2))
     else:
-        for line in plan.lines(all_ or session is not None):
+        from dlc_platform.cli.plan_lines import plan_lines
+
+        for line in plan_lines(plan, all_ or session is not None):
             # Some begin a new paragraph.
             say(line[: line.startswith("\n")] + in_a_line(line.removeprefix("\n")))
     if plan.loses:

@@ -7,24 +7,22 @@ not registered yet is what names, sizes, times and headers tell.
 
 import math
 import re
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Engine, Row, text
+from sqlalchemy import Engine, Row
 
-from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
-from dlc_platform.catalog.sessions import labelled_sessions
+from dlc_platform.catalog.quarantine import holding_reasons, released_files
+from dlc_platform.catalog.sessions import files_in_force, labelled_sessions
 from dlc_platform.catalog.videos import repeated_videos
 from dlc_platform.errors import PlatformError
 from dlc_platform.estimates.eligibility import Trackers, find_trackers, video_obstacle
-from dlc_platform.identity import short
 from dlc_platform.sessions.layout import alike
 from dlc_platform.sessions.listing import Skipped
 from dlc_platform.sessions.raw_roots import Disks
@@ -41,32 +39,9 @@ State = Literal["new", "changed", "moved", "registered", "missing", "unreachable
 _MOST_HEADERS = 1000
 #: How long one plan reads headers, and after that the lab's own tables, of disks that are slow.
 _READING_SECONDS = 60.0
-#: Sessions, files and reasons that a summary names.
-_SHOWN = 10
-_FILES_SHOWN = 3
+#: Changes of a session that its note names.
+_CHANGES_SHOWN = 3
 _DOES_NOT_OPEN = "does not open: "
-
-_KNOWN_FILES = """
-select r.session_key, r.name, r.camera, f.position, f.path, f.size_bytes, f.mtime_ns, f.problem, v.frames, v.duration_s,
-       v.damage, exists (select from dlc.recording_poses p where p.recording_file_id = f.id) as tracked
-from dlc.recording_file f
-join dlc.recording r on r.id = f.recording_id
-left join dlc.video v on v.id = f.video_id
-where f.replaced_at is null
-order by r.session_key, r.name, f.position
-"""
-
-_HELD = """
-select session_key, path, reason, remedy from dlc.quarantine
-where released_at is null and stage in ('videos', 'poses')
-order by id
-"""
-
-
-_RELEASED = f"""
-select session_key, path from dlc.quarantine
-where stage = 'videos' and path is not null and released_by <> '{OTHER_EVIDENCE}'
-"""
 
 
 @dataclass(frozen=True)
@@ -174,80 +149,6 @@ class Plan:
             "projects": list(self.projects),
         }
 
-    def lines(self, everything: bool = False) -> Iterator[str]:
-        """The plan for a person to read: counts, and the first of everything, or all of it."""
-        shown = sys.maxsize if everything else _SHOWN
-        on_disk = [session for session in self.sessions if session.state not in ("missing", "unreachable")]
-        left_out = [item for item in self.skipped if everything or item.kind != "expected"]
-        if lost := [item for item in left_out if item.kind == "lost"]:
-            yield f"{len(lost)} LOST until mended"
-            yield from _grouped(((item.reason, str(item.path)) for item in lost), shown, everything)
-            yield ""
-        yield from self.projects
-        states = [f"{number} {state}" for state, number in _counts(session.state for session in on_disk).items()]
-        yield f"{counted(len(on_disk), 'session')} on disk{': ' if states else ''}{', '.join(states)}"
-        if not self.has_catalogue:
-            yield "The lab has no catalogue yet, so all of them are new"
-        registers = [session for session in on_disk if session.registers]
-        files = [file for session in registers for file in session.files]
-        yield f"\nsession_videos would run for {counted(len(registers), 'session')}, {_amount(files)}"
-        for session in registers[:shown]:
-            yield f"  {session.key}: {session.note or session.state}, {_amount(session.files)}"
-        yield from _rest(len(registers) - shown, "sessions")
-        labels = sum(session.labels for session in on_disk)
-        yield f"\nlabeled_frames would run for {counted(labels, 'session')}"
-        yield from self._poses_lines(shown, everything)
-        for title, chosen in (
-            ("not ready", [s for s in on_disk if s.state != "registered" and not s.registers]),
-            ("missing: registered, and no longer on disk", [s for s in self.sessions if s.state == "missing"]),
-            ("out of sight: their raw root cannot be read", [s for s in self.sessions if s.state == "unreachable"]),
-        ):
-            if chosen:
-                yield f"\n{counted(len(chosen), 'session is', 'sessions are')} {title}"
-                for session in chosen[:shown]:
-                    yield f"  {session.key}: {session.note}"
-                yield from _rest(len(chosen) - shown, "sessions")
-        if self.copies:
-            yield f"\n{counted(len(self.copies), 'video lies', 'videos lie')} there more than once"
-            yield from (f"  {line}" for line in self.copies[:shown])
-            yield from _rest(len(self.copies) - shown, "videos")
-        for kind, title in (("odd", "left out"), ("expected", "left out as usual")):
-            own = [item for item in left_out if item.kind == kind]
-            if own:
-                yield f"\n{len(own)} {title}"
-                yield from _grouped(((item.reason, str(item.path)) for item in own), shown, everything)
-        usual = len(self.skipped) - len(left_out)
-        if usual:
-            yield (
-                f"\n{counted(usual, 'more is', 'more are')} left out in every lab (under way, hidden, made by "
-                "DeepLabCut); --all names them"
-            )
-        if self.headers_left:
-            yield (
-                f"\nThe headers of {counted(self.headers_left, 'new file')} were not read, because that takes too long"
-            )
-
-    def _poses_lines(self, shown: int, everything: bool) -> Iterator[str]:
-        wanted: dict[tuple[str | None, str | None], list[PlannedFile]] = defaultdict(list)
-        none: list[tuple[str, str]] = []
-        there = 0
-        for session in self.sessions:
-            for file in session.files:
-                if file.poses == "wanted":
-                    wanted[file.project, file.model].append(file)
-                elif file.poses == "there":
-                    there += 1
-                elif session.state != "missing" and (session.registers or session.state == "registered"):
-                    none.append((file.reason or "", f"{session.key}: {file.recording}, camera {file.camera}"))
-        files = [file for own in wanted.values() for file in own]
-        yield f"\npose_estimates would run for {_amount(files)}; {counted(there, 'file has', 'files have')} poses"
-        for (project, model), own in wanted.items():
-            cameras = ", ".join(_some(sorted({file.camera for file in own}), shown))
-            yield f"  by {project}'s production model {short(model or '')} ({cameras}): {_amount(own)}"
-        if none:
-            yield f"\n{counted(len(none), 'file')} would not be tracked"
-            yield from _grouped(none, shown, everything)
-
 
 def plan(lab: Lab, engine: Engine | None) -> Plan:
     """Say what would be done with what lies on the disks now.
@@ -312,19 +213,17 @@ class _Catalogue:
 
     def __init__(self, lab: Lab, engine: Engine | None) -> None:
         self.files: dict[str, dict[tuple[str, int], Row]] = defaultdict(dict)
-        self.held: dict[tuple[str, str | None], str] = {}
+        self.held: Mapping[tuple[str, str | None], str] = {}
         #: Files that a person let go: only what holds them up now decides.
         self.released: set[tuple[str, str]] = set()
         self.labelled: set[str] = set()
         self.trackers = Trackers({}, {})
         if engine is None:
             return
-        with engine.connect() as connection:
-            for row in connection.execute(text(_KNOWN_FILES)):
-                self.files[row.session_key][row.name, row.position] = row
-            for row in connection.execute(text(_HELD)):
-                self.held.setdefault((row.session_key, row.path), f"{row.reason}; {row.remedy}")
-            self.released = {(row.session_key, row.path) for row in connection.execute(text(_RELEASED))}
+        for row in files_in_force(engine):
+            self.files[row.session_key][row.name, row.position] = row
+        self.held = holding_reasons(engine)
+        self.released = released_files(engine)
         self.labelled = labelled_sessions(engine, lab.projects)
         self.trackers = find_trackers(engine, Store(lab.store), lab.projects, lab.model_rules)
 
@@ -392,14 +291,16 @@ class _Planner:
                 for one in planned
             ]
         is_readable = all(row.problem is None for row in known.values())
-        notes = [waits] if waits is not None else [] if state == "new" else _some(changes, _FILES_SHOWN)
+        changed = "; ".join(changes[:_CHANGES_SHOWN]) + (
+            f"; and {len(changes) - _CHANGES_SHOWN} more" if len(changes) > _CHANGES_SHOWN else ""
+        )
         return PlannedSession(
             session.key,
             str(session.folder),
             state,
             bool(changes) and waits is None,
             waits is None and session.key not in self._catalogue.labelled and (bool(changes) or is_readable),
-            "; ".join(notes),
+            waits if waits is not None else "" if state == "new" else changed,
             tuple(planned),
         )
 
@@ -535,48 +436,3 @@ def _sidecar_problems(lab: Lab, found: Scan, disks: Disks) -> list[Skipped]:
         if (details := disks.ask(session.folder, read, None)) is not None:
             problems += details.problems
     return problems
-
-
-def _counts(values: Iterable[str]) -> Mapping[str, int]:
-    counts: dict[str, int] = defaultdict(int)
-    for value in values:
-        counts[value] += 1
-    return counts
-
-
-def _amount(files: Iterable[PlannedFile]) -> str:
-    """How many files, how long, and how many frames, as far as that is known."""
-    files = list(files)
-    text = counted(len(files), "file")
-    known = [file.duration_s for file in files if file.duration_s is not None]
-    if known:
-        seconds = sum(known)
-        long = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-        frames = sum(file.frames or 0 for file in files)
-        unknown = f", {len(files) - len(known)} of them of unknown length" if len(known) < len(files) else ""
-        text += f" ({long}, {counted(frames, 'frame')}{unknown})"
-    return text
-
-
-def _some(items: list[str], most: int) -> list[str]:
-    return items if len(items) <= most else [*items[:most], f"and {len(items) - most} more"]
-
-
-def _rest(number: int, what: str) -> Iterator[str]:
-    if number > 0:
-        yield f"  and {number} more {what}; --all names them"
-
-
-def _grouped(items: Iterable[tuple[str, str]], shown: int, everything: bool) -> Iterator[str]:
-    """What has the same reason together, the commonest reason first."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for reason, name in items:
-        groups[reason].append(name)
-    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
-    for reason, names in ordered[:shown]:
-        if everything:
-            yield f"  {reason}"
-            yield from (f"    {name}" for name in names)
-        else:
-            yield f"  {len(names)}: {reason} ({'; '.join(_some(names, _FILES_SHOWN))})"
-    yield from _rest(len(ordered) - shown, "reasons")

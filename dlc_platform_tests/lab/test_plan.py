@@ -16,6 +16,7 @@ from dlc_platform.catalog import quarantine
 from dlc_platform.catalog.promotions import promote
 from dlc_platform.catalog.sessions import current_files, record_session_labels, session_places
 from dlc_platform.cli import app
+from dlc_platform.cli.plan_lines import plan_lines
 from dlc_platform.lab.plan import Plan, PlannedFile, PlannedSession, plan
 from dlc_platform.platform import Platform
 from dlc_platform.sessions.recordings import scan
@@ -142,7 +143,7 @@ def test_a_project_that_cannot_be_read_is_named(
         data.unlink()
     projects = {name: {"path": path} for name, path in (("good", good), ("torn", torn), ("bad", bad))}
     made = plan(Lab.model_validate({"raw_roots": lab.raw_roots, "projects": projects}), engine)
-    said = [line for line in made.lines() if "cannot be used" in line]
+    said = [line for line in plan_lines(made) if "cannot be used" in line]
     assert [line.split(":")[0] for line in said] == [
         "The project torn cannot be used",
         "The project bad cannot be used",
@@ -197,7 +198,7 @@ def test_what_is_gone_is_missing_and_what_is_out_of_sight_is_said(engine: Engine
     made = plan(lab, engine)
     assert made.loses
     assert {(one.state, one.note) for one in made.sessions} == {("unreachable", f"{raw} cannot be read")}
-    assert next(made.lines()) == "1 LOST until mended"
+    assert next(plan_lines(made)) == "1 LOST until mended"
 
 
 def test_a_session_that_is_not_ready_waits_and_is_not_counted_as_tracked(engine: Engine, lab: Lab, raw: Path) -> None:
@@ -210,7 +211,7 @@ def test_a_session_that_is_not_ready_waits_and_is_not_counted_as_tracked(engine:
     assert "cam-top.mp4 was written" in second.note and "has not changed for 30 s" in second.note
     assert not (first.registers or second.registers or first.labels)
     assert {one.poses for one in (*first.files, *second.files)} == {"none"}
-    assert "2 sessions are not ready" in "\n".join(made.lines())
+    assert "2 sessions are not ready" in "\n".join(plan_lines(made))
     # A clock that is ahead of ours holds up nothing.
     os.utime(raw / "sub-2/ses-1/cam-top.mp4", (AN_HOUR_AGO, time.time() + 9000))
     assert session(plan(lab, engine), "sub-2_ses-1").registers

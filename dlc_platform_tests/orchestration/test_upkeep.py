@@ -49,6 +49,7 @@ from dlc_platform.catalog.evaluations import evaluations_of
 from dlc_platform.catalog.models import record_imported_model
 from dlc_platform.catalog.promotions import promote
 from dlc_platform.catalog.writing import BodyParts
+from dlc_platform.cli.plan_lines import plan_lines
 from dlc_platform.demo.render import write_video
 from dlc_platform.dlc.evaluation import load_evaluation
 from dlc_platform.errors import PlatformError
@@ -335,7 +336,7 @@ def test_the_ends_of_all_limits_work(tmp_path: Path, catalogue: Engine, largest:
             one for said in found(kept).values() for one in said if one.what in ("definitions", "runs") and one.remedy
         ]
         assert waiting(catalogue, kept.lab.settings) is not None
-        assert Platform(kept.home).plan().lines(True)
+        assert list(plan_lines(Platform(kept.home).plan(), True))
 
 
 def test_old_runs_forget_what_they_logged_and_not_what_they_made(kept: Kept) -> None:

@@ -63,7 +63,7 @@ def up(
     ] = None,
 ) -> None:
     """Start Postgres, the Dagster daemon and the webserver; Ctrl-C stops all of it."""
-    from dlc_platform.orchestration.services import running
+    from dlc_platform.orchestration.up import running
 
     with stoppable(), running(absolute(home), port, say, read_only_port) as services:
         if services.read_only_address is not None:

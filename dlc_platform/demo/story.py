@@ -15,7 +15,8 @@ from dlc_platform.demo import lab as material
 from dlc_platform.dlc.project import read_project
 from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.lab.new_lab import lab_text, labelled_images
-from dlc_platform.orchestration.services import Services, running
+from dlc_platform.orchestration.services import Services
+from dlc_platform.orchestration.up import running
 from dlc_platform.platform import Platform
 from dlc_platform.settings.environment import LAB_FILE, STAGE_VARIABLE
 from dlc_platform.settings.schema import write_schema

@@ -1,19 +1,16 @@
 """Dagster's services of a lab: the webserver and the daemon, started, watched and stopped together.
 
-What they run on (Postgres, dagster.yaml) is prepared in `instance`.
+What they run on (Postgres, dagster.yaml) is prepared in `instance`; `up` begins and ends them.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,24 +22,19 @@ import psutil
 from sqlalchemy.exc import OperationalError
 
 from dlc_platform.devices.processes import WorkerProcess
-from dlc_platform.errors import PlatformError, command
+from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
 from dlc_platform.launchers.dagster_internals import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from dlc_platform.launchers.run_ends import settled
 from dlc_platform.orchestration.clock import TOLERANCE, forget_the_future
 from dlc_platform.orchestration.instance import (
-    clean,
     dagster_yaml,
-    is_used,
     lab_problem,
     open_instance,
-    open_lock,
     prepare,
     taken_lab,
-    where_it_stands,
     write,
 )
-from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import STOPPED_TAG
 from dlc_platform.orchestration.web_access import authorization, shown_address
 from dlc_platform.postgres import server
@@ -55,14 +47,12 @@ from dlc_platform.settings.environment import (
 )
 from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.loading import load_lab
-from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:
     from dagster_graphql import DagsterGraphQLClient
 
 _START_SECONDS = 180
 _STOP_SECONDS = 20
-_PORT_SECONDS = 10
 #: A service that ends by itself more often than that within that time is not started again.
 _MOST_ENDS = 3
 _ENDS_MINUTES = 10
@@ -74,8 +64,6 @@ _WAIT_SECONDS = 10
 _LOG_BYTES = 10_000_000
 #: Names the running services, so that they are found when the process that started them was killed.
 _RECORD = "services.json"
-#: Held by the `up` that is at work, whose process it names.
-_UP_LOCK = "up.lock"
 #: What Dagster loads, and the name of the code location.
 _MODULE = "dlc_platform.definitions"
 
@@ -490,145 +478,3 @@ def end_left_over(home: Path) -> bool:
                 time.sleep(0.05)
             ended = True
     return ended
-
-
-@contextlib.contextmanager
-def running(
-    home: Path, port: int | None, say: Callable[[str], None], read_only_port: int | None = None
-) -> Iterator[Services]:
-    """The services of a lab, up and answering; everything is stopped at the end.
-
-    Parameters
-    ----------
-    port
-        Of the webserver on 127.0.0.1; None takes a free one.
-    read_only_port
-        Of a second webserver, in which nothing can be started or changed; None starts none.
-
-    Raises
-    ------
-    PlatformError
-        When lab.yaml is not valid, the lab is up already, the port is taken, or a service does not start.
-    """
-    load_lab(home)
-    with only_one(home):
-        # What was killed may hold its port for a moment longer.
-        patience = _PORT_SECONDS if end_left_over(home) else 0
-        port = port or _free_port()
-        _require_free(port, patience)
-        if read_only_port is not None:
-            if read_only_port == port:
-                raise PlatformError(
-                    f"port {port} is given to both webservers", "Choose another one with --read-only-port"
-                )
-            _require_free(read_only_port, patience, "--read-only-port")
-        embedded = not is_external()
-        say("Starting Postgres" if embedded else "Connecting to Postgres")
-        services = None
-        for sentence in where_it_stands(home):
-            say(sentence)
-        try:
-            services = Services(home, port, prepare(home), say, read_only_port)
-            clean(LabResource(home=str(home)))
-            if waiting := forget_the_future(services.instance):
-                say(f"The clock was set back since the lab was up; go on from now: {', '.join(waiting)}")
-            say("Starting the Dagster webserver and daemon")
-            services.start()
-            services.wait_until_ready()
-            _tell_systemd("READY=1")
-            yield services
-        finally:
-            with _undisturbed():
-                _tell_systemd("STOPPING=1")
-                say("Stopping")
-                try:
-                    if services is not None and (stopped := services.stop()):
-                        say(
-                            f"{counted(stopped, 'run was', 'runs were')} under way; "
-                            f"{'it goes' if stopped == 1 else 'they go'} on when the lab is started again"
-                        )
-                finally:
-                    if embedded and not is_used(home):
-                        server.stop(home / "postgres")
-
-
-def _tell_systemd(state: str) -> None:
-    """Say how it stands to the systemd whose unit this is, if it is one (sd_notify(3))."""
-    if place := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            # What begins with @ has no file.
-            sender.sendto(state.encode(), place.replace("@", "\0", 1) if place.startswith("@") else place)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let a second Ctrl-C, or a terminal that is closed after it, not leave half of the lab running."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def process_of_up(home: Path) -> int | None:
-    """The process of the `up` that is at work on a lab; None where there is none."""
-    with open_lock(home / _UP_LOCK) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            said = lock.read().strip()
-            # It is about to write it.
-            return int(said) if said.isdigit() else None
-        return None
-
-
-@contextlib.contextmanager
-def only_one(home: Path) -> Iterator[None]:
-    """Hold what one process alone may do at a time: be up, or end what an earlier one left.
-
-    Raises
-    ------
-    PlatformError
-        When another process holds it.
-    """
-    with open_lock(home / _UP_LOCK) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise PlatformError(
-                f"the lab {home} is up already, in process {lock.read().strip()}",
-                f"Use that one, or stop it with Ctrl-C or {command('stop', home)}",
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _require_free(port: int, patience: float, option: str = "--port") -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-                return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise PlatformError(
-                        f"port {port} is taken: {error.strerror}", f"Choose another one with {option}"
-                    ) from None
-        time.sleep(0.1)

@@ -1,6 +1,6 @@
 """Stopping a lab from outside: the `up` that is at work, what a killed one left, and the embedded database.
 
-How an `up` ends what it started is its own business, in `services`.
+How an `up` ends what it started is its own business, in `up`.
 """
 
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dlc_platform.errors import PlatformError
 from dlc_platform.orchestration.instance import environment_of, is_used
-from dlc_platform.orchestration.services import Services, end_left_over, only_one, process_of_up
+from dlc_platform.orchestration.services import Services, end_left_over
+from dlc_platform.orchestration.up import only_one, process_of_up
 from dlc_platform.postgres import server
 from dlc_platform.postgres.connection import is_external
 from dlc_platform.settings.loading import load_lab

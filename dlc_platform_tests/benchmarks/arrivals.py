@@ -23,7 +23,7 @@ from dlc_platform.catalog.promotions import promote
 from dlc_platform.demo import lab as material
 from dlc_platform.dlc.engine import load_engine
 from dlc_platform.estimates.importing import register_model
-from dlc_platform.orchestration.services import running
+from dlc_platform.orchestration.up import running
 from dlc_platform.platform import Platform
 from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.settings.loading import load_lab

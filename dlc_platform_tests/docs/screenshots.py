@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 import dlc_platform
 from dlc_platform.demo.lab import UNSEEN
-from dlc_platform.orchestration.services import running
+from dlc_platform.orchestration.up import running
 from dlc_platform.orchestration.web_access import address
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -29,7 +29,7 @@ from dagster_graphql import DagsterGraphQLClient
 from dlc_platform.demo import render
 from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import HOME_VARIABLE, PlatformError
-from dlc_platform.orchestration.services import running
+from dlc_platform.orchestration.up import running
 from dlc_platform.orchestration.web_access import authorization
 from dlc_platform.postgres import server
 from dlc_platform.settings.environment import POSTGRES_VARIABLE

@@ -64,7 +64,8 @@ class Store:
         """
         if not _NAME.fullmatch(identity):
             raise PlatformError(
-                f"{one_line(repr(identity))} is no identity of a product ({kind}), so it names no folder of the store",
+                f"{one_line(repr(identity))} is not the identity of a product ({kind}), "
+                "so it names no folder of the store",
                 "See who wrote the row or the manifest that names it; nothing was read or removed",
             )
         return self.root / kind / identity

@@ -1,7 +1,7 @@
-"""What asks the catalogue with SQL: a `Question` is answered with a DataFrame, or with plain rows.
+"""Questions to the catalogue in SQL: a `Question` gives its answer as a DataFrame, or as plain rows.
 
-Plain rows are for those who print a table: importing pandas would take longer than the answer. The questions
-themselves stand with their subjects; those that a lab asks for years are views of the database (``dlc.pose_lineage``,
+Plain rows are for a caller that prints a table, because importing pandas takes longer than the answer. The questions
+themselves stand with their subjects. Those that a lab asks for years are views of the database (``dlc.pose_lineage``,
 ``model_sessions``, ``stale_sessions``, ``best_models``), so that any tool answers them with one query.
 """
 
@@ -34,7 +34,7 @@ class Question(Generic[Parameters]):
         return frame(engine, query, **parameters)
 
     def rows(self, engine: Engine, *args: Parameters.args, **kwargs: Parameters.kwargs) -> list[dict[str, Any]]:
-        """The answer as a list of rows by column, with whole and broken numbers as Python's own."""
+        """The answer as a list of rows by column. Whole numbers are int, others float."""
         query, parameters = self._asks(*args, **kwargs)
         return [{name: _plain(value) for name, value in row.items()} for row in rows(engine, query, **parameters)]
 

@@ -1,7 +1,7 @@
 """Opening the catalogue: the engine, and the migrations.
 
-Whoever opens a lab finds its tables as they are. Only what starts a lab, and `dlc-platform migrate`, changes them. That
-needs the tables as classes, and Alembic; opening imports neither, so that lists are quick.
+Opening a lab leaves its tables as they are. Only the start of a lab and `dlc-platform migrate` change them. These need
+the tables as classes, and Alembic; opening imports neither, so that lists are quick.
 """
 
 import time
@@ -25,7 +25,7 @@ from dlc_platform.version import __version__
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number, as long as nothing else in the database uses it.
 _MIGRATION_LOCK = 0x646C63
-#: For what took hours and is not to be lost: how long a database that is away is waited for, from try to try.
+#: The waits between tries to write what took hours to compute, while the database does not answer.
 _PAUSES_SECONDS = (1.0, 5.0, 15.0, 60.0, 120.0)
 
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ def open_catalog(url: URL) -> Engine:
 
 
 def outlasting(write: Callable[[], Result]) -> Result:
-    """What a function gives that is one transaction; it is called again where the database is lost meanwhile."""
+    """Call `write`, one transaction, and return its result; call it again if the database is lost meanwhile."""
     for pause in _PAUSES_SECONDS:
         try:
             return write()
@@ -67,7 +67,7 @@ def open_lab(home: Path) -> Engine:
 
 
 def open_where_there(home: Path) -> Engine | None:
-    """As `open_lab`; but None for a lab that has no catalogue yet, and nothing is made for it."""
+    """As `open_lab`, but return None if the lab has no catalogue yet; nothing is made."""
     url = existing_url(home)
     if url is None:
         return None
@@ -83,14 +83,14 @@ def open_where_there(home: Path) -> Engine | None:
         raise PlatformError(
             f"the catalogue of {home} has the tables of an older version of the platform ({found}, where this version "
             f"has {newest})",
-            f"Bring them up to date with {command('migrate', home)}, when nobody works on the lab with the older "
-            "version any more",
+            f"Stop all work on the lab with the older version, then bring them up to date with "
+            f"{command('migrate', home)}",
         )
     return engine
 
 
 def lost_catalog(home: Path, store: Store) -> PlatformError | None:
-    """What to say where a lab has products and no catalogue that knows of them; None where all is well.
+    """The error for a lab that has products and no catalogue that knows of them; None if all is well.
 
     A new catalogue beside them would track each session once more, with nothing known of earlier models and releases.
     """
@@ -109,7 +109,7 @@ def lost_catalog(home: Path, store: Store) -> PlatformError | None:
         f"the lab {home} has {counted(products, 'product')} in {store.root}, and no catalogue that knows of "
         f"{'it' if products == 1 else 'them'} in {place}",
         "See that the disk of the database is mounted, or that its address is right. If the database is lost, make a "
-        "lab of the newest backup in a new folder, with `dlc-platform restore`. A lab that begins anew needs its own "
+        "lab of the newest backup in a new folder, with `dlc-platform restore`. A new lab needs its own "
         "store",
     )
 
@@ -157,12 +157,12 @@ def catalog_revision(connection: Connection) -> str | None:
 
 
 def knows_revision(revision: str) -> bool:
-    """True when `migrate` can go on from this migration; false for one of a newer platform."""
+    """True if `migrate` can go on from this migration; false if it belongs to a newer platform."""
     return revision in _revisions()
 
 
 def require_known(connection: Connection) -> str | None:
-    """The migration that the catalogue's tables are at, which is one that this platform knows, or None.
+    """The migration that the catalogue's tables are at, if this platform knows it; None if there are no tables.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def require_known(connection: Connection) -> str | None:
 
 
 def newer_tables(whose: str, revision: str, platform: str | None = None) -> PlatformError:
-    """The error that a newer platform has changed some tables; `platform` is its version, where that is known."""
+    """The error that a newer platform has changed some tables; `platform` is its version, if known."""
     return PlatformError(
         f"the tables of {whose} are at {revision}, which this version of the platform does not know: "
         f"{'a newer one' if platform is None else f'version {platform}'} has changed them, and this is "
@@ -187,12 +187,12 @@ def newer_tables(whose: str, revision: str, platform: str | None = None) -> Plat
 
 
 def migrated_by(connection: Connection, revision: str) -> str | None:
-    """The version of the platform that brought the tables to a migration, as far as they tell."""
+    """The version of the platform that brought the tables to a migration; None if the tables do not tell."""
     statement = text(f"select platform from {SCHEMA}.migration where revision = :revision")
     try:
         with connection.begin_nested():
             return connection.scalar(statement, {"revision": revision})
-    except DBAPIError:  # a newer platform may keep that otherwise
+    except DBAPIError:  # a newer platform may keep this elsewhere
         return None
 
 
@@ -200,7 +200,7 @@ def migrated_by(connection: Connection, revision: str) -> str | None:
 def _revisions() -> list[str]:
     """The migrations that this version of the platform brings, the newest first, by the names of their files.
 
-    Who asks Alembic waits longer for its import than for most answers.
+    Importing Alembic would take longer than most answers.
     """
     files = (_MIGRATIONS / "versions").glob("[0-9]*_*.py")
     return sorted((file.name.partition("_")[0] for file in files), reverse=True)

@@ -23,7 +23,7 @@ def record_dataset(
         dataset.skeleton_id = skeleton_of(connection, bodyparts)
         dataset.environment_id = environment_of(connection, environment)
         if not insert_product(connection, dataset):
-            # The same labels, of a project that lab.yaml may call otherwise now.
+            # The same labels; lab.yaml may give their project another name now.
             connection.execute(update(Dataset).where(Dataset.id == dataset.id).values(project=dataset.project))
         statement = insert(DatasetImage).values([values_of(image) for image in images])
         # Which session an image came from can become known later, and stays known when its video is taken away;

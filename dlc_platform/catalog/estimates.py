@@ -1,4 +1,4 @@
-"""Pose estimates in the catalogue: of which file, by which model, and which of them another model would change.
+"""Pose estimates in the catalogue: their files, their models, and the estimates that another model would change.
 
 How good they are is in `verdicts`.
 """
@@ -86,7 +86,7 @@ where p.damage is not null or p.frames_lost > 0 or p.frames <> v.frames
 order by p.session, p.recording, p.position
 """
 
-#: Poses in force whose video stores times in another order, or of which nobody knows whether it does.
+#: Poses in force whose video stores its times in another order, or may do so.
 _POSES_TO_TIME = """
 select p.session, p.recording, p.position, p.path, p.pose_estimate
 from dlc.poses_in_force p
@@ -154,7 +154,8 @@ def poses_to_time(engine: Engine) -> "pd.DataFrame":
 
 @Question
 def computed_poses() -> Asked:
-    """The poses in force that were not imported, with the parameters of their inference; {} where all are as usual."""
+    """The poses in force that were computed here, with the parameters of their inference; {} for the usual
+    parameters."""
     return _COMPUTED_POSES, {}
 
 
@@ -165,13 +166,13 @@ def tracked_by_both(engine: Engine, project: str, old: str, new: str, most: int)
 
 @Question
 def stale_under(model: str) -> Asked:
-    """The sessions with poses in force that this version did not make although it may track their cameras."""
+    """The sessions with poses in force of cameras that this version may track, and that another version made."""
     return _STALE_UNDER, {"model": model}
 
 
 @Question
 def lineage_table(session: str) -> Asked:
-    """What made the poses in force of a session, one row for each file."""
+    """The model, labels, parameters and software behind the poses in force of a session, one row for each file."""
     query = "select * from dlc.pose_lineage where session = :session order by recording, position"
     return query, {"session": session}
 
@@ -183,7 +184,7 @@ def stale_sessions(imported: bool = True) -> Asked:
     Parameters
     ----------
     imported
-        Whether sessions all of whose poses were imported are among them.
+        True to include sessions all of whose poses were imported.
     """
     return (
         "select * from dlc.stale_sessions where :imported or not imported "
@@ -200,7 +201,7 @@ def record_poses(
 ) -> None:
     """Write down an estimate (once) and that it holds the poses of a recording's file from now on.
 
-    The summaries are those of the likelihood cut-off that holds now: they take the place of those before.
+    The summaries are those of the present likelihood cut-off; they replace earlier ones.
     """
     with engine.begin() as connection:
         estimate.environment_id = environment_of(connection, environment)
@@ -210,7 +211,7 @@ def record_poses(
 
 
 def pose_summaries(pose_estimate_id: str, rows: Iterable[Mapping[Any, Any]]) -> list[PoseSummary]:
-    """What `pose.table.summarize` says of an estimate, as the catalogue keeps it: NaN is null."""
+    """The rows of `pose.table.summarize` as rows of the catalogue; NaN becomes null."""
     return [
         PoseSummary(
             pose_estimate_id=pose_estimate_id,
@@ -224,7 +225,7 @@ def pose_summaries(pose_estimate_id: str, rows: Iterable[Mapping[Any, Any]]) -> 
 
 
 def pose_estimate(engine: Engine, pose_estimate_id: str) -> PoseEstimate | None:
-    """Poses by their identity; when and by which run they were made first."""
+    """Poses by their identity, with when and by which run they were first made."""
     return first(engine, select(PoseEstimate).where(PoseEstimate.id == pose_estimate_id))
 
 
@@ -236,7 +237,7 @@ def record_imported_poses(
     environment: Mapping[str, Any],
     use: bool,
 ) -> bool:
-    """Write down an estimate that was made elsewhere, once; `source` says where.
+    """Write down, once, an estimate that was made elsewhere; `source` says where.
 
     It is in force from now on if the recording's file has no poses yet.
 
@@ -250,7 +251,7 @@ def record_imported_poses(
     Returns
     -------
     bool
-        Whether it is in force now.
+        True if it is in force now.
     """
     with engine.begin() as connection:
         estimate.origin = "imported"

@@ -35,8 +35,8 @@ order by v.evaluated_at, v.id, x.side, x.bodypart = 'all', x.bodypart
 def evaluation_table(engine: Engine) -> "pd.DataFrame":
     """One row for each evaluation, side and body part; distances in pixels.
 
-    Side ``test`` is over `test_images` images that the version was not trained on, and ``train`` over those that it
-    was. `taught_images` counts the images on the test side of the dataset that it was trained on. Where
+    Side ``test`` is over `test_images` images that the version was not trained on, side ``train`` over those that it
+    was trained on. `taught_images` counts the images on the dataset's test side that it was trained on. If
     `training_known` is false, nobody knows what it was trained on.
     """
     return frame(engine, _EVALUATIONS)
@@ -51,8 +51,8 @@ def record_evaluation(
 ) -> None:
     """Write down an evaluation (once) and its errors, by side and body part and by side and session.
 
-    The errors are those of the likelihood cut-off that holds now, of the sessions that are known now, and of the images
-    that the model was not trained on.
+    The errors are those of the present likelihood cut-off and of the sessions that are known now; test errors are over
+    images that the model was not trained on.
     """
     view = {
         name: getattr(evaluation, name)
@@ -70,12 +70,12 @@ def record_evaluation(
 
 
 def record_comparison(engine: Engine, comparison: Comparison, errors: Iterable[ComparisonError]) -> None:
-    """Write down a comparison, which is its project's newest one from now on, made before or not."""
+    """Write down a comparison as its project's newest one, even if the same comparison was made before."""
     with engine.begin() as connection:
         if not insert_new(connection, comparison):
             again = {"made_at": func.now(), "run_id": comparison.run_id}
             connection.execute(update(Comparison).where(Comparison.id == comparison.id).values(**again))
-        # An older platform wrote intervals of too few images.
+        # An older platform wrote intervals from too few images.
         overwrite(connection, errors)
 
 
@@ -97,7 +97,7 @@ def evaluations_of(engine: Engine, project: str) -> list[Evaluation]:
 
 
 def evaluation_of(engine: Engine, model_id: str) -> Evaluation | None:
-    """The newest evaluation of a model version on the dataset that taught it, or else on any."""
+    """The newest evaluation of a model version: on the dataset that it was trained on if there is one, else on any."""
     own = select(ModelVersion.dataset_id).where(ModelVersion.id == model_id).scalar_subquery()
     statement = (
         select(Evaluation)

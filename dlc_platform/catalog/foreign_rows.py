@@ -1,8 +1,8 @@
-"""Rows that can come from the backup of anybody: values that Postgres takes, and that would do harm when they are used.
+"""Rows from a backup that anybody may have made: values that Postgres accepts, and that would do harm when used.
 
-Parts of paths must have the form of their kind. Whoever uses such a value asks again: `Store.path` for products,
-`layout.root_of` and `layout.leads_out` for what lies below a raw root. Times and JSON must be such that Python reads
-them, or no table of the lab could be shown.
+Parts of paths must have the form of their kind. The code that uses such a value checks it again: `Store.path` for
+products, `layout.root_of` and `layout.leads_out` for what lies below a raw root. Python must be able to read times and
+JSON, or no table of the lab could be shown.
 """
 
 import re
@@ -19,17 +19,18 @@ from dlc_platform.errors import one_line
 
 @dataclass(frozen=True)
 class _Form:
-    """What values match, in the words of Postgres, and what is said of one that does not."""
+    """The form that values must match, as a regular expression of Postgres, and the words for one that does not
+    match."""
 
     pattern: str
     otherwise: str
 
 
-_IDENTITY = _Form("^[0-9a-f]{64}$", "is no identity of a product")
-_ABSOLUTE = _Form(r"^(?!.*/\.\.?(/|$))/", "is no absolute path without `..`")
-_BELOW = _Form(r"^(?!/)(?!(.*/)?\.\.?(/|$))", "is no path below a raw root")
-_NAME = _Form(r"^(?!\.\.?$)[^/]+$", "is no file's name")
-#: Texts, and whatever else is no bracket.
+_IDENTITY = _Form("^[0-9a-f]{64}$", "is not the identity of a product")
+_ABSOLUTE = _Form(r"^(?!.*/\.\.?(/|$))/", "is not an absolute path without `..`")
+_BELOW = _Form(r"^(?!/)(?!(.*/)?\.\.?(/|$))", "is not a path below a raw root")
+_NAME = _Form(r"^(?!\.\.?$)[^/]+$", "is not the name of a file")
+#: Texts, and all else that is not a bracket.
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[^][{}]', re.DOTALL)
 _COLUMNS = {
     ("dataset", "id"): _IDENTITY,
@@ -48,14 +49,15 @@ _COLUMNS = {
 
 #: The years that Python knows, a day away from each end for the time zones.
 _TIMES = "0001-01-02 00:00+00", "9999-12-30 00:00+00"
-#: In which a time may be infinite.
+#: Columns in which a time may be infinite.
 _WITHOUT_END = ("waiting_session", "look_at")
-#: How deep JSON of ours may be.
+#: The greatest depth of the platform's own JSON.
 _DEEPEST = 50
 
 
 def harmful_row(connection: Connection) -> str | None:
-    """A row of a catalogue that is up to date with a harmful value, in words: table, row and value; None for none."""
+    """Find a harmful value in a catalogue that is up to date: its table, row and value in words; None if there is
+    none."""
     for (table, column), form in _COLUMNS.items():
         place = Base.metadata.tables[f"{SCHEMA}.{table}"].c[column]
         for row, value in connection.execute(_rows(place, cast(place, Text)).where(place.op("!~")(form.pattern))):
@@ -63,7 +65,7 @@ def harmful_row(connection: Connection) -> str | None:
     for place in (column for table in Base.metadata.sorted_tables for column in table.columns):
         if isinstance(place.type, DateTime) and (place.table.name, place.name) != _WITHOUT_END:
             for row, value in connection.execute(_rows(place, cast(place, Text)).where(~place.between(*_TIMES))):
-                return _told(place, row, value, "is no time that can be read")
+                return _told(place, row, value, "is not a time that can be read")
         elif isinstance(place.type, JSONB) or isinstance(getattr(place.type, "impl", None), JSONB):
             for row, value in _with_many_brackets(connection, place):
                 if _depth(value) > _DEEPEST:
@@ -91,7 +93,7 @@ def _with_many_brackets(connection: Connection, place: Column[Any]) -> Iterator[
 
 
 def _depth(words: str) -> int:
-    """How deep a JSON text is; no deeper text is parsed than can be."""
+    """The depth of a JSON text. Only brackets are counted, so a text that is too deep is never parsed."""
     deepest = depth = 0
     for bracket in _BRACKETS.sub("", words):
         depth += 1 if bracket in "[{" else -1

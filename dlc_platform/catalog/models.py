@@ -1,6 +1,6 @@
-"""Model versions in the catalogue: recipes, training runs, exports, imported models, and how models are found.
+"""Model versions in the catalogue: recipes, training runs, exports, imported models, and the search for a model.
 
-How well they do is in `evaluations`, and which of them tracks in `promotions`.
+Their errors are in `evaluations`; the choice of the one that tracks is in `promotions`.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SHORT, _CANDIDATES = 12, 5
 
-#: What a test error is over, in words; null where there is none.
+#: The images behind a test error, in words; null if there is no test error.
 _TESTED_ON = """
 case when {images} = 0 then 'no image that it was not trained on'
      else {images} || case when {images} = 1 then ' image' else ' images' end
@@ -69,15 +69,15 @@ order by v.recipe, v.version
 def model_table() -> Asked:
     """One row for each training and each imported version, oldest first.
 
-    `test_rmse_px` is on the test images of the version's own dataset; for an imported one, on those that it was
-    evaluated on last. `test_images` says how many they are, and `tested_on` says it in words, and whether it may have
-    been trained on them.
+    `test_rmse_px` is over the test images of the version's own dataset; for an imported version, over those of its last
+    evaluation. `test_images` counts them. `tested_on` gives the count in words, and adds if the version may have been
+    trained on them.
     """
     return _MODELS, {}
 
 
 def export_table(engine: Engine) -> "pd.DataFrame":
-    """One row for each export of a model version, oldest first, with what it was measured to deviate and to take."""
+    """One row for each export of a model version, oldest first, with its measured deviation and time."""
     return frame(
         engine,
         "select model_id as model, backend, device, precision, accepted, images, deviation_px, deviation_likelihood, "
@@ -87,13 +87,13 @@ def export_table(engine: Engine) -> "pd.DataFrame":
 
 @Question
 def parameter_table() -> Asked:
-    """One row for each version of each recipe; `also_called` names the recipes that had the very same parameters."""
+    """One row for each version of each recipe; `also_called` names the other recipes with the very same parameters."""
     return _PARAMETERS, {}
 
 
 @Question
 def model_sessions(model: str) -> Asked:
-    """The sessions that a model version touched: `role` is taught, tested or tracked."""
+    """The sessions that a model version learned from, was tested on or tracked; `role` is taught, tested or tracked."""
     return "select * from dlc.model_sessions where model = :model order by role, session", {"model": model}
 
 
@@ -104,12 +104,12 @@ def best_models() -> Asked:
 
 
 def require_model_id(engine: Engine, start: str) -> str:
-    """The identity of the model version that begins with `start`, which is as much of it as tables show, or all of it.
+    """The identity of the model version that begins with `start`: the short form that tables show, or more of it.
 
     Raises
     ------
     PlatformError
-        When no version begins so, or several do; these are named.
+        When no version begins with it, or several do; the message names these.
     """
     query = "select id, project from dlc.model_version where starts_with(id, :written) order by registered_at, id"
     written = start.strip().lower()
@@ -130,12 +130,12 @@ def require_model_id(engine: Engine, start: str) -> str:
 
 
 def record_recipe(engine: Engine, recipe: str, project: str, parameters: Mapping[str, Any]) -> list[str]:
-    """Write down the parameters that a recipe has now; another set than the last one is a new version of the recipe.
+    """Write down the present parameters of a recipe; parameters that differ from the last ones are a new version.
 
     Returns
     -------
     list of str
-        The other recipes, of whatever project, that had the very same parameters before.
+        The other recipes, of any project, that had the very same parameters before.
     """
     with engine.begin() as connection:
         parameter_set = parameter_set_of(connection, parameters)
@@ -185,12 +185,12 @@ def record_training(
 
 
 def record_export(engine: Engine, export: ModelExport, environment: Mapping[str, Any]) -> None:
-    """Write down an export of a model version and what it was measured to do (once).
+    """Write down, once, an export of a model version and what was measured of it.
 
     Parameters
     ----------
     environment
-        What made and measured it.
+        The software and hardware that made and measured it.
     """
     with engine.begin() as connection:
         export.environment_id = environment_of(connection, environment)

@@ -1,11 +1,12 @@
-"""Notifications as a table. What is told, and sent, is for `notify`."""
+"""The table of notifications. Their texts and their sending belong to `notify`. What is told, and sent, is for
+`notify`."""
 
 from dlc_platform.catalog.asking import Asked, Question
 
 
 @Question
 def notification_table(most: int = 1000) -> Asked:
-    """What is told, or was, a row for each channel, the newest first; `state` is waiting, sent or given up."""
+    """The notifications, one row for each channel, the newest first; `state` is waiting, sent or given up."""
     return (
         "select kind, subject, channel, title, body, created_at, case when sent_at is not null then 'sent' "
         "when given_up_at is not null then 'given up' else 'waiting' end as state, attempts, next_attempt_at, sent_at, "

@@ -1,6 +1,6 @@
 """Products of the store that rows of the catalogue name, and the right to make one.
 
-What becomes of products that no row names is for `lab.retention`.
+`lab.retention` decides what becomes of products that no row names.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ _PRODUCTS: dict[Kind, Any] = {
 
 
 def holdings(engine: Engine) -> Mapping[str, int]:
-    """How many sessions a lab has, how many of them have poses in force, and how many model versions."""
+    """Count the lab's sessions, those of them that have poses in force, and the model versions."""
     (row,) = rows(engine, _HOLDINGS)
     return row
 
@@ -40,9 +40,9 @@ def holdings(engine: Engine) -> Mapping[str, int]:
 def making_alone(engine: Engine, identity: str) -> Iterator[None]:
     """Hold the right to make a product: another process that wants to make it, on any host, waits until this ends.
 
-    The lock is the database's and belongs to a connection, so a process that dies gives it up. A connection that is
-    lost meanwhile ends no work: then another process may make the same product beside this one, which costs time and
-    nothing else, because a product is made of what its identity names, and is there once.
+    The lock is the database's and belongs to a connection, so a process that dies gives it up. If the connection is
+    lost meanwhile, the work goes on. Another process may then make the same product beside this one. That costs only
+    time: the identity names all that a product is made of, and the store keeps it once.
     """
     lock = {"identity": identity}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -53,12 +53,12 @@ def making_alone(engine: Engine, identity: str) -> Iterator[None]:
             try:
                 connection.execute(text("select pg_advisory_unlock(hashtextextended(:identity, 1))"), lock)
             except DBAPIError:
-                # Lost, and the lock with it. What does not give up its lock must not be used again either.
+                # Lost, and the lock with it. A connection that does not give up its lock must not be used again either.
                 connection.invalidate()
 
 
 def recorded_products(engine: Engine) -> dict[Product, str | None]:
-    """Every product of the store that a row names, with the SHA-256 of its manifest where the row knows it."""
+    """Every product of the store that a row names, with the SHA-256 of its manifest if the row has it."""
     found: dict[Product, str | None] = {}
     with engine.connect() as connection:
         for kind, table in _PRODUCTS.items():

@@ -1,4 +1,4 @@
-"""Which model version of a project is in production in the catalogue, since when, and by whose decision."""
+"""Promotions in the catalogue: the model version that is in production in each project, since when, and who decided."""
 
 from sqlalchemy import Engine, select
 
@@ -20,9 +20,9 @@ order by p.id
 
 @Question
 def promotion_table() -> Asked:
-    """Every promotion, oldest first: who promoted which version, when, why, and the evaluation it stood on.
+    """Every promotion, oldest first: who promoted which version, when, why, and the evaluation that it relied on.
 
-    `test_rmse_px` is the error that the choice was made on, over `test_images` images; see `tested_on` of `models`.
+    `test_rmse_px` is the error that the choice relied on, over `test_images` images; see `tested_on` of `models`.
     """
     return _PROMOTIONS, {}
 
@@ -33,12 +33,12 @@ def promote(engine: Engine, promotion: Promotion, expected: str | None) -> bool:
     Parameters
     ----------
     expected
-        The production model that the decision was made against; None for none.
+        The production model at the time of the decision; None if there was none.
 
     Returns
     -------
     bool
-        False when another promotion came in between, and nothing was written.
+        False if another promotion came in between; then nothing was written.
     """
     in_force = select(Promotion.id, Promotion.model_id).where(Promotion.project == promotion.project)
     with engine.begin() as connection:
@@ -46,7 +46,7 @@ def promote(engine: Engine, promotion: Promotion, expected: str | None) -> bool:
         if (previous.model_id if previous else None) != expected:
             return False
         promotion.previous_id = previous.id if previous else None
-        # Of two that follow the same promotion the database takes one.
+        # The database takes only one of two promotions that follow the same one.
         return insert_new(connection, promotion)
 
 

@@ -1,6 +1,6 @@
-"""Sessions in quarantine: what puts them in, what lets them out, and who asks whether they are in.
+"""Sessions in quarantine: entries begin and end here, and questions about them are answered here.
 
-What is wrong with a session is decided by those who look at its videos and poses; this keeps what they found.
+The checks of videos and poses decide what is wrong with a session; this module keeps what they found.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 Stage = Literal["videos", "labels", "poses", "quality"]
-#: Who released an entry whose evidence is no more.
+#: Written as the releaser of an entry whose evidence has changed.
 OTHER_EVIDENCE = "other evidence"
 
 
@@ -43,17 +43,17 @@ def judge(
     *,
     files_only: bool = False,
 ) -> list[Fault]:
-    """Write down what is wrong with a session at one stage now; entries of before that are not named again end.
+    """Write down what is wrong with a session at one stage now; earlier entries that are not named again end.
 
     Parameters
     ----------
     files_only
-        Nothing is said of the session as a whole: what holds that up stays.
+        Judge single files only: an entry for the whole session stays.
 
     Returns
     -------
     list of Fault
-        Those that are in quarantine now. The others were released by a person, on the same evidence.
+        Those that are in quarantine now. A person released the others, on the same evidence.
     """
     with engine.begin() as connection:
         _lock(connection, session_key)
@@ -76,7 +76,7 @@ def judge(
                 evidence=fault.evidence,
                 run_id=run_id,
             )
-            # The same evidence: it is in since before, and what is said of it may have other words.
+            # The same evidence: it has been in quarantine since then; only the words for it may differ.
             statement = statement.on_conflict_do_update(
                 index_elements=["session_key", "stage", "path"],
                 index_where=Quarantine.released_at.is_(None),
@@ -89,13 +89,13 @@ def judge(
 def still_held(
     engine: Engine, session_key: str, stage: Stage, faults: Iterable[Fault], *, files_only: bool = False
 ) -> list[Fault]:
-    """What `judge` would leave in quarantine; nothing is written."""
+    """The faults that `judge` would leave in quarantine; nothing is written."""
     with engine.connect() as connection:
         return _named(*_sorted(_entries(connection, session_key, stage), faults, files_only))
 
 
 def _entries(connection: Connection, session_key: str, stage: Stage) -> Sequence[Any]:
-    """What a session is or was in quarantine for at a stage."""
+    """Every entry of a session's quarantine at a stage, open or ended."""
     statement = select(
         Quarantine.id,
         Quarantine.path,
@@ -110,7 +110,7 @@ def _entries(connection: Connection, session_key: str, stage: Stage) -> Sequence
 def _sorted(
     entries: Sequence[Any], faults: Iterable[Fault], files_only: bool
 ) -> tuple[list[Any], dict[str | None, Fault]]:
-    """The entries that stay whatever was found now, and the faults by path that no person released."""
+    """The entries that stay whatever was found now, and, by path, the faults that no person has released."""
     stays = [entry for entry in entries if files_only and entry.path is None and entry.released_by is None]
     released = {
         (entry.path, entry.evidence)
@@ -131,7 +131,8 @@ def _lock(connection: Connection, session_key: str) -> None:
 
 
 def _by_place(faults: Iterable[Fault]) -> dict[str | None, Fault]:
-    """One fault for each file, and one for the session: several of one place are one, with all their reasons."""
+    """One fault for each file, and one for the session: several faults of one place become one, with all their
+    reasons."""
     own: dict[str | None, list[Fault]] = {}
     for fault in faults:
         own.setdefault(fault.path, []).append(fault)
@@ -151,12 +152,12 @@ def _by_place(faults: Iterable[Fault]) -> dict[str | None, Fault]:
 def release(
     engine: Engine, session_key: str, by: str, stages: Collection[Stage] | None = None, reason: str | None = None
 ) -> int:
-    """Let a session out of quarantine because a person says so; returns how many entries that ended.
+    """Let a session out of quarantine because a person says so; return how many entries that ended.
 
     Raises
     ------
     PlatformError
-        When `by` is what stands for nobody.
+        When `by` is empty, or the name that stands for changed evidence.
     """
     if by.strip() in ("", OTHER_EVIDENCE):
         raise PlatformError(f"nobody is called {by!r}", "Say who releases the session")
@@ -171,7 +172,7 @@ def release(
 
 
 def faults_of(engine: Engine, session_key: str, stage: Stage) -> list[Fault]:
-    """What holds a session in quarantine at a stage; empty when it is not in."""
+    """The faults that hold a session in quarantine at a stage; empty if it is not in quarantine."""
     statement = select(Quarantine.reason, Quarantine.remedy, Quarantine.evidence, Quarantine.path).where(
         Quarantine.session_key == session_key, Quarantine.stage == stage, Quarantine.released_at.is_(None)
     )
@@ -180,7 +181,7 @@ def faults_of(engine: Engine, session_key: str, stage: Stage) -> list[Fault]:
 
 
 def held_sessions(engine: Engine, stage: Stage) -> list[str]:
-    """The sessions that are in quarantine at a stage, whole or with a file."""
+    """The sessions that are in quarantine at a stage, for the whole session or for a file."""
     statement = select(Quarantine.session_key).where(Quarantine.stage == stage, Quarantine.released_at.is_(None))
     with engine.connect() as connection:
         return list(connection.scalars(statement.distinct().order_by(Quarantine.session_key)))
@@ -225,16 +226,17 @@ order by stage
 
 @Question
 def quarantine_table(open_only: bool = True, most: int | None = None) -> Asked:
-    """What sessions are in quarantine with, a row for each reason, the newest first; without `file`: all of them.
+    """The entries of the quarantine, a row for each reason, the newest first; without a `file` the whole session is
+    held.
 
     Parameters
     ----------
     open_only
-        Leave out what is over; `released_by` says whether a person or other evidence ended it.
+        Leave out entries that have ended; `released_by` says whether a person or other evidence ended one.
     """
     return _QUARANTINE, {"open_only": open_only, "most": most}
 
 
 def quarantine_counts(engine: Engine) -> "pd.DataFrame":
-    """How many sessions and files are in quarantine by stage, and since when the first of them."""
+    """Count the sessions and files in quarantine by stage; `since` is when the first of them came in."""
     return frame(engine, _QUARANTINE_COUNTS)

@@ -102,17 +102,17 @@ def register_session(
     A file that is unchanged, or only lies elsewhere or was touched, keeps its row and so its poses; a changed one gets
     a new row and the old row is marked as replaced. The row of a file that is gone is marked as missing, and as
     replaced when its content lies elsewhere in the session now. A new row takes over the poses of a row with the same
-    content that is replaced or missing, in whatever session: a video that moved is not tracked again. What was read of
-    a video that is known already takes the place of what was known.
+    content that is replaced or missing, in any session: a video that moved is not tracked again. If a known video was
+    read again, the new figures replace the old ones.
 
     Parameters
     ----------
     files
-        Each with its `recording`, of which name and camera are taken, and its video where it was read.
+        Each with its `recording`, which gives its name and camera, and with its video if it was read.
     environment
-        What read the videos.
+        The software that read the videos.
     details
-        What the lab's own tables say of the subject and of the session; without it what they said before stays.
+        What the lab's own tables say about the subject and about the session; without it, the earlier details stay.
     qualities
         Of the videos that were read.
     """
@@ -127,7 +127,7 @@ def register_session(
         connection.execute(update(Session).where(Session.key == session.key).values(folder=session.folder))
         # One registration of a session at a time.
         connection.execute(select(Session.key).where(Session.key == session.key).with_for_update())
-        # In one order, or two sessions that hold the same videos could wait for each other for ever.
+        # In one order, or two sessions with the same videos could wait for each other for ever.
         for camera in sorted({file.recording.camera for file, _ in files}):
             insert_new(connection, Camera(name=camera))
         read_by = environment_of(connection, environment) if environment else None
@@ -169,14 +169,14 @@ def register_session(
 
 
 def name_session(engine: Engine, session: Session) -> None:
-    """Write down that there is a session, whatever becomes of its files."""
+    """Write down that a session exists, whatever happens to its files."""
     with engine.begin() as connection:
         insert_new(connection, Subject(key=session.subject))
         insert_new(connection, session)
 
 
 def update_details(engine: Engine, subjects: Mapping[str, Any], sessions: Mapping[str, Any]) -> int:
-    """Write down what the lab's own tables say now of known subjects and sessions, by their keys.
+    """Write down what the lab's own tables now say about known subjects and sessions, by their keys.
 
     Returns
     -------
@@ -187,14 +187,15 @@ def update_details(engine: Engine, subjects: Mapping[str, Any], sessions: Mappin
     with engine.begin() as connection:
         for table, own in ((Subject, subjects), (Session, sessions)):
             before = dict(connection.execute(select(table.key, table.details)).tuples().all())
-            # In one order, or two of these could wait for each other for ever.
+            # In one order, or two such calls could wait for each other for ever.
             for key in sorted(key for key in own if key in before and before[key] != own[key]):
                 changed += _set_details(connection, table, key, own[key])
     return changed
 
 
 def all_details(engine: Engine) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the lab's own tables said of subjects and of sessions, by their keys, where they said something."""
+    """The details that the lab's own tables gave subjects and sessions, by their keys; those without details are left
+    out."""
     with engine.connect() as connection:
         subjects, sessions = (
             dict(connection.execute(select(table.key, table.details).where(table.details.is_not(None))).tuples().all())
@@ -204,7 +205,7 @@ def all_details(engine: Engine) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def known_details(engine: Engine, subject: str, session_key: str) -> tuple[Any, Any]:
-    """What the lab's own tables said of a subject and of a session; None for nothing."""
+    """The details that the lab's own tables gave a subject and a session; None if they gave none."""
     with engine.connect() as connection:
         return (
             connection.scalar(select(Subject.details).where(Subject.key == subject)),
@@ -231,7 +232,7 @@ def session_places(engine: Engine) -> list[tuple[str, str, str, str, list[str]]]
 
 
 def registered_cameras(engine: Engine) -> dict[str, str | None]:
-    """The cameras that are known, each with the project that tracks it by the rules that were read last."""
+    """The known cameras, each with the project that tracks it by the rules that were read last."""
     with engine.connect() as connection:
         rows = connection.execute(select(Camera.name, Camera.project).order_by(Camera.name))
         return {name: project for name, project in rows}
@@ -240,7 +241,7 @@ def registered_cameras(engine: Engine) -> dict[str, str | None]:
 def assign_cameras(
     engine: Engine, project_of: Callable[[str], str | None], only: Collection[str] | None = None
 ) -> None:
-    """Write down which project tracks each known camera, or `only` these, by the inference rules as they are now."""
+    """Write down the project that tracks each known camera, or only each of `only`, by the present inference rules."""
     cameras = select(Camera.name, Camera.project).order_by(Camera.name)
     if only is not None:
         cameras = cameras.where(Camera.name.in_(only))
@@ -274,19 +275,19 @@ def current_files(engine: Engine, session_key: str, missing: bool = False) -> li
     Parameters
     ----------
     missing
-        Those that lie nowhere now too.
+        Include those that are gone.
     """
     statement = _current().where(Recording.session_key == session_key)
     return every_row(engine, statement if missing else statement.where(RecordingFile.missing_since.is_(None)))
 
 
 def require_files(engine: Engine, session_key: str) -> list[RecordingFile]:
-    """The files of a session that are there, as `current_files` gives them.
+    """The files of a session that are present, as `current_files` gives them.
 
     Raises
     ------
     PlatformError
-        When the session was never registered, or none of its files is there now.
+        When the session was never registered, or none of its files is present now.
     """
     files = current_files(engine, session_key)
     if files:
@@ -385,7 +386,7 @@ def _same_content(old: Any, new: RecordingFile) -> bool:
 
 
 def _take_over_poses(connection: Connection, file_id: int, file: RecordingFile) -> None:
-    """Let a new row have the poses of one with its content that lies nowhere any more; of its own project's cameras."""
+    """Give a new row the poses of a row with the same content whose file is gone; of its own project's cameras only."""
     project = select(Camera.project).where(Camera.name == file.recording.camera).scalar_subquery()
     poses = (
         select(literal(file_id), RecordingPoses.pose_estimate_id, RecordingPoses.run_id)
@@ -406,7 +407,7 @@ def _take_over_poses(connection: Connection, file_id: int, file: RecordingFile) 
 
 
 def _move(connection: Connection, old: Any, new: RecordingFile) -> None:
-    """Let the row of a file say where it lies now, and when it was seen there."""
+    """Write into the row of a file where it lies now, and when it was seen there."""
     place = {field: getattr(new, field) for field in ("path", "size_bytes", "mtime_ns")}
     status = {field: getattr(new, field) for field in ("ctime_ns", "inode")}
     if any(getattr(old, field) != value for field, value in status.items()):
@@ -419,7 +420,7 @@ def _move(connection: Connection, old: Any, new: RecordingFile) -> None:
 def _set_details(
     connection: Connection, table: type[Subject] | type[Session], key: str, details: dict[str, Any] | None
 ) -> int:
-    """Let a row say what the lab's own tables say; returns whether it said something else."""
+    """Write details into a row; return True if they differ from the earlier ones."""
     statement = update(table).where(
         table.key == key, table.details.is_distinct_from(literal(details, table.details.type))
     )

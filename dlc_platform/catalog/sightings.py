@@ -1,8 +1,8 @@
-"""What was seen last in the raw roots: folders with their times, video files in them, sessions that wait.
+"""The last look at the raw roots: folders with their times, the video files in them, and sessions that wait.
 
-All of it may be lost: it costs a second look. What is to be looked at, and what a look means, is for
-`sessions.scanning`; what is registered is in `sessions`. Lists travel as one array for each column, because there are
-hundreds of thousands of rows.
+All of it may be lost: that costs a second look. `sessions.scanning` decides where to look and what a look means;
+registered files are in `sessions`. Lists travel as one array for each column, because there are hundreds of thousands
+of rows.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,18 +17,18 @@ from dlc_platform.catalog.quarantine import OTHER_EVIDENCE
 
 Order = Literal["newest", "oldest", "name"]
 
-#: A folder as it was known before a look: its path, when it changed, when it had changed as it was listed, and when it
-#: was seen where its listing is not to be trusted. As the database gives it, because there are very many.
+#: A folder as it was known before a look: its path, the time of its last change, that time when it was listed, and, if
+#: its listing cannot be trusted, when it was seen. A plain row of the database, because there are very many.
 KnownFolder = tuple[str, int, int | None, datetime | None]
 
-#: Reasons that are told at a time.
+#: The most reasons that are told at a time.
 _REASONS = 1000
 _ORDERS: dict[Order, str] = {
     "newest": "w.newest_ns desc, w.session_key",
     "oldest": "w.newest_ns, w.session_key",
     "name": "w.session_key",
 }
-#: What is not to be asked for again before a person says so, or another file comes.
+#: A session that is not asked for again before a person releases it, or another file comes.
 _HELD = (
     "exists (select from dlc.quarantine q where q.session_key = w.session_key and q.stage = 'videos' "
     "and q.path is null and q.evidence = w.held and q.released_at is null)"
@@ -37,9 +37,10 @@ _HELD = (
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder as it was seen: when it changed, in ns; when it had changed as it was listed, 0 if not to be trusted.
+    """A folder as it was seen: the time of its last change, and that time when it was listed, 0 if that cannot be
+    trusted; in ns.
 
-    `session_key` is that of the session whose folder it is; `left_out` what of it is not used and why, as JSON.
+    `session_key` is the session whose folder it is; `left_out` lists what in it is not used and why, as JSON.
     """
 
     path: str
@@ -51,7 +52,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Sighting:
-    """A video file as it was seen in a folder; `waits` says for what, if it is not whole yet."""
+    """A video file as it was seen in a folder; if it is not complete yet, `waits` says what it waits for."""
 
     folder_id: int
     name: str
@@ -65,7 +66,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Status:
-    """The ctime and inode of a file now and before, with what else says that it is this very file."""
+    """The ctime and inode of a file now and before, with the other signs that it is this very file."""
 
     folder_id: int
     name: str
@@ -88,8 +89,8 @@ class Later:
 
 
 def set_back_clock(engine: Engine, now: datetime, settle: timedelta) -> None:
-    """Let nothing wait for a time that lies ahead of what it can wait for: a clock that was wrong had said it."""
-    # What waits to open is looked at again after as long as it has waited.
+    """Shorten waits that lie further ahead than any wait can: a wrong clock had set them."""
+    # A file that cannot be opened yet is looked at again after as long as it has waited.
     statement = text(
         "update dlc.waiting_session set changed_at = least(changed_at, :now), "
         "unready_since = least(unready_since, :now), "
@@ -105,12 +106,13 @@ def set_back_clock(engine: Engine, now: datetime, settle: timedelta) -> None:
 
 
 def set_roots(engine: Engine, paths: Sequence[str], layout: str) -> Sequence[Any]:
-    """Know these roots, by this layout, and forget the others with all that was seen in them.
+    """Keep these roots, with this layout, and forget all others with everything that was seen in them.
 
     Returns
     -------
     Sequence
-        Of each root its id, path, where the next look goes on (checked, listed), and whether it holds_videos.
+        Of each root its id, its path, the folders at which the next look goes on (checked, listed), and holds_videos,
+        true if a video was seen in it.
     """
     with engine.begin() as connection:
         gone = "path <> all(:paths) or layout <> :layout"
@@ -123,7 +125,7 @@ def set_roots(engine: Engine, paths: Sequence[str], layout: str) -> Sequence[Any
             values,
         ).all()
         if keys:
-            # Two folders may have claimed a session, and one of them counts no more.
+            # Two folders may have claimed a session, and one of them does not count any more.
             connection.execute(
                 text("update dlc.waiting_session set look_at = '-infinity' where session_key = any(:keys)"),
                 {"keys": keys},
@@ -170,7 +172,7 @@ def known_folders(engine: Engine, root: int) -> dict[str, KnownFolder]:
         "select path, changed_ns, listed_ns, case when listed_ns is distinct from changed_ns then seen_at end "
         "from dlc.scanned_folder where root_id = %s"
     )
-    # Of hundreds of thousands of rows, what an object for each costs is most of it.
+    # With hundreds of thousands of rows, an object for each would be most of the cost.
     with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
         cursor.execute(statement, (root,))
         return {row[0]: row for row in cursor.fetchall()}
@@ -203,7 +205,7 @@ def write_folders(connection: Connection, root: int, folders: Sequence[Folder], 
 
 
 def write_unlisted(engine: Engine, root: int, changed_ns: Mapping[str, int], now: datetime) -> None:
-    """Write down folders that were seen and are still to be listed: when they changed, by path."""
+    """Write down folders that were seen and are not listed yet: the time of their last change in ns, by path."""
     with engine.begin() as connection:
         connection.execute(
             text(
@@ -226,7 +228,7 @@ def folder_ids(connection: Connection, root: int, paths: Sequence[str]) -> dict[
 
 
 def forget_folders(connection: Connection, root: int, gone: Sequence[str]) -> Sequence[Any]:
-    """Forget folders, and all below them.
+    """Forget folders, and everything below them.
 
     Returns
     -------
@@ -302,7 +304,7 @@ def write_sightings(connection: Connection, files: Sequence[Sighting]) -> None:
 
 
 def forget_sightings(connection: Connection, files: Sequence[Sighting]) -> None:
-    """Forget video files that are there no more."""
+    """Forget video files that are gone."""
     connection.execute(
         text(
             "delete from dlc.sighting s using unnest(cast(:folders as int[]), cast(:names as text[])) "
@@ -315,7 +317,7 @@ def forget_sightings(connection: Connection, files: Sequence[Sighting]) -> None:
 def write_status(connection: Connection, files: Sequence[Status], are_the_same: bool) -> None:
     """Write down the ctime and inode of files that were seen.
 
-    Where they are not known to be the same, what was registered has those of before, if it had none.
+    If they are not known to be the same, a registered file that had none gets those from before.
     """
     if not files:
         return
@@ -324,7 +326,7 @@ def write_status(connection: Connection, files: Sequence[Status], are_the_same: 
         "cast(:names as text[]), cast(:ctimes as bigint[]), cast(:inodes as bigint[])) "
         "n (folder_id, name, ctime_ns, inode) where s.folder_id = n.folder_id and s.name = n.name"
     )
-    # Only a file that was registered as it was seen before: any other one is read for itself.
+    # Only a file that was registered as it was seen before; any other file is read anew.
     registered = text(
         "update dlc.recording_file f set ctime_ns = n.ctime_ns, inode = n.inode from unnest(cast(:paths as text[]), "
         "cast(:ctimes as bigint[]), cast(:inodes as bigint[]), cast(:sizes as bigint[]), cast(:times as bigint[])) "
@@ -363,7 +365,7 @@ def seen_videos(connection: Connection, keys: Collection[str]) -> Iterable[Any]:
 
 
 def registered_files(connection: Connection, keys: Collection[str]) -> Iterable[Any]:
-    """The current files of sessions, as plain rows: there are very many."""
+    """The current files of sessions, as plain rows, because there are very many."""
     statement = text(
         "select r.session_key, r.name, r.camera, f.recording_id, f.position, f.id, f.path, f.size_bytes, f.mtime_ns, "
         "f.ctime_ns, f.inode, f.registered_at, f.missing_since "
@@ -374,7 +376,7 @@ def registered_files(connection: Connection, keys: Collection[str]) -> Iterable[
 
 
 def set_missing(connection: Connection, keys: Iterable[str], paths: Sequence[str], since: datetime | None) -> None:
-    """Write down since when registered files lie nowhere, or that they are back."""
+    """Write down since when registered files are gone, or that they are back."""
     connection.execute(
         text(
             "update dlc.recording_file f set missing_since = :since from dlc.recording r where r.id = f.recording_id "
@@ -386,7 +388,7 @@ def set_missing(connection: Connection, keys: Iterable[str], paths: Sequence[str
 
 
 def set_cameras(connection: Connection, cameras: Mapping[int, str], projects: Mapping[str, str | None]) -> None:
-    """Let recordings, by their ids, have other cameras; `projects` are those that track the cameras."""
+    """Give recordings, by their ids, other cameras; `projects` are those that track the cameras."""
     connection.execute(
         text("insert into dlc.camera (name, project) values (:name, :project) on conflict do nothing"),
         [{"name": name, "project": project} for name, project in sorted(projects.items())],
@@ -401,7 +403,8 @@ def set_cameras(connection: Connection, cameras: Mapping[int, str], projects: Ma
 
 
 def wait(connection: Connection, newest_ns: Mapping[str, int], now: datetime) -> None:
-    """Let sessions wait from now on, whatever they waited for before; of each the time of its newest file."""
+    """Let sessions wait from now on, whatever they waited for before; `newest_ns` is the time of each one's newest
+    file."""
     if newest_ns:
         connection.execute(
             text(
@@ -416,12 +419,12 @@ def wait(connection: Connection, newest_ns: Mapping[str, int], now: datetime) ->
 
 
 def wait_no_more(connection: Connection, keys: Sequence[str]) -> None:
-    """Let sessions that have nothing to wait for wait no more."""
+    """End the wait of sessions that have nothing to wait for."""
     connection.execute(text("delete from dlc.waiting_session where session_key = any(:keys)"), {"keys": keys})
 
 
 def look_again(connection: Connection, keys: Sequence[str]) -> None:
-    """Look at sessions again that were found not to be complete."""
+    """Look again at sessions that were found not to be complete."""
     connection.execute(
         text(
             "update dlc.waiting_session set look_at = default where session_key = any(:keys) "
@@ -432,7 +435,7 @@ def look_again(connection: Connection, keys: Sequence[str]) -> None:
 
 
 def look_later(engine: Engine, sessions: Sequence[Later]) -> None:
-    """Look at sessions again, each at its time."""
+    """Look again at sessions, each at its time."""
     statement = text(
         "update dlc.waiting_session w set unready_since = n.since, look_at = n.look_at, "
         "left_out = cast(n.left_out as jsonb) from unnest(cast(:keys as text[]), cast(:since as timestamptz[]), "
@@ -450,10 +453,10 @@ def look_later(engine: Engine, sessions: Sequence[Later]) -> None:
 
 
 def refuse(connection: Connection, left_out: Mapping[str, str], unresolved: str) -> None:
-    """Do not use sessions, each for the reasons that are given as JSON.
+    """Do not use sessions; `left_out` gives the reasons of each as JSON.
 
-    Where the first reason begins with `unresolved`, as when nobody can say whether two folders are one, it is looked
-    at again after a while.
+    If the first reason begins with `unresolved`, as when nobody can say whether two folders are one, the session is
+    looked at again after ten minutes.
     """
     statement = text(
         "update dlc.waiting_session w set look_at = case when cast(n.left_out as jsonb) -> 0 ->> 1 like :unresolved "
@@ -465,7 +468,7 @@ def refuse(connection: Connection, left_out: Mapping[str, str], unresolved: str)
 
 
 def hold(connection: Connection, evidence: Mapping[str, str]) -> None:
-    """Do not ask for sessions again as long as a person does not release them, or their files are these."""
+    """Do not ask for sessions again until a person releases them or their files change."""
     connection.execute(
         text(
             "update dlc.waiting_session w set held = n.evidence "
@@ -477,7 +480,7 @@ def hold(connection: Connection, evidence: Mapping[str, str]) -> None:
 
 
 def waiting_states(connection: Connection, keys: Collection[str]) -> dict[str, Any]:
-    """Of each session, unready_since, how often a person released it, and the evidence of its open quarantine."""
+    """For each session: unready_since, how often a person released it, and the evidence of its open quarantine."""
     statement = text(
         "select k.key session_key, w.unready_since, "
         "(select count(*) from dlc.quarantine q where q.session_key = k.key and q.stage = 'videos' "
@@ -492,7 +495,7 @@ def waiting_states(connection: Connection, keys: Collection[str]) -> dict[str, A
 def settled_sessions(
     engine: Engine, settled: datetime, now: datetime, but: Sequence[str], order: Order, most: int
 ) -> Sequence[str]:
-    """The first sessions that changed last before `settled`, and whose roots answer; none of `but`."""
+    """The first sessions that did not change after `settled` and whose roots answer, except those in `but`."""
     statement = text(
         "select w.session_key from dlc.waiting_session w where w.changed_at <= :settled and w.look_at <= :now "
         f"and w.session_key <> all(cast(:others as text[])) and not (w.held is not null and {_HELD}) "
@@ -509,8 +512,8 @@ def settled_sessions(
 
 
 def scan_counts(engine: Engine, settled: datetime, now: datetime, under_way: Collection[str]) -> Any:
-    """How many sessions there are; of those that are not under way, how many are settling and how many are queued; and
-    how many folders are unlisted.
+    """Count the sessions, the unlisted folders, and two kinds of sessions that are not under way: settling and queued
+    ones.
     """
     statement = text(
         "select (select count(*) from (select distinct session_key from dlc.sighting) s) "
@@ -540,7 +543,7 @@ def folders_without_videos(engine: Engine) -> Sequence[Any]:
         "select rtrim(r.path || '/' || f.path, '/') path, f.session_key from dlc.scanned_folder f "
         "join dlc.scanned_root r on r.id = f.root_id where f.session_key is not null and f.listed_ns is not null "
         "and not exists (select from dlc.sighting s where s.session_key = f.session_key) "
-        # A root that is not looked through says nothing of what is not there.
+        # A root that is not looked through completely does not tell what is missing.
         "and f.root_id not in (select root_id from dlc.scanned_folder where listed_ns is null) "
         f"order by 1 limit {_REASONS}"
     )
@@ -549,7 +552,7 @@ def folders_without_videos(engine: Engine) -> Sequence[Any]:
 
 
 def reasons_left_out(engine: Engine) -> Sequence[Any]:
-    """Each reason why something is not used, with the first path that has it and how many (n) have it."""
+    """Each reason why files are not used, with the first path that has it and the number (n) of paths that have it."""
     statement = text(
         "select min(path) path, count(*) n, reason from ("
         "select e ->> 0 path, e ->> 1 reason from dlc.scanned_folder f, jsonb_array_elements(f.left_out) e "

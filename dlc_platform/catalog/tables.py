@@ -1,11 +1,11 @@
 """The catalogue's tables.
 
 Rows hold identities, lineage and summaries; arrays stay in the store, whose paths follow from the identities. Rows of
-products are written once and never changed. A change here needs a migration in ``migrations/versions``, which also
-makes the views that a lab asks for years.
+products are written once and never changed. A change here needs a migration in ``migrations/versions``. The
+migrations also make the views.
 
 `manifest_sha256` is the SHA-256 of a product's manifest in the store, which names the SHA-256 of its other files; it is
-null for products of before there was one.
+null for products that are older than manifests.
 """
 
 import math
@@ -37,7 +37,8 @@ _Identity = String(64)
 
 
 def _storable(value: Any) -> Any:
-    """A value of JSON without what Postgres refuses: zero bytes and half characters in texts, and what is no number."""
+    """A value of JSON without what Postgres refuses: zero bytes and half characters in texts, and values that are not
+    numbers."""
     if isinstance(value, str):
         return value.replace("\0", "").encode(errors="replace").decode()
     if isinstance(value, float):
@@ -48,7 +49,7 @@ def _storable(value: Any) -> Any:
 
 
 class _Words(TypeDecorator[str]):
-    """Text that a person reads, from whatever program: what Postgres refuses in it is left out."""
+    """Text from any program that a person reads; characters that Postgres refuses are left out."""
 
     impl = String
     cache_ok = True
@@ -58,7 +59,7 @@ class _Words(TypeDecorator[str]):
 
 
 class _Json(TypeDecorator[Any]):
-    """JSON, of values from disks and other programs: what Postgres refuses in it is left out."""
+    """JSON of values from disks and other programs; what Postgres refuses in it is left out."""
 
     impl = JSONB
     cache_ok = True
@@ -89,7 +90,7 @@ def _now() -> Mapped[datetime]:
 
 
 class LabBeginning(Base):
-    """When the lab's catalogue was made, in its one row; in an older lab, when its first thing was registered."""
+    """The one row that says when the lab's catalogue was made; in an older lab, when its first thing was registered."""
 
     __tablename__ = "lab_beginning"
     __table_args__ = (CheckConstraint("id = 1", name="one"),)
@@ -99,7 +100,7 @@ class LabBeginning(Base):
 
 
 class Migration(Base):
-    """Which version of the platform brought the tables to a migration, so that an older one can name it."""
+    """The version of the platform that brought the tables to a migration, so that an older version can name it."""
 
     __tablename__ = "migration"
 
@@ -118,7 +119,7 @@ class Environment(Base):
 
 
 class Subject(Base):
-    """An animal, or whoever else is recorded; `details` is what the lab's own tables say of it."""
+    """An animal, or a person who is recorded; `details` is what the lab's own tables say about it."""
 
     __tablename__ = "subject"
 
@@ -128,7 +129,7 @@ class Subject(Base):
 
 
 class Session(Base):
-    """A recording session of one subject; `details` is what the lab's own tables say of it."""
+    """A recording session of one subject; `details` is what the lab's own tables say about it."""
 
     __tablename__ = "session"
 
@@ -141,9 +142,9 @@ class Session(Base):
 
 
 class Camera(Base):
-    """A camera; `project` is the one whose production model tracks it, by the inference rules as they were last read.
+    """A camera; `project` is the one whose production model tracks it, by the inference rules that were read last.
 
-    Kept here so that the database can say by itself which poses are stale.
+    It is kept here so that the database alone can say which poses are stale.
     """
 
     __tablename__ = "camera"
@@ -155,10 +156,10 @@ class Camera(Base):
 class Video(Base):
     """The content of a video file; its identity is the SHA-256 of the file's bytes.
 
-    `frames` counts its rows, those whose picture is lost among them; `damage` says in a sentence what is missing, and
-    is null for a whole video. `video_streams` counts those of the file, of which one is read, and is null where nobody
-    counted them. `video.account.FrameAccount` says what the other figures are. Where `decoder` is null
-    they cannot be relied on, and the video is read again when its session is registered next.
+    `frames` counts its rows, including those whose picture is lost; `damage` says in a sentence what is missing, and is
+    null for a whole video. `video_streams` counts the video streams of the file, of which one is read; it is null if
+    nobody counted them. `video.account.FrameAccount` says what the other figures are. If `decoder` is null, the figures
+    cannot be relied on, and the video is read again when its session is next registered.
     """
 
     __tablename__ = "video"
@@ -203,10 +204,10 @@ class Video(Base):
 
 
 class VideoQuality(Base):
-    """How good the pictures and timestamps of a video are; `video.quality.VideoQuality` says what the figures are.
+    """The quality of the pictures and timestamps of a video; `video.quality.VideoQuality` says what the figures are.
 
-    Videos that were registered before this was measured have no row. `black` and `frozen` are stretches: of each the
-    first frame, how many, and seconds; `black_s` and `frozen_s` are the longest ones.
+    Videos that were registered before this was measured have no row. `black` and `frozen` list stretches: the first
+    frame of each, its number of frames, and its seconds; `black_s` and `frozen_s` are the longest ones.
     """
 
     __tablename__ = "video_quality"
@@ -226,7 +227,7 @@ class VideoQuality(Base):
 
 
 class Recording(Base):
-    """What one camera recorded in a session, in one file or in several that follow each other."""
+    """The recording of one camera in a session, in one file or in several that follow each other."""
 
     __tablename__ = "recording"
     __table_args__ = (UniqueConstraint("session_key", "name"),)
@@ -239,12 +240,12 @@ class Recording(Base):
 
 
 class RecordingFile(Base):
-    """A file of a recording as it was when it was looked at; a file that changed is a new row.
+    """A file of a recording as it was when the platform looked at it; a changed file is a new row.
 
     `position` counts the recording's files from 0 in the order of recording. `ctime_ns` and `inode` are null until the
-    file is looked at by a version that knows them. Either `video_id` says what the file
-    holds, or `problem` says why it could not be read. A file that only moved keeps its row, and `registered_at` says
-    since when it lies there. `missing_since` says since when it lies nowhere, while its root can be read.
+    file is looked at by a version that knows them. Either `video_id` names the content of the file, or `problem` says
+    why it could not be read. A file that only moved keeps its row, and `registered_at` says since when it lies there.
+    `missing_since` says since when the file is gone while its root can be read.
     """
 
     __tablename__ = "recording_file"
@@ -278,7 +279,7 @@ class RecordingFile(Base):
 
 
 class SessionLabels(Base):
-    """How many labelled images of a project came from a session, when it was last looked at."""
+    """The number of labelled images of a project that came from a session, at the last count."""
 
     __tablename__ = "session_labels"
 
@@ -326,7 +327,7 @@ class SkeletonEdge(Base):
 
 
 class ParameterSet(Base):
-    """Validated training parameters, whatever recipe, project or device they are used with."""
+    """Validated training parameters, independent of the recipe, project or device that they are used with."""
 
     __tablename__ = "parameter_set"
 
@@ -336,7 +337,7 @@ class ParameterSet(Base):
 
 
 class RecipeVersion(Base):
-    """The parameters that a recipe had from then on; versions of a recipe count from 1."""
+    """The parameters of a recipe since a moment; versions of a recipe count from 1."""
 
     __tablename__ = "recipe_version"
     __table_args__ = (CheckConstraint("version > 0", name="version"),)
@@ -397,9 +398,9 @@ class DatasetBuild(Base):
 
 
 class ModelVersion(Base):
-    """An immutable trained network: the identity covers the weights and the configuration.
+    """An immutable trained network; its identity covers the weights and the configuration.
 
-    Of an imported one neither the labels nor the parameters are known; `source` says where it came from.
+    The labels and the parameters of an imported version are not known; `source` says where it came from.
     """
 
     __tablename__ = "model_version"
@@ -445,9 +446,9 @@ class TrainingRun(Base):
 class ModelExport(Base):
     """A model version written for a faster backend, compared with eager PyTorch; the network itself is in the store.
 
-    It is used only where it was accepted: where no keypoint moved further than the tolerance. Deviations are the
-    largest ones on the same images, in pixels and in likelihood; they and the time are null where the export could not
-    be run. `device` is ``cpu`` or the name of the GPU that it was made on, and for.
+    It is used only if it was accepted: no keypoint moved further than the tolerance. Deviations are the largest ones on
+    the same images, in pixels and in likelihood; they and the time are null if the export could not run. `device` is
+    ``cpu`` or the name of the GPU that it was made on and for.
     """
 
     __tablename__ = "model_export"
@@ -476,9 +477,9 @@ class ModelExport(Base):
 class Evaluation(Base):
     """A model version run on every image of a training dataset.
 
-    `test_images` counts the images on the dataset's test side that the version was not trained on, which its test
-    errors are over, and `taught_images` those that it was. Where `training_known` is false nobody knows what it was
-    trained on. All three are null, and there are no errors, where an older platform took images that the version was
+    `test_images` counts the images on the dataset's test side that the version was not trained on; its test errors are
+    over these. `taught_images` counts those that it was trained on. If `training_known` is false, nobody knows what it
+    was trained on. All three are null, and there are no errors, if an older platform took images that the version was
     trained on for test images; the next `model_comparison` reads them from the store again.
     """
 
@@ -505,8 +506,8 @@ class Evaluation(Base):
 class EvaluationError(Base):
     """Distances between labels and predictions, in pixels; body part `all` sums over the body parts.
 
-    Side `test` is over the images that the version was not trained on, and `train` over those that it was. `missed`
-    counts the labelled keypoints to which it gave no position; null in rows of an older platform.
+    Side `test` is over the images that the version was not trained on, side `train` over those that it was trained on.
+    `missed` counts the labelled keypoints to which it gave no position; null in rows of an older platform.
     """
 
     __tablename__ = "evaluation_error"
@@ -545,7 +546,7 @@ class EvaluationSessionError(Base):
 
 
 class Comparison(Base):
-    """Model versions of a project side by side on the same test images; the newest one of a project is in force."""
+    """Model versions of a project side by side on the same test images; a project's newest comparison is in force."""
 
     __tablename__ = "comparison"
     __table_args__ = (
@@ -564,11 +565,12 @@ class Comparison(Base):
 
 
 class ComparisonError(Base):
-    """The test error of one version in a comparison, in pixels; body part `all` stands for those that all know.
+    """The test error of one version in a comparison, in pixels; body part `all` covers the parts that all versions
+    know.
 
-    `images` counts the images behind the figures, null in rows of an older platform. The interval is that of the
-    bootstrap over images, at 95 %; it is null on fewer than six images. `missed` counts the keypoints to which this
-    version gave no position, and which are left out for every version.
+    `images` counts the images behind the figures; null in rows of an older platform. The interval is the 95 % interval
+    of a bootstrap over images; it is null if there are fewer than six images. `missed` counts the keypoints to which
+    this version gave no position; they are left out for every version.
     """
 
     __tablename__ = "comparison_error"
@@ -589,13 +591,13 @@ class ComparisonError(Base):
 
 
 class Promotion(Base):
-    """A project's production model from then on: who decided, why, and on what evaluation.
+    """The production model of a project since a moment: who decided, why, and on what evaluation.
 
-    Each promotion names the one that it follows, and only one can follow: of two at the same time the database takes
-    one. `weighed_until` is when the newest evaluation was made that the choice could know of. `test_rmse_px` is the
-    error that the choice was made on, in pixels, over `test_images` images that the version was not trained on; both
-    are null where there was none. `warning` is what spoke against the version by its own test images when it was
-    promoted, such as that it is hopeless; null where nothing did, and in promotions from before that was looked at.
+    Each promotion names the one that it follows, and only one can follow: the database takes only one of two at the
+    same time. `weighed_until` is the time of the newest evaluation that the choice could know of. `test_rmse_px` is the
+    error that the choice relied on, in pixels, over `test_images` images that the version was not trained on; both are
+    null if there was none. `warning` is what the version's own test images said against it at the promotion, such as
+    that it is hopeless; null if there was nothing, and in promotions that are older than this check.
     """
 
     __tablename__ = "promotion"
@@ -624,11 +626,11 @@ class Promotion(Base):
 class PoseEstimate(Base):
     """The poses that a model version gives for a video; the arrays are in the store.
 
-    `parameters` are those of the inference that are part of the identity: the region and the precision, where they are
-    not the whole picture and full precision, and how several animals are tracked. `frames_lost` counts the rows without
-    a picture, and so without poses. `backend`, `device` and `export_id` say what ran the network, and are null where
-    that was not written down; the export may come into `ModelExport` later than the poses that it made. Of imported
-    poses the model may be unknown; `source` says where they came from.
+    `parameters` are those of the inference that are part of the identity: the region if it is not the whole picture,
+    the precision if it is not full, and the way in which several animals are tracked. `frames_lost` counts the rows
+    without a picture, and so without poses. `backend`, `device` and `export_id` say what ran the network; they are null
+    if that was not written down. The row of an export in `ModelExport` may come later than the poses that it made. The
+    model of imported poses may be unknown; `source` says where they came from.
     """
 
     __tablename__ = "pose_estimate"
@@ -677,10 +679,10 @@ class PoseSummary(Base):
 
 
 class PoseScore(Base):
-    """What was measured of an estimate, by individual and body part, or limb; `pose.scores` says what each score is.
+    """The scores of an estimate, by individual and by body part or limb; `pose.scores` says what each score is.
 
     A limb is written ``one to other``; individual and body part ``all`` stand for everything together. A score is null
-    where there is nothing to measure. The scores are those of `PoseVerdict.basis`.
+    if there is nothing to measure. `PoseVerdict.basis` says what the scores were measured with.
     """
 
     __tablename__ = "pose_score"
@@ -708,12 +710,12 @@ class PoseScore(Base):
 
 
 class PoseVerdict(Base):
-    """The verdict on an estimate by the limits as they were.
+    """The verdict on an estimate by the limits that held when it was judged.
 
-    `basis` is what the scores depend on other than the poses: with the same one they need not be measured again.
-    `limits` and `floors` are those of lab.yaml; what the limits left open followed from the evaluation, null where
-    there was none. Verdicts from before there were floors have null. `findings` are the scores beyond their limits,
-    with the limit of each and where it came from.
+    `basis` is what the scores depend on besides the poses: with the same basis they need not be measured
+    again. `limits` and `floors` are those of lab.yaml; a limit that lab.yaml leaves open follows from `evaluation_id`,
+    which is null if there was no evaluation. Verdicts that are older than the floors have null there. `findings` are
+    the scores beyond their limits, with each limit and its source.
     """
 
     __tablename__ = "pose_verdict"
@@ -744,12 +746,12 @@ class RecordingPoses(Base):
 
 
 class Quarantine(Base):
-    """What a session waits for a person, or for another file, with: the reason, and what to do.
+    """A reason why a session waits for a person or for another file, with what to do.
 
-    It holds up what `stage` names: ``videos`` the whole session, or the file at `path` alone, from being tracked;
-    ``poses`` the session from being asked for again; ``quality`` what lab.yaml lets bad poses block. `evidence` is a
-    hash of what was judged: what a person released is not quarantined again on the same evidence, and other evidence
-    ends it by itself. An entry is open until `released_at`.
+    `stage` says what it holds up. ``videos``: the tracking of the whole session, or of the file at `path` alone.
+    ``poses``: the next request for the session. ``quality``: what lab.yaml lets bad poses block. `evidence` is a hash
+    of what was judged: the same evidence does not bring back an entry that a person released, and other evidence ends
+    an entry by itself. An entry is open until `released_at`.
     """
 
     __tablename__ = "quarantine"
@@ -783,12 +785,12 @@ class Quarantine(Base):
 
 
 class Notification(Base):
-    """Something that a channel of lab.yaml is to be told, once.
+    """Something that a channel of lab.yaml must be told, once.
 
     `subject` names it among those of its kind: a run's id, an entry of the quarantine, a day. `message` is the message
-    that it travels in, with whatever else was waiting then; a message that failed is tried again as it was. It is over
-    when it was sent, or given up. `unanswered` counts the attempts after which the receiver may have it. Nothing secret
-    is in a row: neither the channel's URL nor what it answered with it.
+    that carries it, with everything else that waited at that time; a message that failed is tried again unchanged. The
+    row is done when it was sent or given up. `unanswered` counts the attempts after which the receiver may have it. No
+    row holds a secret: neither the channel's URL nor an answer that quotes it.
     """
 
     __tablename__ = "notification"
@@ -816,10 +818,11 @@ class Notification(Base):
 
 
 class ScannedRoot(Base):
-    """A raw root as the scan knows it; with the tables below a memory that may be emptied at any time.
+    """A raw root as the scan knows it; this table and those below are a memory that may be emptied at any time.
 
-    `layout` is a hash of the layout that its files were placed by. `checked` and `listed` are the folders at which the
-    next look goes on: asking folders for their times, and listing them whatever their times say.
+    `layout` is a hash of the layout by which its files were assigned. `checked` and `listed` are the folders at which
+    the next look goes on: `checked` where it asks folders for their times, `listed` where it lists them whatever their
+    times say.
     """
 
     __tablename__ = "scanned_root"
@@ -835,10 +838,10 @@ class ScannedRoot(Base):
 class ScannedFolder(Base):
     """A folder below a raw root; `path` is the way to it from there and ends with a slash.
 
-    `changed_ns` is its time as it was last seen, and `seen_at` when that was first seen, by the clock of the host that
-    scans. `listed_ns` is its time when it was listed: null for never, 0 where a change right after could have left the
-    time as it is. `session_key` is the session whose folder it is; `left_out` lists name, reason and kind of what is
-    not used in it.
+    `changed_ns` is its time of change as last seen, and `seen_at` is when that was first seen, by the clock of the host
+    that scans. `listed_ns` is its time of change when it was listed: null if it never was, 0 if a later change could
+    have left the same time. `session_key` is the session whose folder it is; `left_out` lists name, reason and kind of
+    what is not used in it.
     """
 
     __tablename__ = "scanned_folder"
@@ -855,10 +858,10 @@ class ScannedFolder(Base):
 
 
 class Sighting(Base):
-    """A video file below a raw root as it was last seen; `waits` is why it is not complete, where names tell.
+    """A video file below a raw root as it was last seen; `waits` says why it is not complete, if its name tells.
 
-    `ctime_ns`, when its content or its attributes last changed, and `inode` tell a file that was replaced by one of
-    the same size and time.
+    `ctime_ns`, the time when its content or its attributes last changed, and `inode` reveal a file that was replaced by
+    one of the same size and time.
     """
 
     __tablename__ = "sighting"
@@ -874,12 +877,12 @@ class Sighting(Base):
 
 
 class WaitingSession(Base):
-    """A session whose files were seen to change and are not known to be those that are registered.
+    """A session whose files changed, and may differ from those that are registered.
 
-    `changed_at` is when that was last seen, by the clock of the host that scans, and `newest_ns` the time of its newest
-    file, which only puts sessions in order. It is looked at again at `look_at`; the waits double
-    after `unready_since`, when it was found not to be complete the first time. `held` is the evidence of the quarantine
-    that it waits in, and `left_out` lists path, reason and kind of what is wrong with it.
+    `changed_at` is when a change was last seen, by the clock of the host that scans. `newest_ns` is the time of its
+    newest file, which only puts sessions in order. The next look is at `look_at`; the waits double after
+    `unready_since`, when the session was first found not to be complete. `held` is the evidence of the quarantine that
+    it waits in, and `left_out` lists path, reason and kind of what is wrong with it.
     """
 
     __tablename__ = "waiting_session"

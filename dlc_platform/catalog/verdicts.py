@@ -1,4 +1,4 @@
-"""The scores and verdicts of pose estimates in the catalogue, and who asks for those that do not pass."""
+"""The scores and verdicts of pose estimates in the catalogue, and lists of poses that do not pass."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-#: The poses in force of a session with what judging them needs.
+#: The poses in force of a session, with the figures that judging them needs.
 _POSES_TO_JUDGE = """
 select p.pose_estimate, p.path, p.recording, p.camera, p.model, m.project, v.frames, v.width, v.height, p.frames_lost,
        v.size_bytes, v.damage is null as whole
@@ -99,13 +99,13 @@ group by e.model_id
 
 
 def poses_to_judge(engine: Engine, session: str) -> "pd.DataFrame":
-    """The poses in force of a session, with what judging them needs; `project` is that of the model."""
+    """The poses in force of a session, with the figures that judging them needs; `project` is that of the model."""
     return frame(engine, _POSES_TO_JUDGE, session=session)
 
 
 @Question
 def pose_quality(session: str | None = None) -> Asked:
-    """One row for each judged recording in force, individual and body part; `verdict` is that on the recording."""
+    """One row for each judged file in force, individual and body part or limb; `verdict` is the verdict on the file."""
     return _POSE_QUALITY, {"session": session}
 
 
@@ -116,17 +116,17 @@ def poses_that_do_not_pass(most: int) -> Asked:
 
 
 def pose_verdicts(engine: Engine) -> dict[str, int]:
-    """How many recordings with poses in force have each verdict."""
+    """The number of recordings with poses in force, by verdict."""
     return {row["verdict"]: row["recordings"] for row in rows(engine, _POSE_VERDICTS)}
 
 
 def session_verdicts(engine: Engine, sessions: Sequence[str]) -> dict[str, str]:
-    """The worst verdict on the poses in force of each of these sessions that has judged ones."""
+    """The worst verdict on the poses in force of each of these sessions; sessions without judged poses are left out."""
     return {row["session"]: row["verdict"] for row in rows(engine, _SESSION_VERDICTS, sessions=list(sessions))}
 
 
 def judged_files(engine: Engine, session: str | None = None) -> dict[str, bool]:
-    """The files that have poses in force, of a session or of all, and whether these were judged by floors."""
+    """The files with poses in force, of one session or of all; true if these were judged by floors."""
     return {row["path"]: row["by_floors"] for row in rows(engine, _JUDGED_FILES, session=session)}
 
 
@@ -136,17 +136,17 @@ def held_back_poses(engine: Engine, estimates: Sequence[str]) -> "pd.DataFrame":
 
 
 def failing_versions(engine: Engine, project: str) -> "pd.DataFrame":
-    """How many estimates of each version of a project were judged, and how many of them failed."""
+    """Count the judged estimates of each version of a project, and those that failed."""
     return frame(engine, _FAILING_VERSIONS, project=project)
 
 
 def record_verdict(engine: Engine, verdict: PoseVerdict, scores: Sequence[PoseScore] | None) -> None:
-    """Write down the verdict on an estimate, in the place of the one before.
+    """Write down the verdict on an estimate; it replaces the earlier one.
 
     Parameters
     ----------
     scores
-        What was measured anew; None where the verdict stands on the scores that are there.
+        The new scores; None if the verdict relies on the scores that the catalogue has.
     """
     verdict.judged_at = datetime.now(UTC)
     with engine.begin() as connection:
@@ -160,10 +160,10 @@ def record_verdict(engine: Engine, verdict: PoseVerdict, scores: Sequence[PoseSc
 
 
 def pose_verdict(engine: Engine, pose_estimate_id: str) -> PoseVerdict | None:
-    """The verdict on an estimate; None where it was never judged."""
+    """The verdict on an estimate; None if it was never judged."""
     return first(engine, select(PoseVerdict).where(PoseVerdict.pose_estimate_id == pose_estimate_id))
 
 
 def pose_scores(engine: Engine, pose_estimate_id: str) -> list[PoseScore]:
-    """What was measured of an estimate."""
+    """The scores of an estimate."""
     return every_row(engine, select(PoseScore).where(PoseScore.pose_estimate_id == pose_estimate_id))

@@ -78,7 +78,7 @@ def damaged_recordings(engine: Engine) -> "pd.DataFrame":
 
 
 def video_figures(engine: Engine, session: str) -> list[Mapping[str, Any]]:
-    """What is known of each current file of a session: what it holds and how good that is, by column."""
+    """The content and the quality of each current file of a session, by column."""
     return rows(engine, _VIDEO_FIGURES, session=session)
 
 
@@ -88,20 +88,21 @@ def earlier_videos(engine: Engine, camera: str, session: str, most: int) -> list
 
 
 def repeated_videos(engine: Engine, session: str | None = None, each: bool = False) -> "pd.DataFrame":
-    """A row for each video that several files hold: one of them, another one, and how many there are in all.
+    """A row for each video that several files hold: one of these files, another one, and their number.
 
     Parameters
     ----------
     session
-        A row for each file of this session whose video another file holds too.
+        Give a row for each file of this session whose video another file holds too.
     each
-        A row for each such file of all sessions; `first` is true for one of each video.
+        Give a row for each such file of all sessions; `first` is true for one file of each video.
     """
     return frame(engine, _REPEATED_VIDEOS, session=session, each=each)
 
 
 def forget_account(engine: Engine, video_id: str) -> None:
-    """Have a video read again when its session is registered next: decoding it gave other frames than are known."""
+    """Have a video read again when its session is next registered, because decoding gave other frames than the known
+    ones."""
     with engine.begin() as connection:
         connection.execute(update(Video).where(Video.id == video_id).values(decoder=None))
 
@@ -113,6 +114,6 @@ def registered_video(engine: Engine, video_id: str) -> Video:
 
 
 def unaccounted_videos(engine: Engine) -> set[str]:
-    """The videos whose frames are to be accounted for: registered before that was done, or forgotten since."""
+    """The videos whose frames must be accounted for: registered before accounts existed, or forgotten since."""
     with engine.connect() as connection:
         return set(connection.scalars(select(Video.id).where(Video.decoder.is_(None))))

@@ -1,7 +1,7 @@
-"""Which registered sessions lack labels or poses, wait for them, or are late; one query of the database for each.
+"""Registered sessions that lack labels or poses, wait for them, or are late; each question is one query of the
+database.
 
-What is to be done about them, and when, is for those who ask. Sessions whose files are not registered are the business
-of `scanning`.
+The callers decide what to do about them, and when. Sessions whose files are not registered belong to `scanning`.
 """
 
 from collections.abc import Collection, Sequence
@@ -34,12 +34,12 @@ class Wanted:
     Attributes
     ----------
     evidence
-        A hash of what it would be made of, and of how often a person released the session: what failed on it is not to
-        be tried again on the same.
+        A hash of what the work would be made of, and of how often a person released the session. Work that failed is
+        not tried again on the same evidence.
     newest_ns
         The time of the session's newest file.
     lacks
-        Whether it is wanted, or was only asked about.
+        True if work is wanted; false if the caller only asked about the session.
     """
 
     session_key: str
@@ -56,7 +56,7 @@ def labels(
     but: Collection[str] = (),
     only: Collection[str] | None = None,
 ) -> list[Wanted]:
-    """The sessions whose files could be read and whose labels are not counted in each of these projects.
+    """The sessions whose files could all be read, and whose labels are not yet counted in each of these projects.
 
     The other arguments are those of `poses`.
     """
@@ -83,21 +83,20 @@ def poses(
     but: Collection[str] = (),
     only: Collection[str] | None = None,
 ) -> list[Wanted]:
-    """The sessions with a file that can be tracked and has no poses, of whatever model.
+    """The sessions with a file that can be tracked and has no poses by any model.
 
     Parameters
     ----------
     in_production
         The projects that have a production model.
     damaged
-        Whether videos are tracked that are not whole. One that a person has let go is tracked in any case.
+        True if damaged videos are tracked. One that a person has released is tracked in any case.
     limit
-        How many sessions at most.
+        The most sessions to return.
     but
-        Sessions that are left out, such as those that are under way.
+        Sessions to leave out, such as those that are under way.
     only
-        These sessions, whether anything is wanted of them or not; those without a file that can be tracked are left
-        out.
+        Return these sessions even if nothing is wanted of them; those without a file that can be tracked are left out.
     """
     lacks = "not exists (select from dlc.recording_poses p where p.recording_file_id = f.id)"
     trackable = (
@@ -154,7 +153,7 @@ def unknown(engine: Engine, keys: Collection[str]) -> set[str]:
 
 
 def sizes(engine: Engine, keys: Collection[str]) -> dict[str, int]:
-    """How large the video files of these sessions are together, in bytes, as far as they were seen or registered."""
+    """The size of the video files of each of these sessions in bytes, as far as they were seen or registered."""
     statement = text(
         "select session_key, max(size) from (select session_key, sum(size_bytes) size from dlc.sighting "
         "where session_key = any(:keys) group by session_key union all select r.session_key, sum(f.size_bytes) "
@@ -175,7 +174,8 @@ def _wanted(
     but: Collection[str],
     only: Collection[str] | None,
 ) -> list[Wanted]:
-    """Files make sessions: `lacks` says that something is wanted of one, `usable` that it holds up none of the rest."""
+    """Combine files into sessions: `lacks` says that a file needs work, `usable` that it does not hold up the
+    others."""
     released = (
         "(select count(*) from dlc.quarantine q where q.session_key = files.session_key and q.stage = :stage "
         f"and q.released_by <> '{OTHER_EVIDENCE}')"
@@ -254,7 +254,7 @@ limit :most
 
 
 def waiting_sessions(engine: Engine, until: datetime, damaged_videos: str) -> int:
-    """How many sessions had, at a moment, a file without poses although the inference rules name its camera's project.
+    """Count the sessions that had, at a moment, a file without poses although an inference rule names a project for it.
 
     Parameters
     ----------
@@ -269,11 +269,11 @@ def waiting_sessions(engine: Engine, until: datetime, damaged_videos: str) -> in
 def late_sessions(
     engine: Engine, before: datetime, damaged_videos: str, most: int, untold_to: Sequence[str] | None = None
 ) -> "pd.DataFrame":
-    """The sessions that wait for poses although they could have been tracked before a moment, the oldest first.
+    """The sessions that wait for poses although they could have been tracked before a moment; the oldest first.
 
-    `since` is when the session had arrived, its project had a model and no quarantine held it up; `sessions` counts
-    them all, also those beyond `most`. `wait` names this wait among the notifications: with the names of channels in
-    `untold_to`, what all of these were told of is left out.
+    `since` is when the session had arrived, its project had a model and no quarantine held it up. `sessions` counts all
+    of them, also those beyond `most`. `wait` names this wait among the notifications. If `untold_to` names channels,
+    waits that all of these were told of are left out.
     """
     return frame(
         engine,
@@ -287,7 +287,7 @@ def late_sessions(
 
 
 def untracked_files(engine: Engine) -> list[tuple[str, str, str]]:
-    """The session, camera and path of every file without poses, of whatever model."""
+    """The session, camera and path of every file that has no poses by any model."""
     poses = select(RecordingPoses.id).where(RecordingPoses.recording_file_id == RecordingFile.id)
     statement = select(Recording.session_key, Recording.camera, RecordingFile.path).join(RecordingFile)
     current = (RecordingFile.replaced_at.is_(None), RecordingFile.missing_since.is_(None), ~poses.exists())
@@ -297,6 +297,6 @@ def untracked_files(engine: Engine) -> list[tuple[str, str, str]]:
 
 
 def tracked_files(engine: Engine) -> set[int]:
-    """The files of recordings that have poses, of whatever model."""
+    """The files of recordings that have poses by any model."""
     with engine.connect() as connection:
         return set(connection.scalars(select(RecordingPoses.recording_file_id).distinct()))

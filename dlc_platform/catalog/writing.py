@@ -1,6 +1,6 @@
-"""How rows are written, whatever their subject: once, safe to repeat, safe against another process that does the same.
+"""Writing rows of any subject: once, safe to repeat, and safe against another process that does the same.
 
-What stands in several subjects is here too: body parts with their skeleton, parameters, environments.
+Rows that several subjects share are here too: body parts with their skeleton, parameters, environments.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ Row = TypeVar("Row", bound=Base)
 
 @dataclass(frozen=True)
 class BodyParts:
-    """What a network predicts: body parts in their order, and the lines between them."""
+    """The output of a network: body parts in their order, and the lines between them."""
 
     names: Sequence[str]
     skeleton: Sequence[tuple[str, str]] = ()
@@ -73,14 +73,14 @@ def environment_of(connection: Connection, details: Mapping[str, Any]) -> str:
 
 
 def values_of(row: Base) -> dict[str, Any]:
-    """The columns that were given a value; the others are the database's."""
+    """The columns that were given a value; the database fills the others."""
     return {column.key: row.__dict__[column.key] for column in row.__table__.columns if column.key in row.__dict__}
 
 
 def insert_product(
     connection: Connection, row: Dataset | ModelVersion | ModelExport | Evaluation | PoseEstimate
 ) -> bool:
-    """Write a product's row, once; one that was lost from the store and made again has another manifest."""
+    """Write a product's row, once; if the product was lost and made again, its row gets the new manifest."""
     if insert_new(connection, row):
         return True
     if row.manifest_sha256 is not None:
@@ -95,7 +95,7 @@ def insert_new(connection: Connection, row: Base) -> bool:
 
 
 def overwrite(connection: Connection, rows: Iterable[Base]) -> None:
-    """Write rows of one table in the place of those that have the same primary keys."""
+    """Write rows of one table; they replace rows with the same primary keys."""
     for row in rows:
         values = values_of(row)
         keys = [column.key for column in row.__table__.primary_key]

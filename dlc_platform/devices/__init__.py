@@ -1,1 +1,1 @@
-"""The devices of this machine: which there are, who may compute on them now, and the processes that do."""
+"""The devices of this machine, the leases on them, and the processes that compute there."""

@@ -1,6 +1,6 @@
-"""Which GPUs this machine has, and how a process is told which of them are its own.
+"""The GPUs of this machine, and the environment that limits a process to its own ones.
 
-All that is known of NVIDIA's library (NVML) is here. Who may use a device at a given moment is decided in `leases`.
+All knowledge of NVIDIA's library (NVML) is here. `leases` decides who may use a device at a given moment.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,25 +10,25 @@ from typing import Any, Literal
 
 from dlc_platform.errors import PlatformError
 
-#: How lab.yaml and dagster.yaml say which GPUs runs may use: by number, or by the UUID of a GPU or of a MIG slice.
+#: The GPUs that runs may use, as lab.yaml and dagster.yaml list them: by number, or by the UUID of a GPU or MIG slice.
 GpuNames = Literal["auto"] | Sequence[int | str]
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a run computes on: a GPU, a MIG slice of one, or the CPU.
+    """A GPU, a MIG slice of one, or the CPU, on which a run computes.
 
     Attributes
     ----------
     key
-        Names its lease, the same for every lab and container of the machine, however those list and number it: its UUID
-        in small letters, or ``cpu``. Only without NVML is it the number, as in ``gpu-0``.
+        The name of its lease, the same for every lab and container of the machine, however those list and number it:
+        its UUID in small letters, or ``cpu``. Only without NVML is it the number, as in ``gpu-0``.
     visible
-        How ``CUDA_VISIBLE_DEVICES`` names it. A container that sees some of the GPUs only counts these from 0.
+        Its name in ``CUDA_VISIBLE_DEVICES``. A container that sees only some of the GPUs counts these from 0.
     memory_gb
-        Its memory in gigabytes (1e9 bytes); None where NVML does not say.
+        Its memory in gigabytes (1e9 bytes); None if NVML does not say.
     model
-        What the vendor calls it, such as ``NVIDIA A100-SXM4-80GB``.
+        The vendor's name for it, such as ``NVIDIA A100-SXM4-80GB``.
     """
 
     key: str
@@ -39,11 +39,11 @@ class Device:
 
     @property
     def is_slice(self) -> bool:
-        """Whether it is a MIG slice."""
+        """True for a MIG slice."""
         return self.visible.startswith("MIG-")
 
     def is_called(self, name: str) -> bool:
-        """Whether a person means this device, by its number or its UUID."""
+        """True if a person means this device by `name`: its number or its UUID."""
         return name.lower() in (self.key, self.visible.lower())
 
     def __str__(self) -> str:
@@ -56,10 +56,10 @@ CPU = Device("cpu", "")
 
 
 def find_devices(gpus: GpuNames) -> tuple[Device, ...]:
-    """The GPUs that runs may use; without any, they compute on the CPU.
+    """The GPUs that runs may use; an empty tuple means that runs compute on the CPU.
 
-    A GPU that is cut into MIG slices stands for its slices. Where there is no driver, devices are taken as they are
-    listed: containers that see different GPUs must then list them by UUID, or two of them share a lease or a GPU.
+    A GPU that is cut into MIG slices stands for its slices. Without a driver, devices are taken as they are listed:
+    containers that see different GPUs must then list them by UUID, or two of them share a lease or a GPU.
 
     Parameters
     ----------
@@ -69,8 +69,7 @@ def find_devices(gpus: GpuNames) -> tuple[Device, ...]:
     Raises
     ------
     PlatformError
-        When there is a driver that does not answer, or that knows no such GPU: going on without it would train on the
-        CPU unnoticed.
+        When a driver does not answer, or knows no such GPU. Going on without it would train on the CPU unnoticed.
     """
     if gpus != "auto" and not gpus:
         return ()
@@ -92,12 +91,12 @@ def find_devices(gpus: GpuNames) -> tuple[Device, ...]:
 
 
 def has_driver() -> bool:
-    """Whether this machine has NVIDIA's driver, without which everything is computed on the CPU.
+    """True if this machine has NVIDIA's driver; without it everything is computed on the CPU.
 
     Raises
     ------
     PlatformError
-        When there is one that does not answer.
+        When the driver does not answer.
     """
     with _nvml() as nvml:
         return nvml is not None
@@ -108,7 +107,7 @@ def _as_listed(name: str) -> Device:
 
 
 def computing(device: Device) -> frozenset[int]:
-    """The processes that compute on a device now, by NVML; none where that cannot be asked."""
+    """The processes that compute on a device now, by NVML; none if NVML cannot be asked."""
     with _nvml() as nvml:
         if nvml is None:
             return frozenset()
@@ -129,7 +128,7 @@ def environment(devices: Sequence[Device]) -> dict[str, str]:
 
 
 class _Nvml:
-    """NVML, as far as it is asked here."""
+    """The questions to NVML."""
 
     def __init__(self, library: Any):
         self.library = library
@@ -150,7 +149,7 @@ class _Nvml:
                 yield names, Device(whole.lower(), str(index), memory_gb, model, whole)
 
     def handle(self, device: Device) -> Any:
-        """NVML's own name of a device that `devices` found."""
+        """NVML's own handle of a device that `devices` found."""
         if device.visible.isdigit():
             return self.library.nvmlDeviceGetHandleByIndex(int(device.visible))
         return self.library.nvmlDeviceGetHandleByUUID(device.visible)
@@ -172,7 +171,7 @@ class _Nvml:
         try:
             return self.library.nvmlDeviceGetMemoryInfo(handle).total / 1e9
         except self.error:
-            return None  # where the GPU has the machine's own memory
+            return None  # the GPU uses the machine's own memory
 
     def _model(self, handle: Any) -> str:
         return str(self.library.nvmlDeviceGetName(handle))
@@ -209,5 +208,5 @@ def _found() -> list[tuple[set[str], Device]]:
 def _unanswered(error: Exception) -> PlatformError:
     return PlatformError(
         f"the NVIDIA driver does not say which GPUs there are: {error}",
-        "Mend the driver (after its update that takes a reboot), or set `gpus: []` in lab.yaml to work on the CPU",
+        "Mend the driver (after an update of the driver, reboot), or set `gpus: []` in lab.yaml to work on the CPU",
     )

@@ -1,17 +1,17 @@
-"""Leases: which process of this machine may compute on which device, now.
+"""Leases: the right of a process of this machine to compute on a device, now.
 
 A lease is a `flock` on a file, so the kernel takes it back from a process that dies, however it dies. Every lab of a
 machine uses the same folder, and so shares its GPUs. A machine without a GPU has one lease, on its CPU, because two
 DeepLabCut processes there only slow each other down.
 
 The files of a device are named by its key, its UUID, so that containers which number the GPUs in their own ways agree
-where they share the folder. Whoever has all of it locks ``gpu-7f1c`` for itself. Those who share it lock that file
-together, and each its own file in ``gpu-7f1c.shares``, which says how much of the memory it may use; only the sum is
-left to us. A file ``gpu-7f1c.drained`` keeps new work away, also after a reboot. Who looks for a device locks
+if they share the folder. A process that has the whole device locks ``gpu-7f1c`` for itself. Processes that share it
+lock that file together, and each locks its own file in ``gpu-7f1c.shares``, which says how much of the memory it may
+use. A file ``gpu-7f1c.drained`` keeps new work away, also after a reboot. A process that looks for a device locks
 ``choosing`` meanwhile, so that several devices are leased together or not at all.
 
-Leases were named by the number of the GPU before, and workers of such a version that still run are not seen: let them
-end before new ones start, or set `avoid_busy`.
+An earlier version named leases by the number of the GPU. Its workers are not seen: let them end before new ones start,
+or set `avoid_busy`.
 """
 
 import contextlib
@@ -51,9 +51,9 @@ from dlc_platform.errors import PlatformError
 _POLL_SECONDS = 0.5
 _CHOOSING = "choosing"
 _CHOOSING_SECONDS = 2.0
-#: Who has waited for so long is served before those who came later, or a stream of small runs would starve a large one.
+#: A process that has waited for so long is served before later ones, or many small runs would starve a large one.
 _PATIENCE_SECONDS = 60.0
-#: The files of those who wait: since when, in nanoseconds, and their process.
+#: The names of the files of waiting processes: since when, in nanoseconds, and the process.
 _TICKET = re.compile(r"(?P<since>[0-9]+)-[0-9]+")
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Lease:
     Attributes
     ----------
     memory_gb
-        How much of each device's memory may be used; None for all of it.
+        The gigabytes of each device's memory that may be used; None for all of it.
     """
 
     devices: tuple[Device, ...]
@@ -90,7 +90,7 @@ class Lease:
         for share in self._shares:
             share.unlink(missing_ok=True)
         for descriptor in self._descriptors:
-            # Whoever finds a name there has to ask whether that process still tidies up.
+            # A process that finds a name there must ask if the named process still tidies up.
             os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
@@ -105,7 +105,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a device, or held it last, as it said itself; `worker` is None where it said nothing."""
+    """The process that holds a device, or held it last, as it wrote itself; `worker` is None if it wrote none."""
 
     purpose: str
     worker: WorkerProcess | None = None
@@ -126,9 +126,9 @@ class DeviceState:
     Attributes
     ----------
     holders
-        Who computes there by a lease.
+        The processes that compute there by a lease.
     drained
-        Who drained it and when; None when it takes new work.
+        Who drained it and when; None if it takes new work.
     strangers
         Processes that compute there without a lease, by NVML.
     """
@@ -147,27 +147,27 @@ def acquire(
     needs: Needs | None = None,
     avoid_busy: bool = False,
 ) -> Lease:
-    """Wait for free devices and lease them, as many as are needed at once or none.
+    """Wait for free devices and lease as many as are needed, all at once.
 
     Parameters
     ----------
     devices
-        Those that will do (see `devices.find_devices`); none of them means the CPU, whatever is needed.
+        The devices to choose from (see `devices.find_devices`); an empty one means the CPU, whatever is needed.
     purpose
-        What the lease is for, such as ``run 1a2b``: told to those who wait for it.
+        The purpose of the lease, such as ``run 1a2b``; processes that wait for the device read it.
     announce
         Called once, with a sentence, if it has to wait.
     pause
-        Called with a number of seconds between two tries; what it raises ends the wait.
+        Called with a number of seconds between two tries; an exception that it raises ends the wait.
     needs
         One whole device by default.
     avoid_busy
-        Leave devices alone on which a process computes that has no lease.
+        Leave out devices on which a process without a lease computes.
 
     Raises
     ------
     UnmetNeed
-        When there are not so many devices, or none with so much memory.
+        When the machine has fewer devices, or none with so much memory.
     PlatformError
         When the lease folder cannot be used.
     """
@@ -187,7 +187,7 @@ def acquire(
 
 
 def survey(devices: Sequence[Device]) -> list[DeviceState]:
-    """Who holds each device, and whether it takes new work."""
+    """The state of each device: its holders, and who drained it."""
     with _choosing():
         holders = {device: _holders(device) for device in devices or (CPU,)}
     return [
@@ -199,7 +199,7 @@ def survey(devices: Sequence[Device]) -> list[DeviceState]:
 
 
 def drain(device: Device) -> None:
-    """Keep new work away from a device; what computes there goes on to its end."""
+    """Keep new work away from a device; runs that compute there go on to their end."""
     who = f"{_user()} at {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
     file = _drain_file(device)
     try:
@@ -209,8 +209,8 @@ def drain(device: Device) -> None:
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, who.encode(), 0)
-        with contextlib.suppress(PermissionError):  # It is another user's, who did so.
-            # What tidies temporary folders up leaves files with this bit alone.
+        with contextlib.suppress(PermissionError):  # Another user drained it; the file is that user's.
+            # Programs that clean temporary folders leave files with this bit alone.
             os.fchmod(descriptor, _SHARED_FILE | stat.S_ISVTX)
     finally:
         os.close(descriptor)
@@ -235,7 +235,7 @@ def resume(device: Device) -> None:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a process asks for."""
+    """The request of a process for devices."""
 
     choices: tuple[Device, ...]
     purpose: str
@@ -243,12 +243,12 @@ class _Wanted:
     avoid_busy: bool
 
     def shares(self, device: Device) -> bool:
-        """Whether part of the device is enough."""
+        """True if part of the device is enough."""
         return self.needs.memory_gb is not None and device.memory_gb is not None
 
 
 def _suitable(devices: Sequence[Device], needs: Needs) -> tuple[Device, ...]:
-    """The devices that would do if they were free."""
+    """The devices that would be enough if they were free."""
     suitable = [device for device in devices if device.memory_gb is None or device.memory_gb >= (needs.memory_gb or 0)]
     if needs.gpus > 1:
         suitable = [device for device in suitable if not device.is_slice]  # CUDA shows a process one slice at most.
@@ -265,14 +265,15 @@ def _size(device: Device) -> str:
 
 
 def _choose(wanted: _Wanted, ticket: Path | None) -> Lease | list[str]:
-    """Lease what is wanted now; or say of each device why not. Nothing is said when others are choosing."""
+    """Lease the wanted devices now; else say for each device why not. The list is empty if others are choosing. Nothing
+    is said when others are choosing."""
     asked = [device for device in wanted.choices if wanted.avoid_busy and device != CPU]
     busy = {device: gpu.computing(device) for device in asked}
     with _choosing() as alone:
         if not alone:
             return []
         if ticket is not None:
-            # Nothing is kept for it where a stranger computes, who may stay for days.
+            # Nothing is kept for it on a device where a stranger computes, who may stay for days.
             occupied = {device for device, pids in busy.items() if pids - _pids(_holders(device))}
             ticket.write_bytes(_ticket(wanted, occupied))
         reserved = _reserved(ticket)
@@ -299,7 +300,7 @@ def _choose(wanted: _Wanted, ticket: Path | None) -> Lease | list[str]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A device that is locked already, while it is not known whether there are enough."""
+    """A device that is locked already, while the number of free ones is not known yet."""
 
     device: Device
     descriptor: int
@@ -309,7 +310,7 @@ class _Part:
 
 
 def _take(device: Device, wanted: _Wanted, computing: frozenset[int]) -> _Part | str:
-    """Lock a device if it has room; else the reason why not."""
+    """Lock a device if it has room; else return the reason why not."""
     share = wanted.shares(device)
     descriptor = lock(_file(device), fcntl.LOCK_SH if share else fcntl.LOCK_EX)
     if descriptor is None:
@@ -346,7 +347,7 @@ def _lease(parts: Sequence[_Part], wanted: _Wanted) -> Lease:
             assert descriptor is not None
             descriptors.append(descriptor)
             shares.append(share)
-            # Whoever had all of it has left nothing behind.
+            # The last process that had all of it has left nothing behind.
             os.ftruncate(part.descriptor, 0)
         else:
             descriptor = part.descriptor
@@ -357,7 +358,7 @@ def _lease(parts: Sequence[_Part], wanted: _Wanted) -> Lease:
 
 
 def _by_room(wanted: _Wanted) -> list[Device]:
-    """The choices; for a share the fullest first, so that whole devices stay free for who needs one."""
+    """The choices; for a share the fullest first, so that whole devices stay free for runs that need one."""
     if wanted.needs.memory_gb is None:
         return list(wanted.choices)
     used = {device: sum(own.memory_gb or 0 for own in _sharers(device)) for device in wanted.choices}
@@ -366,7 +367,7 @@ def _by_room(wanted: _Wanted) -> list[Device]:
 
 @contextmanager
 def _choosing() -> Iterator[bool]:
-    """Be the only one who chooses; False when somebody else does for long, such as one who was stopped."""
+    """Be the only process that chooses; False if another one takes long, such as one that was stopped."""
     deadline = time.monotonic() + _CHOOSING_SECONDS
     while (descriptor := lock(directory() / _CHOOSING, fcntl.LOCK_EX)) is None:
         if time.monotonic() > deadline:
@@ -381,7 +382,7 @@ def _choosing() -> Iterator[bool]:
 
 @contextmanager
 def _in_line(wanted: _Wanted) -> Iterator[Path]:
-    """Be known as one who waits."""
+    """Register as a waiting process."""
     ticket = directory() / "waiting" / f"{time.time_ns()}-{os.getpid()}"
     descriptor = lock(ticket, fcntl.LOCK_EX)
     assert descriptor is not None
@@ -394,16 +395,16 @@ def _in_line(wanted: _Wanted) -> Iterator[Path]:
 
 
 def _ticket(wanted: _Wanted, occupied: Collection[Device]) -> bytes:
-    """What others have to know of one who waits."""
+    """The facts that others need about a waiting process, as JSON."""
     choices = [device.key for device in wanted.choices if device not in occupied]
     return json.dumps({"purpose": wanted.purpose, "choices": choices, "gpus": wanted.needs.gpus}).encode()
 
 
 def _reserved(ticket: Path | None) -> dict[str, str]:
-    """The devices that are kept for those who have lost their patience and came before `ticket`, by key."""
+    """The devices that are kept for processes that came before `ticket` and have waited too long, by key."""
     reserved: dict[str, str] = {}
     for file in sorted((directory() / "waiting").glob("*-*")):
-        # Every user may write there, and what else they put there is nothing to go by.
+        # Every user may write there; any other file there is ignored.
         if (named := _TICKET.fullmatch(file.name)) is None:
             continue
         since = int(named["since"])
@@ -422,23 +423,23 @@ def _reserved(ticket: Path | None) -> dict[str, str]:
         with contextlib.suppress(OSError, ValueError):
             says = json.loads(file.read_text())
             free = [key for key in says["choices"] if key not in reserved and not _drained_key(key)]
-            # Those that nobody has for himself are the nearest to being free.
+            # Devices that nobody has alone are the nearest to being free.
             free.sort(key=lambda key: is_locked(directory() / key, fcntl.LOCK_SH))
-            # Where there are not enough, such as beside a drained one, what is kept would stand still for nothing.
+            # If there are not enough, such as beside a drained one, kept devices would stand still for nothing.
             if len(free) >= says["gpus"]:
                 reserved |= dict.fromkeys(free[: says["gpus"]], says["purpose"])
     return reserved
 
 
 def _holders(device: Device) -> tuple[Holder, ...]:
-    """Who has leased a device."""
+    """The processes that have leased a device."""
     if is_locked(_file(device), fcntl.LOCK_SH):
         return (_read(_file(device)) or Holder("another process"),)
     return _sharers(device)
 
 
 def _sharers(device: Device) -> tuple[Holder, ...]:
-    """Who shares a device; one that is gone counts for as long as processes of it run."""
+    """The processes that share a device; one that has ended counts as long as a process of it runs."""
     sharers = []
     for file in sorted(_shares(device).glob("*")):
         holder = _read(file)
@@ -472,7 +473,7 @@ def _record(wanted: _Wanted, device: Device) -> bytes:
 
 
 def _read(file: Path) -> Holder | None:
-    """What a lease file says; None where it says nothing."""
+    """The holder that a lease file names; None if it is empty."""
     try:
         purpose, _, said = file.read_text().partition("\n")
     except OSError:

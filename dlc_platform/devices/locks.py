@@ -1,4 +1,4 @@
-"""The files that leases lock, in a folder that every user of the machine shares; what a lock means is in `leases`."""
+"""The files that leases lock, in a folder that all users of the machine share; `leases` says what a lock means."""
 
 import errno
 import fcntl
@@ -21,12 +21,13 @@ def directory() -> Path:
 
 
 def drain_directory() -> Path:
-    """Where it is written which devices are drained: ``DLC_PLATFORM_LEASE_DIR``, or where reboots remove nothing."""
+    """The folder of the notes about drained devices: ``DLC_PLATFORM_LEASE_DIR``, or a folder that reboots do not
+    empty."""
     return directory() if os.environ.get(DIRECTORY_VARIABLE) else _LASTING / "dlc-platform-drained"
 
 
 def is_locked(file: Path, kind: int) -> bool:
-    """Whether somebody's lock keeps others from one of this kind."""
+    """True if somebody's lock prevents a lock of this kind."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
@@ -42,7 +43,7 @@ def is_locked(file: Path, kind: int) -> bool:
 
 
 def lock(file: Path, kind: int) -> int | None:
-    """Open and lock a file, its descriptor; None when somebody's lock is in the way."""
+    """Open and lock a file and return its descriptor; None if somebody's lock is in the way."""
     while True:
         try:
             descriptor = open_file(file)
@@ -88,7 +89,7 @@ def open_file(file: Path) -> int:
 
 
 def _is_current(descriptor: int, file: Path) -> bool:
-    """Whether the locked file is still the one with that name: a cleaner of old temporary files may have removed it."""
+    """True if the locked file still has that name: a cleaner of old temporary files may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What work needs of the GPUs, as a value; which work needs how much is found out in `launchers.needs`."""
+"""The needs of work for GPUs, as a value; `launchers.needs` finds out which work needs how much."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from dlc_platform.text.words import counted
 
 
 class UnmetNeed(PlatformError):
-    """A need that waiting does not help, and another try neither."""
+    """A need that neither a wait nor another try can meet."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """How many devices, and how much memory of each in gigabytes (1e9 bytes); None means all of it, for itself."""
+    """A number of devices, and gigabytes (1e9 bytes) of memory of each; None means the whole device, alone."""
 
     gpus: int = 1
     memory_gb: float | None = None
@@ -24,7 +24,7 @@ class Needs:
 
     @classmethod
     def all_of(cls, several: Iterable["Needs"]) -> "Needs":
-        """What is enough for each of several, one after the other; one whole device where there are none."""
+        """The needs that suffice for several, one after the other; one whole device if there are none."""
         several = list(several)
         gpus = max((needs.gpus for needs in several), default=1)
         if not several or any(needs.memory_gb is None for needs in several):
@@ -32,5 +32,5 @@ class Needs:
         return cls(gpus, max(needs.memory_gb or 0.0 for needs in several))
 
 
-#: How many gigabytes of each of its GPUs a process may use, where it shares them.
+#: The gigabytes that a process may use of each of its GPUs, if it shares them.
 GPU_MEMORY_VARIABLE = "DLC_PLATFORM_GPU_MEMORY_GB"

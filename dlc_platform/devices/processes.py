@@ -1,7 +1,7 @@
-"""Worker processes: how a process is named so that any other process, now or later, recognises or stops it.
+"""Worker processes: a name for a process, so that any other process, now or later, recognises or stops it.
 
-Nothing is kept in memory: a worker's name travels in the tags of its run. What the kernel says of memory that ran out
-is read here too.
+Nothing is kept in memory: a worker's name travels in the tags of its run. This module also reads the kernel's count of
+processes that were killed for lack of memory.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ import psutil
 from dlc_platform.errors import HOME_VARIABLE
 
 HOST_TAG = "dlc_platform/host"
-#: The UI does not show tags that begin so: a person looks for the run of a session, and never for one of a pid.
+#: The UI hides tags that begin so: a person looks for the run of a session, never for that of a pid.
 UNSHOWN = ".dagster/dlc_platform_"
 PID_TAG = f"{UNSHOWN}pid"
 STARTED_TAG = f"{UNSHOWN}process_started"
-#: In which of the kernel's spaces of pids it runs: containers have their own, also where their hosts' names are equal.
+#: The kernel's space of pids in which it runs: containers have their own, even if their hosts' names are equal.
 SPACE_TAG = f"{UNSHOWN}pid_space"
-#: What the tags of a run are called that version 0.6.1 or an earlier one started.
+#: The names of these tags in runs that version 0.6.1 or an earlier one started.
 _EARLIER = {PID_TAG: "dlc_platform/pid", STARTED_TAG: "dlc_platform/process_started"}
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -35,9 +35,9 @@ _KILL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """One process, told apart from every later one that gets its pid.
+    """One process, told apart from every later process with the same pid.
 
-    `started` is when the process began, in the kernel's own count: a clock that is set does not change it.
+    `started` is when the process began, in the kernel's own count; setting the clock does not change it.
     """
 
     host: str
@@ -47,7 +47,7 @@ class WorkerProcess:
 
     @classmethod
     def of(cls, pid: int) -> "WorkerProcess":
-        """The process that has this pid now; one that has just ended gets a name that is never alive."""
+        """The process that has this pid now; for one that has just ended, a name that is never alive."""
         return cls(socket.gethostname(), pid, _started(pid) or "ended", _pid_space())
 
     @classmethod
@@ -74,15 +74,15 @@ class WorkerProcess:
         return {HOST_TAG: self.host, PID_TAG: str(self.pid), STARTED_TAG: self.started, SPACE_TAG: self.space}
 
     def was_started_here(self) -> bool:
-        """Whether it was started on a host of this name."""
+        """True if it was started on a host with the name of this one."""
         return self.host == socket.gethostname()
 
     def can_be_seen(self) -> bool:
-        """True where the calling process would see it if it were alive: on the same host, in the same container."""
+        """True if the calling process would see it if it were alive: on the same host, in the same container."""
         return self.was_started_here() and bool(self.space) and self.space == _pid_space()
 
     def is_alive(self) -> bool:
-        """Whether it runs on this host; a zombie does not."""
+        """True if it runs on this host; a zombie does not run."""
         return _started(self.pid) == self.started
 
     def works_for(self, home: Path) -> bool:
@@ -91,7 +91,7 @@ class WorkerProcess:
             named = psutil.Process(self.pid).environ().get(HOME_VARIABLE)
         except psutil.Error:
             return True
-        # The other place is no more when the lab was moved.
+        # If the lab was moved, the other place does not exist any more.
         return named is None or not Path(named).exists() or Path(named).resolve() == home.resolve()
 
     def signal(self, number: int) -> None:
@@ -144,7 +144,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, as text to compare; None where there is no such process, or only its zombie."""
+    """The start of a process, as text to compare; None if there is no such process, or only its zombie."""
     try:
         process = psutil.Process(pid)
         if not _runs(process):
@@ -170,13 +170,13 @@ def _boot() -> str:
 
 
 def killed_for_memory() -> tuple[Path, int] | None:
-    """How many processes the kernel has killed so far because memory ran out; None where it does not say.
+    """Count the processes that the kernel has killed so far for lack of memory; None if it does not say.
 
     Returns
     -------
     tuple
-        Where that was read, and the count: of this process's control group where that is known, as for a unit of
-        systemd or a container, else of the whole machine. Counts of two places say nothing of each other.
+        The file of the count, and the count: for this process's control group if known, as for a unit of systemd or a
+        container, else for the whole machine. Counts of two files cannot be compared.
     """
     for file in (*_group_counters(), _VMSTAT):
         try:

@@ -1,1 +1,2 @@
-"""Files that other people made, read with care. What is in them means something elsewhere."""
+"""Careful reading of files that other people made. Their content has its meaning elsewhere. What is in them means
+something elsewhere."""

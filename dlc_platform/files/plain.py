@@ -1,7 +1,7 @@
-"""Files that other people send, opened only where they are plain files.
+"""Files that other people send; they are opened only if they are plain files.
 
-A name in a folder may stand for a pipe that never answers, for a device without an end, or, through a link, for a file
-of the system that is none. Such a file is refused before a byte of it is read.
+A name in a folder may stand for a pipe that never answers, for an endless device, or, through a link, for a file that
+the kernel makes up. Such a file is refused before a byte of it is read.
 """
 
 import errno
@@ -21,7 +21,7 @@ _KINDS = {
     S_IFDIR: "a folder",
 }
 _MOUNTS = Path("/proc/self/mountinfo")
-#: File systems that hold no files of anybody's: the kernel makes up what is read there.
+#: File systems without real files: the kernel makes up what is read there.
 _OF_THE_KERNEL = frozenset(
     (
         *("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs"),
@@ -31,7 +31,7 @@ _OF_THE_KERNEL = frozenset(
 
 
 def oddity(status: os.stat_result) -> str | None:
-    """What is at a path instead of a plain file, such as `a pipe`; None for a plain file."""
+    """The kind of thing at a path that is not a plain file, such as `a pipe`; None for a plain file."""
     kind = _KINDS.get(S_IFMT(status.st_mode))
     return kind or ("a file that the kernel makes up, as below /proc" if is_of_the_kernel(status) else None)
 
@@ -42,7 +42,7 @@ def is_of_the_kernel(status: os.stat_result) -> bool:
 
 
 def open_plain(path: Path, most_bytes: int | None = None) -> BinaryIO:
-    """Open a file for reading; one that is not plain is never waited for.
+    """Open a file for reading; if it is not plain, this fails at once and never waits.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def open_plain(path: Path, most_bytes: int | None = None) -> BinaryIO:
         # Without O_NONBLOCK, opening a pipe waits for somebody who writes into it.
         file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
     except OSError as error:
-        # A socket cannot be opened, nor a device that is not there, and Python opens no folder.
+        # A socket cannot be opened, nor an absent device, and Python opens no folder.
         if error.errno in (errno.ENXIO, errno.ENODEV, errno.EISDIR) and (odd := oddity(os.stat(path))) is not None:
             raise _no_file(path, odd) from error
         raise
@@ -67,7 +67,7 @@ def open_plain(path: Path, most_bytes: int | None = None) -> BinaryIO:
             raise PlatformError(
                 f"{path} has {status.st_size / 1e6:,.0f} MB, and no file of its kind has more than "
                 f"{most_bytes / 1e6:,.0f} MB",
-                "See whether it is the right file",
+                "Check that it is the right file",
             )
     except BaseException:
         file.close()

@@ -1,7 +1,7 @@
 """YAML as DeepLabCut reads and writes it: version 1.2, in which `on`, `off`, `no` and `1:30` are text.
 
-Every file of DeepLabCut and lab.yaml are read here, so that a name without quotes means the same in all of them. A key
-that is written twice is refused: a parser that keeps the last one loses what the first one said.
+This module reads lab.yaml and every YAML file of DeepLabCut, so that a name without quotes means the same in all of
+them. A key that is written twice is refused, because a parser that keeps the last one loses the first.
 """
 
 import os
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 _MOST_BYTES, _DEEPEST = 4 << 20, 50
 #: Values once every alias stands for what it means, the merge key `<<` included.
 _MOST_VALUES = 200_000
-#: Digits of a number; Python says none of more than 4300 in words, and takes long to try.
+#: Digits of a number; Python prints none of more than 4300, and takes long to try.
 _LONGEST_NUMBER = 1000
 _NUMBER, _MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
-#: What ruamel raises where the letters of a value do not fit its tag, as in `!!bool maybe`.
+#: The errors that ruamel raises if the letters of a value do not fit its tag, as in `!!bool maybe`.
 _WRONG_VALUE = (ValueError, IndexError, KeyError, AttributeError)
 
 
@@ -36,7 +36,7 @@ def yaml_text(file: Path) -> str:
     Raises
     ------
     PlatformError
-        When it is no plain file, or larger than any of ours.
+        When it is not a plain file, or is larger than any of ours.
     OSError, UnicodeDecodeError
         When it cannot be read, or is not UTF-8.
     """
@@ -45,7 +45,7 @@ def yaml_text(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Written:
-    """In which line (from 1) a file writes a value, and in which letters; these are empty for what holds others."""
+    """The line (from 1) and the letters of a value in a file; the letters are empty for a value that holds others."""
 
     line: int
     value: str
@@ -72,11 +72,11 @@ def load_yaml(file: Path, text: str) -> Any:
         twice = _written_twice(root)
         content = None if twice or root is None else parser.constructor.construct_document(root)
     except _WRONG_VALUE as error:
-        # What looks like a date or a number and is none: the parser does not say where.
+        # A value that looks like a date or a number and is not one; the parser does not say where.
         written, told = next(_not_constructed(root), (None, _in_words(error)))
         raise PlatformError(
             f"{file} is not YAML: {told}" + (f" (line {written.line}: {written.value[:60]})" if written else ""),
-            "Mend that line; what is meant as text stands in quotes",
+            "Mend that line; put a text in quotes",
         ) from error
     except RecursionError as error:
         raise PlatformError(f"{file} is not valid: it nests more than {_DEEPEST} values", "Write them out") from error
@@ -88,10 +88,10 @@ def load_yaml(file: Path, text: str) -> Any:
 
 
 def written_at(text: str, place: Sequence[str | int]) -> Written | None:
-    """How a YAML text writes the value at a place: the keys and, in lists, the numbers that lead to it.
+    """Find the line and the letters of the value at a place: the keys and, in lists, the numbers that lead to it.
 
-    What a place says that is not written, as a key that is missing, is that of what ought to hold it; None for a place
-    of which nothing is written.
+    For a key that is missing, return the line of the mapping that should hold it; None if nothing of the place is
+    written.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
@@ -115,7 +115,7 @@ def written_at(text: str, place: Sequence[str | int]) -> Written | None:
 
 
 def keys_not_text(text: str) -> list[tuple[tuple[str, ...], int]]:
-    """The keys of a YAML text that it does not take for text, such as `2024`: where they lead to, and in which line."""
+    """The keys of a YAML text that are not text, such as `2024`: the path to each, and its line."""
     from ruamel.yaml import YAML
 
     root = YAML(typ="safe", pure=True).compose(text.removeprefix("\ufeff"))
@@ -129,7 +129,7 @@ def keys_not_text(text: str) -> list[tuple[tuple[str, ...], int]]:
 def _check_depth(file: Path, text: str) -> None:
     """Refuse brackets that are open within each other; the parser takes a minute for a thousand of them.
 
-    Those within quotes and comments count too, as far as they are not closed in their line.
+    Brackets within quotes and comments count too, unless they are closed in their line.
     """
     depth = 0
     for line in text.splitlines():
@@ -150,9 +150,9 @@ def _check_depth(file: Path, text: str) -> None:
 
 
 def _check_values(file: Path, root: "Node | None") -> None:
-    """Refuse what no file of ours holds: above all aliases that stand for each other over and over.
+    """Refuse more values than any file of ours holds: above all aliases that stand for each other over and over.
 
-    A hundred bytes of these can mean more than a memory holds.
+    A hundred bytes of these can mean more values than fit into memory.
     """
     from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
@@ -187,12 +187,12 @@ def _check_values(file: Path, root: "Node | None") -> None:
     if root is not None and size(root, 0) > _MOST_VALUES:
         raise PlatformError(
             f"{file} is not valid: with its aliases written out it has more than {_MOST_VALUES:,} values",
-            "Write out what they stand for",
+            "Write out what the aliases stand for",
         )
 
 
 def _wrong_letters(node: "Node") -> str | None:
-    """What no later reader of a value can use; None where there is nothing of the kind."""
+    """The reason why no later reader can use a value; None if it can be used."""
     if node.tag == _NUMBER and len(node.value) > _LONGEST_NUMBER:
         return f"a number of {len(node.value)} digits"
     try:
@@ -208,7 +208,7 @@ def dump_yaml(content: Any, sort_keys: bool = True) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what version 1.1 takes for text and 1.2 for a number, such as `1e3` and `0o10`."""
+    """Quotes texts that version 1.1 reads as text and version 1.2 reads as a number, such as `1e3` and `0o10`."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -247,7 +247,7 @@ def _written_twice(root: "Node | None") -> list[str]:
 
 
 def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
-    """The keys and values of a mapping, after those that it merges in."""
+    """The keys and values of a mapping, after those of the mappings that it merges in."""
     from ruamel.yaml.nodes import MappingNode
 
     for key, value in node.value:
@@ -258,7 +258,7 @@ def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _nodes(root: "Node | None") -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """All that a document holds, each once: where it is, its key, which is None in a list, and itself."""
+    """Every node of a document, once: the path to it, its key (None in a list), and the node."""
     from ruamel.yaml.nodes import MappingNode, SequenceNode
 
     waiting: list[tuple[tuple[str, ...], Any, Any]] = [((), None, root)]
@@ -277,7 +277,7 @@ def _nodes(root: "Node | None") -> Iterator[tuple[tuple[str, ...], Any, Any]]:
 
 
 def _not_constructed(root: "Node | None") -> Iterator[tuple[Written, str]]:
-    """The scalars of which no value can be made, each with the reason."""
+    """The scalars that cannot become values, each with the reason."""
     from ruamel.yaml import YAML
     from ruamel.yaml.nodes import ScalarNode
 
@@ -292,4 +292,4 @@ def _not_constructed(root: "Node | None") -> Iterator[tuple[Written, str]]:
 
 
 def _in_words(error: Exception) -> str:
-    return str(error) if isinstance(error, ValueError) else "a value that is not of the type that it is written with"
+    return str(error) if isinstance(error, ValueError) else "a value that does not fit the type that its tag names"

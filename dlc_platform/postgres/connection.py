@@ -1,7 +1,6 @@
 """The URLs of the lab's Postgres, embedded or external.
 
-Dagster's storage lies in the schema `dagster`, the catalogue in a schema of its own. What is in them does not belong
-here.
+Dagster's storage lies in the schema `dagster`, the catalogue in a schema of its own. Their tables do not belong here.
 """
 
 import os
@@ -24,7 +23,7 @@ _CONNECT_SECONDS = 10
 
 
 def is_external() -> bool:
-    """Whether the environment names a database; if not, the lab has an embedded server."""
+    """True if the environment names a database; else the lab has an embedded server."""
     return bool(os.environ.get(POSTGRES_VARIABLE) or os.environ.get(POSTGRES_FILE_VARIABLE))
 
 
@@ -43,7 +42,8 @@ def postgres_url(home: Path) -> URL:
     Raises
     ------
     PlatformError
-        When the URL is malformed, its file cannot be read or its database not be reached; it never shows the password.
+        When the URL is malformed, its file cannot be read, or its database cannot be reached. It never shows the
+        password.
     """
     if not is_external():
         return server.ensure_running(home / "postgres")
@@ -59,7 +59,7 @@ def postgres_url(home: Path) -> URL:
 
 
 def existing_url(home: Path) -> URL | None:
-    """As `postgres_url`; but None, and nothing is made or started, where the lab has no embedded server yet."""
+    """As `postgres_url`; but None if the lab has no embedded server yet, and nothing is made or started."""
     # A first start that was interrupted leaves the folder without data. For root, `data` is a link.
     if not is_external() and not os.path.lexists(home / "postgres" / "data"):
         return None
@@ -67,24 +67,24 @@ def existing_url(home: Path) -> URL | None:
 
 
 def answering_url(home: Path) -> URL | None:
-    """As `postgres_url`; but None where the embedded server does not run, and nothing is started."""
+    """As `postgres_url`; but None if the embedded server does not run, and nothing is started."""
     return postgres_url(home) if is_external() else server.answering_url(home / "postgres")
 
 
 def dagster_url(url: URL) -> URL:
     """The same database for Dagster's own storage, whose tables go to the schema `dagster`; makes the schema.
 
-    dagster-postgres knows no schemas, but makes and finds its tables by the search path of its connections. Where
-    ``DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE`` names a file, Dagster connects by the URL in it.
+    dagster-postgres knows no schemas, but makes and finds its tables by the search path of its connections. If
+    ``DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE`` names a file, Dagster connects with the URL in it.
 
     Raises
     ------
     PlatformError
-        When the role may not make the schema, or the file is of no use.
+        When the role may not make the schema, or the file cannot be used.
     """
     url = _role_of_dagster(url)
     with _connect(url) as connection:
-        # IF NOT EXISTS alone fails when two processes are at it, and where the role may not make schemas at all.
+        # IF NOT EXISTS alone fails if two processes do it at once, or if the role may not make schemas at all.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('dlc_platform schema'))"))
         exists = connection.execute(text("SELECT to_regnamespace(:name)"), {"name": DAGSTER_SCHEMA}).scalar_one()
         if exists is None:
@@ -137,15 +137,15 @@ def _parse(given: str, source: str) -> URL:
     try:
         url = make_url(given)
     except (ArgumentError, ValueError):
-        # What the parser says may quote the password.
+        # The parser's message may quote the password.
         raise PlatformError(f"the value of {source} is not a URL", remedy) from None
     if url.drivername not in ("postgresql", "postgres", _DRIVER):
         raise PlatformError(f"{source} begins with {url.drivername}://, which is not Postgres", remedy)
     if "@" in f"{url.host}{url.database}":
         # An unencoded @ in the password: its rest was taken for the host.
-        raise PlatformError(f"the value of {source} has an @ too many", remedy)
+        raise PlatformError(f"the value of {source} has one @ too many", remedy)
     if "password" in url.query:
-        # SQLAlchemy hides only the other one where it shows a URL.
+        # SQLAlchemy hides only the other password when it shows a URL.
         raise PlatformError(f"{source} has its password among the parameters after the ?", remedy)
     if not url.database:
         raise PlatformError(f"{source} names no database on {_host(url)}", remedy)

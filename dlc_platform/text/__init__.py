@@ -1,1 +1,2 @@
-"""How things are said to people, and the names that they write. Nothing of labs and sessions belongs here."""
+"""Words and layout for people, and the names that they write. Nothing about labs and sessions belongs here. Nothing of
+labs and sessions belongs here."""

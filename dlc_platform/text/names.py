@@ -1,4 +1,5 @@
-"""Names that a person writes: known ones, or refused with those that come near. And names of files made of them."""
+"""Names that a person writes: an unknown name is refused with the names that come near. Also names of derived files.
+And names of files made of them."""
 
 import hashlib
 from collections.abc import Collection, Iterable
@@ -9,24 +10,24 @@ from dlc_platform.errors import PlatformError
 #: Bytes of a file's name, on almost every disk.
 _LONGEST = 255
 _NEAR = 3
-#: As many names are listed; of more, a command lists them.
+#: So many names are listed; for more, a command lists them.
 _LISTED = 8
 
 
 def require_known(what: str, names: Iterable[str], known: Collection[str], listing: str) -> None:
-    """Refuse names that nothing has.
+    """Refuse names that do not exist.
 
     Parameters
     ----------
     what
-        What the names are of, such as "session".
+        The kind of thing that the names belong to, such as "session".
     listing
-        What lists all names that there are, such as "`dlc-platform sessions HOME`".
+        The command that lists all names, such as "`dlc-platform sessions HOME`".
 
     Raises
     ------
     PlatformError
-        With the unknown names, and those that come near them.
+        When a name is unknown; with the unknown names and those that come near them.
     """
     unknown = [name for name in dict.fromkeys(names) if name not in known]
     if not unknown:
@@ -43,7 +44,7 @@ def require_known(what: str, names: Iterable[str], known: Collection[str], listi
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """The names that contain what was written or look like it, the nearest first; at most three."""
+    """The known names that contain the written one or look like it, the nearest first; at most three."""
     folded = {one.casefold(): one for one in sorted(known, reverse=True)}
     written = name.casefold().strip()
     alike = get_close_matches(written, folded, _NEAR, cutoff=0.75)
@@ -52,10 +53,10 @@ def near_names(name: str, known: Iterable[str]) -> list[str]:
 
 
 def file_name(stem: str, ending: str) -> str:
-    """The name of a file that is derived from another one's, whose name may be as long as names can be.
+    """The name of a file that is derived from another file, whose name may have the greatest length.
 
-    Where the two together are longer than a disk takes, the stem is cut, between two characters, and ends in a hash of
-    itself instead, so that two long stems that differ give two names.
+    If stem and ending together are too long for a disk, the stem is cut between two characters and ends in a hash of
+    itself, so that two different long stems give two names.
     """
     name = stem + ending
     if len(name.encode()) <= _LONGEST:

@@ -1,4 +1,4 @@
-"""How text and tables are laid out for people, in as many columns as a terminal has; what is copied is never cut."""
+"""The layout of text and tables for people, in the width of their terminal; values that are copied are never cut."""
 
 import re
 import shutil
@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Sequence
 
 from dlc_platform.errors import in_a_line
 
-#: Where nothing says how wide the screen is, as in a pipe.
+#: The width if nothing says how wide the screen is, as in a pipe.
 _WIDTH = 80
 _GAP = "  "
-#: What does not fit beside a row stands below it.
+#: The indent of values that do not fit into a row and stand below it.
 _BELOW, _FURTHER = 4, 8
 _NUMBER = re.compile(r"-?\d+(\.\d+)?( (s|min|h|kB|MB|GB))?")
 #: A figure and its unit stay on one line.
@@ -19,14 +19,14 @@ _WITH_UNIT = r"\b\d+ (?:s|min|h|kB|MB|GB|px)\b"
 
 
 def width() -> int:
-    """How many characters a line has: what COLUMNS says, or the terminal; 80 in a pipe, whoever reads it."""
+    """The number of characters in a line: COLUMNS, or the terminal's width; 80 in a pipe."""
     return shutil.get_terminal_size((_WIDTH, 24)).columns
 
 
 def wrapped(
     text: str, width: int, indent: int = 0, further: int | None = None, whole: Collection[str] = ()
 ) -> list[str]:
-    """A text in lines that end between two words.
+    """Break a text into lines between two words.
 
     Words, figures with their unit, commands to paste and the texts in `whole`, such as a path with spaces, are never
     broken, however long.
@@ -34,7 +34,7 @@ def wrapped(
     Parameters
     ----------
     indent, further
-        How many spaces come before the first line, and before those after it (as many, by default).
+        The number of spaces before the first line, and before the later ones (the same, by default).
     """
     kept = [re.escape(one) for one in sorted(whole, key=len, reverse=True) if " " in one]
     together = "|".join(["`[^`]*`", *kept, _WITH_UNIT])
@@ -53,15 +53,15 @@ def wrapped(
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, whole: Collection[str] = ()
 ) -> Iterator[str]:
-    """The lines of a table that is no wider than a screen.
+    """The lines of a table that is not wider than the screen.
 
-    A column that does not fit beside those before it stands below each row that has a value in it, with its name. One
-    without any value is left out. Only a value that is longer than a line makes a longer line.
+    A column that does not fit beside those before it stands below each row that has a value in it, with its name. A
+    column without any value is left out. Only a value that is longer than a line makes a longer line.
 
     Parameters
     ----------
     rows
-        As many cells for each as there are columns; an empty text where there is no value.
+        One cell for each column; an empty text if there is no value.
     whole
         The columns whose values are copied, such as paths: they are never broken at a space.
     """
@@ -91,17 +91,17 @@ def table(
 def fitting(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, spare: Collection[int]
 ) -> tuple[list[int], list[int]]:
-    """Which columns of a table to show on a screen: all that are needed, and as many others as fit beside these.
+    """Choose the columns of a table to show on a screen: all that are needed, and as many others as fit beside these.
 
     Parameters
     ----------
     spare
-        The places of the columns that a reader can do without, the most useful first.
+        The numbers of the columns that a reader can do without, the most useful first.
 
     Returns
     -------
     tuple
-        The places of the columns to show, and of those with a value that do not fit.
+        The numbers of the columns to show, and of those that have a value and do not fit.
     """
     filled = [place for place in range(len(columns)) if place == 0 or any(row[place] for row in rows)]
     widths = {place: max(_cells(columns[place]), *(_cells(row[place]) for row in rows)) for place in filled}
@@ -122,7 +122,7 @@ def fitting(
 
 
 def details(title: str, pairs: Sequence[tuple[str, str]], width: int, whole: Collection[str] = ()) -> Iterator[str]:
-    """The lines of one thing with much to say of it: its name, and below it each key that has a value, with the value.
+    """The lines about one thing with many values: its name, and below it each key that has a value, with the value.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def _values_below(names: Sequence[str], values: Sequence[str], width: int, whole
 
 
 def _cells(text: str) -> int:
-    """How many columns of a terminal a text takes: two for a wide letter, none for an accent of its own."""
+    """The number of columns that a text takes in a terminal: two for a wide letter, none for an accent of its own."""
     if text.isascii():
         return len(text)
     return sum(2 if unicodedata.east_asian_width(one) in "WF" else not unicodedata.combining(one) for one in text)

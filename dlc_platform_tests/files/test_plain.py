@@ -66,7 +66,7 @@ def test_yaml_that_means_more_than_it_says_is_refused(bomb: str, tmp_path: Path)
     ("value", "reason"),
     [
         ("a: !!bool maybe", "line 1: maybe"),
-        ("a: !!int ''", "a value that is not of the type"),
+        ("a: !!int ''", "a value that does not fit the type"),
         ("!!float _: 1", "line 1: _"),
         (f"a: 0x{'F' * 4000}", "line 1 holds a number of 4002 digits"),
         ("b: 1\na: '\ud800'".replace("'", '"').replace("\ud800", r"\ud800"), "line 2 holds half of a character"),

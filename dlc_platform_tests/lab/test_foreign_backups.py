@@ -242,9 +242,9 @@ def test_every_kind_of_row_that_leads_elsewhere_is_named(lab: Engine) -> None:
 
 #: Values that Postgres takes and Python does not: table, column, value and what is said of it.
 _UNREADABLE = [
-    ("session", "registered_at", "'infinity'", "is no time that can be read"),
-    ("session", "registered_at", "'0099-01-01 00:00:00+00 BC'", "is no time that can be read"),
-    ("video", "start_time", "'12345-01-01'", "is no time that can be read"),
+    ("session", "registered_at", "'infinity'", "is not a time that can be read"),
+    ("session", "registered_at", "'0099-01-01 00:00:00+00 BC'", "is not a time that can be read"),
+    ("video", "start_time", "'12345-01-01'", "is not a time that can be read"),
     ("environment", "details", """(repeat('{"a": [', 100) || repeat(']}', 100))::jsonb""", "is JSON of more than"),
 ]
 
@@ -326,10 +326,10 @@ def test_a_row_that_leads_out_of_the_store_refuses_the_backup(
     # In a catalogue that has such a row all the same, nothing leads out of the store.
     store = Store(home / "store")
     for use in (store.path, store.has, store.manifest, store.claim, store.remove, store.discard):
-        with pytest.raises(PlatformError, match=r"'\.\./\.\./outside' is no identity of a product"):
+        with pytest.raises(PlatformError, match=r"'\.\./\.\./outside' is not the identity of a product"):
             use("models", "../../outside")
     store.root.mkdir()
-    assert any("'../../outside' is no identity" in one.problem for one in verify(lab, store))
+    assert any("'../../outside' is not the identity" in one.problem for one in verify(lab, store))
     assert (home / "outside").is_dir()
 
 

@@ -135,7 +135,10 @@ from dlc.comparison c where c.id = x.comparison_id and c.test_images < 6
     op.execute("drop view dlc.best_models")
     op.execute(
         _BEST_MODELS.format(
-            order="coalesce(x.missed, 0), x.rmse_px", images="x.images, ", missed="x.missed, ", known="e.training_known, "
+            order="coalesce(x.missed, 0), x.rmse_px",
+            images="x.images, ",
+            missed="x.missed, ",
+            known="e.training_known, ",
         )
     )
     op.execute(f"comment on view dlc.best_models is '{_ABOUT_BEST_MODELS}'")
@@ -178,7 +181,8 @@ _SCORES = ("confident_when_seen", "fraction_empty", "still", "still_in_motion")
 
 
 def _floors() -> None:
-    """What poses are held against whatever their model does, and what spoke against a version that was promoted."""
+    """Add the columns of the floors that poses must keep whatever their model does, and of the warning of a
+    promotion."""
     for score in _SCORES:
         op.add_column("pose_score", sa.Column(score, sa.Float(), nullable=True), schema="dlc")
     op.add_column("pose_verdict", sa.Column("floors", postgresql.JSONB(), nullable=True), schema="dlc")

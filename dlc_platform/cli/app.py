@@ -7,22 +7,15 @@ import logging
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from dlc_platform.cli import lab, models, poses, sessions, store
-from dlc_platform.cli.printing import pasteable
-from dlc_platform.errors import (
-    PlatformError,
-    PlatformWarning,
-    sentence_for_people,
-)
-
-if TYPE_CHECKING:
-    pass
-
+from dlc_platform.cli.printing import complaint, warn
+from dlc_platform.cli.usage import Abort, Group, NoArgsIsHelpError, UsageError, misunderstood, summary
+from dlc_platform.errors import PlatformError, PlatformWarning, sentence_for_people
 
 #: The groups of commands, in the order in which `--help` shows them.
 GROUPS = {
@@ -34,27 +27,20 @@ GROUPS = {
 }
 
 
-def _summary(command: Any) -> str:
-    """The first paragraph of a command's help, whole: click cuts it at the end of the line."""
-    return " ".join((command.help or "").split("\n\n")[0].split())
-
-
-class _Grouped(TyperGroup):
+class _Grouped(Group):
     """The commands by groups in `--help`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        TyperGroup.format_options(self, ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for title, group in GROUPS.items():
             names = typer.main.get_group(group).list_commands(ctx)
             with formatter.section(title):
-                formatter.write_dl([(name, _summary(self.commands[name])) for name in names])
+                formatter.write_dl([(name, summary(self.commands[name])) for name in names])
 
 
-app = typer.Typer(
-    cls=_Grouped,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer(cls=_Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for _group in GROUPS.values():
     app.add_typer(_group)
 
@@ -77,27 +63,39 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; what a person can mend is printed as one sentence, and the exit code is 1."""
+    """Run the command line; what a person can mend is told as one message.
+
+    The exit code is 1 when something did not go well, and 2 when the call was not understood.
+    """
     if not sys.warnoptions:
         _keep_others_quiet()
     try:
-        app()
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        if isinstance(error, NoArgsIsHelpError):
+            print(error.format_message(), file=sys.stderr)
+        else:
+            print(complaint(misunderstood(error)), file=sys.stderr)
+        sys.exit(2)
+    except Abort:
+        sys.exit(complaint("nothing was done"))
     except PlatformError as error:
-        sys.exit(f"dlc-platform: {pasteable(str(error))}")
+        sys.exit(complaint(error))
     except BrokenPipeError:
         # The reader of a table, such as `head`, had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if (told := sentence_for_people(error)) is not None:
-            sys.exit(f"dlc-platform: {pasteable(str(told))}")
+            sys.exit(complaint(told))
         if (lost := _lost_connection(error)) is None:
             raise
         problem = PlatformError(
             f"Postgres failed: {lost}",
             "See that it runs (an embedded one is started by the next command) and run again: what was done is kept",
         )
-        sys.exit(f"dlc-platform: {problem}")
+        sys.exit(complaint(problem))
+    sys.exit(code or 0)
 
 
 def _keep_others_quiet() -> None:
@@ -108,7 +106,7 @@ def _keep_others_quiet() -> None:
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         if issubclass(category, PlatformWarning):
-            print(f"dlc-platform: {pasteable(str(message))}", file=sys.stderr)
+            warn(message)
 
     warnings.showwarning = show
     ours = logging.StreamHandler()

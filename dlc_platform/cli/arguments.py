@@ -1,14 +1,17 @@
 """What several commands ask for: the lab, a session, a model; and how that is opened or refused."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from dlc_platform.cli import completion, printing
 from dlc_platform.cli.printing import labs
-from dlc_platform.errors import command
+from dlc_platform.errors import PlatformError, command, shell_word
+from dlc_platform.settings.environment import LAB_FILE
+from dlc_platform.text.names import near_names
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -31,11 +34,20 @@ Model = Annotated[
     ),
 ]
 Stage = Literal["videos", "labels", "poses", "quality"]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON records instead of a table.")]
 
 
-def _csv(asked: bool) -> bool:
+def _csv(ctx: typer.Context, asked: bool) -> bool:
     printing.csv_asked = asked
+    return _one_form(ctx, asked, "as_json")
+
+
+def _json(ctx: typer.Context, asked: bool) -> bool:
+    return _one_form(ctx, asked, "as_csv")
+
+
+def _one_form(ctx: typer.Context, asked: bool, other: str) -> bool:
+    if asked and ctx.params.get(other):
+        raise PlatformError("--json and --csv are two forms of one answer", "Ask for one of them")
     return asked
 
 
@@ -44,31 +56,46 @@ def _wide(asked: bool) -> bool:
     return asked
 
 
+AsJson = Annotated[
+    bool, typer.Option("--json", callback=_json, help="Print JSON records with all columns instead of a table.")
+]
 #: Of listing commands, whose tables follow them by themselves.
 AsCsv = Annotated[
     bool,
     typer.Option(
         "--csv",
         callback=_csv,
-        help="Print CSV with all columns instead of a table. A text that begins with =, +, - or @ has an apostrophe "
-        "before it, so that no spreadsheet runs it as a formula; a negative number has none.",
+        help="Print CSV with all columns instead of a table. A text that a spreadsheet would run as a formula has an "
+        "apostrophe before it.",
     ),
 ]
 Wide = Annotated[bool, typer.Option("--wide", callback=_wide, help="Print all columns, as wide as they are.")]
 
 
-class ListGroup(TyperGroup):
-    """Commands on one kind of thing, of which the one that lists them needs no name: ``models HOME``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
-def _remembered(home: Path) -> Path:
+def _remembered(ctx: typer.Context, home: Path) -> Path:
+    if home.name == LAB_FILE and home.is_file():
+        home = home.parent
     labs[:] = [home]
+    if not ctx.resilient_parsing and not (home / LAB_FILE).exists():
+        _suggest_lab(home)
     return home
+
+
+def _suggest_lab(home: Path) -> None:
+    """Refuse a folder that is no lab, where one that is comes near: beside it, or where the command is called."""
+    beside = home.absolute().parent
+    with suppress(OSError):
+        labs_beside = [one.parent.name for one in beside.glob(f"*/{LAB_FILE}")]
+        if near := [home.parent / name for name in near_names(home.name, labs_beside)]:
+            meant = f"Did you mean {' or '.join(map(shell_word, near))}?"
+        elif Path(LAB_FILE).is_file():
+            meant = f"This folder is a lab, so write . for HOME: `dlc-platform ... . {shell_word(home)}`."
+        else:
+            return
+        labs.clear()
+        raise PlatformError(
+            f"{home.absolute() / LAB_FILE} does not exist", f"{meant} HOME is the folder that holds {LAB_FILE}"
+        )
 
 
 Home = Annotated[Path, typer.Argument(metavar="HOME", help="The folder that holds lab.yaml.", callback=_remembered)]
@@ -99,3 +126,10 @@ def require_session(home: Path, engine: "Engine", session: str) -> None:
 
 def absolute(path: Path) -> Path:
     return path.expanduser().resolve()
+
+
+def asked(question: str, problem: str, remedy: str) -> str:
+    """What a person answers in a terminal; where there is none, what was not given is a problem."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise PlatformError(problem, remedy)
+    return str(typer.prompt(question, err=True)).strip()

@@ -13,13 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Wide, absolute, lab_and_catalogue
+from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Wide, absolute, asked, lab_and_catalogue
 from dlc_platform.cli.printing import say, show_table, show_tables
 from dlc_platform.cli.stopping import stop, stoppable, wait
+from dlc_platform.cli.usage import Commands
 from dlc_platform.errors import PlatformError, command, in_a_line, shell_word
+from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.text import screen
 
-commands = typer.Typer(rich_markup_mode=None)
+commands = Commands()
 
 
 @commands.command()
@@ -43,13 +45,25 @@ def demo(
 @commands.command()
 def init(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="The folder to make the lab in.")],
-    raw: Annotated[list[Path], typer.Option(help="A folder below which sessions lie; may be given again.")],
-    project: Annotated[list[Path], typer.Option(help="A DeepLabCut project's folder; may be given again.")],
+    raw_root: Annotated[
+        Path | None, typer.Argument(metavar="RAW_ROOT", help="The folder below which sessions lie.")
+    ] = None,
+    dlc_project: Annotated[
+        Path | None, typer.Argument(metavar="DLC_PROJECT", help="The folder of a DeepLabCut project.")
+    ] = None,
+    raw: Annotated[list[Path] | None, typer.Option(help="Another folder of sessions; may be given again.")] = None,
+    project: Annotated[list[Path] | None, typer.Option(help="Another DeepLabCut project; may be given again.")] = None,
 ) -> None:
-    """Write HOME/lab.yaml for a raw root and a DeepLabCut project."""
+    """Write HOME/lab.yaml for a raw root and a DeepLabCut project; in a terminal it asks for what is not given."""
     from dlc_platform.lab.new_lab import make_lab
 
-    file = make_lab(absolute(home), [absolute(path) for path in raw], [absolute(path) for path in project])
+    raws = [path for path in (raw_root, *(raw or [])) if path is not None]
+    projects = [path for path in (dlc_project, *(project or [])) if path is not None]
+    if not (absolute(home) / LAB_FILE).exists():
+        how = f"Write {command('init', home, 'RAW_ROOT', 'DLC_PROJECT')}"
+        raws = raws or [Path(asked("The folder below which sessions lie", "RAW_ROOT is missing", how))]
+        projects = projects or [Path(asked("The folder of a DeepLabCut project", "DLC_PROJECT is missing", how))]
+    file = make_lab(absolute(home), [absolute(path) for path in raws], [absolute(path) for path in projects])
     say(f"{file} is written. Look it through, then run: dlc-platform doctor {shell_word(home)}")
 
 
@@ -263,7 +277,7 @@ def notifications(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wi
     show_table(notification_table.rows(lab_and_catalogue(home)[1]), columns, as_json, "nobody was told anything yet")
 
 
-notify = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+notify = Commands()
 commands.add_typer(notify, name="notify", help="Try the channels by which the lab tells people (`notify test HOME`).")
 
 

@@ -9,19 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from dlc_platform.cli import completion
-from dlc_platform.cli.arguments import AsCsv, AsJson, Home, ListGroup, Model, Wide, absolute, lab_and_catalogue
+from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Model, Wide, absolute, asked, lab_and_catalogue
 from dlc_platform.cli.poses import warn_of_rules
 from dlc_platform.cli.printing import pasteable, rows_of, say, show_table, show_tables
 from dlc_platform.cli.stopping import end_with
+from dlc_platform.cli.usage import Commands, ListGroup
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.text.words import counted
 
-commands = typer.Typer(rich_markup_mode=None)
+commands = Commands()
 
 
-models = typer.Typer(cls=ListGroup, no_args_is_help=True, rich_markup_mode=None)
+models = Commands(ListGroup)
 commands.add_typer(models, name="models", help="List the model versions (`models HOME`), or import one.")
+_NO_REASON = "the promotion has no reason", "Say why in --reason: the promotion keeps it"
 
 
 @commands.command()
@@ -50,7 +52,9 @@ def list_models(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide
 @commands.command()
 def compare(
     home: Home,
-    project: Annotated[str | None, typer.Option(help="A project of lab.yaml; every one by default.")] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A project of lab.yaml; every one by default.")
+    ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     wide: Wide = False,
@@ -112,29 +116,53 @@ def compare(
 @models.command("import")
 def import_model(
     home: Home,
-    project: Annotated[str, typer.Option(help="The project in lab.yaml that the model belongs to.")],
-    folder: Annotated[Path | None, typer.Option(help="DeepLabCut's `train` folder of the model.")] = None,
-    from_project: Annotated[Path | None, typer.Option(help="Or the DeepLabCut project that it was trained in.")] = None,
-    iteration: Annotated[int | None, typer.Option(help="That of config.yaml by default.")] = None,
-    shuffle: Annotated[int, typer.Option(help="DeepLabCut's number of the training set.")] = 1,
-    trainset: Annotated[int | None, typer.Option(help="Percentage of the images that were trained on.")] = None,
-    model_prefix: Annotated[str, typer.Option(help="DeepLabCut's modelprefix.")] = "",
-    snapshot: Annotated[str | None, typer.Option(help="A file name; the best one, or the last, by default.")] = None,
-    detector_snapshot: Annotated[str | None, typer.Option(help="The same of a top-down model's detector.")] = None,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="The DeepLabCut project that the model was trained in, or its `train` folder."
+        ),
+    ],
+    project: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The project in lab.yaml that the model belongs to, where it has several."),
+    ] = None,
+    iteration: Annotated[int | None, typer.Option(help="Of a project: that of config.yaml by default.")] = None,
+    shuffle: Annotated[
+        int | None, typer.Option(help="Of a project: DeepLabCut's number of the training set; 1 by default.")
+    ] = None,
+    trainset: Annotated[
+        int | None, typer.Option(help="Of a project: the percentage of the images that were trained on.")
+    ] = None,
+    model_prefix: Annotated[str | None, typer.Option(help="Of a project: DeepLabCut's modelprefix.")] = None,
+    snapshot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A file name; the best one, or the last, by default.")
+    ] = None,
+    detector_snapshot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The same of a top-down model's detector.")
+    ] = None,
 ) -> None:
     """Register a model that DeepLabCut trained elsewhere; its files are copied and checked."""
+    from dlc_platform.dlc.project import CONFIG_FILE
     from dlc_platform.dlc.snapshots import find_train_folder
     from dlc_platform.estimates.importing import register_model
     from dlc_platform.store import Store
 
-    if from_project is not None and folder is None:
-        folder = find_train_folder(absolute(from_project), iteration, shuffle, trainset, model_prefix).path
-    elif folder is None or from_project is not None:
-        raise typer.BadParameter("give either --folder or --from-project")
     lab, engine = lab_and_catalogue(home)
-    model, new = register_model(
-        engine, Store(lab.store), lab.projects, project, absolute(folder), snapshot, detector_snapshot
-    )
+    if project is None:
+        (project, *others) = lab.projects
+        if others:
+            raise PlatformError(
+                "lab.yaml has several projects", f"Name one with --project: {' or '.join(lab.projects)}"
+            )
+    folder = absolute(folder)
+    if (folder / CONFIG_FILE).is_file():
+        folder = find_train_folder(folder, iteration, shuffle or 1, trainset, model_prefix or "").path
+    elif not all(one is None for one in (iteration, shuffle, trainset, model_prefix)):
+        raise PlatformError(
+            f"{folder} holds no {CONFIG_FILE}, so it is no DeepLabCut project",
+            "Give the project's folder, or leave out --iteration, --shuffle, --trainset and --model-prefix",
+        )
+    model, new = register_model(engine, Store(lab.store), lab.projects, project, folder, snapshot, detector_snapshot)
     say(
         f"{model.id[:12]}: {model.source['snapshot']} of {model.source['path']} "
         f"{'is now' if new else 'was already'} a model version of {project}"
@@ -209,15 +237,18 @@ def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
 @commands.command()
 def promote(
     home: Home,
-    reason: Annotated[str, typer.Option(help="Why; the promotion keeps it.")],
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="The version to use, as `models` shows it.", autocompletion=completion.models
+            metavar="MODEL", help="The version to use, as `models` shows it.", autocompletion=completion.models
         ),
     ] = None,
     back: Annotated[str | None, typer.Option(metavar="PROJECT", help="Go back to the version before, instead.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who promotes; you, by default.")] = None,
+    reason: Annotated[
+        str | None,
+        typer.Option(metavar="WHY", help="Why; the promotion keeps it. In a terminal you are asked for it."),
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="WHO", help="Who promotes; you, by default.")] = None,
 ) -> None:
     """Make a model version the production model of its project, or go back to the one before.
 
@@ -226,13 +257,15 @@ def promote(
     from dlc_platform.orchestration.materialize import promote as promote_version
     from dlc_platform.platform import Platform
 
-    if not reason.strip():
-        raise PlatformError("the promotion has no reason", "Say why in --reason: the promotion keeps it")
     platform = Platform(absolute(home))
     known = platform.promotions()
     if (model is None) == (back is None):
         raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")
     version = platform.model_id(model) if model is not None else platform.earlier_model(str(back))
+    if reason is None:
+        reason = asked(f"Why is {short(version)} promoted", *_NO_REASON)
+    if not reason.strip():
+        raise PlatformError(*_NO_REASON)
     # What this decision is made against: a promotion that comes in meanwhile is not overruled unseen.
     in_force = known[known["project"] == platform.project_of(version)]["promotion"]
     follows = int(in_force.iloc[-1]) if len(in_force) else None

@@ -13,7 +13,6 @@ from dlc_platform.cli.arguments import (
     AsCsv,
     AsJson,
     Home,
-    ListGroup,
     Session,
     Wide,
     absolute,
@@ -22,6 +21,7 @@ from dlc_platform.cli.arguments import (
 )
 from dlc_platform.cli.printing import pasteable, rows_of, say, show_details, show_table
 from dlc_platform.cli.stopping import end_with
+from dlc_platform.cli.usage import Commands, ListGroup
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.text.words import counted
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from dlc_platform.settings.lab import Lab
 
-commands = typer.Typer(rich_markup_mode=None)
+commands = Commands()
 
 
-poses = typer.Typer(cls=ListGroup, no_args_is_help=True, rich_markup_mode=None)
+poses = Commands(ListGroup)
 commands.add_typer(poses, name="poses", help="List the recordings that have poses (`poses HOME`), or import some.")
 #: What `quality` lists without a session.
 _NOT_PASSING = 100
@@ -44,15 +44,25 @@ _SHOWN_SCORES = ("fraction_confident", "mean_likelihood", "jumps", "limb_outlier
 @commands.command()
 def run(
     home: Home,
-    select: Annotated[str, typer.Option(help="Assets, separated by commas, or Dagster's selection syntax.")],
+    assets: Annotated[
+        str,
+        typer.Argument(
+            metavar="ASSETS",
+            help="Such as session_videos, or pose_estimates,pose_quality; or Dagster's selection syntax.",
+        ),
+    ],
     partition: Annotated[
-        list[str] | None, typer.Option(help="A session or recipe; may be given again. Without it: whatever is missing.")
+        list[str] | None,
+        typer.Option(metavar="KEY", help="A session or recipe; may be given again. Without it: whatever is missing."),
     ] = None,
 ) -> None:
-    """Materialise assets now, in dependency order; the exit code is 1 when something failed or was interrupted."""
+    """Materialise assets now, in dependency order; the exit code is 1 when something failed or was interrupted.
+
+    `session_videos` registers sessions, `pose_estimates,pose_quality` tracks them and judges the poses.
+    """
     from dlc_platform.orchestration.materialize import materialize
 
-    end_with(lambda: materialize(absolute(home), select, partition or [], say))
+    end_with(lambda: materialize(absolute(home), assets, partition or [], say))
 
 
 @poses.command("list")
@@ -68,9 +78,13 @@ def list_poses(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide:
 @poses.command("import")
 def import_poses(
     home: Home,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .h5 or .csv that DeepLabCut wrote for a video.")],
-    session: Annotated[str, typer.Option(metavar="KEY", help="The session of that video.")],
-    recording: Annotated[str | None, typer.Option(help="Its recording, where the session has several.")] = None,
+    session: Session,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .h5 or .csv that DeepLabCut wrote for a video of the session.")
+    ],
+    recording: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Its recording, where the session has several.")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="ID", help="The model version that made them.")] = None,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Take a file that has more or fewer rows than the video frames.")
@@ -115,9 +129,7 @@ def quality(
     home: Home,
     session: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[SESSION]", help="A session's key; all by default.", autocompletion=completion.sessions
-        ),
+        typer.Argument(metavar="SESSION", help="A session's key; all by default.", autocompletion=completion.sessions),
     ] = None,
     judge: Annotated[
         bool, typer.Option("--judge", help="Judge again first, by the limits that lab.yaml has now.")
@@ -240,8 +252,10 @@ def warn_of_rules(engine: "Engine", lab: "Lab") -> None:
 @commands.command()
 def backfill(
     home: Home,
-    session: Annotated[list[str] | None, typer.Option(help="Only this stale session; may be given again.")] = None,
-    project: Annotated[str | None, typer.Option(help="Only sessions of this project.")] = None,
+    session: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Only this stale session; may be given again.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(metavar="NAME", help="Only sessions of this project.")] = None,
     most: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Only so many, the newest.")] = None,
     imported: Annotated[bool, typer.Option("--imported", help="Also sessions whose poses were imported.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be estimated.")] = False,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dlc_platform.errors import at_home, in_a_line, printable
 from dlc_platform.text import screen
@@ -63,10 +63,31 @@ def pasteable(message: str) -> str:
 
 def say(line: str) -> None:
     try:
-        print(pasteable(line), flush=True)
+        print(_laid_out(pasteable(line), sys.stdout), flush=True)
     except OSError:
         # Nobody reads any more, as when the terminal was closed; what is at work must still end in order.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def warn(message: object) -> None:
+    """Tell something beside what was asked for."""
+    print(complaint(message), file=sys.stderr)
+
+
+def complaint(message: object) -> str:
+    """A message as it goes to stderr."""
+    return _laid_out(pasteable(f"dlc-platform: {message}"), sys.stderr)
+
+
+def _laid_out(message: str, where: TextIO) -> str:
+    """A message in lines of the terminal; in a pipe or a file it stays one line, which other programs search."""
+    if not where.isatty():
+        return message
+    lines = []
+    for paragraph in message.split("\n"):
+        indent = len(paragraph) - len(paragraph.lstrip(" "))
+        lines += screen.wrapped(paragraph, screen.width(), indent, indent + 2) if paragraph.strip() else [""]
+    return "\n".join(lines)
 
 
 def show_table(

@@ -12,7 +12,6 @@ from dlc_platform.cli.arguments import (
     AsCsv,
     AsJson,
     Home,
-    ListGroup,
     Session,
     Stage,
     Wide,
@@ -22,6 +21,7 @@ from dlc_platform.cli.arguments import (
 )
 from dlc_platform.cli.printing import say, show_table
 from dlc_platform.cli.stopping import end_with
+from dlc_platform.cli.usage import Commands, ListGroup
 from dlc_platform.errors import PlatformError, command, in_a_line
 from dlc_platform.text import screen
 from dlc_platform.text.words import counted
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from dlc_platform.settings.lab import Lab
 
-commands = typer.Typer(rich_markup_mode=None)
+commands = Commands()
 
 
-sessions = typer.Typer(cls=ListGroup, no_args_is_help=True, rich_markup_mode=None)
+sessions = Commands(ListGroup)
 commands.add_typer(
     sessions, name="sessions", help="List the sessions (`sessions HOME`), or release one from quarantine."
 )
@@ -50,7 +50,7 @@ def scan_(
     all_: Annotated[bool, typer.Option("--all", help="Name all of it, not only the first; with --dry-run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON; with --dry-run.")] = False,
 ) -> None:
-    """Register the sessions that are ready now, as `run --select session_videos` does; or say what would be done.
+    """Register the sessions that are ready now, as `run session_videos` does; or say what would be done.
 
     What the lab's own tables say of sessions is read again too. With --dry-run nothing is written, and the exit code is
     1 when something is lost until a person mends it.
@@ -66,7 +66,7 @@ def scan_(
 
         if session is not None or all_ or as_json:
             raise PlatformError("--session, --all and --json go with --dry-run", "Add --dry-run, or leave them out")
-        say("Registering the sessions that are ready, as `dlc-platform run --select session_videos` does")
+        say("Registering the sessions that are ready, as `dlc-platform run HOME session_videos` does")
 
         def register() -> bool:
             succeeded = register_sessions(absolute(home), say)
@@ -166,8 +166,8 @@ def release_session(
     home: Home,
     session: Session,
     stage: Annotated[Stage | None, typer.Option(help="Only what holds it up at this stage.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Why; the entry keeps it.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who releases it; you, by default.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="WHY", help="Why; the entry keeps it.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="WHO", help="Who releases it; you, by default.")] = None,
 ) -> None:
     """Let a session out of quarantine as it is: it goes on where it was held up, until its files change."""
     from dlc_platform.catalog import quarantine

@@ -8,10 +8,11 @@ import typer
 
 from dlc_platform.cli.arguments import Home, absolute, catalogue_and_store
 from dlc_platform.cli.printing import say, show_table
+from dlc_platform.cli.usage import Commands
 from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.text.words import counted, said_of, sized
 
-commands = typer.Typer(rich_markup_mode=None)
+commands = Commands()
 
 
 @commands.command()
@@ -113,6 +114,12 @@ def restore(
     from dlc_platform.lab.backup import restore as make
     from dlc_platform.orchestration.restored import DAGSTER
 
+    if not file.expanduser().exists():
+        raise PlatformError(
+            f"there is no file {absolute(file)}",
+            "Name one that `dlc-platform backup` made; those that a lab makes by itself lie where `backups` in its "
+            "lab.yaml says",
+        )
     made = make(absolute(file), absolute(home), DAGSTER, leave_out)
     say(f"{absolute(home)} is the lab of {made.manifest.made_at:%Y-%m-%d %H:%M} UTC again")
     if made.unusable is not None:

@@ -16,6 +16,8 @@ from typing import Any
 import typer
 from sqlalchemy import Engine, text
 
+from dlc_platform.cli.usage import described, spelled
+
 PAGES = Path(__file__).parent / "pages" / "reference"
 COMMAND = "python -m dlc_platform.docs.reference"
 _MADE = f"<!-- Made of the code by `{COMMAND}`. -->\n"
@@ -342,41 +344,14 @@ def _leaves(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def _command(path: tuple[str, ...], command: Any) -> list[str]:
     name = " ".join(word for word in path if word != "list" or len(path) == 1)
     context = command.context_class(command, info_name=f"dlc-platform {name}")
-    usage = " ".join([f"dlc-platform {name}", *command.collect_usage_pieces(context)]).replace("{", "").replace("}", "")
+    usage = " ".join([f"dlc-platform {name}", *command.collect_usage_pieces(context)])
     lines = [f"### {name}", "", f"    {usage}", "", _prose(inspect.cleandoc(command.help or "")), ""]
-    rows = []
-    for parameter in command.params:
-        if getattr(parameter, "hidden", False) or "--help" in parameter.opts:
-            continue
-        if parameter.param_type_name == "argument":
-            words = f"`{parameter.metavar or parameter.name.upper()}`"
-        else:
-            kind = parameter.display_type(context)
-            kind = parameter.metavar or _METAVARS.get(kind, kind.strip("<>"))
-            takes = "" if parameter.is_flag else f" {kind}"
-            words = ", ".join(f"`{option}{takes}`" for option in parameter.opts)
-        rows.append((words, _prose(getattr(parameter, "help", None) or "") + _given(parameter)))
+    rows = [
+        (f"`{spelled(parameter)}`", _prose(described(parameter)))
+        for parameter in command.params
+        if not getattr(parameter, "hidden", False) and "--help" not in parameter.opts
+    ]
     return lines + ([*_table(("", "what it is"), rows), ""] if rows else [])
-
-
-#: What is written for an option, where the command says nothing else, by the name that typer has for its type.
-_METAVARS = {
-    "<path>": "PATH",
-    "<list[Path]>": "PATH",
-    "<str>": "TEXT",
-    "<list[str]>": "TEXT",
-    "<int>": "NUMBER",
-    "<int range>": "NUMBER",
-}
-
-
-def _given(parameter: Any) -> str:
-    default = parameter.default
-    if parameter.required:
-        return "" if parameter.param_type_name == "argument" else " Required."
-    if default in (None, False, "", ()) or callable(default) or parameter.param_type_name == "argument":
-        return ""
-    return f" Default: `{default}`."
 
 
 # --- Python

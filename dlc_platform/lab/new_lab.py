@@ -167,17 +167,19 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
     if file.exists():
         raise PlatformError(f"{file} exists already", "Edit it, or choose another HOME")
     if not raw_roots or not projects:
-        raise PlatformError("a lab needs raw data and labels", "Give at least one --raw and one --project")
+        raise PlatformError(
+            "a lab needs raw data and labels", "Give at least one folder of sessions and one DeepLabCut project"
+        )
     raw_roots = list(dict.fromkeys(root.absolute() for root in raw_roots))
     for root in raw_roots:
         if not root.is_dir():
-            raise PlatformError(f"the raw root {root} is not a folder", "Create it, or correct --raw")
+            raise PlatformError(f"the raw root {root} is not a folder", "Create it, or give another folder")
         _require_outside(home, root, "raw root")
     entries: dict[str, Project] = {}
     for path in dict.fromkeys(projects):
         if not (path / CONFIG_FILE).exists():
             raise PlatformError(
-                f"{path / CONFIG_FILE} does not exist", "Give the folder of a DeepLabCut project with --project"
+                f"{path / CONFIG_FILE} does not exist", "Give the folder of a DeepLabCut project, which holds that file"
             )
         project = read_project(path.absolute())
         _require_outside(home, project.path, "project")

@@ -28,7 +28,7 @@ UNREAD = (PlatformError, OSError, ValueError, KeyError)
 #: What is to be done about a hopeless version in production.
 BETTER_MODEL = (
     "Label more frames, train longer and promote that version; or estimate single sessions all the same with "
-    "`dlc-platform run HOME --select pose_estimates --partition SESSION`"
+    "`dlc-platform run HOME pose_estimates --partition SESSION`"
 )
 
 

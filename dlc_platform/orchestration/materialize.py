@@ -190,7 +190,7 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str, s
     if production_model(lab.engine, model.project) == model.id:
         yield f"It is the production model of {model.project}" + (f": {decided['reason']}" if decided else "")
         yield (
-            f"Next: {command('run', lab.home, '--select', 'pose_estimates,pose_quality')} tracks the sessions that are "
+            f"Next: {command('run', lab.home, 'pose_estimates,pose_quality')} tracks the sessions that are "
             f"registered; while {command('up', lab.home)} runs, sessions are tracked as they arrive"
         )
         if stale := len(stale_sessions(lab.engine, imported=False)):

@@ -10,7 +10,7 @@ model yet, or one that is hopeless or cannot be judged, does not hold up the oth
 by Dagster. A session that a fault of the machine kept from being worked on is asked for again, after longer and longer
 pauses, until it goes on; and so is one whose run Dagster has lost. The sessions of a run that a person cancelled, or
 deleted twice, or that failed by its own fault, go into quarantine with what became of the run: they hold up nothing,
-and come back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME --select
+and come back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME
 pose_estimates`, which completes what is missing.
 
 Dagster's partitions are the sessions that something is or was lately wanted of, in the order in which it was asked for,

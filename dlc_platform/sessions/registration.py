@@ -167,7 +167,7 @@ def require_unchanged(row: tables.RecordingFile) -> None:
     MachineFault
         When it is gone.
     """
-    again = command("run", "HOME", "--select", "session_videos", "--partition", row.recording.session_key)
+    again = command("run", "HOME", "session_videos", "--partition", row.recording.session_key)
     try:
         status = Path(row.path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -41,7 +41,7 @@ def load_lab(home: Path) -> Lab:
     except FileNotFoundError:
         raise PlatformError(
             f"{file} does not exist",
-            f"Make a lab with {command('init', home, '--raw', 'RAW_ROOT', '--project', 'DLC_PROJECT_DIR')}",
+            f"Name the folder that holds it, or make a lab with {command('init', home, 'RAW_ROOT', 'DLC_PROJECT')}",
         ) from None
     except OSError as error:
         raise PlatformError(f"{file} cannot be read: {error.strerror}", "Check its permissions") from error

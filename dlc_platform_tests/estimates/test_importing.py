@@ -343,10 +343,10 @@ def test_imported_poses_can_name_an_imported_model(
 def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, command: Callable[..., tuple[object, str]]):
     project = make_project(tmp_path / "elsewhere")
     folder = lay_out(tiny_model, project, "snapshot-050.pt", "snapshot-200.pt", shuffle=3, prefix="nets")
-    found = ("--from-project", project, "--shuffle", 3, "--model-prefix", "nets", "--snapshot", "snapshot-050.pt")
-    code, out = command("models", "import", home, "--project", "tiny", *found)
+    found = (project, "--shuffle", 3, "--model-prefix", "nets", "--snapshot", "snapshot-050.pt")
+    code, out = command("models", "import", home, *found)
     assert code == 0 and f"snapshot-050.pt of {folder} is now a model version of tiny" in out
-    code, out = command("models", "import", home, "--project", "tiny", "--folder", folder)
+    code, out = command("models", "import", home, folder, "--project", "tiny")
     # The same weights under another name are the same version.
     assert code == 0 and "was already a model version of tiny" in out
     (row,) = json.loads(command("models", home, "--json")[1])
@@ -355,7 +355,7 @@ def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, comm
     assert "imported" in command("models", home)[1]
 
     file = pose_file(tmp_path, "cam-top", 11)
-    asked = ("poses", "import", home, file, "--session", SESSION, "--model", row["model"][:8])
+    asked = ("poses", "import", home, SESSION, file, "--model", row["model"][:8])
     ended, _ = command(*asked)
     assert isinstance(ended, str) and "11 rows and the video has 10 frames" in ended and "--allow-mismatch" in ended
     code, out = command(*asked, "--allow-mismatch")
@@ -363,7 +363,7 @@ def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, comm
     assert "Mind that cam-top" in out and "1 row lies beyond the video" in out and "They are in force" in out
     other = tmp_path / "cam-top-other.h5"
     shutil.copy(pose_file(tmp_path, "x", 10, seed=3), other)
-    asked = ("poses", "import", home, other, "--session", SESSION, "--recording", "cam-top")
+    asked = ("poses", "import", home, SESSION, other, "--recording", "cam-top")
     assert "They are not in force" in command(*asked)[1]
     (row,) = json.loads(command("poses", home, "--json")[1])
     assert row["model"] is not None
@@ -383,5 +383,4 @@ def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, comm
     assert (row["origin"], row["model"], row["scorer"]) == ("imported", None, SCORER)
     listed = command("poses", home, "--wide")[1]
     assert "imported" in listed and SCORER in listed
-    for wrong in ((), ("--folder", folder, "--from-project", project)):
-        assert command("models", "import", home, "--project", "tiny", *wrong)[0] == 2
+    assert "no DeepLabCut project" in str(command("models", "import", home, folder, "--shuffle", 3)[0])

@@ -348,7 +348,7 @@ def test_without_dry_run_what_is_ready_is_registered(
     monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", engine.url.render_as_string(hide_password=False))
     place(raw, "sub-2/ses-1/cam-top.mp4.part")
     code, out = command("scan", home)
-    assert code == 0 and "as `dlc-platform run --select session_videos` does" in out, out
+    assert code == 0 and f"as `dlc-platform run {home} session_videos` does" in out, out
     assert [key for key, *_ in session_places(engine)] == ["sub-1_ses-1"]
     (raw / "sub-2/ses-1/cam-top.mp4.part").unlink()
     (raw / "subjects.csv").write_text("subject,sex\n1,F\n2,M\n")

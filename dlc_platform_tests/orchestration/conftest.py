@@ -29,7 +29,7 @@ NO_FLOORS = {"floors": dict.fromkeys(PoseFloors.model_fields, None)}
 
 
 def _make_tracked_lab(home: Path) -> None:
-    """The demo's lab with a recipe of two epochs, after `dlc-platform run --select '*'`; its server is stopped."""
+    """The demo's lab with a recipe of two epochs, after `dlc-platform run HOME '*'`; its server is stopped."""
     lab = material.make_lab(home)
     settings = {
         "raw_roots": [str(lab.raw)],

@@ -232,7 +232,7 @@ def test_a_replaced_video_has_poses_of_its_own(lab: Lab) -> None:
     # Asked for by name, before the new file is registered: never the new file under the old one's identity.
     assert not lab.run("pose_estimates", "sub-b1_ses-1")
     assert f"{path} was replaced since it was registered" in last_failure()
-    assert "--select session_videos --partition sub-b1_ses-1" in lab.output
+    assert "session_videos --partition sub-b1_ses-1" in lab.output
     assert lab.estimate("sub-b1_ses-1") == before
 
     assert lab.run(SESSIONS), lab.output
@@ -462,11 +462,11 @@ def test_an_inference_that_is_interrupted_or_loses_postgres_is_completed_by_the_
     write_video(path, np.concatenate([render(51, 60).frames] * 25))
     assert lab.run("session_videos"), lab.output
     before = lab.products()
-    command = Command(lab.home, "--select", "pose_estimates")
+    command = Command(lab.home, "pose_estimates")
     command.wait_for_line("frame ")
     interrupt(lab, command, signal.SIGTERM, "pose_estimates", before)
 
-    command = Command(lab.home, "--select", "pose_estimates")
+    command = Command(lab.home, "pose_estimates")
     command.wait_for_line("frame ")
     pid = int((lab.home / "postgres/data/postmaster.pid").read_text().split()[0])
     postmaster = psutil.Process(pid)
@@ -493,11 +493,11 @@ def test_a_training_that_is_interrupted_or_killed_is_completed_by_the_next_run(l
     assert lab.run("session_videos"), lab.output
     before = lab.products()
     keys = ("--partition", RECIPE, "--partition", "sub-i2_ses-1")
-    command = Command(lab.home, "--select", "trained_model,pose_estimates", *keys)
+    command = Command(lab.home, "trained_model,pose_estimates", *keys)
     command.wait_for_line("epoch 1 of 2")
     interrupt(lab, command, signal.SIGINT, "trained_model", before)
 
-    command = Command(lab.home, "--select", "trained_model", "--partition", RECIPE)
+    command = Command(lab.home, "trained_model", "--partition", RECIPE)
     command.wait_for_line("epoch 1 of 2")
     command.kill()
     assert command.end() == -signal.SIGKILL

@@ -38,7 +38,7 @@ def test_a_restored_lab_goes_on_where_the_lost_one_was(
             pd.testing.assert_frame_equal(after.poses(session), before.poses(session))
             pd.testing.assert_frame_equal(after.lineage(session), before.lineage(session))
         after._engine.dispose()
-        said = call("run", restored, "--select", "training_dataset,trained_model,model_evaluation").splitlines()
+        said = call("run", restored, "training_dataset,trained_model,model_evaluation").splitlines()
         assert said == [
             f"{asset}: nothing is missing" for asset in ("training_dataset", "trained_model", "model_evaluation")
         ]

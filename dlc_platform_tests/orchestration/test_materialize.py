@@ -297,7 +297,7 @@ def test_a_training_ends_with_what_a_person_wants_to_know(tracked_lab: Path):
     (model,) = {row for row in Platform(tracked_lab).models()["model"] if row[:12] in told}
     assert f"The recipe {RECIPE} made the model version {model[:12]} of the project {PROJECT}" in told
     assert " px RMSE on " in told
-    assert f"dlc-platform run {tracked_lab} --select pose_estimates" in told or "It was not promoted: " in told
+    assert f"dlc-platform run {tracked_lab} pose_estimates" in told or "It was not promoted: " in told
     with pytest.raises(PlatformError, match=f"there is no recipe 'quik'. Did you mean {RECIPE}"):
         train(tracked_lab, "quik", print)
 

@@ -1,0 +1,100 @@
+"""What `--help` shows, and what is said of a call that is not understood."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dlc_platform.cli import app, printing
+from dlc_platform.docs.reference import commands
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls a command that is not understood: what it says on stderr."""
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(printing, "labs", [])
+        monkeypatch.setattr(sys, "argv", ["dlc-platform", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        said = capsys.readouterr()
+        assert said.out == "" and ended.value.code not in (None, 0)
+        return said.err or str(ended.value.code)
+
+    return call
+
+
+def helps(*words: str) -> str:
+    done = CliRunner().invoke(app.app, [*words, "--help"], env={"COLUMNS": "80"}, prog_name="dlc-platform")
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_help_is_whole_and_in_the_words_of_people() -> None:
+    assert len(list(commands())) > 30
+    for path, command, _ in commands():
+        said = helps(*path)
+        for parameter in command.params:
+            assert parameter.opts[0] in said or (parameter.metavar or parameter.name.upper()) in said, path
+        assert not re.search(r"\.\.\.\n|<\w|\[required\]|\{[A-Z]", said), said
+        assert all(len(line) <= 80 for line in said.splitlines())
+    whole = " ".join(helps().split())
+    for _, command, _ in commands():
+        if command.name not in ("list", "import", "release", "test"):
+            assert " ".join(command.help.split("\n\n")[0].split()) in whole
+
+
+@pytest.mark.parametrize("group", ["sessions", "models", "poses"])
+def test_the_help_of_a_list_has_its_options_and_the_other_commands(group: str) -> None:
+    said = helps(group)
+    assert said.startswith(f"Usage: dlc-platform {group} HOME [OPTIONS]\n   or: dlc-platform {group} ")
+    assert "--csv" in said and "--wide" in said and "\nCommands:\n" in said
+    assert helps(group, "HOME").startswith(f"Usage: dlc-platform {group} HOME [OPTIONS]\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("seesions", "lab"), "there is no command seesions. Did you mean sessions? `dlc-platform --help` lists"),
+        (("sessions", "releas", "lab", "s"), "there is no command releas. Did you mean release?"),
+        (("sessions", "lab", "--jsno"), "`dlc-platform sessions` has no option --jsno. Did you mean --json?"),
+        (("notify", "lab"), "needs a command before lab. Write `dlc-platform notify test HOME`"),
+        (("lineage", "sub-1"), "SESSION is missing, and sub-1 is no lab: HOME is the folder that holds lab.yaml"),
+        (("touched",), "HOME is missing. Write `dlc-platform touched HOME MODEL`"),
+        (("run", "lab"), "ASSETS is missing"),
+        (("run", "lab", "--select", "x"), "ASSETS is written without it: `dlc-platform run HOME ASSETS`"),
+        (("poses", "import", "lab", "f", "--session", "s"), "SESSION is written without it"),
+        (("models", "import", "lab", "--from-project", "p"), "FOLDER is written without it"),
+        (("up", "lab", "--port", "70000"), "--port: input should be less than or equal to 65535"),
+        (("report", "lab", "--day"), "--day needs a value. See `dlc-platform report --help`"),
+        (("models", "lab", "more"), "`dlc-platform models` has no place for more"),
+        (("sessions", "release", "lab", "s", "--stage", "x"), "--stage: 'x' is not one of 'videos', 'labels'"),
+        (("sessions", "lab", "--json", "--csv"), "--json and --csv are two forms of one answer"),
+        (("quality", "lab", "--csv", "--json"), "--json and --csv are two forms of one answer"),
+        (("init", "new"), "RAW_ROOT is missing. Write `dlc-platform init new RAW_ROOT DLC_PROJECT`"),
+        (("init", "new", "raw"), "DLC_PROJECT is missing"),
+        (("restore", "no-file", "new"), "no-file. Name one that `dlc-platform backup` made"),
+    ],
+)
+def test_a_call_that_is_not_understood_is_told_how(
+    arguments: tuple[str, ...], said: str, told: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = told(*arguments)
+    assert answer.startswith("dlc-platform: ") and said in answer
+    assert answer.strip().count("\n") == 0
+
+
+def test_a_lab_that_comes_near_is_named(
+    told: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my lab").mkdir()
+    (tmp_path / "my lab" / "lab.yaml").touch()
+    assert f"Did you mean '{tmp_path}/my lab'?" in told("sessions", tmp_path / "my-lab")
+    monkeypatch.chdir(tmp_path / "my lab")
+    assert "This folder is a lab, so write . for HOME: `dlc-platform ... . sub-1`" in told("quality", "sub-1")
+    assert "Did you mean" not in told("sessions", tmp_path / "elsewhere")

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # The tests say themselves which stage a lab is at, and wait for its sensors.
 os.environ.pop(STAGE_VARIABLE, None)
+# Messages are one line where nobody looks at a screen of so many columns.
+os.environ.pop("COLUMNS", None)
 # Workers share the cores: threads that wait for each other there cost small networks five times what they gain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

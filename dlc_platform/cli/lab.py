@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Wide, absolute, asked, lab_and_catalogue
-from dlc_platform.cli.printing import say, show_table, show_tables
+from dlc_platform.cli.printing import say, show_table, show_tables, warn
 from dlc_platform.cli.stopping import stop, stoppable, wait
 from dlc_platform.cli.usage import Commands
 from dlc_platform.errors import PlatformError, command, in_a_line, shell_word
@@ -121,12 +121,13 @@ def docs() -> None:
     """Print the address of the documentation of this version; a browser on this machine needs no internet for it."""
     import dlc_platform.docs
 
-    page = Path(dlc_platform.docs.__file__).parent / "site" / "index.html"
+    folder = Path(dlc_platform.docs.__file__).parent
+    page = folder / "site" / "index.html"
     if not page.is_file():
-        raise PlatformError(
-            "the documentation is built into installed packages, and this is a working copy",
-            f"Build it with `uv run mkdocs build --config-file {page.parents[1] / 'mkdocs.yml'}` and ask again, or "
-            f"read the texts in {page.parents[1] / 'pages'}",
+        page = folder / "pages" / "index.md"
+        warn(
+            "this is a working copy, so these are the texts. As web pages: "
+            f"`uv run mkdocs serve --config-file {shell_word(folder / 'mkdocs.yml')}`"
         )
     print(page.as_uri())
 
@@ -213,6 +214,8 @@ def gpus(
                 raise PlatformError(f"runs of this lab use no GPU {name!r}", f"Name one of {known}, or its UUID")
             for device in named:
                 change(device)
+    if devices == (CPU,) and not (as_json or as_csv):
+        say("this machine has no GPU that the lab may use: everything runs on the CPU")
     rows: list[Mapping[str, Any]] = [
         {
             "gpu": state.device.visible or state.device.key,
@@ -226,7 +229,8 @@ def gpus(
         }
         for state in leases.survey(devices)
     ]
-    show_table(rows, list(rows[0]), as_json)
+    if devices != (CPU,) or as_json or as_csv or any(row["held_by"] or row["drained"] for row in rows):
+        show_table(rows, list(rows[0]), as_json)
 
 
 @commands.command()
@@ -243,7 +247,7 @@ def report(
 
     `--csv` has a row for each camera and for each of the last 30 days.
     """
-    from dlc_platform.reports.daily import daily_report, require_reported, yesterday
+    from dlc_platform.reports.daily import daily_report, first_day, require_reported, yesterday
 
     try:
         meant = None if day is None else date.fromisoformat(day)
@@ -252,6 +256,9 @@ def report(
     lab, engine = lab_and_catalogue(home)
     if meant is not None:
         require_reported(engine, meant, lab.time_zone)
+    elif not (as_json or as_csv) and (first := first_day(engine, lab.time_zone)) > yesterday(lab.time_zone):
+        say(f"The lab began today, {first}, so there is nothing to report of yesterday. What today brought until now:")
+        meant = first
     found = daily_report(engine, meant or yesterday(lab.time_zone), lab.time_zone, lab.damaged_videos)
     if as_json:
         rows = {"cameras": found.by_camera, "days": found.by_day}

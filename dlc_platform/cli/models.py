@@ -11,7 +11,7 @@ import typer
 from dlc_platform.cli import completion
 from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Model, Wide, absolute, asked, lab_and_catalogue
 from dlc_platform.cli.poses import warn_of_rules
-from dlc_platform.cli.printing import pasteable, rows_of, say, show_table, show_tables
+from dlc_platform.cli.printing import pasteable, rows_of, say, show_details, show_table, show_tables
 from dlc_platform.cli.stopping import end_with
 from dlc_platform.cli.usage import Commands, ListGroup
 from dlc_platform.errors import PlatformError
@@ -178,7 +178,23 @@ def touched(home: Home, model: Model, as_json: AsJson = False, as_csv: AsCsv = F
 
     engine = lab_and_catalogue(home)[1]
     rows = model_sessions.rows(engine, require_model_id(engine, model))
-    show_table(rows, ["session", "role", "images", "frames"], as_json, "no session is known that it touched")
+    if not (as_json or as_csv):
+        rows = _by_session(rows)
+    show_table(rows, ["session", *_ROLES], as_json, "no session is known that it touched")
+
+
+#: How a model version touches a session, and what is counted of it.
+_ROLES = {"taught": "images", "tested": "images", "tracked": "frames"}
+
+
+def _by_session(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of sessions and roles as one for each session: what it has in each role."""
+    sessions: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        own = sessions.setdefault(row["session"], {"session": row["session"], **dict.fromkeys(_ROLES)})
+        unit = _ROLES[row["role"]]
+        own[row["role"]] = None if row[unit] is None else counted(row[unit], unit.removesuffix("s"))
+    return [sessions[session] for session in sorted(sessions)]
 
 
 @commands.command()
@@ -202,7 +218,7 @@ def parameters(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide:
     from dlc_platform.catalog.models import parameter_table
 
     columns = ["recipe", "version", "project", "parameter_set", "also_called", "first_used_at", "parameters"]
-    show_table(parameter_table.rows(lab_and_catalogue(home)[1]), columns, as_json, "no recipe was trained yet")
+    show_details(parameter_table.rows(lab_and_catalogue(home)[1]), columns, as_json, "no recipe was trained yet")
 
 
 @commands.command()

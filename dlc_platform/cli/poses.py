@@ -1,7 +1,6 @@
 """Commands on poses: to make, import, list, judge and trace them."""
 
 import getpass
-import sys
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,10 +18,11 @@ from dlc_platform.cli.arguments import (
     lab_and_catalogue,
     require_session,
 )
-from dlc_platform.cli.printing import pasteable, rows_of, say, show_details, show_table
+from dlc_platform.cli.printing import rows_of, say, show_details, show_table, warn
 from dlc_platform.cli.stopping import end_with
 from dlc_platform.cli.usage import Commands, ListGroup
 from dlc_platform.errors import PlatformError, command
+from dlc_platform.text import screen
 from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:
@@ -37,8 +37,16 @@ poses = Commands(ListGroup)
 commands.add_typer(poses, name="poses", help="List the recordings that have poses (`poses HOME`), or import some.")
 #: What `quality` lists without a session.
 _NOT_PASSING = 100
-#: The scores that fit into a terminal beside the body part and its verdict.
-_SHOWN_SCORES = ("fraction_confident", "mean_likelihood", "jumps", "limb_outliers", "outside")
+#: The scores that fit into a terminal beside the body part and its verdict, and what each of them says.
+_SHOWN_SCORES = {
+    "fraction_confident": "frames in which the body part reaches the likelihood_cutoff of lab.yaml",
+    "mean_likelihood": "how sure the network is, from 0 to 1",
+    "jumps": "steps from a frame to the next that are longer than the animal",
+    "limb_outliers": "frames in which the limb is longer or shorter than the labels leave plausible",
+    "outside": "confident positions outside the picture or the arena",
+}
+#: The software of an estimate that matters most; `--wide` and `--json` name all of it.
+_SOFTWARE = ("dlc_platform", "deeplabcut", "torch", "openvino", "python")
 
 
 @commands.command()
@@ -169,7 +177,7 @@ def quality(
         if verdicts and not worst:
             say("all pass")
         for row in worst:
-            say(f"{row['verdict']}: {row['session']}, {row['recording']}")
+            say(f"{row['session']}, {row['recording']}" + ("" if row["findings"] else f": {row['verdict']}"))
             _list_findings(row["findings"], most=3)
         if not verdicts:
             say("no poses were judged yet" if unjudged else "no session has poses yet")
@@ -195,6 +203,12 @@ def _show_quality(scores: list[dict[str, Any]]) -> None:
         say(f"{recording}: {over_all['verdict']}, judged {over_all['judged_at']:%Y-%m-%d %H:%M}")
         show_table(own, [*(["individual"] if several else []), "bodypart", "verdict", *_SHOWN_SCORES])
         _list_findings(over_all["findings"])
+    if scores:
+        say("")
+        for line in screen.details("The scores:", list(_SHOWN_SCORES.items()), screen.width()):
+            print(line)
+    if any(row["verdict"] != "pass" for row in scores):
+        say("Which limits make a verdict is under `quality` in lab.yaml.")
 
 
 def _list_findings(findings: str, most: int | None = None) -> None:
@@ -208,16 +222,27 @@ def _list_findings(findings: str, most: int | None = None) -> None:
 
 @commands.command()
 def lineage(home: Home, session: Session, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
-    """Say which model, labels, parameters and machine made the poses of a session."""
+    """Say which model, labels, parameters, software and machine made the poses of a session."""
     from dlc_platform.catalog.estimates import lineage_table
 
     engine = lab_and_catalogue(home)[1]
     rows = lineage_table.rows(engine, session)
     if not rows:
         require_session(home, engine, session)
-    columns = ["recording", "origin", "model", "recipe", "dataset", "parameter_set"]
-    columns += ["path", "host", "gpu", "backend", "device", "run_id"]
-    show_details(rows, columns, as_json, "the session has no poses yet")
+    columns = ["recording", "path", "origin", "source", "model", "model_origin", "recipe", "trained_at"]
+    columns += ["training_environment", "dataset", "train_images", "test_images", "parameter_set", "parameters"]
+    columns += ["inference_parameters", "estimated_at", "estimation_environment", "host", "gpu", "backend", "device"]
+    if not (as_json or as_csv or wide):
+        environments = ("training_environment", "estimation_environment")
+        rows = [{**row, **{name: _software(row[name]) for name in environments}} for row in rows]
+    show_details(rows, [*columns, "run_id"], as_json, "the session has no poses yet")
+
+
+def _software(environment: dict[str, Any] | None) -> str | None:
+    """The software of an environment in words."""
+    if environment is None:
+        return None
+    return ", ".join(f"{name} {environment[name]}" for name in _SOFTWARE if environment.get(name)) or None
 
 
 @commands.command()
@@ -246,7 +271,7 @@ def warn_of_rules(engine: "Engine", lab: "Lab") -> None:
     from dlc_platform.estimates.other_rules import unread_rules
 
     if (said := unread_rules(engine, lab.tracking)) is not None:
-        print(f"dlc-platform: {pasteable(said)}", file=sys.stderr)
+        warn(said)
 
 
 @commands.command()

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,27 +23,23 @@ labs: list[Path] = []
 csv_asked, wide_asked = False, False
 #: Columns whose values are cut to as much as a person needs; `--json` has them whole.
 _IDENTITIES = ("model", "models", "production_model", "dataset", "parameter_set")
-#: What columns are called in tables, where their own name takes more room than their values. Units stand with values.
-_HEADINGS = {
-    "frame_rate": "fps",
-    "fraction_confident": "confident",
-    "mean_likelihood": "likelihood",
-    "test_rmse_px": "rmse_px",
-    "rmse_low_px": "low_px",
-    "rmse_high_px": "high_px",
-    "frames_per_second": "frames/s",
-    "limb_outliers": "limbs",
-    "seconds": "took",
-    "train_seconds": "training took",
-    "files_arrived": "new files",
-    "video_hours_arrived": "new video",
-    "sessions_estimated": "tracked",
-    "video_hours_estimated": "tracked video",
-    "inference_gpu_hours": "GPU",
-    "inference_cpu_hours": "CPU",
-}
+#: Heads are the names that JSON and CSV have, without the unit: that stands with each value.
+_HEADINGS = {"seconds": "time", "train_seconds": "train_time"}
+#: The beginnings of the names of columns that are a part of something, and shown in percent.
+_FRACTIONS = ("fraction_", "confident_when", "jumps", "unsure_jumps", "swaps", "limb_outliers", "outside", "still")
+_FRACTIONS += ("no_animal", "background")
 #: What a table does without where it would not fit beside the rest, the most useful first; `--wide` has all.
-_SPARE = ("frames", "camera", "train_images", "images", "origin", "frames_per_second", "frame_rate", "epochs")
+_SPARE = (
+    "duration_s",
+    "frames",
+    "camera",
+    "train_images",
+    "images",
+    "origin",
+    "frames_per_second",
+    "frame_rate",
+    "epochs",
+)
 _SPARE += ("tested_on", "size", "first_used_at", "attempts", "scorer")
 #: The ends of names of columns whose values are shown with a unit that suits them.
 _UNIT = re.compile(r"(_s|_?seconds|_hours|_gb|_bytes)\b|_hours(?=_)")
@@ -80,8 +76,8 @@ def complaint(message: object) -> str:
 
 
 def _laid_out(message: str, where: TextIO) -> str:
-    """A message in lines of the terminal; in a pipe or a file it stays one line, which other programs search."""
-    if not where.isatty():
+    """A message in lines of the terminal, or of COLUMNS; elsewhere it stays one line, which other programs search."""
+    if not (where.isatty() or os.environ.get("COLUMNS")):
         return message
     lines = []
     for paragraph in message.split("\n"):
@@ -107,14 +103,15 @@ def show_table(
     if not rows:
         say(nothing)
         return
-    shown, headings, cells = _as_text(rows, columns)
+    shown, headings, cells = _as_text(rows, columns, _cell)
     if wide_asked:
         left, width = [], sys.maxsize
     else:
         width = screen.width()
         spare = [shown.index(name) for name in _SPARE if name in shown[1:]]
+        headings = screen.folded(headings, cells, width)
         places, left = screen.fitting(headings, cells, width, spare)
-        left = [headings[place] for place in left]
+        left = [headings[place].replace("\n", "") for place in left]
         headings = [headings[place] for place in places]
         cells = [[row[place] for place in places] for row in cells]
     for line in screen.table(headings, cells, width, _COPIED):
@@ -133,20 +130,22 @@ def show_details(
     if as_json or csv_asked or not rows:
         show_table(rows, columns, as_json, nothing)
         return
-    _, headings, cells = _as_text(rows, columns)
+    _, headings, cells = _as_text(rows, columns, _detail)
     for title, *values in cells:
         pairs = list(zip(headings[1:], values, strict=True))
         for line in screen.details(title, pairs, sys.maxsize if wide_asked else screen.width(), _COPIED):
             print(line)
 
 
-def _as_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> tuple[list[str], list[str], list[list[str]]]:
+def _as_text(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_text: Callable[[str, object], str]
+) -> tuple[list[str], list[str], list[list[str]]]:
     """The columns to show, with `--wide` all that there are; their headings; and the cells of each row."""
     # Almost every recording is one file.
     shown = [name for name in columns if name != "position" or any(row[name] for row in rows)]
     if wide_asked:
         shown = list(dict.fromkeys([*shown, *rows[0]]))
-    cells = [[_cell(name, row[name]) for name in shown] for row in rows]
+    cells = [[as_text(name, row[name]) for name in shown] for row in rows]
     return shown, [_HEADINGS.get(name) or _UNIT.sub("", name) for name in shown], cells
 
 
@@ -181,6 +180,15 @@ def rows_of(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
+def _detail(name: str, value: object) -> str:
+    """A value below others; what has values by name stands as YAML, which can be copied into lab.yaml."""
+    if not (isinstance(value, dict) and value):
+        return _cell(name, value)
+    from dlc_platform.files.yaml import dump_yaml
+
+    return dump_yaml(value)
+
+
 def _cell(column: str, value: object) -> str:
     if isinstance(value, list):
         return ", ".join(_cell(column, item) for item in value)
@@ -196,6 +204,8 @@ def _cell(column: str, value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, int | float) and (unit := _UNIT.search(column)):
         return _with_unit(float(value), unit[0])
+    if isinstance(value, int | float) and column.startswith(_FRACTIONS):
+        return f"{value:.1%}"
     if isinstance(value, float):
         if column == "frame_rate":
             return f"{value:.4g}"

@@ -129,7 +129,7 @@ def list_sessions(
         columns = ["session", "stage", "since", "file", "reason", "remedy"]
         show_table(quarantine_table.rows(engine), columns, as_json, "no session is in quarantine")
     else:
-        columns = ["session", "recording", "position", "camera", "frames", "frame_rate", "size", "model"]
+        columns = ["session", "recording", "position", "camera", "duration_s", "frames", "frame_rate", "size", "model"]
         rows = [_with_left_out(row) for row in session_table.rows(engine)]
         nothing = "no session is registered yet: `dlc-platform scan HOME --dry-run` says what lies on the disks"
         show_table(rows, [*columns, "damage", "problem"], as_json, nothing)

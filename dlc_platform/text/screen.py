@@ -11,11 +11,18 @@ from dlc_platform.errors import in_a_line
 #: The width if nothing says how wide the screen is, as in a pipe.
 _WIDTH = 80
 _GAP = "  "
+#: A head of so many characters is not worth a second line.
+_SHORT_HEAD = 8
 #: The indent of values that do not fit into a row and stand below it.
 _BELOW, _FURTHER = 4, 8
-_NUMBER = re.compile(r"-?\d+(\.\d+)?( (s|min|h|kB|MB|GB))?")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?( (s|min|h|kB|MB|GB)|%)?")
 #: A figure and its unit stay on one line.
 _WITH_UNIT = r"\b\d+ (?:s|min|h|kB|MB|GB|px)\b"
+#: A path with spaces in its folders, or in the name of a video or a table.
+_PATH = (
+    r"(?<!\S)'?/\S*(?:(?: [^\s/]+){0,3} [^\s/]+/\S*)+|"
+    r"(?<!\S)/\S*(?: [^\s/]+){0,3} [^\s/]+\.(?:mp4|avi|mov|mkv|m4v|mts|ts|h5|csv|tsv)\b"
+)
 
 
 def width() -> int:
@@ -28,8 +35,7 @@ def wrapped(
 ) -> list[str]:
     """Break a text into lines between two words.
 
-    Words, figures with their unit, commands to paste and the texts in `whole`, such as a path with spaces, are never
-    broken, however long.
+    Words, figures with their unit, paths, commands to paste and the texts in `whole` are never broken, however long.
 
     Parameters
     ----------
@@ -37,7 +43,7 @@ def wrapped(
         The number of spaces before the first line, and before the later ones (the same, by default).
     """
     kept = [re.escape(one) for one in sorted(whole, key=len, reverse=True) if " " in one]
-    together = "|".join(["`[^`]*`", *kept, _WITH_UNIT])
+    together = "|".join(["`[^`]*`", *kept, _PATH, _WITH_UNIT])
     line = re.sub(together, lambda found: found[0].replace(" ", "\0"), in_a_line(text))
     lines = textwrap.wrap(
         line,
@@ -60,13 +66,15 @@ def table(
 
     Parameters
     ----------
+    columns
+        Their heads; see `folded`.
     rows
         One cell for each column; an empty text if there is no value.
     whole
         The columns whose values are copied, such as paths: they are never broken at a space.
     """
-    filled = [place for place in range(len(columns)) if place == 0 or any(row[place] for row in rows)]
-    widths = {place: max(_cells(columns[place]), *(_cells(row[place]) for row in rows)) for place in filled}
+    filled = _filled(columns, rows)
+    widths = _widths(columns, rows, filled)
     beside, used = filled[:1], widths[0]
     for place in filled[1:]:
         if used + len(_GAP) + widths[place] <= width:
@@ -82,10 +90,44 @@ def table(
             padded.append(room + cells[place] if place in right else cells[place] + room)
         return _GAP.join(padded).rstrip()
 
-    yield line(columns)
+    heads = [column.split("\n") for column in columns]
+    height = max(len(heads[place]) for place in beside)
+    for number in range(height):
+        yield line(["\n".join([*[""] * (height - len(head)), *head]).split("\n")[number] for head in heads])
+    names = [columns[place].replace("\n", "") for place in below]
     for row in rows:
         yield line(row)
-        yield from _values_below([columns[place] for place in below], [row[place] for place in below], width, whole)
+        yield from _values_below(names, [row[place] for place in below], width, whole)
+
+
+def folded(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The heads of a table that is too wide for a screen, in two lines where the values take less room than the head.
+
+    A head is folded behind an underscore. Those of a table that fits stay as they are.
+    """
+    filled = _filled(columns, rows)
+    if sum(_widths(columns, rows, filled).values()) + len(_GAP) * (len(filled) - 1) <= width:
+        return list(columns)
+    made = []
+    for place, column in enumerate(columns):
+        ends = range(1, len(column)) if len(column) > _SHORT_HEAD else ()
+        ways = [f"{column[:end]}\n{column[end:]}" for end in ends if column[end - 1] == "_"]
+        values = max((_cells(row[place]) for row in rows), default=0)
+        made.append(min([column, *ways], key=lambda way: max(values, _head(way))))
+    return made
+
+
+def _filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """The places of the columns that have a value, and of the first one."""
+    return [place for place in range(len(columns)) if place == 0 or any(row[place] for row in rows)]
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], filled: Sequence[int]) -> dict[int, int]:
+    return {place: max(_head(columns[place]), *(_cells(row[place]) for row in rows)) for place in filled}
+
+
+def _head(column: str) -> int:
+    return max(map(_cells, column.split("\n")))
 
 
 def fitting(
@@ -103,8 +145,8 @@ def fitting(
     tuple
         The numbers of the columns to show, and of those that have a value and do not fit.
     """
-    filled = [place for place in range(len(columns)) if place == 0 or any(row[place] for row in rows)]
-    widths = {place: max(_cells(columns[place]), *(_cells(row[place]) for row in rows)) for place in filled}
+    filled = _filled(columns, rows)
+    widths = _widths(columns, rows, filled)
     used = -len(_GAP)
     for place in filled:
         if place not in spare and (used < 0 or used + len(_GAP) + widths[place] <= width):
@@ -126,16 +168,22 @@ def details(title: str, pairs: Sequence[tuple[str, str]], width: int, whole: Col
 
     Parameters
     ----------
+    pairs
+        A value of several lines stands below its key, as it is.
     whole
         The keys whose values are copied, such as paths: they are never broken at a space.
     """
     yield title
-    room = max((_cells(key) for key, value in pairs if value), default=0)
+    room = max((_cells(key) for key, value in pairs if value and "\n" not in value), default=0)
     for key, value in pairs:
         if not value:
             continue
         if key in whole:
             yield f"{' ' * _BELOW}{_padded(key, room)}{_GAP}{value}"
+            continue
+        if "\n" in value:
+            yield f"{' ' * _BELOW}{key}:"
+            yield from (f"{' ' * _FURTHER}{line}" for line in value.splitlines())
             continue
         first, *others = wrapped(value, max(width - _BELOW - room - len(_GAP), 1))
         yield f"{' ' * _BELOW}{_padded(key, room)}{_GAP}{first}"

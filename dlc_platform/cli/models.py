@@ -64,15 +64,19 @@ def compare(
     `--csv` has a row for each version, for each of its body parts, and for each session of the test images. The exit
     code is 1 when a project has nothing to compare.
     """
-    from dlc_platform.platform import Platform
+    from dlc_platform.models.comparison import compare_project
+    from dlc_platform.store import Store
+    from dlc_platform.text.names import require_known
 
-    platform = Platform(absolute(home))
+    lab, engine = lab_and_catalogue(home)
+    if project is not None:
+        require_known("project", [project], lab.projects, "`projects` in HOME/lab.yaml")
     problems = []
     records = []
     csv_rows: dict[str, list[dict[str, Any]]] = {}
-    for name in [project] if project else platform.settings.projects:
+    for name in [project] if project else lab.projects:
         try:
-            compared = platform.compare(name)
+            compared = compare_project(engine, Store(lab.store), name, lab.likelihood_cutoff)
         except PlatformError as error:
             problems.append(str(error))
             continue

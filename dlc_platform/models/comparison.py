@@ -17,23 +17,18 @@ from dlc_platform.catalog.evaluations import evaluations_of
 from dlc_platform.catalog.models import model_table, models_of
 from dlc_platform.catalog.promotions import production_model, promotions_of
 from dlc_platform.catalog.sessions import current_files
-from dlc_platform.catalog.videos import registered_video
 from dlc_platform.dlc.cautions import FEWEST_IMAGES, too_few, unknown
 from dlc_platform.dlc.comparison import Comparison, comparable, compare
 from dlc_platform.dlc.dataset import side
 from dlc_platform.dlc.evaluation import ALL, Evaluation, load_evaluation, not_evaluable
-from dlc_platform.dlc.inference import POSE_TABLE
-from dlc_platform.dlc.runner import unusable
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import machine_fault
 from dlc_platform.identity import short
 from dlc_platform.pose.disagreement import disagreement, largest_disagreements
-from dlc_platform.pose.table import keypoints_at, read_parquet
-from dlc_platform.sessions.registration import require_unchanged
+from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
 from dlc_platform.settings.recipes import Split
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
-from dlc_platform.video.frames import read_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -265,6 +260,9 @@ def _warnings(compared: Sequence[Evaluation], comparison: Comparison) -> list[st
 def _why_not_evaluated(store: Store, model: str, project: str, dataset_id: str) -> str:
     if not store.has("models", model):
         return "its product is not in the store; bring it back"
+    # What runs networks and reads videos is not imported to compare figures.
+    from dlc_platform.dlc.runner import unusable
+
     path = store.path("models", model)
     if reason := unusable(path) or not_evaluable(path):
         return reason
@@ -359,6 +357,10 @@ def _points(table: "pd.DataFrame", frame: int) -> Points:
 
 
 def _frame(engine: Engine, session: str, recording_file: int, frame: int) -> "np.ndarray":
+    from dlc_platform.catalog.videos import registered_video
+    from dlc_platform.sessions.registration import require_unchanged
+    from dlc_platform.video.frames import read_frames
+
     (file,) = [file for file in current_files(engine, session) if file.id == recording_file]
     require_unchanged(file)
     return read_frames(Path(file.path), [frame], registered_video(engine, str(file.video_id)).damage is None)[0]

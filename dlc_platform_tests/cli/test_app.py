@@ -5,6 +5,7 @@ import getpass
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -643,11 +644,14 @@ def test_lists_have_all_columns_as_csv_and_wide(
         read = list(csv.DictReader(io.StringIO(command(first, home, *more, "--csv")[1])))
         assert [list(row) for row in read] == [list(row) for row in records], name
         assert [row.get("session") for row in read] == [row.get("session") for row in records]
+        if first != "lineage":
+            heads = set(command(first, home, *more, "--wide")[1].splitlines()[0].split())
+            assert heads <= {re.sub("_(s|gb|bytes|hours)$", "", key).replace("_seconds", "_time") for key in records[0]}
     said = command("sessions", home, "--quarantined", "--csv")[1]
     assert "\x1b" not in said and '"\\x1b[2Jtoo, dark"' in said
     wide = command("sessions", home, "--wide")[1].splitlines()
-    assert "duration" in wide[0].split() and len(wide) == 1 + len(json.loads(command("sessions", home, "--json")[1]))
-    assert "duration" not in command("sessions", home)[1], "an option is of its own call"
+    assert "subject" in wide[0].split() and len(wide) == 1 + len(json.loads(command("sessions", home, "--json")[1]))
+    assert "subject" not in command("sessions", home)[1], "an option is of its own call"
 
 
 def test_no_text_in_csv_is_a_formula_and_numbers_are_numbers(
@@ -670,7 +674,7 @@ def test_figures_have_the_unit_that_suits_them(capsys: pytest.CaptureFixture[str
     rows = [{"session": "s", "duration_s": 7200.0, "memory_gb": 139.8, "inference_gpu_hours": 0.25, "size_bytes": 3e6}]
     printing.show_table(rows, list(rows[0]))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert lines == ["session duration memory GPU size", "s 2 h 140 GB 15 min 3 MB"]
+    assert lines == ["session duration memory inference_gpu size", "s 2 h 140 GB 15 min 3 MB"]
 
 
 def test_a_test_message_reaches_the_channels_or_says_why_not(

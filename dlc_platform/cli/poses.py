@@ -18,7 +18,7 @@ from dlc_platform.cli.arguments import (
     lab_and_catalogue,
     require_session,
 )
-from dlc_platform.cli.printing import rows_of, say, show_details, show_table, warn
+from dlc_platform.cli.printing import say, show_details, show_table, warn
 from dlc_platform.cli.stopping import end_with
 from dlc_platform.cli.usage import Commands, ListGroup
 from dlc_platform.errors import PlatformError, command
@@ -286,27 +286,28 @@ def backfill(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be estimated.")] = False,
 ) -> None:
     """Track stale sessions again with the production model, the newest first; the poses from before are kept."""
-    from dlc_platform.orchestration.materialize import backfill as estimate_again
-    from dlc_platform.platform import Platform
+    from dlc_platform.catalog.estimates import stale_sessions
+    from dlc_platform.catalog.sessions import session_keys
+    from dlc_platform.text.names import require_known
 
-    platform = Platform(absolute(home))
-    platform.require_sessions(session or [])
-    found = platform.stale_sessions(imported)
+    lab, engine = lab_and_catalogue(home)
+    require_known("registered session", session or [], session_keys(engine), command("sessions", home))
     if project is not None:
-        platform.require_project(project)
-        found = found[found["project"] == project]
-    if session and (current := sorted(set(session) - set(found["session"]))):
-        raise PlatformError(f"{', '.join(current)} is not stale", "Choose among `dlc-platform stale HOME`")
+        require_known("project", [project], lab.projects, "`projects` in HOME/lab.yaml")
+    warn_of_rules(engine, lab)
+    stale = [row for row in stale_sessions.rows(engine) if project is None or row["project"] == project]
     if session:
-        found = found[found["session"].isin(session)]
-    found = found.head(most) if most else found
-    if found.empty:
-        only_imported = 0 if imported else len(platform.stale_sessions())
-        only = counted(only_imported, "session has", "sessions have")
-        say(f"{only} only imported poses: add --imported" if only_imported else "no session is stale")
+        if current := sorted(set(session) - {row["session"] for row in stale}):
+            raise PlatformError(f"{', '.join(current)} is not stale", "Choose among `dlc-platform stale HOME`")
+        stale = [row for row in stale if row["session"] in session]
+    found = [row for row in stale if imported or not row["imported"]][:most]
+    if not found:
+        only = counted(len(stale), "session has", "sessions have")
+        say(f"{only} only imported poses: add --imported" if stale else "no session is stale")
         return
     if dry_run:
-        columns = ["session", "project", "models", "production_model", "frames", "recorded_at"]
-        show_table(rows_of(found), columns)
+        show_table(found, ["session", "project", "models", "production_model", "frames", "recorded_at"])
         return
-    end_with(lambda: estimate_again(absolute(home), list(dict.fromkeys(found["session"])), say))
+    from dlc_platform.orchestration.materialize import backfill as estimate_again
+
+    end_with(lambda: estimate_again(absolute(home), list(dict.fromkeys(row["session"] for row in found)), say))

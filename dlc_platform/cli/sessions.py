@@ -55,8 +55,6 @@ def scan_(
     What the lab's own tables say of sessions is read again too. With --dry-run nothing is written, and the exit code is
     1 when something is lost until a person mends it.
     """
-    from dlc_platform.platform import Platform
-
     if not dry_run:
         from dlc_platform.lab.plan import broken_projects
         from dlc_platform.orchestration.materialize import register_sessions
@@ -84,7 +82,13 @@ def scan_(
 
         end_with(register)
         return
-    plan = whole = Platform(absolute(home)).plan()
+    from dlc_platform.catalog.database import open_where_there
+    from dlc_platform.cli.plan_lines import plan_lines
+    from dlc_platform.lab.plan import plan as plan_lab
+    from dlc_platform.settings.loading import load_lab
+
+    lab = load_lab(absolute(home))
+    plan = whole = plan_lab(lab, open_where_there(absolute(home)))
     if session is not None:
         plan = whole.of(session)
         if not plan.sessions and not plan.skipped:
@@ -96,8 +100,6 @@ def scan_(
     if as_json:
         print(json.dumps(plan.to_json(), indent=2))
     else:
-        from dlc_platform.cli.plan_lines import plan_lines
-
         for line in plan_lines(plan, all_ or session is not None):
             # Some begin a new paragraph.
             say(line[: line.startswith("\n")] + in_a_line(line.removeprefix("\n")))

@@ -132,4 +132,4 @@ def asked(question: str, problem: str, remedy: str) -> str:
     """What a person answers in a terminal; where there is none, what was not given is a problem."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise PlatformError(problem, remedy)
-    return str(typer.prompt(question, err=True)).strip()
+    return str(typer.prompt(question, prompt_suffix=" ", err=True)).strip()

@@ -61,8 +61,8 @@ def init(
     projects = [path for path in (dlc_project, *(project or [])) if path is not None]
     if not (absolute(home) / LAB_FILE).exists():
         how = f"Write {command('init', home, 'RAW_ROOT', 'DLC_PROJECT')}"
-        raws = raws or [Path(asked("The folder below which sessions lie", "RAW_ROOT is missing", how))]
-        projects = projects or [Path(asked("The folder of a DeepLabCut project", "DLC_PROJECT is missing", how))]
+        raws = raws or [Path(asked("The folder below which sessions lie:", "RAW_ROOT is missing", how))]
+        projects = projects or [Path(asked("The folder of a DeepLabCut project:", "DLC_PROJECT is missing", how))]
     file = make_lab(absolute(home), [absolute(path) for path in raws], [absolute(path) for path in projects])
     say(f"{file} is written. Look it through, then run: dlc-platform doctor {shell_word(home)}")
 
@@ -113,7 +113,7 @@ def ui(
         if probe.connect_ex(("127.0.0.1", port)):
             # A port that is forwarded from another machine may be opened later.
             told = f"Nothing answers at port {port} yet. If the lab is not up, {command('up', home)} starts it"
-            print(f"dlc-platform: {told}; if its UI has another port, name it with --port", file=sys.stderr)
+            warn(f"{told}; if its UI has another port, name it with --port")
 
 
 @commands.command()
@@ -146,7 +146,7 @@ def doctor(home: Home, as_json: AsJson = False) -> None:
         records.append({**asdict(finding), "state": mark.lower()})
         if not as_json:
             said = f"{finding.what}: {finding.found}" + (f". {finding.remedy}." if finding.remedy else "")
-            say(f"{mark:7} {in_a_line(said)}")
+            say(f"{mark:7} {in_a_line(said)}", 8)
     if as_json:
         print(json.dumps(records, indent=2))
     if wrong:

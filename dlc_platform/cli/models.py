@@ -283,7 +283,7 @@ def promote(
         raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")
     version = platform.model_id(model) if model is not None else platform.earlier_model(str(back))
     if reason is None:
-        reason = asked(f"Why is {short(version)} promoted", *_NO_REASON)
+        reason = asked(f"Why is {short(version)} promoted?", *_NO_REASON)
     if not reason.strip():
         raise PlatformError(*_NO_REASON)
     # What this decision is made against: a promotion that comes in meanwhile is not overruled unseen.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from dlc_platform.identity import short
 from dlc_platform.lab.plan import Plan, PlannedFile, PlannedSession
-from dlc_platform.text.words import counted, listed
+from dlc_platform.text.words import counted, lasting, listed
 
 #: Sessions, files and reasons that a summary names.
 _SHOWN = 10
@@ -94,10 +94,9 @@ def _amount(files: Iterable[PlannedFile]) -> str:
     known = [file.duration_s for file in files if file.duration_s is not None]
     if known:
         seconds = sum(known)
-        long = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
         frames = sum(file.frames or 0 for file in files)
         unknown = f", {len(files) - len(known)} of them of unknown length" if len(known) < len(files) else ""
-        text += f" ({long}, {counted(frames, 'frame')}{unknown})"
+        text += f" ({lasting(seconds / 3600)}, {counted(frames, 'frame')}{unknown})"
     return text
 
 

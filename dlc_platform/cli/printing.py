@@ -57,9 +57,10 @@ def pasteable(message: str) -> str:
     return printable(at_home(message, labs[0]) if labs else message)
 
 
-def say(line: str) -> None:
+def say(line: str, further: int = 2) -> None:
+    """Print a message; in a terminal, lines after its first one are indented by so many characters more."""
     try:
-        print(_laid_out(pasteable(line), sys.stdout), flush=True)
+        print(_laid_out(pasteable(line), sys.stdout, further), flush=True)
     except OSError:
         # Nobody reads any more, as when the terminal was closed; what is at work must still end in order.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,17 +73,17 @@ def warn(message: object) -> None:
 
 def complaint(message: object) -> str:
     """A message as it goes to stderr."""
-    return _laid_out(pasteable(f"dlc-platform: {message}"), sys.stderr)
+    return _laid_out(pasteable(f"dlc-platform: {message}"), sys.stderr, 2)
 
 
-def _laid_out(message: str, where: TextIO) -> str:
+def _laid_out(message: str, where: TextIO, further: int) -> str:
     """A message in lines of the terminal, or of COLUMNS; elsewhere it stays one line, which other programs search."""
     if not (where.isatty() or os.environ.get("COLUMNS")):
         return message
     lines = []
     for paragraph in message.split("\n"):
         indent = len(paragraph) - len(paragraph.lstrip(" "))
-        lines += screen.wrapped(paragraph, screen.width(), indent, indent + 2) if paragraph.strip() else [""]
+        lines += screen.wrapped(paragraph.strip(), screen.width(), indent, indent + further) or [""]
     return "\n".join(lines)
 
 

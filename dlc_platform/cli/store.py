@@ -32,7 +32,7 @@ def verify(home: Home) -> None:
             mark = "warning" if difference.warning else "WRONG  "
             wrong += not difference.warning
             warnings += difference.warning
-            say(f"{mark} {said_of(difference.path, difference.problem)}. {difference.remedy}.")
+            say(f"{mark} {said_of(difference.path, difference.problem)}. {difference.remedy}.", 8)
     found = counted(wrong, "difference") if wrong else "No difference was found"
     if warnings:
         say(f"{found}; {counted(warnings, 'warning')}")
@@ -94,7 +94,7 @@ def backup(
 
     with used(absolute(home)):
         made = make(absolute(home), absolute(file))
-    say(f"{made.file} is written: {sized(made.size_bytes)}, which know of {counted(made.products, 'product')}")
+    say(f"{made.file} is written: {sized(made.size_bytes)}; it names {counted(made.products, 'product')}")
     if made.missing:
         say(
             f"warning: the store lacks {counted(len(made.missing), 'product')} that the catalogue names, such as "

@@ -26,7 +26,7 @@ _TAKES = {Path: "PATH", int: "NUMBER", float: "NUMBER", str: "TEXT"}
 #: The command of a group that needs no name: `models HOME`.
 _LISTING = "list"
 _TOO_MANY = re.compile(r"unexpected extra argument\(s\) \((.*)\)")
-#: Arguments that were options of another name before version 0.6.1.
+#: Arguments that were options of another name in earlier versions.
 _WAS_OPTION = {"select": "ASSETS", "from-project": "FOLDER"}
 
 

@@ -304,9 +304,8 @@ def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
         )
     else:
         number = len({one.session for one in wait})
-        yield Finding(
-            "waiting", f"no session is held up; {counted(number, 'waits for its turn', 'wait for their turn')}"
-        )
+        turn = counted(number, "session waits for its turn", "sessions wait for their turn")
+        yield Finding("waiting", f"{turn}, and none is held up" if number else "no session waits or is held up")
     if counts.empty:
         yield Finding("quarantine", "no session is in it")
         return

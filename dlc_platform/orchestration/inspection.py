@@ -188,7 +188,10 @@ def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
     if wrong:
         yield Finding("pools", "; ".join(wrong), "Start the lab again, which sets them")
     else:
-        yield Finding("pools", ", ".join(f"{pool}: {limit}" for pool, limit in sorted(limits.items())) or "none")
+        yield Finding(
+            "pools",
+            ", ".join(f"{pool} lets {_runs(limit)} at a time" for pool, limit in sorted(limits.items())) or "none",
+        )
     now = datetime.now(UTC).timestamp()
     holders = sorted(instance.event_log_storage.get_concurrency_run_ids())
     records = instance.get_run_records(dg.RunsFilter(run_ids=holders)) if holders else []
@@ -249,6 +252,8 @@ def _queue(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
     waiting = [record for record in records if record.dagster_run.tags.get(WAITS_TAG) != WAITS]
     at_work = instance.get_runs_count(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES)))
     found = f"{counted(len(waiting), 'run waits', 'runs wait')} and {at_work} {'is' if at_work == 1 else 'are'} at work"
+    if not (waiting or at_work):
+        found = "no run waits or is at work"
     if len(records) > len(waiting):
         found += f"; {counted(len(records) - len(waiting), 'is', 'are')} to be tried again later"
     oldest = waiting[0].create_timestamp if waiting else None
@@ -281,7 +286,8 @@ def _under_way(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
             under_way |= own.sessions.keys()
     under_way -= sessions
     if not lost and not sessions:
-        yield Finding("under way", f"{counted(len(under_way), 'session')}, each with a run, and no run waits in vain")
+        number = counted(len(under_way), "session is", "sessions are")
+        yield Finding("under way", f"{number} under way, with a run each" if under_way else "no session is under way")
         return
     said = [f"{counted(len(lost), 'run')} that nobody starts, such as {lost[0].run_id}"] if lost else []
     said += [f"{counted(len(sessions), 'session')} without a run, such as {min(sessions)}"] if sessions else []

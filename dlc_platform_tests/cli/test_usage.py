@@ -98,3 +98,14 @@ def test_a_lab_that_comes_near_is_named(
     monkeypatch.chdir(tmp_path / "my lab")
     assert "This folder is a lab, so write . for HOME: `dlc-platform ... . sub-1`" in told("quality", "sub-1")
     assert "Did you mean" not in told("sessions", tmp_path / "elsewhere")
+
+
+def test_messages_keep_to_the_screen_and_paths_stay_whole(
+    told: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    backup = tmp_path / "a folder of the lab" / "the backup of Monday"
+    lines = told("restore", backup, tmp_path / "new").splitlines()
+    assert len(lines) > 2 and all(len(line) <= 60 for line in lines if str(tmp_path) not in line)
+    assert any(f"{tmp_path}/a folder of the lab/the" in line for line in lines)
+    assert "`dlc-platform run HOME ASSETS`" in " ".join(told("run", "lab", "--select", "x").split("\n  "))

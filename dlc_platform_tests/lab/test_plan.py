@@ -111,7 +111,7 @@ def test_a_lab_that_was_never_started_has_a_plan_and_stays_as_it_is(
     assert "the project maze has no production model" in (top.reason or "")
     assert "no inference rule matches its camera" in (side.reason or "")
     code, out = command("scan", home, "--dry-run")
-    assert code == 0 and "session_videos would run for 2 sessions, 3 files (0.0 min, 47 frames)" in out
+    assert code == 0 and "session_videos would run for 2 sessions, 3 files (1.9 s, 47 frames)" in out
     assert sorted(path.name for path in home.iterdir()) == ["lab.yaml"]
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dlc_platform.text.screen import details, fitting, table, wrapped
+from dlc_platform.text.screen import details, fitting, folded, table, wrapped
 from dlc_platform.text.words import counted, lasting, listed, said_of, sized
 
 PATH = "/raw/My Videos of the whole year/" + "a very long folder/" * 4 + "top.mp4"
@@ -66,6 +66,40 @@ def test_much_that_is_said_of_one_thing_stands_one_key_below_the_other():
         "    reason  it is dark, it is dark, it is dark, it is dark,",
         "            it is dark, it is dark, and `run HOME`",
     ]
+
+
+def test_what_has_lines_of_its_own_stands_below_its_key_and_can_be_copied():
+    pairs = [("model", "0123456789ab"), ("parameters", "epochs: 3\nscale: [1, 2]\n"), ("gpu", "none")]
+    assert list(details("cam-top", pairs, 60)) == [
+        "cam-top",
+        "    model  0123456789ab",
+        "    parameters:",
+        "        epochs: 3",
+        "        scale: [1, 2]",
+        "    gpu    none",
+    ]
+
+
+def test_heads_are_folded_where_a_table_does_not_fit():
+    columns, rows = ["session", "fraction_confident", "rmse_px"], [["sub-1_ses-1", "91.7%", "2.7"]]
+    assert folded(columns, rows, 80) == columns
+    assert folded(columns, rows, 30) == ["session", "fraction_\nconfident", "rmse_px"]
+    assert list(table(folded(columns, rows, 30), rows, 30)) == [
+        "             fraction_",
+        "session      confident",
+        "sub-1_ses-1      91.7%",
+        "    rmse_px: 2.7",
+    ]
+    # A value that is as long as the head gains nothing.
+    assert folded(columns, [["s", "0123456789abcdefgh", "1"]], 10)[1] == "fraction_confident"
+
+
+@pytest.mark.parametrize(
+    "path", ["/raw/My Videos/of the year/top.mp4", "/raw/a b/", "/raw/cam top.avi", "'/raw/my mouse/ses 1'/x"]
+)
+def test_a_path_with_spaces_is_not_broken(path: str):
+    (line,) = [line for line in wrapped(f"the video {path} cannot be read. Mend it", 24) if "/raw" in line]
+    assert path in line
 
 
 def test_wide_letters_and_accents_of_their_own_keep_the_columns_straight():

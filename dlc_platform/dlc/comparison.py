@@ -20,6 +20,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from dlc_platform.dlc.cautions import FEWEST_IMAGES
@@ -353,18 +355,49 @@ def _interval(draws: np.ndarray, images: np.ndarray, confidence: float) -> tuple
 
     import numpy as np
 
-    # The distributions themselves, without `scipy.stats`, which takes a second to import.
-    from scipy.special import ndtr, stdtrit
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        tails = ndtr(-np.sqrt(images / (images - 1)) * stdtrit(images - 1, (1 + confidence) / 2))
     ends = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered")
-        for column, tail in zip(draws.T, np.nan_to_num(tails), strict=True):
+        for column, own in zip(draws.T, images.tolist(), strict=True):
+            tail = expanded_tail(own, confidence) if own > 1 else 0.0
             ends.append(np.nanquantile(column, [tail, 1 - tail]))
     low, high = np.where(images < fewest_images(confidence), np.nan, np.transpose(ends))
     return low, high
+
+
+@cache
+def expanded_tail(images: int, confidence: float) -> float:
+    """The fraction of the draws beyond each end of the expanded percentile interval of a mean of so many images.
+
+    It is that of the normal distribution beyond the quantile of Student's t, which is a little farther out. The sums
+    for whole degrees of freedom (Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4) are
+    exact, and `scipy.special` takes as long to import as all else here takes.
+    """
+    freedom = images - 1
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if _within(middle, freedom) < confidence else (low, middle)
+    quantile = math.sqrt(freedom) * math.tan(middle)
+    return NormalDist().cdf(-math.sqrt(images / freedom) * quantile)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """The probability that Student's t is within +- sqrt(freedom) tan(angle)."""
+    square = math.cos(angle) ** 2
+    if freedom == 1:
+        return 2 * angle / math.pi
+    if freedom % 2:
+        term = math.cos(angle)
+        terms = angle / math.sin(angle) + term
+        for number in range(3, freedom - 1, 2):
+            term *= square * (number - 1) / number
+            terms += term
+        return 2 / math.pi * math.sin(angle) * terms
+    term = terms = 1.0
+    for number in range(2, freedom - 1, 2):
+        term *= square * (number - 1) / number
+        terms += term
+    return math.sin(angle) * terms
 
 
 def _named(models: Mapping[str, object]) -> str:

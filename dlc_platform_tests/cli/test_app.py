@@ -276,7 +276,7 @@ for name, *more in (["compare"], ["scan", "--dry-run"]):
     except (SystemExit, cli.PlatformError):
         pass
 print()
-print(light, sorted({"dagster", "alembic", "torch", "deeplabcut", "scipy.stats"} & sys.modules.keys()))
+print(light, sorted({"dagster", "alembic", "torch", "deeplabcut", "scipy"} & sys.modules.keys()))
 """
     url = lab.url.render_as_string(hide_password=False)
     done = call(sys.executable, "-c", code, home, lists, COLUMNS="80", DLC_PLATFORM_POSTGRES_URL=url)

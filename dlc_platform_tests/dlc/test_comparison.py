@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from dlc_platform.dlc.comparison import FEWEST_IMAGES, NotComparable, comparable, compare, fewest_images
+from dlc_platform.dlc.comparison import FEWEST_IMAGES, NotComparable, comparable, compare, expanded_tail, fewest_images
 from dlc_platform.store import Store
 from dlc_platform_tests.dlc.evaluations import write_evaluation
 
@@ -234,3 +235,11 @@ def test_to_give_up_on_a_keypoint_makes_no_version_better(store: Store) -> None:
     blind = write_evaluation(store, "e4", "d", {"nose": [1] * 2}, missed=[("nose", 0), ("nose", 1)])
     with pytest.raises(NotComparable, match="give no position"):
         compare([one, blind], 0.6)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_the_expanded_interval_is_that_of_the_distributions(confidence: float) -> None:
+    for images in [*range(6, 60), 101, 500, 4000]:
+        quantile = stats.t.ppf((1 + confidence) / 2, images - 1)
+        tail = stats.norm.cdf(-np.sqrt(images / (images - 1)) * quantile)
+        assert expanded_tail(images, confidence) == pytest.approx(tail, rel=1e-9)

@@ -1,7 +1,7 @@
 """Connections to Dagster's database and to the catalogue that a process keeps while it executes runs.
 
 Dagster opens one for each event that it writes. A session has dozens of events, and of a short one they take longer
-than its network does. And a database that is started again while a run computes ends no run: whoever connects waits
+than its network does. And a database that is started again while a worker computes ends no run: whoever connects waits
 for it.
 """
 
@@ -24,18 +24,25 @@ _REFUSED = ("authentication failed", "does not exist", "pg_hba.conf")
 
 
 @contextmanager
-def kept_connections(instance: DagsterInstance) -> Iterator[None]:
+def kept_connections(instance: DagsterInstance, waits: bool) -> Iterator[None]:
     """Let this process use its connections again, each after a question that only a live one answers.
 
     So a database that was started again in between is noticed as little as with a connection for each event. At the
-    end those that are free are closed, and nobody waits for a database any more.
+    end those that are free are closed.
+
+    Parameters
+    ----------
+    waits
+        Who connects waits for a database that is away: somebody starts it again, as `up` does.
     """
     used: set[Engine] = set()
 
     def note(connection: Connection) -> None:
         used.add(connection.engine)
 
-    listeners = [(QueuePool, "checkout", _ask), (Engine, "do_connect", _connect), (Engine, "engine_connect", note)]
+    listeners: list[tuple[Any, str, Any]] = [(QueuePool, "checkout", _ask), (Engine, "engine_connect", note)]
+    if waits:
+        listeners.append((Engine, "do_connect", _connect))
     for listener in listeners:
         event.listen(*listener)
     try:

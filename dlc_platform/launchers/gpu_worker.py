@@ -41,7 +41,7 @@ def main() -> int:
     with (
         capture_interrupts(),
         DagsterInstance.from_ref(check.not_none(arguments.instance_ref)) as instance,
-        kept_connections(instance),
+        kept_connections(instance, waits=True),
     ):
         # Its launcher does so as well, and may have been killed before it could.
         instance.add_run_tags(arguments.run_id, WorkerProcess.current().tags())

@@ -258,7 +258,7 @@ def _materialize(
     lease = None
     with (
         open_instance(environment) as instance,
-        kept_connections(instance),
+        kept_connections(instance, waits=False),
         _signals() as interrupted,
         ExitStack() as held,
     ):

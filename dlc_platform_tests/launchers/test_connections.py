@@ -28,7 +28,7 @@ def stored(empty_database: URL, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def instance(stored: dg.DagsterInstance) -> Iterator[dg.DagsterInstance]:
-    with connections.kept_connections(stored):
+    with connections.kept_connections(stored, waits=True):
         yield stored
 
 
@@ -58,7 +58,7 @@ def test_events_share_a_connection(instance: dg.DagsterInstance, engine: Engine)
 
 
 def test_nothing_is_kept_at_the_end(stored: dg.DagsterInstance, engine: Engine):
-    with connections.kept_connections(stored):
+    with connections.kept_connections(stored, waits=True):
         write(stored)
         assert pids(engine)
     waits = time.monotonic() + 60

@@ -1,1 +1,1 @@
-"""Poses of sessions: how they are judged, which would be computed otherwise now, and those from elsewhere."""
+"""Poses of sessions: their estimation, their judgement, the rules that would change them, and imported poses."""

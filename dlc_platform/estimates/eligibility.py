@@ -1,7 +1,7 @@
 """May a file be tracked, and by which model: one answer for the sensor, the plan and the list of what waits.
 
-The same question is asked of many files at once, in SQL, by `catalog.wanted`. How a model is judged is in
-`quality_gate`, what is wrong with a video in `sessions.video_checks`.
+`catalog.wanted` asks the same question about many files at once, in SQL. `models.judging` judges models,
+`sessions.video_checks` videos.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from dlc_platform.store import Store
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why a file is not tracked, and what to do about it, if that is not said already."""
+    """The reason why a file is not tracked, and what to do about it, unless that is said elsewhere."""
 
     reason: str
     remedy: str
@@ -30,14 +30,14 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Trackers:
-    """What the files of a lab are tracked with now.
+    """The models that track the files of a lab now.
 
     Attributes
     ----------
     models
         The production model of each project that has one.
     held
-        Of these projects, those whose model tracks nothing by itself, with the sentences that say why and what to do.
+        The projects whose model tracks nothing by itself, with the sentences that say why and what to do.
     """
 
     models: Mapping[str, str]
@@ -49,7 +49,8 @@ class Trackers:
         return [project for project in self.models if project not in self.held]
 
     def obstacle(self, project: str | None) -> Obstacle | None:
-        """Why files of a camera are not tracked that the inference rules give to this project; None if they are."""
+        """The reason why the files of cameras that the inference rules give to this project are not tracked; None if
+        they are."""
         if project is None:
             return Obstacle("no inference rule matches its camera", "Add one under `inference` in lab.yaml")
         if project not in self.models:
@@ -61,9 +62,9 @@ class Trackers:
 
 
 def find_trackers(engine: Engine, store: Store, projects: Iterable[str], rules: ModelRules) -> Trackers:
-    """What the files of these projects are tracked with now.
+    """The models that track the files of these projects now.
 
-    A model that is hopeless, or cannot be judged, tracks nothing by itself; a person may have it track.
+    A model that is hopeless, or that cannot be judged, tracks nothing by itself; a person may still use it.
     """
     projects = list(projects)
     found = {project: production_model(engine, project) for project in projects}
@@ -82,18 +83,19 @@ def find_trackers(engine: Engine, store: Store, projects: Iterable[str], rules: 
 def video_obstacle(
     problem: str | None, damage: str | None, is_released: bool, damaged_videos: Literal["track", "stop"]
 ) -> Obstacle | None:
-    """Why a registered video is not tracked whatever its model; None if it may be, or if only its quarantine says no.
+    """The reason why no model may track a registered video; None if one may, or if only the quarantine of the video
+    forbids it.
 
     Parameters
     ----------
     problem
-        Why it cannot be read.
+        The reason why it cannot be read.
     damage
-        How it is damaged.
+        The words for its damage.
     is_released
-        True if a person let it go out of quarantine.
+        True if a person released it from quarantine.
     damaged_videos
-        What lab.yaml says of damaged ones.
+        The rule of lab.yaml for damaged videos.
     """
     if problem is not None:
         return Obstacle(problem, "")

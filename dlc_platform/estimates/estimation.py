@@ -1,4 +1,4 @@
-"""The poses of a session are estimated, file by file, by the production models that the inference rules name."""
+"""The estimation of a session's poses, file by file, with the production models that the inference rules name."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,14 +44,14 @@ _SECONDS_OF_SILENCE = 60
 
 @dataclass(frozen=True)
 class EstimationRules:
-    """What lab.yaml says of the files of a session that decides whether and how they are tracked.
+    """The parts of lab.yaml that decide whether and how the files of a session are tracked.
 
     Attributes
     ----------
     root_seconds
-        How long a raw root may take to answer.
+        The seconds that a raw root may take to answer.
     cutoff
-        The likelihood from which on a keypoint is confident.
+        The likelihood from which a keypoint is confident.
     """
 
     raw_roots: Sequence[Path]
@@ -65,7 +65,7 @@ class EstimationRules:
 
 @dataclass(frozen=True, eq=False)
 class FileEstimate:
-    """The poses of one file; `summary` has a row for each body part, `made` says when they were made and by what."""
+    """The poses of one file; `summary` has a row for each body part, `made` says when and by what they were made."""
 
     file: tables.RecordingFile
     estimate: PoseEstimate
@@ -76,7 +76,7 @@ class FileEstimate:
 
 @dataclass(frozen=True)
 class HeldFile:
-    """A file that is not tracked, because it is in quarantine or cannot be read."""
+    """A file that is not tracked because it is in quarantine or cannot be read."""
 
     file: tables.RecordingFile
     reason: str
@@ -84,7 +84,7 @@ class HeldFile:
 
 @dataclass(frozen=True)
 class SessionEstimates:
-    """What came of the files of a session; those `without_rule` are of cameras that no inference rule names."""
+    """The results for the files of a session; files `without_rule` are of cameras that no inference rule names."""
 
     estimates: list[FileEstimate]
     without_rule: list[tables.RecordingFile]
@@ -103,7 +103,7 @@ class Estimators:
         self._loaded: dict[tuple[str, int | None, str], PoseEstimator] = {}
 
     def for_camera(self, camera: str) -> PoseEstimator | None:
-        """The estimator of a camera; None where no inference rule names it.
+        """The estimator of a camera; None if no inference rule names it.
 
         Raises
         ------
@@ -141,17 +141,17 @@ def estimate_session(
 ) -> SessionEstimates:
     """Estimate the poses of each file of a session that may be tracked, and put them in force.
 
-    A file that is in quarantine, or that cannot be tracked, holds up none of the others.
+    A file that is in quarantine or cannot be tracked does not hold up the others.
 
     Raises
     ------
     PlatformError
-        When a file cannot be tracked that is not in quarantine, or no file can; the others have their poses by then.
+        When a file outside quarantine cannot be tracked, or no file can; the other files have their poses by then.
     MachineFault
-        When a file cannot be tracked for the machine: the session is tried again.
+        When a file cannot be tracked because of the machine: the session is tried again.
     """
     files = require_files(engine, session)
-    # The limits of lab.yaml may be others than when the session was registered.
+    # The limits of lab.yaml may have changed since the session was registered.
     judge(engine, rules.videos, session, run_id, files_only=True)
     estimates: list[FileEstimate] = []
     held: list[HeldFile] = []
@@ -185,7 +185,7 @@ def estimate_session(
             continue
         estimates.append(_keep(engine, store, rules, file, file.video_id, estimator, estimate, run_id, log))
     if faults:
-        # The session is tried again; what is wrong with its other files is said then.
+        # The session is tried again; faults of its other files are reported then.
         raise faults[0]
     if not estimates or problems:
         problems += [own.reason for own in held]
@@ -222,8 +222,8 @@ def _estimate(
     remark = video_without_region(rules.projects, rules.tracking, session, camera, video.width, video.height)
     if remark is not None:
         log.warning(f"{path.name}: {remark.said}. {remark.remedy}.")
-    # Of two runs that want the same poses, the second one waits and then finds them; also on two hosts, which may not
-    # know of each other's locks in the store.
+    # If two runs want the same poses, the second one waits and then finds them. This also holds for two hosts, which
+    # may not know of each other's locks in the store.
     with making_alone(engine, estimator.identity(video.id, region)):
         return estimator.estimate(
             path,
@@ -276,16 +276,16 @@ def _keep(
     if estimator.engine is not None and (export := estimator.engine.export) is not None:
         keep_export(engine, store, export, run_id)
         if not export.accepted:
-            log.warning(f"{path.name}: PyTorch is used, for {export.reason}")
+            log.warning(f"{path.name}: PyTorch is used, because {export.reason}")
     if estimate.note:
         log.warning(f"{path.name}: {estimate.note}")
     if estimate.found:
-        log.info(f"{session} {path.stem}: these poses were there already, {made}")
+        log.info(f"{session} {path.stem}: these poses exist already, {made}")
     return FileEstimate(file, estimate, estimator.model_id, summary, made)
 
 
 def _made(engine: Engine, pose_estimate_id: str) -> str:
-    """When poses that are found in the store were made, and by what."""
+    """When and by what poses that are found in the store were made, in words."""
     made = pose_estimate(engine, pose_estimate_id)
     if made is None:
         return "made before the catalogue knew of them"
@@ -295,7 +295,8 @@ def _made(engine: Engine, pose_estimate_id: str) -> str:
 
 
 def _progress(log: Logger, session: str, recording: str) -> Callable[[Progress], None]:
-    """Logs how far the inference is: after the first minute and each tenth, but not more often than it can be read."""
+    """A function that logs the progress of the inference: after the first minute and at each tenth, but not too
+    often."""
     reported, last = 0, time.monotonic()
 
     def report(progress: Progress) -> None:

@@ -1,6 +1,6 @@
-"""Models and poses that were made elsewhere come into a lab: into its store first, then into its catalogue.
+"""The import of models and poses that were made elsewhere: first into the lab's store, then into its catalogue.
 
-What a foreign file may hold is decided in `interop` and `dlc.importing`; here it is told what it belongs to.
+`interop` and `dlc.importing` decide what a foreign file may hold; this module decides what it belongs to.
 """
 
 from collections.abc import Collection
@@ -29,7 +29,7 @@ from dlc_platform.video.probe import probe
 
 @dataclass(frozen=True)
 class RegisteredPoses:
-    """Imported poses and the video that they are of; `in_force` says whether they are those of its recording now."""
+    """Imported poses and their video; `in_force` is true if they are now the poses of its recording."""
 
     poses: ImportedPoses
     video: Path
@@ -50,14 +50,14 @@ def register_model(
     Parameters
     ----------
     projects
-        The names of those in lab.yaml.
+        The names of the projects in lab.yaml.
     folder, snapshot, detector_snapshot
         As `dlc.importing.import_model` takes them.
 
     Returns
     -------
     ImportedModel, bool
-        The bool is False when it was a version of the project already.
+        The bool is False if it was a version of the project already.
 
     Raises
     ------
@@ -110,23 +110,23 @@ def register_poses(
     Parameters
     ----------
     videos, rules
-        By what lab.yaml holds the video up, and by what the poses are judged.
+        The rules of lab.yaml that can hold up the video, and those that judge the poses.
     recording
-        Needed where the session has several and the file's name does not begin with that of its video.
+        Needed if the session has several and the file's name does not begin with that of its video.
     model_id, allow_mismatch
         As `interop.dlc_poses.import_poses` takes them.
     use
         Put them in force even if the video has other poses.
     by
-        Who imports them.
+        The person who imports them.
 
     Raises
     ------
     PlatformError
-        When the video cannot be told, was replaced, or is in quarantine; or the file does not fit it or the model.
+        When the video is not clear, was replaced, or is in quarantine; or the file does not fit the video or the model.
     """
     require_known("registered session", [session], session_keys(engine), "`dlc-platform sessions HOME`")
-    found = read_poses(file)  # before the video, which takes minutes
+    found = read_poses(file)  # before the video, because reading that takes minutes
     row = _video_of(current_files(engine, session), file, session, recording)
     if row.video_id is None:
         raise PlatformError(
@@ -137,7 +137,7 @@ def register_poses(
         if unknown := [part for part in found.bodyparts if part not in predicted]:
             raise PlatformError(
                 f"{file} holds {', '.join(unknown)}, and the model {model_id} predicts {', '.join(predicted)}",
-                "Name the model that made these poses, or none",
+                "Name the model that made these poses, or name none",
             )
     require_unchanged(row)
     require_trackable(engine, row, videos)
@@ -180,7 +180,8 @@ def register_poses(
 def _video_of(
     files: list[tables.RecordingFile], file: Path, session: str, recording: str | None
 ) -> tables.RecordingFile:
-    """The file of a session that a pose file is of: the only one, or the one whose name the pose file's begins with."""
+    """The file of a session that a pose file belongs to: the only one, or the one whose name begins the pose file's
+    name."""
     if not files:
         raise PlatformError(f"session {session} is not registered", "Materialise session_videos for it first")
     names = ", ".join(dict.fromkeys(row.recording.name for row in files))
@@ -190,7 +191,8 @@ def _video_of(
             raise PlatformError(f"session {session} has no recording {recording!r}", f"Choose among {names}")
     if len(files) == 1:
         return files[0]
-    # DeepLabCut names its files after the video and the scorer; of `cam1` and `cam10` the longer one is meant.
+    # DeepLabCut names its files after the video and the scorer; if `cam1` and `cam10` both fit, the longer one is
+    # meant.
     named = [row for row in files if file.stem.startswith(Path(row.path).stem)]
     longest = max((len(Path(row.path).stem) for row in named), default=0)
     meant = [row for row in named if len(Path(row.path).stem) == longest]

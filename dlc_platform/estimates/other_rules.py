@@ -1,6 +1,6 @@
-"""Poses in force that would be computed otherwise now: with the region and precision of lab.yaml, or other tracks.
+"""Poses in force that would be computed differently now: by the region and precision of lab.yaml, or with other tracks.
 
-Which poses the production model did not make is another question, which the database answers by itself.
+Poses that another model made are another question; the database alone answers it.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = ("session", "camera", "recording", "position", "path", "made_with", "lab_yaml")
-#: Cameras that a sentence names.
+#: The most cameras that a sentence names.
 _NAMED = 5
-#: What a person is told of them, and what to do.
+#: The sentence for a person about them, and the remedy.
 OTHER_RULES = (
     "{sessions} poses of another region or precision than lab.yaml says now, or of several animals that "
     "an earlier version tracked otherwise: estimate each again with `dlc-platform run HOME pose_estimates "
@@ -29,10 +29,10 @@ OTHER_RULES = (
 
 
 def poses_of_other_rules(engine: Engine, store: Store, now: Tracking) -> "pd.DataFrame":
-    """The poses in force that would be computed otherwise now, a row for each file.
+    """The poses in force that would be computed differently now, a row for each file.
 
-    Imported poses are not among them, nor those of a camera that no inference rule names any more: they would not be
-    estimated again.
+    Imported poses and those of a camera that no inference rule names any more are left out: they would not be estimated
+    again.
 
     Returns
     -------
@@ -67,9 +67,9 @@ def made_by_other_rules(engine: Engine, store: Store, now: Tracking) -> list[dic
 
 
 def unread_rules(engine: Engine, now: Tracking) -> str | None:
-    """What has changed in the inference rules of lab.yaml since the catalogue last followed them; None for nothing.
+    """The changes in lab.yaml's inference rules since the catalogue last followed them; None if there are none.
 
-    Which poses are stale, and for what sessions wait, the database answers by the rules that it was told last.
+    The database lists stale poses and waiting sessions by the rules that were last written into it.
     """
 
     changed = [
@@ -81,8 +81,8 @@ def unread_rules(engine: Engine, now: Tracking) -> str | None:
         return None
     cameras = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else "")
     return (
-        f"the inference rules of lab.yaml have changed for the cameras {cameras}, and this answer follows those from "
-        "before. The lab follows the new ones at its next look at the raw roots, or at its next start: ask again then"
+        f"the inference rules of lab.yaml have changed for the cameras {cameras}, and this answer follows the old "
+        "ones. The lab follows the new ones from its next look at the raw roots, or its next start: ask again then"
     )
 
 

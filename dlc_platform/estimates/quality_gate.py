@@ -1,8 +1,8 @@
-"""The gate of bad poses: which reference poses are held against, what is written down of them, and what they block.
+"""The gate for bad poses: it compares poses with their reference, writes down the verdict, and blocks what fails.
 
-What the scores are and how they are judged is `pose.scores`, when a model is hopeless `pose.hopeless`; limits and
-floors, and what failing poses block, are the lab's. A session whose poses fail is in quarantine at the stage
-``quality`` until other poses are in force, the limits say otherwise, or a person releases it.
+`pose.scores` computes and judges the scores, `pose.hopeless` judges models. Limits, floors, and the work that failing
+poses block are the lab's. A session whose poses fail is in quarantine at the stage ``quality`` until other poses are in
+force, the limits change, or a person releases it.
 """
 
 import math
@@ -53,34 +53,34 @@ from dlc_platform.video.region import Region
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Poses that were measured by fewer scores are measured again.
+#: Poses that were measured with fewer scores are measured again.
 _SCORES_VERSION = 3
-#: So many pictures are looked at of each stretch in which poses stand still.
+#: The number of pictures to look at in each stretch in which poses stand still.
 _LOOKS = 3
-#: The animal's size where nothing else says it, of the diagonal of the picture.
+#: The animal's size if nothing else gives it, as a fraction of the picture's diagonal.
 _SIZE_OF_PICTURE = 0.1
 
 
 def release_command(session: str) -> str:
-    """How a person lets a session out that is held up for its poses."""
+    """The command with which a person releases a session that is held up for its poses."""
     return command("sessions", "release", "HOME", session, "--stage", "quality")
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """What the poses of a model version are held against.
+    """The reference for the poses of a model version.
 
     Attributes
     ----------
     labels
-        What the labels say of the dataset that taught the model, or else of the one that it was evaluated on.
+        The reference from the labels of the dataset that taught the model, or else of the one it was evaluated on.
     evaluated
         Its scores on that dataset's test images that it was not trained on (see `pose.scores.measure_predictions`);
-        None without an evaluation.
+        None if there is no evaluation.
     judgement
-        Whether it is hopeless by these images; None where the model is not known.
+        The judgement by these images (is it hopeless?); None if the model is not known.
     dataset_id, evaluation_id
-        What `labels` and `evaluated` are from; None where nothing of it was read.
+        The sources of `labels` and `evaluated`; None if nothing was read from them.
     """
 
     labels: Reference = field(default_factory=Reference)
@@ -92,7 +92,7 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The scores of the poses of one file, and what is to be said of them."""
+    """The scores of the poses of one file, and the findings about them."""
 
     pose_estimate_id: str
     recording: str
@@ -108,14 +108,14 @@ class Assessment:
 
 
 def reference_of(engine: Engine, store: Store, model_id: str | None, rules: ModelRules) -> ModelReference:
-    """What the poses of a model version are held against; nothing for an imported one that was never evaluated.
+    """The reference for the poses of a model version; an empty one for an imported version that was never evaluated.
 
-    Where what is recorded cannot be read, the judgement says so, and poses that are held against it fail.
+    If recorded files cannot be read, the judgement says so, and poses that are compared with it fail.
 
     Raises
     ------
     MachineFault
-        When it cannot be read for the disk of the store.
+        When they cannot be read because of the disk of the store.
     """
     model = None if model_id is None else model_version(engine, model_id)
     if model is None:
@@ -148,17 +148,18 @@ def assess(
     run_id: str | None = None,
     reference: Callable[[str | None], ModelReference] | None = None,
 ) -> list[Assessment]:
-    """Judge the poses in force of a session by lab.yaml as it is now, and write that down.
+    """Judge the poses in force of a session by the present lab.yaml, and write the verdicts down.
 
-    What was measured before is measured again only where the likelihood cut-off, the arena, the animal's size or the
-    labels are other ones than then, or a video could not be looked at; limits and floors can change without that. A
-    session that fails is in quarantine afterwards, unless a person released it with the same failures, and one that
-    does not is out.
+    Scores are measured again only if the likelihood cut-off, the arena, the animal's size or the labels have changed,
+    or a video could not be looked at; changed limits and floors need no new scores. A session that fails is in
+    quarantine afterwards, unless a person released it with the same failures; a session that does not fail is out of
+    it.
 
     Parameters
     ----------
     reference
-        What gives the reference of a model version, where a caller keeps it for many sessions; see `references`.
+        The function that gives the reference of a model version, if a caller keeps one for many sessions; see
+        `references`.
 
     Returns
     -------
@@ -226,19 +227,19 @@ def assess(
 
 
 def references(engine: Engine, store: Store, rules: ModelRules) -> Callable[[str | None], ModelReference]:
-    """`reference_of` for many sessions: what was found is kept as long as the function."""
+    """`reference_of` for many sessions: the returned function keeps what it found."""
     return cache(lambda model_id: reference_of(engine, store, model_id, rules))
 
 
 def require_good_poses(engine: Engine, session_key: str) -> None:
-    """Refuse a session whose poses failed and that no person released, or that has poses which nobody judged.
+    """Refuse a session with poses that failed, unless a person released it, or with poses that were not judged.
 
-    Whoever asks gets this answer whatever `blocks` in lab.yaml says: that is about what the platform holds up itself.
+    The answer does not depend on `blocks` in lab.yaml, which says what the platform itself holds up.
 
     Raises
     ------
     PlatformError
-        With the reason why the session is in quarantine, and how it comes out; or when it has no poses.
+        When the session is in quarantine, with the reason and the remedy; or when it has no poses.
     """
     faults = quarantine.faults_of(engine, session_key, "quality")
     if faults:
@@ -255,20 +256,20 @@ def require_good_poses(engine: Engine, session_key: str) -> None:
 
 
 def held_back(engine: Engine, estimates: Sequence[str]) -> dict[str, str]:
-    """The sessions that are in quarantine for one of these estimates, with the reason."""
+    """The sessions that are in quarantine because of one of these estimates, with the reason."""
     held = held_back_poses(engine, estimates)
     return dict(zip(held["session"], held["reason"], strict=True))
 
 
 def quality_table(engine: Engine, session: str | None = None) -> "pd.DataFrame":
-    """The scores of the poses in force by body part, each with the verdict on it and the findings in words."""
+    """The scores of the poses in force by body part, each with its verdict and the findings in words."""
     scores = pose_quality(engine, session).astype(dict.fromkeys(METRICS, "float64"))  # nulls are NaN
     rows = [in_words(row) for row in scores.to_dict("records")]
     return scores.assign(verdict=[row["verdict"] for row in rows], findings=[row["findings"] for row in rows])
 
 
 def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.Fault]:
-    """One for the session, however many of its files fail: a person decides on a session."""
+    """The fault of the session, at most one however many files fail: a person decides about a session."""
     failed = [
         (assessment, [finding for finding in assessment.findings if finding.level == "fail"])
         for assessment in assessments
@@ -280,7 +281,8 @@ def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.
         f"{assessment.recording}: {findings[0]}" + (f", and {len(findings) - 1} more" if len(findings) > 1 else "")
         for assessment, findings in failed
     ]
-    # Other limits that the same scores fail are no other evidence; other poses, or another score that fails, are.
+    # The same scores against changed limits are the same evidence; other poses, or another failing score, are new
+    # evidence.
     evidence = [
         [assessment.pose_estimate_id, sorted([f.metric, f.individual, f.bodypart] for f in findings)]
         for assessment, findings in failed
@@ -296,14 +298,14 @@ def _faults(session: str, assessments: Sequence[Assessment]) -> list[quarantine.
         else "Look at the picture of pose_quality; label frames of this session and train again, or correct "
         "`pose_quality` in lab.yaml"
     )
-    remedy = f"{first}; where the poses are good all the same, release it with {release_command(session)}"
+    remedy = f"{first}; if the poses are good nevertheless, release it with {release_command(session)}"
     return [quarantine.Fault(f"bad poses: {'; '.join(reasons)}", remedy, sha256_json(evidence))]
 
 
 def _picture_moves(
     row: Mapping[Hashable, Any], arena: np.ndarray | None, size_px: float, stretches: Sequence[Stretch]
 ) -> list[bool | None]:
-    """Of stretches of a video, whether the picture moves in them; None where it cannot be looked at, as on no disk."""
+    """A function that tells for stretches of a video if the picture moves in them; it gives None if it cannot look."""
     from dlc_platform.video.frames import find_frames
     from dlc_platform.video.motion import moves
 
@@ -330,7 +332,7 @@ def _picture_moves(
 
 
 def _was_not_looked_at(scores: "pd.DataFrame") -> bool:
-    """True where poses stand still and the video was away then: it may be there now."""
+    """True if poses stand still and the video was away when they were judged: it may be back now."""
     return bool(((scores["still"] > 0) & scores["still_in_motion"].isna()).any())
 
 
@@ -339,7 +341,7 @@ def _pose_floors(floors: PoseFloors) -> Floors:
 
 
 def _limits(limits: PoseLimits, of_rule: PoseLimits) -> dict[str, Limits]:
-    """The limits of lab.yaml, those of a rule before those for all."""
+    """The limits of lab.yaml; those of a rule come before those for all."""
     general, own = limits.model_dump(), of_rule.model_dump()
     return {
         metric: Limits(**{k: general[metric][k] if v is None else v for k, v in own[metric].items()})

@@ -1,4 +1,4 @@
-"""The verdicts that poses in force have, as they were last given, for people to read. `gate` gives them."""
+"""The last verdicts on poses in force, for people to read. `quality_gate` gives them. `gate` gives them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,13 @@ from dlc_platform.pose.findings import ALL, Finding, worst
 
 
 def quality_rows(engine: Engine, session: str | None = None) -> list[dict[str, Any]]:
-    """The scores of the poses in force by body part, each with the verdict on it and the findings in words."""
+    """The scores of the poses in force by body part, each with its verdict and the findings in words."""
     return [in_words(row) for row in pose_quality.rows(engine, session)]
 
 
 def worst_quality(engine: Engine, most: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The newest recordings whose poses do not pass, each in one row over all body parts, and how many pass or not.
+    """The newest recordings whose poses do not pass, each in one row over all body parts, and the counts of all
+    verdicts.
 
     Returns
     -------
@@ -29,7 +30,7 @@ def worst_quality(engine: Engine, most: int) -> tuple[list[dict[str, Any]], dict
 
 
 def in_words(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row of scores with what is to be said of its body part alone, or of all."""
+    """A row of scores with the findings about its body part alone, or about all."""
     own = (row["individual"], row["bodypart"])
     recorded = [Finding(**finding) for finding in row["findings"]]
     findings = [found for found in recorded if row["bodypart"] == ALL or (found.individual, found.bodypart) == own]

@@ -1,7 +1,7 @@
-"""The versions of a project side by side: which ones are compared, from what the catalogue and the store hold.
+"""The versions of a project side by side: the choice of those that are compared, from the catalogue and the store.
 
-No network is run here, and nothing is written. How a comparison is made is `dlc.comparison`, where two models disagree
-`pose.disagreement`.
+No network is run here, and nothing is written. `dlc.comparison` computes a comparison, `pose.disagreement` the places
+where two models disagree.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MOST_FILES = 10
 _APART_S = 5.0
 
-#: What to do about `different_splits`.
+#: The remedy for `different_splits`.
 ONE_SPLIT = "Give the project one `split_seed`, and its recipes one `test_fraction`, to have all versions compared"
 
 Points = dict[str, tuple[float, float]]
@@ -50,16 +50,16 @@ class ProjectComparison:
     Attributes
     ----------
     versions
-        One row for each version that is compared, oldest first: recipe, model, origin, train_images, taught_images (how
-        many of the dataset's test images it was trained on; None where nobody knows, as of an imported version),
+        One row for each version that is compared, oldest first: recipe, model, origin, train_images, taught_images (the
+        number of the dataset's test images that it was trained on; None if unknown, as for an imported version),
         test_rmse_px, rmse_low_px and rmse_high_px (the ends of the 95 % interval), rmse_confident_px,
         fraction_confident, missed (labelled keypoints to which it gives no position), frames_per_second (of its
         evaluation), production, made_at.
     left_out
-        The versions that are not compared: model and reason, which says what to do.
+        The versions that are not compared: model and reason; the reason says what to do.
     warnings
-        What a reader of the figures has to know: too few images, versions that cost images, versions that may have been
-        trained on them.
+        Sentences that a reader of the figures must know: too few images, versions that cost images, versions that may
+        have been trained on them.
     comparison
         The comparison itself, with the images, and the errors by body part and by session.
     """
@@ -83,7 +83,7 @@ class ProjectComparison:
 
     @property
     def names(self) -> dict[str, str]:
-        """What each version is called in tables and pictures: its recipe and the first digits of its identity."""
+        """The name of each version in tables and pictures: its recipe and the first digits of its identity."""
         return {
             model: f"{recipe if isinstance(recipe, str) else origin} {short(model)}"
             for model, recipe, origin in zip(
@@ -93,17 +93,17 @@ class ProjectComparison:
 
     @property
     def limit_px(self) -> float:
-        """From what distance on two versions are said to disagree: twice the lowest test RMSE, in pixels."""
+        """The distance in pixels from which two versions are said to disagree: twice the lowest test RMSE."""
         return 2 * float(self.versions["test_rmse_px"].min())
 
 
 def different_splits(project: str, splits: Mapping[str, Split], images: Iterable[str]) -> str | None:
-    """What it costs that the recipes of a project split its labelled images differently; None where they do not.
+    """A sentence about recipes of a project that split its labelled images differently; None if all split them alike.
 
     Parameters
     ----------
     splits
-        By the names of the recipes.
+        The split of each recipe, by its name.
     images
         SHA-256 of the labelled images.
     """
@@ -124,7 +124,7 @@ def different_splits(project: str, splits: Mapping[str, Split], images: Iterable
 
 
 def too_few_test_images(split: Split, images: Iterable[str]) -> str | None:
-    """What a recipe's split leaves too few of, where it does.
+    """A sentence about a recipe whose split leaves too few test images; None if it leaves enough.
 
     Parameters
     ----------
@@ -144,8 +144,8 @@ def too_few_test_images(split: Split, images: Iterable[str]) -> str | None:
 def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -> ProjectComparison:
     """Compare the versions of a project that are evaluated on its newest dataset.
 
-    The version in production comes first, then the newer ones before the older: those that would spoil the comparison
-    for them are left out.
+    The version in production is taken first, then the newer ones before the older. A version that would spoil the
+    comparison for those already taken is left out.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
         ]
     )
     for column in ("train_images", "taught_images"):
-        counts = versions[column].astype(object)  # of an imported version nobody knows: None, and not all floats
+        counts = versions[column].astype(object)  # None for an imported version, and so not all floats
         versions[column] = counts.map(int, na_action="ignore").where(counts.notna(), None)
     return ProjectComparison(
         project,
@@ -225,7 +225,7 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
 
 
 def _warnings(compared: Sequence[Evaluation], comparison: Comparison) -> list[str]:
-    """What a reader of a comparison has to know, a sentence each."""
+    """The sentences that a reader of a comparison must know."""
     warnings = []
     images = len(comparison.images)
     if images < FEWEST_IMAGES:
@@ -239,9 +239,9 @@ def _warnings(compared: Sequence[Evaluation], comparison: Comparison) -> list[st
             without = len(frozenset[str].intersection(*others)) if others else everything
             warnings.append(
                 f"{short(evaluation.model_id)} was trained on {evaluation.taught_images} of the dataset's {everything} "
-                f"test images, which count for no version: {counted(len(shared), 'is', 'are')} left, and without this "
+                f"test images, which count for no version: {counted(len(shared), 'is', 'are')} left; without this "
                 "version "
-                f"{without} would be"
+                f"{without} would be left"
             )
     for evaluation in compared:
         if not evaluation.training_known:
@@ -274,17 +274,17 @@ def _why_not_evaluated(store: Store, model: str, project: str, dataset_id: str) 
 
 @dataclass(frozen=True, eq=False)
 class Disagreement:
-    """Where an old and a new model see unlabelled sessions differently.
+    """Places where an old and a new model see unlabelled sessions differently.
 
     Attributes
     ----------
     table
-        One row for each file and body part: session, recording, position, and what `pose.disagreement` says of it.
+        One row for each file and body part: session, recording, position, and the figures of `pose.disagreement`.
     frames
-        Where they are farthest apart, as pictures want it: the frame, the keypoints of the old and of the new model,
-        and a title.
+        The frames in which they are farthest apart, for pictures: the frame, the keypoints of the old and of the new
+        model, and a title.
     problems
-        Why a file, or frames of one, are not shown.
+        The reasons why a file, or frames of it, are not shown.
     """
 
     table: "pd.DataFrame"
@@ -293,9 +293,10 @@ class Disagreement:
 
 
 def old_and_new(engine: Engine, project: str) -> tuple[str, str] | None:
-    """The version in production and the newest one, or, where that is in production, the one that was before.
+    """The version in production and the newest one; if the newest is in production, the version before it and the
+    newest.
 
-    None when there are no two such versions.
+    None if there are no two such versions.
     """
     promoted = [promotion.model_id for promotion in promotions_of(engine, project)]
     models = models_of(engine, project)
@@ -310,18 +311,18 @@ def old_and_new(engine: Engine, project: str) -> tuple[str, str] | None:
 def find_disagreement(
     engine: Engine, store: Store, project: str, old: str, new: str, limit_px: float, cutoff: float, most: int = 6
 ) -> Disagreement:
-    """Hold the poses of two models against each other, where no label has told either of them what is right.
+    """Compare the poses of two models in sessions where no label told either of them what is right.
 
-    Only the newest recordings of sessions that no label of the project came from, and that both models tracked.
+    These are the newest recordings that both models tracked, of sessions that no label of the project came from.
 
     Parameters
     ----------
     limit_px
-        The distance over which a frame counts, in pixels.
+        The distance in pixels above which a frame counts as a disagreement.
     cutoff
-        Frames are shown of keypoints of which one model is at least so sure.
+        Only frames are shown in which one model gives the keypoint at least this likelihood.
     most
-        How many frames to show.
+        The number of frames to show.
     """
     import pandas as pd
 

@@ -10,7 +10,7 @@ from dlc_platform.store import Store
 
 
 def keep_export(engine: Engine, store: Store, export: Export, run_id: str | None) -> None:
-    """Write an export that is in the store down in the catalogue."""
+    """Write down in the catalogue an export that is in the store."""
     record_export(
         engine,
         ModelExport(

@@ -1,6 +1,7 @@
-"""What it would mean to use another model: the sessions whose poses it makes stale, and what they cost to estimate.
+"""The effect of using another model: the sessions whose poses become stale, and the time to estimate them again.
 
-Nothing is decided or promoted here; what is stale under the models in production is `catalog.estimates.stale_sessions`.
+Nothing is decided or promoted here. `catalog.estimates.stale_sessions` lists what is stale under the models in
+production.
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from dlc_platform.text.words import counted, lasting, rounded
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Frames per second as measured, from what says most of this model to what says least; each with its name. On the
-#: device that computed last: a mean over GPUs and CPUs is the speed of none.
+#: Queries for measured frames per second, the one closest to this model first; each with its name. All are about the
+#: device that computed last, because a mean over GPUs and CPUs is the speed of neither.
 _SPEEDS = (
     (
         "measured on its own estimates",
@@ -38,15 +39,15 @@ _SPEEDS = (
 
 @dataclass(frozen=True)
 class Impact:
-    """What becomes stale when a model version is used for its project.
+    """The poses that become stale when a model version is used for its project.
 
     Attributes
     ----------
     rows
-        One for each session, the newest recording first: session, project, models (that made its poses), imported (all
-        of them were), files, frames, recorded_at.
+        One for each session, the newest recording first: session, project, models (that made its poses), imported (true
+        if all of them were), files, frames, recorded_at.
     frames_per_second
-        How fast the version is expected to be, None where nothing was measured yet; `basis` says how it is known.
+        The expected speed of the version; None if nothing was measured yet. `basis` says how it is known.
     """
 
     rows: list[dict[str, Any]]
@@ -63,12 +64,12 @@ class Impact:
 
     @property
     def frames(self) -> int:
-        """How many frames would have to be estimated."""
+        """The number of frames to estimate again."""
         return sum(row["frames"] for row in self.rows)
 
     @property
     def hours(self) -> float | None:
-        """How long one device would take, in hours."""
+        """The hours that one device would take; None if no speed was measured."""
         return self.frames / self.frames_per_second / 3600 if self.frames_per_second else None
 
     def __str__(self) -> str:
@@ -77,14 +78,14 @@ class Impact:
         cost = (
             f"about {lasting(self.hours)} of one device at {rounded(self.frames_per_second)} frames/s, {self.basis}"
             if self.hours is not None and self.frames_per_second is not None
-            else "for how long cannot be said, as nothing was measured"
+            else "the time is not known, because nothing was measured"
         )
         sessions = counted(len(self.rows), "session becomes", "sessions become")
         return f"{sessions} stale, {counted(self.frames, 'frame')}: {cost}"
 
 
 def impact_of(engine: Engine, model_id: str) -> Impact:
-    """What becomes stale when this model version is promoted."""
+    """The effect of promoting this model version."""
     rows = stale_under.rows(engine, model_id)
     with engine.connect() as connection:
         for basis, query in _SPEEDS:

@@ -1,7 +1,7 @@
-"""Whether a model version is hopeless, by its own test images, and what is to be done about that.
+"""The judgement of a model version by its own test images (is it hopeless?), and what to do about a bad one.
 
-When it is hopeless is computed in `pose.hopeless`, by the floors of lab.yaml; what it sees in sessions is judged in
-`estimates.quality_gate`.
+`pose.hopeless` computes the judgement, by the floors of lab.yaml. `estimates.quality_gate` judges a version's poses of
+sessions.
 """
 
 from functools import lru_cache
@@ -23,9 +23,9 @@ from dlc_platform.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What reading a product of the store may raise.
+#: The errors that reading a product of the store may raise.
 UNREAD = (PlatformError, OSError, ValueError, KeyError)
-#: What is to be done about a hopeless version in production.
+#: The remedy for a hopeless version in production.
 BETTER_MODEL = (
     "Label more frames, train longer and promote that version; or estimate single sessions all the same with "
     "`dlc-platform run HOME pose_estimates --partition SESSION`"
@@ -33,9 +33,10 @@ BETTER_MODEL = (
 
 
 def judge_version(engine: Engine, store: Store, model_id: str, rules: ModelRules) -> ModelJudgement:
-    """What the test images of a version say of it, as `reference_of` has it; nothing is read a second time.
+    """Judge a version by its test images, as `reference_of` does; nothing is read a second time.
 
-    What cannot be read now, for whatever reason, stops neither the sensor nor other projects: the judgement says it.
+    Files that cannot be read now, for whatever reason, stop neither the sensor nor other projects: the judgement says
+    so.
     """
     model = model_version(engine, model_id)
     evaluation = None if model is None else evaluation_of(engine, model.id)
@@ -49,7 +50,7 @@ def judge_version(engine: Engine, store: Store, model_id: str, rules: ModelRules
 
 
 def what_to_do(judgement: ModelJudgement) -> str:
-    """How sessions come to be tracked again where the production model does not track them by itself."""
+    """The remedy if the production model does not track sessions by itself: the way to have them tracked again."""
     if judgement.problem is None:
         return BETTER_MODEL
     remedy = judgement.problem.remedy
@@ -57,7 +58,7 @@ def what_to_do(judgement: ModelJudgement) -> str:
 
 
 def unread(error: Exception, store: Store) -> ModelJudgement:
-    """The judgement of a version whose evaluation cannot be read, by the error."""
+    """The judgement of a version whose evaluation cannot be read because of `error`."""
     if not isinstance(error, PlatformError):
         told = " ".join(str(error).split()) or type(error).__name__
         error = PlatformError(f"the store {store.root} cannot be read: {told}", "Look with `dlc-platform verify HOME`")
@@ -68,14 +69,14 @@ def unread(error: Exception, store: Store) -> ModelJudgement:
 def _judge_evaluation(
     root: Path, dataset_id: str, evaluation_id: str, cutoff: float, floors: hopeless.Floors
 ) -> ModelJudgement:
-    """Products never change, so that one look at them is enough."""
+    """Judge one evaluation. Products never change, so each is read only once."""
     store = Store(root)
     size_px = labels_say(store, dataset_id).size_px
     return judge_model(predictions_on_test_images(store, evaluation_id), size_px, cutoff, floors)
 
 
 def labels_say(store: Store, dataset_id: str) -> Reference:
-    """What the training labels of a dataset say of poses."""
+    """The reference that the training labels of a dataset give for poses."""
     from dlc_platform.dlc.dataset import load_dataset
 
     dataset = load_dataset(store.path("datasets", dataset_id))

@@ -1,7 +1,7 @@
-"""Which model version of a project becomes its production model: by the rule of promotion, or by a person's choice.
+"""The choice of a project's production model: by the rule of promotion, or by a person.
 
 The rule compares two versions on the test images that both share (see `comparison`), so that a version is not called
-worse because the test side grew harder after it was trained. All that decides about promotions belongs here.
+worse because the test side grew harder after it was trained. All decisions about promotions belong here.
 """
 
 import math
@@ -32,14 +32,15 @@ from dlc_platform.settings.quality import PoseQuality, PoseRules
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 
-#: A version is judged by the poses that it made from so many estimates on.
+#: The fewest estimates by which a version is judged.
 FEWEST_ESTIMATES = 10
-#: What to do where the rule promotes no version.
+#: The remedy if the rule promotes no version.
 _ANOTHER_VERSION = "Label more frames or train longer; or promote a version yourself with `dlc-platform promote`"
 
 
 class Refused(PlatformError):
-    """A choice, a person's or the rule's, that does not come into force. What is in force stays in force."""
+    """A choice of a person or of the rule that does not come into force; the version in force stays. What is in force
+    stays in force."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class PersonalChoice:
     Attributes
     ----------
     model
-        Its identity, or as much of it as tables show.
+        Its identity, or the beginning of it that tables show.
     by
         The name of the person.
     follows
-        The number of the promotion that the choice was made against: when another one is in force by then, nothing is
-        promoted. None for the one that is in force when the choice is looked at.
+        The number of the promotion that was in force when the person chose. If another one is in force by now, nothing
+        is promoted. None means the one in force when the choice is handled.
     rollback
-        It goes back to a version that was in production before.
+        True to go back to a version that was in production before.
     """
 
     model: str
@@ -68,18 +69,18 @@ class PersonalChoice:
 
 @dataclass(frozen=True)
 class Decision:
-    """The production model of a project, after the rule or a person has decided.
+    """The production model of a project after the decision of the rule or of a person.
 
     Attributes
     ----------
     before
-        The one that was in production before; None for none.
+        The version that was in production before; None if there was none.
     warning
-        Why its own test images do not speak for it; None where they do.
+        The reason why its own test images do not speak for it; None if they do.
     test_rmse_px, test_images
         As in `Choice`.
     impact
-        What its promotion made stale; None where nothing was promoted.
+        The poses that its promotion made stale; None if nothing was promoted.
     """
 
     project: str
@@ -99,8 +100,8 @@ class Choice:
     Attributes
     ----------
     test_rmse_px, test_images
-        The error that was weighed, and the number of images that it is over: those that the version shares with the one
-        in use, where it was weighed against that. None without an image that it was not trained on.
+        The error that was compared, in pixels, and the number of its images: those that the version shares with the one
+        in use, if it was compared with that. None if there is no image that it was not trained on.
     """
 
     model_id: str
@@ -119,12 +120,12 @@ def promote_by_rule(
     run_id: str | None,
     log: Logger,
 ) -> list[Decision]:
-    """Let the rule of lab.yaml decide for each project, and put what it chooses in force.
+    """Let the rule of lab.yaml decide for each project, and put its choice in force.
 
     Returns
     -------
     list of Decision
-        One for each project that has a production model now, but for those whose evaluations cannot be read.
+        One for each project that has a production model now, except those whose evaluations cannot be read.
 
     Raises
     ------
@@ -133,10 +134,10 @@ def promote_by_rule(
     PlatformError
         When no version of any project was evaluated yet.
     MachineFault
-        When evaluations cannot be read for the disk of the store.
+        When evaluations cannot be read because of the disk of the store.
     """
     decisions: list[Decision] = []
-    # Said where something else is promoted or kept; else the refusal says it.
+    # Logged if another version is promoted or kept; else the refusal says it.
     passed_over: list[tuple[str, str]] = []
     for project in projects:
         in_force = promotion_in_force(engine, project)
@@ -149,7 +150,7 @@ def promote_by_rule(
         except PlatformError as problem:
             if (fault := machine_fault(problem)) is not None:
                 raise fault from problem
-            # What is in production stays, and the other projects have their rule.
+            # The version in production stays, and the rule goes on with the other projects.
             told = f"{project}: the rule decides nothing, because an evaluation cannot be read: {problem.problem}"
             passed_over.append((told, problem.remedy))
             continue
@@ -192,20 +193,20 @@ def promote_by_person(
     run_id: str | None,
     log: Logger,
 ) -> Decision:
-    """Put the version that a person chose in force; a person may choose a hopeless one, and keep the one in force.
+    """Put the version that a person chose in force. A person may choose a hopeless one, or the one already in force.
 
     Raises
     ------
     Refused
-        When there is no such version, it cannot be used, it is not said who promotes it and why, or another one was
+        When there is no such version, it cannot be used, the person or the reason is missing, or another version was
         promoted meanwhile.
     """
     model = _require_choosable(engine, store, projects, choice)
     in_force = promotion_in_force(engine, model.project)
     if choice.follows is not None and (in_force is None or in_force.id != choice.follows):
         raise _overtaken(model.project, in_force)
-    # What was weighed then is not weighed again, even where the person keeps the version in force; and what is recorded
-    # while the person's choice is weighed was not.
+    # Evaluations that exist now are not considered again, even if the person keeps the version in force. Evaluations
+    # that are recorded while this choice is handled still will be.
     evaluations = evaluations_of(engine, model.project)
     weighed = _weighed_by_a_person(engine, store, model, choice.reason)
     kind = "rollback" if choice.rollback else "person"
@@ -215,9 +216,9 @@ def promote_by_person(
 
 
 def version_before(engine: Engine, project: str) -> str:
-    """The version that a roll back of a project goes to: the one before the one in production.
+    """The version that a rollback of a project goes to: the one before the one in production.
 
-    Versions that were rolled back are passed over, so a second roll back goes one step further.
+    Versions that were rolled back are passed over, so a second rollback goes one step further.
 
     Raises
     ------
@@ -245,28 +246,28 @@ def choose_best(
     rule: PromotionRule,
     barred: Mapping[str, str] | None = None,
 ) -> Choice | None:
-    """The version in use, or the one that is to replace it by the rule.
+    """The version in use, or the version that the rule puts in its place.
 
     A version replaces another one when it is clearly better: the interval of the difference of their test RMSE over all
     body parts lies wholly below zero, and of no body part wholly above it, and it gives a position for as many labelled
-    keypoints. Of several, the one with the largest gain is taken. An imported version, which may have been trained on
-    the test images, never replaces another one.
+    keypoints. If several are, the one with the largest gain is taken. An imported version may have been trained on the
+    test images, so it never replaces another one.
 
     Parameters
     ----------
     evaluations
-        The project's evaluations, oldest first; of several for one version the newest counts.
+        The project's evaluations, oldest first; if a version has several, the newest counts.
     in_force
-        The promotion of the version in use. Only versions that were first evaluated after what it weighed may replace
-        it: the others were passed over then, perhaps by a person. Without one, the version that was evaluated first
-        starts as the best: of those whose training images are known, where there are any.
+        The promotion of the version in use. Only versions whose first evaluation is newer than its `weighed_until` may
+        replace it: the others were passed over then, perhaps by a person. Without a promotion, the version that was
+        evaluated first starts as the best; if the training images of some versions are known, only these can start.
     barred
-        Versions that may not be chosen, whatever their error, each with the reason.
+        The versions that may not be chosen, whatever their error, each with the reason.
 
     Returns
     -------
     Choice or None
-        None when there is neither a version in use nor one that may be promoted.
+        None if there is neither a version in use nor one that may be promoted.
     """
     newest = {evaluation.model_id: evaluation for evaluation in evaluations}
     barred = {model: reason for model, reason in (barred or {}).items() if model in newest}
@@ -304,7 +305,8 @@ def choose_best(
 
 
 def test_error(evaluation: products.Evaluation) -> tuple[float | None, int | None]:
-    """The test RMSE of a version over all body parts, in pixels, and over how many images; None, None over none."""
+    """The test RMSE of a version over all body parts, in pixels, and its number of images; (None, None) without
+    images."""
     errors = evaluation.errors.set_index(["side", "bodypart"])["rmse_px"]
     rmse = float(errors["test", ALL])
     return (None, None) if math.isnan(rmse) else (rmse, len(evaluation.test_images))
@@ -318,7 +320,7 @@ def _reservation(evaluation: products.Evaluation) -> str:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What is to be said of a version against the one in use; infinitely worse where they cannot be compared."""
+    """The comparison of a version with the one in use; the difference is infinite if they cannot be compared."""
 
     model_id: str
     clearly_better: bool
@@ -336,7 +338,7 @@ def _weigh(before: products.Evaluation, after: products.Evaluation, confidence: 
         )
         return _Verdict(model, False, math.inf, reason)
     try:
-        comparison = compare([before, after], cutoff=0)  # what counts as confident is not asked here
+        comparison = compare([before, after], cutoff=0)  # the confident keypoints are not used here
     except NotComparable as error:
         return _Verdict(model, False, math.inf, f"version {short(model)} cannot be compared: {error.problem}")
     errors = comparison.errors.set_index(["bodypart", "model"])["rmse_px"]
@@ -373,14 +375,14 @@ def _interval(difference: Mapping[Hashable, Any], confidence: float) -> str:
 
 
 def versions_that_may_not_start(engine: Engine, store: Store, project: str, rules: ModelRules) -> dict[str, str]:
-    """The evaluated versions that the rule of promotion never chooses by their own test images, with the reason.
+    """The evaluated versions that the rule never promotes because of their own test images, with the reason.
 
-    Those are the hopeless ones, and those of which no labelled test image is there, or none can be read.
+    These are the hopeless ones, and those that have no labelled test image, or none that can be read.
 
     Raises
     ------
     MachineFault
-        When they cannot be read for the disk of the store.
+        When they cannot be read because of the disk of the store.
     """
     barred = {}
     for model_id in {evaluation.model_id for evaluation in evaluations_of(engine, project)}:
@@ -393,7 +395,7 @@ def versions_that_may_not_start(engine: Engine, store: Store, project: str, rule
 
 
 def barred_versions(engine: Engine, quality: PoseQuality, project: str) -> dict[str, str]:
-    """The versions that the rule of promotion may not choose for the poses that they made, with the reason."""
+    """The versions that the rule may not promote because of the poses that they made, with the reason."""
     if "promotion" not in quality.blocks:
         return {}
     return {
@@ -406,10 +408,10 @@ def barred_versions(engine: Engine, quality: PoseQuality, project: str) -> dict[
 
 
 def _weighed_by_a_person(engine: Engine, store: Store, model: ModelVersion, reason: str) -> Choice:
-    """A version that a person wants, with what is known of its error.
+    """A version that a person wants, with its error as far as it is known.
 
-    That is the error that `best_models` shows of the newest comparison; of a version that is not in it, that of its
-    newest evaluation, and None where that cannot be read.
+    That is its error in the newest comparison, as `best_models` shows it. If the version is not in it, it is the error
+    of its newest evaluation, or None if that cannot be read.
     """
     best = best_models(engine)
     own = best[(best["project"] == model.project) & (best["model"] == model.id) & (best["bodypart"] == ALL)]
@@ -420,14 +422,14 @@ def _weighed_by_a_person(engine: Engine, store: Store, model: ModelVersion, reas
         return Choice(model.id, None, reason)
     try:
         return Choice(model.id, known[-1], reason, *test_error(load_evaluation(store, known[-1])))
-    except PlatformError:  # which the judgement of the version says
+    except PlatformError:  # the judgement of the version says so
         return Choice(model.id, known[-1], reason)
 
 
 def _require_choosable(engine: Engine, store: Store, projects: Collection[str], choice: PersonalChoice) -> ModelVersion:
     if not choice.model.strip():
         raise Refused(
-            "no model was named, and yet something else of a choice",
+            "no model was named, but other parts of a choice were",
             "Name the model, or leave all of it out: then the rule of lab.yaml decides",
         )
     try:
@@ -494,6 +496,6 @@ def _overtaken(project: str, in_force: Promotion | None) -> Refused:
 
 
 def _warning(engine: Engine, store: Store, model: str, rules: ModelRules) -> str | None:
-    """Why a version's own test images do not speak for it; None where they do."""
+    """The reason why a version's own test images do not speak for it; None if they do."""
     judgement = judge_version(engine, store, model, rules)
     return None if judgement.standing == "usable" else str(judgement)

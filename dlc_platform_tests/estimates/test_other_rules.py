@@ -100,7 +100,7 @@ def test_rules_that_the_catalogue_does_not_follow_yet_are_said(lab: Engine) -> N
     assert unread_rules(lab, rules.tracking) is None
     said = unread_rules(lab, settings(camera="side").tracking)
     assert said is not None
-    assert "the cameras top (maze before, no project now), and this answer follows those from before" in said
+    assert "the cameras top (maze before, no project now), and this answer follows the old ones" in said
     assign_cameras(lab, settings(camera="side").tracking.project_of)
     assert unread_rules(lab, settings(camera="side").tracking) is None
 

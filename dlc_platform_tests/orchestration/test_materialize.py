@@ -277,7 +277,7 @@ def test_poses_that_are_found_say_when_they_were_made(tracked_lab: Path):
     before = pose_estimate(LabResource(home=str(tracked_lab)).engine, identity)
     assert before is not None
     assert materialize(tracked_lab, "pose_estimates", [FIRST], said.append), said
-    (line,) = [line for line in said if "these poses were there already, made on" in line]
+    (line,) = [line for line in said if "these poses exist already, made on" in line]
     assert f"in the run {before.run_id}" in line
     (line,) = [line for line in said if "session tracked" in line]
     assert line == f"  1 session tracked, {before.frames:,} frames; 1 session had these poses already"

@@ -1,1 +1,1 @@
-"""What concerns a whole lab: to make one, plan, examine and keep it, to back it up, and what waits in it."""
+"""Work on a whole lab: making it, planning, examining and keeping it, backing it up, and listing what waits in it."""

@@ -1,21 +1,21 @@
-"""A lab in one file, and a lab out of it: the database, the index of the store, and lab.yaml.
+"""A lab in one file, and a lab made from that file: the database, the index of the store, and lab.yaml.
 
 The file is a plain tar that any tool opens, for years:
 
 ==================  ==================================================================================
 ``SHA256SUMS``      The checksums of the others, as `sha256sum --check` reads them.
-``manifest.json``   What made the file, and when: `BackupManifest`.
+``manifest.json``   The platform that made the file, and when: `BackupManifest`.
 ``lab.yaml``        As it was.
 ``store.json.gz``   Every product of the store: kind, identity, SHA-256 of its manifest.
 ``database.dump``   Both schemas of the database, as `pg_dump` writes them in its custom format.
 ==================  ==================================================================================
 
-A backup can come from anybody, so nothing of it is run: `restore` makes the tables itself, and takes rows as values out
-of the dump (`postgres.rows`). A backup that defines anything else than the platform's own tables is refused.
+A backup can come from anybody, so nothing in it is run: `restore` makes the tables itself, and takes rows as values
+from the dump (`postgres.rows`). A backup that defines more than the platform's own tables is refused.
 
 The products themselves, raw data and DeepLabCut projects are not in it: they never change, so copying their folders is
-enough. The database is taken out first and the index after it: a product is there before its row, so whatever the
-database names is in the index.
+enough. The database is dumped first and the index is written after it. A product is in the store before it has a row,
+so every product that the database names is in the index.
 """
 
 import errno
@@ -70,26 +70,26 @@ _DATABASE = "database.dump"
 _PARTS = (_ABOUT, LAB_FILE, _INDEX, _DATABASE)
 _SCHEMAS = (SCHEMA, DAGSTER_SCHEMA)
 _BLOCK_BYTES = 1 << 20
-#: Of the tar itself; Python's reader of headers takes minutes for a hundred thousand digits.
+#: The longest header of the tar; Python's reader of headers takes minutes for a hundred thousand digits.
 _HEADER_BYTES = 16 << 10
-#: What each part but the dump may have at most, and how often longer than its file the index may be: it is made of
-#: checksums, which cannot be made shorter than by half.
+#: The largest size of each part except the dump, and how many times longer than its file the index may be: it consists
+#: of checksums, which compress to half at best.
 _MOST_BYTES = {_SUMS: 1 << 12, _ABOUT: 1 << 16, LAB_FILE: 1 << 20}
 _INDEX_BEFORE, _INDEX_TIMES = 1 << 20, 6
 _ENTRY = re.compile(rf'\["({"|".join(KINDS)})", "([0-9a-f]{{64}})", "([0-9a-f]{{64}}|)"\](?:, (?=\[)|(?=\]))')
 _LONGEST_ENTRY = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-#: A restored lab's products may be brought before it.
+#: The products of a restored lab may be in this folder already.
 _STORE = "store"
 
 Index = dict[Product, str]
 
 
 class BackupManifest(BaseModel):
-    """What a backup says of itself.
+    """The backup's own description.
 
-    `revision` is the catalogue's migration, empty for a lab that had no tables; `postgres` the server's major version,
-    `store` the folder that the products lay in.
+    `revision` is the catalogue's migration, empty for a lab without tables; `postgres` is the server's major version,
+    and `store` the folder of the products.
     """
 
     format: Literal[1] = 1
@@ -103,7 +103,8 @@ class BackupManifest(BaseModel):
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup that was made; `missing` are products that the catalogue names and the store did not have even then."""
+    """A backup that was made; `missing` are products that the catalogue names and that the store did not have even
+    then."""
 
     file: Path
     size_bytes: int
@@ -113,11 +114,11 @@ class Backup:
 
 @dataclass(frozen=True)
 class Restored:
-    """A lab that was restored, and what its store lacks of the backup's products.
+    """A restored lab, and the products of the backup that its store lacks.
 
-    `store` is where lab.yaml expects the products, and `unusable` says why lab.yaml cannot be used, if so. `changed`
-    are products whose manifest is another one, and `unknown` those that the backup does not know. `lacking` is the file
-    that `dagster_yaml` in lab.yaml names, where it is not there: no backup holds it.
+    `store` is the folder where lab.yaml expects the products. `unusable` says why lab.yaml cannot be used, if so.
+    `changed` are products with another manifest than in the backup, and `unknown` those that the backup does not have.
+    `lacking` is the file that `dagster_yaml` in lab.yaml names, if it is missing: no backup holds it.
     """
 
     manifest: BackupManifest
@@ -130,9 +131,10 @@ class Restored:
 
 
 def backup(home: Path, file: Path) -> Backup:
-    """Write the lab into a new file; it may be at work meanwhile. No password gets into the file.
+    """Write the lab into a new file; the lab may be at work meanwhile. The file holds no password. No password gets
+    into the file.
 
-    The tables stay as they are: of an older platform's lab, that platform can make one again out of the file.
+    The tables stay as they are: from the backup of an older platform's lab, that platform can make the lab again.
 
     Raises
     ------
@@ -176,17 +178,17 @@ def backup(home: Path, file: Path) -> Backup:
         sums = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in _PARTS)
         (folder / _SUMS).write_text(sums)
         _pack(folder, file)
-    # For people alone: a row can name what leads out of the store.
+    # Only people read it: a row can name a path out of the store.
     missing = sorted(store.root.joinpath(*product) for product in recorded - index.keys())
     return Backup(file, file.stat().st_size, len(index), missing)
 
 
 @dataclass(frozen=True)
 class Storage:
-    """What a lab keeps in the database beside its catalogue, and which is no business of this layer: Dagster's tables.
+    """Dagster's tables, which lie in the same database and do not belong to this layer.
 
-    `make` makes them, empty, within the connection's transaction, whose search path is their schema. `settle` brings
-    runs that were under way in the backup to an end, and raises a ValueError for rows that are none of its own.
+    `make` makes them, empty, within the connection's transaction, whose search path is their schema. `settle` ends runs
+    that were under way in the backup, and raises a ValueError for rows that are not Dagster's.
     """
 
     make: Callable[[Connection], None]
@@ -194,28 +196,28 @@ class Storage:
 
 
 def restore(file: Path, home: Path, storage: Storage, leave_out: bool = False) -> Restored:
-    """Make a lab out of a backup, in an empty or new folder, which may hold the products in ``store`` already.
+    """Make a lab from a backup, in an empty or new folder, which may already hold the products in ``store``.
 
-    Its database is the one that the environment names, which must not hold a lab, else a new embedded one. When this
-    fails or is killed there is no lab: lab.yaml is written last.
+    Its database is the one that the environment names, which must not hold a lab, else a new embedded one. If this
+    fails or is killed, there is no lab: lab.yaml is written last.
 
     Parameters
     ----------
     leave_out
-        Leave out what the backup's database has beyond the platform's own, instead of refusing the backup.
+        Leave out everything in the backup's database that is not the platform's own, instead of refusing the backup.
 
     Raises
     ------
     PlatformError
-        When the file is no whole backup, or of a newer platform; its database holds what is not the platform's; the
-        folder or the database is not empty; or the database cannot be restored.
+        When the file is not a whole backup, or comes from a newer platform; its database holds more than the
+        platform's own; the folder or the database is not empty; or the database cannot be restored.
     """
     made_home = not home.exists()
     try:
         with _explained(home):
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".restore-", dir=home) as private:
-                # Our own folder is there before the look, so of two that restore at once not both find it empty.
+                # Our own folder exists before the check, so two restores at once do not both find it empty.
                 _require_empty(home, Path(private))
                 manifest, index = _unpack(file, Path(private))
                 _restore_database(home, Path(private) / _DATABASE, manifest, file, storage, leave_out)
@@ -243,7 +245,7 @@ def restore(file: Path, home: Path, storage: Storage, leave_out: bool = False) -
 
 
 def _open(home: Path) -> Engine | None:
-    """The catalogue of a lab, whose tables may be older than this version's; None for a lab that has none."""
+    """The catalogue of a lab, whose tables may be older than this version's; None if the lab has none."""
     if (url := existing_url(home)) is None:
         return None
     engine = open_catalog(url)
@@ -255,7 +257,7 @@ def _open(home: Path) -> Engine | None:
 
 
 def _index(store: Store) -> Index:
-    """The products that are there with the SHA-256 of their manifests; empty for a manifest that cannot be read."""
+    """The products in the store with the SHA-256 of their manifests; an empty text if a manifest cannot be read."""
     index: Index = {}
     for product in store.products():
         index[product] = ""
@@ -265,7 +267,8 @@ def _index(store: Store) -> Index:
 
 
 def _pack(folder: Path, file: Path) -> None:
-    """Make the tar of the parts beside its place, for nobody else to read, and put it there when it is on the disk."""
+    """Make the tar of the parts beside its place, readable for nobody else, and put it in place when it is on the
+    disk."""
     packed = folder / "packed"
     with open(packed, "xb", opener=_private) as output:
         with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -279,7 +282,7 @@ def _pack(folder: Path, file: Path) -> None:
         output.flush()
         os.fsync(output.fileno())
     try:
-        os.link(packed, file)  # which, unlike a renaming, never replaces
+        os.link(packed, file)  # unlike a renaming, this never replaces a file
     except FileExistsError:
         _require_new(file)
     except OSError:  # a disk without hard links
@@ -289,7 +292,7 @@ def _pack(folder: Path, file: Path) -> None:
 
 
 def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
-    """Check a backup and take its parts out into a folder; only parts of known names are ever written."""
+    """Check a backup and write its parts into a folder; only parts of known names are ever written."""
     with _Frugal(file, "rb", opener=_waiting_for_nobody) as given:
         if not stat.S_ISREG(os.fstat(given.fileno()).st_mode):
             raise _damaged(file, "it is not a file but a device or a pipe")
@@ -300,7 +303,7 @@ def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
                 raise _damaged(file, f"{', '.join(sorted(lacking))} is missing")
             listed = (folder / _SUMS).read_text().splitlines()
             if changed := [name for name in _PARTS if f"{sums[name]}  {name}" not in listed]:
-                raise _damaged(file, f"{', '.join(changed)} is not as it was when it was made")
+                raise _damaged(file, f"{', '.join(changed)} has changed since it was made")
             about = json.loads((folder / _ABOUT).read_text())
             if about["format"] != 1:
                 raise PlatformError(
@@ -311,7 +314,7 @@ def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
             index = _read_index(folder / _INDEX)
         except ValidationError as error:
             wrong = ", ".join(str(one["loc"][0]) for one in error.errors() if one["loc"])
-            raise _damaged(file, f"{_ABOUT} does not say what it should: {one_line(wrong)}") from error
+            raise _damaged(file, f"{_ABOUT} is not valid: {one_line(wrong)}") from error
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise _damaged(file, one_line(str(error)).rstrip(".")) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -320,7 +323,8 @@ def _unpack(file: Path, folder: Path) -> tuple[BackupManifest, Index]:
 
 
 class _Frugal(io.FileIO):
-    """A file for `tarfile`, which would read a name at once, however long the header says that it is."""
+    """A file for `tarfile` that refuses long headers; `tarfile` would read all of a header at once, whatever its
+    length."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _HEADER_BYTES:
@@ -329,10 +333,10 @@ class _Frugal(io.FileIO):
 
 
 def _take_out(tar: tarfile.TarFile, folder: Path) -> Iterator[tuple[str, str]]:
-    """Write the members into the folder; their names and the SHA-256 of what was written."""
+    """Write the members into the folder; give their names and the SHA-256 of the written bytes."""
     for member in tar:
         shown = repr(one_line(member.name))
-        # A sparse one is as long as it says, whatever the length of the backup.
+        # A sparse member is as long as its header says, whatever the length of the backup.
         if member.name not in (_SUMS, *_PARTS) or not member.isreg() or member.issparse():
             raise ValueError(f"{shown} does not belong in it")
         if (folder / member.name).exists():
@@ -354,7 +358,7 @@ def _read_index(file: Path) -> Index:
     index: Index = {}
     with gzip.open(file, "rt", encoding="ascii") as compressed:
         first, rest, length = compressed.read(1), "", 1
-        # In parts, of which no more is kept than the products that they name.
+        # Read in parts; only the products that they name are kept.
         while first == "[" and (part := compressed.read(_BLOCK_BYTES)):
             if (length := length + len(part)) > most:
                 raise ValueError(f"{_INDEX} would grow to more than {_INDEX_TIMES} times its size")
@@ -375,7 +379,7 @@ def _read_index(file: Path) -> Index:
 def _restore_database(
     home: Path, dump: Path, manifest: BackupManifest, file: Path, storage: Storage, leave_out: bool
 ) -> None:
-    """Fill the lab's empty database and bring it up to date; when that fails it is as empty as it was."""
+    """Fill the lab's empty database and bring it up to date; if that fails, it is as empty as before."""
     embedded = not is_external()
     empty = False
     engine = None
@@ -429,7 +433,7 @@ def _fill(engine: Engine, dump: Path, manifest: BackupManifest, file: Path, stor
         others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise PlatformError(
             f"{file} is refused: its database holds {foreign[0]}{others}",
-            "Ask whoever made the backup what that is; to restore the lab's own tables without it, give "
+            "Ask the person who made the backup what that is; to restore the lab's own tables without it, give "
             "`dlc-platform restore` the option --leave-out",
         )
     with engine.begin() as connection, shown(dump, manifest.postgres, "data") as lines:
@@ -459,7 +463,7 @@ def _require_suitable(engine: Engine, manifest: BackupManifest) -> None:
 
 def _put_in_place(lab_file: Path, home: Path) -> None:
     beside = lab_file.with_name("placed")
-    with open(beside, "wb") as file:  # anew, for whoever may read other files of the lab
+    with open(beside, "wb") as file:  # made anew, with the permissions of the lab's other files
         file.write(lab_file.read_bytes())
         file.flush()
         os.fsync(file.fileno())
@@ -491,16 +495,16 @@ def _explained(place: Path) -> Iterator[None]:
             ) from error
         raise PlatformError(
             f"{error.filename or place} cannot be used: {error.strerror}",
-            "See that it is there, can be read and written, and that its disk has free space",
+            "Check that it is there, can be read and written, and that its disk has free space",
         ) from error
 
 
 def _damaged(file: Path, problem: str) -> PlatformError:
-    return PlatformError(f"{file} is no whole backup: {problem}", "Use another copy of it, or an older backup")
+    return PlatformError(f"{file} is not a whole backup: {problem}", "Use another copy of it, or an older backup")
 
 
 def _waiting_for_nobody(path: str, flags: int) -> int:
-    # A pipe would be waited for, for ever.
+    # Opening a pipe would wait for ever.
     return os.open(path, flags | os.O_NONBLOCK)
 
 

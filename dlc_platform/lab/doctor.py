@@ -1,7 +1,7 @@
-"""What is wrong with a lab and what to do about it: the checks of `dlc-platform doctor`.
+"""The checks of `dlc-platform doctor`: the faults of a lab, and what to do about them.
 
-Nothing is changed here, but that an embedded Postgres that a lab has is started and left running; and nothing expensive
-is done: no video is decoded, no network is loaded.
+Nothing is changed here, except that the lab's embedded Postgres is started and left running. Nothing expensive is done:
+no video is decoded, no network is loaded.
 """
 
 import math
@@ -52,7 +52,7 @@ _MOST_OF_A_KIND = 10
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `remedy` is empty when it is as it should be, and a warning does not fail."""
+    """The result of one check; `remedy` is empty if all is well, and a warning is not a failure."""
 
     what: str
     found: str
@@ -61,10 +61,10 @@ class Finding:
 
 
 def examine(home: Path) -> Iterator[Finding]:
-    """Look at a lab.
+    """Examine a lab.
 
-    At its settings, disks, Postgres, projects, recipes, sessions, regions, quarantine, production models, channels and
-    devices, in this order.
+    The order is: settings, disks, Postgres, projects, recipes, sessions, regions, quarantine, production models,
+    channels and devices.
     """
     try:
         lab = load_lab(home)
@@ -90,7 +90,7 @@ def examine(home: Path) -> Iterator[Finding]:
 
 
 def examine_devices(listed: GpuNames) -> Finding:
-    """Whether this machine has the GPUs that lab.yaml lists."""
+    """Check that this machine has the GPUs that lab.yaml lists."""
     try:
         gpus = find_devices(listed)
         driver = not gpus or has_driver()
@@ -102,30 +102,30 @@ def examine_devices(listed: GpuNames) -> Finding:
     return Finding(
         "devices",
         f"lab.yaml lists {names}, and this machine has no NVIDIA driver: what runs here computes on the CPU",
-        "Install the driver, or write `gpus: auto` into lab.yaml, or `gpus: []` for the CPU; where a cluster has "
-        "the GPUs, it is as it should be",
+        "Install the driver, or write `gpus: auto` into lab.yaml, or `gpus: []` for the CPU; if a cluster has "
+        "the GPUs, all is well",
         warning=True,
     )
 
 
 def _open_home(home: Path) -> Iterator[Finding]:
-    """Say that other accounts of the machine can open HOME, which a new one is closed for."""
+    """Warn if other accounts of the machine can open HOME; a new HOME is closed to them."""
     try:
         mode = home.stat().st_mode & 0o777
         reachable = all(folder.stat().st_mode & 0o001 for folder in home.resolve().parents)
         data = home / "postgres" / "data"
-        # That of root runs as another account, which comes through HOME where its data lie there.
+        # The Postgres of root runs as another account, which must pass through HOME if its data lie there.
         through = data.is_dir() and not data.is_symlink() and data.stat().st_uid != home.stat().st_uid
-    except OSError:  # as from within a container, which does not see the folders above
+    except OSError:  # for example in a container, which does not see the folders above
         return
     if not reachable or not mode & (0o004 if through else 0o005):
         return
     if through:
         found = f"every account of this machine can list {home} (mode {mode:04o})"
-        remedy = f"Run: chmod o-rw {shell_word(home)} (its Postgres, which is another account, still comes through)"
+        remedy = f"Run: chmod o-rw {shell_word(home)} (its Postgres, which runs as another account, can still pass)"
     else:
         found = f"every account of this machine can open {home} (mode {mode:04o})"
-        remedy = f"Where that is not meant, run: chmod o-rwx {shell_word(home)}"
+        remedy = f"If you do not want that, run: chmod o-rwx {shell_word(home)}"
     yield Finding("HOME", found, remedy, warning=True)
 
 
@@ -197,7 +197,7 @@ def _recipes(recipes: Mapping[str, Recipe], inference: Sequence[InferenceRule]) 
         try:
             check_weights(weights, net_type)
         except PlatformError as error:
-            # A network connection may come back before somebody trains.
+            # The network connection may come back before somebody trains.
             passing = weights == IMAGENET and net_type in NETWORKS
             yield Finding(f"recipe {', '.join(names)}", error.problem, error.remedy, warning=passing)
     if not recipes:
@@ -207,7 +207,7 @@ def _recipes(recipes: Mapping[str, Recipe], inference: Sequence[InferenceRule]) 
 
 
 def _networks(recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], list[str]]:
-    """The networks and first weights that the recipes ask for, each with the recipes that do."""
+    """The networks and first weights that the recipes ask for, each with its recipes."""
     asked: dict[tuple[str, str], list[str]] = {}
     for name, recipe in recipes.items():
         asked.setdefault((recipe.net_type, recipe.weights), []).append(name)
@@ -243,7 +243,7 @@ def _sessions(raw_roots: Sequence[Path], layout: Layout, root_seconds: float) ->
 
 
 def _layout(layout: Layout, found: Scan) -> Iterator[Finding]:
-    """What share of the videos on disk the layout places."""
+    """The share of the videos on disk that the layout assigns to sessions."""
     name = layout.preset or ("the pattern" if "pattern" in layout.model_fields_set else "neuroblueprint")
     placed = sum(len(recording.files) for session in found.sessions for recording in session.recordings)
     outside = [skipped.path for skipped in found.skipped if skipped.reason == OUTSIDE]
@@ -258,7 +258,7 @@ def _layout(layout: Layout, found: Scan) -> Iterator[Finding]:
 
 
 def _regions(tracking: Tracking, files: list[KnownFile]) -> Iterator[Finding]:
-    """Whether each region lies in all videos of the cameras and sessions that it is for."""
+    """Check that each region lies in all videos of the cameras and sessions that it is for."""
     held = 0
     used: set[Region] = set()
     wrong: dict[tuple[Region, str], list[PlatformError]] = {}
@@ -280,7 +280,7 @@ def _regions(tracking: Tracking, files: list[KnownFile]) -> Iterator[Finding]:
         if region not in used:
             yield Finding(
                 "regions",
-                f"the region {region} (camera {rule.camera}, session {rule.session}) is that of no registered video",
+                f"the region {region} (camera {rule.camera}, session {rule.session}) matches no registered video",
                 "Correct its patterns in lab.yaml, if it should be",
                 warning=True,
             )
@@ -317,7 +317,7 @@ def _waiting_for_a_person(home: Path, lab: Lab) -> Iterator[Finding]:
 
 
 def _production(home: Path, store: Store, projects: Iterable[str], rules: ModelRules) -> Iterator[Finding]:
-    """What the test images of the production models say of them."""
+    """The judgement of the production models by their test images."""
     with _catalogue(home) as engine:
         if engine is None:
             return
@@ -341,7 +341,7 @@ def _production(home: Path, store: Store, projects: Iterable[str], rules: ModelR
 
 
 def _notify(home: Path, channels: Sequence[Channel]) -> Iterator[Finding]:
-    """Whether each channel has its secret and a server that answers, and what did not get through."""
+    """Check that each channel has its secret and a server that answers, and list what could not be sent."""
     if not channels:
         yield Finding("notifications", "lab.yaml names no channel: failures are seen in the UI alone")
         return
@@ -353,14 +353,14 @@ def _notify(home: Path, channels: Sequence[Channel]) -> Iterator[Finding]:
         if secret_file := exposed_secret(channel):
             yield Finding(
                 what,
-                f"others on this machine may read {secret_file}",
+                f"other users of this machine may read {secret_file}",
                 f"Keep it to yourself: chmod 600 {shell_word(secret_file)}",
                 warning=True,
             )
         try:
             yield Finding(what, f"{reach(channel)}; it is told of {', '.join(channel.send)}")
         except PlatformError as error:
-            # The service may know a variable that this shell does not, and a server may come back.
+            # The service may have a variable that this shell does not have, and a server may come back.
             yield Finding(what, error.problem, error.remedy, warning=True)
         waiting, given_up, last_error = states.get(channel.name, (0, 0, None))
         if given_up or last_error:
@@ -375,7 +375,7 @@ def _notify(home: Path, channels: Sequence[Channel]) -> Iterator[Finding]:
 
 @contextmanager
 def _catalogue(home: Path) -> Iterator[Engine | None]:
-    """The catalogue, where there is one that is up to date; `inspection` says why there is none."""
+    """The catalogue, if there is one that is up to date; else `inspection` says why not."""
     try:
         engine = open_where_there(home)
     except PlatformError:

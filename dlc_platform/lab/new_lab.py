@@ -20,9 +20,9 @@ from dlc_platform.settings.schema import SCHEMA_LINE, write_schema
 from dlc_platform.text.words import counted
 from dlc_platform.video.region import Region
 
-#: Of the split of a new project, and of its first training.
+#: The seed of a new project's split, and of its first training.
 _SEED = 42
-#: The shares of labelled images to test on, the first one that is enough; a fifth is usual, a third the most.
+#: The shares of labelled images to test on; the first one that is enough is used, a third at most.
 _TEST_FRACTIONS = (0.1, 0.15, 0.2, 0.25, 0.3)
 
 _TEXT = """\
@@ -160,7 +160,7 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
     Raises
     ------
     PlatformError
-        When there is a lab.yaml already, a folder is missing or unusable, or a project cannot be read.
+        When a lab.yaml exists already, a folder is missing or unusable, or a project cannot be read.
     """
     home = home.absolute()
     file = home / LAB_FILE
@@ -192,7 +192,7 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
     recipes: dict[str, Recipe] = {}
     images = {name: labelled_images(project) for name, project in entries.items()}
     for name, project in entries.items():
-        # Older projects name networks that DeepLabCut's PyTorch engine does not have.
+        # Older projects may name networks that DeepLabCut's PyTorch engine does not have.
         asked = project.config.get("default_net_type")
         net_type = str(asked) if asked in NET_TYPES else "resnet_50"
         recipes[f"{name}-{_name(net_type.replace('_', ''), 'network')}"] = Recipe(
@@ -201,7 +201,7 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
     rules = [("*", next(iter(entries)))]
     text = lab_text(home, _name(home.name, "lab"), raw_roots, entries, images, recipes, rules)
     try:
-        # Whoever wants others to see the lab opens it with chmod; nothing here changes that again.
+        # A person who wants to share the lab opens it with chmod; nothing here changes that again.
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -215,7 +215,7 @@ def make_lab(home: Path, raw_roots: Sequence[Path], projects: Sequence[Path]) ->
     try:
         load_lab(home)
     except PlatformError:
-        file.unlink()  # what `doctor` would refuse
+        file.unlink()  # a file that `doctor` would refuse
         raise
     write_schema(home)
     return file
@@ -238,9 +238,9 @@ def lab_text(
     Parameters
     ----------
     images
-        What `labelled_images` gives of each project.
+        The result of `labelled_images` for each project.
     inference
-        Pattern of a camera and the project that tracks it, for each rule.
+        The pattern of a camera and the project that tracks it, for each rule.
     """
     return _TEXT.format(
         schema=SCHEMA_LINE,
@@ -266,7 +266,7 @@ def lab_text(
     )
 
 
-#: What a recipe says in any case; of the other keys, what is not as by default.
+#: The keys that a recipe always shows; other keys are shown if they differ from their defaults.
 _ALWAYS = {"project", "net_type", "epochs", "batch_size", "test_fraction", "seed", "weights"}
 
 
@@ -278,7 +278,7 @@ def _written(recipe: Recipe) -> dict[str, Any]:
 
 
 def labelled_images(project: Project) -> list[str] | None:
-    """The identities of a project's labelled images; None where its labels cannot be read, as `doctor` says."""
+    """The identities of a project's labelled images; None if its labels cannot be read, which `doctor` explains."""
     try:
         return list(read_labels(project).images["sha256"])
     except PlatformError:
@@ -297,7 +297,7 @@ def _test_fraction(images: Sequence[str] | None) -> float:
 
 
 def _tested(images: Sequence[str] | None, seed: int, fraction: float) -> str:
-    """How many images a recipe is tested on, in words."""
+    """The number of images that a recipe is tested on, in words."""
     if images is None:
         return "its labels could not be counted, see `doctor`"
     number = _number_tested(images, seed, fraction)
@@ -318,12 +318,12 @@ def _require_outside(home: Path, folder: Path, what: str) -> None:
 
 
 def _name(text: str, otherwise: str) -> str:
-    """A name that lab.yaml takes, with room for an ending."""
+    """A name that lab.yaml accepts, with room for an ending."""
     return re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9_.-]+", "-", text))[:45].strip("-._") or otherwise
 
 
 def _regions(projects: Mapping[str, Project]) -> str:
-    """The regions of projects that say `cropping: true`: in force where that is sure, and else to be looked at."""
+    """The regions of projects that say `cropping: true`: as rules if that is certain, else as comments to check."""
     cropped = [(name, project, project.cropped) for name, project in projects.items() if project.cropped]
     lines = [f"#   - {region_rule(Region(40, 0, 560, 480))}"]
     for name, project, region in cropped:

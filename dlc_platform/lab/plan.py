@@ -1,8 +1,8 @@
-"""What a lab would do with what lies on its disks: which sessions would be registered, which videos tracked, and why
-the others not.
+"""The effect of starting the lab on the files that lie on its disks now: which sessions would be registered, which
+videos would be tracked, and why the others would not.
 
-Nothing is registered, run or written here, and no video is read beyond its header: what a plan says of files that are
-not registered yet is what names, sizes, times and headers tell.
+Nothing is registered, run or written here, and of a video only the header is read. For files that are not registered
+yet, a plan relies on names, sizes, times and headers.
 """
 
 import math
@@ -35,11 +35,11 @@ from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 
 State = Literal["new", "changed", "moved", "registered", "missing", "unreachable"]
-#: Files whose headers are read for one plan: opening each of an archive on a network disk takes long.
+#: The most files whose headers one plan reads: opening every file of an archive on a network disk takes long.
 _MOST_HEADERS = 1000
-#: How long one plan reads headers, and after that the lab's own tables, of disks that are slow.
+#: The seconds that one plan spends on reading headers, and then on the lab's own tables, if disks are slow.
 _READING_SECONDS = 60.0
-#: Changes of a session that its note names.
+#: The most changes of a session that its note names.
 _CHANGES_SHOWN = 3
 _DOES_NOT_OPEN = "does not open: "
 
@@ -51,10 +51,10 @@ class PlannedFile:
     Attributes
     ----------
     poses
-        ``wanted``: they would be computed by `model`, the production model of `project`; ``there``: it has some;
-        ``none``: it is not tracked, for the reason `reason`.
+        ``wanted``: `model`, the production model of `project`, would compute them; ``there``: the file has some;
+        ``none``: it is not tracked; `reason` says why.
     frames, duration_s
-        As counted where the file is registered, as its header promises where it is not; None where neither says.
+        As counted if the file is registered, else as its header promises; None if neither tells.
     """
 
     recording: str
@@ -71,19 +71,19 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class PlannedSession:
-    """A session on disk, or one that is registered and no longer there.
+    """A session on disk, or a registered one that is not on disk any more.
 
     Attributes
     ----------
     state
-        What it is beside the catalogue. ``moved``: its files are, by size and time, those of another place;
-        ``unreachable``: it is registered, and its raw root cannot be read.
+        Its state compared with the catalogue. ``moved``: its files have the size and time of files that were at another
+        place; ``unreachable``: it is registered, and its raw root cannot be read.
     registers
-        Whether `session_videos` would run for it.
+        True if `session_videos` would run for it.
     labels
-        Whether `labeled_frames` would.
+        True if `labeled_frames` would run for it.
     note
-        What is new, changed, moved or not ready; empty where there is nothing to say.
+        The files that are new, changed, moved or not ready, in words; empty if there are none.
     """
 
     key: str
@@ -97,14 +97,14 @@ class PlannedSession:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be done, session by session, sorted by key; and what is left out, sorted by path.
+    """The work that would be done, session by session, sorted by key; and what is left out, sorted by path.
 
     Attributes
     ----------
     has_catalogue
         False for a lab that was never started: then every session is new.
     headers_left
-        How many new files were not opened, because there are so many, or their disk is slow.
+        The number of new files that were not opened, because there are many or their disk is slow.
     copies
         A line for each registered video that several files hold.
     projects
@@ -123,11 +123,11 @@ class Plan:
 
     @property
     def loses(self) -> bool:
-        """Whether a recording or a raw root cannot be used before a person mends something."""
+        """True if a recording or a raw root cannot be used before a person mends something."""
         return any(item.kind == "lost" for item in self.skipped)
 
     def of(self, key: str) -> "Plan":
-        """The plan of one session, and what is left out for reasons that name it or in its folder."""
+        """The plan of one session, with the things left out whose reason names it or that lie in its folder."""
         own = tuple(session for session in self.sessions if session.key == key)
         folders = [Path(session.folder) for session in own]
         named = re.compile(rf"(?<![\w-]){re.escape(key)}(?![\w-])")
@@ -151,7 +151,7 @@ class Plan:
 
 
 def plan(lab: Lab, engine: Engine | None) -> Plan:
-    """Say what would be done with what lies on the disks now.
+    """The plan for the files that lie on the disks now.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def plan(lab: Lab, engine: Engine | None) -> Plan:
     planner = _Planner(lab, found, catalogue, disks)
     sessions = [*map(planner.on_disk, found.sessions), *planner.missing()]
     skipped = [*found.skipped, *_sidecar_problems(lab, found, disks)]
-    # A root may have stopped to answer after it was listed.
+    # A root may have stopped answering after it was listed.
     skipped += [Skipped(root, reason, "lost") for root, reason in disks.silent.items()]
     skipped += [
         Skipped(session.folder, f"{' and '.join(keys)} are nearly the same key; rename one, if they are one session")
@@ -209,12 +209,12 @@ def broken_projects(lab: Lab) -> tuple[str, ...]:
 
 
 class _Catalogue:
-    """What the catalogue says, read once; nothing where there is none."""
+    """The rows of the catalogue, read once; empty if there is no catalogue."""
 
     def __init__(self, lab: Lab, engine: Engine | None) -> None:
         self.files: dict[str, dict[tuple[str, int], Row]] = defaultdict(dict)
         self.held: Mapping[tuple[str, str | None], str] = {}
-        #: Files that a person let go: only what holds them up now decides.
+        #: Files that a person released: only their open quarantine counts.
         self.released: set[tuple[str, str]] = set()
         self.labelled: set[str] = set()
         self.trackers = Trackers({}, {})
@@ -236,7 +236,7 @@ class _Planner:
         self._catalogue = catalogue
         self._on_disk = {session.key for session in found.sessions}
         paths = {str(file.path) for s in found.sessions for r in s.recordings for file in r.files}
-        #: Registered files that are not where they were, by size and time.
+        #: Registered files that are not at their place any more, by size and time.
         self._gone = {
             (row.size_bytes, row.mtime_ns): row
             for rows in catalogue.files.values()
@@ -339,7 +339,7 @@ class _Planner:
             yield PlannedSession(key, str(place.parent), state, False, False, note, files)
 
     def _change(self, key: str, file: VideoFile, row: Row | None) -> str | None:
-        """What is other about a file than the catalogue knows; None for nothing."""
+        """The difference between a file and the catalogue, in words; None if there is none."""
         if row is not None and is_registered(file, row):
             return None
         before = self._gone.get((file.size, file.mtime_ns))
@@ -362,7 +362,7 @@ class _Planner:
         return None
 
     def _age_s(self, file: VideoFile) -> float:
-        """For how long a file has been as it is, by its time; a time in the future says nothing."""
+        """The seconds since a file changed, by its time; a time in the future tells nothing."""
         age = self._now - file.mtime_ns / 1e9
         return age if age >= 0 else math.inf
 
@@ -401,7 +401,7 @@ class _Planner:
         )
 
     def _reason(self, key: str, file: VideoFile, row: Row | None, project: str | None) -> str | None:
-        """Why a file that has no poses would not be tracked."""
+        """The reason why a file without poses would not be tracked."""
         if row is not None:
             held = self._catalogue.held.get((key, None)) or self._catalogue.held.get((key, str(file.path)))
             if held is not None:

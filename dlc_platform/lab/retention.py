@@ -1,7 +1,7 @@
-"""What of the store is as the catalogue knows it, and what of it nothing refers to: `verify` and `garbage`.
+"""Comparing the store with the catalogue (`verify`), and finding the parts that nothing refers to (`garbage`).
 
-How a product is written and removed is the store's business, which rows name one is the catalogue's. Symbolic links are
-never followed here: what lies behind one is reported, and never read or removed.
+The store writes and removes products; the catalogue knows the rows that name them. Symbolic links are never followed
+here: a link is reported, and its target is never read or removed.
 """
 
 import json
@@ -26,9 +26,9 @@ _BRING_BACK = "Bring the product back from a copy of the store, or remove its fo
 
 @dataclass(frozen=True)
 class Difference:
-    """What of the store is not as the catalogue or a manifest says.
+    """A part of the store that differs from the catalogue or from a manifest.
 
-    A warning is no fault: there is nothing to compare with, or the file is as it was made by an earlier version.
+    A warning is not a fault: there is nothing to compare with, or the file is as an earlier version made it.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Garbage:
-    """A product (kind and identity) that no row names, or, with None for it, what a crash left behind."""
+    """A product (kind and identity) that no row names; or, if `product` is None, something that a crash left behind."""
 
     path: Path
     product: Product | None
@@ -52,14 +52,14 @@ def verify(
 ) -> Iterator[Difference]:
     """Read the whole store again and compare it with the catalogue and with the manifests.
 
-    Nothing is changed, and what cannot be read does not stop it. The lab may be at work meanwhile.
+    Nothing is changed, and a file that cannot be read does not stop it. The lab may be at work meanwhile.
 
     Parameters
     ----------
     on_progress
-        Called with the number of products that were read and the number there are.
+        Called with the number of products that were read and the number of all products.
     """
-    # A product is there before its row, so what has a row now must be found, and what is found may get its row later.
+    # A product is in the store before its row: one with a row must be found now, and one without may get its row later.
     before = recorded_products(engine)
     if before and not store.root.is_dir():
         yield Difference(
@@ -73,7 +73,7 @@ def verify(
     for kind in KINDS:
         listed, differences, whole = _list(store.root / kind)
         found.extend((kind, identity) for identity in listed)
-        # What is there, but not as a product, is reported as that, and not as missing too.
+        # Something that lies there and is not a product is reported as that, and not as missing as well.
         names = {difference.path.name for difference in differences}
         unseen |= {product for product in before if product[0] == kind and (not whole or product[1] in names)}
         yield from differences
@@ -109,16 +109,16 @@ def verify(
 
 
 def garbage(engine: Engine, store: Store) -> Iterator[Garbage]:
-    """What of the store nothing refers to, and nobody has written for a day: a product is written before its row.
+    """The parts of the store that nothing refers to and that nobody has written to for a day.
 
     Raises
     ------
     PlatformError
-        When a folder of the store cannot be read; or the catalogue names no product of the store at all, so that it is
-        hardly the catalogue of this store.
+        When a folder of the store cannot be read; or the catalogue names no product of the store at all, so that it
+        probably belongs to another store.
     """
     there = store.products()
-    # In this order: a product that got its row since is named.
+    # In this order, so that a product that got its row meanwhile counts as named.
     recorded = recorded_products(engine)
     if there and not any(product in recorded for product in there):
         raise PlatformError(
@@ -134,17 +134,17 @@ def garbage(engine: Engine, store: Store) -> Iterator[Garbage]:
 
 
 def remove(engine: Engine, store: Store, item: Garbage) -> bool:
-    """Remove what `garbage` found, unless it is of use by now.
+    """Remove what `garbage` found, unless it is in use by now.
 
     Returns
     -------
     bool
-        False when it was kept: a row names it now, or somebody wrote to it or is about to record it.
+        False if it was kept: a row names it now, or somebody wrote to it or is about to record it.
 
     Raises
     ------
     PlatformError
-        When it cannot be removed. A product that was begun is out of sight and is found as a left-over later.
+        When it cannot be removed. A product whose removal began is hidden, and is found as a left-over later.
     """
     try:
         if item.product is None:
@@ -162,7 +162,7 @@ def _garbage(path: Path, product: Product | None) -> Garbage:
 
 
 def _list(folder: Path) -> tuple[list[str], list[Difference], bool]:
-    """The products of a kind, what else lies beside them, and whether all of the folder could be seen."""
+    """The products of a kind, the differences beside them, and True if all of the folder could be seen."""
     if folder.is_symlink():
         return [], [_link(folder)], False
     try:
@@ -183,7 +183,7 @@ def _list(folder: Path) -> tuple[list[str], list[Difference], bool]:
                 problem = "a crash left this half-written or half-removed"
                 others.append(Difference(path, problem, "Remove it with `dlc-platform gc HOME`"))
         elif not is_product(entry):
-            others.append(Difference(path, "this is no product of the store", "Move it elsewhere"))
+            others.append(Difference(path, "this is not a product of the store", "Move it elsewhere"))
     return products, others, True
 
 
@@ -233,15 +233,16 @@ def _verify_product(product: Path, manifest_sha256: str | None) -> Iterator[Diff
 
 
 def _copies(files: Mapping[str, Path], imported: str | None) -> Iterator[Difference]:
-    """Files of an imported product that are copies, byte for byte, as an earlier version made them of pose files."""
+    """Files of an imported product that are copies, byte for byte, of pose files; an earlier version made such
+    copies."""
     for path in files.values():
         if imported is None or path.suffix.lower() not in (".h5", ".hdf5"):
             continue
-        with suppress(OSError):  # it is reported as a file
+        with suppress(OSError):  # the file itself is reported elsewhere
             if sha256_file(path) == imported:
                 yield Difference(
                     path,
-                    "an earlier version copied this imported file as it was, with whatever it holds besides numbers",
+                    "an earlier version copied this imported file unchanged, with all that it holds besides numbers",
                     "Open it with no program that unpickles, such as pandas; to have its numbers alone written anew, "
                     "move the product's folder away and import the file again",
                     warning=True,
@@ -249,7 +250,7 @@ def _copies(files: Mapping[str, Path], imported: str | None) -> Iterator[Differe
 
 
 def _contents(product: Path) -> tuple[dict[str, Path], dict[str, Difference]]:
-    """The files of a product, and what in it is none or cannot be seen, by their paths below it."""
+    """The files of a product, and the differences of entries that are not files or cannot be seen, by path below it."""
     files: dict[str, Path] = {}
     differences: dict[str, Difference] = {}
     folders = [product]
@@ -271,13 +272,13 @@ def _contents(product: Path) -> tuple[dict[str, Path], dict[str, Difference]]:
             elif entry.is_file(follow_symlinks=False):
                 files[name] = path
             else:
-                # Reading a pipe would wait for ever.
+                # Opening a pipe would wait for ever.
                 differences[name] = Difference(path, "this is neither a file nor a folder", _BRING_BACK)
     return files, differences
 
 
 def _listed(manifest: Any) -> dict[str, tuple[int, str]] | None:
-    """Size in bytes and SHA-256 by path, as a manifest lists them; None when it is older than checksums."""
+    """Size in bytes and SHA-256 by path, as a manifest lists them; None if it is older than checksums."""
     files = manifest.get("files")
     return None if files is None else {file["path"]: (file["size_bytes"], file["sha256"]) for file in files}
 

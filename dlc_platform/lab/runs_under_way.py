@@ -1,7 +1,7 @@
-"""The runs that are under way for each session, as Dagster's own tables say.
+"""The runs that are under way for each session, read from Dagster's own tables.
 
-A listing command asks this. The tables are read by SQL, because loading Dagster takes longer than the whole command.
-A test in `orchestration` holds what is read here against what Dagster itself says.
+A listing command asks this. The tables are read by SQL, because loading Dagster takes longer than the whole command. A
+test in `orchestration` compares the answers with Dagster's own.
 """
 
 import json
@@ -19,7 +19,7 @@ from dlc_platform.postgres.connection import existing_dagster_url
 
 #: The sessions of a run are those from one partition to another, in the order in which the partitions were added.
 _ORDER = "select partition from dynamic_partitions where partitions_def_name = 'sessions' order by id"
-#: Of unfinished runs, and of those that Dagster is about to start again.
+#: Unfinished runs, and those that Dagster is about to start again.
 _RUNS = """
 select r.run_id, r.status, r.run_body, r.create_timestamp, r.update_timestamp, r.start_time,
        (select jsonb_object_agg(t.key, t.value) from run_tags t where t.run_id = r.run_id) as tags
@@ -30,19 +30,19 @@ or (r.status = 'FAILURE' and r.update_timestamp > cast(:lately as timestamp)
     and not exists (select from run_tags t where t.key = 'dagster/parent_run_id' and t.value = r.run_id))
 order by r.id
 """
-#: Dagster's daemon starts a failed run again within seconds, and says every 30 s that it lives.
+#: Dagster's daemon starts a failed run again within seconds, and reports every 30 s that it is alive.
 _LATELY, _SILENT = timedelta(hours=1), timedelta(minutes=2)
 
-#: An asset, and a session to make it of.
+#: An asset, and the session to make it for.
 Wanted = tuple[str, str]
 State = Literal["retried", "queued", "starting", "is handed to Slurm", "waits for a device", "running"]
-#: What is nearest to its end is what is said of a session.
+#: If several runs are for one session, the state first in this list is shown.
 _NEAREST: tuple[State, ...] = ("running", "waits for a device", "is handed to Slurm", "starting", "queued", "retried")
 
 
 @dataclass(frozen=True)
 class RunUnderWay:
-    """A run that has not ended; `until` is when one that failed is tried again, None where that is not known."""
+    """A run that has not ended; `until` is when a failed one is tried again, None if that is not known."""
 
     id: str
     state: State
@@ -58,9 +58,9 @@ class RunUnderWay:
 
 
 def under_way(engine: Engine, assets: tuple[str, ...], now: datetime | None = None) -> dict[Wanted, RunUnderWay]:
-    """The runs that are under way for these assets, for each session that they make them of.
+    """The runs that are under way for these assets, by asset and session.
 
-    Empty where Dagster's tables are not there, or may not be read.
+    Empty if Dagster's tables do not exist or may not be read.
     """
     lately = (now or datetime.now(UTC)) - _LATELY
     try:
@@ -82,7 +82,7 @@ def under_way(engine: Engine, assets: tuple[str, ...], now: datetime | None = No
 
 
 def daemon_lives(engine: Engine, now: datetime | None = None) -> bool | None:
-    """True while Dagster's daemon says that it lives, without which nothing starts by itself; None if nobody knows."""
+    """True if Dagster's daemon reports that it is alive, without which nothing starts by itself; None if unknown."""
     try:
         with _dagster(engine) as connection:
             heard = connection.scalar(text("select max(timestamp) from daemon_heartbeats"))
@@ -133,5 +133,5 @@ def _sessions(tags: dict[str, str], place: dict[str, int], order: Any) -> list[s
 
 
 def _utc(moment: datetime) -> datetime:
-    """A time of Dagster's tables, which has no zone and means UTC."""
+    """A time from Dagster's tables: it has no time zone there and means UTC."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,7 +1,7 @@
-"""What a lab does for itself from time to time: check the store, back up, clean up.
+"""The upkeep that a lab does for itself from time to time: check the store, back up, clean up.
 
-How each is done is in `retention`, `backup` and `store`; here is what is done of it without a person, who is told of
-the rest. When it is done is in `orchestration.schedules`.
+`retention`, `backup` and `store` do the work; this module does the part that needs no person, and reports the rest.
+`orchestration.schedules` says when.
 """
 
 import re
@@ -19,13 +19,14 @@ from dlc_platform.settings.loading import load_lab
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted, said_of
 
-#: Differences that an error names; the log has all of them.
+#: The most differences that an error names; the log has all of them.
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What reading the store again found: `unchecked` counts its warnings, which name what is older than checks."""
+    """The result of reading the store again; `unchecked` counts its warnings, about files that are older than
+    checks."""
 
     products: int
     unchecked: int
@@ -33,7 +34,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class BackedUp:
-    """A backup that was made, and the earlier ones that it took the place of."""
+    """A new backup, and the earlier ones that were removed for it."""
 
     backup: Backup
     removed: list[Path]
@@ -41,7 +42,7 @@ class BackedUp:
 
 @dataclass(frozen=True)
 class CleanedUp:
-    """What was removed of the store, and the products of it that no row names, which only a person removes."""
+    """The paths that were removed from the store, and the count of its products that no row names."""
 
     removed: list[Path]
     removed_bytes: int
@@ -55,7 +56,7 @@ def verify_store(engine: Engine, store: Store, say: Callable[[str], None]) -> Ve
     Raises
     ------
     PlatformError
-        When it is not as the catalogue knows it; `say` is told of each difference.
+        When it differs from the catalogue; `say` is called with each difference.
     """
     wrong: list[retention.Difference] = []
     unchecked, products = 0, 0
@@ -81,9 +82,9 @@ def verify_store(engine: Engine, store: Store, say: Callable[[str], None]) -> Ve
 
 
 def back_up(home: Path, now: datetime | None = None) -> BackedUp:
-    """Write a backup into the folder that lab.yaml names, and remove the oldest ones beyond as many as it keeps.
+    """Write a backup into the folder that lab.yaml names, and remove the oldest ones beyond the number to keep.
 
-    Only files of the name that this gives them are removed, and none before the new one is whole.
+    Only files with the name of such a backup are removed, and none before the new one is whole.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def back_up(home: Path, now: datetime | None = None) -> BackedUp:
     lab = load_lab(home)
     folder = lab.backups.folder
     try:
-        # Backups hold who the animals were: they are nobody else's to read.
+        # Backups hold the details of animals and persons: nobody else may read them.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise PlatformError(
@@ -108,10 +109,10 @@ def back_up(home: Path, now: datetime | None = None) -> BackedUp:
 
 
 def clean_up(engine: Engine, store: Store) -> CleanedUp:
-    """Remove what crashes left in the store and nobody went on with.
+    """Remove what crashes left in the store and nobody continued.
 
-    Products that no row names are only counted: after a restore they are found again by what made them, unless they
-    were removed meanwhile.
+    Products that no row names are only counted; only a person removes them. After a restore, the run that would make
+    such a product finds it, if it is still there.
     """
     removed: list[Path] = []
     removed_bytes, unnamed, unnamed_bytes = 0, 0, 0

@@ -1,8 +1,8 @@
-"""Sessions that wait or are held up: since when, why, and what to do. One place for all of them.
+"""Sessions that wait or are held up: since when, why, and what to do. This is the one place for all of them. One place
+for all of them.
 
-Everything is read from the database: what the sensor saw at its last look, what is in quarantine, which registered
-files have no poses, and which runs Dagster has under way. A file of a camera that no inference rule names waits for
-nothing.
+Everything is read from the database: the sensor's last look, the quarantine, registered files without poses, and the
+runs that Dagster has under way. A file of a camera that no inference rule names does not wait.
 """
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ from dlc_platform.text.words import said_of
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What a session waits for, in words.
+#: The things that a session waits for, in words.
 _STEPS = {"videos": "its videos to be good enough", "labels": "its labels", "quality": "a decision on its poses"}
 _BY_ITSELF = "Nothing: it goes on by itself"
 #: The assets whose runs a session waits for.
@@ -74,9 +74,9 @@ class Waiting:
     Attributes
     ----------
     step
-        What it waits for: ``registration``, or the stage of its quarantine, or ``poses``.
+        The step that it waits for: ``registration``, the stage of its quarantine, or ``poses``.
     passing
-        True where nobody has to do anything.
+        True if nobody needs to do anything.
     """
 
     session: str
@@ -107,12 +107,12 @@ def waiting(engine: Engine, lab: Lab, now: datetime | None = None) -> list[Waiti
 
 
 def waiting_lines(found: Iterable[Waiting], width: int) -> Iterator[str]:
-    """What waits for a person to read, the sessions with the same step, reason and remedy together.
+    """The waiting sessions for a person to read; sessions with the same step, reason and remedy stand together.
 
     Parameters
     ----------
     width
-        Of the terminal, in characters. A command to paste and a path are never broken.
+        The width of the terminal, in characters. A command to paste and a path are never broken.
     """
     groups: dict[tuple[str, str, str], list[Waiting]] = defaultdict(list)
     for one in found:
@@ -141,7 +141,8 @@ def waiting_lines(found: Iterable[Waiting], width: int) -> Iterator[str]:
 
 
 def _general(text: str, one: Waiting) -> str:
-    """What is said of a session, without its name and its file's, which those with the same reason do not share."""
+    """A text about a session with "KEY" and "the file" for its own names, so that sessions with the same reason
+    match."""
     for own, word in ((one.file, "the file"), (one.session, "KEY")):
         if own:
             text = text.replace(own, word)
@@ -170,8 +171,8 @@ def _unregistered(row: Any, lab: Lab, now: datetime, runs: _Runs) -> Waiting:
         if told.startswith("it does not open"):
             until = since + timedelta(seconds=lab.scan.unopened_seconds)
             remedy = (
-                f"If it is broken, replace it; else wait: it is looked at again, and at {until:%Y-%m-%d %H:%M} UTC "
-                "read as it is"
+                "If it is broken, replace it; else wait: the lab looks again, and reads it as it is at "
+                f"{until:%Y-%m-%d %H:%M} UTC"
             )
         passing = False
     elif now - row.changed_at < timedelta(seconds=lab.settle_seconds):
@@ -184,7 +185,7 @@ def _unregistered(row: Any, lab: Lab, now: datetime, runs: _Runs) -> Waiting:
 def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator[Waiting]:
     if not rows:
         return
-    # What judges models takes longer to import than all of this takes where nothing waits.
+    # Importing the code that judges models takes longer than all of this if nothing waits.
     from dlc_platform.estimates.eligibility import find_trackers
 
     trackers = find_trackers(engine, Store(lab.store), lab.projects, lab.model_rules)
@@ -206,4 +207,4 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
 
 
 def _sentence(remedy: str) -> str:
-    return remedy[:1].upper() + remedy[1:] if remedy else "See what it says, and mend it"
+    return remedy[:1].upper() + remedy[1:] if remedy else "Mend what it says"

@@ -1,1 +1,1 @@
-"""From a raw root to a registered session: its folder, its files, whether they are whole, and its row."""
+"""The way from a raw root to a registered session: its folder, its files, their completeness, and its row."""

@@ -1,7 +1,7 @@
-"""What a DeepLabCut project crops and the lab does not: `cropping: true` in config.yaml, and `regions` in lab.yaml.
+"""Crops of a DeepLabCut project (`cropping: true` in config.yaml) for which the lab has no region.
 
-DeepLabCut analyses no more than the crop of each video. Here only a region does that, so a network that learned from
-crops would be shown whole pictures without a word.
+DeepLabCut analyses only the crop of each video. Here only a region does that, so a network that learned from crops
+would get whole pictures without a warning.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,14 +18,14 @@ from dlc_platform.video.registered import KnownFile
 
 
 def crop_without_region(name: str, project: Project, tracking: Tracking, files: Iterable[KnownFile]) -> Remark | None:
-    """What to say of a project that crops videos for which the lab has no region; None where all is as it should be.
+    """The remark about a project that crops videos for which the lab has no region; None if all is well.
 
     Parameters
     ----------
     name
-        Of the project in lab.yaml.
+        The name of the project in lab.yaml.
     files
-        Those of all registered sessions.
+        The files of all registered sessions.
     """
     if project.cropped is None:
         return None
@@ -48,19 +48,19 @@ def crop_without_region(name: str, project: Project, tracking: Tracking, files: 
 def video_without_region(
     projects: Mapping[str, ProjectEntry], tracking: Tracking, session: str, camera: str, width: int, height: int
 ) -> Remark | None:
-    """The same of one video that is tracked, by the camera's project; None where that cannot be read.
+    """The same remark for one video that is tracked, by its camera's project; None if the project cannot be read.
 
     Parameters
     ----------
     width, height
-        Of its picture as it is shown, in pixels.
+        The size of its picture as it is shown, in pixels.
     """
     name = tracking.project_of(camera)
     if name is None or tracking.region_for(session, camera) is not None:
         return None
     try:
         project = read_project(projects[name].path)
-    except PlatformError:  # which is said where labels are read
+    except PlatformError:  # reading the labels reports it
         return None
     if project.cropped in (None, Region(0, 0, width, height)):
         return None
@@ -75,14 +75,14 @@ def region_rule(region: Region) -> str:
 
 
 def holds_crops(project: Project) -> bool:
-    """True when the first image of every folder of labels has the size of what the project crops, by its header."""
+    """True if the first image of every folder of labels has the size of the project's crop, by its header."""
     sizes = set()
     for folder in sorted((project.path / "labeled-data").glob("*/")):
         image = next((file for file in sorted(folder.iterdir()) if _is_picture(file)), None)
         if image is not None and not folder.name.endswith("_labeled"):
             try:
                 sizes.add(size_of(image))
-            except PlatformError:  # whoever reads the labels says so
+            except PlatformError:  # reading the labels reports it
                 return False
     return project.cropped is not None and sizes == {(project.cropped.width, project.cropped.height)}
 
@@ -97,7 +97,7 @@ def _remark(project: Project, region: Region, consequence: str) -> Remark:
     crops = sorted({str(entry.get("crop")) for entry in entries if isinstance(entry, dict)})
     several = f"; the `crop` of its videos differs ({'; '.join(crops[:3])}), so see which region each needs"
     return Remark(
-        f"{project.path / CONFIG_FILE} says `cropping: true`, so DeepLabCut looks at no more than {region} of each "
+        f"{project.path / CONFIG_FILE} says `cropping: true`, so DeepLabCut looks only at {region} of each "
         f"video, but {consequence}{several if len(crops) > 1 else ''}",
         f"Write the rule {region_rule(region)} under `regions` in lab.yaml, or `cropping: false` in config.yaml if "
         "whole pictures are meant",

@@ -1,7 +1,7 @@
-"""What lies in one folder below a raw root: its videos, the folders to look at next, and what is left out and why.
+"""The listing of one folder below a raw root: its videos, the folders to look at next, and what is left out and why.
 
-Only names, sizes and times are looked at; no file is opened. Nothing on a disk makes a listing fail. Which folders are
-listed, and when, is for those who scan; what a name says of a file's being complete is in `readiness`.
+It uses only names, sizes and times; no file is opened. Nothing on a disk makes a listing fail. `scanning` decides which
+folders are listed, and when; `readiness` tells from names if a file is complete.
 """
 
 import os
@@ -20,31 +20,31 @@ from dlc_platform.sessions.layout import LEADS_OUT, Place, leads_out, place_of
 from dlc_platform.sessions.readiness import final_name, is_backup, under_way, unmarked, unready
 from dlc_platform.settings.layout import Layout
 
-#: How the reason begins why what a folder holds is not known.
+#: The beginning of the reason why the content of a folder is not known.
 UNREADABLE = "the folder cannot be read"
-#: Why a link is not followed that lab.yaml has left out.
+#: The reason why a link is not followed if lab.yaml leaves such links out.
 LINK_OUTSIDE = (
     "the link leads out of the raw root, and lab.yaml says `links_outside: leave_out` under `layout`; put the file "
     "itself there, or name the folder that it leads to in raw_roots"
 )
-#: How the reason begins why nothing new of a folder is used, whose session is told beside it.
-UNWRITTEN = "what lies in it cannot be written down"
-#: Folders that are links, one below the other: folders that link to each other could be walked through for ever.
+#: The beginning of the reason why nothing new in a folder is used; its session is named beside it.
+UNWRITTEN = "its content cannot be recorded"
+#: The most links to folders on one path: folders that link to each other could be walked through for ever.
 _MOST_LINKS = 3
-#: What cameras and their programs write besides the extensions that a lab begins with.
+#: Extensions that cameras and their programs write, besides those that a lab begins with.
 OTHER_VIDEOS = (
     *(".wmv", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".flv", ".f4v", ".h264", ".264", ".h265", ".hevc"),
     *(".asf", ".mxf", ".3gp", ".3g2", ".dv", ".ogv", ".vob", ".nut", ".mjpeg", ".mjpg", ".ivf", ".y4m", ".seq"),
     *(".ufmf", ".fmf", ".cine", ".divx", ".xvid", ".rm", ".rmvb", ".insv", ".lrv", ".r3d", ".braw"),
 )
-#: How DeepLabCut names what it makes of a video: the source's name, and the network's behind it.
+#: The names of DeepLabCut's outputs for a video: the name of the source, followed by that of the network.
 _OF_A_NETWORK = re.compile(r"(?P<source>.*?)(?P<network>DLC_.+|_superanimal_.+)", re.S)
 _DRAWN = re.compile(r".+_(?:labeled|full)(?:_.*)?", re.S)
-#: The whole name of a network of DeepLabCut, with its shuffle; nobody else writes that before `_labeled`.
+#: The whole name of a network of DeepLabCut, with its shuffle; only DeepLabCut writes that before `_labeled`.
 _NETWORK = re.compile(r"DLC_.+shuffle\d+_.+", re.S)
-#: What DeepLabCut writes beside a video that it analysed.
+#: Endings of files that DeepLabCut writes beside a video that it analysed.
 _DATA = (".h5", ".csv", ".pickle", ".json")
-#: Of the catalogue: whole numbers have 64 bits, and a text that is longer, in bytes, fits into no index.
+#: Limits of the catalogue: whole numbers have 64 bits, and a longer text, in bytes, does not fit into an index.
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _LONGEST_FOLDER = 1700
 _KINDS = {S_IFIFO: "a pipe", S_IFSOCK: "a socket", S_IFBLK: "a device", S_IFCHR: "a device"}
@@ -54,7 +54,7 @@ _KINDS = {S_IFIFO: "a pipe", S_IFSOCK: "a socket", S_IFBLK: "a device", S_IFCHR:
 class Skipped:
     """Something below a raw root that is not used, and why.
 
-    `expected` lies there in every lab (files under way, hidden ones, those of DeepLabCut); `lost` is a recording, or a
+    `expected` is found in every lab (files under way, hidden files, those of DeepLabCut); `lost` is a recording, or a
     whole raw root, that cannot be used before a person mends it.
     """
 
@@ -65,10 +65,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class FoundVideo:
-    """A video file below a raw root, and where the layout puts it; `size` in bytes.
+    """A video file below a raw root, and its place in the layout; `size` in bytes.
 
-    `ctime_ns` and `inode` are None for a file from before the catalogue knew them. `waits` says why it is not complete,
-    as far as names and the lab's completion marker tell; None where they do not.
+    `ctime_ns` and `inode` are None for a file that an older catalogue recorded without them. `waits` says why it is not
+    complete, as far as names and the lab's completion marker tell; None if they do not.
     """
 
     place: Place
@@ -81,18 +81,18 @@ class FoundVideo:
 
 
 def time_ns(nanoseconds: int) -> int:
-    """A file's time as it is kept and compared: file systems keep times after 2262, where 64 bits end."""
+    """A file's time as it is kept and compared; later times than 2262, where 64 bits end, are cut to that."""
     return min(max(nanoseconds, _LEAST), _MOST)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder.
+    """The content of a folder.
 
     Attributes
     ----------
     possible
-        The session that the layout would take videos of this folder for, whether it holds any or not.
+        The session that the layout gives to videos in this folder, even if it holds none.
     folders
         Paths below the raw root, each ending with a slash, of the folders in it that may hold videos.
     """
@@ -106,8 +106,8 @@ class Listing:
 def list_folder(root: str, relative: str, layout: Layout) -> Listing:
     """Look into one folder.
 
-    Links to files are followed; links to folders too, unless they lead back to a folder on the way to them. Where
-    lab.yaml says so, those that lead out of the root are left out.
+    Links to files are followed; links to folders too, unless they lead back to a folder on their own path. If lab.yaml
+    says so, links that lead out of the root are left out.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def list_folder(root: str, relative: str, layout: Layout) -> Listing:
 
 
 def may_follow(root: str, path: str, layout: Layout) -> bool:
-    """False for a path below a raw root that links lead out of it, where lab.yaml has those left out."""
+    """False for a path that leaves its raw root through links, if lab.yaml leaves such links out."""
     return layout.links_outside == "follow" or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
@@ -182,7 +182,7 @@ def _entry(
     layout: Layout,
     names: Collection[str],
 ) -> str | FoundVideo | Skipped | None:
-    """A folder's path below the root, a video, what is left out, or None for what is no business of ours."""
+    """A folder's path below the root, a video, something left out, or None for a file that does not matter."""
     path = Path(entry.path)
     is_video = entry.name.lower().endswith(layout.extensions)
     try:
@@ -196,7 +196,7 @@ def _entry(
                 return Skipped(path, reason, "expected")
             if is_video:
                 return Skipped(path, "it is a folder with the name of a video; rename it")
-            with suppress(OSError):  # whoever lists it says so
+            with suppress(OSError):  # listing it reports the error
                 if is_of_the_kernel(entry.stat()):
                     return Skipped(path, "it leads to files that the kernel makes up, such as /proc; remove it")
             if entry.is_symlink() and (reason := _link_reason(root, relative, entry.path)):
@@ -217,7 +217,7 @@ def _entry(
             return None
         if entry.is_symlink():
             return Skipped(path, "the link leads nowhere; restore the file it points to, or remove it")
-        return Skipped(path, "it was taken away while its folder was looked at", "expected")
+        return Skipped(path, "it was removed while its folder was listed", "expected")
     except OSError as error:
         return Skipped(path, f"it cannot be read: {error.strerror}; check the link or the disk")
     if not S_ISREG(stat.st_mode):
@@ -227,13 +227,13 @@ def _entry(
     place = place_of(pattern, root, f"{relative}{entry.name}", layout.unnamed_session)
     if isinstance(place, Place):
         times = time_ns(stat.st_mtime_ns), time_ns(stat.st_ctime_ns)
-        # An inode has 64 bits without a sign.
+        # An inode is an unsigned number of 64 bits.
         return FoundVideo(place, entry.path, stat.st_size, *times, (stat.st_ino - _LEAST) % 2**64 + _LEAST)
     return Skipped(path, place)
 
 
 def _link_reason(root: str, relative: str, link: str) -> str | None:
-    """Why a link to a folder is not followed: it leads to one of those that were gone through to reach it."""
+    """The reason not to follow a link to a folder: it leads back to one of the folders on its path."""
     target = os.stat(link)
     on_the_way = [root]
     for name in relative.split("/")[:-1]:
@@ -251,11 +251,11 @@ def _other_extension(name: str, layout: Layout) -> str:
 
 
 def _name_reason(name: str, extensions: tuple[str, ...], names: Collection[str]) -> str | None:
-    """Why what looks like a video is none of the recordings, by its name and by those beside it."""
+    """The reason why a file that looks like a video is not a recording, by its name and by the names beside it."""
     if final_name(name, extensions) is not None:
         return "it is still being written (or was left unfinished), by its name"
     if is_backup(name, extensions):
-        return "it is a copy of what was there before, by its name"
+        return "it is a backup copy of an earlier file, by its name"
     if not name.lower().endswith(extensions):
         return None
     if name.startswith("."):
@@ -264,10 +264,9 @@ def _name_reason(name: str, extensions: tuple[str, ...], names: Collection[str])
 
 
 def _drawn(stem: str, names: Collection[str], extensions: tuple[str, ...]) -> str | None:
-    """Why a video is taken for one into which DeepLabCut drew poses; None where its name alone hints at it.
+    """The reason to take a video for one into which DeepLabCut drew poses; None if only its name hints at it.
 
-    Its name says so with the whole name of a network before `_labeled`, or its source or DeepLabCut's data of that lie
-    beside it.
+    Such a video has the whole name of a network before `_labeled`, or its source or DeepLabCut's data lie beside it.
     """
     found = _OF_A_NETWORK.fullmatch(stem)
     is_drawn = _DRAWN.fullmatch(stem) is not None
@@ -286,7 +285,7 @@ def _drawn(stem: str, names: Collection[str], extensions: tuple[str, ...]) -> st
 
 
 def _shows(name: str, source: str, extensions: tuple[str, ...], is_drawn: bool) -> bool:
-    """True for the source of what a network's name is behind, and for the data of a source into which was drawn."""
+    """True if `name` is the source of a drawn video, or DeepLabCut's data for that source."""
     stem, ending = os.path.splitext(name)
     if stem == source:
         return ending.lower() in extensions

@@ -1,7 +1,7 @@
-"""Walking below a raw root, in a thread that a disk may hold for ever.
+"""Walking through a raw root, in a thread that a disk may block for ever.
 
-Nothing here knows of the database: what was known before is given, and what is found is taken from a queue. Whether
-there is time left is looked at between two questions to the disk; a question itself takes as long as the disk likes.
+This module does not know the database: earlier knowledge is passed in, and findings are taken from a queue. It checks
+the time between two questions to the disk; a question itself takes as long as the disk takes.
 """
 
 import bisect
@@ -24,13 +24,13 @@ from dlc_platform.sessions.layout import Place, place_of, root_of
 from dlc_platform.sessions.listing import LINK_OUTSIDE, FoundVideo, Listing, Skipped, list_folder, may_follow, time_ns
 from dlc_platform.settings.layout import Layout
 
-#: Folders that a look lists whatever their times say.
+#: The number of folders that a look lists whatever their times say.
 _LISTED_AGAIN = 250
-#: Folders that are asked for their times in one turn, and how long a turn may last before it holds up nobody.
+#: The folders whose times are asked for in one turn, and the seconds after which a turn no longer blocks others.
 _ASKED_TOGETHER, _PATIENCE_SECONDS = 1000, 0.1
-#: Listings that are written down together.
+#: The number of listings that are written down together.
 TOGETHER = 500
-#: How long somebody waits for one raw root to be looked through at once.
+#: The seconds that a caller waits for one raw root to be walked through at once.
 LONGEST_SECONDS = 300.0
 
 
@@ -46,7 +46,8 @@ class Root:
 
 @dataclass(frozen=True)
 class Listed:
-    """A folder that was listed, and its time before. Where it `failed` to be read, what was known of it stays."""
+    """A folder that was listed, and its time before. If reading it `failed`, the earlier knowledge of it stays. Where
+    it `failed` to be read, what was known of it stays."""
 
     path: str
     mtime_ns: int
@@ -56,11 +57,12 @@ class Listed:
 
 @dataclass
 class Walk:
-    """One look at a raw root. It runs in a thread that a disk may hold for ever, and so touches nothing else.
+    """One look at a raw root. It runs in a thread that a disk may block for ever, and so shares nothing else. It runs
+    in a thread that a disk may hold for ever, and so touches nothing else.
 
     `pending` are the folders that were seen and not listed, the newest first.
 
-    `checked` and `listed` say where the next one goes on, and are empty where this one came to the end.
+    `checked` and `listed` are the folders at which the next look goes on; they are empty if this one reached the end.
     """
 
     root: Root
@@ -82,7 +84,7 @@ class Walk:
         try:
             self.problem = self._look()
         except Exception as error:  # a thread has nobody else to tell
-            self.problem = f"the raw root cannot be looked through: {type(error).__name__}: {error}"
+            self.problem = f"the raw root cannot be walked through: {type(error).__name__}: {error}"
         self.done = True
 
     def _look(self) -> str | None:
@@ -96,7 +98,7 @@ class Walk:
         heapq.heapify(self.pending)
         for path in self.urgent:
             self._list(path)
-        # Half of the time at most, or new folders would wait behind a slow disk's old ones.
+        # Half of the time at most, or new folders would wait for the old ones of a slow disk.
         self._check(began + (self.until - began) / 2 if self.pending else self.until)
         self._list_new()
         if not self.checked:
@@ -104,7 +106,7 @@ class Walk:
             self._list_new()
         if self.gone and self._device() != device:
             self.gone.clear()
-            return "the raw root went away while it was looked through; look after its disk"
+            return "the raw root disappeared while it was read; check its disk"
         return None
 
     def _device(self) -> tuple[int, int] | str:
@@ -173,7 +175,7 @@ class Walk:
             try:
                 self.found.put(found, timeout=1)
             except queue.Full:
-                # Nobody takes it any more.
+                # Nobody takes results any more.
                 if time.monotonic() > self.until + 10:
                     raise
             else:
@@ -186,12 +188,12 @@ class Walk:
 
 
 def root_state(path: str, holds_videos: bool, layout: Layout) -> tuple[int, int] | str:
-    """Which folder of which file system a raw root is, or why it is of no use; a disk may never answer this.
+    """The device and inode of a raw root, or the reason why it cannot be used; a disk may never answer this.
 
     Parameters
     ----------
     holds_videos
-        Videos were seen in it before: if it is empty now, its disk is not mounted.
+        True if videos were seen in it before; if it is empty now, its disk is not mounted.
     """
     try:
         status = os.stat(path)
@@ -200,14 +202,14 @@ def root_state(path: str, holds_videos: bool, layout: Layout) -> tuple[int, int]
     except OSError:
         return list_folder(path, "", layout).skipped[0].reason
     if is_empty and holds_videos:
-        return "the raw root is empty, and it was not before; mount its disk, or remove it from raw_roots in lab.yaml"
+        return "the raw root is empty now and was not before; mount its disk, or remove it from raw_roots in lab.yaml"
     return status.st_dev, status.st_ino
 
 
 def why_away(path: Path, roots: Iterable[Path], layout: Layout, seconds: float) -> str | None:
-    """Why a file or folder below a raw root that held videos cannot be had now; None while it is there.
+    """The reason why a file or folder below a raw root that held videos cannot be read now; None if it is there.
 
-    The answer is the one that a look gives of the root; where the root is well, it is the file alone that is gone.
+    The reason is that of the root if the root cannot be used; else only the file is gone.
     """
     root = root_of(path, roots)
     if root is None:
@@ -224,7 +226,7 @@ def why_away(path: Path, roots: Iterable[Path], layout: Layout, seconds: float) 
 
 
 def _beginning_at(start: str, paths: list[str]) -> list[str]:
-    """All of them; in order where it is to begin in their middle."""
+    """All paths, sorted so that the walk can begin in the middle of them."""
     if not start:
         return paths
     ordered = sorted(paths)
@@ -233,7 +235,7 @@ def _beginning_at(start: str, paths: list[str]) -> list[str]:
 
 
 class _Turns:
-    """One thread at a time as long as its disk is quick: several would wait for each other at each question."""
+    """One thread at a time while its disk is quick, because several would wait for each other at each question."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -242,7 +244,7 @@ class _Turns:
     def take(self) -> Iterator[None]:
         lock = self._lock
         if not lock.acquire(timeout=_PATIENCE_SECONDS):
-            # Whoever has it waits for a disk.
+            # The thread that has the turn waits for a disk.
             self._lock = lock = threading.Lock()
             lock.acquire()
         try:
@@ -255,13 +257,13 @@ _turns = _Turns()
 
 
 class Threads:
-    """What asks a disk: one thread to a name, however long that disk does not answer."""
+    """Threads that ask disks: at most one for each name, however long its disk does not answer."""
 
     def __init__(self) -> None:
         self._started: dict[str, tuple[threading.Thread, float]] = {}
 
     def start(self, name: str, work: Callable[[], None]) -> float | None:
-        """Start a thread, or say for how long the one before has not come back, in seconds."""
+        """Start a thread; if the previous one has not returned, give the seconds since its start instead."""
         before = self._started.get(name)
         if before is not None and before[0].is_alive():
             return time.monotonic() - before[1]
@@ -275,26 +277,26 @@ Answer = TypeVar("Answer")
 
 
 def stalled(seconds: float) -> str:
-    """What is said of a raw root that does not answer."""
+    """The reason for a raw root that does not answer."""
     return (
-        f"the raw root has not answered for {seconds:.0f} s and is left alone until it does; look after its disk or "
+        f"the raw root has not answered for {seconds:.0f} s and is skipped until it does; check its disk or "
         "its network, or remove it from raw_roots in lab.yaml"
     )
 
 
 def slow(seconds: float, folders: int) -> str:
-    """What is said of a raw root that answers, and would take too long."""
+    """The reason for a raw root that answers so slowly that it would take too long."""
     return (
-        f"the raw root answers so slowly that {seconds:.0f} s were enough for {folders} of its folders, and more are "
-        "left, so it is left out here; look after its disk or its network. While the lab is up, its looks go on where "
-        "the one before stopped, so what lies there is found all the same"
+        f"the raw root answers so slowly that {seconds:.0f} s were enough for only {folders} of its folders, so it is "
+        "left out here; check its disk or its network. While the lab is up, each look goes on where the previous one "
+        "stopped, so its files are found in the end"
     )
 
 
 class Disks:
-    """Questions to files below raw roots, each of which is waited for no longer than some seconds.
+    """Questions about files below raw roots; each waits for its answer only some seconds.
 
-    A root that did not answer once is asked no more. `silent` says of each such root why it is left out.
+    A root that did not answer once is not asked again. `silent` gives the reason for each such root.
     """
 
     def __init__(self, roots: Iterable[Path], seconds: float) -> None:
@@ -303,7 +305,7 @@ class Disks:
         self.silent: dict[Path, str] = {}
 
     def ask(self, path: str | Path, question: Callable[[], Answer], otherwise: Answer) -> Answer:
-        """The answer to a question about a file, or `otherwise` where its disk gives none in time."""
+        """The answer to a question about a file, or `otherwise` if its disk gives none in time."""
         root = next((root for root in self._roots if Path(path).is_relative_to(root)), Path(path))
         if root in self.silent:
             return otherwise
@@ -327,16 +329,16 @@ class Disks:
         return answers[0]
 
     def answering(self) -> list[Path]:
-        """The roots that answer now, or that are not there."""
+        """The roots that answer now, or that do not exist."""
         for root in self._roots:
             self.ask(root, partial(os.path.isdir, root), False)
         return [root for root in self._roots if root not in self.silent]
 
 
 def every_folder(root: str, layout: Layout, patience: float, most: float = LONGEST_SECONDS) -> list[Listing] | str:
-    """The listings of all folders below a raw root, or why it is left.
+    """The listings of all folders below a raw root, or the reason why it is given up.
 
-    It gave no answer for `patience` seconds, or was not looked through within `most` seconds.
+    It is given up if it does not answer for `patience` seconds, or if the walk takes longer than `most` seconds.
     """
     found: list[Listing] = []
     errors: list[Exception] = []
@@ -378,7 +380,7 @@ def taken(found: "queue.Queue[Listed]") -> list[Listed]:
 
 
 class NestedRoots:
-    """Which of several roots that lie in each other has a video: the first one that can place it."""
+    """The choice of a root for each video if raw roots lie in each other: the first root that can place the video."""
 
     def __init__(self, roots: list[str], layout: Layout):
         self._pattern, self._layout = regex.compile(layout.pattern), layout
@@ -389,12 +391,12 @@ class NestedRoots:
         self._before = {root: [o for o in self._others[root] if roots.index(o) < roots.index(root)] for root in roots}
 
     def videos(self, root: str, found: Sequence[FoundVideo]) -> Sequence[FoundVideo]:
-        """Those that no root before this one has."""
+        """The videos that no root before this one has."""
         before = self._before[root]
         return [v for v in found if not any(self._has(other, v.path) for other in before)] if before else found
 
     def left_out(self, root: str, skipped: Sequence[Skipped]) -> Sequence[Skipped]:
-        """What no other root has as a video."""
+        """The skipped files that no other root has as videos."""
         others = self._others[root]
         return [i for i in skipped if not any(self._has(other, str(i.path)) for other in others)] if others else skipped
 

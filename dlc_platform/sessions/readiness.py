@@ -1,6 +1,6 @@
-"""Whether a video is complete: what the names around it say, and whether its container opens.
+"""Completeness of a video: by the names around it, and by opening its container.
 
-Whether its size and time have settled is for those who scan. What a video holds, to the last frame, is for `video`.
+`scanning` checks that its size and time have settled. `video` reads its content, to the last frame.
 """
 
 import os
@@ -13,14 +13,14 @@ from stat import S_ISREG
 from dlc_platform.errors import PlatformError
 from dlc_platform.settings.layout import Layout
 
-#: What copying and recording programs append to the name of a file that is under way, in small letters: browsers,
-#: KDE, WinSCP, rclone, Aspera, aria2, Resilio, FreeFileSync, gsutil, and what labs write themselves.
+#: Endings that copying and recording programs append to the name of an unfinished file, in small letters: browsers,
+#: KDE, WinSCP, rclone, Aspera, aria2, Resilio, FreeFileSync, gsutil, and endings of labs' own scripts.
 _UNDER_WAY = (
     *(".part", ".partial", ".tmp", ".temp", ".filepart", ".crdownload", ".opdownload", ".download", ".incomplete"),
     *(".inprogress", ".writing", ".copying", ".uploading", ".aspx", ".aspera-ckpt", ".aria2", ".!sync", ".ffs_tmp"),
     *("_.gstmp", ".lock", ".lck"),
 )
-#: How the name of the complete file lies in that of a temporary one.
+#: The name of the complete file within that of a temporary one.
 _AROUND = tuple(
     re.compile(pattern, re.I | re.S)
     for pattern in (
@@ -32,7 +32,7 @@ _AROUND = tuple(
         r"\.(.+)\.~[0-9a-f]+",  # Nextcloud
         r"\.~lock\.(.+)#",
         r"~\$?(.+)",
-        # With the dot of a hidden file before it, or without.
+        # With or without the dot of a hidden file before it.
         rf"\.?(.+?)(?:{'|'.join(map(re.escape, _UNDER_WAY))})",
         r"\.(.+)\.[A-Za-z0-9]{6}",  # rsync
     )
@@ -41,7 +41,7 @@ _MOST_PACKETS = 1000
 
 
 def final_name(name: str, extensions: tuple[str, ...]) -> str | None:
-    """The name that a video will have which is being written under a temporary name; None for any other name."""
+    """The final name of a video that is being written under a temporary name; None for any other name."""
     lower = name.lower()
     if not any(extension in lower for extension in extensions):
         return None
@@ -55,12 +55,12 @@ def final_name(name: str, extensions: tuple[str, ...]) -> str | None:
 
 
 def is_backup(name: str, extensions: tuple[str, ...]) -> bool:
-    """True for the name that editors and `rsync --backup` give to what was there before: ``video.mp4~``."""
+    """True for the name that editors and `rsync --backup` give to an earlier file: ``video.mp4~``."""
     return name.endswith("~") and name.rstrip("~").lower().endswith(extensions)
 
 
 def under_way(names: Iterable[str], extensions: tuple[str, ...]) -> dict[str, str]:
-    """The names that a folder's temporary and lock files speak of, each with one of these files.
+    """The names that a folder's temporary and lock files refer to, each with one of these files.
 
     A lock may leave out the extension of its video: ``video.lock``.
     """
@@ -76,15 +76,15 @@ def under_way(names: Iterable[str], extensions: tuple[str, ...]) -> dict[str, st
 
 
 def unready(name: str, names: Collection[str], partners: dict[str, str], layout: Layout) -> str | None:
-    """Why a video is not complete, as far as the names in its folder can tell.
+    """The reason why a video is not complete, as far as the names in its folder tell.
 
-    A lab that names a completion marker is asked for nothing else. One that is not for each video alone may lie in
-    another folder, so it is `unmarked` that looks for it.
+    If a lab names a completion marker, nothing else counts. A marker for a whole session may lie in another folder;
+    `unmarked` looks for that.
 
     Parameters
     ----------
     names, partners
-        Of the files in the video's folder: all names, and what `under_way` finds among them.
+        All names in the video's folder, and the result of `under_way` for them.
     """
     if layout.marker is not None:
         marker = marker_of(name, layout.marker)
@@ -98,7 +98,7 @@ def unready(name: str, names: Collection[str], partners: dict[str, str], layout:
 
 
 def unmarked(folder: str, session_folder: str, layout: Layout) -> str | None:
-    """Why the videos of a folder are not complete, where the lab's marker stands for all videos of a session.
+    """The reason why the videos of a folder are not complete, if the lab's marker stands for all videos of a session.
 
     The marker may lie in the folder or in one above it, up to that of the session.
     """
@@ -117,20 +117,20 @@ def unmarked(folder: str, session_folder: str, layout: Layout) -> str | None:
 
 
 def marker_of(name: str, marker: str) -> str:
-    """The name of the file that says that a video is complete, by `layout.marker`."""
+    """The name of the file that marks a video as complete, by `layout.marker`."""
     return marker.replace("{stem}", os.path.splitext(name)[0]).replace("{name}", name)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a container promises, which need not be true; None where it says nothing."""
+    """The promises of a container's header, which need not be true; None if it promises nothing."""
 
     frames: int | None
     duration_s: float | None
 
 
 def unopened(path: Path) -> str | None:
-    """Why a video's container does not open; None when it does: it has a header and a first packet of a video stream.
+    """The reason why a video's container does not open; None if it has a header and a first packet of a video stream.
 
     The file is read as far as that takes, which is a few megabytes at most. A file that is not an ordinary one is
     never opened.
@@ -140,7 +140,8 @@ def unopened(path: Path) -> str | None:
 
 
 def read_header(path: Path) -> Header | str:
-    """What a video's header promises, or why its container does not open; reads as little as `unopened`."""
+    """The promises of a video's header, or the reason why its container does not open; reads as little as
+    `unopened`."""
     try:
         status = path.stat()
     except OSError as error:

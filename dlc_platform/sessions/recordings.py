@@ -1,7 +1,7 @@
-"""How sessions and their recordings are found below the raw roots.
+"""Finding sessions and their recordings below the raw roots.
 
-Only names, sizes and times are looked at; what is inside a video is the business of `video.probe`. Nothing is ever
-written here, and nothing on a disk makes a scan fail: what cannot be used is returned with the reason.
+It uses only names, sizes and times; `video.probe` reads the content of a video. Nothing is ever written here, and
+nothing on a disk makes a scan fail: files that cannot be used are returned with the reason.
 """
 
 import itertools
@@ -19,22 +19,23 @@ from dlc_platform.sessions.listing import UNREADABLE, FoundVideo, Skipped
 from dlc_platform.sessions.raw_roots import Disks, every_folder
 from dlc_platform.settings.layout import Layout
 
-#: How long a raw root may give no answer, where lab.yaml is not asked.
+#: The seconds that a raw root may give no answer, if lab.yaml is not asked.
 PATIENCE_SECONDS = 10.0
 
-#: How the reason begins why a session is left out until a disk answers.
+#: The beginning of the reason for a session that is left out until a disk answers.
 UNRESOLVED = "a disk does not answer, so it is not known whether"
-#: Folders that a reason names.
+#: The most folders that a reason names.
 _NAMED = 3
-#: In bytes: a longer name fits into no index of the catalogue.
+#: In bytes: a longer name does not fit into an index of the catalogue.
 _LONGEST_NAME = 1500
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file as it lies on the disk; `size` in bytes. `waits` says why it is not complete, where names tell.
+    """A video file as it lies on the disk; `size` in bytes. If names tell that it is not complete, `waits` says why.
+    `waits` says why it is not complete, where names tell.
 
-    `ctime_ns` and `inode` are None where they are not known.
+    `ctime_ns` and `inode` are None if they are not known.
     """
 
     path: Path
@@ -46,12 +47,13 @@ class VideoFile:
 
 
 def is_registered(file: VideoFile, row: Any) -> bool:
-    """True when a row of the catalogue speaks of this very file, as far as its place, size and time can tell."""
+    """True if a row of the catalogue is about this very file, as far as its place, size and time tell."""
     return (row.path, row.size_bytes, row.mtime_ns) == (str(file.path), file.size, file.mtime_ns)
 
 
 def is_touched(file: VideoFile, row: Any) -> bool:
-    """True when the bytes of a registered file may be others: it has another ctime or inode. Unknown is no other."""
+    """True if the bytes of a registered file may have changed: its ctime or inode differs. Unknown ones do not differ.
+    Unknown is no other."""
     if file.ctime_ns is None or row.ctime_ns is None:
         return False
     return (row.ctime_ns, row.inode) != (file.ctime_ns, file.inode)
@@ -59,7 +61,8 @@ def is_touched(file: VideoFile, row: Any) -> bool:
 
 @dataclass(frozen=True)
 class Recording:
-    """What one camera recorded in a session, in files that follow each other. `name` is unique within the session."""
+    """The recording of one camera in a session, in files that follow each other. `name` is unique in the session.
+    `name` is unique within the session."""
 
     name: str
     camera: str
@@ -78,20 +81,21 @@ class Session:
 
     @property
     def waits(self) -> str | None:
-        """Why the session is not to be registered yet, as far as names tell: the first of its files that waits."""
+        """The reason why the session must not be registered yet, as far as names tell: that of its first file that
+        waits."""
         files = (file for recording in self.recordings for file in recording.files)
         return next((f"{file.path.name}: {file.waits}" for file in files if file.waits is not None), None)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What lies below the raw roots: sessions sorted by key, the rest sorted by path."""
+    """The content of the raw roots: sessions sorted by key, the rest sorted by path."""
 
     sessions: tuple[Session, ...]
     skipped: tuple[Skipped, ...]
 
     def left_out(self) -> list[str]:
-        """A line for each reason why something is not used, with the first path that has it."""
+        """A line for each reason why files are not used, with the first path that has it."""
         paths: dict[str, list[Path]] = defaultdict(list)
         for item in self.skipped:
             paths[item.reason].append(item.path)
@@ -104,11 +108,11 @@ class Scan:
 def scan(raw_roots: Iterable[Path], layout: Layout, patience: float = PATIENCE_SECONDS) -> Scan:
     """Find all sessions below the raw roots.
 
-    A root that gives no answer for `patience` seconds, or would take minutes, is left out as a whole, and named.
+    A root that gives no answer for `patience` seconds, or that would take minutes, is left out completely, and named.
 
-    Links to files are followed; links to folders too, unless they lead back to where they came from. A session key
-    that two folders claim is used for neither. A root may be listed twice or lie in another one: each
-    video counts once, as the first root that can place it says.
+    Links to files are followed; links to folders too, unless they lead back to where they came from. If two folders
+    claim one session key, neither is used. A root may be listed twice or lie in another one: each video counts once,
+    for the first root that can place it.
     """
     raw_roots = list(raw_roots)
     skipped: list[Skipped] = []
@@ -125,7 +129,7 @@ def scan(raw_roots: Iterable[Path], layout: Layout, patience: float = PATIENCE_S
                 videos.setdefault(video.path, video)
             if listing.possible is not None:
                 possible.setdefault(listing.possible.folder, listing.possible)
-    # What one root leaves out may be a recording of another root that lies in it.
+    # A file that one root leaves out may be a recording of another root that lies in it.
     skipped = [item for item in skipped if str(item.path) not in videos]
     sessions, refused = gather(videos.values(), Disks(map(Path, raw_roots), patience))
     used = {video.place.folder for video in videos.values()}
@@ -141,20 +145,20 @@ def scan(raw_roots: Iterable[Path], layout: Layout, patience: float = PATIENCE_S
 
 
 def no_video(key: str, layout: Layout) -> str:
-    """What is said of a session's folder that holds none of its videos."""
+    """The reason for a session's folder that holds no video of the session."""
     reason = f"the session folder of {key} holds no video ({', '.join(layout.extensions)})"
     return f"{reason}; put its videos there, or remove it"
 
 
 def gather(videos: Iterable[FoundVideo], disks: Disks) -> tuple[list[Session], list[Skipped]]:
-    """Put videos together to sessions, and say which cannot be used and why.
+    """Combine videos into sessions, and say which cannot be used and why.
 
     Parameters
     ----------
     videos
         Every video of the sessions in question, each once.
     disks
-        Are asked whether two folders with the same key are one folder.
+        The disks to ask if two folders with the same key are one folder.
     """
     of_session: dict[str, list[FoundVideo]] = defaultdict(list)
     for video in videos:
@@ -163,7 +167,7 @@ def gather(videos: Iterable[FoundVideo], disks: Disks) -> tuple[list[Session], l
     skipped: list[Skipped] = []
     for key, own in of_session.items():
         claims = sorted({video.place.folder for video in own}, reverse=True)
-        # The same folder may be reached by several ways.
+        # The same folder may be reached on several paths.
         places = [_real(folder, disks) if len(claims) > 1 else folder for folder in claims]
         folders = dict(zip(places, claims, strict=True))
         if len(folders) > 1 or None in folders:
@@ -184,7 +188,7 @@ def gather(videos: Iterable[FoundVideo], disks: Disks) -> tuple[list[Session], l
 
 
 def _real(folder: str, disks: Disks) -> str | None:
-    """Where a folder really lies; None if its disk does not answer."""
+    """The real path of a folder; None if its disk does not answer."""
     return disks.ask(folder, partial(os.path.realpath, folder), None)
 
 
@@ -193,7 +197,7 @@ def _session(videos: list[FoundVideo]) -> Session | Skipped:
     folder = Path(place.folder)
     parts: dict[str, list[FoundVideo]] = defaultdict(list)
     for video in videos:
-        # What is not numbered is a recording by itself, even beside numbered files of its name.
+        # A file without a number is a recording by itself, even beside numbered files of its name.
         whole = video.path if video.place.part is None else os.path.splitext(video.place.whole)[0]
         parts[whole].append(video)
     recorded = [sorted(files, key=_recorded) for _, files in sorted(parts.items())]
@@ -226,13 +230,13 @@ def _session(videos: list[FoundVideo]) -> Session | Skipped:
 
 
 def _recorded(video: FoundVideo) -> tuple[list[tuple[int, str]], str]:
-    """Sorts the files of a recording as they were recorded: part 10 comes after part 9, whatever their names."""
+    """The sort key that puts the files of a recording in order: part 10 comes after part 9, whatever their names."""
     digits = re.split(r"(\d+)", video.place.part or "")
     return [(int(text), "") if text.isdigit() else (-1, text) for text in digits], video.path
 
 
 def _unique_names(relative: list[Path]) -> list[str]:
-    """The shortest of stem, file name and joined path that tells each file from the others."""
+    """For each file the shortest of stem, file name and joined path that no other file shares."""
     relative = [Path(normal(str(path))) for path in relative]
     names = [path.stem for path in relative]
     for longer in (lambda path: path.name, lambda path: "_".join(path.parts)):

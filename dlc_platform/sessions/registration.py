@@ -1,6 +1,6 @@
-"""Looking at a session's files, writing down what they hold, and holding up those that should not be tracked.
+"""Registration of a session: read its files, write down their content, and hold up those that should not be tracked.
 
-Finding sessions on disk is in `sessions`; what a single file holds is in `video`; the rows are in `catalog`.
+`recordings` finds sessions on disk; `video` reads a single file; `catalog` has the rows.
 """
 
 import math
@@ -36,15 +36,15 @@ from dlc_platform.settings.quality import VideoRules
 from dlc_platform.text.words import counted
 from dlc_platform.video.probe import VideoInfo, probe
 
-#: What an integer column holds.
+#: The largest value of an integer column.
 _MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a recording's file holds: a video, or a problem; `video` is None too when the file is known already.
+    """The content of a recording's file: a video, or a problem. `video` is None too if the file is known already.
 
-    `replaced` says that its content is another one than what was registered, under the same size and time.
+    `replaced` is true if its content differs from the registered one although size and time are the same.
     """
 
     recording: Recording
@@ -55,18 +55,17 @@ class Look:
 
 
 def register(engine: Engine, session: Session, sidecars: Sidecars | None = None, anew: bool = False) -> list[Look]:
-    """Look at every file of a session that is new or changed, and write the session down.
+    """Read every new or changed file of a session, and write the session down.
 
-    A file whose path, size and time are those of its registered row is not decoded again, unless it could not be read,
-    its frames are not accounted for, or its bytes are others. Its bytes are looked at when its ctime or its inode is
-    another one.
+    A file with the path, size and time of its registered row is not decoded again, unless it could not be read, its
+    frames are not accounted for, or its bytes changed. Its bytes are compared if its ctime or its inode changed.
 
     Parameters
     ----------
     sidecars
-        Where to look for what the lab's own tables say; without it what they said before is left as it is.
+        The lab's own tables; without them, the earlier details stay.
     anew
-        Look at the bytes of every file.
+        Compare the bytes of every file.
     """
     known = {(row.recording.name, row.position): row for row in current_files(engine, session.key, missing=True)}
     unaccounted = unaccounted_videos(engine)
@@ -78,7 +77,7 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None,
             is_same_place = row is not None and is_read and is_registered(file, row)
             if row is not None and is_same_place and (not (anew or is_touched(file, row)) or _has_content(file, row)):
                 looks.append(Look(recording, file, None, None))
-                # The camera may be called otherwise now.
+                # The camera may have another name now.
                 row.recording.camera = recording.camera
                 row.ctime_ns, row.inode = file.ctime_ns, file.inode
                 rows.append((row, None))
@@ -106,14 +105,15 @@ def register(engine: Engine, session: Session, sidecars: Sidecars | None = None,
 
 
 def reread_details(engine: Engine, sidecars: Sidecars) -> int:
-    """Write down what the lab's own tables say now of the sessions that are registered; no video is looked at.
+    """Write down what the lab's own tables now say about registered sessions; no video is read.
 
-    What a table said that cannot be read or used now stays, and so does all of a session whose folder cannot be read.
+    If a table cannot be read or used now, its earlier details stay. If the folder of a session cannot be read, all of
+    the session's details stay.
 
     Returns
     -------
     int
-        The subjects and sessions of which they say something else than before.
+        The number of subjects and sessions whose details changed.
     """
     subjects: dict[str, Any] = {}
     sessions: dict[str, Any] = {}
@@ -135,22 +135,22 @@ def _has_content(file: VideoFile, row: tables.RecordingFile) -> bool:
     except OSError as error:
         if (fault := machine_fault(error)) is not None:
             raise fault from error
-        # Whoever reads it says why it cannot be read.
+        # The code that reads it says why it cannot be read.
         return False
 
 
 def require_there(row: tables.RecordingFile, roots: Iterable[Path], layout: Layout, seconds: float) -> None:
-    """Make sure that a registered file and its raw root can be had, by the answer that a look gives of the root.
+    """Make sure that a registered file and its raw root can be read.
 
     Parameters
     ----------
     seconds
-        How long a root may take to answer.
+        The seconds that a root may take to answer.
 
     Raises
     ------
     MachineFault
-        When the root is away or does not answer, or the file alone is gone, of which the next look will speak.
+        When the root is away or does not answer; or when only the file is gone, which the next look will report.
     """
     away = why_away(Path(row.path), roots, layout, seconds)
     if away is not None:
@@ -158,12 +158,12 @@ def require_there(row: tables.RecordingFile, roots: Iterable[Path], layout: Layo
 
 
 def require_unchanged(row: tables.RecordingFile) -> None:
-    """Make sure that a registered file is still what it was.
+    """Make sure that a registered file has not changed.
 
     Raises
     ------
     PlatformError
-        When the file was replaced since it was registered, or may not be read.
+        When the file was replaced since it was registered, or cannot be read.
     MachineFault
         When it is gone.
     """
@@ -181,17 +181,17 @@ def require_unchanged(row: tables.RecordingFile) -> None:
 def judge(
     engine: Engine, rules: VideoRules, session_key: str, run_id: str | None = None, *, files_only: bool = False
 ) -> list[quarantine.Fault]:
-    """Put the files of a session in quarantine that lab.yaml holds up as it is now, and let the others out.
+    """Put files of a session in quarantine if the present lab.yaml holds them up, and let the others out.
 
     Parameters
     ----------
     files_only
-        The session was not registered just now, so what holds it up as a whole stays.
+        The session was not registered just now, so an entry for the whole session stays.
 
     Returns
     -------
     list of quarantine.Fault
-        Those that hold a file up, or the session. What a person released is not among them.
+        The faults that hold up a file or the session, without those that a person released.
     """
     faults = _faults(engine, rules, session_key)
     return quarantine.judge(engine, session_key, "videos", faults, run_id, files_only=files_only)
@@ -203,12 +203,12 @@ def _faults(engine: Engine, rules: VideoRules, session_key: str) -> list[quarant
 
 
 def require_trackable(engine: Engine, row: tables.RecordingFile, rules: VideoRules) -> None:
-    """Make sure that poses of a registered file may be made, or imported, by lab.yaml as it is now.
+    """Make sure that the present lab.yaml allows poses of a registered file to be made or imported.
 
     Raises
     ------
     PlatformError
-        When the file, or all of its session, belongs into quarantine for its videos. `judge` puts it there.
+        When the file, or its whole session, must go into quarantine for its videos. `judge` puts it there.
     """
     key = row.recording.session_key
     for fault in quarantine.still_held(engine, key, "videos", _faults(engine, rules, key), files_only=True):
@@ -225,7 +225,7 @@ def _look(recording: Recording, file: VideoFile) -> Look:
     except (PlatformError, OSError) as error:
         if (fault := machine_fault(error)) is not None:
             raise fault from error
-        # A disk that went away while the file was read cuts it off.
+        # A disk that disappeared while the file was read cuts the file off.
         if not file.path.exists():
             raise gone(file.path) from error
         if isinstance(error, PlatformError):
@@ -242,7 +242,8 @@ def _look(recording: Recording, file: VideoFile) -> Look:
 
 
 def _impossible(path: Path, video: VideoInfo) -> PlatformError | None:
-    """What a file says of itself that cannot be, and that the catalogue does not take."""
+    """The error for a file whose header makes impossible claims that the catalogue does not accept; None if there are
+    none."""
     sizes = (video.width, video.height, video.frames)
     if not (math.isfinite(video.duration_s) and video.duration_s > 0 and video.frame_rate > 0):
         said = f"a length of {video.duration_s:g} s at {float(video.frame_rate):g} frames per second"

@@ -1,15 +1,15 @@
-"""The scan of the raw roots that goes on for ever, in looks of bounded length.
+"""The endless scan of the raw roots, in looks of limited length.
 
-What was seen last is kept in the database: the folders with their times, the video files in them, and the sessions
-that wait because their files changed. A look asks each known folder for its time and lists those whose time is another
-one; it lists folders that it never saw, the newest first, and each time some of the others whatever their times say,
-because a file that is replaced in its place changes no folder. Where its time is over, the next look goes on. A session
-is ready when nothing of it was seen to change for a while by the clock of this host, and once more when its folders
-were just listed again; times of files are only compared with each other.
+The database keeps the last look: the folders with their times, the video files in them, and the sessions that wait
+because their files changed. A look asks each known folder for its time and lists those whose time changed. It lists
+folders that it never saw, the newest first. It also lists some of the others whatever their times say, because a file
+that is replaced in its place does not change its folder. When its time is over, the next look goes on there. A session
+is ready if no change of it was seen for a while by the clock of this host, and none when its folders were listed once
+more. Times of files are only compared with each other.
 
-All that is kept may be lost: it costs a second look, and what is registered is found to be so. How a disk is asked is
-in `walking`, how a folder is read in `listing`, how videos make sessions in `sessions`; what is asked of a session is
-for those who call.
+All that is kept may be lost: that costs a second look, which finds the registered files to be registered. `raw_roots`
+asks the disks, `listing` reads folders, `recordings` combines videos into sessions. The callers decide what to do with
+a session.
 """
 
 import json
@@ -62,34 +62,34 @@ from dlc_platform.text.words import counted, said_of
 
 #: File systems keep times as coarse as two seconds: a change right after a listing may leave a folder's time as it was.
 COARSE_SECONDS = 3.0
-#: What a look may take longer than its time for what is just under way, and a disk until it counts as silent.
+#: The extra seconds of a look for work in progress, and the seconds until a disk counts as silent.
 _GRACE_SECONDS = 1.0
-#: A marker can be written in a folder whose time tells nothing, as through some links.
+#: A marker can be written in a folder whose time does not tell, as behind some links.
 _LONGEST_WAIT = timedelta(hours=1)
-#: Counts the rules by which names are read: what was seen by others is looked at again.
+#: The version of the rules by which names are read: files that were seen under other rules are looked at again.
 _RULES = 2
-#: Sessions whose files one look has read again because only their ctime or inode changed, and files of one root with
-#: such a change from which on it is the disk that changed, if they are more than half of those that were looked at.
+#: The most sessions whose files one look has read again because only their ctime or inode changed; and the number of
+#: files of one root with such a change from which the disk is taken to have changed, if they are more than half of all.
 _READ_AGAIN, _OF_THE_DISK = 100, 50
-#: Of a look's time, the parts after which no more sessions are compared, no more folders listed, and none opened.
+#: The parts of a look's time after which no more sessions are compared, no more folders listed, and no files opened.
 _COMPARING, _LISTING, _OPENING = 0.25, 0.7, 0.8
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A session whose files are not those that are registered.
+    """A session whose files differ from the registered ones.
 
     Attributes
     ----------
     fingerprint
-        A hash of the places, sizes and times of its files, of the rows that it has in the catalogue, and of how often
-        a person released it: when any of these is another one, it may be asked for again.
+        A hash of the places, sizes and times of its files, of its rows in the catalogue, and of how often a person
+        released it. When it changes, the session may be asked for again.
     newest_ns
         The time of its newest file.
     new_files
-        Its files that are not registered as they are.
+        Its files that are not registered as they are now.
     unready_since
-        When it was found not to be complete the first time.
+        The time when it was first found not to be complete.
     """
 
     session: Session
@@ -101,24 +101,24 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look found.
+    """The result of one look.
 
     Attributes
     ----------
     ready
-        Sessions to be registered, in the order of lab.yaml; no more than were asked for.
+        Sessions to register, in the order of lab.yaml; at most as many as were asked for.
     waiting
-        How many sessions are new or changed and have not settled.
+        The number of sessions that are new or changed and have not settled.
     queued
-        How many have settled and have to wait for their turn.
+        The number of sessions that have settled and wait for their turn.
     unfinished
-        Folders that were seen and not yet listed.
+        The number of folders that were seen and are not listed yet.
     news
-        Lines for people: what was found to be otherwise, and was settled by this look itself.
+        Lines for people about changes that this look itself has dealt with.
     left_out
-        A line for each reason why something is not used, with the first path that has it.
+        A line for each reason why files are not used, with the first path that has it.
     unreachable
-        The raw roots that did not answer, or are not there.
+        The raw roots that did not answer, or do not exist.
     """
 
     ready: tuple[Candidate, ...]
@@ -139,18 +139,18 @@ def look(
     Parameters
     ----------
     now
-        By the clock of this host, which also said it at every look before.
+        The time by the clock of this host, as in all earlier looks.
     most
-        As many sessions as can be asked for now.
+        The most sessions that can be asked for now.
     under_way
-        Sessions that were asked for, and wait for nothing else.
+        Sessions that were asked for and are not finished.
     seconds
-        In place of lab.yaml's.
+        The time of the look, instead of lab.yaml's.
     """
     began = time.monotonic()
     seconds = lab.scan.tick_seconds if seconds is None else seconds
     roots = _roots(engine, lab)
-    # A clock that was set back would let them wait for as long as it was wrong.
+    # After a clock was set back, they would wait for as long as it was wrong.
     sightings.set_back_clock(engine, now, timedelta(seconds=lab.settle_seconds))
     seen = _Seen()
     settled = _settled(engine, lab, now, most, under_way, began + _COMPARING * seconds, seen)
@@ -174,9 +174,9 @@ def look(
 
 @dataclass(frozen=True)
 class Compared:
-    """Sessions as they were last seen, held against the catalogue; those that can be neither are left out.
+    """Sessions as they were last seen, compared with the catalogue; sessions that cannot be compared are left out.
 
-    `renamed` are the recordings whose cameras have other names now, as lines for people.
+    `renamed` has lines for people about recordings whose cameras have other names now.
     """
 
     wanted: list[Candidate]
@@ -185,7 +185,8 @@ class Compared:
 
 
 def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
-    """These sessions as they lie on the disk now: their folders are listed again, and all roots for those not known."""
+    """These sessions as they lie on the disk now: their folders are listed again, and all roots for unknown
+    sessions."""
     videos: dict[str, FoundVideo] = {}
     skipped: list[Skipped] = []
     disks = Disks(lab.raw_roots, lab.scan.root_timeout_seconds)
@@ -204,7 +205,7 @@ def find_sessions(engine: Engine, lab: Lab, keys: Collection[str]) -> Scan:
 
 
 def unregistered(engine: Engine, sessions: Sequence[Session]) -> list[str]:
-    """Those of these sessions whose files are not those that are registered."""
+    """Those of these sessions whose files differ from the registered ones."""
     rows: dict[str, dict[tuple[str, int], Any]] = defaultdict(dict)
     with engine.connect() as connection:
         for row in sightings.registered_files(connection, [session.key for session in sessions]):
@@ -216,8 +217,8 @@ def unregistered(engine: Engine, sessions: Sequence[Session]) -> list[str]:
 
 
 def _roots(engine: Engine, lab: Lab) -> dict[str, Root]:
-    """The roots of lab.yaml in their order; what is known of others, or by another layout, is forgotten."""
-    # Labs from before there was a word on links keep what they know.
+    """The roots of lab.yaml in their order; the knowledge of other roots, or by another layout, is forgotten."""
+    # Labs that are older than the key for links keep what they know.
     unsaid = {"links_outside"} if lab.layout.links_outside == "follow" else None
     layout = sha256_json([_RULES, lab.layout.model_dump(mode="json", exclude=unsaid)])
     paths = list(dict.fromkeys(map(str, lab.raw_roots)))
@@ -233,11 +234,11 @@ _threads = Threads()
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a look saw: the sessions whose files changed, and each folder that was listed, by its root."""
+    """The findings of a look: the sessions whose files changed, and each folder that was listed, by its root."""
 
     changed: set[str] = field(default_factory=set)
     listed: set[tuple[str, str]] = field(default_factory=set)
-    #: By root, the files with the size and time of before: those with another ctime or inode, and how many are there.
+    #: By root, files with unchanged size and time: those whose ctime or inode changed, and the number of the others.
     touched: dict[str, list[Status]] = field(default_factory=lambda: defaultdict(list))
     same: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     news: list[str] = field(default_factory=list)
@@ -252,7 +253,7 @@ def _walk(
     until: float,
     seen: _Seen,
 ) -> None:
-    """Look at every root, until then at the latest, and write down what is there."""
+    """Look at every root, at most until `until`, and write down what is there."""
     walks = []
     for path, root in roots.items():
         first = sorted(folder for own, folder in urgent if own == path)
@@ -288,9 +289,9 @@ def _walk(
 
 
 def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots, now: datetime, seen: _Seen) -> None:
-    """Write down what listings say; a folder that cannot be written down is named, and holds up no other one.
+    """Write listings down; a folder that cannot be written down is named, and does not hold up another one.
 
-    Names and numbers from a disk are bounded where they are read, so this is for what nobody thought of.
+    Names and numbers from a disk are limited where they are read, so this is for unexpected cases.
     """
     try:
         _write_together(engine, walk, batch, nested, now, seen)
@@ -305,20 +306,20 @@ def _write(engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots,
         said = str(error.orig if isinstance(error, DBAPIError) else error).splitlines()[0]
         place = f"{walk.root.path}/{found.path}"
         reason = (
-            f"{UNWRITTEN} ({said}), so nothing new of it is used; rename it and its files, or move it out of the raw "
+            f"{UNWRITTEN} ({said}), so nothing new in it is used; rename it and its files, or move it out of the raw "
             "roots"
         )
         seen.news.append(f"{place}: {reason}")
         possible = found.listing.possible
         left_out = json.dumps([[place, reason, "lost", None if possible is None else possible.key]])
-        # Its own path may be what is refused.
+        # Its own path may be the refused value.
         with suppress(DBAPIError, ValueError), engine.begin() as connection:
             folder = Folder(found.path, found.mtime_ns, 0, None, left_out)
             sightings.write_folders(connection, walk.root.id, [folder], now)
 
 
 def _is_of_the_values(error: Exception) -> bool:
-    """True when Postgres refused a value, and not when it could not be asked: classes 22, 23 and 54 of its codes."""
+    """True if Postgres refused a value, false if it could not be asked: classes 22, 23 and 54 of its codes."""
     if not isinstance(error, DBAPIError):
         return True
     return str(getattr(error.orig, "pgcode", None) or "")[:2] in ("22", "23", "54")
@@ -327,7 +328,7 @@ def _is_of_the_values(error: Exception) -> bool:
 def _write_together(
     engine: Engine, walk: Walk, batch: list[Listed], nested: NestedRoots, now: datetime, seen: _Seen
 ) -> None:
-    """Write down what listings say, and which sessions have other files than before."""
+    """Write listings down, and which sessions have other files than before."""
     root = walk.root.path
     folders: dict[str, Folder] = {}
     for found in batch:
@@ -371,7 +372,7 @@ def _write_together(
                 seen.same[root] += 1
                 if (video.ctime_ns, video.inode) == (old.ctime_ns, old.inode):
                     continue
-                # Where a file was replaced, its folder has another time; without, the disk counts its files anew.
+                # If a file was replaced, its folder has a new time; if it has not, the disk numbers its files anew.
                 known = walk.known.get(path_of[old.folder_id])
                 is_replaced = known is not None and known[1] != folders[path_of[old.folder_id]].changed_ns
                 status = Status(
@@ -416,9 +417,9 @@ def _write_together(
 
 
 def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
-    """Let the sessions wait whose files may have been replaced by others of the same size and time.
+    """Let the sessions wait whose files may have been replaced by files of the same size and time.
 
-    Where most files of a disk changed so at once, it was mounted anew, or copied: then nothing is read again.
+    If most files of a disk changed so at once, the disk was mounted anew or copied: then nothing is read again.
     """
     files = seen.touched[root]
     if not files:
@@ -427,15 +428,15 @@ def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
         with engine.begin() as connection:
             sightings.write_status(connection, files, are_the_same=True)
         seen.news.append(
-            f"{root}: {len(files)} files have another ctime or inode at once, with the size and time of before, as "
-            "after a new mount or a copy of the disk; they are taken for the same. To have the files of a session "
+            f"{root}: {len(files)} files have another ctime or inode at once, with unchanged size and time, as "
+            "after a new mount or a copy of the disk; they are taken for the same files. To have the files of a session "
             "read again, materialise session_videos for it"
         )
         return
     newest: dict[str, int] = {}
     for file in files:
         newest[file.session_key] = max(file.mtime_ns, newest.get(file.session_key, file.mtime_ns))
-    # The others are found again when their folders are listed the next time.
+    # The others are found again when their folders are next listed.
     newest = dict(sorted(newest.items())[:_READ_AGAIN])
     with engine.begin() as connection:
         sightings.write_status(connection, [file for file in files if file.session_key in newest], are_the_same=False)
@@ -444,9 +445,11 @@ def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
 
 
 def _write_pending(engine: Engine, walk: Walk, now: datetime) -> None:
-    """Write down the folders that the next look is to list. Until then a look that is killed has seen none of them.
+    """Write down the folders that the next look must list. If a look is killed before that, it has seen none of them.
+    Until then a look that is killed has seen none of them.
 
-    That loses nothing: a folder in which new ones were seen is listed once more, as its time is not trusted at first.
+    That loses nothing: a folder in which new ones were seen is listed once more, because its time is not trusted at
+    first.
     """
     pending = {path: -newest for newest, path in list(walk.pending) if path not in walk.known}
     if pending:
@@ -477,7 +480,7 @@ def _finish(engine: Engine, walk: Walk, now: datetime, seen: _Seen) -> None:
 def _settled(
     engine: Engine, lab: Lab, now: datetime, most: int, under_way: Collection[str], until: float, seen: _Seen
 ) -> list[str]:
-    """The first sessions that have settled as far as is known, and that are to be registered."""
+    """The first sessions that have settled, as far as is known, and that must be registered."""
     wanted: list[str] = []
     settled = now - timedelta(seconds=lab.settle_seconds)
     while len(wanted) < most and time.monotonic() < until:
@@ -492,7 +495,8 @@ def _settled(
 
 
 def compare(engine: Engine, lab: Lab, keys: Collection[str]) -> Compared:
-    """Hold sessions, as they were last seen, against the catalogue; what has nothing to wait for waits no more."""
+    """Compare sessions, as they were last seen, with the catalogue; end the wait of those that have nothing to wait
+    for."""
     compared = Compared([], set(), [])
     if not keys:
         return compared
@@ -580,7 +584,7 @@ def _files(session: Session) -> dict[tuple[str, int], VideoFile]:
 def _differences(
     files: dict[tuple[str, int], VideoFile], rows: dict[tuple[str, int], Any]
 ) -> tuple[list[VideoFile], bool]:
-    """The files that are not registered as they are, and whether the session is registered as a whole."""
+    """The files that are not registered as they are now; and True if the session is registered completely."""
     known = {place: row for place, row in rows.items() if row.missing_since is None}
     new = [file for place, file in files.items() if place not in known or not is_registered(file, known[place])]
     return new, not new and known.keys() == files.keys()
@@ -589,9 +593,9 @@ def _differences(
 def _complete(
     engine: Engine, lab: Lab, now: datetime, candidates: Sequence[Candidate], until: float
 ) -> list[Candidate]:
-    """Those of which nothing says that they are under way, and whose new files open, or did not for long enough.
+    """The sessions that nothing shows to be under way, and whose new files open, or have not opened for long enough.
 
-    The others are looked at again, each time after as long again as they have waited already.
+    The others are looked at again, each time after as long as they have waited already.
     """
     reasons: dict[str, tuple[str, str] | None] = {}
     for root in map(str, lab.raw_roots):
@@ -624,7 +628,7 @@ def _complete(
 
 
 def _open(candidates: Sequence[Candidate], reasons: dict[str, tuple[str, str] | None], until: float) -> None:
-    """Say of each session which of its new files does not open and why; in a thread that a disk may hold for ever."""
+    """For each session, name a new file that does not open, and why; in a thread that a disk may block for ever."""
     for candidate in candidates:
         if time.monotonic() > until:
             return
@@ -636,7 +640,7 @@ def _open(candidates: Sequence[Candidate], reasons: dict[str, tuple[str, str] | 
 
 
 def _left_out(engine: Engine, layout: Layout) -> list[str]:
-    """A line for each reason why something is not used, with the first path that has it; roots first."""
+    """A line for each reason why files are not used, with the first path that has it; roots first."""
     lines = [said_of(path, problem) for path, problem in sightings.root_problems(engine)]
     lines += [said_of(path, no_video(key, layout)) for path, key in sightings.folders_without_videos(engine)]
     return lines + [

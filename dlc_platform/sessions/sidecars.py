@@ -1,8 +1,8 @@
-"""What a lab's own tables say of its subjects and sessions, and what a JSON file beside a video says of it.
+"""Details about subjects and sessions in a lab's own tables, and about a video in the JSON file beside it.
 
 Tables lie in a raw root or in a folder between it and a session: ``subjects.csv`` and BIDS' ``participants.tsv``,
-``sessions.csv`` and BIDS' ``sub-01_sessions.tsv``. Values are kept as they are written, as text. Nothing in such a file
-is needed for anything else, so what is wrong with one is said and stops nothing.
+``sessions.csv`` and BIDS' ``sub-01_sessions.tsv``. Values are kept as they are written, as text. Nothing else depends
+on such a file, so a fault in one is reported and stops nothing.
 """
 
 import csv
@@ -28,15 +28,15 @@ from dlc_platform.sessions.listing import Skipped
 
 _OF_SUBJECTS = re.compile(r"(?:subjects|participants)\.(?:csv|tsv)", re.I)
 _OF_SESSIONS = re.compile(r"(?:sub-(?P<subject>.+)_)?sessions\.(?:csv|tsv)", re.I)
-#: The columns that name what a row is of, the first one that a table has; in small letters.
+#: The columns that name the subject or session of a row; the first one that a table has counts; in small letters.
 _SUBJECT_COLUMNS = ("participant_id", "subject", "subject_id", "subject_name", "animal", "animal_id", "mouse_id")
 _SESSION_COLUMNS = ("session_id", "session", "session_name")
-#: The column that Element DeepLabCut names a session by: its folder's path below the root.
+#: The column with which Element DeepLabCut names a session: its folder's path below the root.
 _FOLDER_COLUMNS = ("session_dir", "session_directory")
 _MOST_BYTES = 16 << 20
 _MOST_JSON_BYTES = 64 << 10
 _MOST_COLUMNS = 256
-#: Names in a message, of any number of them.
+#: The most names in a message.
 _NAMED = 5
 
 _Kind = Literal["subject", "session"]
@@ -45,16 +45,16 @@ _Row = tuple[int, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Details:
-    """What sidecar files say of a session and of its subject.
+    """The details that sidecar files give about a session and its subject.
 
-    Both are ``{"values": {name: text}, "sources": {name: path}}``, or None where nothing is said; that of a session
-    may hold ``{"videos": {file name: {"values": ..., "source": path}}}`` too. A table that lies nearer to the session
-    has the last word.
+    Both are ``{"values": {name: text}, "sources": {name: path}}``, or None if there are no details; that of a session
+    may also hold ``{"videos": {file name: {"values": ..., "source": path}}}``. A table nearer to the session wins over
+    one farther away.
 
     Attributes
     ----------
     unread
-        The files and folders that may say more and could not be read or used; see `kept`.
+        The files and folders that may hold more details and could not be read or used; see `kept`.
     """
 
     subject: dict[str, Any] | None
@@ -64,14 +64,14 @@ class Details:
 
 
 def kept(before: dict[str, Any] | None, said: dict[str, Any] | None, unread: Collection[str]) -> dict[str, Any] | None:
-    """What sidecar files say now, and what those said before that cannot be read now.
+    """The present details, and the earlier ones whose files cannot be read now.
 
     Parameters
     ----------
     before, said
-        Of one subject or session, as in `Details`.
+        The details of one subject or session, as in `Details`.
     unread
-        Files and folders.
+        The files and folders that cannot be read.
     """
 
     def is_unread(source: str) -> bool:
@@ -90,7 +90,7 @@ def kept(before: dict[str, Any] | None, said: dict[str, Any] | None, unread: Col
 
 @dataclass(frozen=True)
 class _Table:
-    """A table as it was read; `rows` are pairs of a line's number and its values by column, without empty ones."""
+    """A table that was read; `rows` are pairs of a line's number and its values by column, without empty values."""
 
     columns: tuple[str, ...]
     rows: tuple[_Row, ...]
@@ -124,16 +124,16 @@ class _Table:
 
 
 class Sidecars:
-    """The sidecar files below the raw roots, each table read once.
+    """The sidecar files below the raw roots; each table is read once.
 
-    Make another one to see what has changed since.
+    Make a new object to see later changes.
 
     Parameters
     ----------
     raw_roots
         All raw roots of the lab.
     unreachable
-        Those of them that are not to be asked.
+        Those of them that must not be asked.
     """
 
     def __init__(self, raw_roots: Iterable[Path], unreachable: Iterable[Path] = ()) -> None:
@@ -145,14 +145,14 @@ class Sidecars:
         self._session_rows: dict[str, _SessionRows] = {}
 
     def details(self, folder: Path, subject: str, name: str, videos: Iterable[Path]) -> Details:
-        """What sidecar files say of one session.
+        """The details that sidecar files give about one session.
 
         Parameters
         ----------
         folder, subject, name
-            Of the session.
+            The folder of the session, its subject and its name.
         videos
-            Its video files, beside each of which a JSON file of its name may lie.
+            Its video files; a JSON file with the name of the video may lie beside each.
         """
         values: dict[_Kind, dict[str, str]] = {"subject": {}, "session": {}}
         sources: dict[_Kind, dict[str, str]] = {"subject": {}, "session": {}}
@@ -203,7 +203,7 @@ class Sidecars:
         return Details(said["subject"], said["session"], tuple(dict.fromkeys(problems)), frozenset(unread))
 
     def strangers(self, subjects: Iterable[str]) -> list[Skipped]:
-        """The tables of the raw roots that speak of subjects of whom there is no session."""
+        """The tables of the raw roots that name subjects without any session."""
         known = {subject.removeprefix("sub-") for subject in subjects}
         found = []
         for root in self._roots:
@@ -212,13 +212,11 @@ class Sidecars:
                 if strange:
                     more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
                     names = f"{', '.join(strange[:_NAMED])}{more}"
-                    found.append(
-                        Skipped(Path(path), f"it speaks of {names}, of whom no session is on disk", "expected")
-                    )
+                    found.append(Skipped(Path(path), f"it names {names}, who have no session on disk", "expected"))
         return found
 
     def state(self, folders: Iterable[Path]) -> str:
-        """A hash that changes when a table does that speaks of sessions in these folders; no file is read for it."""
+        """A hash that changes when a table about sessions in these folders changes; no file is read for it."""
         places = {place for folder in set(folders) for _, place in _places(self._roots, folder)}
         found = hashlib.sha256()
         for place in sorted(places | set(self._roots)):
@@ -234,13 +232,13 @@ class Sidecars:
             if not any(Path(folder).is_relative_to(root) for root in self._unreachable):
                 with suppress(OSError):
                     names = sorted(os.listdir(folder))
-            # A root without anything is taken for a disk that is not mounted, and a folder that is gone lay below one.
+            # An empty root is taken for a disk that is not mounted, and a folder that is gone lay below one.
             if not names:
                 self._unread.add(folder)
             self._in_folder[folder] = [
                 (os.path.join(folder, name), "subject" if _OF_SUBJECTS.fullmatch(name) else "session")
                 for name in names
-                # The listing of the folder says which names are not UTF-8: no table can be kept under them.
+                # The folder's listing reports names that are not UTF-8: no table can be kept under them.
                 if name.isprintable() and (_OF_SUBJECTS.fullmatch(name) or _OF_SESSIONS.fullmatch(name))
             ]
         return self._in_folder[folder]
@@ -252,9 +250,9 @@ class Sidecars:
 
 
 def _places(roots: Sequence[str], folder: Path) -> Iterator[tuple[str, str]]:
-    """The folders whose tables may speak of a session, each with its root, in the order in which they are read.
+    """The folders whose tables may be about a session, each with its root, in the order in which they are read.
 
-    First the other roots, because a lab may keep its tables in one of them.
+    The other roots come first, because a lab may keep its tables in one of them.
     """
     within = [root for root in roots if root_of(folder, [Path(root)]) is not None]
     for root in roots:
@@ -270,14 +268,14 @@ def _places(roots: Sequence[str], folder: Path) -> Iterator[tuple[str, str]]:
 
 
 class _SessionRows:
-    """The rows of a table of sessions, by what names a session in them: its folder, or its subject and name."""
+    """The rows of a table of sessions, by the name of the session in them: its folder, or its subject and name."""
 
     def __init__(self, table: _Table, path: str, root: str) -> None:
         of_subject, of_session = table.column(_SUBJECT_COLUMNS), table.column(_SESSION_COLUMNS)
         of_folder = table.column(_FOLDER_COLUMNS)
         place, file = os.path.split(path)
         in_name = _OF_SESSIONS.fullmatch(file)
-        #: Whom the table speaks of by its own name or its folder's, where its rows do not say.
+        #: The subject that the name of the table or of its folder gives, if its rows do not name one.
         self._named = normal((in_name and in_name["subject"]) or os.path.basename(place)).removeprefix("sub-")
         self._names_subjects = of_subject is not None
         self._rows: dict[tuple[str, str, str], list[_Row]] = defaultdict(list)
@@ -357,7 +355,7 @@ def _table(path: str, lines: Iterator[tuple[int, list[str]]]) -> _Table:
         if any(fields[len(header) :]):
             too_long.append(line)
     if too_long:
-        problems.append(f"line {too_long[0]} has more fields than the header; put what holds a comma in quotes")
+        problems.append(f"line {too_long[0]} has more fields than the header; put values with a comma in quotes")
     table = _Table(tuple(dict.fromkeys(name for name in header if name)), tuple(rows), ())
     if _OF_SUBJECTS.fullmatch(os.path.basename(path)):
         wanted = _SUBJECT_COLUMNS[:3]
@@ -366,12 +364,12 @@ def _table(path: str, lines: Iterator[tuple[int, list[str]]]) -> _Table:
         wanted = (_SESSION_COLUMNS[0], _SESSION_COLUMNS[1], _FOLDER_COLUMNS[0])
         is_usable = table.column((*_SESSION_COLUMNS, *_FOLDER_COLUMNS)) is not None
     if not is_usable:
-        return _Table((), (), (f"it has no column {', '.join(wanted[:-1])} or {wanted[-1]}; name that column so",))
+        return _Table((), (), (f"it has no column {', '.join(wanted[:-1])} or {wanted[-1]}; give a column that name",))
     return _Table(table.columns, table.rows, tuple(problems))
 
 
 def _read_json(path: Path) -> tuple[dict[str, str], str | None]:
-    """The values of a JSON object, as text, and what is wrong with the file; nothing of either where there is none."""
+    """The values of a JSON object, as text, and the fault of the file; both are empty if there is no file."""
     try:
         status = path.stat()
         if not S_ISREG(status.st_mode):
@@ -389,7 +387,7 @@ def _read_json(path: Path) -> tuple[dict[str, str], str | None]:
         return {}, f"it cannot be read: {error.strerror}; check the file and its permissions"
     except (ValueError, RecursionError) as error:
         return {}, f"it is not JSON in UTF-8: {str(error).splitlines()[0]}; mend it, or remove it"
-    except PlatformError as error:  # it has become another kind of file just now
+    except PlatformError as error:  # it became another kind of file just now
         return {}, f"it is not read: {error.problem}"
     if not isinstance(content, dict):
         return {}, "it holds no JSON object, so it is not taken for metadata of its video"
@@ -405,5 +403,5 @@ def _read_json(path: Path) -> tuple[dict[str, str], str | None]:
 
 
 def _storable(text: str) -> str:
-    """Text that a database takes: without what JSON can write and Unicode cannot."""
+    """A text that a database accepts: without characters that JSON can write and Unicode does not have."""
     return text.replace("\0", "").encode(errors="replace").decode()

@@ -1,7 +1,7 @@
-"""What is wrong with the videos of a session: by lab.yaml, or beside the earlier videos of the same camera.
+"""Checks of a session's videos: against lab.yaml, and against the earlier videos of the same camera.
 
-The figures are those that the catalogue keeps; `video/quality.py` measures them. What a lab wrote down may fail and
-hold a video in quarantine; what follows from earlier videos or from defaults only warns.
+The figures are those of the catalogue; `video/quality.py` measures them. A limit that a lab wrote down may fail and
+hold a video in quarantine. A limit that follows from earlier videos or from defaults only warns.
 """
 
 import math
@@ -20,7 +20,7 @@ from dlc_platform.settings.quality import VideoLimits, VideoRules
 from dlc_platform.text.words import counted, rounded
 from dlc_platform.video.opening import COPY_AGAIN
 
-#: What is asked of each video of a session, in this order; asset checks have these names.
+#: The questions about each video of a session, in this order; asset checks have these names.
 Question = Literal[
     "videos_can_be_read",
     "every_frame_is_there",
@@ -32,16 +32,16 @@ Question = Literal[
 ]
 QUESTIONS: tuple[Question, ...] = get_args(Question)
 
-#: A camera's earlier videos say something from so many on, and no more of them are looked at.
+#: The fewest earlier videos of a camera that show what is usual, and the most that are looked at.
 FEWEST_EARLIER, MOST_EARLIER = 20, 200
-#: How far from the median of earlier videos is unusual: in standard deviations, as the median absolute deviation gives
-#: them for a normal distribution, and at least so much: grey levels, and the factor of the focus.
+#: The unusual distance from the median of earlier videos: in standard deviations, which the median absolute deviation
+#: gives for a normal distribution, and the least distance: in grey levels, and as a factor of the focus.
 _DEVIATIONS = 6 * 1.4826
 _LEAST_EXPOSURE = 20.0
 _LEAST_FOCUS = 2.0
-#: Fraction of the earlier videos that must share a resolution for it to be the usual one.
+#: The fraction of the earlier videos that must share a resolution before it counts as the usual one.
 _USUAL = 0.8
-#: Frames that a header may promise too many before it is said: an edit list hides some.
+#: A header may promise so many frames too many without a finding: an edit list hides some.
 _HEADER_FRAMES, _HEADER_FRACTION = 2, 0.02
 _RATE_TOLERANCE = 0.01
 
@@ -49,26 +49,26 @@ _WHAT = {"exposure": "a mean grey level", "focus": "a focus"}
 
 
 def release(session: str) -> str:
-    """How a person lets a session out that is held up for its videos."""
+    """The advice how a person releases a session that is held up for its videos."""
     return f"release the session with {command('sessions', 'release', 'HOME', session)} to have it tracked as it is"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about one file that a person should know.
+    """A fact about one file that a person should know.
 
     Attributes
     ----------
     question
-        What was asked.
+        The question that was asked.
     problem
         A sentence with the file and the figures.
     fails
-        It is an error, and not a warning.
+        True for an error, false for a warning.
     holds
-        The file is not to be tracked.
+        True if the file must not be tracked.
     evidence
-        A hash of what was judged, and by what.
+        A hash of the judged figures and of the limits.
     """
 
     question: Question
@@ -85,7 +85,7 @@ class Finding:
 
 
 def findings(rules: VideoRules, session: str, figures: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """What lab.yaml and its defaults find wrong with the files of a session.
+    """The faults that lab.yaml and its defaults find in the files of a session.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def findings(rules: VideoRules, session: str, figures: Iterable[Mapping[str, Any
 
 
 def unusual(engine: Engine, rules: VideoRules, session: str, figures: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """What is unlike the earlier videos of the same camera, where lab.yaml does not say what is right."""
+    """Differences from the earlier videos of the same camera, in figures for which lab.yaml has no limit."""
     found = []
     earlier: dict[str, list[Mapping[str, Any]]] = {}
     for row in figures:
@@ -115,7 +115,7 @@ def copies(engine: Engine, session: str) -> list[Finding]:
             "no_file_is_a_copy",
             row["path"],
             copy_of(row),
-            "Remove the copies, if the animal was not recorded twice",
+            "Remove the copies, unless the animal was recorded twice",
             False,
             False,
             sha256_json([row["video"], "copy"]),
@@ -125,7 +125,7 @@ def copies(engine: Engine, session: str) -> list[Finding]:
 
 
 def copy_of(row: Mapping[Hashable, Any]) -> str:
-    """A sentence about a row of `catalog.videos.repeated_videos`, however many copies there are."""
+    """A sentence about a row of `catalog.videos.repeated_videos`, for any number of copies."""
     more = f" and of {counted(row['files'] - 2, 'more file')}" if row["files"] > 2 else ""
     return (
         f"{row['path']} of {row['session']} is the very video of {row['other_path']} of {row['other_session']}{more}: "
@@ -148,7 +148,7 @@ def _own(rules: VideoRules, session: str, row: Mapping[str, Any]) -> Iterator[Fi
             "every_frame_is_there",
             path,
             f"{path} is {row['damage']}",
-            f"{COPY_AGAIN}, or write `damaged_videos: track` into lab.yaml to have tracked what can be decoded, or "
+            f"{COPY_AGAIN}, or write `damaged_videos: track` into lab.yaml to track what can be decoded, or "
             f"{to_release}",
             stops,
             stops,
@@ -168,15 +168,15 @@ def _own(rules: VideoRules, session: str, row: Mapping[str, Any]) -> Iterator[Fi
             "every_frame_is_there",
             row,
             left_out(row["frames_left_out"]),
-            "Add them to a frame's number where a camera's triggers were counted. If the recording was copied in "
-            "parts, copy the whole of it",
+            "Add them to a frame's number if a camera's triggers were counted. If the recording was copied in "
+            "parts, copy all of it",
         )
     declared, frames = row["frames_declared"], row["frames"]
     if declared is not None and declared - frames > max(_HEADER_FRAMES, _HEADER_FRACTION * frames):
         yield _warning(
             "every_frame_is_there",
             row,
-            f"has {counted(frames, 'frame')} where its header promises {declared}",
+            f"has {counted(frames, 'frame')}, and its header promises {declared}",
             "Programs that believe the header wait for frames that never come; `ffmpeg -i OLD -c copy NEW` writes it "
             "anew",
         )
@@ -184,16 +184,16 @@ def _own(rules: VideoRules, session: str, row: Mapping[str, Any]) -> Iterator[Fi
         yield _warning(
             "timestamps_are_regular",
             row,
-            f"has {counted(row['repeated'], 'frame')} with the time of a frame before",
+            f"has {counted(row['repeated'], 'frame')} with the time of an earlier frame",
             "Look at the recording program: it wrote frames twice, or at a wrong time",
         )
     if row["times_estimated"]:
         yield _warning(
             "timestamps_are_regular",
             row,
-            f"has {counted(row['times_estimated'], 'frame')} whose timestamp is missing or wrong: such times lie in "
-            "equal "
-            "steps between those of others",
+            f"has {counted(row['times_estimated'], 'frame')} whose timestamp is missing or wrong: these times are "
+            "estimated "
+            "in equal steps between those of other frames",
             "Look at the recording program, or at the disk if the file was copied",
         )
     if row["times_reordered"] and row["damage"]:
@@ -201,16 +201,17 @@ def _own(rules: VideoRules, session: str, row: Mapping[str, Any]) -> Iterator[Fi
             "timestamps_are_regular",
             row,
             f"has {counted(row['times_reordered'], 'frame')} whose times had to be put in order, and is damaged: "
-            "beside the damage they may be some frames early or late",
-            "Copy the file again from the recording machine; if it is damaged there too, leave out what is near that",
+            "near the damage they may be some frames early or late",
+            "Copy the file again from the recording machine; if it is damaged there too, leave out the frames near "
+            "the damage",
         )
     if row["clock_resets"]:
         places = counted(row["clock_resets"], "place")
         yield _warning(
             "timestamps_are_regular",
             row,
-            f"has a clock that begins again in {places}: how much time passed there is unknown, and one frame's is "
-            "assumed",
+            f"has a clock that begins again in {places}: how much time passed there is unknown, and "
+            "the time of one frame is assumed",
             "If it was joined from several files, register these instead",
         )
     limits = rules.limits_for(row["camera"])
@@ -229,16 +230,16 @@ def _own(rules: VideoRules, session: str, row: Mapping[str, Any]) -> Iterator[Fi
 
 
 def left_out(frames: int) -> str:
-    """What is to be said of a file of which so many packets at the beginning give no frame."""
+    """The words for a file whose first packets, so many of them, give no frame."""
     return (
-        f"begins with {counted(frames, 'frame that builds', 'frames that build')} on what is not in the file and "
+        f"begins with {counted(frames, 'frame that builds', 'frames that build')} on data that is not in the file and "
         "cannot be decoded: its frame 0 is not "
         "the first that was recorded"
     )
 
 
 def _broken(limits: VideoLimits, row: Mapping[str, Any]) -> Iterator[tuple[str, Question, str]]:
-    """The limits that a video does not keep, and what it is instead; what is unknown keeps all of them."""
+    """The limits that a video does not keep, and its figure instead; an unknown figure keeps all limits."""
     size = (row["width"], row["height"])
     if limits.resolution is not None and size != limits.resolution:
         expected = f"{limits.resolution[0]} x {limits.resolution[1]}"
@@ -284,9 +285,7 @@ def _broken(limits: VideoLimits, row: Mapping[str, Any]) -> Iterator[tuple[str, 
 def _beside(limits: VideoLimits, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     if len(earlier) < FEWEST_EARLIER:
         return
-    remedy = (
-        "Look whether the camera was changed; what is right for it can be written under `video_quality` in lab.yaml"
-    )
+    remedy = "Check if the camera was changed; you can write the right value under `video_quality` in lab.yaml"
     size = (row["width"], row["height"])
     sizes = [(other["width"], other["height"]) for other in earlier]
     usual = multimode(sizes)[0]
@@ -317,7 +316,7 @@ def _beside(limits: VideoLimits, row: Mapping[str, Any], earlier: Sequence[Mappi
 
 
 def _range(values: Sequence[float], least: float) -> tuple[float, float]:
-    """What is usual: so many deviations around the median, at least `least` to each side."""
+    """The usual range: so many deviations around the median, and at least `least` to each side."""
     middle = median(values)
     reach = max(least, _DEVIATIONS * median(abs(value - middle) for value in values))
     return middle - reach, middle + reach

@@ -500,7 +500,7 @@ def test_doctor_holds_regions_against_the_videos(
         "WRONG   region of top: the region 600 x 400 at (41, 80) reaches over the picture of top of sub-1_ses-1, which "
         "is 640 x 480. Correct it under `regions` in lab.yaml." in out
     )
-    assert "warning regions: the region 600 x 400 at (0, 80) (camera Top, session *) is that of no registered" in out
+    assert "warning regions: the region 600 x 400 at (0, 80) (camera Top, session *) matches no registered" in out
     assert "ok      regions: 1 registered video holds its own" in out
 
 
@@ -513,7 +513,7 @@ def test_doctor_knows_no_videos_before_the_first_start(
     home = broken_lab(regions=[{"x": 0, "y": 0, "width": 32, "height": 32}])
     monkeypatch.setenv("DLC_PLATFORM_POSTGRES_URL", empty_database.render_as_string(hide_password=False))
     code, out = command("doctor", home)
-    assert code == 0 and "is that of no registered video" in out
+    assert code == 0 and "matches no registered video" in out
 
 
 def test_doctor_lets_pass_what_lies_in_every_lab(
@@ -704,7 +704,7 @@ def test_a_test_message_reaches_the_channels_or_says_why_not(
 
         out = command("doctor", home)[1]
         assert f"channel room: 127.0.0.1:{hook.port} answers" in out
-        assert f"others on this machine may read {tmp_path / 'url'}" in out
+        assert f"other users of this machine may read {tmp_path / 'url'}" in out
         assert "warning channel dumb: the environment variable NO_HOOK" in out
         assert len(hook.got) == 1  # asking whether it answers sends nothing
         assert "secret" not in out

@@ -272,7 +272,7 @@ def test_a_truncated_backup_is_refused(
 ) -> None:
     monkeypatch.setenv(POSTGRES_VARIABLE, empty_database.render_as_string(hide_password=False))
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(PlatformError, match="is no whole backup"):
+    with pytest.raises(PlatformError, match="is not a whole backup"):
         restore(file, file.with_name("second"))
     assert not file.with_name("second").exists()
     assert schemas(empty_database) == []
@@ -286,10 +286,10 @@ def test_a_changed_backup_is_refused(
     members = parts(file)
     middle = len(members[name]) // 2
     members[name] = members[name][:middle] + bytes([members[name][middle] ^ 1]) + members[name][middle + 1 :]
-    with pytest.raises(PlatformError, match=r"is no whole backup: .* is not as it was"):
+    with pytest.raises(PlatformError, match=r"is not a whole backup: .* has changed since it was made"):
         restore(write(file.with_name("changed"), members), file.with_name("second"))
     del members[name]
-    with pytest.raises(PlatformError, match=f"is no whole backup: {name} is missing"):
+    with pytest.raises(PlatformError, match=f"is not a whole backup: {name} is missing"):
         restore(write(file.with_name("lacking"), members), file.with_name("second"))
     assert not file.with_name("second").exists()
     assert schemas(empty_database) == []
@@ -313,7 +313,7 @@ def test_nothing_but_the_known_parts_is_taken_out(file: Path, name: str) -> None
 
 def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text" * 1000)
-    for name, problem in (("text", "is no whole backup"), ("nowhere", "No such file"), (".", "Is a directory")):
+    for name, problem in (("text", "is not a whole backup"), ("nowhere", "No such file"), (".", "Is a directory")):
         with pytest.raises(PlatformError, match=problem):
             restore(tmp_path / name, tmp_path / "second")
     assert not (tmp_path / "second").exists()
@@ -350,7 +350,7 @@ def rewritten(file: Path, **changes: object) -> Path:
             {"postgres": 99},
             "taken from a server of Postgres 99, newer than the pg_restore that comes with the platform",
         ),
-        ({"made_at": "yesterday"}, "is no whole backup"),
+        ({"made_at": "yesterday"}, "is not a whole backup"),
     ],
 )
 def test_a_backup_of_another_version_is_refused(

@@ -197,7 +197,7 @@ def test_rows_that_the_tables_refuse_refuse_the_backup(
     file = backup(home, home.with_name("first")).file
     execute(lab, *statements)
     other = backup(home, home.with_name("file")).file
-    with pytest.raises(PlatformError, match=f"is no whole backup: .*{problem}"):
+    with pytest.raises(PlatformError, match=f"is not a whole backup: .*{problem}"):
         restored(changed(file, database_dump=part(other, "database.dump")))
     assert empty(empty_database)
 
@@ -422,7 +422,7 @@ def test_members_that_are_no_plain_files_are_refused(home: Path, tmp_path: Path)
 @pytest.mark.parametrize("about", [b"[" * 50_000, b'{"format": 1, "platform": "\\u001b[31m\\n"}', b"[]", b"\xff"])
 def test_a_manifest_that_is_none_is_refused(home: Path, tmp_path: Path, about: bytes) -> None:
     file = backup(home, tmp_path / "file").file
-    with pytest.raises(PlatformError, match="is no whole backup") as caught:
+    with pytest.raises(PlatformError, match="is not a whole backup") as caught:
         restore(changed(file, manifest_json=about), tmp_path / "second", DAGSTER)
     assert str(caught.value).isprintable()
 

@@ -333,7 +333,7 @@ def test_what_is_wrong_with_the_labs_tables_is_in_the_plan(engine: Engine, lab: 
     (raw / "subjects.csv").write_text("subject,sex\n1,F\n1,M\n7,F\n")
     reasons = [item.reason for item in plan(lab, engine).skipped]
     assert reasons == [
-        "it speaks of 7, of whom no session is on disk",
+        "it names 7, who have no session on disk",
         "its lines 2 and 3 are of one subject, and the first is used; remove one",
     ]
 

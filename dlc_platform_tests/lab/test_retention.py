@@ -139,7 +139,10 @@ def edit_manifest(product: Path, **changes: Any) -> None:
         ),
         (
             lambda p: (p.parent / "notes").mkdir() or (p.parent / "list.txt").touch(),
-            [("poses/list.txt", "this is no product of the store"), ("poses/notes", "this is no product of the store")],
+            [
+                ("poses/list.txt", "this is not a product of the store"),
+                ("poses/notes", "this is not a product of the store"),
+            ],
         ),
     ],
 )
@@ -254,7 +257,7 @@ def test_garbage_is_what_no_row_names_and_nobody_wrote_for_a_day(lab: Engine, st
     assert remove(lab, store, item)
     assert not useless.exists() and young.exists() and (store.root / "poses" / "notes").exists()
     assert [problem for _, problem in found(lab, store)] == [
-        "this is no product of the store",
+        "this is not a product of the store",
         "no row of the catalogue names this product yet",
     ]
 

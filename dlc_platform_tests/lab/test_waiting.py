@@ -190,7 +190,7 @@ def test_a_root_that_answers_slowly_all_the_time_is_left_after_a_while(
     monkeypatch.setattr(os, "scandir", slowly)
     left = every_folder(str(tmp_path), Layout(), patience=60, most=0.5)
     assert isinstance(left, str)
-    assert left.startswith("the raw root answers so slowly that ") and "its looks go on" in left
+    assert left.startswith("the raw root answers so slowly that ") and "each look goes on" in left
 
 
 def test_folders_with_one_key_on_a_disk_that_hangs_hold_up_nobody(

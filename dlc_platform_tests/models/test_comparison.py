@@ -383,6 +383,6 @@ def test_a_version_that_costs_images_is_named_with_what_it_costs(
     assert compared.versions["taught_images"].tolist() == [4, 0] and len(compared.comparison.images) == 6
     (warning,) = compared.warnings
     assert warning.startswith(f"{tiny_model.id[:12]} was trained on 4 of the dataset's 10 test images")
-    assert warning.endswith("6 are left, and without this version 10 would be")
+    assert warning.endswith("6 are left; without this version 10 would be left")
     code, printed = command("compare", home, "--project", PROJECT)
     assert code in (0, None) and f"Warning: {warning}." in printed

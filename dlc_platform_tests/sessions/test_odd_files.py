@@ -313,7 +313,7 @@ def test_what_vanishes_while_it_is_looked_at_is_no_error(raw: Path, monkeypatch:
     monkeypatch.setattr(os, "scandir", scandir)
     names, said = look(raw)
     assert names == ["b"]
-    assert said[f"{FOLDER}/a.mp4"] == "it was taken away while its folder was looked at"
+    assert said[f"{FOLDER}/a.mp4"] == "it was removed while its folder was listed"
     assert "cannot be read: No such file" in said[f"{FOLDER}/deep"]
 
 

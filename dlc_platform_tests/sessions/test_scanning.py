@@ -171,10 +171,10 @@ def test_a_folder_that_the_catalogue_refuses_is_named_and_stops_nothing(disks: D
     disks.write("sub-3/ses-1")
     disks.look()
     news = "\n".join(disks.last.news)
-    assert "sub-2/ses-1/: what lies in it cannot be written down" in news and "rename it" in news
+    assert "sub-2/ses-1/: its content cannot be recorded" in news and "rename it" in news
     assert disks.take() == ["sub-3_ses-1"]
     (held,) = [one for one in waiting(disks.engine, disks.lab) if one.session == "sub-2_ses-1"]
-    assert held.reason.startswith("what lies in it cannot be written down (") and not held.passing
+    assert held.reason.startswith("its content cannot be recorded (") and not held.passing
     with disks.engine.begin() as connection:
         connection.execute(text("alter table dlc.sighting drop constraint sighting_name_check"))
     assert disks.take() == ["sub-2_ses-1"]
@@ -392,7 +392,7 @@ def test_a_root_that_is_emptied_or_away_loses_nothing(disks: Disks) -> None:
     disks.roots[0].mkdir()
     disks.write("sub-3/ses-1", root=1)
     assert disks.take() == ["sub-3_ses-1"]
-    assert f"{disks.roots[0]}: the raw root is empty, and it was not before; mount its disk" in disks.said
+    assert f"{disks.roots[0]}: the raw root is empty now and was not before; mount its disk" in disks.said
     assert disks.missing() == []
     disks.roots[0].rmdir()
     away.rename(disks.roots[0])

@@ -178,7 +178,7 @@ def test_utf_16_of_a_spreadsheet_is_read(raw: Path) -> None:
 def test_subjects_without_sessions_are_named(raw: Path) -> None:
     (raw / "participants.tsv").write_text("participant_id\nsub-1\nsub-8\nsub-9\n")
     (problem,) = Sidecars([raw]).strangers({"1", "2"})
-    assert "it speaks of 8, 9, of whom no session" in problem.reason
+    assert "it names 8, 9, who have no session" in problem.reason
 
 
 def test_the_state_changes_when_a_table_does(raw: Path) -> None:

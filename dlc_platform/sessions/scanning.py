@@ -428,8 +428,8 @@ def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
         with engine.begin() as connection:
             sightings.write_status(connection, files, are_the_same=True)
         seen.news.append(
-            f"{root}: {len(files)} files have another ctime or inode at once, with unchanged size and time, as "
-            "after a new mount or a copy of the disk; they are taken for the same files. To have the files of a session "
+            f"{root}: {len(files)} files have another ctime or inode at once, with unchanged size and time, as after "
+            "a new mount or a copy of the disk; they are taken for the same files. To have the files of a session "
             "read again, materialise session_videos for it"
         )
         return

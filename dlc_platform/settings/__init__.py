@@ -1,1 +1,1 @@
-"""lab.yaml: a module for each subject of its sections, the lab that they make, and its loading."""
+"""lab.yaml: a module for each group of its sections, the model of the whole file, and its loading."""

@@ -1,4 +1,4 @@
-"""The section `notify` of lab.yaml: what the lab tells people, and through which channels."""
+"""The section `notify` of lab.yaml: the events that the lab reports to people, and the channels for them."""
 
 from typing import Literal, get_args
 
@@ -6,20 +6,21 @@ from pydantic import Field, model_validator
 
 from dlc_platform.settings.fields import Address, Folder, Name, Section, VariableName
 
-#: What a lab can be notified of.
+#: The events that a lab can report.
 Event = Literal["run_failure", "quarantine", "stale", "daily_report"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 
 
 class _Channel(Section):
-    """Somewhere to send notifications to."""
+    """A place to send notifications to."""
 
-    name: Name = Field(description="What rows and messages call it; under another name it is another channel.")
-    send: tuple[Event, ...] = Field(default=EVENTS, min_length=1, description="What it is told of.")
+    name: Name = Field(description="Its name in rows and messages; with another name it is another channel.")
+    send: tuple[Event, ...] = Field(default=EVENTS, min_length=1, description="The events that it is told.")
 
 
 class Webhook(_Channel):
-    """A URL that is posted to. The URL is a secret, so lab.yaml only says where it is."""
+    """A URL to which messages are posted. The URL is a secret, so lab.yaml only says where it is. The URL is a secret,
+    so lab.yaml only says where it is."""
 
     url_variable: VariableName | None = Field(default=None, description="The environment variable that holds the URL.")
     url_file: Folder | None = Field(default=None, description="Or the file that holds it, and nothing else.")
@@ -54,9 +55,7 @@ class Mail(_Channel):
     def _one_place(self) -> "Mail":
         given = [place for place in (self.password_variable, self.password_file) if place is not None]
         if len(given) != (self.user is not None):
-            raise ValueError(
-                "a user needs either password_variable or password_file, and no password is without a user"
-            )
+            raise ValueError("a user needs either password_variable or password_file, and a password needs a user")
         if given and self.tls == "none":
             raise ValueError("a password is not sent without tls")
         return self
@@ -71,7 +70,8 @@ class Notify(Section):
         default=15.0,
         ge=0,
         le=7 * 24 * 60,
-        description="The least time between two messages to one channel: what comes meanwhile travels in one.",
+        description="The least time between two messages to one channel: events meanwhile are sent together in one "
+        "message.",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""The environment variables of the platform, and the names of what lies in a lab's home."""
+"""The environment variables of the platform, and the names of the files and folders in a lab's home."""
 
 import os
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 from dlc_platform.errors import HOME_VARIABLE, PlatformError
 
 POSTGRES_VARIABLE = "DLC_PLATFORM_POSTGRES_URL"
-#: A file that holds the URL, as secrets come to containers and services.
+#: A file that holds the URL; containers and services get their secrets so.
 POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_POSTGRES_URL_FILE"
-#: A file with another URL of the same database, for a role of Dagster's own. There is no such variable for the URL
-#: itself: that one is what dagster.yaml names, and it is made.
+#: A file with another URL of the same database, for a role of Dagster's own. There is no variable for that URL itself,
+#: because dagster.yaml names it and the platform makes it.
 DAGSTER_POSTGRES_FILE_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL_FILE"
 STAGE_VARIABLE = "DLC_PLATFORM_STAGE"
-#: Of a web server that does not see the lab's home: the file that holds its token, and the names it answers under.
+#: For a web server that does not see the lab's home: the file that holds its token, and the names that it answers to.
 WEB_TOKEN_FILE_VARIABLE = "DLC_PLATFORM_WEB_TOKEN_FILE"
 WEB_READ_ONLY_TOKEN_FILE_VARIABLE = "DLC_PLATFORM_WEB_READ_ONLY_TOKEN_FILE"
 WEB_HOSTS_VARIABLE = "DLC_PLATFORM_WEB_HOSTS"
 LAB_FILE = "lab.yaml"
-#: Names the copy of lab.yaml that `up` last took. All that it starts reads that one, so that an edit comes into force
-#: for all of it together, and one that is not valid for none.
+#: Names the copy of lab.yaml that `up` last took. All processes that it starts read this copy, so that an edit comes
+#: into force for all of them together, and an invalid edit for none.
 TAKEN_VARIABLE = "DLC_PLATFORM_TAKEN_LAB"
-#: The folders of a lab's home that the platform writes into, besides those that lab.yaml names.
+#: The folders of a lab's home into which the platform writes, besides those that lab.yaml names.
 WRITTEN_FOLDERS = ("postgres", "dagster", "work", "logs")
 
 

@@ -1,4 +1,4 @@
-"""Types of values that lab.yaml holds, each with what it may be, and what all its sections have in common."""
+"""Types of the values in lab.yaml, each with its limits, and the base of all sections."""
 
 import re
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from pydantic.fields import FieldInfo
 
 #: Larger than any picture, and small enough for the integers of every library and table.
 MOST_PIXELS = 1_000_000
-#: The longest of the times that lab.yaml may give, in seconds: a longer one has no end that a clock can name.
+#: The longest time that lab.yaml may give, in seconds: a longer one ends later than a clock can tell.
 YEAR_SECONDS = 365 * 24 * 3600
-#: A layout pattern has so many signs at most, so many groups within each other, and means so many with each of its
-#: repetitions written out, as the engine does: `a{1000000000}` takes gigabytes before it is held against any path.
+#: The most signs of a layout pattern, the most groups within each other, and the most signs with all repetitions
+#: written out, as the engine does: `a{1000000000}` takes gigabytes before it is compared with any path.
 _LONGEST_PATTERN, _DEEPEST_PATTERN, _LARGEST_PATTERN = 2000, 30, 100_000
 _SIGN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(?P<counts>\d*,?\d*)\}|.", re.S)
 PathOrText = TypeVar("PathOrText", Path, str)
@@ -35,10 +35,10 @@ def _regular_expression(text: str) -> str:
 
 
 def _require_small(pattern: str) -> None:
-    """See that a layout pattern can be compiled in no time and little memory."""
+    """Check that a layout pattern compiles quickly and in little memory."""
     if len(pattern) > _LONGEST_PATTERN:
         raise ValueError(f"is longer than {_LONGEST_PATTERN} characters")
-    # Of each group that is open: how much it holds, and how much its last part does, which a repetition repeats.
+    # For each open group: its signs, and the signs of its last part, which a repetition repeats.
     groups = [[0, 0]]
     for sign in _SIGN.finditer(pattern):
         if sign["counts"]:
@@ -72,14 +72,14 @@ def without_zero(path: PathOrText) -> PathOrText:
 
 
 def meant(text: str, names: Sequence[str]) -> str:
-    """What to write instead of a word that is not known."""
+    """The advice for an unknown word: the known words that come near, or all of them."""
     near = get_close_matches(re.sub(r"\W", "_", text.lower()), names, n=2)
     return f"write {' or '.join(near)}" if near else f"the names are {', '.join(names)}"
 
 
 def _variable_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
-        raise ValueError("must be the name of an environment variable, not what it holds")
+        raise ValueError("must be the name of an environment variable, not its value")
     return text
 
 
@@ -105,7 +105,7 @@ def _cron(text: str) -> str:
             numbers = [int(number) for number in known.groups()[:2] if number] if known else []
             if known is None or numbers != sorted(numbers) or not all(least <= number <= most for number in numbers):
                 raise ValueError(
-                    f"has {part!r} where numbers from {least} to {most} are written, as in 5, 1-5, 1,15, * or */5"
+                    f"has {part!r} in the place of numbers from {least} to {most}, as in 5, 1-5, 1,15, * or */5"
                 )
     if len(fields) != len(_CRON):
         raise ValueError("must be minute, hour, day of the month, month and day of the week, such as '30 2 * * *'")
@@ -132,7 +132,7 @@ Coordinate = Annotated[float, Field(ge=-MOST_PIXELS, le=MOST_PIXELS)]
 
 
 def leaves(annotation: Any, bounds: Sequence[Any] = ()) -> list[tuple[Any, list[Any]]]:
-    """The types of the values that an annotation is made of, each with what limits it."""
+    """The types of the values in an annotation, each with its limits."""
     if get_origin(annotation) is Annotated:
         inner, *own = get_args(annotation)
         own = [one for field in own for one in (field.metadata if isinstance(field, FieldInfo) else [field])]

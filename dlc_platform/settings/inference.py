@@ -1,4 +1,4 @@
-"""The sections `inference` and `regions` of lab.yaml: which model tracks which camera, and where in the picture."""
+"""The sections `inference` and `regions` of lab.yaml: which model tracks which camera, in which part of the picture."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,7 +14,7 @@ SMALLEST_REGION = 32
 
 
 class InferenceRule(Section):
-    """Which project's production model tracks which cameras; the first rule that matches a camera is used."""
+    """The project whose production model tracks some cameras; the first rule that matches a camera is used."""
 
     camera: str = Field(
         default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
@@ -24,7 +24,8 @@ class InferenceRule(Section):
         default=None,
         ge=1,
         le=4096,
-        description="Frames to a batch; found by itself where it is not given. Speed only, never part of an identity.",
+        description="Frames in one batch; found automatically if it is not given. It changes only the speed and is "
+        "never part of an identity.",
     )
     precision: Literal["full", "half"] = Field(
         default="full",
@@ -34,13 +35,13 @@ class InferenceRule(Section):
         default=None,
         ge=0.01,
         le=10_000,
-        description="Gigabytes of a GPU that it needs; where every rule says so, runs share a GPU. Never part of an "
+        description="Gigabytes of a GPU that it needs; if every rule gives them, runs share a GPU. Never part of an "
         "identity.",
     )
 
 
 class RegionRule(Section):
-    """Which part of the picture counts, for which cameras and sessions; the first rule that matches both is used."""
+    """The part of the picture that counts, for some cameras and sessions; the first rule that matches both is used."""
 
     camera: str = Field(
         default="*", min_length=1, description="A shell pattern that the camera's name must match, such as `top*`."
@@ -49,13 +50,13 @@ class RegionRule(Section):
     x: int = Field(
         ge=0,
         le=MOST_PIXELS,
-        description="Column of the region's first pixel in the picture as it is shown.",
+        description="The column of the region's first pixel in the picture as it is shown.",
         json_schema_extra={"unit": "pixels"},
     )
     y: int = Field(
         ge=0,
         le=MOST_PIXELS,
-        description="Row of the region's first pixel; the origin is at the top left.",
+        description="The row of the region's first pixel; the origin is at the top left.",
         json_schema_extra={"unit": "pixels"},
     )
     width: int = Field(
@@ -71,7 +72,7 @@ class RegionRule(Section):
 
 @dataclass(frozen=True)
 class Tracking:
-    """Both sections together: what tracks the videos of a camera, and which part of their picture."""
+    """Both sections together: the model that tracks the videos of a camera, and the part of the picture."""
 
     inference: tuple[InferenceRule, ...] = ()
     regions: tuple[RegionRule, ...] = ()
@@ -86,7 +87,8 @@ class Tracking:
         return rule.project if rule else None
 
     def region_for(self, session: str, camera: str) -> Region | None:
-        """The region of the first rule whose patterns a session's key and a camera's name match; None for all of it."""
+        """The region of the first rule whose patterns match the session's key and the camera's name; None for the whole
+        picture."""
         for rule in self.regions:
             if fnmatchcase(camera, rule.camera) and fnmatchcase(session, rule.session):
                 return Region(rule.x, rule.y, rule.width, rule.height)

@@ -1,6 +1,6 @@
-"""All of ``HOME/lab.yaml`` as one model, and what its sections must keep together.
+"""The whole ``HOME/lab.yaml`` as one model, and the conditions between its sections.
 
-Only what a person writes belongs here. A setting is read once, at the edge; the layers below get plain values.
+Only values that a person writes belong here. A setting is read once, at the edge; the layers below get plain values.
 """
 
 import re
@@ -34,7 +34,7 @@ from dlc_platform.settings.promotion import ModelRules, PromotionRule
 from dlc_platform.settings.quality import DamagedVideos, PoseQuality, PoseRules, VideoLimits, VideoRules
 from dlc_platform.settings.recipes import ProjectEntry, Recipe, Split
 
-#: What an instance of the platform is for.
+#: The purpose of an instance of the platform.
 Stage = Literal["production", "staging", "development"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -42,7 +42,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 class Lab(Section):
     """``lab.yaml``, validated; paths are absolute."""
 
-    name: Name = Field(default="lab", description="What reports, messages and backups call the lab.")
+    name: Name = Field(default="lab", description="The lab's name in reports, messages and backups.")
     stage: Stage = Field(
         default="production",
         description="Schedules and sensors are on in production, and off elsewhere until somebody switches them on in "
@@ -50,7 +50,7 @@ class Lab(Section):
     )
     raw_roots: tuple[Folder, ...] = Field(
         min_length=1,
-        description="The folders below which sessions are recorded. They are only read; relative paths begin at HOME.",
+        description="The folders that hold the recorded sessions. They are only read; relative paths begin at HOME.",
     )
     layout: Layout = Field(default=Layout(), description="How folders and files below the raw roots are named.")
     projects: dict[Name, ProjectEntry] = Field(
@@ -61,27 +61,28 @@ class Lab(Section):
     )
     inference: tuple[InferenceRule, ...] = Field(
         default=(),
-        description="Which project's production model tracks which cameras; the first rule that matches a camera is "
+        description="The projects whose production models track the cameras; the first rule that matches a camera is "
         "used. A camera without a rule is not tracked.",
     )
     regions: tuple[RegionRule, ...] = Field(
         default=(),
         description="Parts of the picture that count, for some cameras and sessions; the first rule that matches is "
-        "used. Without one the whole picture counts.",
+        "used. Without a rule the whole picture counts.",
     )
     video_quality: tuple[VideoLimits, ...] = Field(
-        default=(), description="What a good video of a camera is; the first rule that matches a camera is used."
+        default=(), description="The limits of a good video of a camera; the first rule that matches a camera is used."
     )
     promotion: PromotionRule = Field(
-        default=PromotionRule(), description="When a model version comes into production by itself."
+        default=PromotionRule(), description="The rule by which a model version comes into production without a person."
     )
     damaged_videos: DamagedVideos = Field(
         default="stop",
-        description="What becomes of a recording whose video is truncated or damaged. `stop`: it is registered and not "
-        "tracked. `track`: what can be decoded of it is tracked. Checks in the UI show it either way.",
+        description="The treatment of a recording whose video is truncated or damaged. `stop`: it is registered and "
+        "not tracked. `track`: the part that can be decoded is tracked. Checks in the UI show it in both cases.",
     )
     pose_quality: PoseQuality = Field(
-        default=PoseQuality(), description="When poses count as bad, and what bad ones hold up."
+        default=PoseQuality(),
+        description="The limits from which poses count as bad, and the work that bad poses block.",
     )
     store: Folder = Field(
         default=Path("store"),
@@ -91,38 +92,46 @@ class Lab(Section):
         default=30.0,
         ge=0,
         le=YEAR_SECONDS,
-        description="A video is taken when neither its size nor its time changed for so long.",
+        description="A video is taken after neither its size nor its time has changed for so long.",
     )
     scan_seconds: int = Field(30, ge=1, le=24 * 3600, description="The time between two looks at the raw roots.")
     scan: ScanRule = Field(
-        default=ScanRule(), description="How the raw roots are looked through, and how much is asked for at a time."
+        default=ScanRule(),
+        description="The pace at which the raw roots are looked through, and the amount of work that is asked for at "
+        "a time.",
     )
     gpus: Literal["auto"] | tuple[GpuNumber | GpuUuid, ...] = Field(
         default="auto",
-        description="The devices that runs may use: those NVML finds, or the listed ones, by number or by the UUID of "
-        "a GPU or a MIG slice.",
+        description="The devices that runs may use: all that NVML finds, or the listed ones, by number or by the UUID "
+        "of a GPU or a MIG slice.",
     )
     avoid_busy_gpus: bool = Field(
-        default=False, description="Leave GPUs alone on which somebody computes without the platform, as NVML sees it."
+        default=False, description="Do not use GPUs on which NVML shows a process that does not belong to the platform."
     )
     dagster_yaml: Folder | None = Field(
         default=None,
-        description="A file of the lab's own with parts of dagster.yaml, such as another run_launcher. They go before "
+        description="A file of the lab's own with parts of dagster.yaml, such as another run_launcher. They replace "
         "those that the platform writes.",
     )
-    freshness: Freshness = Field(default=Freshness(), description="When poses are late.")
+    freshness: Freshness = Field(default=Freshness(), description="The hours after which poses are late.")
     notify: Notify = Field(
         default=Notify(), description="Who is told of failures, quarantine, late poses and the day's report."
     )
-    schedules: Schedules = Field(default=Schedules(), description="When the lab looks after itself.")
+    schedules: Schedules = Field(default=Schedules(), description="The times at which the lab does its own upkeep.")
     backups: Backups = Field(
-        default=Backups(), description="Where the schedule `back_up` writes to, and how many backups stay."
+        default=Backups(), description="The folder of the schedule `back_up`, and the number of backups that it keeps."
     )
-    runs: RunRules = Field(default=RunRules(), description="What becomes of runs that die, hang or are old.")
-    web: Web = Field(default=Web(), description="Under which names the lab's pages answer.")
-    time_zone: TimeZone = Field(default="UTC", description="In which the days of reports begin, such as Europe/Berlin.")
+    runs: RunRules = Field(default=RunRules(), description="The treatment of runs that die, hang or are old.")
+    web: Web = Field(default=Web(), description="The host names under which the lab's pages answer.")
+    time_zone: TimeZone = Field(
+        default="UTC", description="The time zone of the days in reports and of the schedules, such as Europe/Berlin."
+    )
     likelihood_cutoff: float = Field(
-        default=0.6, ge=0, le=1, description="Keypoints below it are left out where a figure says 'confident'."
+        default=0.6,
+        ge=0,
+        le=1,
+        description="The likelihood from which a keypoint is confident; figures about confident keypoints leave out "
+        "those below.",
     )
 
     @property
@@ -142,13 +151,13 @@ class Lab(Section):
         return PoseRules(self.pose_quality, self.tracking, self.model_rules)
 
     def split_of(self, recipe: str) -> Split:
-        """How a recipe splits the labelled images of its project."""
+        """The split of a recipe: its way to divide the labelled images of its project."""
         own = self.recipes[recipe]
         seed = self.projects[own.project].split_seed
         return Split(own.seed if seed is None else seed, own.test_fraction)
 
     def splits_of(self, project: str) -> dict[str, Split]:
-        """How each recipe of a project splits its labelled images."""
+        """The split of each recipe of a project, by the name of the recipe."""
         return {name: self.split_of(name) for name, recipe in self.recipes.items() if recipe.project == project}
 
     @field_validator("gpus", mode="wrap")
@@ -169,7 +178,8 @@ class Lab(Section):
 
     @model_validator(mode="after")
     def _each_rule_is_used(self) -> "Lab":
-        """The first rule that matches is used, so a general one hides those after it."""
+        """Refuse a rule that is never used, because the first rule that matches is used and a general one comes before
+        it."""
         rules: dict[str, list[tuple[str, ...]]] = {
             "inference": [(rule.camera,) for rule in self.inference],
             "regions": [(rule.camera, rule.session) for rule in self.regions],
@@ -211,7 +221,7 @@ class Lab(Section):
 
 
 def _covers(general: str, special: str) -> bool:
-    """Whether a shell pattern matches every name that another one does; False too where that is hard to say."""
+    """True if a shell pattern matches every name that another one matches; false too if that is hard to tell."""
     earlier, later = (re.findall(r"\[[!]?\]?[^]]*\]|.", pattern, re.S) for pattern in (general, special))
 
     @cache

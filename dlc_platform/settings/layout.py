@@ -1,4 +1,4 @@
-"""The section `layout` of lab.yaml: where sessions, cameras and parts of recordings stand in the paths of videos."""
+"""The section `layout` of lab.yaml: the places of subjects, sessions, cameras and parts in the paths of videos."""
 
 import re
 from typing import Any, Literal
@@ -15,9 +15,9 @@ _VALUE = r"[^\x00-*,/:-@\[-`{-\x7f\s]+"
 NEUROBLUEPRINT = (
     rf"(?:.*/)?sub-(?P<subject>{_VALUE})(?:_[^/]*)?/ses-(?P<session>{_VALUE})(?:_[^/]*)?/(?:.*/)?(?P<file>[^/]+)"
 )
-#: ``sub-01/ses-01/beh/sub-01_ses-01_task-x_recording-top_split-1_video.mp4``, as BIDS names what it calls behavioural
-#: recordings. The file repeats its folders; the camera is the entity `recording`, or else `acq`; files that differ in
-#: `split` follow each other, while each `run` is a recording by itself. Of derivatives nothing is taken.
+#: ``sub-01/ses-01/beh/sub-01_ses-01_task-x_recording-top_split-1_video.mp4``, as BIDS names behavioural recordings. The
+#: file repeats its folders; the camera is the entity `recording`, or else `acq`; files that differ in `split` follow
+#: each other, while each `run` is a recording by itself. Nothing is taken from derivatives.
 BIDS = (
     rf"(?!(?:.*/)?derivatives/)(?:.*/)?sub-(?P<subject>{_VALUE})/(?:ses-(?P<session>{_VALUE})/)?(?:[^/]+/)*"
     r"sub-(?P=subject)(?(session)_ses-(?P=session))(?=_)(?!_ses-)"
@@ -25,42 +25,42 @@ BIDS = (
     r"(?:(?:_[^/]*?)?_(?P<part>split-[0-9]+))?(?P<file>_[^/]*)"
 )
 #: ``subject1/session1/**/video.mp4`` below each of Element DeepLabCut's root directories, which may hold DeepLabCut
-#: projects too: their videos are no sessions.
+#: projects too: their videos are not sessions.
 ELEMENT = (
     r"(?![^/]+-\d{4}-\d{2}-\d{2}/(?:videos|labeled-data|dlc-models|evaluation-results|training-datasets)[^/]*/)"
     r"(?P<subject>[^/]+)/(?P<session>[^/]+)/(?:.*/)?(?P<file>[^/]+)"
 )
-#: For each preset, the pattern, and what a subject's one session is called where its paths name none.
+#: For each preset, the pattern, and the name of a subject's one session if its paths name none.
 PRESETS = {"neuroblueprint": (NEUROBLUEPRINT, None), "bids": (BIDS, "only"), "element": (ELEMENT, None)}
 
 
 class Layout(Section):
-    """How sessions are found below the raw roots."""
+    """The rules by which sessions are found below the raw roots."""
 
     preset: Literal["neuroblueprint", "bids", "element"] | None = Field(
         default=None, description="A layout that has a name, instead of a pattern of your own."
     )
     pattern: Pattern = Field(
         default=NEUROBLUEPRINT,
-        description="Regular expression that a video's path below its raw root must match as a whole, with the named "
-        "groups `subject` and `session`, and `camera` and `part` where the path says them: files that differ in their "
-        "part alone are one recording, in the order of its numbers. NeuroBlueprint's by default.",
+        description="A regular expression that the whole path of a video below its raw root must match, with the named "
+        "groups `subject` and `session`, and `camera` and `part` if the path holds them. Files that differ only in "
+        "their part are one recording, in the order of the parts' numbers. NeuroBlueprint's by default.",
     )
     unnamed_session: Name | None = Field(
         default=None,
-        description="What the session is called of a subject whose paths name none; they belong nowhere without it. "
-        "The preset `bids` says `only`.",
+        description="The name of the session if the paths of a subject name none; without it such videos are left out. "
+        "The preset `bids` uses `only`.",
     )
     marker: str | None = Field(
         default=None,
-        description="The name of the file that says that a video is complete, instead of any sign of the file itself: "
+        description="The name of the file that marks a video as complete; then no other sign counts: "
         "`{stem}.done` or `{name}.done` beside each video, or one name, such as `transfer_complete`, in the folder of "
         "the session or between it and its videos.",
     )
     extensions: tuple[str, ...] = Field(
         default=(".mp4", ".avi", ".mov", ".mkv", ".mj2", ".m4v", ".webm"),
         min_length=1,
-        description="Endings of the names of video files, in any case. Other files are left out.",
+        description="The extensions of video files, in capital or small letters. Other files are left out.",
     )
     links_outside: Literal["follow", "leave_out"] = Field(
         default="follow",

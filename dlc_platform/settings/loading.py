@@ -1,4 +1,4 @@
-"""lab.yaml from its file: read, checked as a whole, and told apart from what is wrong in it, by line and key."""
+"""Loading lab.yaml: it is read, checked as a whole, and its faults are named by line and key."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dlc_platform.settings.environment import LAB_FILE, STAGE_VARIABLE, TAKEN_VA
 from dlc_platform.settings.fields import Section, leaves
 from dlc_platform.settings.lab import STAGES, Lab, Stage
 
-#: What is to be written, where pydantic speaks of its own types.
+#: The words for faults that pydantic describes with its own types.
 _FORMS = {
     **dict.fromkeys(("list_type", "tuple_type", "frozen_set_type"), "must be a list, such as [a, b]"),
     **dict.fromkeys(("model_type", "dict_type"), "must hold keys of its own, such as {key: value}"),
@@ -26,12 +26,12 @@ _FORMS = {
 def load_lab(home: Path) -> Lab:
     """Read and validate ``HOME/lab.yaml``; relative paths are taken from HOME.
 
-    What `up` started reads the file as `up` last took it.
+    Processes that `up` started read the copy that `up` last took.
 
     Raises
     ------
     PlatformError
-        Naming the file, each wrong key with its value, and the remedy.
+        When it cannot be read or is not valid. It names the file, each wrong key with its value, and the remedy.
     """
     taken = Path(os.environ.get(TAKEN_VARIABLE) or home / LAB_FILE)
     is_of_home = taken.is_file() and taken.resolve().is_relative_to(home.resolve())
@@ -52,8 +52,7 @@ def load_lab(home: Path) -> Lab:
         raise PlatformError(f"{file} holds no keys", "Write at least raw_roots and projects")
     if wrong := keys_not_text(text):
         said = "; ".join(
-            f"line {line}: {'.'.join(place)}: YAML does not take the name {place[-1]} for text; put it in quotes: "
-            f"'{place[-1]}'"
+            f"line {line}: {'.'.join(place)}: the name {place[-1]} is not text in YAML; put it in quotes: '{place[-1]}'"
             for place, line in wrong
         )
         raise PlatformError(f"{file} is not valid: {said}", "Mend these names and try again")
@@ -86,12 +85,13 @@ def load_lab(home: Path) -> Lab:
 
 
 def _require_apart(file: Path, home: Path, lab: Lab) -> None:
-    """See that nothing is written where it is only read, nothing is read where it is written, and nothing read twice.
+    """Refuse a lab.yaml in which the platform would write into folders that it must only read, read its own folders, or
+    read a folder twice.
 
     Raises
     ------
     PlatformError
-        Naming the two folders.
+        When two folders overlap; it names both.
     """
     for folder in (*lab.raw_roots, *(project.path for project in lab.projects.values())):
         if _lies_in(home, folder):
@@ -117,7 +117,7 @@ def _require_apart(file: Path, home: Path, lab: Lab) -> None:
                 )
     for number, root in enumerate(lab.raw_roots):
         for other in lab.raw_roots[:number]:
-            # One that is written below the other is known for that: the first that can place a video has it.
+            # A root whose written path lies below another is allowed: the first root that can place a video has it.
             if root != other and (root.is_relative_to(other) or other.is_relative_to(root)):
                 continue
             if _lies_in(root, other) or _lies_in(other, root):
@@ -128,7 +128,7 @@ def _require_apart(file: Path, home: Path, lab: Lab) -> None:
 
 
 def _lies_in(inner: Path, outer: Path) -> bool:
-    """Whether a folder is another or lies below it, by whatever names, links and mounts; it need not be there."""
+    """True if a folder is another folder or lies below it, by any names, links and mounts; it need not exist."""
     own, other = inner.resolve(), outer.resolve()
     if own.is_relative_to(other):
         return True
@@ -156,7 +156,7 @@ def _stage(written: Stage) -> Stage:
 
 
 def as_written(home: Path, path: Path) -> str:
-    """A path as lab.yaml is to say it: relative below HOME, so that a lab that is copied or moved names its own."""
+    """The path for lab.yaml: relative below HOME, so that a lab that is copied or moved names its own folders."""
     below = path.absolute()
     if not below.is_relative_to(home.absolute()):
         return str(below)
@@ -190,7 +190,7 @@ def _explain(error: ValidationError, text: str) -> str:
         key = ".".join(map(str, place))
         value = problem["input"]
         written = written_at(text, place)
-        # Whoever writes a secret into lab.yaml after all need not see it in a log as well.
+        # If somebody wrote a secret into lab.yaml, it should not get into a log as well.
         shown = "not shown" if problem["loc"][:1] == ("notify",) else _brief(value)
         if problem["type"] == "extra_forbidden":
             near = get_close_matches(str(place[-1]).lower(), _keys_beside(place), n=2, cutoff=0.6)
@@ -203,7 +203,7 @@ def _explain(error: ValidationError, text: str) -> str:
         elif problem["type"] in ("string_type", "path_type") and not isinstance(value, (list, dict)):
             letters = "" if written is None or shown == "not shown" else written.value
             quoted = f"quotes: '{letters}'" if letters else "quotes"
-            said = f"{key} is {letters or shown}, which YAML does not take for text; put it in {quoted}"
+            said = f"{key} is {letters or shown}, which is not text in YAML; put it in {quoted}"
         else:
             reason = _FORMS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
             reason = reason.replace("tuple", "list").replace("Tuple", "List")

@@ -1,4 +1,4 @@
-"""The sections `projects` and `recipes` of lab.yaml: whose labels are learned, by which network, and how."""
+"""The sections `projects` and `recipes` of lab.yaml: the labels, the networks, and the parameters of training."""
 
 from difflib import get_close_matches
 from typing import Annotated, NamedTuple
@@ -35,15 +35,15 @@ def _weights(text: str) -> str:
 
 
 class ProjectEntry(Section):
-    """A DeepLabCut project that the lab labels in. It is only ever read."""
+    """A DeepLabCut project that the lab labels in. It is only read. It is only ever read."""
 
     path: Folder = Field(description="The folder that holds the project's config.yaml.")
     split_seed: int | None = Field(
         default=None,
         ge=0,
         lt=2**32,
-        description="Decides with `test_fraction` which labelled images are tested on, for all recipes of the project, "
-        "so that their versions can be compared. By default each recipe's own `seed` does.",
+        description="The seed that, with `test_fraction`, chooses the test images for all recipes of the project, "
+        "so that their versions can be compared. By default each recipe uses its own `seed`.",
     )
 
 
@@ -53,7 +53,7 @@ class Transforms(Section):
     rotation: float = Field(
         default=30.0, ge=0, le=180, description="Largest rotation, in degrees.", json_schema_extra={"unit": "degrees"}
     )
-    scale: tuple[_Scale, _Scale] = Field(default=(0.7, 1.3), description="Range of the scaling factor.")
+    scale: tuple[_Scale, _Scale] = Field(default=(0.7, 1.3), description="The range of the scaling factor.")
     translation: int = Field(
         default=0, ge=0, le=10_000, description="Largest shift, in pixels.", json_schema_extra={"unit": "pixels"}
     )
@@ -85,9 +85,11 @@ class Recipe(Section):
         "take longer to train and to run.",
     )
     epochs: int = Field(
-        default=200, ge=1, le=100_000, description="How many times training goes through all training images."
+        default=200, ge=1, le=100_000, description="The number of times that training goes through all training images."
     )
-    batch_size: int = Field(default=8, ge=1, le=4096, description="Images that one step of training learns from.")
+    batch_size: int = Field(
+        default=8, ge=1, le=4096, description="The number of images that one step of training learns from."
+    )
     learning_rate: float = Field(
         default=1e-4,
         ge=1e-9,
@@ -96,13 +98,17 @@ class Recipe(Section):
     )
     transforms: Transforms = Field(default=Transforms(), description="Random changes of the training images.")
     test_fraction: float = Field(
-        default=0.05, gt=0, lt=1, description="The share of the labelled images that is tested on and never trained on."
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="The fraction of the labelled images that is for testing and never for training.",
     )
     seed: int = Field(
         default=42,
         ge=0,
         lt=2**32,
-        description="Of the random numbers of training. Where the project has no `split_seed`, of the split too.",
+        description="The seed of the random numbers of training; also that of the split if the project has no "
+        "`split_seed`.",
     )
     apart_frames: int = Field(
         default=0,
@@ -114,20 +120,21 @@ class Recipe(Section):
     weights: Annotated[str, AfterValidator(_weights)] = Field(
         default="imagenet",
         min_length=1,
-        description="`imagenet` (downloaded), `random`, or a folder with config.json and model.safetensors.",
+        description="The first weights: `imagenet` (downloaded), `random`, or a folder with config.json and "
+        "model.safetensors.",
     )
     gpus: int = Field(
         default=1,
         ge=1,
         le=1024,
-        description="GPUs to train on at a time, by DeepLabCut's own support for several; each gets its part of every "
-        "batch. Where it runs is no parameter of a model.",
+        description="The number of GPUs to train on at once, by DeepLabCut's own support for several; each gets its "
+        "part of every batch. It is not a parameter of the model.",
     )
     gpu_memory_gb: float | None = Field(
         default=None,
         ge=0.01,
         le=10_000,
-        description="Gigabytes of each GPU that it needs; then runs share a GPU. By default each has one for itself.",
+        description="Gigabytes of each GPU that it needs; then runs share a GPU. By default a run has a GPU alone.",
     )
 
     @model_validator(mode="after")
@@ -138,7 +145,7 @@ class Recipe(Section):
 
 
 class Split(NamedTuple):
-    """What decides which of a project's labelled images are trained on, and which are tested on."""
+    """The seed and the fraction that divide a project's labelled images into training and test images."""
 
     seed: int
     test_fraction: float

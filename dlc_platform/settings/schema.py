@@ -1,6 +1,6 @@
 """The schema of lab.yaml as a file beside it, with which editors complete keys and check them without the internet.
 
-Only the file belongs here. Whatever starts a lab writes it anew, so it is that of the installed version after an
+Only the file belongs here. Every start of a lab writes it anew, so that it is that of the installed version after an
 upgrade too.
 """
 
@@ -28,10 +28,10 @@ def lab_schema() -> dict[str, Any]:
 
 
 def write_schema(home: Path) -> None:
-    """Put the schema of this version into HOME, where another one or none is."""
+    """Put the schema of this version into HOME, unless it is there already."""
     file = home / SCHEMA_FILE
     content = json.dumps(lab_schema(), indent=1) + "\n"
-    # An editor's help is no reason for a lab not to start.
+    # A missing help for editors must not stop the lab from starting.
     with suppress(OSError):
         if not file.is_file() or file.read_text(encoding="utf-8") != content:
             beside = home / f".{SCHEMA_FILE}.{os.getpid()}"

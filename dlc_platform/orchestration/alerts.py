@@ -1,8 +1,7 @@
-"""What waits for a person, and who is told: checks that nobody has to start, and the sensors that look after them.
+"""Checks that nobody has to start, and the sensors that evaluate them and tell people what waits for them.
 
-A check that speaks of time must be looked at as time goes by, not when an asset is made. So a sensor looks, and gives
-the UI an evaluation when the outcome has become another one. What is told, and how it is sent, is in
-`dlc_platform.notify.outbox`.
+The outcome of a check about waiting changes with time, not when an asset is made. So a sensor evaluates it, and gives
+the UI an evaluation when the outcome changes. `dlc_platform.notify.outbox` writes and sends the messages.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,22 +32,22 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.settings.operation import Freshness
 from dlc_platform.text.words import counted
 
-#: Rows of a check's table, names in its sentence, late sessions that one look tells of, and runs that it asks about.
+#: The most rows of a check's table, names in its sentence, late sessions that one look reports, and runs it asks about.
 _LISTED = 100
 _NAMED = 5
 _LATE = 10_000
 _RUNS = 300
-#: Failures of steps that are looked at to find whether the quarantine says all about a run; with more it does not.
+#: The most failed steps that are compared with the quarantine; a run with more of them is reported itself.
 _STEPS = 20
-#: How far back the first look goes, and by how much each look overlaps with the one before: a run is marked as one that
-#: will be retried a moment after it has failed.
+#: The time that the first look goes back, and the overlap of each look with the previous one: Dagster marks a run for a
+#: retry a moment after it has failed.
 _FIRST_LOOK = timedelta(days=1)
 _OVERLAP = timedelta(minutes=2)
 _FAILURES = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
 
 
 def freshness_policy(rule: Freshness) -> dg.FreshnessPolicy | None:
-    """How old the newest poses may be, whatever was recorded; None where lab.yaml does not say."""
+    """The allowed age of the newest poses, whatever was recorded; None if lab.yaml sets none."""
     if rule.fail_hours is None:
         return None
     warn = None if rule.warn_hours is None else timedelta(hours=rule.warn_hours)
@@ -57,7 +56,7 @@ def freshness_policy(rule: Freshness) -> dg.FreshnessPolicy | None:
 
 @dg.asset_check(asset=session_videos)
 def no_session_in_quarantine(lab: LabResource) -> dg.AssetCheckResult:
-    """No session is held up for a reason that a person has to see to."""
+    """No session is held up for a reason that a person must deal with."""
     counts = quarantine_counts(lab.engine)
     if counts.empty:
         return dg.AssetCheckResult(passed=True, metadata={"sessions": 0})
@@ -66,7 +65,7 @@ def no_session_in_quarantine(lab: LabResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"Sessions are in quarantine: {told}. Do what the remedy says, or let one out as it is with "
+        description=f"Sessions are in quarantine: {told}. Do what the remedy says, or release one as it is with "
         f"{command('sessions', 'release', lab.home, 'KEY')}",
         metadata={
             "stages": table(counts),
@@ -121,7 +120,7 @@ def poses_follow_recordings(lab: LabResource) -> dg.AssetCheckResult:
         passed=False,
         description=(
             f"{counted(count, 'session has', 'sessions have')} waited for poses for more than {hours:g} hours: "
-            f"{names}. See whether the sensor new_session_videos is on, and what its runs say"
+            f"{names}. Check that the sensor new_session_videos is on, and read the errors of its runs"
         ),
         metadata={"late_sessions": count, "sessions": table(late[["session", "project", "files", "file", "since"]])},
     )
@@ -131,9 +130,9 @@ alert_checks = [no_session_in_quarantine, no_session_held_up, poses_follow_recor
 
 
 def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
-    """Looks at the checks that speak of waiting, shows in the UI what has changed, and has people told who is late.
+    """Evaluates the checks about waiting, shows changes in the UI, and has people told who is late.
 
-    What the UI shows is compared, not what this sensor said last: a run that failed leaves its checks without outcome.
+    It compares with the UI, not with its own last evaluation: a failed run leaves its checks without outcome.
     """
     keys = [check.check_key for check in alert_checks]
     shown = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
@@ -162,10 +161,10 @@ def watch_sessions(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.
 
 
 def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource) -> dg.SensorResult:
-    """Tells the channels of lab.yaml what failed, what is in quarantine and what else waits to be told, each once.
+    """Tells the channels of lab.yaml about failures, quarantine and all else that waits to be told, each once.
 
-    A run that Dagster will retry is no failure yet. One of which the quarantine says all, the same reasons for every
-    session that failed, is told by that, where a channel wants to hear of it.
+    A run that Dagster will retry is not a failure yet. If the quarantine holds every session that failed in a run, for
+    the same reasons, the message about the quarantine is enough for channels that get it.
     """
     channels = lab.settings.notify.channels
     if not channels:
@@ -173,7 +172,7 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
     announce_quarantine(lab.engine, channels)
     now = datetime.now(UTC)
     since = datetime.fromisoformat(context.cursor) if context.cursor else now - _FIRST_LOOK
-    # A full look leads ahead by the overlap; of a clock that was set back since then, the last one says nothing.
+    # A full look leads ahead by the overlap. After a clock was set back, the time of the last look means nothing.
     since = min(since, now + _OVERLAP)
     failed = context.instance.get_run_records(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since - _OVERLAP),
@@ -189,7 +188,7 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
     announce(lab.engine, deaf, [news for news, in_quarantine in told if in_quarantine])
     until = now
     if len(failed) == _RUNS:
-        # There may be more than that: the next look goes on from the last one of them, or the first that was too young.
+        # There may be more runs: the next look goes on from the last of these, or from the first that was too young.
         until = _utc(failed[-1].update_timestamp) + _OVERLAP
         if young:
             until = min(until, _utc(young[0].update_timestamp) + _OVERLAP - timedelta(milliseconds=1))
@@ -203,14 +202,14 @@ def deliver_notifications(context: dg.SensorEvaluationContext, lab: LabResource)
 
 
 def alert_sensors(status: dg.DefaultSensorStatus) -> list[dg.SensorDefinition]:
-    """The sensors of this module, on or off until somebody says otherwise in the UI."""
+    """The sensors of this module, on or off until somebody changes that in the UI."""
     return [
         dg.sensor(minimum_interval_seconds=seconds, default_status=status, description=what)(look)
         for look, seconds, what in (
             (
                 watch_sessions,
                 120,
-                "Looks which sessions are late, held up or in quarantine, and shows it at the checks.",
+                "Finds the sessions that are late, held up or in quarantine, and shows them at the checks.",
             ),
             (deliver_notifications, 30, "Tells the channels of lab.yaml what failed and what waits for a person."),
         )
@@ -224,7 +223,7 @@ def _utc(moment: datetime) -> datetime:
 def _is_shown(
     instance: dg.DagsterInstance, record: AssetCheckExecutionRecord | None, result: dg.AssetCheckResult
 ) -> bool:
-    """Whether the UI shows this very result, or a run under way is about to show one."""
+    """True if the UI shows this very result, or a run under way is about to show one."""
     if record is None:
         return False
     if record.status == AssetCheckExecutionRecordStatus.PLANNED:
@@ -239,7 +238,8 @@ def _is_shown(
 
 
 def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
-    """Sessions whose poses are late, the poses as a whole where lab.yaml says so, and what schedules did not make."""
+    """News about sessions whose poses are late, about old poses if lab.yaml sets a limit, and about missed
+    schedules."""
     rule = lab.settings.freshness
     if rule.poses_within_hours is not None:
         before = datetime.now(UTC) - timedelta(hours=rule.poses_within_hours)
@@ -259,7 +259,7 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
                 "stale",
                 f"pose_estimates {state.updated_at.isoformat()}",
                 f"No poses were estimated for more than {rule.fail_hours:g} hours",
-                "This is the limit freshness.fail_hours of lab.yaml, whether or not anything was recorded",
+                "This is the limit freshness.fail_hours of lab.yaml; it counts even if nothing was recorded",
             )
     for one in schedules.late(lab.settings, instance):
         asset = one.asset.to_user_string()
@@ -268,12 +268,12 @@ def _stale(lab: LabResource, instance: dg.DagsterInstance) -> Iterator[News]:
             "stale",
             f"{asset} {one.since.isoformat()}",
             f"{asset} is late",
-            f"{missed}. See in the UI whether it is on, and what its runs say",
+            f"{missed}. Check in the UI that it is on, and read the errors of its runs",
         )
 
 
 def _may_be_retried(record: dg.RunRecord, now: datetime) -> bool:
-    """Whether a run failed so lately that Dagster may not have said yet whether it retries it."""
+    """True if a run failed so recently that Dagster may not have decided yet to retry it."""
     ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else _utc(record.update_timestamp)
     return WILL_RETRY_TAG not in record.dagster_run.tags and now - ended < _OVERLAP / 2
 
@@ -281,7 +281,8 @@ def _may_be_retried(record: dg.RunRecord, now: datetime) -> bool:
 def _failures(
     instance: dg.DagsterInstance, engine: Engine, records: Sequence[dg.RunRecord]
 ) -> Iterator[tuple[News, bool]]:
-    """The runs that failed and were not told of, and of each whether the quarantine says all that failed."""
+    """The runs that failed and were not reported, and for each whether the quarantine holds every session that
+    failed."""
     told_already = _told(engine, [record.dagster_run.run_id for record in records])
     for record in records:
         run = record.dagster_run
@@ -305,7 +306,7 @@ def _told(engine: Engine, runs: list[str]) -> set[str]:
 
 
 def _all_in_quarantine(engine: Engine, run_id: str, failed: Sequence[tuple[str, str]]) -> bool:
-    """Whether each session is in quarantine for what this run says of it, or was let out after that was told."""
+    """True if each session is in quarantine for this run's reason, or was released after that had been reported."""
     query = text(
         "select session_key, reason from dlc.quarantine q where session_key = any(:keys) and (released_at is null "
         "or run_id = :run and exists (select from dlc.notification where kind = 'quarantine' and subject = q.id::text))"

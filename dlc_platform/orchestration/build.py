@@ -29,7 +29,7 @@ def build_definitions(home: Path, resources: dict[str, Any] | None = None) -> dg
     Parameters
     ----------
     resources
-        Resources that take the place of the usual ones.
+        Resources that replace the usual ones.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Asset checks: what the UI shows in red or yellow beside an asset, read from the catalogue.
+"""Asset checks: facts that the UI shows in red or yellow beside an asset, read from the catalogue.
 
-A check looks at what is there and computes nothing; what to do about it is for a person, or for a rule of lab.yaml.
+A check reads the catalogue and computes nothing; a person, or a rule of lab.yaml, decides what to do about it.
 """
 
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from dlc_platform.text.words import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Files that a check's sentence names, and that its table lists: event rows stay small.
+#: The most files that a check's sentence names, and that its table lists: event rows stay small.
 _NAMED = 5
 _LISTED = 100
 
@@ -40,7 +40,7 @@ def made_by_production_models(lab: LabResource) -> dg.AssetCheckResult:
 def recordings_are_whole(lab: LabResource) -> dg.AssetCheckResult:
     """Every frame of every registered recording can be decoded without errors.
 
-    What becomes of one that is damaged is the rule `damaged_videos` of lab.yaml.
+    The rule `damaged_videos` of lab.yaml says what happens to a damaged one.
     """
     damaged = damaged_recordings(lab.engine)
     columns = ["session", "recording", "path", "damage"]
@@ -52,15 +52,15 @@ def every_frame_is_accounted_for(lab: LabResource) -> dg.AssetCheckResult:
     """The current poses have a row for each frame that was recorded, and each of these frames could be decoded."""
     incomplete = incomplete_poses(lab.engine)
     columns = ["session", "recording", "frames", "rows", "frames_lost", "frames_damaged", "damage"]
-    return _account(incomplete, columns, "have poses that do not stand for all that was recorded")
+    return _account(incomplete, columns, "have poses that do not cover every recorded frame")
 
 
 @dg.asset_check(asset=pose_estimates)
 def time_runs_forward(lab: LabResource) -> dg.AssetCheckResult:
     """The times of the current poses never run backwards in their Parquet file.
 
-    For AVI files with B-frames, earlier versions wrote times of decoding. Whatever reads poses through the platform has
-    them in order.
+    For AVI files with B-frames, earlier versions wrote the times of decoding. Poses that are read through the platform
+    have them in order.
     """
     from dlc_platform.pose.table import POSE_TABLE, rows_back_in_time
 
@@ -75,7 +75,7 @@ def time_runs_forward(lab: LabResource) -> dg.AssetCheckResult:
         description=""
         if wrong.empty
         else (
-            f"The times of {counted(len(wrong), 'pose table')} run backwards as their files have them: {files}. An "
+            f"The times in the files of {counted(len(wrong), 'pose table')} run backwards: {files}. An "
             "earlier version wrote them in the order of decoding; keypoints and frame numbers are right. "
             "`Platform.poses`, quality and pictures have the times in order. A program that reads the Parquet file "
             "itself has to sort the times of each body part and give them to its frames in turn"
@@ -88,7 +88,7 @@ def time_runs_forward(lab: LabResource) -> dg.AssetCheckResult:
 def made_by_the_rules_of_lab_yaml(lab: LabResource) -> dg.AssetCheckResult:
     """The current poses were made with the region and precision that lab.yaml has for them now.
 
-    A change of these rules estimates nothing again by itself. Imported poses were chosen by a person.
+    A change of these rules does not start a new estimate by itself. Imported poses were chosen by a person.
     """
     other = poses_of_other_rules(lab.engine, lab.store, lab.settings.tracking)
     return dg.AssetCheckResult(
@@ -104,7 +104,7 @@ def made_by_the_rules_of_lab_yaml(lab: LabResource) -> dg.AssetCheckResult:
 
 
 def _account(found: "pd.DataFrame", columns: list[str], what: str) -> dg.AssetCheckResult:
-    """Failed when there is any of these files, with their figures, the first ones of many."""
+    """The result of a check that fails if there is any of these files, with the figures of the first ones."""
     figures = "; ".join(
         f"{row['path']}: {row['damage'] or 'its poses have another number of rows'}"
         for row in found.head(_NAMED).to_dict("records")

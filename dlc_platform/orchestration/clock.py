@@ -1,7 +1,7 @@
-"""A clock that was set back: what Dagster did by the wrong time must not keep it from working until then.
+"""Recovery from a clock that was set back: Dagster's notes of the wrong time must not keep it from working.
 
-Dagster looks again a while after its last look, and a schedule starts after its last tick. Where these lie in the
-future, as after a night with the clock a day ahead, nothing would happen until the time has come once more.
+Dagster looks again a while after its last look, and a schedule starts after its last tick. If these lie in the future,
+as after a night with the clock a day ahead, nothing would happen until that time comes.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ import dagster as dg
 
 from dlc_platform.launchers.dagster_internals import InstigatorTick
 
-#: Clocks that are kept together differ by less.
+#: Synchronised clocks differ by less.
 TOLERANCE = timedelta(minutes=1)
 _TIMES = (
     *("last_tick_timestamp", "last_tick_start_timestamp", "last_sensor_start_timestamp"),
@@ -20,7 +20,7 @@ _TIMES = (
 
 
 def forget_the_future(instance: dg.DagsterInstance, now: datetime | None = None) -> list[str]:
-    """Let sensors and schedules go on from now whose last look lies in the future; no daemon may run meanwhile.
+    """Let sensors and schedules whose last look lies in the future go on from now; no daemon may run meanwhile.
 
     Returns
     -------

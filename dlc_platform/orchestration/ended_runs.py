@@ -1,4 +1,4 @@
-"""What became of the runs that were asked for: done, tried again, or quarantine with the reason."""
+"""The end of the runs that were asked for: done, tried again, or quarantine with the reason."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,8 @@ _WORK = {
 
 
 def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> set[str]:
-    """Strike out what came out, and what will not: that goes into quarantine with what became of its run.
+    """Remove the requests that are done, and those that will not be done; the latter go into quarantine with the
+    reason.
 
     Returns
     -------
@@ -36,7 +37,7 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
     in_line: set[str] = set()
     if not cursor.runs:
         return in_line
-    # Before what is lacking: what a run does in its last moments is not to count as not done.
+    # Before asking what is lacking: work that a run does in its last moments must not count as not done.
     runs = {run_key: _newest_run(instance, run_key) for run_key in cursor.runs}
     videos = scanning.compare(lab.engine, lab.settings, cursor.under_way("session_videos"))
     changed = {candidate.session.key: candidate for candidate in videos.wanted}
@@ -61,7 +62,7 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
             cursor.again.pop(key, None)
         asked.sessions = wanted_still
         if asked.sessions and not ended:
-            # What waits before it is tried again is no reason for others to wait behind it.
+            # A run that waits for its next try is not a reason for others to wait behind it.
             if run is not None and run.status in _IN_LINE and run.tags.get(WAITS_TAG) != WAITS:
                 in_line.add(first)
             continue
@@ -70,11 +71,11 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
         if run is not None and lost:
             give_up(instance, run)
         for key, evidence in asked.sessions.items():
-            # A run that is not there was deleted, or Dagster was cut off before it had written what it was for.
+            # A missing run was deleted, or Dagster was cut off before it had written the run's sessions.
             if lost or (run is None and key not in cursor.again) or is_of_the_machine(events, key):
                 cursor.postpone(key, time.time())
                 continue
-            # Where the first asset failed the next one was not tried; and what changed since is asked for again.
+            # If the first asset failed, the next one was not tried; sessions that changed since are asked for again.
             now = missing[first].get(key)
             if now is not None and evidence in (now, ""):
                 if first == "session_videos":
@@ -89,20 +90,20 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
 
 
 def _newest_run(instance: dg.DagsterInstance, run_key: str) -> dg.DagsterRun | None:
-    # One at a time, as Dagster does itself: its tables are slow at many.
+    # One at a time, as Dagster does itself: its tables are slow for many at once.
     run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
     return newest_try(instance, run) if run is not None else None
 
 
 def _failures(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[dg.DagsterEvent]:
-    """What the failed steps of a run wrote, and the run itself."""
+    """The failures that the steps of a run, and the run itself, wrote."""
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
     records = instance.get_records_for_run(run.run_id, of_type=kinds).records
     return [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
 
 
 def _fate(instance: dg.DagsterInstance, run: dg.DagsterRun | None, asset: str, key: str) -> str:
-    """What became of a run that was to work on a session and did not."""
+    """The end of a run that should have worked on a session and did not, in words."""
     what = f"the run that was to {_WORK[asset]}"
     if run is None:
         return f"{what} was deleted"

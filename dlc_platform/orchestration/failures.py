@@ -1,4 +1,4 @@
-"""Why a run failed, in the words that were meant for a person, and whether the machine was at fault."""
+"""The reasons why a run failed, in words for a person, and the question if the machine was at fault."""
 
 import json
 from collections.abc import Iterable
@@ -9,20 +9,21 @@ from dagster_shared.error import SerializableErrorInfo
 from dlc_platform.faults import is_told_of_machine
 from dlc_platform.launchers.dagster_internals import RunFailureReason
 
-#: How the names of our own exceptions begin: what they say is meant for a person.
+#: The beginning of the names of our own exceptions, whose messages are for people.
 _OURS = "dlc_platform."
-#: In the metadata of a failed step: the sessions, as JSON, that a fault of the machine kept from being worked on, each
-#: with what is said of it.
+#: The key, in the metadata of a failed step, of the sessions that a fault of the machine kept from being worked on, as
+#: JSON, each with its message.
 OF_THE_MACHINE = "dlc_platform/of_the_machine"
 
 
 def failure_reasons(events: Iterable[dg.DagsterEvent]) -> list[str]:
-    """What the failed steps of a run say, or the run itself where no step failed; of any events of the run."""
+    """The messages of a run's failed steps, or of the run itself if no step failed; `events` are any events of the
+    run."""
     events = list(events)
     failures = [event.step_failure_data for event in events if event.is_step_failure]
     told = [failure.user_failure_data for failure in failures]
     errors = [failure.error for failure in failures] or [
-        # What Dagster writes down for a run that it gave up itself has no error.
+        # The event of a run that Dagster itself gave up has no error.
         event.job_failure_data.error
         for event in events
         if event.is_job_failure and event.event_specific_data
@@ -32,7 +33,7 @@ def failure_reasons(events: Iterable[dg.DagsterEvent]) -> list[str]:
 
 
 def _reason(error: SerializableErrorInfo) -> str:
-    """Our sentence nearest to the top, or else what the deepest cause says: Dagster wraps what an asset raises."""
+    """Our message nearest to the top, else that of the deepest cause: Dagster wraps the errors of assets."""
     chain = [error]
     while (cause := chain[-1].cause or chain[-1].context) is not None:
         chain.append(cause)
@@ -41,7 +42,7 @@ def _reason(error: SerializableErrorInfo) -> str:
         if separator and name.startswith(_OURS):
             return said
     causes = _causes(error)
-    # An exception without a text says less than what was raised because of it.
+    # An exception without a text says less than the one raised because of it.
     return next((said for one in reversed(causes) if ": " in (said := one.message.strip())), error.message.strip())
 
 
@@ -53,7 +54,7 @@ def _causes(error: SerializableErrorInfo) -> list[SerializableErrorInfo]:
 
 
 def is_of_the_machine(events: Iterable[dg.DagsterEvent], session: str) -> bool:
-    """True when the failures of a run say nothing of a session: the machine failed, or what it needs is away."""
+    """True if the failures of a run tell nothing about a session: the machine failed, or a disk or server is away."""
     found = False
     for event in events:
         error = None
@@ -69,7 +70,7 @@ def is_of_the_machine(events: Iterable[dg.DagsterEvent], session: str) -> bool:
             error = failure.error
         elif event.is_job_failure and event.event_specific_data:
             error = event.job_failure_data.error
-            # It never came to its work, by the clock.
+            # By the clock, it never began its work.
             found = found or event.job_failure_data.failure_reason == RunFailureReason.START_TIMEOUT
         if error is not None:
             found = found or is_told_of_machine([(one.cls_name, one.message) for one in _causes(error)])
@@ -77,7 +78,7 @@ def is_of_the_machine(events: Iterable[dg.DagsterEvent], session: str) -> bool:
 
 
 def failed_sessions(events: Iterable[dg.DagsterEvent]) -> list[tuple[str, str]] | None:
-    """The sessions that failed in a run, each with what is said of it; None when anything else failed, or the machine.
+    """The sessions that failed in a run, each with its message; None if something else failed, or the machine.
 
     `partitions.for_each_session` names them in the metadata of its failure.
     """

@@ -1,4 +1,4 @@
-"""What looks follow besides videos: the inference rules of lab.yaml, and the lab's own tables."""
+"""The things that looks follow besides videos: the inference rules of lab.yaml, and the lab's own tables."""
 
 import time
 from collections.abc import Iterable
@@ -12,15 +12,15 @@ from dlc_platform.orchestration.under_way import Cursor
 from dlc_platform.sessions.raw_roots import Threads
 from dlc_platform.sessions.sidecars import Sidecars
 
-#: How long a look waits for the lab's own tables.
+#: The seconds that a look waits for the lab's own tables.
 _FOLLOWING_SECONDS = 2.0
 _threads = Threads()
-#: Of each lab whose tables were followed since it was last asked: their state, or what went wrong.
+#: For each lab whose tables were followed since the last question: their state, or the error.
 _followed: dict[str, str | Exception] = {}
 
 
 def follow_rules(lab: LabResource, cursor: Cursor) -> None:
-    """Let the catalogue know what lab.yaml says now of cameras and of videos in quarantine, when that has changed."""
+    """Update the catalogue if lab.yaml's rules for cameras, or for videos in quarantine, have changed."""
     from dlc_platform.sessions.registration import judge
 
     said = lab.settings.model_dump(mode="json", include={"inference", "damaged_videos", "video_quality"})
@@ -33,10 +33,10 @@ def follow_rules(lab: LabResource, cursor: Cursor) -> None:
 
 
 def follow_tables(lab: LabResource, cursor: Cursor, unreachable: Iterable[Path]) -> None:
-    """Let the catalogue say what the lab's own tables do, when one in a raw root is another one than before.
+    """Update the catalogue if one of the lab's own tables in a raw root has changed.
 
-    A disk may answer slowly or never, and an archive has many tables: what takes longer than a while goes on beside
-    the looks, and a later one finds it done.
+    A disk may answer slowly or never, and an archive has many tables: work that takes longer goes on beside the looks,
+    and a later look finds it done.
     """
     from dlc_platform.sessions.registration import reread_details
 

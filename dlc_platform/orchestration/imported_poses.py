@@ -1,4 +1,4 @@
-"""How imported poses appear in the UI: as what they are, beside those that runs of this lab made."""
+"""Showing imported poses in the UI, marked as imported, beside those that runs of this lab made."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from dlc_platform.orchestration.instance import open_instance, prepare, used
 def show_imported_poses(home: Path, session: str, done: RegisteredPoses, by: str) -> None:
     """Write an import into Dagster's log of `pose_estimates`: a materialisation if the poses are in force.
 
-    Those that are not are an observation: the UI goes on showing the poses that are.
+    If they are not in force, it is an observation: the UI goes on showing the poses in force.
     """
     poses = done.poses
     model = f"by the model {short(poses.model_id)}" if poses.model_id else "by a model that was not named"

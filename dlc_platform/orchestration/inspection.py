@@ -1,6 +1,6 @@
-"""Whether a lab's Dagster is in order: the second half of `dlc-platform doctor`.
+"""The state of a lab's Dagster: the second half of `dlc-platform doctor`.
 
-What can be said without Dagster is in `dlc_platform.lab.doctor`. Nothing is changed here.
+`dlc_platform.lab.doctor` has the checks that need no Dagster. Nothing is changed here.
 """
 
 import shutil
@@ -42,22 +42,21 @@ from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.loading import load_lab
 from dlc_platform.text.words import counted
 
-#: A daemon says every 30 s that it lives.
+#: A daemon reports every 30 s that it is alive.
 _SILENT_SECONDS = 120
 _STUCK = timedelta(hours=1)
 #: Slots of finished runs are freed within seconds.
 _HELD = timedelta(minutes=2)
 _LITTLE_SPACE_BYTES = 5 << 30
-#: A sensor that has not looked for so many of its intervals is held up.
+#: A sensor that has not looked for so many of its intervals is stuck.
 _INTERVALS = 20
 _QUEUE = 1000
 
 
 def inspect(home: Path) -> Iterator[Finding]:
-    """Look at a lab's Dagster.
+    """Examine a lab's Dagster.
 
-    At the definitions, the daemon, limits, monitoring, the queue, schedules and sensors, and what looks found, in this
-    order.
+    The order is: definitions, daemon, limits, monitoring, queue, schedules and sensors, and findings of looks.
     """
     try:
         lab = load_lab(home)
@@ -65,7 +64,7 @@ def inspect(home: Path) -> Iterator[Finding]:
         return
     yield from _space(home, lab)
     for sentence in where_it_stands(home):
-        yield Finding("home", sentence, "Start the lab here, if this is where it is to be", warning=True)
+        yield Finding("home", sentence, "Start the lab here, if this is its new place", warning=True)
     try:
         wanted = wanted_dagster_yaml(home, lab)
     except PlatformError as error:
@@ -85,8 +84,8 @@ def inspect(home: Path) -> Iterator[Finding]:
             yield Finding(
                 "tables",
                 f"those of {revision.what} are at {revision.now}, and this version has {revision.newest}",
-                f"Bring them up to date with {command('migrate', home)}, when nobody works on the lab with the older "
-                "version any more",
+                "Stop all work on the lab with the older version, then bring them up to date with "
+                f"{command('migrate', home)}",
             )
     try:
         definitions = build_definitions(home)
@@ -96,7 +95,7 @@ def inspect(home: Path) -> Iterator[Finding]:
         yield Finding("definitions", f"they do not load: {told}", "Mend what it names, and start the lab again")
         return
     yield Finding("definitions", f"they load; the stage is {lab.stage}")
-    # What opens an instance makes the tables that it lacks.
+    # Opening an instance makes missing tables.
     if not dagster_yaml(home).exists() or not all(revision.now for revision in found) or not found:
         yield Finding("Dagster", "the lab was never up")
         return
@@ -120,7 +119,7 @@ def inspect(home: Path) -> Iterator[Finding]:
 
 
 def _space(home: Path, lab: Lab) -> Iterator[Finding]:
-    """Disks other than the store's, which `diagnosis` looks at."""
+    """Check disks other than the store's; `doctor` looks at that one."""
     for what, folder in (("home", home), ("backups", lab.backups.folder)):
         place = folder
         while not place.exists():
@@ -134,7 +133,7 @@ def _space(home: Path, lab: Lab) -> Iterator[Finding]:
 
 
 def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
-    """Whether Dagster's daemons live, which is also returned."""
+    """Check that Dagster's daemons are alive; the result is also returned."""
     statuses = get_daemon_statuses(
         instance,
         instance.get_required_daemon_types(),
@@ -154,7 +153,7 @@ def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
     if silent:
         yield Finding(
             "daemon",
-            f"{', '.join(silent)} said nothing for more than {_SILENT_SECONDS} s, while others live",
+            f"{', '.join(silent)} said nothing for more than {_SILENT_SECONDS} s, while others are alive",
             "Read HOME/logs/daemon.log, and start the lab again",
         )
     errors = [
@@ -165,7 +164,7 @@ def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
     if errors:
         yield Finding("daemon", "; ".join(errors), "Read HOME/logs/daemon.log", warning=True)
     if not silent and not errors:
-        yield Finding("daemon", f"all {len(statuses)} parts of it live")
+        yield Finding("daemon", f"all {len(statuses)} parts of it are alive")
     return True
 
 
@@ -174,14 +173,14 @@ def _runs(limit: int | None) -> str:
 
 
 def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
-    """Whether the limits of pools are those of the last start, and no finished run holds a slot."""
+    """Check that the limits of pools are those of the last start, and that no finished run holds a slot."""
     limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
     try:
         wanted = pool_limits(lab)
     except PlatformError:  # as `diagnosis` says of the devices
         wanted = {}
     wrong = [
-        f"{pool} lets {_runs(limits.get(pool))} at a time, where lab.yaml and the devices make it {limit}"
+        f"{pool} lets {_runs(limits.get(pool))} at a time, but by lab.yaml and the devices it should be {limit}"
         for pool, limit in wanted.items()
         if limits.get(pool) != limit
     ]
@@ -210,7 +209,7 @@ def _limits(instance: dg.DagsterInstance, lab: Lab) -> Iterator[Finding]:
 
 
 def _monitoring(instance: dg.DagsterInstance, home: Path, lab: Lab, wanted: dict[str, Any]) -> Iterator[Finding]:
-    """Whether dead runs are noticed, tried again as lab.yaml says, and free their slots."""
+    """Check that dead runs are noticed, tried again as lab.yaml says, and free their slots."""
     queue = instance.get_concurrency_config().run_queue_config
     off = [
         what
@@ -245,7 +244,7 @@ def _frees(instance: dg.DagsterInstance) -> bool:
 
 
 def _queue(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
-    """Whether runs wait while nothing is at work."""
+    """Check that runs do not wait while nothing is at work."""
     records = instance.get_run_records(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=_QUEUE, order_by="create_timestamp", ascending=True
     )
@@ -263,14 +262,14 @@ def _queue(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
         yield Finding(
             "queue",
             f"{found}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC",
-            "See in the UI what the oldest one waits for, under View queue criteria; and read HOME/logs/daemon.log",
+            "Find in the UI, under View queue criteria, what the oldest one waits for; and read HOME/logs/daemon.log",
         )
     else:
         yield Finding("queue", found)
 
 
 def _under_way(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
-    """Whether what the sensor takes for under way is, and whether somebody starts each run that is waited for."""
+    """Check that the sensor's requests are really under way, and that each waiting run will be started."""
     lost = not_started(instance)
     state = next((one for one in instance.all_instigator_state() if one.name == "new_session_videos"), None)
     asked = Cursor.read(getattr(state.instigator_data, "cursor", None)) if state is not None else None
@@ -282,14 +281,14 @@ def _under_way(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
         run = next(iter(instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)), None)
         if run is None or run.run_id in names:
             sessions |= own.sessions.keys()
-        elif not run.is_finished or is_followed(instance, run):  # the next look takes off what has ended
+        elif not run.is_finished or is_followed(instance, run):  # the next look removes ended ones
             under_way |= own.sessions.keys()
     under_way -= sessions
     if not lost and not sessions:
         number = counted(len(under_way), "session is", "sessions are")
         yield Finding("under way", f"{number} under way, with a run each" if under_way else "no session is under way")
         return
-    said = [f"{counted(len(lost), 'run')} that nobody starts, such as {lost[0].run_id}"] if lost else []
+    said = [f"{counted(len(lost), 'run')} that nothing starts, such as {lost[0].run_id}"] if lost else []
     said += [f"{counted(len(sessions), 'session')} without a run, such as {min(sessions)}"] if sessions else []
     yield Finding(
         "under way",
@@ -300,7 +299,7 @@ def _under_way(instance: dg.DagsterInstance, alive: bool) -> Iterator[Finding]:
 
 
 def _instigators(instance: dg.DagsterInstance, definitions: dg.Definitions, lab: Lab, alive: bool) -> Iterator[Finding]:
-    """Whether schedules and sensors are on, went well the last time, and that was when it should have been."""
+    """Check that schedules and sensors are on, that their last tick went well, and that it was not too long ago."""
     repository = definitions.get_repository_def()
     known: dict[str, timedelta] = {}
     on: set[str] = set()
@@ -322,7 +321,7 @@ def _instigators(instance: dg.DagsterInstance, definitions: dg.Definitions, lab:
         what = "schedule" if state.instigator_type == InstigatorType.SCHEDULE else "sensor"
         if state.status == InstigatorStatus.STOPPED and name in on:
             yield Finding(
-                f"{what} {name}", "it was switched off", "Switch it on in the UI, if it should be", warning=True
+                f"{what} {name}", "it was switched off", "Switch it on in the UI, if it should be on", warning=True
             )
             continue
         if state.status == InstigatorStatus.DECLARED_IN_CODE and name not in on:
@@ -350,31 +349,31 @@ def _tick_problem(instance: dg.DagsterInstance, state: InstigatorState, most: ti
     if when - datetime.now(UTC) > TOLERANCE:
         return (
             f"it looked last at {when:%Y-%m-%d %H:%M} UTC, by a clock that was set back since, and looks again only "
-            "then; `dlc-platform up` lets it go on at once when it is started"
+            "then; start `dlc-platform up` again, and it goes on at once"
         )
     if alive and datetime.now(UTC) - when > 1.5 * most:
-        return f"it has not looked since {when:%Y-%m-%d %H:%M} UTC, while the daemon lives"
+        return f"it has not looked since {when:%Y-%m-%d %H:%M} UTC, although the daemon is alive"
     return None
 
 
 def _news(instance: dg.DagsterInstance) -> Iterator[Finding]:
-    """What looks at the raw roots found to be otherwise in the last days, and settled by themselves."""
+    """Changes that looks at the raw roots found and dealt with in the last days."""
     for when, line in kept_news(instance):
         found, _, remedy = line.partition("; ")
         yield Finding(
             "looks",
             f"{when:%Y-%m-%d %H:%M} UTC: {found}",
-            remedy[:1].upper() + remedy[1:] if remedy else "Nothing, if that is as it should be",
+            remedy[:1].upper() + remedy[1:] if remedy else "Nothing, if you expected that",
             warning=True,
         )
 
 
 def _late(lab: Lab, instance: dg.DagsterInstance) -> Iterator[Finding]:
-    """What schedules should have made and did not: backups, verifications, what is cleaned up."""
+    """Work that schedules should have done and did not: backups, verifications, cleaning."""
     for one in late(lab, instance):
         yield Finding(
             f"schedule {one.schedule}",
             f"{one.asset.to_user_string()} is late" + ("" if one.made_before else ", and was never made"),
-            "See in the UI whether the schedule is on, and what its runs say",
+            "Check in the UI that the schedule is on, and read the errors of its runs",
             warning=True,
         )

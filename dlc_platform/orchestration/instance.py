@@ -29,21 +29,21 @@ from dlc_platform.settings.loading import load_lab
 from dlc_platform.settings.schema import write_schema
 from dlc_platform.store import Store
 
-#: Holds a password, so it is set in the environment and named, not written, in dagster.yaml.
+#: Its value holds a password: it is set in the environment, and dagster.yaml only names the variable.
 _URL_VARIABLE = "DLC_PLATFORM_DAGSTER_POSTGRES_URL"
 _LOCK = "run.lock"
-#: How long a training that was interrupted can be continued.
+#: The time for which an interrupted training can be continued.
 _TRAININGS_KEPT = timedelta(days=14)
 
 
 def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
-    """Make a lab ready for Dagster: Postgres runs, the catalogue is up to date, dagster.yaml says what lab.yaml does.
+    """Make a lab ready for Dagster: Postgres runs, the catalogue is up to date, dagster.yaml follows lab.yaml.
 
     Parameters
     ----------
     migrates
-        Bring older tables of the catalogue up to date. Only what starts a lab does so. A new lab gets its tables in any
-        case.
+        Bring older tables of the catalogue up to date. Only the start of a lab does so. A new lab gets its tables in
+        any case.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
     ------
     PlatformError
         When lab.yaml or its `dagster_yaml` is not valid, Postgres cannot be reached, the lab's catalogue is missing, or
-        the tables are to stay as they are and are not those of this version.
+        the tables must not be changed and are not those of this version.
     """
     lab = load_lab(home)
     wanted = wanted_dagster_yaml(home, lab)
@@ -64,13 +64,13 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
         raise lost
     engine = open_catalog(postgres_url(home))
     try:
-        # Those of a lab that has any are up to date here, or are to be.
+        # A lab that has tables has up-to-date ones here, or gets them.
         migrate(engine)
-        # The database answers by itself which poses are stale.
+        # The database lists stale poses by itself.
         assign_cameras(engine, lab.tracking.project_of)
     finally:
         engine.dispose()
-    dagster_url(postgres_url(home))  # which makes the schema
+    dagster_url(postgres_url(home))  # this makes the schema
     environment = environment_of(home)
     write(dagster_yaml(home), yaml.safe_dump(wanted, sort_keys=False))
     write_schema(home)
@@ -82,7 +82,7 @@ def prepare(home: Path, migrates: bool = True) -> dict[str, str]:
 
 
 def environment_of_started(home: Path) -> dict[str, str]:
-    """As `environment_of`, of a lab whose services can be started by hand as it is; nothing is made or changed.
+    """As `environment_of`, for a lab whose services can be started by hand now; nothing is made or changed.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def environment_of_started(home: Path) -> dict[str, str]:
     load_lab(home)
     open_lab(home).dispose()
     if not dagster_yaml(home).exists():
-        # Without it Dagster would keep everything in files of its own.
+        # Without it Dagster would keep everything in its own files.
         raise PlatformError(
             f"the lab {home} was never started: {dagster_yaml(home)} is missing",
             f"Write it with {command('migrate', home)}",
@@ -101,33 +101,34 @@ def environment_of_started(home: Path) -> dict[str, str]:
 
 
 def dagster_yaml(home: Path) -> Path:
-    """Where the lab's dagster.yaml lies."""
+    """The path of the lab's dagster.yaml."""
     return home / "dagster" / "dagster.yaml"
 
 
 def taken_lab(home: Path) -> Path:
-    """Where the lab.yaml lies that is in force while the lab is up: that of the last valid edit."""
+    """The path of the lab.yaml that is in force while the lab is up: the last valid edit."""
     return home / "dagster" / "lab.yaml"
 
 
 def lab_problem(home: Path) -> Path:
-    """Where `up` says what keeps the last edit of lab.yaml from coming into force; there is no such file otherwise."""
+    """The path of the file in which `up` says why the last edit of lab.yaml is not in force; else there is no such
+    file."""
     return home / "dagster" / "lab-problem.txt"
 
 
 def where_it_stands(home: Path) -> Iterator[str]:
-    """What a lab that was copied or moved since it was last started still names of the place where it was."""
+    """Lines about a lab that was copied or moved since its last start: the things that still name its old place."""
     try:
         written = load_yaml(dagster_yaml(home), yaml_text(dagster_yaml(home)))
         before = Path(written["local_artifact_storage"]["config"]["base_dir"]).parent
-    except (OSError, PlatformError, ValueError, KeyError, TypeError):  # never started, or of the lab's own making
+    except (OSError, PlatformError, ValueError, KeyError, TypeError):  # never started, or the lab's own file
         return
     if before == home or before.resolve() == home.resolve():
         return
     was = "copied" if before.exists() else "moved"
     yield (
-        f"This lab was {was} from {before}. Relative paths of lab.yaml are taken from {home} now, and what is "
-        "registered finds its files there by itself, once the sensor has looked"
+        f"This lab was {was} from {before}. Relative paths in lab.yaml now begin at {home}. Registered files are "
+        "found there by themselves, after the sensor's next look"
     )
     lab = load_lab(home)
     named = {
@@ -139,18 +140,18 @@ def where_it_stands(home: Path) -> Iterator[str]:
     for what, path in named.items():
         if path.is_relative_to(before):
             yield (
-                f"lab.yaml still names {path} ({what}), where this lab was {was} from. Write "
+                f"lab.yaml still names {path} ({what}), in the lab's old place. Write "
                 f"{path.relative_to(before)} instead, if this lab is to use its own"
             )
 
 
 def wanted_dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
-    """What dagster.yaml has to say: what lab.yaml asks for, and before that the lab's own parts of it.
+    """The content of dagster.yaml: what lab.yaml asks for, replaced by the lab's own parts of it.
 
     Raises
     ------
     PlatformError
-        When the file of the lab's own parts cannot be read, is not YAML of keys, or says what Dagster cannot use.
+        When the file with the lab's own parts cannot be read, has no keys, or has a value that Dagster cannot use.
     """
     written = _dagster_yaml(home, lab)
     if lab.dagster_yaml is None:
@@ -171,9 +172,9 @@ def wanted_dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
 
 
 def _require_usable(merged: Mapping[str, Any], own: Path) -> None:
-    """See that Dagster takes a dagster.yaml, and can make the launcher and the queue that it names.
+    """Check that Dagster accepts a dagster.yaml, and can make the launcher and the queue that it names.
 
-    It does so itself only when the first run is launched, which then fails.
+    Dagster itself checks that only when the first run is launched, which then fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "dagster.yaml").write_text(yaml.safe_dump(dict(merged)))
@@ -184,7 +185,7 @@ def _require_usable(merged: Mapping[str, Any], own: Path) -> None:
             raise PlatformError(f"{own} does not fit: {error.problem}", error.remedy) from error
         except Exception as error:
             told = " ".join(str(error).split())
-            raise PlatformError(f"Dagster does not take what {own} says: {told}", "Mend that key") from error
+            raise PlatformError(f"Dagster does not accept {own}: {told}", "Mend that key") from error
 
 
 def environment_of(home: Path) -> dict[str, str]:
@@ -197,13 +198,13 @@ def environment_of(home: Path) -> dict[str, str]:
     }
     for name in (POSTGRES_VARIABLE, POSTGRES_FILE_VARIABLE, DAGSTER_POSTGRES_FILE_VARIABLE):
         if given := os.environ.get(name):
-            # Or the catalogue would be looked for in the embedded server.
+            # Else the catalogue would be looked for in the embedded server.
             environment[name] = given
     return environment
 
 
 def pool_limits(lab: Lab) -> dict[str, int]:
-    """How many runs of each pool of the lab's assets may be under way at a time."""
+    """The most runs of each pool of the lab's assets that may be under way at a time."""
     return {GPU_POOL: lab.runs.gpu_runs or gpu_slots(find_devices(lab.gpus), lab)}
 
 
@@ -231,7 +232,7 @@ def open_lock(path: Path) -> TextIO:
 
 @contextmanager
 def used(home: Path) -> Iterator[None]:
-    """Say for how long this process needs the lab's Postgres, so that nobody stops it meanwhile."""
+    """Hold the lab's Postgres while this process needs it, so that nobody stops it meanwhile."""
     load_lab(home)
     with open_lock(home / _LOCK) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -239,7 +240,7 @@ def used(home: Path) -> Iterator[None]:
 
 
 def is_used(home: Path) -> bool:
-    """Whether a process is within `used`."""
+    """True if a process is within `used`."""
     with open_lock(home / _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,7 +250,8 @@ def is_used(home: Path) -> bool:
 
 
 def clean(lab: LabResource) -> None:
-    """Remove what a crash left behind: products half-written, and trainings that nobody has continued for long."""
+    """Remove files that a crash left: half-written products, and interrupted trainings that nobody continued in
+    time."""
     from dlc_platform.dlc.training import remove_unfinished
 
     lab.store.remove_partials()
@@ -257,7 +259,7 @@ def clean(lab: LabResource) -> None:
 
 
 def _merged(written: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Key by key, the lab's own before what is written; what names a class is one piece with its configuration."""
+    """Merge key by key; the lab's own values win. A mapping that names a class is one piece with its configuration."""
     merged = {**written, **own}
     for key in written.keys() & own.keys():
         old, new = written[key], own[key]
@@ -297,13 +299,13 @@ def _dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
             "cancel_timeout_seconds": round(60 * lab.runs.cancel_minutes),
             **({} if lab.runs.most_hours is None else {"max_runtime_seconds": round(3600 * lab.runs.most_hours)}),
         },
-        # A worker that died is started again; a computation that failed is not, it would fail the same way.
+        # A worker that died is started again; a computation that failed is not, because it would fail the same way.
         "run_retries": {
             "enabled": True,
             "max_retries": len(lab.runs.retry_minutes),
             "retry_on_asset_or_op_failure": False,
         },
-        # Of each look of a sensor a row is kept, most of which say that there was nothing to do.
+        # Dagster keeps a row for each look of a sensor, and most of them say that there was nothing to do.
         "retention": {
             "sensor": {"purge_after_days": {"skipped": 3, "failure": 30, "success": 90}},
             "schedule": {"purge_after_days": {"skipped": 30, "failure": 90, "success": 365}},
@@ -324,7 +326,7 @@ def _dagster_yaml(home: Path, lab: Lab) -> dict[str, Any]:
 
 
 def write(path: Path, content: str) -> None:
-    """Write a file whole: who reads it meanwhile finds the old one or the new one."""
+    """Write a file whole: a process that reads it meanwhile finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}")
     beside.write_text(content)

@@ -1,4 +1,4 @@
-"""Jobs: what a person, a sensor or CI starts as one thing."""
+"""Jobs: work that a person, a sensor or CI starts as one thing."""
 
 import dagster as dg
 
@@ -16,7 +16,8 @@ train_recipe = dg.define_asset_job(
     "train_recipe",
     selection=["training_dataset", "trained_model", "model_evaluation", "model_comparison", "production_model"],
     executor_def=dg.in_process_executor,
-    description="Build a recipe's dataset, train and evaluate a model, compare all versions, and let it compete.",
+    description="Build a recipe's dataset, train and evaluate a model, compare all versions, and apply the rule of "
+    "promotion.",
 )
 
 promote_model = dg.define_asset_job(
@@ -31,7 +32,7 @@ estimate_poses = dg.define_asset_job(
     "estimate_poses",
     selection=["pose_estimates", "pose_quality"],
     executor_def=dg.in_process_executor,
-    description="Estimate the poses of sessions with the production models, again where they were estimated before.",
+    description="Estimate the poses of sessions with the production models, even if they have poses already.",
 )
 
 evaluate_new_labels = dg.define_asset_job(
@@ -45,7 +46,7 @@ verify_store = dg.define_asset_job(
     "verify_store",
     selection=["store_verification"],
     executor_def=dg.in_process_executor,
-    description="Read the whole store again and compare it with what was made.",
+    description="Read the whole store again and compare it with the catalogue.",
 )
 
 back_up = dg.define_asset_job(
@@ -59,7 +60,7 @@ clean_up = dg.define_asset_job(
     "clean_up",
     selection=["lab_cleaning"],
     executor_def=dg.in_process_executor,
-    description="Remove what crashes left in the store, and what old runs logged.",
+    description="Remove files that crashes left in the store, and the logs of old runs.",
 )
 
 default_jobs = [

@@ -55,13 +55,13 @@ from dlc_platform.settings.loading import load_lab
 from dlc_platform.text.names import near_names, require_known
 from dlc_platform.text.words import counted, listed, said_of
 
-#: What `train` makes, in this order, before the rule of promotion.
+#: The assets that `train` makes, in this order, before the rule of promotion.
 _TRAINING = ("training_dataset", "trained_model", "model_evaluation", "model_comparison")
 _INTERRUPTED = RunFailureReason.UNEXPECTED_TERMINATION.value
 
 #: The one asset that looks for sessions below the raw roots.
 _REGISTERS = dg.AssetKey("session_videos")
-#: The one that judges poses, and how many sessions of a verdict are named.
+#: The asset that judges poses, and the most sessions that are named for a verdict.
 _JUDGES, _NAMED = dg.AssetKey("pose_quality"), 10
 
 
@@ -79,12 +79,12 @@ def promote(
     Parameters
     ----------
     follows
-        The number of the promotion that the decision was made against; by default the one in force at the start.
+        The number of the promotion that was in force when the person decided; by default the one in force now.
 
     Returns
     -------
     bool
-        False when it was not promoted, as when somebody else promoted another one at the same moment.
+        False if it was not promoted, as when somebody else promoted another one at the same moment.
     """
     choice = {"model": model_id, "reason": reason, "by": by, "rollback": rollback}
     if follows is not None:
@@ -95,12 +95,12 @@ def promote(
 
 
 def backfill(home: Path, sessions: Sequence[str], say: Callable[[str], None]) -> bool:
-    """Estimate the poses of sessions again, in the given order as far as many can travel in one run.
+    """Estimate the poses of sessions again, in the given order as far as runs over several sessions allow.
 
     Returns
     -------
     bool
-        False when some failed; the others were done all the same.
+        False if some failed; the others were done nevertheless.
     """
     with used(home):
         return _materialize(home, prepare(home, migrates=False), "pose_estimates,pose_quality", sessions, say)
@@ -112,19 +112,19 @@ def register_sessions(home: Path, say: Callable[[str], None]) -> bool:
     Returns
     -------
     bool
-        False when some could not be registered; the others were all the same.
+        False if some could not be registered; the others were registered nevertheless.
     """
     with used(home):
         return _materialize(home, prepare(home, migrates=False), "session_videos", [], say)
 
 
 def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
-    """Make a model version of a recipe, from its dataset to the rule of promotion, and say what came of it.
+    """Make a model version of a recipe, from its dataset to the rule of promotion, and report the result.
 
     Returns
     -------
     bool
-        False when a step failed, and those after it were not begun; or when the rule refused to promote any version.
+        False if a step failed, and later steps were not begun; or if the rule refused to promote any version.
 
     Raises
     ------
@@ -161,12 +161,12 @@ def train(home: Path, recipe: str, say: Callable[[str], None]) -> bool:
 
 
 def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str, said: str = "") -> Iterator[str]:
-    """What a person wants to know of a recipe that was trained just now, and what to do next.
+    """The result of the training of a recipe, for a person, and what to do next.
 
     Parameters
     ----------
     said
-        What was told already, of which no long reason is said again.
+        The lines that were printed already; a long reason in them is not repeated.
     """
     model = current_model(lab.engine, recipe)
     if model is None:
@@ -206,7 +206,7 @@ def _what_came_of(lab: LabResource, instance: dg.DagsterInstance, recipe: str, s
             return
         reason = str(decided["reason"]) if decided else "the rule of lab.yaml promotes no version"
         yield f"It was not promoted: {reason}"
-        yield f"Next: look at its comparison; if you want to use it all the same, {promote_it}"
+        yield f"Next: look at its comparison; to use it nevertheless, {promote_it}"
 
 
 def materialize(home: Path, selection: str, partitions: Sequence[str], say: Callable[[str], None]) -> bool:
@@ -217,21 +217,21 @@ def materialize(home: Path, selection: str, partitions: Sequence[str], say: Call
     selection
         Names of assets separated by commas, or Dagster's selection syntax, such as ``+pose_estimates``.
     partitions
-        Sessions and recipes; none of them means whatever is missing.
+        Sessions and recipes; if there are none, everything that is missing is made.
     say
         Called with one line for each step.
 
     Returns
     -------
     bool
-        False when something failed; the rest was done all the same.
+        False if something failed; the rest was done nevertheless.
 
     Raises
     ------
     PlatformError
         When the selection or a partition names nothing.
     KeyboardInterrupt
-        At SIGINT, and at SIGTERM where the caller handles it so; the run under way is cancelled.
+        At SIGINT, and at SIGTERM if the caller handles it so; the run under way is cancelled.
     """
     with used(home):
         return _materialize(home, prepare(home), selection, partitions, say)
@@ -267,7 +267,7 @@ def _materialize(
         unknown = sorted(set(partitions).difference(*keys.values()))
         reasons: list[str] = []
         if unknown and _REGISTERS in selected:
-            # Only who registers sessions looks for them.
+            # Only a command that registers sessions looks for them.
             found = lab.scan()
             keys["sessions"] += sorted({session.key for session in found.sessions} & set(unknown))
             unknown = sorted(set(unknown).difference(keys["sessions"]))
@@ -302,7 +302,7 @@ def _materialize(
             for stretch in _as_they_lie(lab, instance, node, stretches):
                 title = asset.to_user_string() + (f" [{listed(stretch, _NAMED)}]" if stretch else "")
                 if GPU_POOL in _pools(node) and lease is None:
-                    # Once for all that is selected: a process that computes cannot change its devices any more.
+                    # Once for the whole selection: a process that computes cannot change its devices any more.
                     needs = declared_needs(lab.settings, [key.to_user_string() for key in selected], partitions)
                     lease = held.enter_context(
                         leases.acquire(
@@ -322,9 +322,9 @@ def _materialize(
                         instance=instance,
                         asset_selection=[asset],
                         partition_key=stretch[0] if len(stretch) == 1 else None,
-                        # A person sees what became of the run; the daemon starts it no second time.
+                        # A person sees the end of the run; the daemon does not start it a second time.
                         tags={**tags, MAX_RETRIES_TAG: "0"},
-                        # A logger that is not named here gives way to Dagster's own, which tells everything.
+                        # A logger that is not named here is replaced by Dagster's own, which prints everything.
                         run_config={"loggers": {"console": {}}, "ops": dict(ops or {})},
                         run_id=run_id,
                         raise_on_error=False,
@@ -350,7 +350,7 @@ def _materialize(
 
 
 def _how_good(lab: LabResource, judged: Sequence[str]) -> Iterator[str]:
-    """How many of the sessions that were judged just now have which verdict, and what to do about those that failed."""
+    """The number of judged sessions with each verdict, and what to do about those that failed."""
     verdicts: dict[str, list[str]] = {"fail": [], "warn": [], "pass": []}
     for key, verdict in session_verdicts(lab.engine, judged).items():
         verdicts[verdict].append(key)
@@ -376,7 +376,7 @@ def _how_good(lab: LabResource, judged: Sequence[str]) -> Iterator[str]:
 def _as_they_lie(
     lab: LabResource, instance: dg.DagsterInstance, node: dg.AssetsDefinition, stretches: Sequence[Sequence[str]]
 ) -> Iterator[Sequence[str]]:
-    """Each stretch when its turn comes: what the sensor has taken off the partitions meanwhile lies elsewhere then."""
+    """Each stretch when its turn comes; the sensor may have changed the order of the partitions meanwhile."""
     for stretch in stretches:
         if not stretch or _kind(lab, node) != "sessions":
             yield stretch
@@ -385,13 +385,13 @@ def _as_they_lie(
 
 
 def _refusals(events: Sequence[dg.DagsterEvent]) -> list[str]:
-    """Why choices of a production model were refused in a run."""
+    """The reasons why choices of a production model were refused in a run."""
     observed = [event.asset_observation_data.asset_observation for event in events if event.is_asset_observation]
     return [str(one.metadata[REFUSED].value) for one in observed if REFUSED in one.metadata]
 
 
 def _cancel(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Let a run that was interrupted in this process end as cancelled; one that had ended before keeps its end."""
+    """Mark a run that was interrupted in this process as cancelled; one that had ended before keeps its end."""
     run = as_told(instance, run_id)
     # Dagster takes an interrupted run for a failed one.
     interrupted = run is not None and run.tags.get(RUN_FAILURE_REASON_TAG) == _INTERRUPTED
@@ -403,9 +403,9 @@ def _cancel(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], bool]]:
-    """Tells whether a signal has come since.
+    """Give a function that tells if a signal has come since.
 
-    Dagster's handlers take the place of ours while it executes: they end a step, and forget a signal after it.
+    Dagster's handlers replace ours while it executes: they end a step, and forget a signal after it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -421,7 +421,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
 
 
 def _progress_logger(say: Callable[[str], None]) -> dg.LoggerDefinition:
-    """Tells what the assets say of their progress; Dagster's own events and stack traces stay in its event log."""
+    """A logger for the progress messages of assets; Dagster's own events and stack traces stay in its event log."""
 
     class Progress(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -439,7 +439,7 @@ def _progress_logger(say: Callable[[str], None]) -> dg.LoggerDefinition:
 
 def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     graph = definitions.resolve_asset_graph()
-    # A bare name is what people type; Dagster's syntax wants to be told that it is a key.
+    # People type a bare name; Dagster's syntax needs a mark that it is a key.
     parts = [re.sub(r"^(\+*\d*)([A-Za-z]\w*)(\d*\+*)$", r'\1key:"\2"\3', part.strip()) for part in selection.split(",")]
     text = " or ".join(part for part in parts if part)
     try:
@@ -451,7 +451,7 @@ def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
     if not chosen:
         names = ", ".join(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
         raise PlatformError(f"{selection!r} selects no asset", f"Choose among {names}")
-    # What is done from time to time is not missing where everything else is asked for.
+    # Upkeep from time to time is not missing when everything else is asked for.
     named = set(re.findall(r"\w+", selection))
     return [
         key
@@ -461,7 +461,7 @@ def _selected(definitions: dg.Definitions, selection: str) -> list[dg.AssetKey]:
 
 
 def _keys(lab: LabResource, instance: dg.DagsterInstance) -> dict[str, list[str]]:
-    """The partition keys of the lab, in Dagster's order; after them sessions that are registered only."""
+    """The partition keys of the lab, in Dagster's order, followed by sessions that are only registered."""
     live = list(instance.get_dynamic_partitions("sessions"))
     others = registered_sessions(lab.engine)
     return {
@@ -481,7 +481,7 @@ def _stretches(
 ) -> list[list[str]]:
     """The partitions to materialise, those of one run together; an empty one for an asset without partitions.
 
-    Sessions that Dagster does not know, or knows no more, are added.
+    Sessions that Dagster does not know (any more) are added.
     """
     kind = _kind(lab, node)
     if kind is None:
@@ -494,9 +494,9 @@ def _stretches(
     elif name in _MISSING:
         wanted = missing(lab, name, say)
     else:
-        # Of a lab's own asset only Dagster knows what was made.
+        # For a lab's own asset, only Dagster knows what was made.
         made = instance.get_materialized_partitions(node.key)
-        # Sessions may have been registered a moment ago, by this very command.
+        # This very command may have registered sessions a moment ago.
         there = sorted(registered_sessions(lab.engine)) if kind == "sessions" else keys[kind]
         wanted = [key for key in (there[-1:] if kind == "days" else there) if key not in made]
     if kind != "sessions":
@@ -508,7 +508,7 @@ def _stretches(
 
 
 def _with_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> Sequence[str]:
-    """All sessions that are partitions, in their order, after these were made some."""
+    """All sessions that are partitions, in their order, after these keys were added."""
     live = set(instance.get_dynamic_partitions("sessions"))
     if new := [key for key in dict.fromkeys(keys) if key not in live]:
         instance.add_dynamic_partitions("sessions", new)
@@ -516,12 +516,12 @@ def _with_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> Seque
 
 
 def _kind(lab: LabResource, node: dg.AssetsDefinition) -> Literal["sessions", "recipes", "days"] | None:
-    """What the partitions of an asset are; None for an asset without partitions.
+    """The kind of an asset's partitions; None for an asset without partitions.
 
     Raises
     ------
     PlatformError
-        When they are none of the lab's.
+        When they are of another kind than the lab's.
     """
     partitions = node.partitions_def
     if partitions is None:

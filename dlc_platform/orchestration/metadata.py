@@ -1,6 +1,6 @@
-"""What computations say of themselves in the UI: tables, pictures and numbers as Dagster metadata.
+"""Dagster metadata that the UI shows with a computation: tables, pictures and numbers.
 
-The UI keeps the order of an asset's metadata: first what a person looks at, then what a person looks up.
+The UI keeps the order of an asset's metadata: first the values that a person looks at, then those that one looks up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,26 +21,26 @@ _MOST_ROWS = 100
 
 
 def table(rows: "Sequence[Mapping[str, Any]] | pd.DataFrame") -> dg.TableMetadataValue:
-    """A table that the UI shows in place; numbers are rounded to four digits."""
+    """A table that the UI shows in place, with numbers rounded to four digits."""
     plain = rows if isinstance(rows, Sequence) else rows.rename(columns=str).to_dict("records")
     records = [dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in plain]
     return dg.MetadataValue.table(records, schema=None if records else dg.TableSchema(columns=[]))
 
 
 def stale_rows(sessions: "pd.DataFrame") -> "pd.DataFrame":
-    """Stale sessions as a table of the UI shows them, the newest ones of many."""
+    """Stale sessions as a table of the UI, cut to the newest ones."""
     shown = sessions.head(_MOST_ROWS)
     return shown.assign(models=[", ".join(short(m) if m else "imported" for m in own) for own in shown["models"]])
 
 
 def gpu_memory(declared_gb: float | None, peak_gb: float | None) -> dict[str, Any]:
-    """What was asked for of a GPU's memory, and what was used of it, in gigabytes; what is not known is left out."""
+    """The declared and the used memory of a GPU, in gigabytes; unknown figures are left out."""
     known = {"gpu_memory_gb": declared_gb, "gpu_memory_peak_gb": peak_gb}
     return {name: number(value) for name, value in known.items() if value is not None}
 
 
 def number(value: float) -> float:
-    """A measurement as a person reads it, to four digits."""
+    """A measurement for people, rounded to four digits."""
     return float(f"{value:.4g}")
 
 

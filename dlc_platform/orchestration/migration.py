@@ -1,8 +1,7 @@
 """Bringing a lab's database up to date: the tables of the catalogue, and those of Dagster's own storage.
 
-What starts a lab does the former by itself; Dagster leaves the latter to a command of its own. Where services are
-started one by one, both have to be done before those of a new version start. The migrations themselves do not belong
-here.
+The start of a lab does the former by itself; Dagster leaves the latter to its own command. If services are started one
+by one, both must be done before those of a new version start. The migrations themselves do not belong here.
 """
 
 from dataclasses import dataclass
@@ -22,20 +21,20 @@ from dlc_platform.settings.loading import load_lab
 
 @dataclass(frozen=True)
 class Revision:
-    """At which migration some tables of the database are.
+    """The migration that some tables of the database are at.
 
     Attributes
     ----------
     what
-        Whose tables they are.
+        The owner of the tables.
     now
-        None where there are none yet.
+        The migration that they are at; None if there are no tables yet.
     newest
-        The last migration that this version of the platform brings.
+        The last migration of this version of the platform.
     known
-        False when `now` is a migration of a newer version, which this one cannot work with.
+        False if `now` is a migration of a newer version, which this one cannot work with.
     platform
-        The version of the platform that brought the tables to a migration that is not known, where they tell.
+        The version of the platform that brought the tables to an unknown migration, if the tables tell.
     """
 
     what: str
@@ -46,7 +45,8 @@ class Revision:
 
 
 def revisions(home: Path) -> list[Revision]:
-    """What the tables of a lab's database are at. Nothing is changed; a lab without a database has none.
+    """The migrations that the tables of a lab's database are at. Nothing is changed; a lab without a database has none.
+    Nothing is changed; a lab without a database has none.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def migrate(home: Path) -> list[tuple[Revision, str | None]]:
     Returns
     -------
     list
-        What the tables are at now, and at which migration each was before.
+        The tables with their present migration, each with its previous one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The partitions of each asset that a person means by `missing`: never made, or made of what has changed since."""
+"""The missing partitions of each asset: never made, or made from something that has changed since."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -24,25 +24,27 @@ from dlc_platform.text.words import said_of
 
 
 def missing(lab: LabResource, asset: str, say: Callable[[str], None] = print) -> list[str]:
-    """The partitions of an asset that were never made, or whose files or dataset's recipe changed since.
+    """The partitions of an asset that were never made, or whose files, or dataset's recipe, changed since.
 
     Parameters
     ----------
     say
-        Is told of what cannot be known, because a disk does not answer.
+        Called with a line about things that cannot be known because a disk does not answer.
 
     Raises
     ------
     PlatformError
-        When the asset is none of the platform's.
+        When the asset is not one of the platform's.
     """
     if asset not in _MISSING:
-        raise PlatformError(f"what {asset} misses is not known here", f"Choose among {', '.join(_MISSING)}")
+        raise PlatformError(
+            f"the missing partitions of {asset} are not known here", f"Choose among {', '.join(_MISSING)}"
+        )
     return _MISSING[asset](lab, say)
 
 
 def _missing_days(lab: LabResource, _: Callable[[str], None]) -> list[str]:
-    """The last day that is over: it is soon read again."""
+    """The last finished day: reading it again is quick."""
     day = yesterday(lab.settings.time_zone)
     return [day.isoformat()] if day >= first_day(lab.engine, lab.settings.time_zone) else []
 
@@ -58,7 +60,7 @@ def _without_labels(lab: LabResource, _: Callable[[str], None]) -> list[str]:
 
 
 def _untracked(lab: LabResource, say: Callable[[str], None]) -> list[str]:
-    """Of the sessions with a file without poses, those whose file is there; of each such file the disk is asked."""
+    """The sessions with a file that lacks poses and is there; each such file is asked for on its disk."""
     disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
     found = set()
     for key, camera, path in untracked_files(lab.engine):
@@ -86,7 +88,7 @@ def _unevaluated(lab: LabResource, _: Callable[[str], None]) -> list[str]:
     return [name for name, model in models.items() if model is None or model.id not in evaluated]
 
 
-#: What each asset misses; that of `pose_quality` only Dagster knows.
+#: The missing partitions of each asset; those of `pose_quality` are known to Dagster alone.
 _MISSING: dict[str, Callable[[LabResource, Callable[[str], None]], list[str]]] = {
     "session_videos": _unregistered,
     "labeled_frames": _without_labels,
@@ -99,7 +101,8 @@ _MISSING: dict[str, Callable[[LabResource, Callable[[str], None]], list[str]]] =
 
 
 def without_quality(lab: LabResource, instance: dg.DagsterInstance) -> set[str]:
-    """The sessions with poses in force that were not shown since these were made; only Dagster knows what was shown."""
+    """The sessions whose poses in force are newer than the last time that the UI showed their quality; only Dagster
+    knows."""
 
     def materialized(asset: str) -> Mapping[str, int]:
         return instance.event_log_storage.get_latest_storage_id_by_partition(

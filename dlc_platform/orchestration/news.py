@@ -1,7 +1,7 @@
-"""What a look at the raw roots found to be otherwise and settled by itself, kept where people find it later.
+"""Changes that a look at the raw roots found and dealt with by itself, kept so that people find them later.
 
-The log of a tick is read by nobody. So it stands at `session_videos` in the UI, and `dlc-platform doctor` tells it for
-some days.
+Nobody reads the log of a tick. So the lines stand at `session_videos` in the UI, and `dlc-platform doctor` prints them
+for some days.
 """
 
 from collections.abc import Iterable
@@ -12,15 +12,15 @@ import dagster as dg
 from dlc_platform.errors import in_this_lab
 
 _ASSET = dg.AssetKey("session_videos")
-#: Tells these observations from others.
+#: The metadata key that marks these observations.
 _KEY = "found_by_a_look"
-#: For how long something is told, and how many such lines are.
+#: The time for which a line is shown, and the most lines.
 _TOLD_FOR = timedelta(days=7)
 _MOST = 200
 
 
 def keep_news(instance: dg.DagsterInstance, lines: Iterable[str]) -> None:
-    """Keep lines for people; what is told already is not told twice."""
+    """Keep lines for people; a line that is shown already is not kept twice."""
     new = list(dict.fromkeys(map(in_this_lab, lines)))
     known = {line for _, line in kept_news(instance)} if new else set()
     for line in new:
@@ -30,7 +30,7 @@ def keep_news(instance: dg.DagsterInstance, lines: Iterable[str]) -> None:
 
 
 def kept_news(instance: dg.DagsterInstance, now: datetime | None = None) -> list[tuple[datetime, str]]:
-    """What looks found in the last days, the newest first, each line with when it was first told."""
+    """The lines of the last days, the newest first, each with the time when it was first kept."""
     since = (now or datetime.now(UTC)) - _TOLD_FOR
     wanted = dg.AssetRecordsFilter(_ASSET, after_timestamp=since.timestamp())
     return [

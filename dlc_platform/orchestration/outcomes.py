@@ -1,7 +1,7 @@
-"""What is wanted of sessions by the lab's settings, and what became of it: the stages `labels` and `poses`.
+"""Sessions that need work by the lab's settings, and the result of that work: the stages `labels` and `poses`.
 
-How that is asked of the database is in `catalog.wanted`, what quarantine is in `catalog.quarantine`. A run that an
-asset ends itself says so with `judge_session`; of one that was ended from outside the sensor speaks.
+`catalog.wanted` has the queries, `catalog.quarantine` the quarantine. An asset that ends its run itself reports with
+`judge_session`; the sensor reports runs that were ended from outside.
 """
 
 from collections.abc import Callable, Collection
@@ -16,23 +16,23 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 from dlc_platform.orchestration.resources import LabResource
 
-#: What becomes of a session in a run: nothing wrong, or what is.
+#: A function that reports a session of a run: its fault, or that it has none.
 Outcome = Callable[[str, PlatformError | None], None]
 
 
 def wanted_labels(
     lab: LabResource, limit: int | None = None, but: Collection[str] = (), only: Collection[str] | None = None
 ) -> list[Wanted]:
-    """The sessions whose labels are to be counted; the arguments are those of `wanted.labels`."""
+    """The sessions whose labels must be counted; the arguments are those of `wanted.labels`."""
     return wanted.labels(lab.engine, list(lab.settings.projects), lab.settings.scan.order, limit, but, only)
 
 
 def wanted_poses(
     lab: LabResource, limit: int | None = None, but: Collection[str] = (), only: Collection[str] | None = None
 ) -> list[Wanted]:
-    """The sessions whose poses are to be estimated; the arguments are those of `wanted.poses`.
+    """The sessions whose poses must be estimated; the arguments are those of `wanted.poses`.
 
-    Of projects whose production model is hopeless or cannot be judged, none are: see `eligibility`.
+    Sessions of projects whose production model is hopeless or cannot be judged are left out: see `eligibility`.
     """
     from dlc_platform.estimates.eligibility import find_trackers
 
@@ -42,14 +42,14 @@ def wanted_poses(
 
 
 def outcome(lab: LabResource, stage: Literal["labels", "poses"], run_id: str) -> Outcome:
-    """What a run at this stage tells of each of its sessions."""
+    """The function with which a run at this stage reports each of its sessions."""
     return partial(judge_session, lab, stage, run_id)
 
 
 def judge_session(
     lab: LabResource, stage: Literal["labels", "poses"], run_id: str, key: str, error: PlatformError | None
 ) -> None:
-    """Put a session in quarantine that failed at a stage, or end what held it there."""
+    """Put a session in quarantine that failed at a stage; if it did not fail, end its quarantine there."""
     if error is None:
         judge(lab.engine, key, stage, [])
     elif current_files(lab.engine, key):
@@ -61,7 +61,7 @@ def judge_session(
 def hold(
     lab: LabResource, key: str, stage: Literal["videos", "labels", "poses"], fault: Fault, run_id: str | None
 ) -> None:
-    """Put a whole session in quarantine, beside what holds up single files of it; not twice on the same evidence."""
+    """Put a whole session in quarantine, beside entries for single files; not twice on the same evidence."""
     known = faults_of(lab.engine, key, stage)
     if not any(other.path is None and other.evidence == fault.evidence for other in known):
         judge(lab.engine, key, stage, [*(other for other in known if other.path is not None), fault], run_id)

@@ -27,24 +27,24 @@ from dlc_platform.text.words import counted, listed, said_of
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
-#: What the UI's list of runs shows of a run over many sessions, and how many of them are named.
+#: The tag that the UI's list of runs shows for a run over many sessions, and the most sessions that it names.
 SESSIONS_TAG, _NAMED = "sessions", 3
 _UNFINISHED_BACKFILLS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
 #: The daemon makes the next run within seconds; that one may wait for long.
 _LONGEST_UNTIL_RETRY = timedelta(hours=1)
-#: The pauses before a session is worked on again whose run lost the database: Postgres is back within seconds.
+#: The pauses before work on a session is repeated after the run lost the database: Postgres is back within seconds.
 _DATABASE_SECONDS = (1.0, 5.0, 15.0)
 
 sessions = dg.DynamicPartitionsDefinition(name="sessions")
 
 #: Many sessions travel in one run, so that the process starts and the model loads once.
 many_sessions = dg.BackfillPolicy.single_run()
-# Dagster says so at every load, to every command.
+# Dagster would print this warning at every load, to every command.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 
 def in_use(instance: dg.DagsterInstance) -> set[str]:
-    """The sessions that runs and backfills are under way for, whoever asked for them: these stay partitions.
+    """The sessions for which runs and backfills are under way, whoever asked for them: these stay partitions.
 
     A run that failed and is about to be tried again counts too.
     """
@@ -73,7 +73,8 @@ def in_use(instance: dg.DagsterInstance) -> set[str]:
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:
-    """The tags of one run over neighbouring partitions; one of them names the first, for a person who looks for it."""
+    """The tags of one run over neighbouring partitions; one tag names the first session, for a person who looks for
+    it."""
     return {RANGE_START: keys[0], RANGE_END: keys[-1], SESSIONS_TAG: listed(keys, _NAMED)}
 
 
@@ -86,7 +87,7 @@ def neighbours(
 ) -> list[list[str]]:
     """Split partition keys into stretches that lie side by side in `order`, each of at most `most` keys.
 
-    With `sizes`, in bytes, no two keys lie in a stretch that is larger than `most_bytes`.
+    With `sizes`, in bytes, a stretch of several keys is not larger than `most_bytes`.
     """
     place = {key: index for index, key in enumerate(order)}
     sizes = sizes or {}
@@ -106,7 +107,7 @@ def neighbours(
 def newest_first(
     keys: Sequence[str], order: Sequence[str], rules: ScanRule, sizes: Mapping[str, int]
 ) -> list[list[str]]:
-    """Split sessions into runs that begin with the newest: stretches of neighbours, no more than lab.yaml says.
+    """Split sessions into runs that begin with the newest: stretches of neighbours, within the limits of lab.yaml.
 
     Parameters
     ----------
@@ -115,9 +116,9 @@ def newest_first(
     order
         All partitions as Dagster keeps them; a run can only hold neighbours.
     rules
-        Of lab.yaml.
+        The limits of lab.yaml.
     sizes
-        Of each session's video files, in bytes.
+        The bytes of each session's video files.
     """
     age = {key: index for index, key in enumerate(keys)}
     live = set(order)
@@ -136,16 +137,16 @@ def for_each_session(
     Parameters
     ----------
     work
-        Takes a session's key and returns the metadata of its materialisation, or what makes it: that is called in
-        another thread while the next session is worked on.
+        Takes a session's key and returns the metadata of its materialisation, or a function that makes it, which is
+        called in another thread while the next session is worked on.
     outcome
-        Is told of each session what is wrong with it, or that nothing is. Nothing is told of a session that a fault of
-        the machine kept from being worked on: that says nothing of it, and it is tried again.
+        Called for each session with its fault, or with None. It is not called for a session that a fault of the machine
+        kept from being worked on: such a session is tried again.
 
     Raises
     ------
     dagster.Failure
-        After the last session, when any of them failed.
+        After the last session, if any of them failed.
     """
     done: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, str] = {}
@@ -201,7 +202,7 @@ def for_each_session(
         for key, metadata in done.items():
             context.add_asset_metadata(metadata, partition_key=key)
         return
-    # A failing step emits nothing by itself, so the sessions that did work are written down here.
+    # A failing step emits nothing by itself, so the successful sessions are written down here.
     for key, metadata in done.items():
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
     if waits and not sensor_asks_again(context.run_tags):
@@ -231,7 +232,7 @@ def _listed(reasons: Mapping[str, str]) -> str:
 def _begun(
     work: Callable[[str], Mapping[str, Any] | Callable[[], Mapping[str, Any]]], key: str, beside: ThreadPoolExecutor
 ) -> Future[Mapping[str, Any]]:
-    """Work on a session, and have its metadata made; what goes wrong is in the future."""
+    """Work on a session, and have its metadata made; an error is in the future."""
     made: Future[Mapping[str, Any]] = Future()
     try:
         result = work(key)

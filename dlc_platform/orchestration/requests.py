@@ -1,4 +1,4 @@
-"""Runs that are asked for sessions: which, in which order, and how many together."""
+"""Requests for runs of sessions: which sessions, in which order, and how many together."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -15,9 +15,9 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.under_way import Asked, Cursor
 from dlc_platform.sessions import scanning
 
-#: What travels with the assets of a run.
+#: Assets that are made in the same run as others.
 _WITH: dict[tuple[str, ...], tuple[str, ...]] = {("pose_estimates",): ("pose_quality",)}
-#: Dagster's priorities: what was recorded lately comes before the backlog, and both before what has poses already.
+#: Dagster's priorities: recent recordings come before the backlog, and both before sessions that have poses already.
 _LATELY = timedelta(days=1)
 PRIORITIES = {"lately": "10", "stale": "-10"}
 
@@ -31,22 +31,22 @@ def ask(
     in_line: Collection[str] = (),
     elsewhere: Collection[str] = (),
 ) -> tuple[list[dg.RunRequest], list[str]]:
-    """Ask for what is wanted, the first in the order of lab.yaml first, for as many sessions as there is room.
+    """Ask for the wanted sessions, in the order of lab.yaml, as far as there is room.
 
-    Behind a run for poses that waits for its turn another one could only wait too: what comes meanwhile is gathered,
-    so that few runs load their networks for few sessions.
+    Behind a run for poses that waits for its turn, another one could only wait too. So sessions that come meanwhile are
+    gathered, and few runs have to load networks for few sessions.
 
     Parameters
     ----------
     in_line
         The first assets of the runs that wait for their turn.
     elsewhere
-        Sessions that somebody else asked for, and that are under way.
+        Sessions that are under way because somebody else asked for them.
 
     Returns
     -------
     tuple
-        The runs, and the sessions that are to be added to the partitions for them, in this order.
+        The runs, and the sessions to add to the partitions for them, in this order.
     """
     if not room:
         return [], []
@@ -55,7 +55,7 @@ def ask(
     but = cursor.under_way("session_videos") | set(elsewhere) | cursor.postponed(time.time())
     changed = {candidate.session.key for candidate in ready}
     together = ("session_videos", "labeled_frames")
-    # By session: its newest file, and of each run that it is wanted for the assets and the evidence.
+    # By session: its newest file, and for each run that it needs the assets and the evidence.
     newest: dict[str, int] = {candidate.session.key: candidate.newest_ns for candidate in ready}
     runs: dict[tuple[str, ...], dict[str, str]] = {together: {}, together[:1]: {}}
     for candidate in ready:
@@ -99,7 +99,7 @@ def ask(
 
 
 def _tries(cursor: Cursor, key: str) -> tuple[int, ...]:
-    """How often the machine kept a session from being worked on: Dagster starts what has one key once."""
+    """The number of times that the machine kept a session from being worked on: Dagster starts one key only once."""
     return cursor.again[key][:1] if key in cursor.again else ()
 
 

@@ -34,7 +34,7 @@ class LabResource(dg.ConfigurableResource):
 
     @property
     def workspaces(self) -> Path:
-        """Where networks are trained; what lies there is of no use but for trainings that can be continued."""
+        """The folder in which networks are trained; its content is useful only for trainings that can be continued."""
         return Path(self.home) / "work"
 
     def scan(self) -> Scan:
@@ -57,9 +57,9 @@ class LabResource(dg.ConfigurableResource):
 
 
 def lab_resource(home: Path) -> dg.ResourceDefinition:
-    """The lab for the definitions: opened anew for each run and each look, and with nothing to configure.
+    """The lab for the definitions: opened anew for each run and each look, and without configuration.
 
-    A `LabResource` by itself would take its home from the configuration of a run, which whoever starts one writes.
+    A plain `LabResource` would take its home from the configuration of a run, which anybody who starts a run can write.
     """
     return dg.ResourceDefinition(
         lambda _: LabResource(home=str(home)), config_schema={}, description="The lab, as DLC_PLATFORM_HOME names it."

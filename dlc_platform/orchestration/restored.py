@@ -1,7 +1,7 @@
-"""Dagster's part of a lab that comes out of a backup: its tables, and an end for the runs that were under way.
+"""Dagster's part of a lab that is restored from a backup: its tables, and an end for the runs that were under way.
 
-A row of a run names the program that works on it, the container and its settings, as the machine had them that made the
-backup. None of that is taken over: such a run ends, and Dagster makes its successor from the definitions of this lab.
+A row of a run names its program, container and settings on the machine that made the backup. None of that is taken
+over: such a run ends, and Dagster makes its successor from the definitions of this lab.
 """
 
 import os
@@ -38,10 +38,10 @@ from dlc_platform.postgres.connection import in_dagster_schema
 _URL_VARIABLE = "DLC_PLATFORM_RESTORED_POSTGRES_URL"
 _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
 _UNFINISHED_BACKFILLS = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
-#: What settings of a container are given by; a successor has the tags of its run.
+#: The tags that give settings of a container; a successor has the tags of its run.
 _OF_CONTAINERS = "dagster-k8s/"
 _WHY = "The lab was restored from a backup, in which this run was under way"
-#: A run that was stopped like this is tried once more whatever its tries were.
+#: A run that was stopped like this is tried once more, however often it was tried.
 _RETRIES = 10
 
 
@@ -58,15 +58,15 @@ def settle_runs(url: URL) -> None:
     Raises
     ------
     ValueError
-        When a row is none of Dagster's, with what is wrong with it.
+        When a row is not one of Dagster's; with its fault.
     """
-    # By the role that restored: everything is its own until roles are given out anew.
+    # With the role that restored: it owns everything until roles are assigned anew.
     url = in_dagster_schema(url)
     _check_names(url)
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "storage": {"postgres": {"postgres_url": {"env": _URL_VARIABLE}}},
-            # Dagster writes down at a run's end whether it is to be tried again.
+            # Dagster decides at a run's end if it is tried again, and writes that down.
             "run_retries": {"enabled": True, "max_retries": _RETRIES},
             "telemetry": {"enabled": False},
         }
@@ -79,13 +79,13 @@ def settle_runs(url: URL) -> None:
                 for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=_UNFINISHED_BACKFILLS)):
                     instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
         except (DeserializationError, dg.DagsterError, CheckError, RecursionError, ValueError, TypeError) as error:
-            raise ValueError(f"its runs under way are no runs of Dagster: {one_line(str(error))}") from error
+            raise ValueError(f"its runs under way are not runs of Dagster: {one_line(str(error))}") from error
         finally:
             del os.environ[_URL_VARIABLE]
 
 
 def _check_names(url: URL) -> None:
-    """See that runs are called as Dagster calls them: files are named by the runs that they belong to."""
+    """Check that run ids have Dagster's form, because files are named after them."""
     body = cast(RunsTable.c.run_body, JSON)["run_id"].as_string()
     odd = select(RunsTable.c.run_id, body).where(
         or_(RunsTable.c.run_id.op("!~")("^[A-Za-z0-9_-]{1,64}$"), body.is_distinct_from(RunsTable.c.run_id))
@@ -95,25 +95,25 @@ def _check_names(url: URL) -> None:
         with engine.connect() as connection:
             found = connection.execute(odd.limit(1)).first()
     except DataError as error:
-        raise ValueError(f"a row of dagster.runs is none of Dagster's: {one_line(str(error.orig))}") from error
+        raise ValueError(f"a row of dagster.runs is not one of Dagster's: {one_line(str(error.orig))}") from error
     finally:
         engine.dispose()
     if found is not None:
         raise ValueError(
-            f"the row {one_line(repr(found[0]))} of dagster.runs is of the run {one_line(repr(found[1]))}, which is no "
-            "run of Dagster's"
+            f"the row {one_line(repr(found[0]))} of dagster.runs is of the run {one_line(repr(found[1]))}, which is "
+            "not a run of Dagster's"
         )
 
 
 def _end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    # A run without this origin belonged to a `dlc-platform run`, and one that was not started to nobody.
+    # A run without this origin belonged to a `dlc-platform run`; one that was not started belonged to nobody.
     if run.remote_job_origin is None or run.status in (
         dg.DagsterRunStatus.NOT_STARTED,
         dg.DagsterRunStatus.CANCELING,
     ):
         instance.report_run_canceled(run, _WHY)
         return
-    # Failed, because only failed runs are tried again; and being restored is none of their tries.
+    # Failed, because only failed runs are tried again; and being restored does not count as a try.
     most = int(run.tags.get(MAX_RETRIES_TAG, _RETRIES))
     instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(most + 1), STOPPED_TAG: run.run_id})
     instance.report_run_failed(run, f"{_WHY}; it is tried again when the lab is started")

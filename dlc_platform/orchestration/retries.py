@@ -1,14 +1,14 @@
-"""Runs whose worker died are tried again, and not at once; so are those that a fault of the machine ended.
+"""Retries, after a wait, of runs whose worker died and of runs that a fault of the machine ended.
 
-Which runs are tried again is Dagster's `run_retries`: those whose worker died, and those marked by `try_again`; never
-those whose computation failed.
-Dagster starts them at once, and what killed a worker (memory, a disk, a server that restarts) is mostly still there.
-So a run that is tried again enters the queue with a tag that nothing may start with, and a sensor changes that when its
-time has come: no slot and no device is held meanwhile, and no process has to remember it.
+Dagster's `run_retries` decides which runs are tried again: those whose worker died, and those marked by `try_again`;
+never those whose computation failed. Dagster starts them at once, but the cause (memory, a disk, a server that
+restarts) is mostly still there. So a run that is tried again enters the queue with a tag that forbids its start, and a
+sensor changes the tag when its time has come. Meanwhile no slot and no device is held, and no process has to remember
+the run.
 
-A worker that dies before it began, together with what had started it, is found by the same sensor: Dagster would
-wait for it for `start_minutes`. Where Dagster was cut off while it made or queued a run, as by a database whose disk
-is full, nobody would ever start that run: `nobody_starts` finds it, and the same sensor sets it going.
+The same sensor finds a worker that died, with its launcher, before it began: Dagster would wait for it for
+`start_minutes`. If Dagster was cut off while it made or queued a run, as by a database whose disk is full, nobody would
+ever start that run: `nobody_starts` finds it, and the same sensor starts it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -43,25 +43,26 @@ from dlc_platform.text.words import counted
 SESSION_SENSOR, CATCH_UP = "new_session_videos", "catch_up"
 WAITS_TAG = "dlc_platform/waits"
 WAITS, STARTS = "yes", "no"
-#: How often, and after how many seconds each, the queue tries to launch a run while lab.yaml is not valid.
+#: The number of times, and the seconds between them, that the queue tries to launch a run while lab.yaml is not valid.
 _MOST_LOADS, _LOAD_SECONDS = 10_000, 30
-#: A run that was made and not queued, or the next try of one that nobody made, for so long: nobody will any more.
+#: A run that was made and not queued for so long, or whose next try was not made: nobody will do it any more.
 _FORGOTTEN = timedelta(minutes=3)
 _MOST_RUNS = 1000
-#: What launched a run has found within that time that its worker died before it began, if it lives.
+#: Within this time a living launcher has noticed that a worker died before it began.
 _LAUNCHING = timedelta(seconds=30)
 UNTIL_TAG = "dlc_platform/waits_until"
-#: On a run that ended because the lab was stopped: its own id, as what follows it has the tags of what it follows.
+#: A tag of a run that ended because the lab was stopped. Its value is the run's own id, because a successor inherits
+#: tags.
 STOPPED_TAG = "dlc_platform/stopped_with_the_lab"
-#: On a run that nobody started and in whose place others were asked for: its own id, too.
+#: A tag of a run that nobody started and that other runs replaced; its value is the run's own id, too.
 GIVEN_UP_TAG = "dlc_platform/given_up"
-#: For dagster.yaml: nothing that waits is started.
+#: A limit for dagster.yaml: no waiting run is started.
 NONE_THAT_WAITS = {"key": WAITS_TAG, "value": WAITS, "limit": 0}
 
 
 def try_again(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Let Dagster try a run again whose step is about to fail by a fault of the machine."""
-    # The database itself may be what failed: then this run is as any that failed.
+    """Let Dagster try a run again whose step is about to fail because of the machine."""
+    # The database itself may have failed: then this run is like any other failed one.
     with suppress(Exception):
         instance.add_run_tags(run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"})
 
@@ -69,7 +70,7 @@ def try_again(instance: dg.DagsterInstance, run_id: str) -> None:
 def tried_again(asset: Callable[..., Any]) -> Callable[..., Any]:
     """An asset's function whose run is tried again when a fault of the machine ends it.
 
-    In the place of the error, of whatever kind, that came from the machine it raises a `MachineFault`.
+    It raises a `MachineFault` instead of the error, of whatever kind, that came from the machine.
     """
 
     @contextmanager
@@ -102,7 +103,7 @@ def tried_again(asset: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sensor_asks_again(tags: Mapping[str, str]) -> bool:
-    """True of the tags of a run whose sessions the sensor asks for again when the machine ended it."""
+    """True if these tags are of a run whose sessions the sensor asks for again after the machine ended it."""
     return tags.get(SENSOR_NAME_TAG) == SESSION_SENSOR or tags.get(SCHEDULE_NAME_TAG) == CATCH_UP
 
 
@@ -110,7 +111,7 @@ class PatientRunCoordinator(QueuedRunCoordinator):
     """Dagster's queue, in which runs that are tried again wait for `retry_minutes`, by their number."""
 
     def __init__(self, retry_minutes: list[float] | None = None, **others: Any):
-        # While lab.yaml is not valid nothing can be launched: what is in the queue waits, and does not fail.
+        # While lab.yaml is not valid nothing can be launched: queued runs wait, and do not fail.
         super().__init__(
             **{"max_user_code_failure_retries": _MOST_LOADS, "user_code_failure_retry_delay": _LOAD_SECONDS, **others}
         )
@@ -129,9 +130,9 @@ class PatientRunCoordinator(QueuedRunCoordinator):
         return cls(retry_minutes=config_value["retry_minutes"], inst_data=inst_data)
 
     def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
-        """Queue a run; one that is tried again is to wait first."""
+        """Queue a run; one that is tried again must wait first."""
         run = context.dagster_run
-        # A run that was tried again brings the tags of the one before.
+        # A run that is tried again has the tags of the previous one.
         if RETRY_NUMBER_TAG in run.tags or WAITS_TAG in run.tags:
             minutes = self._minutes(run.tags, run.parent_run_id)
             until = datetime.now(UTC) + timedelta(minutes=minutes)
@@ -148,15 +149,15 @@ class PatientRunCoordinator(QueuedRunCoordinator):
 
 
 def longest_wait(instance: dg.DagsterInstance) -> float:
-    """For how many minutes a run waits at most before it is tried again."""
+    """The longest wait in minutes before a run is tried again."""
     queue = instance.run_coordinator
     return max(queue.retry_minutes, default=0.0) if isinstance(queue, PatientRunCoordinator) else 0.0
 
 
 def nobody_starts(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """True for a run that waits for somebody who will not come.
+    """True for a run that waits to be started and that nobody will start.
 
-    That is a run which was made and not queued, and one that was to be tried again and has no run that does so.
+    That is a run that was made and not queued, or one that should be tried again and has no successor.
     """
     record = instance.get_run_record_by_id(run.run_id)
     if record is None or _since(record.update_timestamp) < _FORGOTTEN:
@@ -172,8 +173,8 @@ def nobody_starts(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     if successor is not None:
         next_one = instance.get_run_by_id(successor)
         return next_one is None or next_one.status == dg.DagsterRunStatus.NOT_STARTED
-    # Dagster takes back that a run is tried again when it could not make the next one; and it says nothing where it was
-    # cut off between the failure and that.
+    # Dagster removes the mark for a retry if it could not make the next run; if it was cut off between the failure and
+    # that, it says nothing.
     reason = run.tags.get(RUN_FAILURE_REASON_TAG)
     return (
         run.tags.get(WILL_RETRY_TAG) != "true"
@@ -183,7 +184,7 @@ def nobody_starts(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def newest_try(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
-    """The run that took the place of one that was tried again, whatever tags it was given."""
+    """The last successor of a run that was tried again, whatever its tags."""
     while (successor := run.tags.get(AUTO_RETRY_RUN_ID_TAG)) is not None:
         next_one = instance.get_run_by_id(successor)
         if next_one is None or next_one.status == dg.DagsterRunStatus.NOT_STARTED:
@@ -193,7 +194,7 @@ def newest_try(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRu
 
 
 def is_followed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """True for a run that failed and that another one takes the place of, or may: Dagster has not said so yet."""
+    """True for a failed run that another one replaces, or may replace: Dagster has not decided yet."""
     if run.status != dg.DagsterRunStatus.FAILURE:
         return False
     if run.is_complete_and_waiting_to_retry or AUTO_RETRY_RUN_ID_TAG in run.tags:
@@ -213,7 +214,7 @@ def not_started(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 
 def give_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Give up a run that was never started, and its retries; other runs take its place."""
+    """Give up a run that was never started, and its retries; other runs replace it."""
     ids = [run.run_id, run.tags.get(AUTO_RETRY_RUN_ID_TAG, "")]
     for one in instance.get_runs(dg.RunsFilter(run_ids=[run_id for run_id in ids if run_id])):
         if one.status == dg.DagsterRunStatus.NOT_STARTED:
@@ -223,14 +224,14 @@ def give_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
 
 
 def _set_going(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Have Dagster try a run again that nobody starts: it does so when it is told of a failure."""
+    """Have Dagster try again a run that nobody starts: it does so when it is told of a failure."""
     why = "Dagster was cut off before this run, or the one in its place, was queued"
     if run.status == dg.DagsterRunStatus.NOT_STARTED:
         if run.parent_run_id is None or RETRY_NUMBER_TAG not in run.tags:
             instance.report_run_failed(run, why)
             return
         parent = instance.get_run_by_id(run.parent_run_id)
-        # What its parent names is queued when the parent is set going.
+        # The run that its parent names is queued when the parent is started.
         if parent is None or parent.tags.get(AUTO_RETRY_RUN_ID_TAG) != run.run_id:
             give_up(instance, run)
         return
@@ -239,11 +240,11 @@ def _set_going(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
 
 
 def _since(time_of_dagster: datetime) -> timedelta:
-    """How long a time of Dagster's is ago; without a zone it is of UTC."""
+    """The time that has passed since a time of Dagster's; a time without a zone means UTC."""
     return datetime.now(UTC) - (time_of_dagster if time_of_dagster.tzinfo else time_of_dagster.replace(tzinfo=UTC))
 
 
-# On at every stage: a run that somebody started by hand there would otherwise wait for ever once its worker has died.
+# On at every stage: else a run that somebody started by hand would wait for ever once its worker has died.
 @dg.sensor(
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
@@ -255,7 +256,7 @@ def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     waiting = context.instance.get_runs(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED], tags={WAITS_TAG: WAITS}), limit=1000
     )
-    # Those that are to wait for longer than any waits were queued by a clock that was set back since.
+    # A run that must wait longer than the longest wait was queued by a clock that was set back since.
     latest = now + timedelta(minutes=longest_wait(context.instance)) + TOLERANCE
     due = [run for run in waiting if not now < datetime.fromisoformat(run.tags[UNTIL_TAG]) <= latest]
     for run in due:
@@ -265,15 +266,15 @@ def start_waiting_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         if fail_unstarted(context.instance, run):
             context.log.warning(f"the worker of the run {run.run_id} died before it began")
     lost = []
-    # Each look of three minutes asks once: of many failures the storage is asked one by one.
+    # Only one look in three minutes asks: for many failures the storage is asked one by one.
     looked = float(context.cursor or 0)
     if not 0 <= now.timestamp() - looked < _FORGOTTEN.total_seconds():
         context.update_cursor(str(now.timestamp()))
-        # Sessions are asked for again by the sensor that asked for them.
+        # The sensor that asked for sessions asks for them again.
         lost = [run for run in not_started(context.instance) if run.tags.get(SENSOR_NAME_TAG) != SESSION_SENSOR]
         for run in lost:
             _set_going(context.instance, run)
-            context.log.warning(f"the run {run.run_id} was never started, and is set going")
+            context.log.warning(f"the run {run.run_id} was never started, and is started now")
     told = f"{counted(len(due), 'run')} may start now, {counted(len(waiting) - len(due), 'goes', 'go')} on waiting"
     if not waiting:
         told = "no run waits to be tried again"

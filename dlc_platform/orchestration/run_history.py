@@ -1,8 +1,8 @@
-"""How long Dagster keeps what runs logged.
+"""Removal of old logs of runs from Dagster's tables.
 
-A run of networks writes dozens of events, and a lab makes thousands of runs a year: most of Dagster's tables is what
-nobody will read again. What is kept for ever is what Dagster answers with: that a run was there, when and how it began
-and ended, what it was to make, made and checked. The lab's own lineage is in the catalogue and needs none of it.
+A run of networks writes dozens of events, and a lab makes thousands of runs a year: nobody will read most of Dagster's
+tables again. The facts that Dagster answers with are kept for ever: that a run existed, when and how it began and
+ended, and what it should make, made and checked. The lab's own lineage is in the catalogue and needs none of it.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from sqlalchemy import delete, or_, select
 from dlc_platform.errors import PlatformError
 from dlc_platform.launchers.dagster_internals import FINISHED_STATUSES, SqlEventLogStorage, SqlEventLogStorageTable
 
-#: Kinds of events that stay: those of assets and of runs as wholes. `None` is what is logged by the code of a run.
+#: Kinds of events that stay: those of assets and of whole runs. `None` stands for the log of a run's own code.
 _STAY = (
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
@@ -35,17 +35,17 @@ _STAY = (
     dg.DagsterEventType.RUN_FAILURE,
     dg.DagsterEventType.RUN_CANCELING,
     dg.DagsterEventType.RUN_CANCELED,
-    # Why a run failed.
+    # The reason why a run failed.
     dg.DagsterEventType.STEP_FAILURE,
 )
-#: Events of one transaction, so that nobody waits for it, and of one call: the rest waits for the next one.
+#: The most events of one transaction, so that nobody waits for it, and of one call: the rest waits for the next call.
 _BATCH = 5_000
 _MOST = 1_000_000
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What was removed, and whether there is more for the next time."""
+    """The number of removed events and folders, and True if there is more for the next time."""
 
     events: int
     log_folders: int
@@ -55,12 +55,13 @@ class Forgotten:
 def forget(
     instance: dg.DagsterInstance, keep_days: int, now: datetime | None = None, most_events: int = _MOST
 ) -> Forgotten:
-    """Remove what runs logged more than `keep_days` ago, other than runs under way, and the output of their processes.
+    """Remove events that runs logged more than `keep_days` ago, except those of runs under way, and their processes'
+    output.
 
     Raises
     ------
     PlatformError
-        When Dagster's storage is none that can be asked.
+        When Dagster's storage is of a kind that cannot be asked.
     """
     before = (now or datetime.now(UTC)) - timedelta(days=keep_days)
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
@@ -72,7 +73,7 @@ def forget(
 
 def _forget_events(instance: dg.DagsterInstance, before: datetime, under_way: set[str], most: int) -> int:
     storage = instance.event_log_storage
-    # Postgres is behind a wrapper of Dagster's where instances are not made from dagster.yaml.
+    # If an instance is not made from dagster.yaml, Dagster wraps the Postgres storage.
     storage = getattr(storage, "event_log_storage", storage)
     if not isinstance(storage, SqlEventLogStorage):
         raise PlatformError(
@@ -83,7 +84,7 @@ def _forget_events(instance: dg.DagsterInstance, before: datetime, under_way: se
     removed, last = 0, 0
     while removed < most:
         kind = events.c.dagster_event_type
-        # By number, so that what stays is passed over once and not at every batch. A time of Dagster's has no zone.
+        # By number, so that events that stay are passed over once and not in every batch. Dagster's times have no zone.
         batch = (
             select(events.c.id)
             .where(events.c.id > last)
@@ -111,7 +112,7 @@ def _is_run(name: str) -> bool:
 
 
 def _forget_output(root: Path, before: datetime, under_way: set[str]) -> int:
-    """Remove what the processes of old runs printed: folders of Dagster's, and files of the launcher's."""
+    """Remove the output of old runs' processes: Dagster's folders, and the launcher's files."""
     removed = 0
     for folder in (root / "compute-logs", root / "run-logs"):
         for place in folder.glob("*"):
@@ -119,7 +120,7 @@ def _forget_output(root: Path, before: datetime, under_way: set[str]) -> int:
                 old = place.stat().st_mtime < before.timestamp()
             except FileNotFoundError:
                 continue
-            # Beside those of runs lies one folder for what all sensors and schedules print.
+            # Beside the folders of runs lies one for the output of all sensors and schedules.
             if not old or place.stem in under_way or not _is_run(place.stem):
                 continue
             if place.is_dir():

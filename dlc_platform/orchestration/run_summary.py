@@ -1,4 +1,4 @@
-"""What a person reads at the end of `dlc-platform run`: what was done, in which time, what was not, where to look."""
+"""The summary at the end of `dlc-platform run`: the work that was done, its time, the rest, and where to look."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from dlc_platform.lab.waiting import waiting
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.text.words import counted, lasting, listed
 
-#: What is done to a session, or a recipe, when an asset of it is materialised.
+#: The words for the work on a session or a recipe when an asset of it is materialised.
 _DONE = {
     "session_videos": "registered",
     "labeled_frames": "searched for labels",
@@ -24,7 +24,7 @@ _DONE = {
 
 @dataclass
 class _Work:
-    """What was asked for of one asset, and what came of it; `frames` are None where none are counted."""
+    """The requests for one asset, and their results; `frames` is None if none are counted."""
 
     asked: list[str] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
@@ -33,21 +33,21 @@ class _Work:
 
 
 class RunSummary:
-    """Counts what the runs of one command make of sessions and recipes."""
+    """Counts the sessions and recipes that the runs of one command make."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._work: dict[str, _Work] = {}
 
     def add(self, asset: dg.AssetKey, keys: Sequence[str], events: Iterable[dg.DagsterEvent]) -> None:
-        """Count a run of one asset for some sessions or recipes; of other assets nothing is counted.
+        """Count a run of one asset for some sessions or recipes; runs of other assets are not counted.
 
         Parameters
         ----------
         keys
-            The partitions that the run was for; none of an asset without partitions.
+            The partitions of the run; empty for an asset without partitions.
         events
-            What the run told.
+            The events of the run.
         """
         name = asset.to_user_string()
         if not keys or name not in _DONE:
@@ -63,12 +63,12 @@ class RunSummary:
                 work.frames = (work.frames or 0) + (frames.value or 0)
             recordings = metadata.get("recordings")
             if name == "pose_estimates" and isinstance(recordings, dg.TableMetadataValue):
-                # Of files that were left out nothing was made.
+                # Nothing was made for files that were left out.
                 made = {str(row.data["made"]) for row in recordings.records if row.data["made"]}
                 work.found += "now" not in made
 
     def lines(self) -> Iterator[str]:
-        """What was done and what was not, a line each; none when nothing was to be done."""
+        """The work that was done and the work that was not, a line each; no lines if there was no work."""
         if not self._work:
             return
         yield f"That took {lasting((time.monotonic() - self._began) / 3600)}:"
@@ -86,7 +86,7 @@ class RunSummary:
             yield f"  NOT done: {listed(list(undone))}. The reasons stand above"
 
     def where_to_look(self, lab: LabResource) -> Iterator[str]:
-        """The commands that say more of what was done, and of what waits for a person."""
+        """The commands that say more about the work, and about sessions that wait for a person."""
         held = {one.session for one in waiting(lab.engine, lab.settings) if not one.passing} if self._work else ()
         if held:
             yield (

@@ -1,7 +1,7 @@
-"""Schedules: what happens at a time of the day, rather than because something arrived.
+"""Schedules: work at a time of the day, not because something arrived.
 
-Each is on by default in production and off elsewhere (`stage` in lab.yaml), and is made only where lab.yaml gives it a
-time. What each does is in `assets.upkeep`; how late it may be is said here.
+Each is on by default in production and off elsewhere (`stage` in lab.yaml), and exists only if lab.yaml gives it a
+time. `assets.upkeep` does the work; this module says how late it may be.
 """
 
 from collections.abc import Iterator
@@ -25,22 +25,22 @@ from dlc_platform.sessions import scanning
 from dlc_platform.settings.lab import Lab
 from dlc_platform.text.words import counted
 
-#: When yesterday's report is made, by the lab's clock.
+#: The hour at which yesterday's report is made, by the lab's clock.
 _REPORT_HOUR = 7
-#: Of the schedules in lab.yaml, what each of them makes.
+#: The asset that each schedule of lab.yaml makes.
 MADE_BY = {
     "evaluate_new_labels": "production_evaluation",
     "verify_store": "store_verification",
     "back_up": "lab_backup",
     "clean_up": "lab_cleaning",
 }
-#: All of a cron's patterns of days come back within that, other than the 29 of February.
+#: All patterns of days in a cron come back within this time, except the 29th of February.
 _YEAR = timedelta(days=366)
 
 
 @dataclass(frozen=True)
 class Late:
-    """What a schedule should have made and did not: since when that is so, and whether it was ever made before."""
+    """An asset that a schedule should have made and did not: since when, and True if it was ever made before."""
 
     asset: dg.AssetKey
     schedule: str
@@ -49,7 +49,7 @@ class Late:
 
 
 def default_status(lab: Lab) -> dg.DefaultScheduleStatus:
-    """Whether a lab's schedules are on until somebody says otherwise in the UI."""
+    """The status of a lab's schedules until somebody changes it in the UI: on in production."""
     on = lab.stage == "production"
     return dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
 
@@ -99,9 +99,9 @@ def upkeep_schedules(lab: Lab) -> list[dg.ScheduleDefinition]:
 
 
 def upkeep_freshness(lab: Lab) -> dict[str, dg.FreshnessPolicy]:
-    """When what a schedule makes counts as late: half as long again after it was due.
+    """The time after which an asset of a schedule counts as late: half an interval after it was due.
 
-    Only in production, where the schedules are on. Of `catch_up` the check `poses_follow_recordings` speaks.
+    Only in production, where the schedules are on. The check `poses_follow_recordings` covers `catch_up`.
     """
     if lab.stage != "production":
         return {}
@@ -116,7 +116,7 @@ def upkeep_freshness(lab: Lab) -> dict[str, dg.FreshnessPolicy]:
 def interval(cron: str, time_zone: str, now: datetime | None = None) -> timedelta:
     """The longest time between two ticks of a schedule within a year.
 
-    A schedule may tick every minute, and only in January: so its days and its times of the day are looked at apart.
+    A schedule may tick every minute, and only in January: so its days and its times of the day are handled separately.
     """
     minute, hour, which_days = cron.split(maxsplit=2)
     midnights = cron_string_iterator((now or datetime.now(UTC)).timestamp(), f"0 0 {which_days}", time_zone)
@@ -131,16 +131,16 @@ def interval(cron: str, time_zone: str, now: datetime | None = None) -> timedelt
 
 
 def late(lab: Lab, instance: dg.DagsterInstance) -> Iterator[Late]:
-    """What schedules should have made by now and did not.
+    """The assets that schedules should have made by now and did not.
 
-    Dagster says nothing of an asset that was never made. That counts from when the daemon first saw that there is a
-    policy for it, which is when the lab came into production, or got the schedule.
+    Dagster does not report an asset that was never made. For such an asset the time counts from when the daemon first
+    saw its policy, which is when the lab came into production, or got the schedule.
     """
     windows = upkeep_freshness(lab)
     made = {dg.AssetKey(asset): schedule for schedule, asset in MADE_BY.items()}
     for key, record in instance.get_freshness_state_records(list(made)).items():
         policy = windows.get(key.to_user_string())
-        # Dagster keeps the state of what has no policy any more.
+        # Dagster keeps the state of assets that have no policy any more.
         if not isinstance(policy, TimeWindowFreshnessPolicy):
             continue
         if record.freshness_state == FreshnessState.FAIL:
@@ -162,9 +162,9 @@ def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
         description="Asks for the sessions that the sensor new_session_videos missed, as when it was off.",
     )
     def catch_up(context: dg.ScheduleEvaluationContext, lab: LabResource) -> dg.SkipReason | list[dg.RunRequest]:
-        """Asks for the sessions that are wanted and that no run is under way for, as when the sensor was off.
+        """Asks for the sessions that need work and that no run is under way for, as when the sensor was off.
 
-        What waits for its turn behind the sensor's runs is not missed, nor is what is in quarantine.
+        Sessions that wait for their turn behind the sensor's runs were not missed, nor were those in quarantine.
         """
         now = context.scheduled_execution_time
         cursor = recover(context.instance)
@@ -182,7 +182,7 @@ def _catch_up(lab: Lab, cron: str) -> dg.ScheduleDefinition:
             )
         if added:
             context.instance.add_dynamic_partitions(str(sessions.name), added)
-        # Dagster remembers for ever what it was asked for, and what came to nothing then is to be tried now.
+        # Dagster remembers every request for ever; a request that came to nothing must be tried again now.
         return [request._replace(run_key=f"{request.run_key}-{now:%Y%m%d%H%M}") for request in requests]
 
     return catch_up
@@ -201,7 +201,7 @@ def _evaluate_new_labels(lab: Lab, cron: str) -> dg.ScheduleDefinition:
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         """Evaluates the production model of each project on the frames that are labelled by now.
 
-        With one recipe of the project, so that the images keep its sides; what was evaluated already is not again.
+        It uses one recipe of the project, so that the images keep its sides; nothing is evaluated twice.
         """
         asked = False
         for project in lab.settings.projects:

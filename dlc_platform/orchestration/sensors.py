@@ -1,8 +1,8 @@
 """The sensor that makes the platform automatic.
 
-What is on the disks is known to `scanning`, what is done to the catalogue, so the cursor holds only what is under way:
-the runs that were asked for and have not ended, with their sessions, never more than lab.yaml lets wait at a time. A
-restart therefore neither loses nor repeats a session, and a lost cursor costs a second look, not a second result.
+`scanning` knows the disks, and the catalogue knows the finished work. So the cursor holds only the work under way: the
+runs that were asked for and have not ended, with their sessions, within the limit of lab.yaml. A restart neither loses
+nor repeats a session, and a lost cursor costs a second look, not a second result.
 
 A session is asked for once for each state of its files, and its poses once for each choice of files that can be
 tracked: one that cannot be read, that is damaged where lab.yaml says to stop there, or whose project has no production
@@ -13,9 +13,15 @@ deleted twice, or that failed by its own fault, go into quarantine with what bec
 and come back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME
 pose_estimates`, which completes what is missing.
 
-Dagster's partitions are the sessions that something is or was lately wanted of, in the order in which it was asked for,
-so that those of one run lie side by side. When there are more than `scan.live_sessions`, the oldest that are done are
-taken off; they stay in the catalogue, and are added again when something is wanted of them.
+Dagster retries a run whose worker died. A session that a fault of the machine kept from being worked on is asked for
+again, after longer and longer pauses, until it goes on; so is one whose run Dagster has lost. If a person cancelled a
+run, or deleted it twice, or if it failed by its own fault, its sessions go into quarantine with the reason. They hold
+up nothing, and come back when one of their files is replaced, when a person releases them, or with `dlc-platform run
+HOME --select pose_estimates`, which completes missing work.
+
+Dagster's partitions are the sessions with present or recent work, in the order of the requests, so that those of one
+run lie side by side. When there are more than `scan.live_sessions`, the oldest finished ones are removed; they stay in
+the catalogue, and are added again when there is work for them.
 """
 
 import json
@@ -50,11 +56,11 @@ from dlc_platform.orchestration.under_way import (
 from dlc_platform.sessions import scanning
 from dlc_platform.text.words import counted
 
-#: Runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
+#: The most runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
 _STALE_RUNS = 4
-#: What is left out of the raw roots has as many reasons; the log of a tick has all of them, its summary the first.
+#: The most reasons for left-out files that the summary of a tick names; its log has all of them.
 _REASONS_SHOWN = 5
-#: Sessions that one look takes off the partitions.
+#: The most sessions that one look removes from the partitions.
 _RETIRED_TOGETHER = 200
 
 
@@ -132,7 +138,7 @@ def _summary(found: scanning.Look, cursor: Cursor) -> str:
 
 
 def retire(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> None:
-    """Take the oldest sessions off the partitions that nothing is wanted of, as long as there are too many."""
+    """Remove the oldest sessions without work from the partitions, as long as there are too many."""
     live = instance.get_dynamic_partitions("sessions")
     surplus = len(live) - lab.settings.scan.live_sessions
     left = min(surplus, _RETIRED_TOGETHER)
@@ -152,15 +158,15 @@ def retire(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor) -> No
 def take_off_strays(
     lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor, found: scanning.Look
 ) -> list[dg.AssetObservation]:
-    """Take partitions off that a person added by hand, and of which there is no session.
+    """Remove partitions that a person added by hand and for which there is no session.
 
-    Only what two looks in a row found nowhere, neither registered nor on a disk, and what nothing is under way for; and
-    only while all raw roots answer and have been looked through.
+    Only partitions that two looks in a row found neither registered nor on a disk, and that no run is under way for;
+    and only while all raw roots answer and have been walked through.
 
     Returns
     -------
     list of AssetObservation
-        What the UI says of each.
+        The message of the UI about each.
     """
     live = instance.get_dynamic_partitions("sessions")
     strays = set() if found.unreachable or found.unfinished else wanted.unknown(lab.engine, live)
@@ -205,8 +211,8 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
         context.log.warning(sentence)
     left = stale["project"].isin(list(held))
     stale = stale[~left]
-    # The promotion and not its model, because Dagster remembers for ever what it was asked for: after a promotion, a
-    # roll back and the same promotion again, it must be asked again.
+    # The promotion and not its model, because Dagster remembers every request for ever: after a promotion, a rollback
+    # and the same promotion again, it must be asked again.
     to_do = dict(zip(stale["session"], map(str, stale["promotion"]), strict=True))
     asked = {key: promotion for key, promotion in asked.items() if to_do.get(key) == promotion}
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]

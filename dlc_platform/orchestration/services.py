@@ -1,6 +1,6 @@
 """Dagster's services of a lab: the webserver and the daemon, started, watched and stopped together.
 
-What they run on (Postgres, dagster.yaml) is prepared in `instance`; `up` begins and ends them.
+`instance` prepares Postgres and dagster.yaml for them; `up` begins and ends them.
 """
 
 import contextlib
@@ -56,15 +56,15 @@ _STOP_SECONDS = 20
 #: A service that ends by itself more often than that within that time is not started again.
 _MOST_ENDS = 3
 _ENDS_MINUTES = 10
-#: The bits of a mode by which others than the owner change a file, or connect to a socket.
+#: The bits of a mode that let others than the owner change a file, or connect to a socket.
 _NOT_FOR_OTHERS = 0o022
-#: How often a fault of the machine is looked at again.
+#: The seconds between two looks at a fault of the machine.
 _WAIT_SECONDS = 10
-#: A log that is larger is begun anew at the next start: every look of the sensor writes to it.
+#: A larger log is begun anew at the next start, because every look of the sensor writes to it.
 _LOG_BYTES = 10_000_000
 #: Names the running services, so that they are found when the process that started them was killed.
 _RECORD = "services.json"
-#: What Dagster loads, and the name of the code location.
+#: The module that Dagster loads, and the name of the code location.
 _MODULE = "dlc_platform.definitions"
 
 
@@ -81,9 +81,9 @@ class Services:
     ):
         self.home = home
         self.url = f"http://127.0.0.1:{port}"
-        #: Of the webserver in which nothing can be started or changed, where there is one.
+        #: The read-only webserver, if there is one.
         self.read_only_url = None if read_only_port is None else f"http://127.0.0.1:{read_only_port}"
-        #: The same as a person is told it.
+        #: The same, as people see it.
         self.address = shown_address(home, port)
         self.read_only_address = None if read_only_port is None else shown_address(home, read_only_port, True)
         self._port = port
@@ -95,20 +95,20 @@ class Services:
         self._modules: dict[str, tuple[str, ...]] = {}
         #: When each service ended by itself, on the clock that nobody sets.
         self._ends: dict[str, list[float]] = {}
-        #: While a fault of the machine is waited for: when it is looked at again, on the same clock; 0 otherwise.
+        #: While a fault of the machine lasts, the time of the next look at it, on the same clock; else 0.
         self._waits_until = 0.0
-        #: The web servers, by their process, that have loaded the definitions.
+        #: The web servers, by process, that have loaded the definitions.
         self._loaded: set[int] = set()
-        #: How far the clock that people set is before the one that nobody does.
+        #: The lead of the clock that people set over the one that nobody sets.
         self._clock = time.time() - time.monotonic()
-        #: Of lab.yaml: what is in force, its state then, and its state at the last look.
+        #: The lab.yaml in force, its state when it was taken, and its state at the last look.
         self._lab = load_lab(home)
         self._loaded_state = self._seen_state = _state_of(home / LAB_FILE)
 
     def start(self) -> None:
-        """Start the webserver and the daemon; what was started is stopped by `stop`, even if this is interrupted."""
+        """Start the webserver and the daemon; `stop` stops them even if this is interrupted."""
         self._logs.mkdir(exist_ok=True)
-        # Code servers do what whoever may write to their sockets says, and these lie in the folder for temporary files.
+        # Code servers obey everybody who may write to their sockets, and these lie in the folder for temporary files.
         os.umask(os.umask(_NOT_FOR_OTHERS) | _NOT_FOR_OTHERS)
         self._take(load_lab(self.home), (self.home / LAB_FILE).read_text(encoding="utf-8"))
         workspace = ["-m", _MODULE]
@@ -121,7 +121,7 @@ class Services:
             self._start(name)
 
     def _start(self, name: str) -> None:
-        # `up` and `ui` print the lab's own token, so its servers take no other one.
+        # `up` and `ui` print the lab's own token, so its servers accept no other one.
         others = (WEB_TOKEN_FILE_VARIABLE, WEB_READ_ONLY_TOKEN_FILE_VARIABLE)
         inherited = {variable: value for variable, value in os.environ.items() if variable not in others}
         with open(self._logs / f"{name}.log", "ab") as log:
@@ -146,7 +146,7 @@ class Services:
         Raises
         ------
         PlatformError
-            When a service died or did not answer in time, with the place of its log.
+            When a service died or did not answer in time; it names the log.
         """
         deadline = time.monotonic() + _START_SECONDS
         for name, url in (("webserver", self.url), ("read-only-webserver", self.read_only_url)):
@@ -175,12 +175,12 @@ class Services:
         return DagsterGraphQLClient("127.0.0.1", port_number=self._port, headers=authorization(self.home))
 
     def follow(self, run_id: str, say: Callable[[str], None]) -> None:
-        """Return when a run has ended; until then, say what its computations log.
+        """Return when a run has ended; until then, print the log of its computations.
 
         Raises
         ------
         PlatformError
-            When it does not end well, or a service ends by itself again and again.
+            When the run fails, or a service ends by itself again and again.
         """
         cursor = None
         while True:
@@ -213,7 +213,7 @@ class Services:
         return f"{self.url}/runs/{run_id}"
 
     def check(self) -> None:
-        """See that everything is still there; a service or an embedded Postgres that died is started again.
+        """Check that everything is still alive; a service or an embedded Postgres that died is started again.
 
         The workers of runs go on meanwhile: the new services watch them. A fault of the machine, such as a database
         that does not start while its disk is full, is said once and waited for.
@@ -230,7 +230,7 @@ class Services:
             self._follow_clock()
             ended = [name for name, process in self._processes.items() if process.poll() is not None]
             if ended:
-                postgres_url(self.home)  # which an external database answers, or not
+                postgres_url(self.home)  # an external database answers, or does not
             for name in ended:
                 self._start_again(name, self._processes[name])
             self._follow_code_servers()
@@ -247,9 +247,9 @@ class Services:
             self._say("What the lab waited for is there again, and it goes on")
 
     def _follow_code_servers(self) -> None:
-        """Start a web server again whose code server died: it would show nothing until somebody clicks `Reload`.
+        """Restart a web server whose code server died: it would show nothing until somebody clicks `Reload`.
 
-        The daemon makes new ones every minute.
+        The daemon makes new code servers every minute.
         """
         for name, process in list(self._processes.items()):
             if name == "daemon":
@@ -261,7 +261,7 @@ class Services:
                 self._restart(name)
 
     def _follow_clock(self) -> None:
-        """Start the daemon again where the clock was set back: it would do nothing until that time has come again."""
+        """Restart the daemon if the clock was set back: it would do nothing until that time comes again."""
         before, now = self._clock, time.time() - time.monotonic()
         if now - before > -TOLERANCE.total_seconds():
             self._clock = now
@@ -273,9 +273,10 @@ class Services:
         self._clock = now
 
     def _follow_lab(self) -> None:
-        """Bring lab.yaml into force when it has changed, and say so; the last good one stays where it is not valid."""
+        """Bring lab.yaml into force when it has changed, and report that; if it is not valid, the last good one
+        stays."""
         seen, self._seen_state = self._seen_state, _state_of(self.home / LAB_FILE)
-        # An editor may still be writing: what is taken has stayed the same for one look.
+        # An editor may still be writing: a file is taken only if it stayed the same for one look.
         if self._seen_state != seen or seen == self._loaded_state:
             return
         before_that, self._loaded_state = self._loaded_state, seen
@@ -287,7 +288,7 @@ class Services:
             if machine_fault(problem) is not None:
                 self._loaded_state = before_that  # so that it is taken later
                 raise
-            # Whatever an editor writes, the lab goes on.
+            # The lab goes on whatever an editor writes.
             told = str(problem) if isinstance(problem, PlatformError) else repr(problem)
             self._say(f"lab.yaml has changed and cannot be used; the last good one stays in force. {told}")
             write(lab_problem(self.home), told)
@@ -306,7 +307,7 @@ class Services:
             if same:
                 self._reload()
             else:
-                # What the services read at their start alone has changed. The workers of runs go on.
+                # A value has changed that the services read only at their start. The workers of runs go on.
                 for name in self._processes:
                     self._restart(name)
                 self.wait_until_ready()
@@ -319,7 +320,7 @@ class Services:
             self._say("; ".join(["lab.yaml has changed and is in force", *told]))
 
     def _take(self, lab: Lab, text: str) -> None:
-        """Let what runs, and what is started from now on, read lab.yaml as it is now."""
+        """Let all running processes, and those started from now on, read the present lab.yaml."""
         write(taken_lab(self.home), text)
         lab_problem(self.home).unlink(missing_ok=True)
         self._lab = lab
@@ -331,7 +332,7 @@ class Services:
         if done.status != ReloadRepositoryLocationStatus.SUCCESS:
             raise PlatformError(f"{done.failure_type}: {done.message}", "See its log")
         if "read-only-webserver" in self._processes:
-            # In it nothing can be loaded again either.
+            # A read-only server cannot load it again either.
             self._restart("read-only-webserver")
 
     def _restart(self, name: str) -> None:
@@ -356,7 +357,7 @@ class Services:
         how = _how_it_ended(process)
         if len(ends) >= _MOST_ENDS and not self._waits_until:
             raise self._failure(name, f"{how}, for the {_MOST_ENDS + 1}th time within {_ENDS_MINUTES} minutes")
-        # What ended for want of the database did not end by itself.
+        # A service that ended because the database was away did not end by itself.
         self._ends[name] = ends if self._waits_until else [*ends, now]
         _end_group(process.pid)
         self._say(f"Dagster's {name} {how}; it is started again (its log: {self._logs / f'{name}.log'})")
@@ -373,7 +374,7 @@ class Services:
         Returns
         -------
         int
-            How many runs were stopped; their runs are retried when the lab is started again.
+            The number of runs that were stopped; they are retried when the lab is started again.
         """
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
@@ -410,7 +411,7 @@ class Services:
             if now.status == dg.DagsterRunStatus.CANCELING:
                 self.instance.report_run_canceled(now, "The lab was stopped")
                 continue
-            # Failed, not cancelled, because only failed runs are retried; and being stopped is none of their retries.
+            # Failed, not cancelled, because only failed runs are retried; and being stopped does not count as a retry.
             most = int(now.tags.get(MAX_RETRIES_TAG, self.instance.run_retries_max_retries))
             self.instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(most + 1), STOPPED_TAG: run.run_id})
             self.instance.report_run_failed(now, "The lab was stopped; this run is retried when it is started again")
@@ -430,7 +431,7 @@ def _code_servers(service: int) -> list[psutil.Process]:
 
 
 def _state_of(file: Path) -> tuple[int, int, int] | None:
-    """What changes when a file does; None while it is not there."""
+    """A value that changes when a file does; None while the file is missing."""
     try:
         status = file.stat()
     except OSError:
@@ -443,7 +444,7 @@ def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
 
 
 def _end_group(leader: int) -> None:
-    """Kill what is left of a service: code servers are its children and must not outlive it."""
+    """Kill the remaining processes of a service: code servers are its children and must not outlive it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -457,12 +458,13 @@ def _answers(url: str) -> bool:
 
 
 def end_left_over(home: Path) -> bool:
-    """End the services of an `up` that was killed. The workers they started go on: the new services watch them.
+    """End the services of an `up` that was killed. The workers that they started go on: the new services watch them.
+    The workers they started go on: the new services watch them.
 
     Returns
     -------
     bool
-        Whether there were any.
+        True if there were any.
     """
     ended = False
     try:

@@ -1,6 +1,6 @@
-"""Asset checks of single sessions: how an asset that works through many sessions checks each of them.
+"""Asset checks of single sessions, for an asset that works through many sessions.
 
-The checks belong to the asset's own step, so that a session is checked although another one of its run has failed.
+The checks belong to the asset's own step, so that a session is checked even if another one of its run has failed.
 Checks over the whole catalogue are in `checks.py`.
 """
 
@@ -16,12 +16,12 @@ from dlc_platform.launchers.dagster_internals import AssetCheckEvaluationTargetM
 from dlc_platform.orchestration.partitions import for_each_session, sessions
 from dlc_platform.text.words import counted
 
-# Dagster says so at every load, to every command.
+# Dagster would print this warning at every load, to every command.
 warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)
 
 
 def session_checks(asset: str, descriptions: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
-    """The checks of an asset that is partitioned by session, for its `check_specs`: by name, what each says."""
+    """The checks of an asset that is partitioned by session, for its `check_specs`; `descriptions` are by name."""
     return [
         dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=sessions)
         for name, description in descriptions.items()
@@ -35,7 +35,7 @@ def for_each_checked_session(
     blocking: bool = False,
     outcome: Callable[[str, PlatformError | None], None] | None = None,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation | dg.Output[None]]:
-    """Materialise each session of this run as `for_each_session` does, and check it, whether or not that succeeded.
+    """Materialise each session of this run as `for_each_session` does, and check it, even if that failed.
 
     The asset is a generator that ends in ``yield from for_each_checked_session(context, work, check)`` and has
     ``check_specs=session_checks(...)``; its return annotation is an Iterator. In the UI, each check has its sessions
@@ -48,14 +48,14 @@ def for_each_checked_session(
     check
         Takes a session's key and returns a result for each check, with its `check_name`.
     blocking
-        Whether what depends on the asset does not start in this run when any check failed as an error.
+        True if assets that depend on this one must not start in this run after a check failed as an error.
     outcome
         As `for_each_session` takes it.
 
     Raises
     ------
     dagster.Failure
-        After the last session and its checks, when any session failed, or could not be checked.
+        After the last session and its checks, if any session failed or could not be checked.
     """
     try:
         for_each_session(context, work, outcome)
@@ -66,7 +66,7 @@ def for_each_checked_session(
     unchecked = yield from _evaluations(context, check, blocking)
     if unchecked:
         raise dg.Failure(f"{counted(len(unchecked), 'session')} could not be checked: {', '.join(unchecked)}")
-    # A check is an output of its step too, which this run has to give once, however many sessions it checked.
+    # A check is also an output of its step, which this run must give once, however many sessions it checked.
     for key in context.selected_asset_check_keys:
         yield dg.Output(None, context.assets_def.get_output_name_for_asset_check_key(key))
 
@@ -74,7 +74,7 @@ def for_each_checked_session(
 def _evaluations(
     context: AssetExecutionContext, check: Callable[[str], Iterable[dg.AssetCheckResult]], blocking: bool
 ) -> Generator[dg.AssetCheckEvaluation, None, list[str]]:
-    """Returns the sessions that could not be checked: that stops neither the others nor the word on what failed."""
+    """Check the sessions, and return those that could not be checked; these stop neither the others nor the report."""
     unchecked = []
     for key in context.partition_keys:
         try:

@@ -1,6 +1,6 @@
-"""Stopping a lab from outside: the `up` that is at work, what a killed one left, and the embedded database.
+"""Stopping a lab from outside: the `up` that is at work, the remains of a killed one, and the embedded database.
 
-How an `up` ends what it started is its own business, in `up`.
+`up` itself ends the services that it started.
 """
 
 import os
@@ -30,7 +30,7 @@ def stop(home: Path, say: Callable[[str], None]) -> None:
     Raises
     ------
     PlatformError
-        When lab.yaml is not valid, or what is at work does not end in time.
+        When lab.yaml is not valid, or the process at work does not end in time.
     """
     load_lab(home)
     pid = process_of_up(home)
@@ -41,7 +41,7 @@ def stop(home: Path, say: Callable[[str], None]) -> None:
         while process_of_up(home) == pid:
             if time.monotonic() > deadline:
                 raise PlatformError(
-                    f"the process {pid} has not ended after {_SECONDS} s", "See what it says in its terminal or journal"
+                    f"the process {pid} has not ended after {_SECONDS} s", "Read the output in its terminal or journal"
                 )
             time.sleep(0.2)
         say("The lab is stopped")
@@ -49,7 +49,7 @@ def stop(home: Path, say: Callable[[str], None]) -> None:
         with only_one(home):
             if end_left_over(home):
                 stopped = Services(home, 0, environment_of(home), say).stop()
-                say(f"What a killed `up` had left is stopped, and {counted(stopped, 'run')} with it")
+                say(f"The remains of a killed `up` are stopped, and {counted(stopped, 'run')} with it")
             else:
                 say("The lab was not up")
     if is_external():

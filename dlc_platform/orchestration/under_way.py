@@ -1,4 +1,4 @@
-"""The runs that were asked for and have not ended, with their sessions: the sensor's cursor, also made anew."""
+"""The runs that were asked for and have not ended, with their sessions: the sensor's cursor, and its recovery."""
 
 import json
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ STAGES: dict[str, Literal["videos", "labels", "poses"]] = {
     "labeled_frames": "labels",
     "pose_estimates": "poses",
 }
-#: How long a session waits that the machine kept from being worked on: the first time, and at
-#: most; and how long it counts that it did.
+#: The first and the longest wait of a session that the machine kept from being worked on, and the time for which such
+#: waits are counted.
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _DAY_SECONDS = 30.0, 600.0, 86400.0
 
 
 @dataclass
 class Asked:
-    """A run that was asked for: its assets, and its sessions, each with a hash of what the run was to work on."""
+    """A run that was asked for: its assets and its sessions, each with a hash of the input of the work."""
 
     assets: list[str]
     sessions: dict[str, str]
@@ -31,20 +31,20 @@ class Asked:
 
 @dataclass
 class Cursor:
-    """What the sensor remembers between two looks.
+    """The sensor's memory between two looks.
 
     Attributes
     ----------
     runs
-        What was asked for and has not come out, by run key.
+        The requests that are not finished, by run key.
     rules
-        A hash of the rules by which the cameras in the catalogue have their projects and its videos were judged.
+        A hash of the rules that gave the cameras in the catalogue their projects and judged its videos.
     tables
-        A hash of the lab's own tables in the raw roots, as they were when the catalogue last followed them.
+        A hash of the lab's own tables in the raw roots when the catalogue last followed them.
     strays
-        Partitions of which the last look found no session.
+        Partitions for which the last look found no session.
     again
-        Sessions that the machine kept from being worked on: how often, and the time from which on they are asked for
+        Sessions that the machine kept from being worked on: how often, and the time from which they are asked for
         again.
     """
 
@@ -56,7 +56,7 @@ class Cursor:
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor | None":
-        """None when there is none, or one of a platform that remembered other things."""
+        """The cursor; None if it is missing or was written by another version."""
         content = json.loads(text) if text else {}
         if "runs" not in content:
             return None
@@ -78,7 +78,7 @@ class Cursor:
         self.again[key] = tries, now + min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** (tries - 1))
 
     def postponed(self, now: float) -> set[str]:
-        """The sessions that are not to be asked for yet."""
+        """The sessions that must not be asked for yet."""
         # A clock that was set back must not let them wait for as long.
         return {key for key, (_, until) in self.again.items() if 0 < until - now <= _LONGEST_PAUSE_SECONDS}
 
@@ -89,12 +89,12 @@ class Cursor:
 
 
 def caught_up(instance: dg.DagsterInstance) -> set[str]:
-    """The sessions that runs of the schedule `catch_up` are under way for."""
+    """The sessions for which runs of the schedule `catch_up` are under way."""
     return _under_way(instance, {SCHEDULE_NAME_TAG: CATCH_UP}).under_way()
 
 
 def recover(instance: dg.DagsterInstance) -> Cursor:
-    """What is under way by what Dagster knows of it, when the cursor is lost."""
+    """The work under way by Dagster's own records, if the cursor is lost."""
     return _under_way(instance, {SENSOR_NAME_TAG: SESSION_SENSOR})
 
 

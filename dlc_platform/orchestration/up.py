@@ -1,6 +1,6 @@
 """One `up` of a lab, from first port to last process: who may be up, on which ports, and what systemd is told.
 
-The services themselves are `services`; stopping them from another process is `stopping`.
+`services` has the services themselves; `stopping` stops them from another process.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ def running(
     Parameters
     ----------
     port
-        Of the webserver on 127.0.0.1; None takes a free one.
+        The port of the webserver on 127.0.0.1; None takes a free one.
     read_only_port
-        Of a second webserver, in which nothing can be started or changed; None starts none.
+        The port of a second webserver, in which nothing can be started or changed; None starts none.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def running(
     """
     load_lab(home)
     with only_one(home):
-        # What was killed may hold its port for a moment longer.
+        # A killed process may hold its port for a moment longer.
         patience = _PORT_SECONDS if end_left_over(home) else 0
         port = port or _free_port()
         _require_free(port, patience)
@@ -89,16 +89,16 @@ def running(
 
 
 def _tell_systemd(state: str) -> None:
-    """Say how it stands to the systemd whose unit this is, if it is one (sd_notify(3))."""
+    """Report the state to the systemd that started this unit, if one did (sd_notify(3))."""
     if place := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            # What begins with @ has no file.
+            # A socket whose name begins with @ has no file.
             sender.sendto(state.encode(), place.replace("@", "\0", 1) if place.startswith("@") else place)
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let a second Ctrl-C, or a terminal that is closed after it, not leave half of the lab running."""
+    """Prevent a second Ctrl-C, or a terminal that closes after it, from leaving half of the lab running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -112,7 +112,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def process_of_up(home: Path) -> int | None:
-    """The process of the `up` that is at work on a lab; None where there is none."""
+    """The process of the `up` that is at work on a lab; None if there is none."""
     with open_lock(home / _UP_LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,7 +126,7 @@ def process_of_up(home: Path) -> int | None:
 
 @contextlib.contextmanager
 def only_one(home: Path) -> Iterator[None]:
-    """Hold what one process alone may do at a time: be up, or end what an earlier one left.
+    """Hold a right that only one process may have at a time: to be up, or to end the remains of an earlier one.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Who gets into the lab's web servers: their tokens, and the names under which they answer.
+"""Access to the lab's web servers: their tokens, and the host names under which they answer.
 
-Each server has a token in a file in the lab's home that its owner alone reads: who may look on does not hold the token
-of who may change things. Tokens stay when services start again, so that a browser that was let in once stays in; remove
-the file and start them again to turn everybody out.
+Each server has a token in a file in the lab's home that only its owner can read: a person who may only look does not
+have the token of one who may change things. Tokens stay when services start again, so that a browser that was let in
+once stays in; remove the file and start them again to turn everybody out.
 """
 
 import contextlib
@@ -22,9 +22,10 @@ from dlc_platform.settings.environment import (
 )
 from dlc_platform.settings.loading import load_lab
 
-#: Of the server in which things can be changed, and of the one that is there to look only.
+#: The files of the tokens: for the server in which things can be changed, and for the read-only one.
 _FILES = {False: "web.token", True: "web-read-only.token"}
-#: Where a server that does not see the lab's home finds its token. Both may be set for both servers, as one chart does.
+#: The variables that name the token's file for a server that does not see the lab's home. Both may be set for both
+#: servers, as one chart does.
 _VARIABLES = {False: WEB_TOKEN_FILE_VARIABLE, True: WEB_READ_ONLY_TOKEN_FILE_VARIABLE}
 #: The parameter of an address that carries the token.
 TOKEN_PARAMETER = "token"
@@ -43,9 +44,9 @@ def address(home: Path, port: int, read_only: bool = False) -> str:
 
 
 def shown_address(home: Path, port: int, read_only: bool = False) -> str:
-    """How a command that goes on working tells where its web server is: the address that lets a browser in.
+    """The address of the lab's web server for people: at a terminal, the one that lets a browser in.
 
-    That is said at a terminal alone. What is written elsewhere may be kept for others to read, as systemd's journal is.
+    Elsewhere, such as in systemd's journal, others may read it, so it comes without the token.
 
     Raises
     ------
@@ -71,9 +72,9 @@ def authorization(home: Path, read_only: bool = False) -> dict[str, str]:
 
 
 def token_of(home: Path, read_only: bool = False) -> str:
-    """The token of a lab's web server, made where there is none yet.
+    """The token of a lab's web server; it is made if there is none yet.
 
-    A file that others could read is made anew: they may know what it holds.
+    A file that others could read is made anew, because they may know the token.
 
     Raises
     ------
@@ -94,12 +95,12 @@ def token_of(home: Path, read_only: bool = False) -> str:
 
 
 def token(read_only: bool) -> str:
-    """The token of the web server that this process is: of the file that the environment names, or of its lab.
+    """The token of the web server that this process is: from the file that the environment names, or from its lab.
 
     Raises
     ------
     PlatformError
-        When there is none, or it cannot be read.
+        When there is no token, or it cannot be read.
     """
     variable = _VARIABLES[read_only]
     given = os.environ.get(variable)
@@ -117,7 +118,7 @@ def hosts() -> tuple[str, ...]:
     Raises
     ------
     PlatformError
-        When lab.yaml has to say so and is not valid.
+        When the names must come from lab.yaml and it is not valid.
     """
     given = os.environ.get(WEB_HOSTS_VARIABLE)
     if given is not None:
@@ -128,7 +129,7 @@ def hosts() -> tuple[str, ...]:
 
 
 def _make(file: Path) -> None:
-    # Whole before it has its name: another process may look for it at this moment.
+    # The file is complete before it has its name: another process may read it at this moment.
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

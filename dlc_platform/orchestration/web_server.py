@@ -1,4 +1,5 @@
-"""Dagster's web server with something around its pages; what that is, and the lab's own pages, is not said here."""
+"""Dagster's web server with an application around its pages; that application, and the lab's own pages, are
+elsewhere."""
 
 from collections.abc import Callable
 
@@ -14,13 +15,13 @@ def serve(around: Callable[[ASGIApp, bool], ASGIApp]) -> None:
     Parameters
     ----------
     around
-        Makes the application that browsers reach, of Dagster's own one and whether that is there to look only.
+        Makes the application that browsers reach from Dagster's own one; the flag is true for a read-only server.
     """
 
     def make_app(context: WorkspaceProcessContext, *arguments: object, **options: object) -> ASGIApp:
         pages = app.create_app_from_workspace_process_context(context, *arguments, **options)  # pyright: ignore
         return around(pages, context.read_only)
 
-    # Nothing else of Dagster's command is changed: options, instance, workspace and signals are its own.
+    # Nothing else in Dagster's command is changed: options, instance, workspace and signals are its own.
     cli.create_app_from_workspace_process_context = make_app  # pyright: ignore
     cli.main()

@@ -316,9 +316,9 @@ def test_a_broken_project_stops_no_other(lab: Lab, second_project: Path) -> None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"project": "other"}, f"its training dataset is of the project {PROJECT}, and lab.yaml says other now"),
-        ({"seed": 2}, "its training dataset was not split by the seed and test_fraction that lab.yaml says now (2, "),
-        ({"test_fraction": 0.4}, "that lab.yaml says now (1, 0.4)"),
+        ({"project": "other"}, f"its training dataset belongs to the project {PROJECT}, and lab.yaml now says other"),
+        ({"seed": 2}, "its training dataset was not split by the present seed and test_fraction of lab.yaml (2, "),
+        ({"test_fraction": 0.4}, "test_fraction of lab.yaml (1, 0.4)"),
     ],
 )
 def test_a_recipe_is_not_trained_on_a_dataset_that_is_not_its_own(

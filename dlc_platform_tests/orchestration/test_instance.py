@@ -44,12 +44,12 @@ def test_a_lab_that_lies_elsewhere_says_what_still_names_its_old_place(started: 
         shutil.rmtree(started)
     where, *still = where_it_stands(new)
     assert where == (
-        f"This lab was {how} from {started}. Relative paths of lab.yaml are taken from {new} now, and what is "
-        "registered finds its files there by itself, once the sensor has looked"
+        f"This lab was {how} from {started}. Relative paths in lab.yaml now begin at {new}. Registered "
+        "files are found there by themselves, after the sensor's next look"
     )
     assert still == [
-        f"lab.yaml still names {started / name} ({what}), where this lab was {how} from. Write {name} instead, if this "
-        "lab is to use its own"
+        f"lab.yaml still names {started / name} ({what}), in the lab's old place. Write {name} instead, if this lab "
+        "is to use its own"
         for name, what in (("archive", f"raw_roots ({started / 'archive'})"), ("project", "the project own"))
     ]
 

@@ -927,7 +927,7 @@ def test_an_asset_of_the_labs_own_is_asked_for_by_its_partitions(lab: Watched, m
     assert materialize.materialize(lab.home, "own", ["sub-1_ses-1"], said.append) and len(made) == 2
     with pytest.raises(PlatformError, match="partitions of sides are neither sessions nor recipes nor days"):
         materialize.materialize(lab.home, "sides", [], said.append)
-    with pytest.raises(PlatformError, match="what own misses is not known"):
+    with pytest.raises(PlatformError, match="the missing partitions of own are not known"):
         missing(LabResource(home=str(lab.home)), "own")
     # Neither does a promotion look, nor poses of sessions that are registered; of those each file is asked for.
     lab.promote()

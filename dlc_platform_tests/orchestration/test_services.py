@@ -438,7 +438,7 @@ def test_a_lab_is_stopped_from_another_terminal(lab: Up):
     lab.ensure()
     lab.process.kill()
     lab.process.wait()
-    assert stopped() == ["What a killed `up` had left is stopped, and 0 runs with it", "Postgres is stopped"]
+    assert stopped() == ["The remains of a killed `up` are stopped, and 0 runs with it", "Postgres is stopped"]
     assert lab.processes() == []
 
 

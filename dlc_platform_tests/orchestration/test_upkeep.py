@@ -853,7 +853,7 @@ def test_doctor_compares_what_is_under_way_with_runs(kept: Kept, monkeypatch: py
     for part in kept.instance.get_required_daemon_types():
         kept.instance.add_daemon_heartbeat(DaemonHeartbeat(now, part, "me", errors=[]))
     (lost,) = found(kept)["under way"]
-    assert lost.found == (f"1 run that nobody starts, such as {run.run_id}; 2 sessions without a run, such as {NEW}")
+    assert lost.found == (f"1 run that nothing starts, such as {run.run_id}; 2 sessions without a run, such as {NEW}")
     assert lost.remedy == "Nothing: the daemon sets them going within minutes"
 
 

@@ -1,7 +1,6 @@
 """The asset `model_comparison`: every version of each project side by side.
 
-What is compared, and how, is in `models.comparison`; here networks are run where an evaluation is missing, and
-what comes out is written down and shown.
+`models.comparison` compares. This module runs networks for missing evaluations, writes the result down and shows it.
 """
 
 from collections.abc import Mapping
@@ -46,7 +45,7 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
         except PlatformError as problem:
             if machine_fault(problem) is not None:
                 raise
-            # The other projects are none the worse.
+            # The other projects go on.
             metadata[f"problem_{project}"] = str(problem)
             context.log.warning(str(problem))
             continue
@@ -58,7 +57,7 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
     if not compared:
         raise PlatformError(
             "; ".join(problem.rstrip(".") for problem in metadata.values()),
-            "Materialise model_comparison again when that is done",
+            "Then materialise model_comparison again",
         )
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(sha256_json(compared)))
 
@@ -66,12 +65,12 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
 def evaluate_missing(
     context: AssetExecutionContext, lab: LabResource, project: str, only: str | None = None
 ) -> dict[str, PlatformError | None]:
-    """Evaluate every version of a project on its newest dataset, or `only` one, where that was not done.
+    """Evaluate the versions of a project, or `only` one, that have no evaluation on its newest dataset.
 
     Returns
     -------
     dict
-        The versions that were to be evaluated, each with what was in the way of it, or None where nothing was.
+        The versions that needed an evaluation, each with the obstacle; None if there was no obstacle.
     """
     from dlc_platform.dlc.evaluation import evaluate_model, load_evaluation
 
@@ -80,7 +79,7 @@ def evaluate_missing(
         return {}
     outcomes: dict[str, PlatformError | None] = {}
     evaluations = evaluations_of(lab.engine, project)
-    # One that was lost from the store is made again.
+    # An evaluation that the store has lost is made again.
     kept = [row for row in evaluations if lab.store.has("evaluations", row.id)]
     done = {row.model_id for row in kept if row.dataset_id == dataset_id}
     for row in kept:
@@ -175,5 +174,5 @@ def _disagreement_metadata(context: AssetExecutionContext, lab: LabResource, com
 
 
 def _named(frame: Any, names: Mapping[str, str]) -> Any:
-    """A table of models as a person reads it."""
+    """A table of models for a person to read: names instead of identities."""
     return frame.assign(model=[names.get(model) or short(model) for model in frame["model"]])

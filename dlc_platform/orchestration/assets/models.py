@@ -1,6 +1,6 @@
 """The group `models`: from labels to evaluated model versions.
 
-How versions compare is in `comparison`, which of them is used in `production`.
+`comparison` compares versions, `production` chooses the one that is used.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def model_assets(recipes: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     )
     @tried_again
     def training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-        """All labelled frames of a recipe's project, each for ever on one side of the train/test split."""
+        """All labelled frames of a recipe's project, each on one fixed side of the train/test split."""
         return _training_dataset(context, lab)
 
     @dg.asset(
@@ -105,9 +105,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
     matches = {folder: file.session for folder, file in files.items()}
     unmatched = sorted(folder for folder in folders if folder not in matches)
     if unmatched and lab.settings.regions:
-        context.log.warning(
-            f"no session and so no region is known of {', '.join(unmatched)}: trained on whole pictures"
-        )
+        context.log.warning(f"{', '.join(unmatched)}: no session is known, and so no region; trained on whole pictures")
     labels = within_regions(labels, files, lab.settings.tracking.region_for)
     seed, test_fraction = lab.settings.split_of(name)
     dataset = make_dataset(project, labels, seed, test_fraction, matches, lab.store, apart_frames=recipe.apart_frames)
@@ -161,7 +159,7 @@ def _training_dataset(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
 
 
 def dataset_problem(lab: LabResource, name: str) -> str | None:
-    """Why the current dataset of a recipe is not one to train it on; None when it is."""
+    """The reason why the current dataset of a recipe must not be trained on; None if it may."""
     from dlc_platform.dlc.dataset import side
 
     recipe = lab.recipe(name)
@@ -170,13 +168,13 @@ def dataset_problem(lab: LabResource, name: str) -> str | None:
     if dataset is None:
         return "it has no training dataset yet"
     if dataset.project != recipe.project:
-        return f"its training dataset is of the project {dataset.project}, and lab.yaml says {recipe.project} now"
-    # The sides themselves, because two seeds may split a few images alike, which makes one dataset of both.
+        return f"its training dataset belongs to the project {dataset.project}, and lab.yaml now says {recipe.project}"
+    # The sides are compared, because two seeds may split a few images alike, and then the dataset is the same.
     sides = image_sides(lab.engine, dataset.id)
     seed, test_fraction = lab.settings.split_of(name)
     if any(side(image, seed, test_fraction) != given for image, given in sides.items()):
         return (
-            "its training dataset was not split by the seed and test_fraction that lab.yaml says now "
+            "its training dataset was not split by the present seed and test_fraction of lab.yaml "
             f"({seed}, {test_fraction:g})"
         )
     return None
@@ -255,7 +253,7 @@ def _trained_model(context: AssetExecutionContext, lab: LabResource) -> dg.Mater
             environment,
         )
     )
-    # Here, where deeplabcut is imported already: whoever runs the model later need not import it. After the training is
+    # Here deeplabcut is imported already, so that later runs of the model need not import it. After the training is
     # written down, so that nothing that happens here can lose it.
     engine = load_engine(model.path, lab.store)
     if engine.export is not None:
@@ -325,7 +323,7 @@ def _model_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.Ma
 
 
 def _export_metadata(export: Any) -> Mapping[str, Any]:
-    """What the UI shows of an export."""
+    """The figures of an export for the UI."""
     return {
         "backend": export.backend if export.accepted else f"pytorch ({export.backend}: {export.reason})",
         "backend_images": export.images,
@@ -339,7 +337,7 @@ def _export_metadata(export: Any) -> Mapping[str, Any]:
 
 
 def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluation: Any) -> Any:
-    """Write an evaluation down; its errors by side and session."""
+    """Write an evaluation down; return its errors by side and session."""
     from dlc_platform.dlc.environment import versions
     from dlc_platform.dlc.evaluation import summarise_by_session
     from dlc_platform.dlc.exports import find_export
@@ -350,7 +348,7 @@ def record_evaluation(context: AssetExecutionContext, lab: LabResource, evaluati
         keep_export(lab.engine, lab.store, export, context.run_id)
     cutoff = lab.settings.likelihood_cutoff
     predictions = evaluation.fair_predictions()
-    # The catalogue knows of sessions that were registered after the dataset was made.
+    # The catalogue knows sessions that were registered after the dataset was made.
     predictions["session"] = predictions["image"].map(image_sessions(lab.engine, evaluation.dataset_id))
     by_session = summarise_by_session(predictions, cutoff)
     catalog_record_evaluation(

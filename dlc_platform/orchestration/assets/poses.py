@@ -1,4 +1,4 @@
-"""The group `poses`: what the production models see in the sessions, and how good that looks."""
+"""The group `poses`: the keypoints that the production models find in the sessions, and their quality."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,9 +24,9 @@ from dlc_platform.orchestration.session_checks import for_each_checked_session, 
 if TYPE_CHECKING:
     from dlc_platform.estimates.estimation import SessionEstimates
 
-#: The checks of a session's poses: what each says, and the scores that it looks at.
+#: The checks of a session's poses: the statement of each, and the scores that it uses.
 _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
-    "a_row_for_each_frame": ("Every body part has a row for each frame of its video.", ["rows"]),
+    "a_row_for_each_frame": ("Every body part has one row for each frame of the video.", ["rows"]),
     "model": (
         "The model that made the poses can be judged by its own test images, and is not hopeless.",
         ["model_correct", "model_confident", "model_spread", "model_unread"],
@@ -45,10 +45,10 @@ _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
         ["no_animal"],
     ),
     "jumps": (
-        "From one frame to the next no body part goes further than the animal is long, and no individuals swap.",
+        "From one frame to the next no body part moves farther than the length of the animal, and no individuals swap.",
         ["jumps", "unsure_jumps", "swaps"],
     ),
-    "limb_lengths": ("Limbs are as long as the labels say.", ["limb_outliers"]),
+    "limb_lengths": ("The lengths of limbs are those of the labels.", ["limb_outliers"]),
     "inside_the_arena": ("Body parts are inside the arena, or the picture.", ["outside"]),
     "plausible_poses": (
         "Poses look like labelled ones, by their reprojection on principal components and the temporal norm.",
@@ -101,7 +101,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
         try:
             done = estimate_session(lab.engine, lab.store, rules, key, estimators, context.run_id, context.log)
         except Exception:
-            # The poses of its other files may be in force, and are judged like any.
+            # The poses of its other files may be in force, and are judged too.
             try:
                 judge(key)
             except PlatformError as problem:
@@ -127,7 +127,7 @@ def _metadata(lab: LabResource, done: "SessionEstimates") -> Mapping[str, Any]:
 
     cutoff = lab.settings.likelihood_cutoff
     estimates = [own.estimate for own in done.estimates]
-    # One file's pictures tell the story; what the others need is in the store.
+    # The pictures of one file are enough; those of the others can be made from the store.
     file, estimate = done.estimates[0].file, done.estimates[0].estimate
     name = Path(file.path).stem
     region = lab.settings.tracking.region_for(file.recording.session_key, file.recording.camera)
@@ -139,7 +139,7 @@ def _metadata(lab: LabResource, done: "SessionEstimates") -> Mapping[str, Any]:
         for index, frame in find_frames(Path(file.path), shown, whole).items()
     ]
     return {
-        # Of a damaged video all of these frames may be lost.
+        # All of these frames of a damaged video may be lost.
         **(
             {"picture_keypoints": picture(frames_with_keypoints(images, cutoff, region=region), f"Keypoints of {name}")}
             if images
@@ -176,13 +176,13 @@ def _metadata(lab: LabResource, done: "SessionEstimates") -> Mapping[str, Any]:
 
 
 def _declared_gb(lab: LabResource, done: "SessionEstimates") -> float | None:
-    """What the inference rules of some files say that they need of a GPU's memory: the most of them."""
+    """The GPU memory in gigabytes that the inference rules of some files ask for: the largest figure."""
     rules = [lab.settings.tracking.rule_for(own.file.recording.camera) for own in done.estimates]
     return max((rule.gpu_memory_gb for rule in rules if rule and rule.gpu_memory_gb is not None), default=None)
 
 
 def _deviation(lab: LabResource, exports: list[str]) -> Mapping[str, Any]:
-    """How far the exported networks lie from DeepLabCut, by their proofs: in half precision that is what it costs."""
+    """The largest measured distance of the exported networks from DeepLabCut; in half precision that is its cost."""
     from dlc_platform.dlc.exports import load_export
 
     proved = [
@@ -219,10 +219,10 @@ def _row(file: tables.RecordingFile, frames: int, model: str, made: str) -> Mapp
 )
 @tried_again
 def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
-    """How good the poses in force of a session look: judged again by lab.yaml as it is now, and shown.
+    """The quality of a session's poses in force, judged by the present lab.yaml, with pictures and figures.
 
-    Where lab.yaml says that bad poses block what is downstream, what depends on this asset does not start in a run that
-    has a session in quarantine.
+    If lab.yaml says that bad poses block `downstream`, assets that depend on this one do not start in a run that has a
+    session in quarantine.
     """
     from dlc_platform.estimates.quality_gate import assess, references
 
@@ -250,7 +250,7 @@ def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) ->
     from dlc_platform.pose.table import POSE_TABLE, read_parquet
 
     cutoff = lab.settings.likelihood_cutoff
-    # The worst file's picture tells most.
+    # The picture of the worst file tells most.
     shown = max(assessments, key=lambda own: ("pass", "warn", "fail").index(own.verdict))
     poses = read_parquet(lab.store.path("poses", shown.pose_estimate_id) / POSE_TABLE)
     reference = shown.reference.labels
@@ -288,7 +288,7 @@ def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) ->
 
 
 def _findings(assessments: Sequence[Any], metrics: Sequence[str] | None = None) -> list[Mapping[str, Any]]:
-    """The scores beyond their limits, each with what was measured, its limit and where that comes from."""
+    """The scores beyond their limits, each with its value, its limit and the source of the limit."""
     return [
         {
             "file": Path(own.path).name,
@@ -308,7 +308,7 @@ def _findings(assessments: Sequence[Any], metrics: Sequence[str] | None = None) 
 
 
 def _check_results(assessments: Sequence[Any]) -> list[dg.AssetCheckResult]:
-    """The checks of one session, over all of its files; of a session without poses there is nothing to check."""
+    """The checks of one session, over all of its files; a session without poses has none."""
     results = []
     for name, (_, metrics) in _CHECKS.items() if assessments else ():
         own = [(a, finding) for a in assessments for finding in a.findings if finding.metric in metrics]

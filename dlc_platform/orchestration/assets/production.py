@@ -1,6 +1,6 @@
 """The asset `production_model`: the version that inference uses, by the rule of lab.yaml or by a person's choice.
 
-Who decides what is in `models.promotion`, what a promotion makes stale in `models.impact`.
+`models.promotion` decides; `models.impact` finds what a promotion makes stale.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,21 +23,21 @@ from dlc_platform.text.words import counted
 if TYPE_CHECKING:
     from dlc_platform.models.promotion import Decision
 
-#: Of the observation of a refused choice, and the tag of its run: why nothing was promoted.
+#: The key of the reason why nothing was promoted, in the observation of a refused choice and as a tag of its run.
 REFUSED = "refused"
 REFUSED_TAG = "dlc_platform/nothing_was_promoted"
 _TAG_LENGTH = 200
-#: Of `pose_estimates`; it is in `checks`.
+#: A check of `pose_estimates`; it is in `checks`.
 STALENESS_CHECK = "made_by_production_models"
 
 
 class ProductionChoice(dg.Config):
-    """A person's choice; left empty, the rule of lab.yaml decides for each project.
+    """A person's choice; if it is empty, the rule of lab.yaml decides for each project.
 
-    `model` is a version's identity, or as much of it as tables show.
+    `model` is a version's identity, or the beginning of it that tables show.
 
-    `follows` is the promotion that the choice was made against, by its number in `dlc-platform promotions`: when
-    another one is in force by then, nothing is promoted. Left empty, it is the one in force when the run starts.
+    `follows` is the number, in `dlc-platform promotions`, of the promotion that was in force when the person chose. If
+    another one is in force by now, nothing is promoted. If it is empty, it is the one in force when the run starts.
     """
 
     model: str = ""
@@ -47,7 +47,7 @@ class ProductionChoice(dg.Config):
     rollback: bool = False
 
 
-# A refused choice materialises nothing, and is no failure of this asset.
+# A refused choice materialises nothing, and is not a failure of this asset.
 @dg.asset(
     deps=[model_comparison],
     kinds={"postgres"},
@@ -87,7 +87,7 @@ def production_model(context: AssetExecutionContext, config: ProductionChoice, l
         context.log.error(sentence)
         context.instance.add_run_tags(context.run_id, {REFUSED_TAG: str(refusal)[:_TAG_LENGTH]})
         yield dg.AssetObservation(production_model.key, sentence, metadata={REFUSED: str(refusal), "by": config.by})
-        # The check after a promotion is skipped, and the UI would show that in the place of its last outcome.
+        # The check after a promotion is skipped, and the UI would show that instead of its last outcome.
         context.instance.report_runless_asset_event(
             dg.AssetCheckEvaluation(
                 asset_key=dg.AssetKey("pose_estimates"), check_name=STALENESS_CHECK, **staleness(lab)
@@ -117,7 +117,7 @@ def _row(decision: "Decision") -> Mapping[str, Any]:
 
 
 def staleness(lab: LabResource) -> dict[str, Any]:
-    """The outcome of the check that finds sessions whose poses the production model did not make, for Dagster."""
+    """The outcome, for Dagster, of the check for sessions whose poses another than the production model made."""
     stale = stale_sessions(lab.engine, imported=False)
     sentence = (
         f"{counted(stale['session'].nunique(), 'session is', 'sessions are')} stale, "

@@ -1,4 +1,5 @@
-"""The group `reports`: what each day brought. The figures are in `dlc_platform.reports.daily`."""
+"""The group `reports`: a report for each day. `dlc_platform.reports.daily` computes the figures. The figures are in
+`dlc_platform.reports.daily`."""
 
 from datetime import date, datetime
 from pathlib import Path
@@ -19,12 +20,12 @@ from dlc_platform.postgres.connection import existing_url
 from dlc_platform.reports.daily import daily_report as report_of
 from dlc_platform.reports.daily import first_day, yesterday
 
-#: Where the lab's first day is not known, because its database does not answer.
+#: Used if the lab's first day is not known, because its database does not answer.
 _NO_LAB_BEFORE = date(2025, 1, 1)
 
 
 def days(home: Path, time_zone: str) -> dg.DailyPartitionsDefinition:
-    """The days of a lab that are over, from its first one on, from midnight to midnight in its time zone."""
+    """The lab's finished days, from its first one on, from midnight to midnight in its time zone."""
     try:
         if (url := existing_url(home)) is None:
             first = datetime.now(ZoneInfo(time_zone)).date()
@@ -38,9 +39,9 @@ def days(home: Path, time_zone: str) -> dg.DailyPartitionsDefinition:
 
 
 def report_asset(days: dg.DailyPartitionsDefinition, time_zone: str) -> dg.AssetsDefinition:
-    """The asset `daily_report` of a lab whose days these are, in this time zone."""
+    """The asset `daily_report` of the lab with these days, in this time zone."""
 
-    # Without dependencies: the report reads what was written down, and a day has no sessions for partitions.
+    # Without dependencies: the report reads the catalogue, and its partitions are days, not sessions.
     @dg.asset(
         partitions_def=days,
         group_name="reports",
@@ -50,7 +51,7 @@ def report_asset(days: dg.DailyPartitionsDefinition, time_zone: str) -> dg.Asset
     )
     @tried_again
     def daily_report(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-        """What a day brought: sessions arrived, estimated, in quarantine and waiting; hours of video and of devices.
+        """The events of a day: sessions arrived, estimated, in quarantine and waiting; hours of video and of devices.
 
         The figures of a day that is over stay what they are, whenever it is materialised.
         """
@@ -59,7 +60,7 @@ def report_asset(days: dg.DailyPartitionsDefinition, time_zone: str) -> dg.Asset
         day = date.fromisoformat(context.partition_key)
         report = report_of(lab.engine, day, time_zone, lab.settings.damaged_videos)
         if day == yesterday(time_zone):
-            # Who fills in reports of before does not want them in the mail.
+            # Reports of earlier days are not mailed.
             news = News("daily_report", day.isoformat(), f"Report of {day:%A}, {day.isoformat()}", str(report))
             announce(lab.engine, lab.settings.notify.channels, [news])
         figures = report.figures()

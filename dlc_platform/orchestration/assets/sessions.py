@@ -1,4 +1,4 @@
-"""The group `sessions`: what was recorded, and what of it was labelled."""
+"""The group `sessions`: the recordings, and the labels that came from them."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,15 +35,14 @@ if TYPE_CHECKING:
 _CHECKS: dict[str, str] = {
     "videos_can_be_read": "Each file of the session opens and has frames that can be decoded.",
     "every_frame_is_there": "Each frame that a file holds or promises can be decoded without errors, from the first "
-    "one on, and the header tells their number.",
-    "timestamps_are_regular": "No frame was dropped, each has a time of its own that can be right, and they come at "
-    "the expected rate.",
+    "one on, and the header has the right number of frames.",
+    "timestamps_are_regular": "No frame was dropped, each has its own plausible time, and the rate is as expected.",
     "neither_black_nor_frozen": "There are pictures, and something changes in them.",
     "exposure_and_focus": "The pictures are as bright and as sharp as lab.yaml says, or as earlier ones of the camera.",
     "no_file_is_a_copy": "No other file holds the same video.",
     "resolution_as_expected": "The pictures have the size that lab.yaml says, or that of earlier ones of the camera.",
 }
-#: The columns that each check shows of a session's files.
+#: The columns that each check shows for a session's files.
 _FIGURES: dict[str, tuple[str, ...]] = {
     "videos_can_be_read": ("size_bytes", "problem"),
     "every_frame_is_there": ("frames", "frames_declared", "frames_left_out", "damage"),
@@ -56,7 +55,7 @@ _FIGURES: dict[str, tuple[str, ...]] = {
     "no_file_is_a_copy": ("size_bytes",),
     "resolution_as_expected": ("width", "height"),
 }
-#: Files that a check lists: event rows stay small.
+#: The most files that a check lists: event rows stay small.
 _LISTED = 20
 
 
@@ -73,8 +72,8 @@ _LISTED = 20
 def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
     """The video files of a recording session: read to the last frame, identified by content, and registered.
 
-    A truncated or damaged one is registered with an account of its frames, as long as one of them can be decoded. Which
-    of them are in quarantine, and so not tracked, is judged here by the rules of lab.yaml.
+    A truncated or damaged file is registered with an account of its frames, if at least one of them can be decoded. The
+    rules of lab.yaml decide which files go into quarantine and so are not tracked.
     """
     from dlc_platform.sessions.raw_roots import Disks, why_away
     from dlc_platform.sessions.registration import judge, register
@@ -85,14 +84,14 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
     disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
     disks.answering()
     sidecars = Sidecars(lab.settings.raw_roots, disks.silent)
-    # What a person names is read again; sensor and schedule ask for what has changed.
+    # A session that a person names is read again; sensor and schedule ask for changed ones.
     anew = not {SENSOR_NAME_TAG, SCHEDULE_NAME_TAG} & set(context.run_tags)
     found = find_sessions(lab.engine, lab.settings, context.partition_keys)
     for line in found.left_out():
         context.log.warning(f"left out: {line}")
     on_disk = {session.key: session for session in found.sessions}
     assign_cameras(lab.engine, lab.settings.tracking.project_of)
-    # Cameras that are new come with their sessions.
+    # New cameras come with their sessions.
     assigned: set[str] = set()
 
     def refused(key: str) -> bool:
@@ -112,7 +111,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
                     reasons.append(away)
             problem += "".join(f" ({reason})" for reason in dict.fromkeys(reasons))
             remedy = "Bring the folder back, or correct `layout` in lab.yaml"
-            # Whoever asked had seen them: a raw root is away, or was a moment ago.
+            # They were seen when the run was asked for: a raw root is away, or was a moment ago.
             raise PlatformError(problem, remedy) if refused(key) else MachineFault(problem, remedy)
         session = on_disk[key]
         looks = register(lab.engine, session, sidecars, anew)
@@ -126,7 +125,7 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
             assigned.update(cameras)
         problems = {str(look.file.path): look.problem for look in looks if look.problem is not None}
         for fault in faults:
-            # What cannot be read is the failure of this session, and said there.
+            # A file that cannot be read is a failure of this session, and reported there.
             if fault.path not in problems:
                 context.log.warning(f"{key} is in quarantine: {fault.reason}. {fault.remedy}.")
         for row in repeated_videos(lab.engine, key).to_dict("records"):
@@ -157,12 +156,12 @@ def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator
 
 
 def _check(lab: LabResource, key: str) -> Iterable[dg.AssetCheckResult]:
-    """What the catalogue says of a session's files, question by question."""
+    """The results of the checks of a session's files, question by question."""
     from dlc_platform.sessions.video_checks import copies, findings, unusual
 
     figures = video_figures(lab.engine, key)
     if not figures:
-        # Of a session that was never registered nothing else can be said.
+        # Nothing else is known of a session that was never registered.
         yield dg.AssetCheckResult(
             check_name="videos_can_be_read", passed=False, description="No file of this session is registered."
         )
@@ -184,7 +183,8 @@ def _result(name: str, figures: Sequence[Mapping[str, Any]], found: "Sequence[Fi
         said.append(f"And {len(found) - _LISTED} more.")
     if not_measured:
         said.append(
-            f"Of {counted(not_measured, 'file')} the figures are unknown: they were registered before any were taken."
+            f"The figures of {counted(not_measured, 'file')} are unknown: an older version registered them without "
+            "measuring."
         )
     return dg.AssetCheckResult(
         check_name=name,
@@ -211,12 +211,12 @@ def _metadata(lab: LabResource, key: str, looks: "Sequence[Look]") -> Mapping[st
     title = f"{first['recording']}, the frame in the middle"
     damaged = recordings[is_damaged]
     damage = "; ".join(f"{path} is {what}" for path, what in zip(damaged["path"], damaged["damage"], strict=True))
-    # Of what was read now; one file's timeline tells the story, and the checks have the figures of all.
+    # The timeline of one file that was read now is enough; the checks have the figures of all.
     read = next((look for look in looks if look.video is not None), None)
     columns = ["recording", "position", "camera", "width", "height", "frame_rate", "frames", "duration_s"]
     return {
         **({"damage": dg.MetadataValue.text(damage)} if damage else {}),
-        # Of a damaged video the middle frame may be lost.
+        # The middle frame of a damaged video may be lost.
         **({} if frame is None else {"picture": picture(labelled_frames([(frame, {})], region=region), title)}),
         **(
             {
@@ -273,7 +273,7 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
             for remark in labels[name].remarks:
                 context.log.warning(f"the project {name}: {remark.said}. {remark.remedy}.")
         except PlatformError as problem:
-            # The labels of the other projects are none the worse; this one's are counted when it is mended.
+            # The labels of the other projects are counted; those of this one when it is mended.
             fault = fault or machine_fault(problem)
             problems[f"problem_{name}"] = str(problem)
             context.log.warning(f"the labels of the project {name} are left out: {problem}")

@@ -1,6 +1,7 @@
-"""The group `upkeep`: what a lab does for itself from time to time. How is in `dlc_platform.lab.upkeep`.
+"""The group `upkeep`: the work that a lab does for itself from time to time. `dlc_platform.lab.upkeep` does it. How is
+in `dlc_platform.lab.upkeep`.
 
-When each is due is in `schedules`; each is late, and said to be, when it was not made for longer than that allows.
+`schedules` says when each is due, and when one counts as late.
 """
 
 from pathlib import Path
@@ -39,7 +40,7 @@ _ACQUISITION = ["team:acquisition"]
 def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
     """The test error of each project's production model on the newest labelled frames.
 
-    Fails where a model could not be evaluated, after the others were: else it would count as made while it is not.
+    Fails if a model could not be evaluated, after the others were: else it would count as made although it is not.
     """
     from dlc_platform.dlc.evaluation import load_evaluation, not_evaluable
     from dlc_platform.models.promotion import test_error
@@ -50,7 +51,7 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
         model = production_model(lab.engine, project)
         if model is None:
             continue
-        # What can never be evaluated is no failure.
+        # A model that can never be evaluated is not a failure.
         reason = not_evaluable(lab.store.path("models", model)) if lab.store.has("models", model) else None
         outcomes = {} if reason else evaluate_missing(context, lab, project, only=model)
         if (problem := outcomes.get(model)) is not None:
@@ -73,7 +74,7 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
                 "project": project,
                 "model": short(model),
                 "test_rmse_px": rmse_px,
-                "test_images": test_images or 0,  # that the model was not trained on
+                "test_images": test_images or 0,  # those that the model was not trained on
                 "evaluated": bool(outcomes),
                 "cannot_be_evaluated": reason or "",
             }
@@ -94,7 +95,7 @@ def production_evaluation(context: AssetExecutionContext, lab: LabResource) -> d
 @dg.asset(kinds={"postgres"}, group_name=UPKEEP_GROUP, owners=_ACQUISITION, code_version="1")
 @tried_again
 def store_verification(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-    """Every product of the store, read again and compared with its checksums; fails where one is not as it was."""
+    """Every product of the store, read again and compared with its checksums; fails if one differs."""
     verified = upkeep.verify_store(lab.engine, lab.store, context.log.error)
     return dg.MaterializeResult(metadata={"products": verified.products, "unchecked": verified.unchecked})
 
@@ -124,7 +125,7 @@ def lab_backup(context: AssetExecutionContext, lab: LabResource) -> dg.Materiali
 @dg.asset(kinds={"postgres"}, group_name=UPKEEP_GROUP, owners=_ACQUISITION, code_version="1")
 @tried_again
 def lab_cleaning(context: AssetExecutionContext, lab: LabResource) -> dg.MaterializeResult:
-    """What crashes left in the store, and what old runs logged: removed."""
+    """The removal of files that crashes left in the store, and of the logs of old runs."""
     cleaned = upkeep.clean_up(lab.engine, lab.store)
     for path in cleaned.removed:
         context.log.info(f"removed {path}")

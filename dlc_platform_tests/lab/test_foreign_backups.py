@@ -342,7 +342,7 @@ def test_a_run_of_another_name_refuses_the_backup(
         execute(lab, "delete from dagster.runs")
         execute(lab, f"insert into dagster.runs (run_id, status, run_body) values ('{name}', 'SUCCESS', '{of_run}')")
         files.append(backup(home, home.with_name(f"file-{len(files)}")).file)
-    named = r"the row '.*' of dagster\.runs is of the run '\.\./\.\./\.\./outside', which is no run"
+    named = r"the row '.*' of dagster\.runs is of the run '\.\./\.\./\.\./outside', which is not a run"
     for file, problem in zip(files, (named, named, r"a row of dagster\.runs is none of Dagster's"), strict=True):
         with pytest.raises(PlatformError, match=problem):
             restored(file)

@@ -1,5 +1,4 @@
-"""The table of notifications. Their texts and their sending belong to `notify`. What is told, and sent, is for
-`notify`."""
+"""The table of notifications. Their texts and their sending belong to `notify`."""
 
 from dlc_platform.catalog.asking import Asked, Question
 

@@ -265,8 +265,7 @@ def _size(device: Device) -> str:
 
 
 def _choose(wanted: _Wanted, ticket: Path | None) -> Lease | list[str]:
-    """Lease the wanted devices now; else say for each device why not. The list is empty if others are choosing. Nothing
-    is said when others are choosing."""
+    """Lease the wanted devices now; else say for each device why not. The list is empty if others are choosing."""
     asked = [device for device in wanted.choices if wanted.avoid_busy and device != CPU]
     busy = {device: gpu.computing(device) for device in asked}
     with _choosing() as alone:

@@ -1,4 +1,4 @@
-"""The last verdicts on poses in force, for people to read. `quality_gate` gives them. `gate` gives them."""
+"""The last verdicts on poses in force, for people to read. `quality_gate` gives them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,2 +1,1 @@
-"""Careful reading of files that other people made. Their content has its meaning elsewhere. What is in them means
-something elsewhere."""
+"""Careful reading of files that other people made. Their content has its meaning elsewhere."""

@@ -131,8 +131,7 @@ class Restored:
 
 
 def backup(home: Path, file: Path) -> Backup:
-    """Write the lab into a new file; the lab may be at work meanwhile. The file holds no password. No password gets
-    into the file.
+    """Write the lab into a new file; the lab may be at work meanwhile. The file holds no password.
 
     The tables stay as they are: from the backup of an older platform's lab, that platform can make the lab again.
 

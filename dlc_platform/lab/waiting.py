@@ -1,5 +1,4 @@
-"""Sessions that wait or are held up: since when, why, and what to do. This is the one place for all of them. One place
-for all of them.
+"""Sessions that wait or are held up: since when, why, and what to do. This is the one place for all of them.
 
 Everything is read from the database: the sensor's last look, the quarantine, registered files without poses, and the
 runs that Dagster has under way. A file of a camera that no inference rule names does not wait.

@@ -1,2 +1,1 @@
-"""Model versions of a project: comparison, promotion, impact. Only `dlc` runs networks. Networks are run in `dlc`
-alone."""
+"""Model versions of a project: comparison, promotion, impact. Only `dlc` runs networks."""

@@ -1,2 +1,1 @@
-"""Everything that uses Dagster, except the run launcher. Computations belong in the layers below. Computations belong
-in the layers below."""
+"""Everything that uses Dagster, except the run launcher. Computations belong in the layers below."""

@@ -46,7 +46,6 @@ class Revision:
 
 def revisions(home: Path) -> list[Revision]:
     """The migrations that the tables of a lab's database are at. Nothing is changed; a lab without a database has none.
-    Nothing is changed; a lab without a database has none.
 
     Raises
     ------

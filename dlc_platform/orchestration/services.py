@@ -459,7 +459,6 @@ def _answers(url: str) -> bool:
 
 def end_left_over(home: Path) -> bool:
     """End the services of an `up` that was killed. The workers that they started go on: the new services watch them.
-    The workers they started go on: the new services watch them.
 
     Returns
     -------

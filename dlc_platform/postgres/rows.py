@@ -195,8 +195,8 @@ def _sequences(connection: Connection, schemas: Sequence[str]) -> set[tuple[str,
 
 
 def _links(connection: Connection, schemas: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Foreign keys, quoted: table, name and definition. They are needed because a dump holds its tables in any order. A
-    dump holds its tables in any order."""
+    """Foreign keys, quoted: table, name and definition. They are needed because a dump holds its tables in any
+    order."""
     statement = text(
         "select format('%I.%I', nspname, relname), quote_ident(conname), pg_get_constraintdef(c.oid) "
         "from pg_constraint c join pg_class r on r.oid = conrelid join pg_namespace n on n.oid = relnamespace "

@@ -51,8 +51,7 @@ class Place:
 
 
 def leads_out(relative: str) -> bool:
-    """True for a path that leaves the folder that it begins in. No disk has such a name; a row of a catalogue may. No
-    disk has such a name; a row of a catalogue may."""
+    """True for a path that leaves the folder that it begins in. No disk has such a name; a row of a catalogue may."""
     return relative.startswith("/") or (".." in relative and ".." in relative.split("/"))
 
 

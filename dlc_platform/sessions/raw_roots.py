@@ -46,8 +46,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Listed:
-    """A folder that was listed, and its time before. If reading it `failed`, the earlier knowledge of it stays. Where
-    it `failed` to be read, what was known of it stays."""
+    """A folder that was listed, and its time before. If reading it `failed`, the earlier knowledge of it stays."""
 
     path: str
     mtime_ns: int
@@ -57,8 +56,7 @@ class Listed:
 
 @dataclass
 class Walk:
-    """One look at a raw root. It runs in a thread that a disk may block for ever, and so shares nothing else. It runs
-    in a thread that a disk may hold for ever, and so touches nothing else.
+    """One look at a raw root. It runs in a thread that a disk may block for ever, and so shares nothing else.
 
     `pending` are the folders that were seen and not listed, the newest first.
 

@@ -33,7 +33,6 @@ _LONGEST_NAME = 1500
 @dataclass(frozen=True)
 class VideoFile:
     """A video file as it lies on the disk; `size` in bytes. If names tell that it is not complete, `waits` says why.
-    `waits` says why it is not complete, where names tell.
 
     `ctime_ns` and `inode` are None if they are not known.
     """
@@ -52,8 +51,8 @@ def is_registered(file: VideoFile, row: Any) -> bool:
 
 
 def is_touched(file: VideoFile, row: Any) -> bool:
-    """True if the bytes of a registered file may have changed: its ctime or inode differs. Unknown ones do not differ.
-    Unknown is no other."""
+    """True if the bytes of a registered file may have changed: its ctime or inode differs. Unknown ones do not
+    differ."""
     if file.ctime_ns is None or row.ctime_ns is None:
         return False
     return (row.ctime_ns, row.inode) != (file.ctime_ns, file.inode)
@@ -61,8 +60,7 @@ def is_touched(file: VideoFile, row: Any) -> bool:
 
 @dataclass(frozen=True)
 class Recording:
-    """The recording of one camera in a session, in files that follow each other. `name` is unique in the session.
-    `name` is unique within the session."""
+    """The recording of one camera in a session, in files that follow each other. `name` is unique in the session."""
 
     name: str
     camera: str

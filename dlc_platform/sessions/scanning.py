@@ -446,7 +446,6 @@ def _read_again(engine: Engine, root: str, seen: _Seen, now: datetime) -> None:
 
 def _write_pending(engine: Engine, walk: Walk, now: datetime) -> None:
     """Write down the folders that the next look must list. If a look is killed before that, it has seen none of them.
-    Until then a look that is killed has seen none of them.
 
     That loses nothing: a folder in which new ones were seen is listed once more, because its time is not trusted at
     first.

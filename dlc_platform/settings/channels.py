@@ -19,8 +19,7 @@ class _Channel(Section):
 
 
 class Webhook(_Channel):
-    """A URL to which messages are posted. The URL is a secret, so lab.yaml only says where it is. The URL is a secret,
-    so lab.yaml only says where it is."""
+    """A URL to which messages are posted. The URL is a secret, so lab.yaml only says where it is."""
 
     url_variable: VariableName | None = Field(default=None, description="The environment variable that holds the URL.")
     url_file: Folder | None = Field(default=None, description="Or the file that holds it, and nothing else.")

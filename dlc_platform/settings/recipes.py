@@ -35,7 +35,7 @@ def _weights(text: str) -> str:
 
 
 class ProjectEntry(Section):
-    """A DeepLabCut project that the lab labels in. It is only read. It is only ever read."""
+    """A DeepLabCut project that the lab labels in. It is only read."""
 
     path: Folder = Field(description="The folder that holds the project's config.yaml.")
     split_seed: int | None = Field(

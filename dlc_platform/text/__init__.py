@@ -1,2 +1,1 @@
-"""Words and layout for people, and the names that they write. Nothing about labs and sessions belongs here. Nothing of
-labs and sessions belongs here."""
+"""Words and layout for people, and the names that they write. Nothing about labs and sessions belongs here."""

@@ -1,5 +1,4 @@
-"""Names that a person writes: an unknown name is refused with the names that come near. Also names of derived files.
-And names of files made of them."""
+"""Names that a person writes: an unknown name is refused with the names that come near. Also names of derived files."""
 
 import hashlib
 from collections.abc import Collection, Iterable

@@ -1,2 +1,1 @@
-"""The asset graph; one module for each group of the UI. An asset is thin: inputs, one call, and metadata. An asset is
-thin: inputs, one call, what came out."""
+"""The asset graph; one module for each group of the UI. An asset is thin: inputs, one call, and metadata."""

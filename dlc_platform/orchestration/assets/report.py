@@ -1,5 +1,4 @@
-"""The group `reports`: a report for each day. `dlc_platform.reports.daily` computes the figures. The figures are in
-`dlc_platform.reports.daily`."""
+"""The group `reports`: a report for each day. `dlc_platform.reports.daily` computes the figures."""
 
 from datetime import date, datetime
 from pathlib import Path

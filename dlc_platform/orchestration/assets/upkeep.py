@@ -1,5 +1,4 @@
-"""The group `upkeep`: the work that a lab does for itself from time to time. `dlc_platform.lab.upkeep` does it. How is
-in `dlc_platform.lab.upkeep`.
+"""The group `upkeep`: the work that a lab does for itself from time to time. `dlc_platform.lab.upkeep` does it.
 
 `schedules` says when each is due, and when one counts as late.
 """

@@ -1,6 +1,6 @@
 """A data platform for pose estimation with DeepLabCut.
 
-What a notebook needs is here: ``from dlc_platform import Platform``. It is imported when it is first asked for, so that
+A notebook needs only this: ``from dlc_platform import Platform``. It is imported when it is first asked for, so that
 each layer can be used without paying for the others.
 """
 

@@ -1,8 +1,7 @@
-"""Faults of the machine, told apart from faults of the data: the one place that decides.
+"""Faults of the machine, as opposed to faults of the data: the one place that decides.
 
-A database that went away, a disk that is full or broken, a mount or a network that does not answer, memory that ran
-out and a GPU that failed say nothing of a session. `machine_fault` decides for an exception, `is_told_of_machine` for
-what Dagster wrote down of one.
+A lost database, a full or broken disk, a mount or a network that does not answer, a lack of memory and a failing GPU
+say nothing about a session. `machine_fault` decides for an exception, `is_told_of_machine` for Dagster's record of one.
 """
 
 import errno
@@ -22,24 +21,24 @@ _AWAY = (
 _SHORT = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOLCK)
 _OF_THE_MACHINE = frozenset((*FULL, *_DISK, *_AWAY, *_SHORT))
 
-#: What drivers and Dagster call a database that cannot be used.
+#: The errors of drivers and of Dagster for a database that cannot be used.
 _DATABASE_ERRORS = frozenset(("OperationalError", "InterfaceError", "DagsterPostgresException", "DisconnectionError"))
-#: SQLSTATE: what a statement asks for is more than Postgres does, or it was cancelled. And a damaged database.
+#: SQLSTATE classes: a statement exceeds the resources of Postgres, or was cancelled; and a damaged database.
 _OF_THE_STATEMENT, _DAMAGED = "54", ("XX001", "XX002")
 _CUDA = re.compile(r"CUDA (error|driver)|cu(DNN|BLAS) error|no CUDA-capable device|NVML", re.IGNORECASE)
-#: Of the errors that CUDA reports, these come from what a program asked for.
+#: Errors of CUDA that a wrong request of the program causes.
 _CUDA_OF_THE_PROGRAM = ("device-side assert", "invalid argument", "out of memory")
 _AGAIN = "Nothing is wrong with the data, and it is tried again by itself"
 
 
 def machine_fault(error: BaseException) -> MachineFault | None:
-    """The fault of the machine that an error comes from, in words for people; None for every other error."""
+    """The fault of the machine that an error comes from, in words for people; None for any other error."""
     chain = list(_chain(error))
     for place, one in enumerate(chain):
         if isinstance(one, MachineFault):
-            # Its words alone: the error itself would keep the files open that its frames hold.
+            # Only its words: the error itself would keep open the files in its frames.
             return MachineFault(one.problem, one.remedy)
-        # Whoever turned memory that ran out into a sentence has tried with less.
+        # Code that turned a lack of memory into a sentence has already tried with less.
         said = next((other for other in chain[: place + 1] if isinstance(other, PlatformError)), None)
         if (told := _told(one, unexpected=said is None)) is not None:
             return MachineFault(said.problem, f"{said.remedy}. {_AGAIN}") if said else MachineFault(*told)
@@ -47,19 +46,19 @@ def machine_fault(error: BaseException) -> MachineFault | None:
 
 
 def gone(path: Path) -> MachineFault:
-    """What is said of a file that was there before: nothing of what it holds."""
+    """The fault that a file has disappeared; nothing is said about its content."""
     return MachineFault(
         f"{path} is not there any more", "Bring it back, or mount its disk; the session goes on by itself then"
     )
 
 
 def is_lost_database(error: BaseException) -> bool:
-    """True when an error comes from a database that went away, is full, or refused a connection."""
+    """True if an error comes from a database that is lost, is full, or refused a connection."""
     return any(_is_database(one) for one in _chain(error))
 
 
 def is_told_of_machine(told: Sequence[tuple[str | None, str]]) -> bool:
-    """True when a chain of errors, each with the name of its class and its message, comes from the machine."""
+    """True if a chain of errors, each given by the name of its class and its message, comes from the machine."""
     for name, message in told:
         short = (name or "").rpartition(".")[2]
         if short == MachineFault.__name__ or short in _DATABASE_ERRORS:
@@ -80,7 +79,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _told(error: BaseException, unexpected: bool) -> tuple[str, str] | None:
-    """What is said of a single error and what to do, if it is of the machine."""
+    """The words and the remedy for a single error, if it comes from the machine."""
     if _is_database(error):
         told = " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".")
         return f"the lab's database could not be used: {told}", f"Look after Postgres if this goes on. {_AGAIN}"
@@ -101,7 +100,7 @@ def _told(error: BaseException, unexpected: bool) -> tuple[str, str] | None:
 
 
 def _is_database(error: BaseException) -> bool:
-    # By name: who computes alone has not imported what talks to databases.
+    # By name: code that only computes has not imported the drivers of databases.
     code = str(getattr(getattr(error, "orig", error), "pgcode", None) or "")
     if code.startswith(_OF_THE_STATEMENT):
         return False

@@ -1,7 +1,7 @@
 """Identities: what makes two things the same thing.
 
-Products are keyed by content, never by a path or a name. All hashes of the platform are computed here; what goes
-into the identity of one kind of product is decided by the module that makes it.
+Products are keyed by content, never by a path or a name. All hashes of the platform are computed here; the module that
+makes a kind of product decides what its identity covers.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _IDENTITY = re.compile("[0-9a-f]{64}")
 
 
 def is_identity(text: str) -> bool:
-    """True for what `sha256_file` and the others give: 64 hexadecimal digits, which lead nowhere as part of a path."""
+    """True for results of `sha256_file` and the others: 64 hexadecimal digits, which are harmless as part of a path."""
     return _IDENTITY.fullmatch(text) is not None
 
 
@@ -28,7 +28,7 @@ def sha256_file(path: Path) -> str:
     Raises
     ------
     PlatformError
-        When it is no plain file.
+        When it is not a plain file.
     """
     digest = hashlib.sha256()
     with open_plain(path) as file:

@@ -1,6 +1,6 @@
 """The platform from a notebook: a lab's catalogue and poses as DataFrames.
 
-Reading only; what computes is started through Dagster or `dlc-platform run`.
+It only reads; Dagster or `dlc-platform run` start computations.
 """
 
 import warnings
@@ -56,7 +56,7 @@ class Platform:
     ----------
     home
         The folder that holds lab.yaml. Its embedded Postgres is started by the first question, if it does not run;
-        nothing else is changed by any of them.
+        questions change nothing else.
 
     Raises
     ------
@@ -117,9 +117,9 @@ class Platform:
         return sessions.merge(wide, how="left", left_on="session", right_index=True)
 
     def plan(self) -> Plan:
-        """What would be registered and tracked of what lies on the disks now, and what not, and why.
+        """The plan for the files on the disks now: what would be registered and tracked, and why the rest would not.
 
-        Nothing is written, and a lab that was never started is not: then every session is new.
+        Nothing is written, and a lab that was never started stays so: then every session is new.
         """
         engine = open_where_there(self.home)
         try:
@@ -133,24 +133,24 @@ class Platform:
         return detail_table(self._engine)
 
     def quarantine(self, open_only: bool = True) -> "pd.DataFrame":
-        """What sessions are in quarantine with: session, stage, file, reason, remedy, since; the newest first.
+        """The entries of the quarantine: session, stage, file, reason, remedy, since; the newest first.
 
         Parameters
         ----------
         open_only
-            Leave out what is over, because the file changed or a person released the session.
+            Leave out entries that have ended, because the file changed or a person released the session.
         """
         return quarantine_table(self._engine, open_only)
 
     def waiting(self) -> "pd.DataFrame":
         """Every session that waits or is held up: session, step, file, since, reason, remedy.
 
-        `passing` is true where nobody has to do anything. What is in quarantine is among them.
+        `passing` is true if nobody needs to do anything. Sessions in quarantine are among them.
         """
         return waiting_table(self._engine, self.settings)
 
     def report(self, day: date | None = None) -> DailyReport:
-        """The report of a day in the lab's time zone, by default the last one that is over.
+        """The report of a day in the lab's time zone, by default of the last finished day.
 
         Raises
         ------
@@ -163,21 +163,22 @@ class Platform:
         return daily_report(self._engine, day or yesterday(zone), zone, self.settings.damaged_videos)
 
     def notifications(self) -> "pd.DataFrame":
-        """What was told to whom, the newest first; `state` is waiting, sent or given up."""
+        """The notifications to each channel, the newest first; `state` is waiting, sent or given up."""
         return notification_table(self._engine)
 
     def models(self) -> "pd.DataFrame":
         """One row for each training and each imported version, oldest first.
 
-        `test_rmse_px` is over `test_images` images that it was not trained on; `tested_on` says so in words, and where
-        it may have been trained on them.
+        `test_rmse_px` is over `test_images` images that it was not trained on; `tested_on` says this in words, and adds
+        if it may have been trained on them.
         """
         return model_table(self._engine)
 
     def evaluations(self) -> "pd.DataFrame":
         """One row for each evaluation, side and body part; distances in pixels.
 
-        Side ``test`` is over the images that the version was not trained on, and ``train`` over those that it was.
+        Side ``test`` is over the images that the version was not trained on, side ``train`` over those that it was
+        trained on.
         """
         return evaluation_table(self._engine)
 
@@ -198,14 +199,14 @@ class Platform:
         DataFrame
             One row for each recording, individual and body part or limb, and one over all of them (`all`), with the
             scores that `pose.scores` explains, `verdict` (pass, warn or fail) and `findings`: the scores beyond their
-            limits in words, each with its value, its limit and where that comes from, separated by semicolons.
+            limits in words, each with its value, its limit and the source of the limit, separated by semicolons.
         """
         if session is not None:
             self.require_sessions([session])
         return quality_table(self._engine, session)
 
     def worst_quality(self, most: int = 100) -> "tuple[pd.DataFrame, dict[str, int]]":
-        """The newest recordings whose poses do not pass, in the columns of `quality`, and how many have each verdict.
+        """The newest recordings whose poses do not pass, in the columns of `quality`, and the counts of all verdicts.
 
         Each is one row over all of its body parts.
         """
@@ -215,16 +216,16 @@ class Platform:
         return pd.DataFrame(rows, columns=quality_table(self._engine, "").columns), verdicts
 
     def not_judged_by_floors(self, session: str | None = None) -> list[str]:
-        """The files of a session, or of all, whose poses in force nobody judged since there are floors in lab.yaml."""
+        """The files of a session, or of all, whose poses in force have not been judged since lab.yaml has floors."""
         return [path for path, judged in judged_files(self._engine, session).items() if not judged]
 
     def require_good_poses(self, session: str | Sequence[str]) -> None:
-        """Refuse a session, or the first of several, whose poses failed and that no person released, or nobody judged.
+        """Refuse a session, or the first of several, with poses that failed and were not released, or were not judged.
 
         Raises
         ------
         PlatformError
-            With the reason why the session is in quarantine, and how it comes out; or when it has no poses.
+            When the session is in quarantine, with the reason and the remedy; or when it has no poses.
         """
         sessions = [session] if isinstance(session, str) else list(session)
         if not sessions:
@@ -237,20 +238,21 @@ class Platform:
         """Every promotion, oldest first: who promoted which version, when, why, and on which evaluation and error.
 
 
-        `warning` is what spoke against the version by its own test images, such as that it is hopeless.
+        `warning` is what the version's own test images said against it, such as that it is hopeless.
         """
         return promotion_table(self._engine)
 
     def exports(self) -> "pd.DataFrame":
-        """One row for each export of a model version: how far it lies from DeepLabCut, in pixels, and its speed."""
+        """One row for each export of a model version: its distance from DeepLabCut in pixels, and its speed."""
         return export_table(self._engine)
 
     def parameters(self) -> "pd.DataFrame":
-        """One row for each version of each recipe; `also_called` names recipes that had the very same parameters."""
+        """One row for each version of each recipe; `also_called` names the other recipes with the very same
+        parameters."""
         return parameter_table(self._engine)
 
     def model_sessions(self, model: str) -> "pd.DataFrame":
-        """The sessions that a model version touched: those that taught it, tested it, or were tracked by it.
+        """The sessions that a model version learned from, was tested on or tracked.
 
         Raises
         ------
@@ -265,7 +267,7 @@ class Platform:
         Parameters
         ----------
         imported
-            Whether sessions all of whose poses were imported are among them.
+            True to include sessions all of whose poses were imported.
         """
         self._warn_of_rules()
         return stale_sessions(self._engine, imported)
@@ -275,7 +277,7 @@ class Platform:
         return poses_of_other_rules(self._engine, Store(self.settings.store), self.settings.tracking)
 
     def impact(self, model: str) -> Impact:
-        """What becomes stale when a model version is promoted, and what that costs.
+        """The poses that become stale when a model version is promoted, and the time to estimate them again.
 
         Raises
         ------
@@ -294,10 +296,10 @@ class Platform:
         return best_models(self._engine)
 
     def compare(self, project: str) -> "ProjectComparison":
-        """The versions of a project side by side on the same test images, from what is evaluated already.
+        """The versions of a project side by side on the same test images, from evaluations that exist already.
 
-        Its `versions`, `bodyparts`, `sessions` and `left_out` are DataFrames, errors in pixels; `warnings` are what a
-        reader of them has to know.
+        Its `versions`, `bodyparts`, `sessions` and `left_out` are DataFrames, with errors in pixels; `warnings` are
+        sentences that a reader must know.
 
         Raises
         ------
@@ -315,18 +317,18 @@ class Platform:
         Raises
         ------
         PlatformError
-            When no version begins so, or several do.
+            When no version begins with it, or several do.
         """
         return require_model(self._engine, start).id
 
     def project_of(self, model: str) -> str:
-        """The project that a model version belongs to, which is named as in `model_id`."""
+        """The project of a model version, which is named as in `model_id`."""
         return require_model(self._engine, model).project
 
     def earlier_model(self, project: str) -> str:
-        """The version that a roll back of a project goes to: the one before the one in production.
+        """The version that a rollback of a project goes to: the one before the one in production.
 
-        Versions that were rolled back are passed over, so a second roll back goes one step further.
+        Versions that were rolled back are passed over, so a second rollback goes one step further.
 
         Raises
         ------
@@ -347,30 +349,31 @@ class Platform:
     ) -> "pd.DataFrame":
         """The poses of one session, or of several.
 
-        Sessions in quarantine for the quality of these poses are warned of, or refused where lab.yaml says that bad
+        Sessions in quarantine for the quality of these poses cause a warning, or an error if lab.yaml says that bad
         poses block exports.
 
         Parameters
         ----------
         model
-            Take those that this version made, in force or not (its identity, or as much of it as tables show).
+            Take the poses that this version made, in force or not (its identity, or the beginning of it that tables
+            show).
         include_quarantined
-            Take poses that are in quarantine for their quality without a word.
+            Take poses that are in quarantine for their quality without a warning.
 
         Returns
         -------
         DataFrame
             Columns session, recording, frame (from 0), time_s (seconds from the recording's first frame), individual,
             bodypart, x, y (pixels, origin at the top left of the full frame; NaN where there is no estimate) and
-            likelihood (0 to 1). Where a recording has several files, frames and times go on from one to the next; a
-            file without poses keeps its place, and is warned of. So is a camera whose poses are by several models, or
-            of several precisions.
+            likelihood (0 to 1). If a recording has several files, frames and times go on from one to the next; a file
+            without poses keeps its place, and causes a warning. So does a camera whose poses are by several models, or
+            in several precisions.
 
         Raises
         ------
         PlatformError
-            When a session has no poses, nobody knows how many frames come before them, a body part is unknown, or poses
-            are in quarantine and lab.yaml blocks exports.
+            When a session has no poses, the number of frames before its poses is not known, a body part is unknown, or
+            poses are in quarantine and lab.yaml blocks exports.
         """
 
         from dlc_platform.pose.table import POSE_TABLE, read_parquets
@@ -390,18 +393,19 @@ class Platform:
         table = read_parquets(paths, bodyparts)
         part = table.pop("part").to_numpy()
         if (estimates["position"] > 0).any():
-            # Where a recording goes on in another file, so do its frames and times.
+            # If a recording goes on in another file, so do its frames and times.
             for name, first in (("frame", estimates["first_frame"]), ("time_s", estimates["first_s"])):
                 table[name] += first.to_numpy()[part].astype(table[name].dtype)
         for place, name in enumerate(("session", "recording")):
             table.insert(place, name, estimates[name].to_numpy(object)[part])
         for name in ("individual", "bodypart"):
-            # Of categories pandas makes groups that do not exist, such as a body part that another animal has.
+            # From categories pandas makes groups that do not exist, such as a body part that only another animal has.
             table[name] = table[name].astype(object)
         return table
 
     def lineage(self, session: str) -> "pd.DataFrame":
-        """What made the poses of a session: model version, labels, parameters, software versions and run, a row each.
+        """The model version, labels, parameters, software versions and run that made the poses of a session, a row
+        each.
 
         Raises
         ------
@@ -430,7 +434,7 @@ class Platform:
         Raises
         ------
         PlatformError
-            With the names that come near.
+            When a session is not registered; with the names that come near.
         """
         for one in sessions:
             if not isinstance(one, str):
@@ -444,13 +448,13 @@ class Platform:
         Raises
         ------
         PlatformError
-            With the projects that there are.
+            When lab.yaml does not name it; with the projects of lab.yaml.
         """
         require_known("project", [project], self.settings.projects, f"`projects` in {self.home / 'lab.yaml'}")
 
 
 def _in_order(files: "pd.DataFrame") -> "pd.DataFrame":
-    """Files with where each begins in its recording: `first_frame` and `first_s`.
+    """Files with their first frame and their start in the recording: `first_frame` and `first_s`.
 
     Raises
     ------
@@ -492,8 +496,8 @@ def _mixtures(estimates: "pd.DataFrame") -> Iterator[str]:
                 f"{short(str(model))} ({counted(sessions, 'session')})" for model, sessions in models.items()
             )
             yield (
-                f"the poses of the camera {camera} are by several models: {each}. `estimates()` says which are whose, "
-                "and `model=` takes those of one"
+                f"the poses of the camera {camera} are by several models: {each}. `estimates()` says which model made "
+                "which, and `model=` takes those of one"
             )
         elif own["precision"].nunique() > 1:
             yield f"some poses of the camera {camera} were estimated in half precision, which `lineage()` names"

@@ -1,10 +1,9 @@
 """The store: one immutable directory for each product, named by its identity.
 
 A product is written in a hidden directory beside its final place, fsynced and renamed, so a directory that exists is
-complete; it is removed the other way round. Its manifest lists the SHA-256 of its other files. Work that takes hours
-is kept in a workspace beside it, in which it is continued after an interruption. What a product contains is decided by
-the module that makes it; nothing here knows about DeepLabCut. Which products are still of use is decided in
-`retention`.
+complete; it is removed in the reverse order. Its manifest lists the SHA-256 of its other files. Work that takes hours
+is kept in a workspace beside it, in which it is continued after an interruption. The module that makes a product
+decides about its content; nothing here knows about DeepLabCut. `retention` decides which products are still needed.
 """
 
 import errno
@@ -32,12 +31,12 @@ MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _WORK = ".work-"
 _LOCK = "lock"
-#: What a product's folder may be called. Those of a lab are identities; what is hidden is no product.
+#: The possible names of a product's folder. Those of a lab are identities; a hidden folder is not a product.
 _NAME = re.compile(r"\w[\w -]{0,127}")
 _SPARE_BYTES = 1 << 20
 _LEFT_OVER_SECONDS = 24 * 3600
 _INTERRUPTED_SECONDS = 30 * 24 * 3600
-#: How a product that is lost is had again, by its kind.
+#: The way to get a lost product again, by its kind.
 _MADE_AGAIN = {
     "datasets": ", or move it away and materialise training_dataset again",
     "models": ", or train its recipe again, which gives another version (one from elsewhere is imported again)",
@@ -54,7 +53,7 @@ class Store:
         self.root = root
 
     def path(self, kind: Kind, identity: str) -> Path:
-        """Where a product lies, or will lie.
+        """The present or future folder of a product.
 
         Raises
         ------
@@ -71,15 +70,15 @@ class Store:
         return self.root / kind / identity
 
     def has(self, kind: Kind, identity: str) -> bool:
-        """True when the product is there; what is there is complete."""
+        """True if the product exists; an existing product is complete."""
         return self.path(kind, identity).is_dir()
 
     def manifest(self, kind: Kind, identity: str) -> dict[str, Any]:
-        """What a product says of itself; see `read_manifest`."""
+        """The manifest of a product; see `read_manifest`."""
         return read_manifest(self.path(kind, identity))
 
     def put(self, kind: Kind, identity: str, manifest: dict[str, Any], write: Callable[[Path], None]) -> Path:
-        """Make a product that is not there yet; one that is there is kept as it is.
+        """Make a product that does not exist yet; an existing one is kept unchanged.
 
         Parameters
         ----------
@@ -87,7 +86,7 @@ class Store:
             Written as ``manifest.json`` of the product, with the key `files` added: path, size in bytes and SHA-256 of
             every other file.
         write
-            Called with an empty directory, which it fills. Whatever it raises leaves nothing visible behind.
+            Called with an empty directory, which it fills. If it raises an error, nothing visible is left.
 
         Raises
         ------
@@ -109,10 +108,11 @@ class Store:
 
     @contextmanager
     def workspace(self, kind: Kind, identity: str) -> Iterator[Path]:
-        """The directory of work on a product that is continued after an interruption; it ends with the product.
+        """The directory of the work on a product that is continued after an interruption; it is removed with the
+        product's completion.
 
-        One process at a time is in it. Others wait, and may find the product when it is their turn. What is written
-        there with `write_atomically` is complete or not there, whatever happens.
+        Only one process at a time is in it. Others wait, and may find the product when it is their turn. A file that is
+        written there with `write_atomically` is complete or missing, whatever happens.
         """
         final = self.path(kind, identity)
         folder = final.parent / f"{_WORK}{identity}"
@@ -133,12 +133,12 @@ class Store:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 file = open(folder / _LOCK, "wb")  # noqa: SIM115 (kept open over the whole work)
-            except FileNotFoundError:  # whoever was in it has removed it just now
+            except FileNotFoundError:  # the process that was in it has removed it just now
                 continue
             except OSError as error:
                 raise self._not_written(error) from error
             with file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # the kernel drops it when the process ends, however that happens
+                fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it when the process ends, however that happens
                 if _is_still(folder / _LOCK, file.fileno()):
                     yield
                     return
@@ -146,10 +146,10 @@ class Store:
     def claim(self, kind: Kind, identity: str) -> str:
         """The SHA-256 of a product's manifest, for the row that is about to name it.
 
-        The product counts as written now, so that it is not removed as useless while its row is on the way.
+        The product counts as written now, so that it is not removed as unused before its row is written.
         """
         path = self.path(kind, identity)
-        with suppress(PermissionError, FileNotFoundError):  # of another user, and not ours to remove either
+        with suppress(PermissionError, FileNotFoundError):  # it belongs to another user, and we cannot remove it either
             os.utime(path)
         with opened(path, MANIFEST) as manifest:
             return sha256_file(manifest)
@@ -166,7 +166,7 @@ class Store:
         except PlatformError:
             raise
         except Exception as error:
-            # Libraries wrap "no space left" in exceptions of their own, or lose it, so the disk itself is asked.
+            # Libraries wrap "no space left" in their own exceptions, or lose it, so the disk itself is asked.
             if (isinstance(error, OSError) and error.errno in FULL) or disk_is_full(partial):
                 raise self._full() from error
             raise
@@ -188,16 +188,16 @@ class Store:
         )
 
     def products(self) -> list[Product]:
-        """The products that are there; what a link points to is none."""
+        """The products that exist; the target of a link is not one."""
         return [(kind, path.name) for kind in KINDS for path in self._listed(kind, is_product)]
 
     def remove(self, kind: Kind, identity: str) -> bool:
-        """Remove a product that nobody has written or claimed for a day, first out of sight, then file by file.
+        """Remove a product that nobody has written or claimed for a day: it is hidden first, then removed file by file.
 
         Returns
         -------
         bool
-            False when it is kept, because it is younger or a link, or when it is not there.
+            False if it is kept because it is younger or a link, or if it does not exist.
         """
         final = self.path(kind, identity)
         if final.is_symlink() or not final.is_dir() or not is_left_alone(final):
@@ -207,7 +207,7 @@ class Store:
             os.rename(final, hidden)
         except FileNotFoundError:  # somebody else removes it
             return False
-        if not is_left_alone(hidden):  # claimed between our look and the renaming
+        if not is_left_alone(hidden):  # claimed between our check and the renaming
             _rename_unless_there(hidden, final)
             return False
         _sync(final.parent)
@@ -215,7 +215,7 @@ class Store:
         return True
 
     def discard(self, kind: Kind, identity: str) -> None:
-        """Remove a product that is damaged and will be made anew by whoever calls this, first out of sight."""
+        """Remove a damaged product that the caller will make anew; it is hidden first."""
         hidden = _hidden(self.path(kind, identity))
         try:
             os.rename(self.path(kind, identity), hidden)
@@ -226,14 +226,14 @@ class Store:
         shutil.rmtree(hidden)
 
     def left_overs(self) -> list[Path]:
-        """What a crash left half-written or half-removed and nobody has written to for a day.
+        """Folders that a crash left half-written or half-removed and that nobody has written to for a day.
 
-        Work that was interrupted waits for its continuation longer, for thirty days.
+        Interrupted work waits for its continuation longer, for thirty days.
         """
         return [path for kind in KINDS for path in self._listed(kind, is_partial) if _is_left_over(path)]
 
     def remove_left_over(self, path: Path) -> bool:
-        """Remove one of `left_overs`; False when somebody is at work in it again, or it is gone."""
+        """Remove one of `left_overs`; False if somebody works in it again, or it is gone."""
         if not path.is_dir() or not _is_left_over(path):
             return False
         shutil.rmtree(path)
@@ -250,7 +250,7 @@ class Store:
             raise PlatformError(f"{folder} cannot be read: {error.strerror}", "Check its permissions") from error
 
     def remove_partials(self) -> list[Path]:
-        """Remove what a crash left behind, as far as that can be done."""
+        """Remove what crashes left behind, as far as possible."""
         partials = self.left_overs()
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)
@@ -258,7 +258,7 @@ class Store:
 
 
 def read_manifest(product: Path) -> dict[str, Any]:
-    """What a product says of itself.
+    """The manifest of a product.
 
     Raises
     ------
@@ -274,42 +274,42 @@ def read_manifest(product: Path) -> dict[str, Any]:
 
 @contextmanager
 def opened(product: Path, name: str, whole: bool = False) -> Iterator[Path]:
-    """A file of a product, to be read within the block.
+    """A file of a product, for reading within the block.
 
     Parameters
     ----------
     name
         Its path below the product.
     whole
-        See that its content is what was made. By default that is believed of a file of the right size.
+        Check the whole content against its checksum. By default a file of the right size is trusted.
 
     Raises
     ------
     PlatformError
-        When the product or the file is missing, is not what was made, or cannot be read, which includes what is raised
-        within the block.
+        When the product or the file is missing, has changed, or cannot be read; errors of reading within the block are
+        included.
     """
     file = product / name
     with _told(product, file):
         _require_below(name)
-        # What is no product yet, or none of ours, has no manifest to be held against.
+        # An unfinished or foreign product has no manifest to compare with.
         if name != MANIFEST and is_identity(product.name):
             _require_as_made(product, name, whole)
         yield file
 
 
 def require_intact(product: Path) -> None:
-    """See that every file of a product is what was made, before hours are spent on it; raises as `opened` does."""
+    """Check that every file of a product is unchanged, before hours are spent on it; raises as `opened` does."""
     for made in read_manifest(product).get("files", []):
         with _told(product, product / made["path"]):
             _require_below(made["path"])
             if sha256_file(product / made["path"]) != made["sha256"]:
-                raise ValueError("its content is not what was made")
+                raise ValueError("its content has changed since it was made")
 
 
 @contextmanager
 def _told(product: Path, file: Path) -> Iterator[None]:
-    """Let what goes wrong with a file of a product be said in a sentence."""
+    """Turn an error with a file of a product into a sentence."""
     try:
         yield
     except FileNotFoundError as error:
@@ -321,13 +321,13 @@ def _told(product: Path, file: Path) -> Iterator[None]:
 
 
 def intact(product: Path, name: str) -> Path:
-    """A file of a product, for another program to read, whose content is what was made; raises as `opened` does."""
+    """A file of a product for another program to read, with unchanged content; raises as `opened` does."""
     with opened(product, name, whole=True) as file:
         return file
 
 
 def _require_below(name: str) -> None:
-    """See that the path of a product's file does not lead out of the product: a manifest can come from anybody."""
+    """Check that the path of a product's file stays inside the product: a manifest can come from anybody."""
     if os.path.isabs(name) or ".." in name.split("/"):
         raise ValueError("its path leads out of the product")
 
@@ -336,7 +336,7 @@ def _require_as_made(product: Path, name: str, whole: bool) -> None:
     file = product / name
     size = file.stat().st_size
     made = {own["path"]: own for own in read_manifest(product).get("files", [])}.get(name)
-    if made is None:  # of a product that is older than checksums
+    if made is None:  # the product is older than checksums
         return
     if size != made["size_bytes"]:
         raise ValueError(f"it has {size} bytes, and had {made['size_bytes']} when it was made")
@@ -348,7 +348,7 @@ def _damaged(product: Path, problem: str, error: Exception) -> PlatformError:
     if isinstance(error, PermissionError):
         return PlatformError(problem, "Give the user who runs the platform the right to read the store")
     if isinstance(error, FileNotFoundError) and is_identity(product.name) and not product.parent.is_dir():
-        # A lost product leaves the others of its kind where they are.
+        # If only a product is lost, the others of its kind are still there.
         return MachineFault(
             f"{product.parent} of the store is not there",
             "Mount its disk, or bring the folder back; work goes on by itself then",
@@ -363,7 +363,7 @@ def _damaged(product: Path, problem: str, error: Exception) -> PlatformError:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file that is complete, and on the disk, or not there."""
+    """Write a file so that it is complete and on the disk, or missing."""
     partial = path.with_name(f"{_PARTIAL}{path.name}")
     with open(partial, "wb") as file:
         write(file)
@@ -374,17 +374,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def is_product(entry: os.DirEntry[str]) -> bool:
-    """True for a directory that is named as a product is."""
+    """True for a directory with the name of a product."""
     return entry.is_dir(follow_symlinks=False) and is_identity(entry.name)
 
 
 def is_partial(entry: os.DirEntry[str]) -> bool:
-    """True for a directory in which a product is written, or was when it crashed or was interrupted."""
+    """True for a directory in which a product is being written, or was when it crashed or was interrupted."""
     return entry.is_dir(follow_symlinks=False) and entry.name.startswith((_PARTIAL, _WORK))
 
 
 def is_left_alone(folder: Path) -> bool:
-    """True when nothing in a folder was written for a day, which no product takes, nor the way to its row."""
+    """True if nothing in a folder was written for a day: no product, and no writing of its row, takes so long."""
     return last_written(folder) < time.time() - _LEFT_OVER_SECONDS
 
 
@@ -394,10 +394,10 @@ def _is_left_over(partial: Path) -> bool:
 
 
 def last_written(folder: Path) -> float:
-    """When anything in a folder was written last, in seconds since the epoch; now, if that cannot be seen."""
+    """The time of the last write to anything in a folder, in seconds since the epoch; now, if that cannot be seen."""
     try:
         return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-    except OSError:  # somebody is at work in it, for example
+    except OSError:  # for example, somebody works in it
         return time.time()
 
 
@@ -409,13 +409,13 @@ def _rename_unless_there(hidden: Path, final: Path) -> None:
     try:
         os.rename(hidden, final)
     except OSError as error:
-        # Somebody else was quicker with the same content.
+        # Another process was quicker with the same content.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """True when the open file is the one that lies there."""
+    """True if the open file is the one with that name."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -434,7 +434,7 @@ def _files(folder: Path) -> list[dict[str, Any]]:
 
 
 def disk_is_full(folder: Path) -> bool:
-    """True when a few more bytes cannot be written, for want of blocks or files, or beyond the quota."""
+    """True if a few more bytes cannot be written, for lack of blocks or inodes, or because of the quota."""
     some = folder / f"{_PARTIAL}space"
     try:
         with open(some, "wb") as file:

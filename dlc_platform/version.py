@@ -1,7 +1,7 @@
 """The version of the platform.
 
-The second number is that of the newest migration of the catalogue, so it says which labs a version can work on; the
-third one counts the releases between two migrations. CHANGELOG.md in this folder says what a person has to know of
+The second number is that of the newest migration of the catalogue, so it tells which labs a version can work on; the
+third one counts the releases between two migrations. CHANGELOG.md in this folder tells what a person must know about
 each.
 """
 

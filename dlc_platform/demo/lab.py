@@ -1,6 +1,6 @@
 """The demo's lab on disk: raw sessions, a labelled DeepLabCut project, sessions that arrive later, and the truth.
 
-What is done with the lab (and `lab.yaml`, Postgres, Dagster) belongs to the story of the demo, how its videos look to
+The use of the lab (with `lab.yaml`, Postgres, Dagster) belongs to the story of the demo, the look of its videos to
 `dlc_platform.demo.render`.
 """
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 PROJECT = "arena"
 SCORER = "demo"
-#: Sessions of the project, and those that no label comes from: (subject, session), rendered from the number beside it.
+#: Sessions of the project, and sessions without labels: (subject, session), rendered from the number beside it.
 LABELLED = {(f"00{subject}", f"00{session}"): 10 * subject + session for subject in range(1, 5) for session in (1, 2)}
 UNSEEN = {("005", "001"): 51, ("005", "002"): 52}
-LABELLED_FRAMES = 12  # of each session
+LABELLED_FRAMES = 12  # from each session
 LABELLED_LENGTH = 60  # frames of its video
 
 RECIPE = Recipe(
@@ -46,7 +46,7 @@ RECIPE = Recipe(
 
 @dataclass(frozen=True)
 class DemoLab:
-    """Where the demo's files are: the raw root, the DeepLabCut project, and the true positions outside of both."""
+    """The places of the demo's files: the raw root, the DeepLabCut project, and the true positions outside of both."""
 
     home: Path
     raw: Path
@@ -81,14 +81,14 @@ def make_lab(home: Path) -> DemoLab:
 
 
 def drop_sessions(lab: DemoLab, frames: int = 150, steps: int = 12, pause: float = 0.5) -> list[Drop]:
-    """Let the unseen sessions appear in the raw root as from a camera: each file grows in place, and then is complete.
+    """Let the unseen sessions appear in the raw root as from a camera: each file grows in place until it is complete.
 
     Parameters
     ----------
     frames
         Length of each session.
     steps, pause
-        In how many pieces each file grows, and the seconds between two of them.
+        The number of pieces in which each file grows, and the seconds between two pieces.
     """
     drops = []
     for name, seed in UNSEEN.items():
@@ -167,7 +167,7 @@ def _write_labels(project: Path, video: Path, rendering: render.Rendering, seed:
     chosen = {int(rng.integers(low, high)) for low, high in itertools.pairwise(edges)}
     names = {index: f"img{index:04d}.png" for index in sorted(chosen)}
     with open_video(video) as (container, stream):
-        # What a person labels is the decoded video, with the traces of its compression.
+        # A person labels the decoded video, with the traces of its compression.
         for index, frame in enumerate(container.decode(stream)):
             if index in names:
                 Image.fromarray(frame.to_ndarray(format="rgb24")).save(folder / names[index])

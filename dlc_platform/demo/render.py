@@ -1,7 +1,7 @@
 """Rendered videos of a mouse seen from above, with the exact position of its body parts.
 
-Everything here follows from a seed: how the mouse moves, what the session looks like, and the noise of each frame.
-Where the videos lie and what is labelled is decided in `dlc_platform.demo.lab`.
+Everything here follows from a seed: the motion of the mouse, the look of the session, and the noise of each frame.
+`dlc_platform.demo.lab` decides where the videos lie and what is labelled.
 
 Coordinates are those of DeepLabCut's label tables: pixels, x to the right and y down, the centre of the upper left
 pixel at (0, 0). Angles are in radians from the x axis towards the y axis, so clockwise on the screen.
@@ -27,7 +27,7 @@ _SHOULDERS = 26.0
 _EARS = 13.0
 _EAR_OFFSET = 6.8
 _TAIL = 46.0
-_MARGIN = 40.0  # the shoulders stay so far from the edge of the picture that all body parts are always inside
+_MARGIN = 40.0  # distance of the shoulders from the edge, so that all body parts are always inside
 _SUPERSAMPLING = 3
 _SHIFT = 4  # cv2 draws at 1/16 of a (supersampled) pixel
 
@@ -42,7 +42,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class _Scene:
-    """What one session looks like: the empty arena, and what the light and the camera do to it."""
+    """The look of one session: the empty arena, and the effects of the light and the camera."""
 
     arena: NDArray[np.float32]  # (SIZE, SIZE, 3), grey levels before the light falls on it
     light: NDArray[np.float32]  # (SIZE, SIZE, 1), a factor
@@ -66,7 +66,7 @@ class _Motion:
 
 
 def render(seed: int, frames: int) -> Rendering:
-    """Render a session; the same seed gives the same picture, and more frames only go on longer."""
+    """Render a session; the same seed gives the same picture, and more frames only continue it."""
     scenery, walk, camera = (np.random.default_rng([seed, stream]) for stream in range(3))
     scene = _scene(scenery)
     motion = _walk(walk, frames)
@@ -121,7 +121,7 @@ def _walk(rng: np.random.Generator, frames: int) -> _Motion:
         turn += (np.clip(4 * error, -5, 5) * (pause <= 0) + rng.normal(0, 1.5) - turn) * step / 0.12
         heading += turn * step
         position = np.clip(position + speed * step * np.array([np.cos(heading), np.sin(heading)]), low, high)
-        # The rump is drawn after the shoulders, as a trailer is, and the spine gives only so far.
+        # The rump follows the shoulders like a trailer, and the spine bends only so far.
         rump += (speed / 30 + 1.5) * np.sin(heading - rump) * step
         rump = heading - np.clip(heading - rump, -0.8, 0.8)
         tail += 3.0 * np.sin(rump - tail) * step
@@ -150,7 +150,7 @@ def _outline(motion: _Motion, index: int, size: float) -> _Outline:
     head, heading, rump = motion.head[index], motion.heading[index], motion.rump[index]
     angle = np.interp(along, [12, _SHOULDERS, 46], [head, heading, rump])
     steps = -np.column_stack([np.cos(angle), np.sin(angle)])
-    # Trapezoids from the nose backwards, then moved so that the shoulders are where the mouse walked.
+    # Trapezoids from the nose backwards, then moved so that the shoulders are on the path of the mouse.
     midline = np.concatenate([np.zeros((1, 2)), np.cumsum((steps[1:] + steps[:-1]) / 2, axis=0)])
     midline = motion.shoulders[index] + size * (midline - midline[int(_SHOULDERS)])
     left = np.array([np.sin(head), -np.cos(head)])
@@ -184,7 +184,7 @@ def _photograph(scene: _Scene, mouse: _Outline, rng: np.random.Generator) -> NDA
 
 
 def _paint(scene: _Scene, mouse: _Outline) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mouse alone: its colour on black (SIZE, SIZE, 3), and how much of each pixel it covers (SIZE, SIZE)."""
+    """The mouse alone: its colour on black (SIZE, SIZE, 3), and the part of each pixel that it covers (SIZE, SIZE)."""
     import cv2
 
     large = (SIZE * _SUPERSAMPLING,) * 2
@@ -251,7 +251,7 @@ def _light(rng: np.random.Generator, bearing: float) -> NDArray[np.float32]:
 
 
 def _arena(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Walls, floor and what lies on it, as it stays for the whole session: (SIZE, SIZE, 3) grey levels."""
+    """Walls, floor and the things on it, which stay for the whole session: (SIZE, SIZE, 3) grey levels."""
     import cv2
 
     floor = rng.uniform(140, 215) * np.array([1.0, rng.uniform(0.93, 1.0), rng.uniform(0.85, 1.0)])

@@ -1,4 +1,4 @@
-"""The demo's story: a small lab does the whole main job, and the result is held against the truth.
+"""The demo's story: a small lab does the whole main job, and the result is compared with the truth.
 
 The demo does what a person would do, from outside: it writes lab.yaml, starts the lab, asks Dagster for a training, and
 puts videos into the raw folder. Its material comes from `lab` and `render`.
@@ -38,14 +38,14 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
     home
         A folder that does not exist yet, or is empty.
     stay
-        Called at the end, while everything still runs; None stops everything at once.
+        Called at the end, while everything still runs; with None everything stops at the end.
     say
         Called with one line for each step.
 
     Returns
     -------
     bool
-        False when the median error of the automatic poses is over 5 px.
+        False if the median error of the automatic poses is over 5 px.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
             f"{home} is not empty",
             f"Look at that demo again with {command('up', home)}, remove it, or choose another --home",
         )
-    # The demo waits for the sensors, whatever this machine is used for otherwise.
+    # The demo waits for the sensors, even if this machine has another stage set.
     os.environ[STAGE_VARIABLE] = "production"
     stages: dict[str, float] = {}
     with _stage("render the lab", stages, say):
@@ -133,7 +133,7 @@ def _wait_until(done: Callable[[], bool], services: Services) -> None:
         services.check()
         services.check_runs()
         if time.monotonic() > deadline:
-            raise PlatformError(f"nothing came out within {_DEADLINE_SECONDS} s", f"Look at {services.url}/runs")
+            raise PlatformError(f"there was no result within {_DEADLINE_SECONDS} s", f"Look at {services.url}/runs")
         time.sleep(1)
 
 

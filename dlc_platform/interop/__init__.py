@@ -1,1 +1,1 @@
-"""Foreign formats: one module for each. What comes in becomes the platform's own tables at this door."""
+"""Foreign formats: one module for each. Their content becomes the platform's own tables here."""

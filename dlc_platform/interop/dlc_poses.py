@@ -1,8 +1,8 @@
 """The pose files that DeepLabCut writes for a video, ``.h5`` and ``.csv``, of one animal or of several.
 
-They are read without trusting them: nothing in them is unpickled, and what is kept of them is written here, from the
-values that were checked. Poses that were computed elsewhere become a product
-of kind ``poses`` here, like those of `dlc.inference`, but marked as imported.
+They are read without trust: nothing in them is unpickled, and the files that are kept are written here, from checked
+values. Poses that were computed elsewhere become a product of kind ``poses`` here, like those of `dlc.inference`, but
+marked as imported.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _LEVELS = {
 _COORDINATES = {"x", "y", "likelihood"}
 _ANEW = "Analyze the video again with DeepLabCut, and import the file that it writes"
 
-#: Networks place keypoints slightly outside the picture now and then; further out than this part of it they do not.
+#: Networks sometimes place keypoints slightly outside the picture, but not further out than this fraction of it.
 _MARGIN = 0.1
-#: Twenty-four hours at 120 frames per second, of a hundred body parts in double precision.
+#: The size of twenty-four hours at 120 frames per second with a hundred body parts in double precision.
 _MOST_FILE_BYTES = 30_000_000_000
-#: In characters: the names of 15,000 columns.
+#: The longest line, in characters: the names of 15,000 columns.
 _LONGEST_LINE = 2_000_000
 
 
 @dataclass(frozen=True)
 class PoseFile:
-    """What a pose file of DeepLabCut holds.
+    """The content of a pose file of DeepLabCut.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class PoseFile:
 
     @property
     def rows(self) -> int:
-        """How many frames the file has."""
+        """The number of frames in the file."""
         return len(self.poses)
 
 
@@ -75,10 +75,10 @@ class ImportedPoses:
     Attributes
     ----------
     model_id
-        The model that the person who imported them named, None where none was.
+        The model that the importing person named; None if none was named.
     note
-        How the file differs from its video, what speaks against their belonging together, and whether the pose table
-        has fewer digits than the file; empty where nothing is.
+        Differences between the file and its video, signs that they do not belong together, and a loss of digits in the
+        pose table, in words; empty if there are none.
     """
 
     id: str
@@ -96,23 +96,23 @@ class ImportedPoses:
 def import_poses(
     file: Path, video: VideoInfo, store: Store, model_id: str | None = None, allow_mismatch: bool = False
 ) -> ImportedPoses:
-    """Put a pose file of DeepLabCut into the store as the poses of a video, and all its numbers beside them.
+    """Put a pose file of DeepLabCut into the store as the poses of a video, with all its numbers beside them.
 
-    The file itself is not kept, because others may open what it holds besides numbers: its numbers are written anew, to
-    a ``.h5`` of the same name. The identity is that of the video, of the file's bytes, and of the model where one is
-    named.
+    The file itself is not kept, because it may hold more than numbers, which other programs may open: its numbers are
+    written anew, to a ``.h5`` of the same name. The identity covers the video, the file's bytes, and the model if one
+    is named.
 
     Parameters
     ----------
     model_id
-        The model that made them, where it is known to the platform.
+        The model that made them, if the platform has it.
     allow_mismatch
-        Leave out rows beyond the video, and let frames without a row have no estimate, instead of refusing.
+        Leave out rows beyond the video, and leave frames without a row empty, instead of refusing the file.
 
     Raises
     ------
     PlatformError
-        When the file cannot be read, changes meanwhile, or has another number of rows than the video has frames.
+        When the file cannot be read, changes meanwhile, or its number of rows is not the video's number of frames.
     """
     sha256 = sha256_file(_readable(file))
     found = read_poses(file)
@@ -120,8 +120,8 @@ def import_poses(
     if difference and not allow_mismatch:
         raise PlatformError(
             difference,
-            "Import it for the video that it was made from; or let rows beyond the video be left out, and frames "
-            "without a row have no estimate (`--allow-mismatch`)",
+            "Import it for the video that it was made from; or use `--allow-mismatch`, which leaves out rows beyond "
+            "the video and gives frames without a row no estimate",
         )
     poses = found.poses.reindex(range(video.frames))
     table = tidy_from_dlc(poses, video.times_s)
@@ -153,7 +153,7 @@ def import_poses(
 
 
 def load_imported_poses(path: Path) -> ImportedPoses:
-    """The imported poses whose product directory is `path`."""
+    """The imported poses in the product directory `path`."""
     manifest = read_manifest(path)
     return ImportedPoses(
         id=path.name,
@@ -172,13 +172,13 @@ def load_imported_poses(path: Path) -> ImportedPoses:
 def read_poses(file: Path) -> PoseFile:
     """Read a pose file without unpickling anything in it.
 
-    Understood are ``.h5`` files in pandas' table and fixed formats, under any key, and ``.csv`` files with three or
-    four lines of header.
+    It reads ``.h5`` files in pandas' table and fixed formats, under any key, and ``.csv`` files with three or four
+    lines of header.
 
     Raises
     ------
     PlatformError
-        When the file is of another kind, is damaged, holds more than poses or what no pose can be, or its rows are not
+        When the file is of another kind, is damaged, holds more than poses or impossible values, or its rows are not
         numbered by frame.
     """
     import pandas as pd
@@ -212,7 +212,7 @@ def read_poses(file: Path) -> PoseFile:
 
 
 def _readable(file: Path) -> Path:
-    """The file itself, if it is a plain one that can be opened."""
+    """The file itself, if it is a plain file that can be opened."""
     try:
         open_plain(file, _MOST_FILE_BYTES).close()
     except FileNotFoundError:
@@ -223,7 +223,7 @@ def _readable(file: Path) -> Path:
 
 
 def _difference(file: Path, found: PoseFile, video: VideoInfo) -> str:
-    """How the rows of a file differ from the frames of its video, in words; empty where they do not."""
+    """The difference between the rows of a file and the frames of its video, in words; empty if there is none."""
     beyond = int((found.poses.index >= video.frames).sum())
     missing = video.frames - (found.rows - beyond)
     parts = []
@@ -240,7 +240,7 @@ def _difference(file: Path, found: PoseFile, video: VideoInfo) -> str:
 
 
 def _outside(table: pd.DataFrame, video: VideoInfo) -> str:
-    """How many keypoints lie where the video has no picture, in words; empty where none does."""
+    """The number of keypoints outside the video's picture, in words; empty if there are none."""
     estimates = table[table["x"].notna()]
     distance = np.maximum.reduce(
         [
@@ -257,13 +257,13 @@ def _outside(table: pd.DataFrame, video: VideoInfo) -> str:
     return (
         f"{outside} of {counted(len(estimates), 'keypoint')} {'lies' if outside == 1 else 'lie'} more than "
         f"{margin:.0f} px outside the picture of {video.width} x "
-        f"{video.height} px, up to {distance.max():.0f} px: the poses may be those of another video, or of one of "
+        f"{video.height} px, up to {distance.max():.0f} px: the poses may belong to another video, or to one of "
         "another size"
     )
 
 
 def _without_likelihood(table: pd.DataFrame) -> str:
-    """How many keypoints have a place and no likelihood, in words; empty where none has."""
+    """The number of keypoints with a place and no likelihood, in words; empty if there are none."""
     without = int((table["x"].notna() & table["likelihood"].isna()).sum())
     return (
         f"{counted(without, 'keypoint has', 'keypoints have')} no likelihood, and never count as confident"
@@ -273,7 +273,7 @@ def _without_likelihood(table: pd.DataFrame) -> str:
 
 
 def _rounded(poses: pd.DataFrame) -> str:
-    """That the numbers have more digits than the pose table keeps, in words; empty where none has."""
+    """The note that the file has more digits than the pose table keeps; empty if it has not."""
     values = poses.to_numpy(np.float64)
     values = values[~np.isnan(values)]
     kept = values.astype(np.float32)
@@ -290,7 +290,8 @@ def _check_columns(file: Path, columns: Columns) -> tuple[str, ...]:
     Raises
     ------
     PlatformError
-        Unless every keypoint has x, y and likelihood once, of one scorer; and when a body part is called ``all``.
+        When a keypoint does not have x, y and likelihood exactly once, when there are several scorers, or when a body
+        part is called ``all``.
     """
     levels = _LEVELS.get(len(columns[0]) if columns else 0)
     if levels is None or any(len(column) != len(levels) for column in columns):
@@ -311,7 +312,7 @@ def _check_columns(file: Path, columns: Columns) -> tuple[str, ...]:
         if found != _COORDINATES:
             raise PlatformError(
                 f"{file} has {', '.join(sorted(found))} for {' '.join(keypoint)}, not x, y and likelihood",
-                "Import the poses of one video; labels and 3D poses are other things",
+                "Import the poses of one video; labels and 3D poses cannot be imported here",
             )
     if any(column[-2] == "all" for column in columns):
         raise PlatformError(
@@ -322,12 +323,12 @@ def _check_columns(file: Path, columns: Columns) -> tuple[str, ...]:
 
 
 def _check_values(file: Path, columns: Columns, values: np.ndarray) -> None:
-    """Refuse what no pose can be, in the precision that poses are kept in; NaN stands for no estimate.
+    """Refuse impossible values, in the precision in which poses are kept; NaN stands for no estimate.
 
     Raises
     ------
     PlatformError
-        When a coordinate is infinite or lacks its other one, or a likelihood is not from 0 to 1.
+        When a coordinate is infinite, only one of x and y is given, or a likelihood is not between 0 and 1.
     """
     is_likelihood = np.array([column[-1] == "likelihood" for column in columns])
     with np.errstate(over="ignore"):
@@ -395,31 +396,31 @@ def _read_csv(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
 
 
 def _check_line_lengths(file: Path) -> None:
-    """Refuse a line without an end, before it is read as one.
+    """Refuse an endless line before it is read whole.
 
     Raises
     ------
     PlatformError
-        Naming the line.
+        When there is such a line; it names the line.
     """
     with open_plain(file) as lines:
         number = 1
         while piece := lines.readline(_LONGEST_LINE):
             if len(piece) == _LONGEST_LINE:
                 raise PlatformError(
-                    f"line {number} of {file} has more than {_LONGEST_LINE:,} characters: it is no table of poses",
+                    f"line {number} of {file} has more than {_LONGEST_LINE:,} characters: it is not a table of poses",
                     _ANEW,
                 )
             number += 1
 
 
 def _check_lines(file: Path, width: int) -> None:
-    """Refuse a line that is cut off or too long, which pandas fills up or shifts.
+    """Refuse a line that is cut off or too long; pandas would fill it up or shift it.
 
     Raises
     ------
     PlatformError
-        Naming the line.
+        When there is such a line; it names the line.
     """
     with open(file, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
@@ -437,6 +438,6 @@ def _read_hdf(file: Path) -> tuple[Columns, np.ndarray, np.ndarray]:
     if not isinstance(table.index, np.ndarray):
         raise PlatformError(
             f"the rows of {file} are not numbered by frame",
-            "Import the poses of a video; those of images are another thing",
+            "Import the poses of a video; those of images cannot be imported here",
         )
     return table.columns, table.index, table.values

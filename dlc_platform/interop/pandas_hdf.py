@@ -1,7 +1,7 @@
 """The one table of numbers that pandas wrote into a ``.h5``, read without unpickling.
 
-DeepLabCut keeps labels and poses so, in pandas' fixed format or in its table format. What the rows and columns mean is
-decided by who reads them.
+DeepLabCut keeps labels and poses so, in pandas' fixed format or in its table format. The callers know what the rows and
+columns mean.
 """
 
 import math
@@ -46,14 +46,14 @@ def read_hdf_table(file: Path, anew: str) -> HdfTable:
     Parameters
     ----------
     anew
-        The remedy for a file that cannot be used: how to write it again.
+        The remedy for a file that cannot be used: a way to write it again.
 
     Raises
     ------
     PlatformError
-        When it is no plain file, or holds more than plain data sets of its own, as `plain_hdf` says; when it holds no
-        table or several, objects that only unpickling would read, or other things than numbers; when it is damaged, or
-        has a column twice.
+        When it is not a plain file, or holds more than plain data sets of its own (see `plain_hdf`); when it does not
+        hold exactly one table, or holds objects that only unpickling could read, or anything else than numbers; when it
+        is damaged, or has a column twice.
     """
     import h5py
 
@@ -66,7 +66,7 @@ def read_hdf_table(file: Path, anew: str) -> HdfTable:
             }
             if len(frames) != 1:
                 raise PlatformError(
-                    f"{file} holds {len(frames)} tables of pandas ({', '.join(frames) or 'none'}), and a file of "
+                    f"{file} holds {len(frames)} tables of pandas ({', '.join(frames) or 'none'}), but a file of "
                     "DeepLabCut holds one",
                     anew,
                 )
@@ -124,12 +124,10 @@ def _fixed_format(file: Path, group: Any, anew: str) -> tuple[Columns, "np.ndarr
         found = []
         for level in range(int(group.attrs[f"{prefix}_nlevels"])):
             names, codes = array(f"{prefix}_level{level}"), array(f"{prefix}_label{level}")
-            if len(codes) and codes.min() < 0:  # pandas' way to write a label that is missing
+            if len(codes) and codes.min() < 0:  # pandas writes a missing label so
                 raise PlatformError(f"{file} has a label without a name in {prefix}_level{level}", anew)
             if len(codes) > (_MOST_COLUMNS if prefix != "axis1" else _MOST_NAMED_ROWS):
-                raise PlatformError(
-                    f"{file} has {len(codes)} labels in {prefix}_label{level}, which are too many", anew
-                )
+                raise PlatformError(f"{file} has {len(codes)} labels in {prefix}_label{level}, which is too many", anew)
             found.append(names[codes])
         return found
 
@@ -161,7 +159,7 @@ def _side_by_side(blocks: dict[tuple[str, ...], np.ndarray], columns: Columns, r
 
 
 def _name(file: Path, label: Any, anew: str) -> str:
-    """A label as a .csv has it."""
+    """A label, as a .csv has it."""
     if isinstance(label, bytes):
         return label.decode()
     if isinstance(label, str | int | float) and not isinstance(label, bool):
@@ -170,5 +168,5 @@ def _name(file: Path, label: Any, anew: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """An attribute of PyTables as text; empty where there is none."""
+    """An attribute of PyTables as text; empty if it is missing."""
     return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else ""

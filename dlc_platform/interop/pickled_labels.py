@@ -1,7 +1,7 @@
 """The pickles in which PyTables keeps a table's labels, read without unpickling.
 
-A pickle is a program, and running one of somebody else's can do anything. Labels, and what else pandas keeps beside
-them, need few of its instructions, none of which can call something; only these are known here.
+A pickle is a program, and running a foreign one can do anything. Labels, and the other values that pandas keeps beside
+them, need few of its instructions, none of which can call anything; only these are known here.
 """
 
 import pickletools
@@ -10,7 +10,7 @@ from typing import Any
 from dlc_platform.errors import PlatformError
 
 _MARK = object()
-#: None, and whole numbers and truth values, which protocol 0 writes alike.
+#: Instructions for None, and for whole numbers and truth values, which protocol 0 writes alike.
 _VALUES = frozenset(("UNICODE", "STRING", "INT", "LONG", "FLOAT", "NONE"))
 
 
@@ -20,12 +20,12 @@ def read_pickled_labels(data: bytes, where: str) -> Any:
     Parameters
     ----------
     where
-        Names the file and the place in it, for the error.
+        The file and the place in it, for the error.
 
     Raises
     ------
     PlatformError
-        When it holds any other instruction, or is no pickle. Nothing has been run then.
+        When it holds any other instruction, or is not a pickle. Nothing has been run then.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}

@@ -1,7 +1,7 @@
-"""HDF5 files of other people, opened only where they hold plain data sets, and no more than the file itself holds.
+"""HDF5 files of other people, opened only if they hold plain data sets, and no more data than the file itself.
 
-HDF5 is a file system: it links to other files, keeps data in them, puts virtual data sets together from them, loads
-programs to unpack data, and says of a few bytes that they are terabytes. PyTables keeps pickles in it. All of that is
+HDF5 is like a file system: it links to other files, keeps data in them, combines them into virtual data sets, loads
+programs to unpack data, and can declare a few bytes to be terabytes. PyTables keeps pickles in it. All of that is
 refused here, before any data is read.
 """
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
 #: A pose file of DeepLabCut has about twenty objects; one of pandas' other format has five for each block.
 _MOST_OBJECTS = 2000
 _MOST_ATTRIBUTE_BYTES = 4 << 20
-#: What a file may unpack to: so many times its size, or so many bytes. PyTables reserves 5 MB for the index of a table.
+#: The largest unpacked size of a file: so many times its size, or so many bytes. PyTables reserves 5 MB for an index.
 _MOST_TIMES, _MOST_BYTES = 20, 16 << 20
-#: What HDF5 itself unpacks: deflate, shuffle and the checksum. Anything else is a program that it would load.
+#: The filters that HDF5 itself unpacks: deflate, shuffle and the checksum. Any other filter is a program to load.
 _DEFLATE, _SHUFFLE, _CHECKSUM = 1, 2, 3
 _CHECKSUM_BYTES = 4
-#: Booleans, integers, floats, and texts of a fixed length; tables have rows of these.
+#: Kinds of values: booleans, integers, floats, and texts of a fixed length; tables have rows of these.
 _KINDS = "biufS"
 
 
 @contextmanager
 def open_hdf(file: Path, anew: str) -> Iterator[h5py.File]:
-    """Open a ``.h5`` all of whose links lead to groups and data sets of its own; `check_contents` looks at these.
+    """Open a ``.h5`` whose links all lead to its own groups and data sets; `check_contents` checks these.
 
     Parameters
     ----------
     anew
-        The remedy for a file that cannot be used: how to write it again.
+        The remedy for a file that cannot be used: a way to write it again.
 
     Raises
     ------
     PlatformError
-        When it is no plain file, or holds a link of another kind.
+        When it is not a plain file, or holds a link of another kind.
     OSError
         When it cannot be opened, or is not HDF5.
     """
     import h5py
 
-    # Given as an open file, HDF5 never opens a path by itself.
+    # With an open file, HDF5 never opens a path by itself.
     with open_plain(file) as opened, h5py.File(opened, "r") as hdf:
         for _ in _objects(file, hdf, anew):
             pass
@@ -60,13 +60,12 @@ def open_hdf(file: Path, anew: str) -> Iterator[h5py.File]:
 
 
 def check_contents(file: Path, hdf: h5py.File, anew: str) -> None:
-    """See that a file holds nothing but plain data sets of a size in keeping with its own, and no pickle of more than
-    labels.
+    """Check that a file holds only plain data sets of a plausible size, and only pickles of labels.
 
     Raises
     ------
     PlatformError
-        Naming the file and what in it is something else.
+        When it holds anything else; it names the file and the place.
     """
     import h5py
 
@@ -88,17 +87,17 @@ def check_contents(file: Path, hdf: h5py.File, anew: str) -> None:
 
 
 def read_whole(file: Path, data: Any, anew: str) -> np.ndarray:
-    """The values of a data set that `check_contents` has seen, all of which are in the file.
+    """The values of a data set that `check_contents` has checked; all of them must be in the file.
 
     Raises
     ------
     PlatformError
-        When some were never written, which HDF5 would make up, or a packed part holds more than it says.
+        When some were never written, so that HDF5 would make them up, or a packed part holds more than it declares.
     """
     import h5py
 
     if not isinstance(data, h5py.Dataset):
-        raise PlatformError(f"{file} has no data set where pandas keeps one", anew)
+        raise PlatformError(f"{file} lacks a data set that pandas writes", anew)
     there = data.id.get_storage_size()
     if data.chunks is None:
         if there < _bytes(data.shape, data.dtype):
@@ -113,12 +112,12 @@ def read_whole(file: Path, data: Any, anew: str) -> np.ndarray:
 
 
 def _objects(file: Path, hdf: h5py.File, anew: str) -> Iterator[tuple[str, Any]]:
-    """The groups and data sets of a file with their names; no link but one to such an object of the file is followed.
+    """The groups and data sets of a file with their names; only links to such objects of the file are followed.
 
     Raises
     ------
     PlatformError
-        At a link of another kind, at one to an object that was there before, or where there are too many.
+        When there is a link of another kind, a second link to one object, or too many objects.
     """
     import h5py
     from h5py import h5l, h5o  # pyright: ignore[reportAttributeAccessIssue] (parts in C, of which it knows nothing)
@@ -132,7 +131,7 @@ def _objects(file: Path, hdf: h5py.File, anew: str) -> Iterator[tuple[str, Any]]
         if not isinstance(found, h5py.Group):
             continue
         if len(found) + len(seen) > _MOST_OBJECTS:
-            raise PlatformError(f"{file} holds more than {_MOST_OBJECTS} objects, and one of pandas has few", anew)
+            raise PlatformError(f"{file} holds more than {_MOST_OBJECTS} objects, but a table of pandas has few", anew)
         for name in found.id:
             kind = found.id.links.get_info(name).type
             where = f"{place.rstrip('/')}/{name.decode(errors='backslashreplace')}"
@@ -162,7 +161,7 @@ def _check_attributes(file: Path, name: str, found: Any, anew: str) -> None:
         value = found.attrs[label]
         if isinstance(value, str):
             value = value.encode(errors="surrogateescape")
-        # PyTables unpickles every text that ends so.
+        # PyTables unpickles every text with this ending.
         if isinstance(value, bytes) and len(value) > 2 and value.endswith(b"."):
             read_pickled_labels(value, f"{file}, {label}")
 
@@ -198,7 +197,7 @@ def _is_plain(dtype: np.dtype) -> bool:
 
 
 def _check_packed(file: Path, data: Any, chunks: int, anew: str) -> None:
-    """Unpack each part as far as it may go: HDF5 itself would go on to the end, whatever the size that is stated."""
+    """Unpack each part only up to its declared size: HDF5 itself would go on to the end."""
     plan = data.id.get_create_plist()
     filters = [plan.get_filter(index)[0] for index in range(plan.get_nfilters())]
     most = _bytes(data.chunks, data.dtype) + _CHECKSUM_BYTES
@@ -214,11 +213,11 @@ def _check_packed(file: Path, data: Any, chunks: int, anew: str) -> None:
             except zlib.error as error:
                 raise PlatformError(f"{file} is damaged: {data.name} cannot be unpacked ({error})", anew) from error
         if is_more:
-            raise PlatformError(f"{file} is damaged: a part of {data.name} is not of the size that is stated", anew)
+            raise PlatformError(f"{file} is damaged: a part of {data.name} does not have the declared size", anew)
 
 
 def _made_up(file: Path, data: Any) -> str:
-    return f"{file} is damaged: not all of {data.name} was written, which says that it has {data.shape} values"
+    return f"{file} is damaged: not all of {data.name} was written, although it declares {data.shape} values"
 
 
 def _bytes(shape: tuple[int, ...] | None, dtype: np.dtype) -> int:

@@ -1,1 +1,1 @@
-"""Messages to people outside the platform: what is told, when, and through which channel."""
+"""Messages to people outside the platform: their content, their time, and their channel."""

@@ -29,12 +29,12 @@ def send_mail(channel: Mail, message: Message, password: str, limit: float, writ
             server.starttls(context=context)
         if channel.user is not None:
             server.login(channel.user, password)
-        # Which of its steps a server hangs in is not told; the last one is where a server looks at the message.
+        # The error does not say in which step the server hangs; the last step is the one in which it has the message.
         written.set()
         refused = server.send_message(mail)
     finally:
-        # Not `quit`: the message is taken, and a farewell that fails must not have it sent again.
+        # Not `quit`: the message is accepted, and a failing farewell must not cause a second sending.
         server.close()
     if refused:
-        # Those who got it would get it again.
-        raise SendError(f"refused for {', '.join(sorted(refused))}, and taken for the others", passing=False)
+        # The receivers who got it would get it again.
+        raise SendError(f"refused for {', '.join(sorted(refused))}, and accepted for the others", passing=False)

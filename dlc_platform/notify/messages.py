@@ -1,4 +1,4 @@
-"""What people are told: one thing, and the message that several of them travel in."""
+"""News for people: one event, and the message that carries several of them."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dlc_platform.settings.channels import Event, Mail, Webhook
 
 Channel = Webhook | Mail
 LONGEST_TEXT = 600
-#: How a message's title speaks of one thing, and of several.
+#: The words of a message's title for one event, and for several.
 WORDS: dict[Event, tuple[str, str]] = {
     "run_failure": ("run failed", "runs failed"),
     "quarantine": ("session is in quarantine", "times a session or file was put in quarantine"),
@@ -22,7 +22,7 @@ WORDS: dict[Event, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class News:
-    """Something to tell; `subject` names it among those of its kind, for good."""
+    """An event to tell; `subject` names it, for ever, among those of its kind."""
 
     kind: Event
     subject: str
@@ -32,7 +32,7 @@ class News:
 
 @dataclass(frozen=True)
 class Message:
-    """What one channel is told at once: the newest notifications of each kind, and how many there are of each."""
+    """The message for one channel: the newest notifications of each kind, and the number of each kind."""
 
     id: str
     lab: str
@@ -56,9 +56,9 @@ class Message:
 
 
 class SendError(Exception):
-    """A message that did not get through; `passing` says whether it may another time.
+    """A message that was not delivered; `passing` is true if a later try may succeed.
 
-    One that is `unanswered` was written to the end, so the receiver may have it.
+    An `unanswered` message was sent completely, so the receiver may have it.
     """
 
     def __init__(self, reason: str, passing: bool, unanswered: bool = False):
@@ -80,6 +80,6 @@ def trial_message(lab: str) -> Message:
 
 
 def plain(words: str) -> str:
-    """Text that may be written down: not endless, and without what stands between // and @ in a URL."""
+    """Text that may be written down: cut, and without the part between // and @ of a URL."""
     words = re.sub(r"(?<=://)[^/\s@]+@", "", words.replace("\0", ""))
     return words if len(words) <= LONGEST_TEXT else words[: LONGEST_TEXT - 4] + " ..."

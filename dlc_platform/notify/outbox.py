@@ -1,12 +1,12 @@
-"""Telling people: what is to be told, in the table `notification`, and when it is sent.
+"""The outbox: notifications in the table `notification`, and their sending.
 
-Each thing is written down once for each channel, and travels in one message. A message is sent at least once: it is
-marked after the receiver took it, because a failure that nobody hears of is worse than one that is heard of twice. That
-happens when the process dies between the receiver's answer and one commit, and when a receiver got the message and did
-not answer in time, which is tried again a few times only. The message goes out as it was, under the same
-`Idempotency-Key` (for e-mail, `Message-ID`), by which a receiver knows it.
+Each event is written down once for each channel, and is sent in one message. A message is sent at least once: it is
+marked after the receiver accepted it, because a failure that nobody hears about is worse than one that is told twice. A
+message is sent twice if the process dies between the receiver's answer and one commit. The same happens if a receiver
+got the message and did not answer in time; that is tried again only a few times. The message is sent again unchanged,
+with the same `Idempotency-Key` (for e-mail, `Message-ID`), by which a receiver recognises it.
 
-What is worth telling is decided elsewhere, and how one message is sent is in `sending`.
+Other modules decide which events are worth telling; `sending` sends one message.
 """
 
 import time
@@ -25,24 +25,24 @@ from dlc_platform.settings.channels import Event, Notify
 
 #: A failure that can pass is tried again after a minute, then after twice as long each time, at most this.
 _LONGEST_WAIT = timedelta(hours=1)
-#: A message that nobody took for so long is given up: over a weekend, mail servers come back.
+#: A message that nobody accepted for so long is given up: after a weekend, mail servers are back.
 PATIENCE = timedelta(days=3)
-#: How often a message is sent again that was written to the end and not answered: the receiver may have it.
+#: The most times that a completely sent message without an answer is sent again: the receiver may have it.
 _UNANSWERED = 3
-#: What a message shows of each kind; the rest is counted.
+#: The most notifications of each kind that a message shows; the rest is counted.
 _SHOWN = 10
 
-#: A report comes alone, so that it is found again.
+#: A report is a message of its own, so that people find it again.
 _TOGETHER: tuple[tuple[Event, ...], ...] = (("daily_report",), ("run_failure", "quarantine", "stale"))
 
 
 def announce(engine: Engine, channels: Iterable[Channel], news: Iterable[News]) -> int:
-    """Write down what is to be told, for each channel that wants it; what it knows already is left.
+    """Write news down for each channel that wants it; a channel that knows it already is left out.
 
     Returns
     -------
     int
-        How many notifications are new.
+        The number of new notifications.
     """
     rows = [
         {
@@ -64,7 +64,8 @@ def announce(engine: Engine, channels: Iterable[Channel], news: Iterable[News]) 
 
 
 def announce_quarantine(engine: Engine, channels: Iterable[Channel]) -> int:
-    """Write down what is in quarantine, for each channel that wants it and does not know; returns how many are new."""
+    """Write new entries of the quarantine down for each channel that wants them; return the number of new
+    notifications."""
     new = 0
     for channel in channels:
         if "quarantine" in channel.send:
@@ -75,7 +76,7 @@ def announce_quarantine(engine: Engine, channels: Iterable[Channel]) -> int:
     return new
 
 
-#: In the database alone, for a bad disk puts thousands of sessions in at once.
+#: Done only in the database, because a bad disk puts thousands of sessions into quarantine at once.
 _QUARANTINE = """
 insert into dlc.notification (kind, subject, channel, title, body)
 select 'quarantine', q.id::text, :channel,
@@ -98,25 +99,25 @@ def deliver(
     seconds: float = 25.0,
     limit: float = SEND_SECONDS,
 ) -> int:
-    """Send what is waiting, a message for each channel, and what failed before and is due again.
+    """Send waiting notifications, a message for each channel, and failed messages that are due again.
 
     Any number of processes may do this at once; each message is sent by one of them.
 
     Parameters
     ----------
     lab
-        What messages call the lab.
+        The name of the lab in messages.
     say
         Called with one line for each message that failed.
     seconds
         No message is begun after so long.
     limit
-        For how long one message may take, in seconds.
+        The seconds that one message may take.
 
     Returns
     -------
     int
-        How many messages were taken by their receivers.
+        The number of messages that receivers accepted.
     """
     until = time.monotonic() + seconds
     pause = timedelta(minutes=notify.digest_minutes)
@@ -130,14 +131,14 @@ def deliver(
 
 
 def _due(engine: Engine, pause: timedelta, channel: Channel) -> list[str]:
-    """The messages to send to a channel now, put together from what waits where nothing is under way."""
+    """The messages to send to a channel now; waiting notifications become a message if none is under way."""
     own = (Notification.channel == channel.name, Notification.sent_at.is_(None), Notification.given_up_at.is_(None))
     with engine.begin() as connection:
-        # One process puts messages of a channel together at a time; the other one has nothing to do here.
+        # Only one process at a time makes messages of a channel; another one has nothing to do here.
         lock = text("select pg_try_advisory_xact_lock(hashtext('dlc_platform notify ' || :name))")
         if not connection.scalar(lock, {"name": channel.name}):
             return []
-        # The database's clock throughout: hosts may have others.
+        # Only the database's clock is used: those of hosts may differ.
         now = connection.execute(select(func.now())).scalar_one()
         for kinds in _TOGETHER:
             of_kinds = (*own, Notification.kind.in_(kinds))
@@ -162,7 +163,7 @@ def _due(engine: Engine, pause: timedelta, channel: Channel) -> list[str]:
 
 
 def _is_due() -> ColumnElement[bool]:
-    """The next attempt's time has come, or is further away than any is: the clock was set back since."""
+    """True if the next attempt is due, or lies further ahead than any can: then the clock was set back."""
     now, next_one = func.now(), Notification.next_attempt_at
     return or_(next_one <= now, next_one > now + _LONGEST_WAIT)
 
@@ -172,7 +173,7 @@ def _deliver(
 ) -> bool:
     rows = (Notification.message == message_id, Notification.sent_at.is_(None), Notification.given_up_at.is_(None))
     with engine.begin() as connection:
-        # The message as a whole is held until it is marked, also while it is sent: whoever else comes passes it by.
+        # The whole message is locked until it is marked, also while it is sent: other processes skip it.
         lock = text("select pg_try_advisory_xact_lock(hashtextextended('dlc_platform message ' || :id, 0))")
         if not connection.scalar(lock, {"id": message_id}):
             return False
@@ -215,7 +216,7 @@ def _deliver(
                 given_up_at=func.now() if over else None,
             )
         )
-    say(f"{channel.name}: a message did not get through and {'is given up' if over else 'is tried again'}: {failed}")
+    say(f"{channel.name}: a message was not delivered and {'is given up' if over else 'is tried again'}: {failed}")
     return False
 
 
@@ -234,7 +235,7 @@ def _message(connection: Connection, lab: str, message_id: str) -> Message:
 
 
 def channel_states(engine: Engine, names: Sequence[str]) -> dict[str, tuple[int, int, str | None]]:
-    """For each channel: how many notifications wait, how many were given up, and what last went wrong."""
+    """For each channel: the number of waiting notifications, of those given up, and the last error."""
     query = text(
         "select channel, count(*) filter (where sent_at is null and given_up_at is null), "
         "count(*) filter (where given_up_at is not null), "

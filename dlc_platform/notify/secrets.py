@@ -11,7 +11,7 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.notify.messages import Channel
 from dlc_platform.settings.channels import Webhook
 
-#: A URL or password is no longer; whatever else a file holds is not read.
+#: No URL or password is longer; a longer file is not read.
 _LONGEST_SECRET = 4096
 
 
@@ -21,7 +21,7 @@ def secret_of(channel: Channel) -> str:
     Raises
     ------
     PlatformError
-        When it is not where lab.yaml says, or a URL is none.
+        When it is not where lab.yaml says, or is not a URL that can be posted to.
     """
     if isinstance(channel, Webhook):
         secret = _read(channel.name, "URL", channel.url_variable, channel.url_file)
@@ -31,7 +31,7 @@ def secret_of(channel: Channel) -> str:
             if plain and parts.scheme in ("http", "https"):
                 return secret
         raise PlatformError(
-            f"what should be the URL of the channel {channel.name} is none that can be posted to",
+            f"the URL of the channel {channel.name} is not one that messages can be posted to",
             "Let it begin with https://, without a user or a password in front of the host",
         )
     if channel.user is None:
@@ -56,7 +56,7 @@ def _read(name: str, what: str, variable: str | None, file: Path | None) -> str:
 
 def _text_of(name: str, what: str, file: Path) -> str:
     try:
-        # A pipe that nobody writes to would be waited for.
+        # Opening a pipe that nobody writes to would wait for ever.
         with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
             if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 content = opened.read(_LONGEST_SECRET + 1)
@@ -69,5 +69,5 @@ def _text_of(name: str, what: str, file: Path) -> str:
         said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
     raise PlatformError(
         f"{file}, which holds the {what} of the channel {name}, cannot be read: {said}",
-        "Write it there, readable for the user of the lab alone",
+        "Write it there, readable only for the user of the lab",
     )

@@ -1,4 +1,4 @@
-"""One message to one channel, within a time: what came of it is said without the secret."""
+"""Sending one message to one channel within a time limit; errors are reported without the secret."""
 
 import smtplib
 import socket
@@ -23,7 +23,7 @@ from dlc_platform.notify.webhook import post
 from dlc_platform.settings.channels import Webhook
 
 _Result = TypeVar("_Result")
-#: For how long one message may take, whatever the receiver does.
+#: The seconds that one message may take, whatever the receiver does.
 SEND_SECONDS = 10.0
 
 
@@ -33,7 +33,7 @@ def send(channel: Channel, message: Message, limit: float = SEND_SECONDS) -> Non
     Raises
     ------
     SendError
-        When the receiver does not take it; without the URL or the password.
+        When the receiver does not accept it; the error does not hold the URL or the password.
     PlatformError
         When the URL or the password is not where lab.yaml says.
     """
@@ -57,14 +57,14 @@ def send(channel: Channel, message: Message, limit: float = SEND_SECONDS) -> Non
             failed = SendError(f"{failed}, and the receiver may have the message", passing=True, unanswered=True)
     else:
         return
-    # Not from what was raised, which may hold the secret.
+    # Not `from` the caught error, which may hold the secret.
     raise failed
 
 
 def _within(seconds: float, work: Callable[[], _Result]) -> _Result:
-    """What `work` returns or raises, and a TimeoutError when it takes longer; then it is left to itself.
+    """The result or the error of `work`, or a TimeoutError if it takes too long; then it goes on unwatched.
 
-    A time limit of a socket is one for each byte, and neither finding a host nor a disk that is away has any.
+    The time limit of a socket is for each byte, and looking up a host or reading a lost disk has no limit.
     """
     done: Future[_Result] = Future()
 
@@ -79,7 +79,7 @@ def _within(seconds: float, work: Callable[[], _Result]) -> _Result:
 
 
 def explained(error: BaseException, secret: str) -> SendError:
-    """What went wrong, in words that hold no secret."""
+    """The error, in words that hold no secret."""
     if isinstance(error, SendError):
         return error
     if isinstance(error, HTTPError):
@@ -109,7 +109,7 @@ def explained(error: BaseException, secret: str) -> SendError:
 
 
 def _without(words: str, secret: str) -> str:
-    """Text on one line in which no piece of a URL or password is left."""
+    """Text in one line without any piece of the URL or password."""
     parts = urlsplit(secret) if "://" in secret else None
     pieces = [secret, *((parts.path, parts.query, parts.password or "", *parts.path.split("/")) if parts else ())]
     words = " ".join(words.split())
@@ -119,7 +119,7 @@ def _without(words: str, secret: str) -> str:
 
 
 def exposed_secret(channel: Channel, seconds: float = 3.0) -> Path | None:
-    """The file that holds a channel's URL or password, where others on this machine may read it."""
+    """The file that holds a channel's URL or password, if other users of this machine may read it."""
     file = channel.url_file if isinstance(channel, Webhook) else channel.password_file
     with suppress(OSError):
         if file is not None and _within(seconds, file.stat).st_mode & 0o077:
@@ -128,7 +128,7 @@ def exposed_secret(channel: Channel, seconds: float = 3.0) -> Path | None:
 
 
 def reach(channel: Channel, seconds: float = 3.0) -> str:
-    """How a channel's server is reached, found out by opening a connection and sending nothing.
+    """Open a connection to a channel's server, send nothing, and say how it is reached.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def reach(channel: Channel, seconds: float = 3.0) -> str:
     except TimeoutError:
         raise PlatformError(
             f"the file that holds the secret of the channel {channel.name} cannot be read: its disk does not answer",
-            "See to the disk, or keep the file on another one",
+            "Check the disk, or keep the file on another one",
         ) from None
     if isinstance(channel, Webhook):
         parts = urlsplit(secret)
@@ -154,6 +154,6 @@ def reach(channel: Channel, seconds: float = 3.0) -> str:
     except OSError as error:
         raise PlatformError(
             f"{host}:{port} of the channel {channel.name} cannot be reached: {error.strerror or error}",
-            "See that the address is right and that this machine may connect to it",
+            "Check that the address is right and that this machine may connect to it",
         ) from None
     return f"{host}:{port} answers"

@@ -12,7 +12,7 @@ from dlc_platform.settings.channels import Webhook
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """A post that is sent elsewhere becomes a get, and what answers that has taken nothing."""
+    """Refuses redirects: a redirected post becomes a get, and the server that answers it has not taken the message."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
@@ -35,11 +35,11 @@ def post(channel: Webhook, message: Message, url: str, limit: float, written: th
 
     def parts_of_body() -> Iterator[bytes]:
         yield body
-        # Asked for more: this much is written.
+        # More was asked for; this much is written.
         written.set()
 
     request = Request(target, parts_of_body(), headers, method="POST")
-    # The status is the answer; what follows it may never end.
+    # The status is the answer; the body may never end.
     build_opener(_NoRedirect).open(request, timeout=limit).close()
 
 

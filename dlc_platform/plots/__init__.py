@@ -1,1 +1,1 @@
-"""Pictures made of plain tables and frames, small enough to lie in a page's metadata. Nothing is computed here."""
+"""Pictures made from plain tables and frames, small enough for a page's metadata. Nothing is computed here."""

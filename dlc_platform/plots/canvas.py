@@ -1,4 +1,4 @@
-"""What all pictures have in common: size, colours, letters, and how they are encoded.
+"""The common parts of all pictures: size, colours, letters, and encoding.
 
 Every function that draws returns an encoded PNG or JPEG of at most `LIMIT_BYTES`, the same bytes for the same input.
 Coordinates are pixels of the full frame, origin at the top left, y downwards. A body part has one colour in all
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 100_000
 
-#: Okabe and Ito's colours, distinct for the colour-blind; the palest last.
+#: Okabe and Ito's colours, which the colour-blind can distinguish; the palest last.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 _WIDTH = 9.0
 _DPI = 100
 FONT = 9.0
-#: Intervals between the numbers of an axis in pictures of many: each number takes as long as a line.
+#: The most intervals on an axis in pictures with many plots: a number takes as long to draw as a line.
 TICKS = 4
 
 Points = Mapping[str, tuple[float, float]]
@@ -58,18 +58,20 @@ def new_grid(
     left: float = 0.05,
     bottom: float = 0.05,
 ) -> tuple["Figure", "list[Axes]"]:
-    """A figure with a cell for each of so many pictures, laid out by hand: matplotlib takes as long for it as to draw.
+    """A figure with a cell for each of so many pictures, laid out by hand, because matplotlib's layout takes as long as
+    the drawing.
 
     Parameters
     ----------
     aspect
         Height by width of a cell's picture.
     wide
-        Cells fill the page, and `aspect` is their height in inches.
+        True if cells fill the page; then `aspect` is their height in inches.
     extra, between, left, bottom
-        In inches: the height of a cell's title, the space beside each column, and that for the outer labels of axes.
+        In inches: the height of a cell's title, the space beside each column, and the space for the outer labels of
+        axes.
     legend
-        What the legend above everything will name.
+        The names in the legend above everything.
     """
     from matplotlib.figure import Figure
 
@@ -77,7 +79,7 @@ def new_grid(
     rows = max(1, math.ceil(count / columns))
     width = (_WIDTH - left - between * columns) / columns
     if not wide:
-        # One or two pictures to a row would fill the page.
+        # One or two pictures in a row would fill the page.
         width = min(width, 4.5)
     high = aspect if wide else width * aspect
     top = 0.05 + (0.1 + 0.2 * math.ceil(len(legend) / _legend_columns(legend)) if legend else 0.0)
@@ -98,7 +100,7 @@ def add_title(axes: "Axes", title: str) -> None:
 
 
 def add_legend(figure: "Figure", colours: Mapping[str, str], marks: Mapping[str, str]) -> None:
-    """The body parts' colours and what the marks mean, above everything."""
+    """Draw the legend above everything: the colours of body parts, and the meaning of the marks."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", linestyle="", color=colour, markersize=7) for colour in colours.values()]
@@ -154,7 +156,7 @@ def known(point: Sequence[float]) -> bool:
 
 
 def plain(text: str) -> str:
-    """Text as it is: matplotlib reads dollar signs as formulas."""
+    """A text without formulas: matplotlib reads dollar signs as formulas."""
     return text.replace("$", r"\$")
 
 
@@ -181,7 +183,7 @@ def as_png(figure: "Figure") -> bytes:
 
 
 def _smallest_that_fits(image: Any, kind: str) -> bytes:
-    """Encode as well as the limit allows: quality goes first, then size."""
+    """Encode as well as the limit allows: first the quality is reduced, then the size."""
     while True:
         if kind == "PNG":
             encoded = _encode(image.quantize(64, method=2), "PNG")

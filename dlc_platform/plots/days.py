@@ -1,4 +1,4 @@
-"""What each day brought to a lab, as bars."""
+"""The days of a lab as bars."""
 
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def days_plot(days: "pd.DataFrame") -> bytes:
-    """What each day brought: sessions and hours of video above, hours of computing below.
+    """The days of a lab: sessions and hours of video above, hours of computing below.
 
     Parameters
     ----------
     days
-        Columns day and those of `reports.DailyReport.days`.
+        The table `reports.DailyReport.days`, with the column day.
     """
     figure = new_figure(5.2)
     above, middle, below = figure.subplots(3, 1, sharex=True)

@@ -129,7 +129,7 @@ def _mosaic(
 
 
 def _pairs(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int, marks: Mapping[str, str]) -> bytes:
-    """Two sets of points on each frame, joined by lines; `marks` are what the two are called and how they look."""
+    """Two sets of points on each frame, joined by lines; `marks` gives the name and the look of each set."""
     bodyparts = list(dict.fromkeys(name for _, crosses, _, _ in images for name in crosses))
     colours = colours_of(bodyparts)
     figure, grid = new_grid(len(images), columns, aspect=0.8, extra=0.55, legend=[*bodyparts, *marks])
@@ -166,7 +166,7 @@ def _show(axes: "Axes", rgb: np.ndarray, window: tuple[int, int, int, int]) -> N
 
     left, top, right, bottom = window
     picture = Image.fromarray(np.ascontiguousarray(rgb[top:bottom, left:right]))
-    # Few pixels to a cell: a picture far larger is averaged first, or it looks grainy.
+    # A cell has few pixels: a much larger picture is averaged first, or it looks grainy.
     picture.thumbnail((900, 900), Image.Resampling.LANCZOS)
     axes.imshow(np.asarray(picture), extent=(left - 0.5, right - 0.5, bottom - 0.5, top - 0.5))
     axes.set_xlim(left - 0.5, right - 0.5)
@@ -178,7 +178,7 @@ def _show(axes: "Axes", rgb: np.ndarray, window: tuple[int, int, int, int]) -> N
 
 
 def _around(points: Sequence[Sequence[float]], width: int, height: int, aspect: float) -> tuple[int, int, int, int]:
-    """A window of the picture that holds all points and some of what surrounds them."""
+    """A window of the picture that holds all points and some of their surroundings."""
     if not points:
         return 0, 0, width, height
     array = np.clip(np.asarray(points, float), 0, (width - 1, height - 1))

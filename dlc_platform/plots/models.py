@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def comparison_plot(errors: "pd.DataFrame", names: Mapping[str, str], production: str | None) -> bytes:
-    """The RMSE of every model version side by side, by body part, with its 95 % interval where there is one.
+    """The RMSE of every model version side by side, by body part, with its 95 % interval if there is one.
 
     Parameters
     ----------
     errors
         Columns model, bodypart, rmse_px, rmse_low_px and rmse_high_px, as `dlc.comparison` gives them.
     names
-        What each model is called in the picture, in the order of the picture.
+        The name of each model in the picture, in the order of the picture.
     production
         The model in use, drawn as a diamond.
     """
@@ -42,7 +42,7 @@ def comparison_plot(errors: "pd.DataFrame", names: Mapping[str, str], production
             *(errors[name] for name in ("model", "bodypart", "rmse_px", "rmse_low_px", "rmse_high_px")), strict=True
         )
     }
-    # Each body part is a band as wide as its versions need; what does not fit beside goes below.
+    # Each body part is a band as wide as its versions need; bands that do not fit beside each other go below.
     columns = max(1, min(len(bodyparts), 40 // (len(names) + 1)))
     rows = max(1, math.ceil(len(bodyparts) / columns))
     figure = new_figure(1.0 + 2.6 * rows if rows > 1 else 4.2)
@@ -91,8 +91,8 @@ def learning_curve(curve: "pd.DataFrame") -> bytes:
     Parameters
     ----------
     curve
-        Column ``epoch`` and one column for each loss, such as ``train_loss`` and ``test_loss``; NaN where an epoch was
-        not evaluated.
+        Column ``epoch`` and one column for each loss, such as ``train_loss`` and ``test_loss``; NaN if an epoch was not
+        evaluated.
     """
     from matplotlib.ticker import MaxNLocator
 

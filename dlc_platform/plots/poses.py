@@ -59,7 +59,7 @@ def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
 
 
 def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
-    """How the likelihood of each body part is distributed; the line is the cutoff.
+    """The distribution of the likelihood of each body part; the line is the cutoff.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
 
 
 def quality_plot(course: "pd.DataFrame", lengths: "pd.DataFrame", cutoff: float) -> bytes:
-    """Likelihood, jumps and limb lengths over time, and how long the limbs are beside what the labels say.
+    """Likelihood, jumps and limb lengths over time, and the lengths of the limbs beside those of the labels.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from dlc_platform.plots.canvas import COLOURS, FONT, TICKS, as_png, new_grid, ti
 if TYPE_CHECKING:
     from dlc_platform.video.quality import Timeline
 
-#: Stretches of a video's time that a plot can show side by side.
+#: The number of stretches of a video's time that a plot can show side by side.
 _STRETCHES = 600
 
 
@@ -19,9 +19,9 @@ def video_timeline(times_s: np.ndarray, timeline: "Timeline") -> bytes:
     Parameters
     ----------
     times_s
-        When each row is shown, in seconds from the first, shape (frames,).
+        The time at which each row is shown, in seconds from the first, shape (frames,).
     timeline
-        As `video.quality` measures it.
+        The figures of `video.quality`.
     """
     figure, grid = new_grid(4, 1, 1.05, extra=0.15, wide=True, left=0.75, bottom=0.45)
     intervals = np.append(np.nan, np.diff(times_s) * 1000)
@@ -50,7 +50,7 @@ def video_timeline(times_s: np.ndarray, timeline: "Timeline") -> bytes:
 
 
 def _extremes(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of many points the smallest and the largest of each stretch, so that no single frame is lost in a long video."""
+    """The smallest and the largest point of each stretch, so that no single frame is lost in a long video."""
     stretch = -(-len(values) // _STRETCHES)
     if stretch <= 2:
         return times, values

@@ -1,4 +1,4 @@
-"""Poses: the tidy table, its summary and its pictures. Nothing here runs a network or reads a video."""
+"""Poses: the tidy table, its scores and the verdict on them. Nothing here runs a network or reads a video."""
 
-#: The one individual of a project that does not tell animals apart.
+#: The one individual of a project that does not distinguish animals.
 SINGLE_ANIMAL = "animal0"

@@ -1,7 +1,7 @@
-"""Where two models see the same video differently: their pose tables, keypoint by keypoint.
+"""Differences between the poses of two models for the same video, keypoint by keypoint.
 
-Without labels nobody knows which of the two is right, so nothing here is an error. Which recordings are compared is
-decided by the caller; drawing belongs to `pictures`.
+Without labels nobody knows which of the two is right, so a difference is not an error. The caller chooses the
+recordings; drawing belongs to `plots`.
 """
 
 from typing import TYPE_CHECKING
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def disagreement(old: "pd.DataFrame", new: "pd.DataFrame", limit_px: float) -> "pd.DataFrame":
-    """How far apart two models put each body part that both know.
+    """The distances between two models' places of each body part that both know.
 
     Parameters
     ----------
     old, new
         Pose tables of one video (see `table.py`).
     limit_px
-        The distance over which a frame counts, in pixels.
+        The distance in pixels above which a frame counts.
 
     Returns
     -------
@@ -59,11 +59,11 @@ def largest_disagreements(
     old, new
         Pose tables of one video (see `table.py`).
     most
-        How many frames at most.
+        The most frames to return.
     apart_s
         The least time between two of them, in seconds.
     cutoff
-        Keypoints count where one of the models has at least this likelihood: what both only guess at says little.
+        Keypoints count if one of the models gives at least this likelihood: two guesses tell little.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def largest_disagreements(
     chosen: list[int] = []
     free = np.ones(len(frames), bool)
     while free.any() and len(chosen) < most:
-        chosen.append(int(free.argmax()))  # the first that is free has the largest distance
+        chosen.append(int(free.argmax()))  # the first free one has the largest distance
         free &= np.abs(times - times[chosen[-1]]) >= max(apart_s, np.finfo(float).tiny)
     return frames.iloc[chosen][["frame", "time_s", "bodypart", "distance_px"]].reset_index(drop=True)
 

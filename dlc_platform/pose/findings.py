@@ -1,4 +1,4 @@
-"""What is wrong with poses, in words, and the verdict that follows from it. What is measured is `quality`."""
+"""Faults of poses in words, and the verdict that follows from them. `scores` measures."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Level = Literal["pass", "warn", "fail"]
 #: Stands for every individual, and for every body part.
 ALL = "all"
 
-#: Where a limit comes from, in the words of tables.
+#: The sources of limits, in the words of tables.
 IN_LAB_YAML, FROM_TEST_IMAGES, USUAL, A_FLOOR = "lab.yaml", "the model's test images", "usual", "floor"
 
 
@@ -22,11 +22,11 @@ class Finding:
     Attributes
     ----------
     value
-        What was measured; None where nothing could be.
+        The measured value; None if nothing could be measured.
     source
-        Where the limit comes from; empty in verdicts from before there were floors, which do not say it.
+        The source of the limit; empty in verdicts that are older than the floors.
     says
-        The whole finding in words, where the names and the numbers alone do not tell it.
+        The whole finding in words, if the names and the numbers alone do not tell it.
     """
 
     metric: str
@@ -39,7 +39,7 @@ class Finding:
     says: str = ""
 
     def __str__(self) -> str:
-        """The finding in words, without a semicolon: those stand between findings."""
+        """The finding in words, without a semicolon, because semicolons separate findings."""
         if self.says:
             return self.says
         whose = self.bodypart if self.individual in (SINGLE_ANIMAL, ALL) else f"{self.individual} {self.bodypart}"

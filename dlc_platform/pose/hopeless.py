@@ -1,7 +1,7 @@
-"""When a model version is hopeless: what its predictions on labelled test images must keep for it to be of any use.
+"""The definition of a hopeless model version: the floors that its predictions on labelled test images must keep.
 
-The one definition of the word. Which evaluation speaks for a version, and what a hopeless one must not do, is decided
-in `models.judging`.
+This is the only definition of the word. `models.judging` chooses the evaluation of a version, and decides what a
+hopeless one must not do.
 
 A version is hopeless when one of these floors is not kept on the labelled keypoints of its test images:
 
@@ -10,16 +10,16 @@ A version is hopeless when one of these floors is not kept on the labelled keypo
   `human` the error of a person who labels the same frame again. This is the percentage of correct keypoints, PCK, of
   Yang and Ramanan (Articulated Human Detection with Flexible Mixtures of Parts, PAMI 35, 2013), whose 0.2 of the body
   is the loosest threshold in use; a version that misses it with most of its keypoints does not know where the body
-  parts are. Where a person cannot do better, nothing more is asked of a network: hence the second term.
+  parts are. The second term is there because a network need not be better than a person.
 * **confident**: the share of keypoints that reach the likelihood cutoff. A version that is never sure on labelled
   images is never sure on a session.
 * **spread**: the spread of its predictions over the test images, as a fraction of the spread of the labels; both are
   the root of the mean squared distance from a body part's mean place. A network that has learnt nothing predicts the
-  same place in every image. Not judged where the labels themselves keep to one place.
+  same place in every image. It is not judged if the labels themselves stay at one place.
 
-Where the lab has not measured the human error, it is taken as 2.3 % of the animal's size: 2.69 px on DeepLabCut's open
-field (Mathis et al., Nature Neuroscience 21, 2018), whose mouse is 119 px long by its labels. Where no two body parts
-are labelled the animal has no size; the spread of the labels takes its place.
+If the lab has not measured the human error, it is taken as 2.3 % of the animal's size: 2.69 px on DeepLabCut's open
+field (Mathis et al., Nature Neuroscience 21, 2018), whose mouse is 119 px long by its labels. If no image has two
+labelled body parts, the animal has no size; the spread of the labels is used instead.
 """
 
 from dataclasses import dataclass
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 
 #: The error of a person as a fraction of the animal's size.
 HUMAN_ERROR = 2.69 / 118.7
-#: Fewer test images can show that a version is hopeless, but not that it is not: that each of n images is on one side
-#: by chance has the probability 2^-n, and below 5 % only from here on.
+#: Fewer test images can show that a version is hopeless, but not that it is usable: the probability that each of n
+#: images is on one side by chance is 2^-n, which is below 5 % only from this number on.
 FEWEST_IMAGES = 6
 
-#: `unproven`: there are too few test images to tell; `usable`: it is not hopeless, which is not to say that it is good;
-#: `unread`: what its test images say is recorded, and cannot be read now.
+#: `unproven`: there are too few test images to tell; `usable`: it is not hopeless, which does not mean that it is good;
+#: `unread`: its results on test images are recorded, but cannot be read now.
 Standing = Literal["usable", "unproven", "hopeless", "unread"]
 
 
 @dataclass(frozen=True)
 class Floors:
-    """The floors of a model version as the module says; None for one that is not asked."""
+    """The floors of a model version, see the module; None for a floor that is switched off."""
 
     correct: float | None
     within_animal: float
@@ -59,18 +59,18 @@ class Floors:
 
 @dataclass(frozen=True)
 class ModelJudgement:
-    """What test images say of a model version.
+    """The judgement of a model version by its test images.
 
     Attributes
     ----------
     images
-        How many test images have labels.
+        The number of test images with labels.
     median_px
-        The median distance between label and prediction, in pixels; NaN where there is none.
+        The median distance between label and prediction, in pixels; NaN if there is none.
     findings
         The floors that are not kept, each in words with the measured value and the floor.
     problem
-        Why it is `unread`, and what to do about it.
+        The reason why it is `unread`, and the remedy.
     """
 
     standing: Standing
@@ -81,8 +81,8 @@ class ModelJudgement:
 
     @classmethod
     def unread(cls, problem: PlatformError) -> "ModelJudgement":
-        """Nothing can be said of a version whose test images, or what it predicts there, cannot be read."""
-        says = f"the model cannot be judged, because what its test images say cannot be read: {problem.problem}"
+        """The judgement of a version whose test images, or predictions on them, cannot be read."""
+        says = f"the model cannot be judged, because its results on test images cannot be read: {problem.problem}"
         return cls(
             "unread", 0, float("nan"), (Finding("model_unread", ALL, ALL, None, None, "fail", "", says),), problem
         )
@@ -96,21 +96,21 @@ class ModelJudgement:
         if self.standing == "hopeless":
             return "hopeless: " + "; ".join(map(str, self.findings))
         if self.problem is not None:
-            return f"not judged, because what its test images say cannot be read: {self.problem.problem}"
+            return f"not judged, because its results on test images cannot be read: {self.problem.problem}"
         if self.standing == "unproven":
             if not self.images:
-                return "unproven: it was never tested on labelled images here, so nothing is known of its error"
+                return "unproven: it was never tested on labelled images here, so its error is not known"
             number = counted(self.images, "labelled test image")
             return f"unproven: {number}, and fewer than {FEWEST_IMAGES} cannot show that it is any good"
         return f"usable: a median error of {rounded(self.median_px)} px on {counted(self.images, 'test image')}"
 
 
-#: Nothing is known of a version that was never evaluated.
+#: The judgement of a version that was never evaluated.
 UNTESTED = ModelJudgement("unproven", 0, float("nan"))
 
 
 def judge_model(predictions: "pd.DataFrame", size_px: float, cutoff: float, floors: Floors) -> ModelJudgement:
-    """Whether a model version is hopeless by its predictions on labelled images that it was not taught.
+    """Judge a model version by its predictions on labelled images that it was not trained on: is it hopeless?
 
     Parameters
     ----------
@@ -119,9 +119,9 @@ def judge_model(predictions: "pd.DataFrame", size_px: float, cutoff: float, floo
         `dlc.evaluation`), of test images alone. Keypoints that are not labelled do not count; one that is missed is
         neither correct nor confident.
     size_px
-        The animal's size; NaN where it is not known.
+        The animal's size in pixels; NaN if it is not known.
     cutoff
-        Likelihood from which a keypoint counts as confident.
+        The likelihood from which a keypoint is confident.
     """
     own = predictions[predictions["distance_px"].notna() | predictions["missed"]]
     images = int(own["image"].nunique())
@@ -145,7 +145,7 @@ def judge_model(predictions: "pd.DataFrame", size_px: float, cutoff: float, floo
         if by_animal >= by_human
         else f"{floors.within_human:g} times the human error, {rounded(human_px)} px"
     )
-    correct = float((distances <= limit_px).mean())  # NaN, of a missed one, is not
+    correct = float((distances <= limit_px).mean())  # NaN, for a missed one, is not correct
     median_px = float(np.nanmedian(distances)) if np.isfinite(distances).any() else np.nan
     hold(
         "model_correct",

@@ -1,4 +1,4 @@
-"""The names of the scores of poses, in the order of tables; what each is says `scores`."""
+"""The names of the scores of poses, in the order of tables; `scores` says what each is."""
 
 #: The scores in the order of tables, without `rows`.
 METRICS = (
@@ -21,5 +21,5 @@ METRICS = (
 )
 
 
-#: Scores of which less is worse.
+#: Scores for which less is worse.
 LESS_IS_WORSE = ("mean_likelihood", "fraction_confident")

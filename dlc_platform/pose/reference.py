@@ -1,4 +1,4 @@
-"""What labelled poses say of an animal: how long it is, how long its limbs are, and which poses it takes."""
+"""The reference from labelled poses: the length of the animal, the lengths of its limbs, and its usual poses."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,15 +9,15 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Fewer labelled limbs say too little of a range.
+#: Fewer labelled limbs are not enough for a range.
 _LEAST_LIMBS = 10
-#: Of the variance of labelled poses, what the components keep; the value of Biderman et al. 2024.
+#: The fraction of the variance of labelled poses that the components keep; the value of Biderman et al. 2024.
 _VARIANCE_KEPT = 0.99
 
 
 @dataclass(frozen=True)
 class Limb:
-    """Two body parts, and the range of the distances between them in pixels that labels leave plausible.
+    """Two body parts, and the range of distances between them, in pixels, that labels leave plausible.
 
     The range ends at Tukey's outer fences: three interquartile ranges beyond the quartiles of the labelled distances.
     """
@@ -37,9 +37,9 @@ class Limb:
 class PoseSpace:
     """The principal components of labelled poses.
 
-    From the images in which every body part is labelled. Other than in Biderman et al. 2024, a pose is taken relative
-    to the mean of its keypoints, so that where a freely moving animal is does not count as its pose. As there, as many
-    components are kept as explain 99 % of the variance.
+    They come from the images in which every body part is labelled. Unlike in Biderman et al. 2024, a pose is taken
+    relative to the mean of its keypoints, so that the place of a freely moving animal is not part of its pose. As
+    there, as many components are kept as explain 99 % of the variance.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class PoseSpace:
         Returns
         -------
         array of shape (frames, bodyparts)
-            NaN where a pose is not complete.
+            NaN if a pose is not complete.
         """
         centred = (poses - poses.mean(axis=1, keepdims=True)).reshape(len(poses), -1) - self.mean
         residual = centred - (centred @ self.components.T) @ self.components
@@ -73,21 +73,21 @@ class PoseSpace:
 
 @dataclass(frozen=True)
 class Reference:
-    """What labels say of an animal.
+    """The facts about an animal that labels give.
 
     Attributes
     ----------
     size_px
         The animal's size: the diagonal of the box around its body parts, the median over the images in which at least
-        half of them are labelled. NaN where no two body parts are.
+        half of them are labelled. NaN if no two body parts are.
     limbs
-        The lines of the skeleton, or where it has none, of all pairs those whose length varies least and which join
-        all body parts (the minimum spanning tree of the relative interquartile ranges).
+        The lines of the skeleton. If it has none: those pairs that join all body parts and whose lengths vary least
+        (the minimum spanning tree of the relative interquartile ranges).
     space
-        None where too few poses are complete, or where the components span every pose.
+        None if too few poses are complete, or if the components span every pose.
     ranges_px
-        How near together and how far apart two body parts are by the labels, of all pairs that have enough of them:
-        `low_px` and `high_px` of their `Limb`.
+        The least and the greatest plausible distance of two body parts, for all pairs with enough labels: `low_px` and
+        `high_px` of their `Limb`.
     """
 
     size_px: float = np.nan
@@ -96,22 +96,22 @@ class Reference:
     ranges_px: Mapping[frozenset[str], tuple[float, float]] = field(default_factory=dict)
 
     def reach(self, one: str, other: str, size_px: float) -> tuple[float, float]:
-        """How near together and how far apart two body parts of an animal of this size can be, in pixels.
+        """The least and the greatest distance in pixels of two body parts of an animal of this size.
 
-        Its size is the farthest where no label says it.
+        Without labels, the greatest distance is the animal's size.
         """
         return self.ranges_px.get(frozenset((one, other)), (0.0, size_px))
 
 
 def reference_from_labels(labels: "pd.DataFrame", skeleton: Iterable[tuple[str, str]] = ()) -> Reference:
-    """What labels say of an animal's size, its limbs and its poses.
+    """Compute an animal's size, its limbs and its poses from labels.
 
     Parameters
     ----------
     labels
-        Columns image, bodypart, x and y, in pixels; NaN where a body part is not labelled.
+        Columns image, bodypart, x and y, in pixels; NaN if a body part is not labelled.
     skeleton
-        Pairs of body parts; those that are not labelled are passed over.
+        Pairs of body parts; pairs that are not labelled are skipped.
     """
     import pandas as pd
 
@@ -140,7 +140,7 @@ def animal_size(points: np.ndarray) -> float:
 def _pairs(
     points: np.ndarray, bodyparts: Sequence[str]
 ) -> tuple[dict[tuple[str, str], Limb], dict[tuple[str, str], float]]:
-    """All pairs of body parts that labels say enough of, and the relative interquartile range of each."""
+    """All pairs of body parts with enough labels, and the relative interquartile range of each."""
     found: dict[tuple[str, str], Limb] = {}
     spread: dict[tuple[str, str], float] = {}
     for one, a in enumerate(bodyparts):
@@ -172,7 +172,7 @@ def _limbs(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    # By their ranks, because SciPy takes an edge of length 0 for none, and of equal ones any.
+    # By their ranks, because SciPy takes an edge of length 0 for a missing one, and any of several equal ones.
     ranked = sorted(found, key=lambda pair: spread[pair])
     place = {bodypart: index for index, bodypart in enumerate(bodyparts)}
     ends = ([place[a] for a, _ in ranked], [place[b] for _, b in ranked])
@@ -184,7 +184,7 @@ def _limbs(
 def _space(points: np.ndarray, bodyparts: Sequence[str]) -> PoseSpace | None:
     complete = points[np.isfinite(points).all(axis=(1, 2))]
     coordinates = 2 * len(bodyparts)
-    # Two coordinates less than all, because the mean of the keypoints is taken away.
+    # Two coordinates fewer than all, because the mean of the keypoints is subtracted.
     if len(complete) < 2 * coordinates or coordinates < 4:
         return None
     centred = (complete - complete.mean(axis=1, keepdims=True)).reshape(len(complete), -1)

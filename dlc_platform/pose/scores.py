@@ -1,42 +1,45 @@
-"""How good the poses of a video look, without labels of it: the scores.
+"""The scores: the quality of a video's poses, without labels of the video.
 
-Everything here takes tables and plain values. What scores are held against is in `verdict`, what labels say of
-the animal in `reference`.
+Everything here takes tables and plain values. `verdict` compares scores with limits; `reference` has the facts about
+the animal that labels give.
 
 Scores of a body part (of an individual), over the frames that could be decoded:
 
-* ``rows``: how many rows it has; there must be one for each frame of the video.
+* ``rows``: the number of its rows; there must be one for each frame of the video.
 * ``mean_likelihood``; ``fraction_confident``, with a likelihood of at least the cutoff; ``fraction_missing``, without
-  an estimate. Where poses come without any likelihood, the first two are over nothing.
+  an estimate. If poses come without any likelihood, the first two are over nothing.
 * ``confident_when_seen``: the fraction of confident keypoints in the frames in which the individual is seen, that is,
-  in which any keypoint of it has an estimate. Of a single animal it is nearly always ``fraction_confident``; of several
-  it does not count against the poses that one was away.
-* ``jumps``: of the steps from one frame to the next whose both ends are confident, the fraction that is longer than the
-  animal; ``unsure_jumps``: the same of the other steps.
+  in which any keypoint of it has an estimate. For a single animal it is nearly always ``fraction_confident``; for
+  several animals, the absence of one does not count against the poses.
+* ``jumps``: the fraction of steps longer than the animal, among the steps from one frame to the next with both ends
+  confident; ``unsure_jumps``: the same for the other steps.
 * ``swaps``: the fraction of all steps that lead to where the same body part of another individual just was, while that
-  one came here or was lost. They are no jumps.
+  one came here or was lost. They are not jumps.
 * ``outside``: the fraction of the confident keypoints outside the picture or the arena.
 * ``background``: the fraction of its confident keypoints that are a thing of the background: all of them stay at one
   place of the picture for the whole video, and every other confident keypoint of the individual that moves is farther
-  away then than labels know (see `Reference.reach`).
+  away than in any label (see `Reference.reach`).
 * ``temporal_norm_px``: the mean length of a step in pixels, ``|p[t] - p[t-1]|``, confident or not: the temporal norm of
   Biderman et al. 2024 (Lightning Pose, Nature Methods 21, 1316), which needs no labels.
 * ``reprojection_px``: the mean distance in pixels between a keypoint and its place in the pose's projection on the
   principal components of labelled poses: the Pose PCA error of the same paper (see `PoseSpace`).
 
 Score of a limb, a pair of body parts: ``limb_outliers``, the fraction of the frames in which both ends are confident
-and lie nearer together or farther apart than the labels say (see `Limb`).
+and lie nearer together or farther apart than the labels leave plausible (see `Limb`).
 
-Scores of everything together: ``fraction_empty``, the fraction of the decoded frames without an estimate of anything;
-``no_animal``, the fraction of the frames with an estimate in which something is confident, and yet no individual can be
-believed, because half of its keypoints, and two at least, are lost: neither confident, nor within reach of a confident
-one that is not at one and the same place for the whole video. A thing that looks like an ear, and stays where it is,
-vouches for nothing. Nor is an individual believed of which nothing confident moves through the whole video, and most
-pairs of it lie nearer together or farther apart than labels know. ``still``, the fraction of the frames in stretches in
-which no keypoint moves (see `still_stretches`); and ``still_in_motion``, in those of them in which the picture does
-move, NaN where the pictures could not be looked at.
+Scores of everything together:
 
-A score over nothing is NaN. Steps go from a frame to the next one: where one of the two lacks the keypoint, there is no
+* ``fraction_empty``: the fraction of the decoded frames without any estimate.
+* ``no_animal``: the fraction, among the frames with an estimate, of those in which something is confident and yet no
+  individual is believed. An individual is not believed if half of its keypoints, and at least two, are lost: neither
+  confident, nor within reach of a confident one that moves in the video. A thing that looks like an ear, and stays
+  where it is, proves nothing. An individual is not believed either if none of its confident keypoints moves in the
+  whole video, and most pairs of them lie nearer together or farther apart than in any label.
+* ``still``: the fraction of the frames in stretches in which no keypoint moves (see `still_stretches`).
+* ``still_in_motion``: the fraction of the frames in those of these stretches in which the picture does move; NaN if the
+  pictures could not be looked at.
+
+A score over nothing is NaN. A step goes from a frame to the next one: if one of the two lacks the keypoint, there is no
 step. No score depends on the order of the rows.
 """
 
@@ -65,18 +68,18 @@ if TYPE_CHECKING:
 
 
 _FRAMES_AT_ONCE = 16_384
-#: Stillness is looked for in so many stretches of a video at most, each of at least so many frames.
+#: The most stretches of a video in which stillness is looked for, and the fewest frames of each.
 _STRETCHES, _SHORTEST_STRETCH = 8, 50
-#: A keypoint stands still that stays, but for a tenth of the frames, within this fraction of the animal's size: an
-#: animal that walks is farther within a second, and networks jitter by a few hundredths of it.
+#: A keypoint stands still if it stays, except in a tenth of the frames, within this fraction of the animal's size: a
+#: walking animal is farther within a second, and networks jitter by a few hundredths of it.
 _STILL = 0.05
-#: The same where the animal has no size, in pixels.
+#: The same in pixels, if the animal has no size.
 _STILL_PX = 2.0
-#: So many keypoints of an individual are lost at least in a frame that does not show it: a project of three body parts
-#: may have one of them hidden.
+#: The fewest lost keypoints of an individual in a frame that does not show it: in a project of three body parts, one
+#: may be hidden.
 _FEWEST_LOST = 2
 
-#: The first frame of a stretch, and the one after its last.
+#: The first frame of a stretch, and the frame after its last.
 Stretch = tuple[int, int]
 
 
@@ -96,18 +99,18 @@ def measure(
     table
         A pose table of one video (see `table.py`), its rows in any order.
     reference
-        Where it has no size, that of the poses themselves is taken, as `Reference` defines it for labels.
+        If it has no size, that of the poses themselves is used, as `Reference` defines it for labels.
     cutoff
-        Likelihood from which a keypoint counts as confident.
+        The likelihood from which a keypoint is confident.
     picture
-        Its width and height, in pixels.
+        The width and height of the picture, in pixels.
     arena
         Corners of a polygon, shape (corners, 2), in pixels of the full picture.
     lost
-        Frames of the video that could not be decoded; their rows are empty, and no fault of the model.
+        The number of frames that could not be decoded; their rows are empty, which is not a fault of the model.
     picture_moves
-        Says of stretches of frames whether the picture moves in them, None where that cannot be told. It is asked only
-        where the poses stand still.
+        Tells for stretches of frames if the picture moves in them, None if that is not known. It is asked only for
+        stretches in which the poses stand still.
 
     Returns
     -------
@@ -157,11 +160,11 @@ def measure(
 
 
 def measure_predictions(predictions: "pd.DataFrame", reference: Reference, cutoff: float) -> "pd.DataFrame":
-    """The scores that a model has on labelled images that it was not taught: what its poses are held against.
+    """The scores of a model on labelled images that it was not trained on, with which its poses are compared.
 
-    They are those of `measure`, with two differences. Images do not follow each other, so nothing of steps is known,
-    but ``jumps`` is the fraction of the confident keypoints that lie farther from their label than the animal is long.
-    ``rows`` counts the images.
+    They are those of `measure`, with two differences. Images do not follow each other, so there are no steps; ``jumps``
+    is the fraction of the confident keypoints that lie farther from their label than the animal's length. ``rows``
+    counts the images.
 
     Parameters
     ----------
@@ -198,9 +201,9 @@ def course(table: "pd.DataFrame", reference: Reference, cutoff: float, bins: int
     -------
     DataFrame
         Columns frame (the middle of the stretch), kind, bodypart and value. Kinds are ``likelihood`` (the mean of a
-        body part), ``jumps`` (how many confident steps longer than the animal, of all body parts together; bodypart
-        ``all``) and ``limb`` (the median length of a limb, as a multiple of that of the labels). Of several individuals
-        together.
+        body part), ``jumps`` (the number of confident steps longer than the animal, over all body parts; bodypart
+        ``all``) and ``limb`` (the median length of a limb, as a multiple of that of the labels). All individuals are
+        taken together.
     """
     import pandas as pd
 
@@ -214,7 +217,7 @@ def course(table: "pd.DataFrame", reference: Reference, cutoff: float, bins: int
 
     for bodypart in poses.bodyparts:
         places = [place for (_, part), place in poses.places.items() if part == bodypart]
-        # Of several individuals each known value counts once.
+        # With several individuals, each known value counts once.
         rated = np.isfinite(poses.likelihood[places])
         total, counts = np.where(rated, poses.likelihood[places], 0).sum(axis=0), rated.sum(axis=0)
         with np.errstate(invalid="ignore"):
@@ -241,7 +244,7 @@ def course(table: "pd.DataFrame", reference: Reference, cutoff: float, bins: int
 
 
 def limb_lengths(table: "pd.DataFrame", reference: Reference, cutoff: float) -> "pd.DataFrame":
-    """How long the limbs are, beside what the labels say, for a picture.
+    """The lengths of the limbs, beside those of the labels, for a picture.
 
     Returns
     -------
@@ -266,15 +269,15 @@ def limb_lengths(table: "pd.DataFrame", reference: Reference, cutoff: float) -> 
     return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
-#: The sum of a score over what it is an average of, and how many that are.
+#: The sum of a score over the values that it averages, and their number.
 _Sum = tuple[float, int]
 
 
 @dataclass(frozen=True)
 class _Sight:
-    """What the frames say of an individual in which two keypoints of it or more have an estimate, shape (frames,) each.
+    """The visibility of an individual in frames with estimates for two or more of its keypoints, shape (frames,) each.
 
-    It is `unsure` where none of them is confident, and else `believed` or `doubted`. `background` has the sum of that
+    A frame is `unsure` if none of them is confident, and else `believed` or `doubted`. `background` has the sum of that
     score for each of its keypoints.
     """
 
@@ -286,7 +289,7 @@ class _Sight:
 
 @dataclass(frozen=True)
 class _Poses:
-    """A pose table as arrays of shape (keypoints, frames); NaN where it has no row or no estimate."""
+    """A pose table as arrays of shape (keypoints, frames); NaN without a row or an estimate."""
 
     places: Mapping[tuple[str, str], int]
     rows: Mapping[tuple[str, str], int]
@@ -349,7 +352,7 @@ class _Poses:
         }
 
     def empty(self, lost: int) -> _Sum:
-        """`fraction_empty`, as a sum: in how many of the decoded frames nothing has an estimate."""
+        """`fraction_empty`, as a sum: the number of decoded frames without any estimate."""
         decoded = max(self.frames - lost, 0)
         seen = np.logical_or.reduce([*self.seen.values()]) if self.seen else np.zeros(0, bool)
         return max(decoded - int(seen.sum()), 0), decoded
@@ -357,8 +360,9 @@ class _Poses:
     def still_stretches(self, size: float) -> list[Stretch]:
         """The stretches of the video in which no keypoint moves, out of at most eight of equal length.
 
-        A keypoint stands still where the middle nine tenths of its x, and of its y, lie within 5 % of the animal's
-        size. Keypoints with fewer than two estimates in a stretch do not count; one without any other is not still.
+        A keypoint stands still if the middle nine tenths of its x, and of its y, lie within 5 % of the animal's size.
+        Keypoints with fewer than two estimates in a stretch do not count; a stretch with only such keypoints is not
+        still.
         """
         count = int(np.clip(self.length // _SHORTEST_STRETCH, 1, _STRETCHES))
         edges = np.linspace(0, self.length, count + 1).astype(int)
@@ -375,9 +379,9 @@ class _Poses:
         return found
 
     def sight(self, individual: str, reference: Reference, cutoff: float, size: float) -> _Sight | None:
-        """Which frames show an individual, and what of it is background; None where that cannot be told.
+        """The frames that show an individual, and its keypoints in the background; None if that cannot be told.
 
-        That is so of one with a single body part, and of poses without likelihoods or without any size.
+        It cannot be told for a single body part, and for poses without likelihoods or without any size.
         """
         keypoints = [keypoint for keypoint in self.places if keypoint[0] == individual]
         places = [self.places[keypoint] for keypoint in keypoints]
@@ -389,7 +393,7 @@ class _Poses:
         fixed = [self._is_fixed(x[place, own], y[place, own], size) for place, own in enumerate(confident)]
         near = np.zeros_like(confident)
         beside = np.zeros_like(confident)  # any other confident keypoint that moves
-        surplus = np.zeros(self.length, int)  # of the pairs of confident keypoints: those as in labels less the others
+        surplus = np.zeros(self.length, int)  # among pairs of confident keypoints: those as in labels minus the others
         for (one, (_, a)), (other, (_, b)) in itertools.combinations(enumerate(keypoints), 2):
             nearest, farthest = reference.reach(a, b, size)
             with np.errstate(invalid="ignore"):
@@ -419,7 +423,7 @@ class _Poses:
         )
 
     def _is_fixed(self, x: np.ndarray, y: np.ndarray, size: float) -> bool:
-        """True where these places of a keypoint are one, but for a tenth of them, in a video that is not short."""
+        """True if a keypoint stays at one place, except in a tenth of the frames, in a video that is not short."""
         if self.length < _SHORTEST_STRETCH or len(x) < 2:
             return False
         ranges = [float(np.diff(np.quantile(axis, (0.05, 0.95)))[0]) for axis in (x, y)]
@@ -440,7 +444,7 @@ class _Poses:
         confident = known & (likelihood >= cutoff)
         decoded = max(self.rows[keypoint] - lost, 0)
         rated = np.isfinite(likelihood)
-        # What has places and no likelihood at all is neither sure nor unsure.
+        # A keypoint with places and no likelihood at all is neither sure nor unsure.
         can_be_sure = bool(rated.any()) or not known.any()
         seen = int(self.seen[keypoint[0]].sum()) if can_be_sure else 0
         steps, jumped, swapped, sure = self.steps(keypoint, cutoff, size)
@@ -462,7 +466,7 @@ class _Poses:
     def steps(
         self, keypoint: tuple[str, str], cutoff: float, size: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """For each step its length, whether it is a jump, whether it is a swap, and whether both ends are confident."""
+        """For each step: its length, and true or false for jump, for swap, and for both ends confident."""
         individual, bodypart = keypoint
         place = self.places[keypoint]
         x, y, likelihood = self.x[place], self.y[place], self.likelihood[place]
@@ -482,7 +486,7 @@ class _Poses:
         return lengths, jumped & ~swapped, swapped, sure
 
     def limb(self, individual: str, limb: Limb, cutoff: float) -> np.ndarray | None:
-        """The length of a limb in each frame, NaN where an end is not confident; None where an end is unknown."""
+        """The length of a limb in each frame, NaN if an end is not confident; None if an end is unknown."""
         one, other = (self.places.get((individual, bodypart)) for bodypart in (limb.one, limb.other))
         if one is None or other is None:
             return None
@@ -506,7 +510,7 @@ class _Poses:
                 continue
             places = [self.places[keypoint] for keypoint in keypoints]
             total, complete = np.zeros(len(places)), 0
-            # A few frames at a time: all of them take eight times the memory of the table.
+            # A few frames at a time: all at once would take eight times the memory of the table.
             for first in range(0, self.length, _FRAMES_AT_ONCE):
                 part = slice(first, first + _FRAMES_AT_ONCE)
                 poses = np.stack([self.x[places, part].T, self.y[places, part].T], axis=-1).astype(float)
@@ -517,7 +521,7 @@ class _Poses:
         return found
 
     def size(self, cutoff: float) -> float:
-        """The animals' size by their own confident poses."""
+        """The animals' size, by their own confident poses."""
         sizes = []
         for individual in self.individuals:
             places = [place for (own, _), place in self.places.items() if own == individual]
@@ -529,7 +533,8 @@ class _Poses:
 
 
 def within(x: np.ndarray, y: np.ndarray, picture: tuple[float, float], arena: np.ndarray | None) -> np.ndarray:
-    """Whether points lie in a picture of this width and height, and in the polygon of an arena where there is one."""
+    """True for points that lie in a picture of this width and height, and in the polygon of an arena if there is
+    one."""
     inside = (x >= 0) & (y >= 0) & (x <= picture[0]) & (y <= picture[1])
     if arena is None:
         return inside
@@ -555,7 +560,7 @@ def _stillness(
     length: int,
     picture_moves: Callable[[Sequence[Stretch]], Sequence[bool | None]] | None,
 ) -> tuple[float, float]:
-    """`still` and `still_in_motion`; the latter is NaN where the picture is not known in one of the stretches."""
+    """`still` and `still_in_motion`; the latter is NaN if the picture is not known in one of the stretches."""
     if not length:
         return np.nan, np.nan
     frames = [end - start for start, end in stretches]

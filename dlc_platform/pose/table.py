@@ -2,11 +2,11 @@
 
 Columns: ``frame`` (int32, from 0), ``time_s`` (float64, seconds from the first frame, never decreasing), ``individual``
 and ``bodypart`` (categories, in the project's order), ``x``, ``y`` (float32, pixels, origin at the top left of the full
-frame, y downwards) and ``likelihood`` (float32, 0 to 1). Where there is no estimate x and y are NaN, never zero. Rows
+frame, y downwards) and ``likelihood`` (float32, 0 to 1). Without an estimate x and y are NaN, never zero. Rows
 are sorted by body part, then by individual, then by frame, so that one body part is one stretch of the file. Every
 individual that has a body part has it in every frame; not every individual has all of them.
 
-The table's format and its summary belong here; drawing it is `pictures.py`.
+The table's format and its summary belong here; drawing it belongs to `plots`.
 """
 
 import os
@@ -25,7 +25,7 @@ from dlc_platform.store import opened
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The individual that body parts of no animal belong to in projects of several, as DeepLabCut calls it.
+#: DeepLabCut's name for the individual of body parts that belong to no animal, in projects of several.
 UNIQUE = "single"
 
 #: The pose table of a product of kind ``poses``.
@@ -43,7 +43,7 @@ COLUMNS = ("frame", "time_s", "individual", "bodypart", "x", "y", "likelihood")
 
 
 def tidy_from_dlc(frame: "pd.DataFrame", times_s: np.ndarray) -> "pd.DataFrame":
-    """The pose table of DeepLabCut's wide table, of one animal or of several; its numbers become float32.
+    """The pose table made from DeepLabCut's wide table, of one animal or of several; its numbers become float32.
 
     Parameters
     ----------
@@ -111,12 +111,13 @@ def write_dlc_table(wide: "pd.DataFrame", path: Path, tracks: bool) -> None:
     Parameters
     ----------
     tracks
-        That it holds the tracks of several animals, which DeepLabCut keeps under another key.
+        True for tracks of several animals, which DeepLabCut keeps under another key.
     """
     import pandas as pd
 
     with pd.HDFStore(str(path), mode="w") as file:
-        # Without the time of writing and the index of the rows' numbers, which holds it too; both are of no use.
+        # Without the time of writing, and without the index of the rows' numbers, which holds it too; neither is
+        # needed.
         key = "tracks" if tracks else "df_with_missing"
         file.put(key, wide, format="table", track_times=False, index=False)
 
@@ -124,7 +125,7 @@ def write_dlc_table(wide: "pd.DataFrame", path: Path, tracks: bool) -> None:
 def write_wide_table(wide: "pd.DataFrame", path: Path) -> None:
     """Write a wide table of any width to a ``.h5`` that pandas and DeepLabCut read, in pandas' fixed format.
 
-    In the format of `write_dlc_table` the names of some hundred body parts are more than HDF5 takes.
+    In the format of `write_dlc_table` the names of a few hundred body parts are too long for HDF5.
     """
     import pandas as pd
 
@@ -152,12 +153,12 @@ def write_parquet(table: "pd.DataFrame", path: Path) -> None:
 
 
 def read_parquet(path: Path, bodyparts: Sequence[str] | None = None) -> "pd.DataFrame":
-    """Read a pose table, or some of its body parts; of the others nothing is read.
+    """Read a pose table, or some of its body parts; the others are not read.
 
     Raises
     ------
     PlatformError
-        When a body part is not in the table, naming those that are.
+        When a body part is not in the table; it names those that are.
     """
     return read_parquets([path], bodyparts).drop(columns="part")
 
@@ -168,18 +169,18 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
     Returns
     -------
     DataFrame
-        The columns of a pose table, and `part`: the place in `paths` of the table that a row is from.
+        The columns of a pose table, and `part`: the number in `paths` of the table that a row comes from.
 
     Raises
     ------
     PlatformError
-        When a body part is not in one of the tables, naming those that are.
+        When a body part is not in one of the tables; it names those that are.
     """
     import pandas as pd
 
     if isinstance(bodyparts, str):
         bodyparts = [bodyparts]
-    # Most of the time goes to unpacking and copying, which let other threads run.
+    # Most of the time is unpacking and copying, during which other threads can run.
     with ThreadPoolExecutor(max(1, min(len(paths), os.cpu_count() or 1))) as pool:
         read = list(pool.map(lambda path: _read_stretches(path, bodyparts), paths))
         stretches = [(part, stretch) for part, own in enumerate(read) for stretch in own]
@@ -222,7 +223,7 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
 
 @dataclass(frozen=True)
 class _Stretch:
-    """The rows of one body part of a table; `individual` is the place of each row's in `individuals`."""
+    """The rows of one body part of a table; `individual` is the number, in `individuals`, of each row's individual."""
 
     bodypart: str
     individuals: list[str]
@@ -265,14 +266,14 @@ def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretc
 def _in_order(frame: np.ndarray, time_s: np.ndarray) -> np.ndarray:
     """Times that never run backwards.
 
-    For AVI files with B-frames, earlier versions wrote times of decoding: the same ones in another order.
+    For AVI files with B-frames, earlier versions wrote times of decoding: the same times in another order.
     """
     times = time_s[: int(frame[-1]) + 1] if len(frame) else time_s
     return time_s if (np.diff(times) >= 0).all() else np.sort(times)[frame]
 
 
 def rows_back_in_time(path: Path) -> int:
-    """Frames of a pose table that are, as the file has them, earlier than the frame before."""
+    """The frames of a pose table that are, in the file, earlier than the frame before."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -285,7 +286,8 @@ def rows_back_in_time(path: Path) -> int:
 
 
 def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, float, float]]:
-    """The keypoints of one frame: body part to (x, y, likelihood), or of several animals individual and body part."""
+    """The keypoints of one frame, as body part to (x, y, likelihood); for several animals by individual and body
+    part."""
     rows = table[table["frame"] == frame]
     names = rows["bodypart"].astype(str)
     if rows["individual"].nunique() > 1:
@@ -297,19 +299,19 @@ def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, fl
 
 
 def summarize(table: "pd.DataFrame", cutoff: float, lost: int = 0) -> "pd.DataFrame":
-    """How well each body part was tracked.
+    """Summarize the tracking of each body part.
 
     Parameters
     ----------
     cutoff
-        Likelihood from which an estimate counts as confident.
+        The likelihood from which an estimate is confident.
     lost
-        How many frames have no picture: fractions are of the others, as those of `quality.measure` are.
+        The number of frames without a picture: fractions are over the others, as in `scores.measure`.
 
     Returns
     -------
     DataFrame
-        One row for each body part: ``bodypart, frames, mean_likelihood, fraction_confident, fraction_missing``. Of
+        One row for each body part: ``bodypart, frames, mean_likelihood, fraction_confident, fraction_missing``. For
         several individuals it is the mean over all of them.
     """
     import pandas as pd

@@ -1,4 +1,4 @@
-"""What scores are held against, and the verdict on them; what the scores are is in `scores`."""
+"""The limits and floors of scores, and the verdict; `scores` says what the scores are."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,15 +14,15 @@ from dlc_platform.text.words import rounded
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Scores of which less is worse: those of lab.yaml, and one that only floors have.
+#: Scores for which less is worse: those of lab.yaml, and one that only floors have.
 _LESS_IS_WORSE = (*LESS_IS_WORSE, "confident_when_seen")
-#: The most that a model's own test images can leave to its poses.
+#: The widest limits that a model's own test images can give its poses.
 _MOST = {"limb_outliers": 0.5, "jumps": 0.25}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """From which value on a score is worth a warning, and from which it fails; None for never."""
+    """The value from which a score is a warning, and the value from which it fails; None for never."""
 
     warn: float | None = None
     fail: float | None = None
@@ -30,10 +30,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Floors:
-    """What poses have to keep whatever their model does on its own test images; each over all body parts but two.
+    """The floors that poses must keep whatever their model does on its own test images; all but two are over all body
+    parts.
 
-    `confident` and, of each body part by itself, `bodypart_confident` are floors of ``confident_when_seen``,
-    `empty_frames` of ``fraction_empty``, and `still` of ``still_in_motion``; `background` is of each body part, too.
+    `confident` is the floor of ``confident_when_seen``, `empty_frames` that of ``fraction_empty``, and `still` that of
+    ``still_in_motion``. `bodypart_confident` (also of ``confident_when_seen``) and `background` are for each body part.
     """
 
     confident: Limits = Limits()
@@ -46,19 +47,20 @@ class Floors:
 
 
 def default_limits(evaluated: "pd.DataFrame | None", bodypart: str) -> dict[str, Limits]:
-    """From which values on a score is worth a warning, where lab.yaml says nothing; nothing fails.
+    """The values from which a score is a warning, if lab.yaml does not say; nothing fails.
 
     Parameters
     ----------
     evaluated
-        What `measure_predictions` gave for the model; without it the limits are absolute.
+        The result of `measure_predictions` for the model; without it the limits are absolute.
 
     Notes
     -----
     Videos are not test images, so each limit leaves room: 0.2 below the fraction of confident keypoints, 0.05 above the
     fraction of limb outliers, both beyond the interval of a fraction among so few images (two standard errors, after
     Agresti and Coull 1998); twice the reprojection error and a pixel; 0.02 of jumps and twice the fraction of gross
-    errors. So that a bad model cannot ask for nothing, half of the limbs and a quarter of the steps are the most.
+    errors. So that a bad model does not allow everything, the limits are at most half of the limbs and a quarter of the
+    steps.
     """
     limits = {
         "fraction_confident": Limits(0.5),
@@ -94,21 +96,21 @@ def judge(
     """The scores that lie beyond their limits, the failing ones first; nothing but the scores is needed.
 
     A body part that does not have a row for each frame of the video fails whatever the limits. A floor whose score
-    could not be measured is not kept: where nothing was estimated, it fails; where something could not be looked at, it
-    warns and says what.
+    could not be measured is not kept: if nothing was estimated, it fails; if something could not be looked at, it warns
+    and says what.
 
     Parameters
     ----------
     scores
-        What `measure` gave; what it says of everything at once is only held against the floors.
+        The result of `measure`; its row over everything is compared only with the floors.
     frames
-        Of the video.
+        The number of frames of the video.
     limits
         Those of lab.yaml, by metric; a limit that is None is the one of `default_limits`.
     evaluated
-        What `measure_predictions` gave for the model.
+        The result of `measure_predictions` for the model.
     floors
-        None for no floors.
+        The floors; None for no floors.
     """
     floors = floors or Floors()
     findings = []
@@ -122,7 +124,7 @@ def judge(
         if bodypart not in of_bodypart:
             of_bodypart[bodypart] = _bounds(limits, evaluated, bodypart)
         own = _beyond(row, individual, bodypart, of_bodypart[bodypart])
-        # A body part has one line for how sure the model is of it: that of the limit, or else that of the floor.
+        # A body part has one line about the model's confidence: that of the limit, or else that of the floor.
         if not any(finding.metric == "fraction_confident" and finding.level == "fail" for finding in own):
             floor = _beyond(row, individual, bodypart, _floor("confident_when_seen", floors.bodypart_confident))
             if floor and (floor[0].level == "fail" or not any(one.metric == "fraction_confident" for one in own)):
@@ -135,7 +137,7 @@ def judge(
 
 
 def _below_floors(row: Mapping[Hashable, Any], floors: Floors) -> list[Finding]:
-    """The floors over all body parts that are not kept, by the scores of everything together."""
+    """The floors over all body parts that are not kept, by the scores over everything."""
     every = [
         *_floor("confident_when_seen", floors.confident),
         *_floor("mean_likelihood", floors.mean_likelihood),
@@ -151,14 +153,14 @@ def _below_floors(row: Mapping[Hashable, Any], floors: Floors) -> list[Finding]:
     findings = _beyond(row, ALL, ALL, every)
     unrated = not float(row["mean_likelihood"]) >= 0
     if unrated and any(metric in ("confident_when_seen", "mean_likelihood") for metric, *_ in every):
-        says = "the poses have no likelihood, so that nothing says how sure they are"
+        says = "the poses have no likelihood, so it is not known how sure they are"
         findings.append(Finding("mean_likelihood", ALL, ALL, None, floors.mean_likelihood.fail, "warn", A_FLOOR, says))
     still = float(row["still"])
     least = min((bound for bound in (floors.still.warn, floors.still.fail) if bound is not None), default=1.0)
     if still > least and not float(row["still_in_motion"]) >= 0:
         says = (
-            f"no keypoint moves in {still:.0%} of the frames, and the video could not be looked at to see whether "
-            f"the picture does, floor {least:.0%}"
+            f"no keypoint moves in {still:.0%} of the frames, and the video could not be read to see if "
+            f"the picture moves, floor {least:.0%}"
         )
         findings.append(Finding("still", ALL, ALL, still, least, "warn", A_FLOOR, says))
     return [_in_words(finding) for finding in findings]
@@ -179,7 +181,7 @@ def _in_words(finding: Finding) -> Finding:
         "still_in_motion": f"no keypoint moves in {share} of the frames although the picture does: the same pose again "
         f"and again, floor {finding.limit:.0%}",
         "no_animal": f"no animal can be seen in {share} of the frames, floor {finding.limit:.0%}: by the distances "
-        "that labels know, what is confident there is too little of one, or a thing that stays where it is",
+        "in the labels, the confident keypoints there are too few, or are a thing that never moves",
         "background": f"{whose} is a thing of the background in {share} of its confident frames: it stays at one place "
         f"of the picture for the whole video, away from the rest of the animal, floor {finding.limit:.0%}",
     }
@@ -209,7 +211,7 @@ def _floor(metric: str, limits: Limits) -> list[tuple[str, Level, float | None, 
 def _bounds(
     limits: Mapping[str, Limits], evaluated: "pd.DataFrame | None", bodypart: str
 ) -> list[tuple[str, Level, float | None, str]]:
-    """The limits of a body part and where each comes from, of each metric the failing one first."""
+    """The limits of a body part and their sources, for each metric the failing one first."""
     defaults = default_limits(evaluated, bodypart)
     absolute = default_limits(None, bodypart)
     bounds: list[tuple[str, Level, float | None, str]] = []

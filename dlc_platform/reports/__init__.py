@@ -1,1 +1,1 @@
-"""What people are told about a stretch of time, from the catalogue."""
+"""Reports for people about a stretch of time, from the catalogue."""

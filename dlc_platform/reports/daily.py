@@ -1,7 +1,7 @@
-"""What a day brought: the figures of the daily report, read from the catalogue.
+"""The daily report: the figures of a day, read from the catalogue.
 
-Everything is counted by when it was written down, so a day that is over keeps its figures. What took hours belongs to
-the day that it ended on; which cameras are tracked at all is as lab.yaml says now.
+Everything is counted by the time when it was written down, so a finished day keeps its figures. Work that took hours
+belongs to the day on which it ended. The present lab.yaml says which cameras are tracked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,18 @@ from dlc_platform.text.words import counted, lasting
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Days that the plot and the table of days show, the report's own among them.
+#: The number of days that the plot and the table of days show, including the report's own.
 DAYS_SHOWN = 30
 
 _BEGAN = """
 select least((select began_at from dlc.lab_beginning), (select min(registered_at) from dlc.session))
 """
 
-#: What ran a network was a GPU: it says so itself, and where that was not written down, its machine has one.
+#: True if a GPU ran the network: by the device of the estimate, or, if that was not written down, by its machine.
 _HAS_GPU = "coalesce(n.details ->> 'gpu', 'none') <> 'none'"
 _ON_GPU = f"coalesce(e.device <> 'cpu', {_HAS_GPU})"
 
-#: Poses that a session got on these days and did not have before; those that were put in force again are no new ones.
+#: Poses that a session got on these days and did not have before; poses put in force again are not new.
 _ESTIMATED = """
     from dlc.recording_poses m
     join dlc.pose_estimate e on e.id = m.pose_estimate_id and e.origin = 'computed'
@@ -47,7 +47,7 @@ _ESTIMATED = """
         where o.pose_estimate_id = m.pose_estimate_id and o.id < m.id and s.session_key = r.session_key
     )
 """
-#: Files of recordings that were new on these days, of videos that lay in the lab already, in another recording.
+#: New files of recordings on these days, of videos that the lab already had in another recording.
 _COPIES = """
     from dlc.recording_file f
     join dlc.recording r on r.id = f.recording_id
@@ -179,17 +179,18 @@ class DailyReport:
     Attributes
     ----------
     sessions_arrived, sessions_estimated, sessions_quarantined
-        Registered, got poses that they had not before, and were put in quarantine on that day.
+        The sessions that were registered, that got new poses, and that were put in quarantine on that day.
     sessions_with_bad_poses
-        Of those that got poses on that day, the ones whose poses fail by their verdict as it is now.
+        Those of the sessions estimated on that day whose poses fail by their present verdict.
     sessions_waiting, sessions_in_quarantine
-        When the day ended: with a video that has no poses although its camera is tracked, and held up.
+        At the end of the day: sessions with a video that has no poses although its camera is tracked, and sessions in
+        quarantine.
     video_hours_arrived, video_hours_estimated
-        Hours of video that were new to the lab, and that poses were computed for. A copy adds nothing to either.
+        Hours of video that were new to the lab, and hours for which poses were computed. A copy adds to neither.
     copies_arrived
-        Files of videos that lay in another recording of the lab already.
+        Files of videos that the lab already had in another recording.
     inference_gpu_hours, inference_cpu_hours, training_gpu_hours, training_cpu_hours
-        How long networks ran, by the kind of device.
+        The hours that networks ran, by the kind of device.
     by_camera, by_day
         The rows of the tables `cameras` and `days`, by column.
     """
@@ -217,8 +218,8 @@ class DailyReport:
     def cameras(self) -> "pd.DataFrame":
         """One row for each camera with something new.
 
-        Camera, project, files, copies and hours that arrived, sessions, frames and hours that were estimated, hours of
-        GPU and CPU.
+        Columns: camera, project, files, copies and hours that arrived; sessions, frames and hours that were estimated;
+        hours of GPU and CPU.
         """
         import pandas as pd
 
@@ -226,7 +227,7 @@ class DailyReport:
 
     @property
     def days(self) -> "pd.DataFrame":
-        """One row for each of the last 30 days, this one last, with those of the figures that belong to a day."""
+        """One row for each of the last 30 days, this one last, with the figures that belong to a day."""
         import pandas as pd
 
         return pd.DataFrame(self.by_day)
@@ -253,7 +254,7 @@ class DailyReport:
 
 
 def yesterday(time_zone: str) -> date:
-    """The last day that is over in a time zone."""
+    """The last finished day in a time zone."""
     return datetime.now(ZoneInfo(time_zone)).date() - timedelta(days=1)
 
 
@@ -269,7 +270,7 @@ def require_reported(engine: Engine, day: date, time_zone: str) -> None:
     Raises
     ------
     PlatformError
-        When there can be no report of a day: it has not begun, or is before the lab's first one.
+        When a day can have no report: it has not begun, or is before the lab's first day.
     """
     first, today = first_day(engine, time_zone), yesterday(time_zone) + timedelta(days=1)
     if day > today:
@@ -279,12 +280,12 @@ def require_reported(engine: Engine, day: date, time_zone: str) -> None:
 
 
 def daily_report(engine: Engine, day: date, time_zone: str, damaged_videos: str) -> DailyReport:
-    """The report of a day, from midnight to midnight in a time zone, also where that is 23 or 25 hours.
+    """The report of a day, from midnight to midnight in a time zone, even if that is 23 or 25 hours.
 
     Parameters
     ----------
     damaged_videos
-        The rule of lab.yaml: whether a damaged video waits for its poses.
+        The rule of lab.yaml, which decides if a damaged video waits for poses.
     """
     first = day - timedelta(days=DAYS_SHOWN - 1)
     until = _midnight(day + timedelta(days=1), time_zone)

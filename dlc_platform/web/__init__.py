@@ -1,1 +1,1 @@
-"""What browsers reach: the gate before every page, and Dagster's web server behind it."""
+"""The web servers: the gate before every page, and Dagster's web server behind it."""

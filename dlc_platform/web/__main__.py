@@ -1,7 +1,7 @@
 """Dagster's web server behind the gate: `python -m dlc_platform.web`, with the options of `dagster-webserver`.
 
-Its token and the names under which it answers are those of the lab that DLC_PLATFORM_HOME names. Where the server does
-not see the lab's home, as in a container, the environment gives them.
+Its token and the names under which it answers are those of the lab that DLC_PLATFORM_HOME names. If the server does not
+see the lab's home, as in a container, the environment gives them.
 """
 
 import sys
@@ -13,7 +13,7 @@ from dlc_platform.web.gate import Gate, Rules, host_of
 
 def main() -> None:
     try:
-        # What is wrong with them is said before Dagster loads anything.
+        # Faults of these are reported before Dagster loads anything.
         token, hosts = web_access.token("--read-only" in sys.argv), frozenset(map(host_of, web_access.hosts()))
     except (PlatformError, ValueError) as error:
         sys.exit(f"{error}")

@@ -1,13 +1,13 @@
 """The gate before every page: who may ask a web server of the lab, from where, and in which way.
 
-It is an ASGI application around another one and knows nothing of what that does, except which of Dagster's addresses
+It is an ASGI application around another one. It knows nothing about that one, except which of Dagster's addresses
 change anything. It refuses
 
 * names that are not the lab's own, so that no other site gives itself the lab's address (DNS rebinding);
 * pages of other origins, for each method and for WebSockets;
-* whoever does not have the token: other accounts of the machine, and programs that are not the lab's;
+* requests without the token: from other accounts of the machine, and from programs that are not the lab's;
 * changes by anything but a POST of JSON, which no foreign page can send unasked;
-* every change at all, where the server is there to look only.
+* every change, if the server is read-only.
 """
 
 import hmac
@@ -27,17 +27,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dlc_platform.orchestration.web_access import TOKEN_PARAMETER
 
-#: Says that the server is there, and its versions; whoever watches over it asks without a token.
+#: The address that tells that the server is alive, and its versions; programs that watch it ask without a token.
 HEALTH = "/server_info"
 
-#: What a browser writes into Host: no account, no path, and a port of digits.
+#: The form of a browser's Host: no account, no path, and a port of digits.
 _HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?", re.A)
 _LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _JSON = "application/json"
 _GRAPHQL = "/graphql"
-#: As long as browsers keep any cookie.
+#: The longest time for which browsers keep a cookie.
 _COOKIE_SECONDS = 400 * 24 * 3600
-#: What each answer carries: no page of others frames or embeds ours, or learns where one came from.
+#: Headers of each answer: no foreign page can frame or embed ours, or learn the address that a person came from.
 _SECURITY_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
     "X-Content-Type-Options": "nosniff",
@@ -46,22 +46,22 @@ _SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _FRAMES = "frame-ancestors 'self'"
-#: A page of ours that stands alone.
+#: A page of our own without any other resource.
 _BARE_PAGE = {"Content-Security-Policy": f"default-src 'none'; {_FRAMES}", "Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Who is let in.
+    """The rules of admission.
 
     Parameters
     ----------
     token
-        Whoever has it is let in.
+        A request that carries it is let in.
     hosts
-        Names under which the lab answers, besides those of this machine for itself; as `host_of` gives them.
+        Names under which the lab answers, besides the local names of this machine; as `host_of` gives them.
     read_only
-        Refuse every change, whoever asks.
+        True to refuse every change.
     """
 
     token: str
@@ -80,7 +80,7 @@ def host_of(name: str) -> str:
     Raises
     ------
     ValueError
-        When there is none in it.
+        When the name holds no host.
     """
     host = urlsplit(name if "://" in name else f"//{name}").hostname
     if not host:
@@ -89,7 +89,7 @@ def host_of(name: str) -> str:
 
 
 class Gate:
-    """The application behind it, for those whom the rules let in."""
+    """The application behind the gate, for requests that the rules admit."""
 
     def __init__(self, app: ASGIApp, rules: Rules):
         self._app = app
@@ -102,7 +102,7 @@ class Gate:
         elif scope["type"] == "websocket":
             headers = Headers(scope=scope)
             if self._foreign(scope, headers) or not self._is_known(headers):
-                # Before it is accepted: the browser gets the status 403.
+                # Closed before it is accepted, so that the browser gets the status 403.
                 await send({"type": "websocket.close", "code": 1008})
             else:
                 await self._app(scope, receive, send)
@@ -132,21 +132,21 @@ class Gate:
         return _refusal_of_the_way(scope, headers)
 
     def _foreign(self, scope: Scope, headers: Headers) -> str | None:
-        """Why a request is one of another site; None if it is not."""
+        """The reason why a request comes from another site; None if it does not."""
         host = _only(headers, "host")
         if host is None or not _HOST.fullmatch(host):
             return "the request does not say which host it is for"
         name = host_of(host)
-        # Whoever watches over a container or a pod asks it by its address, which no site can give itself.
+        # A program that watches a container or a pod uses its address, which no site can give itself.
         if name not in self._hosts and not (scope["path"] == HEALTH and _is_address(name)):
             return (
-                f"this lab does not answer under the name {name}; if it is to, add it to web.hosts in lab.yaml, or to "
-                "DLC_PLATFORM_WEB_HOSTS where that is set"
+                f"this lab does not answer under the name {name}; if it should, add it to web.hosts in lab.yaml, or to "
+                "DLC_PLATFORM_WEB_HOSTS if that is set"
             )
         if "origin" in headers and not _is_origin(_only(headers, "origin"), host):
             return "the request comes from a page of another site"
         sites = set(headers.getlist("sec-fetch-site"))
-        # A link that a person follows from elsewhere comes here; nothing that a page asks for by itself does.
+        # A link that a person follows from elsewhere gets here; requests that a page makes by itself do not.
         is_link = (
             scope["type"] == "http"
             and scope["method"] == "GET"
@@ -167,7 +167,7 @@ class Gate:
         return hmac.compare_digest(given.encode(), self._rules.token.encode())
 
     def _introduction(self, scope: Scope, address: str) -> Response:
-        """The cookie for a browser that came with the token, and the way on without it."""
+        """The cookie for a browser that came with the token, and a redirect to the address without it."""
         answer = RedirectResponse(address, 303, {"Cache-Control": "no-store"})
         answer.set_cookie(
             self._rules.cookie,
@@ -190,7 +190,7 @@ _HOW = (
 
 
 def _without_token(scope: Scope) -> tuple[str, list[str]]:
-    """The address of a request without the tokens in it, and these."""
+    """The address of a request without its tokens, and the tokens."""
     parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     rest = urlencode([one for one in parameters if one[0] != TOKEN_PARAMETER])
     # Two slashes at the beginning would name another host.
@@ -199,47 +199,47 @@ def _without_token(scope: Scope) -> tuple[str, list[str]]:
 
 
 def _way_in(scope: Scope, headers: Headers, address: str, wrong: bool) -> Response:
-    """How somebody gets in who is not known; `wrong` if a token was given."""
+    """The answer to an unknown visitor: the way to get in; `wrong` if a token was given."""
     if scope["method"] != "GET" or "text/html" not in headers.get("accept", ""):
         return PlainTextResponse(
-            "Refused: this lab is open to whoever has its token, as the address that `dlc-platform up` prints.\n",
+            "Refused: this lab needs its token, which is in the address that `dlc-platform up` prints.\n",
             401,
             {"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"},
         )
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        # A link from elsewhere brings no cookie along. The page that opens itself again does.
+        # A link from elsewhere sends no cookie. A page that reloads itself does.
         return HTMLResponse(_PAGE.format(head='<meta http-equiv="refresh" content="0">'), 401, _BARE_PAGE)
-    told = "<p>The token in this address is not that of this lab as it runs now.</p>" if wrong else ""
+    told = "<p>The token in this address is not the present token of this lab.</p>" if wrong else ""
     return HTMLResponse(_PAGE.format(head="") + told + _HOW.format(again=html.escape(address)), 401, _BARE_PAGE)
 
 
 def _refusal_of_the_way(scope: Scope, headers: Headers) -> Response | None:
-    """Let GET look and POST of JSON change; None if the request does so."""
+    """Refuse a request that is neither a GET nor a POST of JSON; None if it is one."""
     method = scope["method"]
     if method in ("GET", "HEAD"):
-        # Dagster does by GET what the parameter `query` says, and shows a page to browsers instead.
+        # Dagster executes the parameter `query` of a GET, but shows browsers a page instead.
         if scope["path"].rstrip("/").endswith(_GRAPHQL) and "text/html" not in headers.get("accept", ""):
-            return _refused("questions to /graphql are asked by POST", 405)
+            return _refused("questions to /graphql must be asked by POST", 405)
         return None
     if method != "POST":
-        return _refused(f"nothing here is done by {method}", 405)
+        return _refused(f"{method} is not used here", 405)
     kind = _only(headers, "content-type") or ""
     if kind.partition(";")[0].strip().lower() != _JSON:
-        return _refused(f"what is posted here is {_JSON}", 415)
+        return _refused(f"a POST here must be {_JSON}", 415)
     return None
 
 
 def _refusal_to_change(scope: Scope, body: bytes) -> Response | None:
-    """Let a POST ask and not change; None if it does not."""
+    """Refuse a POST that would change anything; None if it only asks."""
     if scope["path"] != _GRAPHQL:
-        return _refused("nothing can be changed here: this page is for looking")
+        return _refused("nothing can be changed here: this page is read-only")
     try:
         document = parse(json.loads(body)["query"])
     except (ValueError, TypeError, KeyError, RecursionError, GraphQLError):
-        # Dagster answers with what is wrong with it, but what cannot be read here is not handed on.
-        return _refused("this is no GraphQL that can be read", 400)
+        # Dagster would answer with the fault, but a request that cannot be read here is not passed on.
+        return _refused("this is not GraphQL that can be read", 400)
     if _changes(document):
-        message = "Nothing can be changed here: this page is for looking"
+        message = "Nothing can be changed here: this page is read-only"
         return JSONResponse({"data": None, "errors": [{"message": message}]}, 403)
     return None
 
@@ -256,13 +256,13 @@ def _refused(why: str, status: int = 403) -> Response:
 
 
 def _only(headers: Headers, name: str) -> str | None:
-    """The value of a header that is there once."""
+    """The value of a header that is present exactly once."""
     values = headers.getlist(name)
     return values[0] if len(values) == 1 else None
 
 
 def _is_origin(origin: str | None, host: str) -> bool:
-    """Whether a page's origin is the host that was asked, over HTTP or, through a proxy, HTTPS."""
+    """True if a page's origin is the host that was asked, over HTTP or, through a proxy, HTTPS."""
     scheme, _, rest = (origin or "").lower().partition("://")
     if scheme not in ("http", "https"):
         return False
@@ -297,7 +297,7 @@ async def _read(receive: Receive) -> bytes:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A body that was read, for the next reader."""
+    """A body that was read already, for the next reader."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def read() -> Message:
@@ -312,7 +312,7 @@ def _with_security_headers(send: Send) -> Send:
             headers = MutableHeaders(scope=message)
             for name, value in _SECURITY_HEADERS.items():
                 headers[name] = value
-            # Beside what the page says itself: of two policies both hold.
+            # In addition to the page's own policy: both policies hold.
             headers.append("Content-Security-Policy", _FRAMES)
         await send(message)
 

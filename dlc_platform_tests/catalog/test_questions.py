@@ -97,7 +97,7 @@ def test_a_promotion_makes_sessions_stale_and_says_so_before(lab: Engine) -> Non
     impact = impact_of(lab, identity("c"))
     assert list(impact.sessions["session"]) == [ONE] and impact.frames == 300
     # Frames per second of versions with the same network are not known here, nor its own.
-    assert impact.frames_per_second is None and impact.hours is None and "cannot be said" in str(impact)
+    assert impact.frames_per_second is None and impact.hours is None and "the time is not known" in str(impact)
     assert promote(lab, promotion("c"), expected=identity("b"))
     (row,) = stale_sessions(lab).to_dict("records")
     assert (row["session"], row["project"], row["production_model"]) == (ONE, "maze", identity("c"))

@@ -359,7 +359,7 @@ def test_a_model_whose_evaluation_cannot_be_read_is_not_trusted(small: SmallLab,
     rules = small.lab.model_rules
     judgement = judge_version(small.engine, small.store, identity("a"), rules)
     assert judgement.standing == "unread" and not judgement.tracks_by_itself
-    assert str(judgement).startswith(f"not judged, because what its test images say cannot be read: {file} is ")
+    assert str(judgement).startswith(f"not judged, because its results on test images cannot be read: {file} is ")
     (barred,) = versions_that_may_not_start(small.engine, small.store, "maze", rules).values()
     assert "was passed over, because it is not judged" in barred
     # Poses that a person asks for are judged by what is left, and fail by name.

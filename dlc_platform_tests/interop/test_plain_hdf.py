@@ -171,7 +171,7 @@ ATTACKS: dict[Attack, str] = {
     gigabytes_that_are_not_there: r"asks for 16,000 MB of memory",
     gigabytes_that_are_packed: r"asks for 2,147 MB of memory",
     a_part_of_a_gigabyte: r"asks for 1,07\d MB of memory",
-    a_part_that_is_more_than_it_says: r"a part of /df_with_missing/block0_values is not of the size",
+    a_part_that_is_more_than_it_says: r"a part of /df_with_missing/block0_values does not have the declared size",
     packed_twice: r"is packed twice",
     values_that_were_never_written: r"not all of /df_with_missing/block0_values was written",
     parts_that_were_never_written: r"not all of /df_with_missing/block0_values was written",

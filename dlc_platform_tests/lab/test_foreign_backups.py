@@ -235,7 +235,7 @@ def test_every_kind_of_row_that_leads_elsewhere_is_named(lab: Engine) -> None:
             else:
                 statement = f"update dlc.{table} set {column} = '{value}'"
             connection.exec_driver_sql(statement)
-            named = rf"the row .* of dlc\.{table} has '{re.escape(value)}' as {column}, which is no .*"
+            named = rf"the row .* of dlc\.{table} has '{re.escape(value)}' as {column}, which is not .*"
             assert re.fullmatch(named, harmful_row(connection) or "")
             connection.rollback()
 
@@ -343,7 +343,7 @@ def test_a_run_of_another_name_refuses_the_backup(
         execute(lab, f"insert into dagster.runs (run_id, status, run_body) values ('{name}', 'SUCCESS', '{of_run}')")
         files.append(backup(home, home.with_name(f"file-{len(files)}")).file)
     named = r"the row '.*' of dagster\.runs is of the run '\.\./\.\./\.\./outside', which is not a run"
-    for file, problem in zip(files, (named, named, r"a row of dagster\.runs is none of Dagster's"), strict=True):
+    for file, problem in zip(files, (named, named, r"a row of dagster\.runs is not one of Dagster's"), strict=True):
         with pytest.raises(PlatformError, match=problem):
             restored(file)
     assert empty(empty_database)

@@ -66,7 +66,7 @@ def test_what_the_sensor_waits_for(engine: Engine, home: Path) -> None:
     held = of(engine, settings, "sub-006_ses-003", later)
     assert (held.step, held.file, held.since, held.passing) == ("registration", str(broken), later, False)
     assert held.reason.startswith("it does not open (")
-    assert f"at {later + timedelta(hours=1):%Y-%m-%d %H:%M} UTC read as it is" in held.remedy
+    assert f"reads it as it is at {later + timedelta(hours=1):%Y-%m-%d %H:%M} UTC" in held.remedy
     partner = of(engine, settings, "sub-1_ses-1", later)
     assert "cam-top.mp4.part beside it says" in partner.reason and partner.remedy.startswith("Remove that file")
 

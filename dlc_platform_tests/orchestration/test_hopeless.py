@@ -153,7 +153,7 @@ def test_a_version_that_too_few_test_images_speak_for_is_promoted_with_a_word(la
 
 def test_a_version_that_no_test_image_speaks_for_waits_for_a_person(lab: SmallLab) -> None:
     lab.train("a", "d", "6", test_images=0)
-    assert "nothing is known of its error" in refusal(promote(lab))
+    assert "so its error is not known" in refusal(promote(lab))
     assert promote(lab, model=identity("a"), reason="the only one", by="ada").success
     assert wanted(lab) == [SESSION]
 
@@ -165,7 +165,7 @@ def test_nothing_is_tracked_by_a_model_whose_evaluation_is_lost(lab: SmallLab, t
     _judge_evaluation.cache_clear()  # as in a process that began after that
     assert wanted(lab) == []
     (told,) = find_trackers(lab.engine, lab.store, lab.lab.projects, lab.lab.model_rules).held.values()
-    assert f"is not judged, because what its test images say cannot be read: {file} is missing" in told
+    assert f"is not judged, because its results on test images cannot be read: {file} is missing" in told
     assert f"Bring {file.parent} back from a copy of the store" in told and "then it goes on by itself" in told
     (waits,) = [row for row in waiting(lab.engine, lab.lab) if row.step == "poses"]
     assert f"{file} is missing" in waits.reason and f"Bring {file.parent} back" in waits.remedy

@@ -459,8 +459,8 @@ def test_ears_of_an_empty_cage_do_not_pass_for_an_animal(reference: Reference) -
     assert score(scores, "fraction_confident", ALL, ALL) == pytest.approx(0.65)
     assert score(scores, "no_animal", ALL, ALL) == pytest.approx(0.7)
     assert failing(poses, reference) == [
-        "no animal can be seen in 70.0% of the frames, floor 50%: by the distances that labels know, what is confident "
-        "there is too little of one, or a thing that stays where it is"
+        "no animal can be seen in 70.0% of the frames, floor 50%: by the distances in the labels, the "
+        "confident keypoints there are too few, or are a thing that never moves"
     ]
     # Nor does it help where the others are guessed right beside them, every time.
     for part, x in (("snout", 320), ("tail", 270)):

@@ -66,7 +66,10 @@ def test_who_is_not_known_learns_how_to_get_in(servers: Servers):
     assert page.status == 401
     assert "dlc-platform up" in page.body and "dlc-platform ui HOME" in page.body
     assert "<script>" not in page.body
-    assert "not that of this lab" in server.request("GET", "/?token=no", {"Accept": "text/html"}, known=False).body
+    assert (
+        "is not the present token of this lab"
+        in server.request("GET", "/?token=no", {"Accept": "text/html"}, known=False).body
+    )
     # A link in a message brings no cookie along; the page opens itself again, and then the cookie is there.
     link = {"Accept": "text/html", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     bounce = server.request("GET", "/runs", {**link, "Sec-Fetch-Dest": "document"}, known=False)

@@ -264,7 +264,7 @@ def test_the_same_pose_in_every_frame_fails_where_the_picture_moves(small: Small
     small.track("8", "a", poses(points(1, seed=3).repeat(FRAMES, axis=0)))
     # The video is on no disk: whether the animal was at rest cannot be said, and is not taken for good.
     found = small.assess()
-    assert found.verdict == "warn" and "could not be looked at" in str(found.findings[0])
+    assert found.verdict == "warn" and "could not be read" in str(found.findings[0])
     file = tmp_path / "top.mp4"
     for moves, verdict in ((True, "fail"), (False, "pass")):
         write_moving_video(file, moves)

@@ -117,7 +117,7 @@ def _keep_others_quiet() -> None:
 
 
 def _lost_connection(error: BaseException | None) -> str | None:
-    """What the database driver said, when an error comes from a server that went away."""
+    """The message of the database driver, if an error comes from a server that went away."""
     from sqlalchemy.exc import OperationalError
 
     while error is not None:

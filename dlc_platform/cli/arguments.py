@@ -1,4 +1,4 @@
-"""What several commands ask for: the lab, a session, a model; and how that is opened or refused."""
+"""Arguments that several commands share: the lab, a session, a model; and how each is opened or refused."""
 
 import sys
 from contextlib import suppress
@@ -129,7 +129,7 @@ def absolute(path: Path) -> Path:
 
 
 def asked(question: str, problem: str, remedy: str) -> str:
-    """What a person answers in a terminal; where there is none, what was not given is a problem."""
+    """The answer of a person at a terminal; without a terminal, the missing argument is a problem."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise PlatformError(problem, remedy)
     return str(typer.prompt(question, prompt_suffix=" ", err=True)).strip()

@@ -1,4 +1,4 @@
-"""What a shell offers at the Tab key: sessions, recipes and model versions of the lab that stands in the line.
+"""Completion at the Tab key: sessions, recipes and model versions of the lab in the line.
 
 Nothing is started for it, and where the lab does not answer, nothing is offered.
 """

@@ -88,7 +88,7 @@ def _poses_lines(sessions: Iterable[PlannedSession], shown: int, everything: boo
 
 
 def _amount(files: Iterable[PlannedFile]) -> str:
-    """How many files, how long, and how many frames, as far as that is known."""
+    """The number of files, their length and their frames, as far as known, in words."""
     files = list(files)
     text = counted(len(files), "file")
     known = [file.duration_s for file in files if file.duration_s is not None]
@@ -106,7 +106,7 @@ def _rest(number: int, what: str) -> Iterator[str]:
 
 
 def _grouped(items: Iterable[tuple[str, str]], shown: int, everything: bool) -> Iterator[str]:
-    """What has the same reason together, the commonest reason first."""
+    """The lines of items grouped by their reason, the most common reason first."""
     groups: dict[str, list[str]] = defaultdict(list)
     for reason, name in items:
         groups[reason].append(name)

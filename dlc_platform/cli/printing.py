@@ -1,4 +1,4 @@
-"""What commands print: sentences, and tables of rows for people or as JSON. Which rows is for each command to say."""
+"""Printing for commands: sentences, and tables of rows for people or as JSON. Which rows is for each command to say."""
 
 import csv
 import json

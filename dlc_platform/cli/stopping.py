@@ -1,4 +1,4 @@
-"""How a command that works for a while ends: at Ctrl-C, at a signal, or with an exit code of its runs."""
+"""The end of a command that works for a while: at Ctrl-C, at a signal, or with an exit code of its runs."""
 
 import signal
 import sys

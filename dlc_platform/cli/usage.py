@@ -1,4 +1,4 @@
-"""How commands are called: what `--help` shows of them, and what is said of a call that is not understood.
+"""The calls of commands: the text of `--help`, and the answer to a call that is not understood.
 
 Arguments stand in capitals, options with what they take, and no name of a type of Python is shown.
 """
@@ -139,7 +139,7 @@ def spelled(parameter: Any) -> str:
 
 
 def described(parameter: Any) -> str:
-    """What an argument or option is for, and its default where it has one that says something."""
+    """The purpose of an argument or option, and its default if it tells something."""
     said = inspect.cleandoc(parameter.help or "")
     default = parameter.default
     if default in (None, False, "", ()) or callable(default) or parameter.param_type_name == "argument":
@@ -168,7 +168,7 @@ def _argument(argument: Any) -> str:
 
 
 def misunderstood(error: UsageError) -> PlatformError:
-    """What is wrong with a call, and how it is meant."""
+    """The error for a call that is not understood, with the right way to call."""
     ctx = error.ctx
     if ctx is None:
         return PlatformError(_begun(error.format_message()), "See `dlc-platform --help`")
@@ -187,7 +187,7 @@ def misunderstood(error: UsageError) -> PlatformError:
 
 
 def _problem(error: UsageError) -> tuple[str, str]:
-    """What is wrong, and what may be meant instead, as a sentence of its own."""
+    """The fault of a call, and, as a sentence of its own, what may be meant."""
     ctx: Any = error.ctx
     if isinstance(error, NoSuchCommand):
         near = near_names(error.words[0], ctx.command.commands)

@@ -120,7 +120,7 @@ def _check_folder(folder: Path, net_type: str) -> None:
 
 
 def _is_cached(net_type: str) -> bool:
-    """Whether the weights lie where DeepLabCut or timm look for them; neither is imported, for that takes long."""
+    """True if the weights lie where DeepLabCut or timm look for them; neither is imported, because that takes long."""
     architecture = NETWORKS[net_type]
     if architecture is None:
         spec = find_spec("deeplabcut")

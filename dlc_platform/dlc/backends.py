@@ -36,7 +36,7 @@ class Backend(Protocol):
     device: str
 
     def batch_size(self, width: int, height: int) -> int:
-        """How many pictures of a size are best given at once; the results do not depend on it."""
+        """The best number of pictures of a size to give at once; the results do not depend on it."""
         ...
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray: ...
@@ -188,7 +188,7 @@ def openvino():
 
 
 def most_pictures(width: int, height: int) -> int:
-    """How many pictures of a size are held in one batch at most."""
+    """The most pictures of a size that one batch holds."""
     return max(1, min(_MOST_PICTURES, _MOST_BYTES // (width * height * 3)))
 
 

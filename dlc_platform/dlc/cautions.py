@@ -1,4 +1,4 @@
-"""What a reader of test errors has to know: how few images are too few, and what a model may have been trained on."""
+"""Cautions for readers of test errors: too few images, and images that a model may have been trained on."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ FEWEST_IMAGES = 6
 
 
 def warnings_about(best: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What a reader of the rows of `queries.best_models` has to know, a sentence for each project or version."""
+    """The cautions about rows of `catalog.models.best_models`, a sentence for each project or version."""
     warnings = {}
     for row in best:
         if row["test_images"] < FEWEST_IMAGES:

@@ -1,4 +1,4 @@
-"""What inference has found, in chunks on disk, from which interrupted work goes on."""
+"""The results of an inference in chunks on disk, from which interrupted work goes on."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _CHUNK = "chunk-{:09d}.npz"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the inference of a video is.
+    """The progress of the inference of a video.
 
     Attributes
     ----------
     done, frames
-        Rows that are finished, and how many there are as far as is known.
+        The finished rows, and all rows as far as known.
     per_second
-        Frames in a second, in this process.
+        The frames per second of this process.
     seconds_left
-        By that speed.
+        The remaining seconds at that speed.
     """
 
     done: int
@@ -129,7 +129,7 @@ class Work:
         self.batch_size = reader.batch_size
 
     def read(self) -> tuple[_Rows, float]:
-        """What all chunks hold, and the seconds that they took."""
+        """The rows of all chunks, and the seconds that they took."""
         chunks, seconds, start = [], 0.0, 0
         while (chunk := self._chunk(start)) is not None:
             chunks.append(chunk[0])
@@ -140,9 +140,9 @@ class Work:
         return _joined(chunks), seconds
 
     def _continue(self) -> tuple[int, int | None]:
-        """How many rows are there already, and the batch size of that work.
+        """The number of rows that exist already, and the batch size of that work.
 
-        Work under other conditions is undone, and so is what cannot be read or is not what was written there.
+        Work under other conditions is removed, and so are chunks that cannot be read or have changed.
         """
         settings = self._settings()
         batch_size = settings.pop("batch_size", None)

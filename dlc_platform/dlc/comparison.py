@@ -343,7 +343,7 @@ def _rmse(squares: np.ndarray, counts: np.ndarray, weights: np.ndarray | None = 
 
 
 def _draw(images: int) -> np.ndarray:
-    """How often each image comes in each draw of as many images with replacement; the same draws every time."""
+    """The count of each image in each draw of as many images with replacement; the same draws every time."""
     import numpy as np
 
     return np.random.default_rng(_SEED).multinomial(images, np.full(images, 1 / images), _DRAWS).astype(float)

@@ -90,16 +90,16 @@ class Engine:
         return pd.DataFrame(poses.reshape(len(poses), -1), columns=columns)
 
     def fitting(self, width: int, height: int) -> Geometry:
-        """What has to be done to pictures of a size before they are given to `detect`."""
+        """The changes to pictures of a size before they are given to `detect`."""
         return geometry(self._inference if self._network else {}, width, height)
 
     def batch_size(self, width: int, height: int) -> int:
-        """How many pictures of a size, as `fitting` fits them, are best given to `detect` at once."""
+        """The best number of pictures of a size, as `fitting` fits them, to give to `detect` at once."""
         best = self._network.batch_size(width, height) if self._network else self._runner_batch(width, height)
         return min(best, self.largest_batch or best)
 
     def detect(self, pictures: np.ndarray) -> np.ndarray:
-        """What the network finds in fitted pictures, each by itself; a few at a time where memory runs out.
+        """Run the network on fitted pictures, each by itself; only a few at a time if memory runs out.
 
         Parameters
         ----------
@@ -109,8 +109,8 @@ class Engine:
         Returns
         -------
         array
-            float32, shape (pictures, individuals, bodyparts, 3): x, y in pixels of what was given, and the likelihood.
-            Of a model of several animals the last axis is what `track` needs instead.
+            float32, shape (pictures, individuals, bodyparts, 3): x, y in pixels of the given picture, and the
+            likelihood. For a model of several animals, the last axis holds the numbers that `track` needs.
 
         Raises
         ------

@@ -186,7 +186,7 @@ def images_to_compare(dataset: Dataset) -> list[np.ndarray]:
 
 
 def _fitted(model_path: Path, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """What the network takes of the pictures: those of one size together."""
+    """The pictures as the network takes them: those of one size together."""
     inference = read_configuration(model_path)["data"]["inference"]
     by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
     for picture in pictures:

@@ -17,20 +17,20 @@ _VALUES = {"normalize_images", "scale_to_unit_range"}
 
 @dataclass(frozen=True)
 class Geometry:
-    """How pictures of one size are fitted to a network.
+    """The fitting of pictures of one size to a network.
 
     Attributes
     ----------
     width, height
-        Of the picture, in pixels.
+        The size of the picture, in pixels.
     resized
-        Width and height that it is scaled to, before padding.
+        The width and height to which it is scaled, before padding.
     left, right, top, bottom
-        Pixels that are added.
+        The pixels that are added at each side.
     border
-        OpenCV's number of how they are filled.
+        OpenCV's number for the way in which they are filled.
     value
-        What a constant border is filled with: blue, green, red.
+        The colour of a constant border: blue, green, red.
     """
 
     width: int
@@ -54,7 +54,7 @@ class Geometry:
         return self.input_size == (self.width, self.height) == self.resized
 
     def fit(self, picture: np.ndarray) -> np.ndarray:
-        """What the network takes of a uint8 picture of shape (height, width, 3)."""
+        """A uint8 picture of shape (height, width, 3) as the network takes it."""
         import cv2
 
         if self.resized != (self.width, self.height):
@@ -74,12 +74,13 @@ class Geometry:
 
 
 def geometry(inference: Mapping[str, Any], width: int, height: int) -> Geometry:
-    """How pictures of a size are fitted to a network whose configuration holds `inference` as ``data.inference``.
+    """The fitting of pictures of a size to a network whose configuration holds `inference` as ``data.inference``.
 
     Notes
     -----
     DeepLabCut pads to a multiple of 32 (which HRNets need) at a side that it draws anew for each frame, unless the
-    configuration says where. Here the picture is then put in the middle, so that the same frame has the same pose.
+    configuration names the side. Here the picture is put in the middle instead, so that the same frame has the same
+    pose.
     """
     import cv2
 

@@ -40,18 +40,18 @@ _AGAIN = (
 
 @dataclass(frozen=True)
 class Image:
-    """What a file of an image is.
+    """The facts about the file of an image.
 
     Attributes
     ----------
     sha256
-        Of the file's bytes.
+        The SHA-256 of the file's bytes.
     pixels_sha256
-        Of the picture as DeepLabCut reads it: the same for an image that was saved again without loss.
+        The SHA-256 of the picture as DeepLabCut reads it: the same for an image that was saved again without loss.
     width, height
-        Of the picture as DeepLabCut reads it, in pixels.
+        The size of the picture as DeepLabCut reads it, in pixels.
     is_turned
-        True where the file holds its pixels in another order than they are shown in.
+        True if the file holds its pixels in another order than the one in which they are shown.
     """
 
     sha256: str

@@ -199,7 +199,7 @@ def _look_at_configuration(folder: Path) -> dict[str, Any]:
 
 
 def _no_model(folder: Path) -> PlatformError:
-    """What a folder is that is no train folder, as far as can be seen."""
+    """The error for a folder that is not a train folder: it names what the folder is, as far as can be seen."""
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
@@ -313,9 +313,9 @@ def _check_weights(file: Path, network: Module) -> None:
 
 
 def _tracker(place: TrainFolder, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the project of a model of several animals says of tracking, as far as it differs from DeepLabCut's defaults.
+    """The tracking settings of a project with several animals, as far as they differ from DeepLabCut's defaults.
 
-    That is ``default_track_method`` of its config.yaml, and ``test/inference_cfg.yaml`` beside the train folder.
+    They come from ``default_track_method`` in its config.yaml, and ``test/inference_cfg.yaml`` beside the train folder.
     """
     from pydantic import ValidationError
 
@@ -323,7 +323,7 @@ def _tracker(place: TrainFolder, metadata: dict[str, Any]) -> dict[str, Any]:
         return {}
     file = place.path.parent / "test" / "inference_cfg.yaml"
     said = read_config(file) if file.is_file() else {}
-    # There it names the method that assembles animals, such as `m1`, and none that tracks them.
+    # There it names a method that assembles animals, such as `m1`, not one that tracks them.
     said = {key: value for key, value in said.items() if key != "method"}
     method = read_config(place.project / PROJECT_FILE).get("default_track_method") if place.project else None
     try:

@@ -318,7 +318,7 @@ def _tables(project: Project) -> tuple[list[tuple[Path, LabelFile]], list[Remark
 
 
 def _one_table(files: Mapping[str, Path], project: Project, remarks: list[Remark]) -> LabelFile:
-    """What the .csv and the .h5 of a table say, where they say the same.
+    """The common content of the .csv and the .h5 of a table.
 
     Raises
     ------

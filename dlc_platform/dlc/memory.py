@@ -26,8 +26,8 @@ _WORDS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a GPU or on the machine."""
-    # By name, because whoever runs on OpenVINO has not imported torch.
+    """True if an error means that memory ran out, on a GPU or on the machine."""
+    # By name, because work on OpenVINO does not import torch.
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)

@@ -1,4 +1,5 @@
-"""What of a stored model and of an inference enters the identity of poses. Nothing here loads a network, nor NumPy."""
+"""The parts of a stored model and of an inference that enter the identity of poses. Nothing here loads a network, nor
+NumPy."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class DeepLabCutRunner:
         self._tracker = Tracker.model_validate(manifest.get("tracker", {}))
 
     def predict(self, frames: np.ndarray) -> np.ndarray:
-        """What the network sees in each frame, as `analyze_videos` has it before tracking.
+        """The network's result for each frame, as `analyze_videos` has it before tracking.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class DeepLabCutRunner:
         -------
         array
             float32, shape (n, individuals, bodyparts, 3): x and y in pixels of the frame, and the likelihood. All three
-            are NaN where an animal or a body part was not found, or an individual has no such body part.
+            are NaN if an animal or a body part was not found, or if an individual has no such body part.
         """
         import numpy as np
 
@@ -91,10 +91,11 @@ class DeepLabCutRunner:
         return found
 
     def detect(self, frames: np.ndarray) -> np.ndarray:
-        """What `track` needs of each frame: as `predict`, with one number more, and nothing made of it yet.
+        """The input of `track` for each frame: as `predict`, with one number more, and without any change of the
+        results.
 
-        The fourth number is the place of the individual that the keypoint looks like, to a network that tells animals
-        apart by their looks, and -1 to others. Animals that were not found are -1 throughout, as in DeepLabCut.
+        The fourth number is the index of the individual that the keypoint looks like, if the network distinguishes
+        animals by their looks, else -1. Animals that were not found are -1 throughout, as in DeepLabCut.
         """
         import numpy as np
 

@@ -44,7 +44,8 @@ def labelled_samples(
 
 
 def first_look(engine: Engine, dataset: Dataset, most: int) -> "list[tuple[np.ndarray, Keypoints, str]]":
-    """What a network sees in up to `most` test images: image, keypoints with their likelihoods, where it came from."""
+    """Up to `most` test images for a first look: the image, keypoints with their likelihoods, and the source of the
+    image."""
     import numpy as np
 
     labels = dataset.labels()

@@ -1,6 +1,6 @@
-"""What DeepLabCut leaves of a training in a project: the train folder, its snapshots, and its own evaluation of them.
+"""The files that a training with DeepLabCut leaves in a project: the train folder, its snapshots, and their evaluation.
 
-Only folders and tables are read here, without importing deeplabcut; what a snapshot holds is read in `importing`.
+Only folders and tables are read here, without importing deeplabcut; `importing` reads the snapshots.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TrainFolder:
 
 @dataclass(frozen=True)
 class ReportedErrors:
-    """What DeepLabCut's ``evaluate_network`` reported of a snapshot, in pixels.
+    """The errors of a snapshot that DeepLabCut's ``evaluate_network`` reported, in pixels.
 
     Its RMSE is the plain mean of the distances between labels and predictions (see `evaluation.summarise_errors`);
     "confident" are predictions above `pcutoff`, which is text where it differs between body parts.
@@ -170,7 +170,7 @@ def find_train_folder(
 
 
 def read_train_folder(path: Path) -> TrainFolder:
-    """What the place of a train folder says of it."""
+    """The facts that the path of a train folder tells."""
     path = path.absolute()
     shuffle, iteration = _SHUFFLE.fullmatch(path.parent.name), _ITERATION.fullmatch(path.parent.parent.name)
     models = path.parent.parent.parent
@@ -190,10 +190,11 @@ def read_train_folder(path: Path) -> TrainFolder:
 
 
 def reported_errors(folder: TrainFolder, epoch: int, detector_epoch: int | None = None) -> tuple[ReportedErrors, ...]:
-    """What DeepLabCut reported of the snapshots of these epochs, once for each cutoff; empty where it evaluated none.
+    """The errors that DeepLabCut reported for the snapshots of these epochs, once for each cutoff; empty if there are
+    none.
 
-    Read from ``evaluation-results-pytorch/iteration-N/CombinedEvaluation-results.csv``. DeepLabCut keeps its rows when
-    a shuffle is trained again, and no row says which weights it is about.
+    They are read from ``evaluation-results-pytorch/iteration-N/CombinedEvaluation-results.csv``. DeepLabCut keeps its
+    rows when a shuffle is trained again, and no row says which weights it is about.
 
     Raises
     ------

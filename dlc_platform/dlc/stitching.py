@@ -117,7 +117,7 @@ class _Looks:
         return max(float(np.linalg.norm(np.diff(way, axis=0), axis=1).max(initial=0)) for way in ways)
 
     def votes(self, frames: np.ndarray, detections: np.ndarray, individuals: int) -> np.ndarray:
-        """How many keypoints of some detections look like each individual."""
+        """The number of keypoints, in some detections, that look like each individual."""
         likeness = self._likeness[frames, detections].ravel()
         return np.bincount(likeness[likeness >= 0].astype(int), minlength=individuals)
 

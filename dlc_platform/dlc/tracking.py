@@ -25,7 +25,8 @@ _POINT_SLACK = 40
 
 
 class Tracker(BaseModel):
-    """How tracks are made: DeepLabCut's ``default_track_method`` and its ``inference_cfg.yaml``, with its defaults.
+    """The way in which tracks are made: DeepLabCut's ``default_track_method`` and ``inference_cfg.yaml``, with its
+    defaults.
 
     `pcutoff` is the likelihood below which a keypoint is left out; `max_age` and `min_hits` are frames;
     `boundingboxslack` is pixels. DeepLabCut's third method, ``skeleton``, is left out: it fills gaps with guesses that
@@ -102,7 +103,8 @@ def track(
 
 
 def _pieces(found: np.ndarray, visible: np.ndarray, method: str, tracker: Tracker) -> list[Piece]:
-    """What DeepLabCut's tracker takes for the same animal from frame to frame; `visible` counts keypoints."""
+    """The pieces of tracks: detections that DeepLabCut's tracker takes for the same animal; `visible` counts
+    keypoints."""
     from deeplabcut.core.trackingutils import EllipseFitter, SORTBox, SORTEllipse, calc_bboxes_from_keypoints
 
     fitter = EllipseFitter()
@@ -126,7 +128,7 @@ def _pieces(found: np.ndarray, visible: np.ndarray, method: str, tracker: Tracke
 
 
 def _note(chosen: np.ndarray, visible: np.ndarray, method: str) -> str:
-    """What a person has to know of tracks; `chosen` is as `stitch` gives it, `visible` counts keypoints."""
+    """The note about tracks that a person must know; `chosen` is as `stitch` gives it, `visible` counts keypoints."""
     animals, made = len(chosen), int((chosen >= 0).any(axis=1).sum())
     notes = []
     if not made:

@@ -212,10 +212,10 @@ def remove_unfinished(workspace: Path, older_than: timedelta) -> None:
 
 
 def parameters_of(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe says of training, as it enters the identity of a parameter set.
+    """The training parameters of a recipe, as they enter the identity of a parameter set.
 
-    The project does not belong to it, so that one set can be used in many, nor what is needed of GPUs; weights in a
-    folder count by their content.
+    The project is not part of them, so that many projects can share a set; the needs for GPUs are not part of them
+    either. Weights in a folder count by their content.
     """
     parameters = recipe.model_dump(mode="json", exclude={"project", "gpus", "gpu_memory_gb"})
     if recipe.weights not in (IMAGENET, RANDOM):
@@ -365,7 +365,8 @@ def _train(
 
 
 def _seed(recipe: Recipe, epoch: int) -> int:
-    """What an epoch draws depends on the recipe and on how many came before it, wherever the training began."""
+    """The seed of an epoch: it depends on the recipe and the number of earlier epochs, not on where the training
+    began."""
     return random.Random(f"{recipe.seed} {epoch}").getrandbits(32)
 
 

@@ -216,13 +216,13 @@ def lab_yaml() -> str:
 
 
 def _meaning(entry: dict[str, Any], schema: dict[str, Any]) -> str:
-    """What a key is for; pydantic leaves it out where its section says the very same."""
+    """The meaning of a key; pydantic leaves it out if its section says exactly the same."""
     section = schema["$defs"].get(entry.get("$ref", "").rsplit("/", 1)[-1], {})
     return _prose(entry.get("description") or section.get("description", ""))
 
 
 def _anchor(path: str) -> str:
-    """What mkdocs, and what shows Markdown of repositories, call the heading of a section."""
+    """The anchor that mkdocs, and the viewers of repositories, give the heading of a section."""
     return re.sub(r"[^a-z0-9_]+", "", path.lower())
 
 

@@ -1,4 +1,4 @@
-"""What mkdocs does besides rendering: the site says its version, has the changelog, and holds no dead weight."""
+"""Hooks of mkdocs: the site shows its version, has the changelog, and holds no unused files."""
 
 import re
 import shutil

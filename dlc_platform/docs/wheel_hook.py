@@ -1,6 +1,6 @@
-"""What hatchling does besides packing files: a wheel holds the built site, and an editable install does without.
+"""Hook of hatchling: a wheel holds the built site, and an editable install does without it.
 
-The site is built of the pages alone and imports nothing of the package: the build needs none of its dependencies.
+The site is built from the pages alone and imports nothing from the package: the build needs none of its dependencies.
 """
 
 import shutil

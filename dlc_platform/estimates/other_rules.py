@@ -23,7 +23,7 @@ _NAMED = 5
 #: The sentence for a person about them, and the remedy.
 OTHER_RULES = (
     "{sessions} poses of another region or precision than lab.yaml says now, or of several animals that "
-    "an earlier version tracked otherwise: estimate each again with `dlc-platform run HOME pose_estimates "
+    "an earlier version tracked differently: estimate each again with `dlc-platform run HOME pose_estimates "
     "--partition KEY`, or all of them with a backfill in the UI"
 )
 

@@ -1,1 +1,1 @@
-"""How runs become processes on this machine, and which of them gets which GPU."""
+"""The launchers: they turn runs into processes or cluster jobs, and give each its GPUs."""

@@ -1,6 +1,6 @@
-"""What the platform uses of Dagster beyond its public interface: private modules, which a release may move.
+"""The parts of Dagster beyond its public interface that the platform uses: private modules, which a release may move.
 
-Nothing else imports them. A test names each thing here that another version of Dagster no longer has.
+No other module imports them. A test names each of them that another version of Dagster no longer has.
 """
 
 from importlib import import_module

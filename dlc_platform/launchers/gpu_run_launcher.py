@@ -208,7 +208,8 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the worker of a started run is alive; if it is not, why, and what it left behind is killed."""
+        """Check that the worker of a started run is alive; if not, say why, and kill the processes that it left
+        behind."""
         worker = WorkerProcess.from_tags(run.tags)
         if worker is None or worker.is_alive():
             return CheckRunHealthResult(WorkerStatus.RUNNING)

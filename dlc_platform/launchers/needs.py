@@ -1,8 +1,8 @@
-"""What a run needs of the GPUs: how many, and how much memory of each.
+"""The needs of a run for GPUs: how many, and how much memory of each.
 
-What a person writes on a run (its tags) goes before what lab.yaml declares for its assets. It is found out anew when
-the run is launched, never written on the run, because a retried run brings the tags of its predecessor. Every launcher
-asks here, so a run means the same on a workstation and on a cluster.
+Tags that a person writes on a run come before the declarations of lab.yaml for its assets. The needs are computed when
+the run is launched, and never written on the run, because a retried run has the tags of its predecessor. Every launcher
+asks here, so a run has the same needs on a workstation and on a cluster.
 """
 
 import math
@@ -35,14 +35,14 @@ _MOST_SHARES = 8
 
 
 def needs_of(instance: "DagsterInstance", run: "DagsterRun") -> Needs | None:
-    """What a run needs; None when it computes on no GPU.
+    """The needs of a run; None if it computes on no GPU.
 
     A run needs one if a step of it is in the pool ``gpu``, or if its tag asks for some.
 
     Raises
     ------
     UnmetNeed
-        When a tag is no number.
+        When a tag is not a number.
     """
     concurrency = run.run_op_concurrency
     in_pool = concurrency is not None and GPU_POOL in (concurrency.all_pools or ())
@@ -56,12 +56,12 @@ def needs_of(instance: "DagsterInstance", run: "DagsterRun") -> Needs | None:
 
 
 def declared_needs(lab: Lab, assets: Collection[str], partitions: Collection[str]) -> Needs:
-    """What lab.yaml says that assets need: recipes of training, inference rules of inference.
+    """The needs of assets by lab.yaml: recipes declare those of training, inference rules those of inference.
 
     Parameters
     ----------
     partitions
-        Those that are worked on; where no recipe is among them, any recipe may be.
+        The partitions of the run; if no recipe is among them, it may be any recipe.
     """
     found: list[Needs] = []
     recipes = [Needs(own.gpus, own.gpu_memory_gb) for own in lab.recipes.values()]
@@ -78,9 +78,9 @@ def declared_needs(lab: Lab, assets: Collection[str], partitions: Collection[str
 
 
 def gpu_slots(devices: Sequence["Device"], lab: Lab) -> int:
-    """How many runs of the pool ``gpu`` are started at a time: as many as can compute, and a few that wait ready.
+    """The number of runs of the pool ``gpu`` at a time: as many as can compute, and a few that wait, ready to start.
 
-    Without those that wait a device would stand still while the next run's process starts. On the CPU there are none,
+    Without the waiting ones a device would be idle while the next run's process starts. On the CPU there are none,
     because their start would slow down the run that computes.
     """
     if not devices:

@@ -45,11 +45,11 @@ class Route:
 
     @property
     def takes_all(self) -> bool:
-        """Whether every run may go there."""
+        """True if every run may use this route."""
         return self.pool is None and not self.tags
 
     def takes(self, run: DagsterRun) -> bool:
-        """Whether a run goes there if no earlier route takes it."""
+        """True if a run uses this route when no earlier route takes it."""
         concurrency = run.run_op_concurrency
         pools = (concurrency.all_pools or ()) if concurrency is not None else ()
         return (self.pool is None or self.pool in pools) and all(
@@ -149,7 +149,7 @@ class RoutingRunLauncher(RunLauncher, ConfigurableClass):
 
     @property
     def supports_resume_run(self) -> bool:
-        """Whether any of the launchers does."""
+        """True if any of the launchers supports it."""
         return any(route.launcher.supports_resume_run for route in self._routes.values())
 
     def resume_run(self, context: ResumeRunContext) -> None:
@@ -181,18 +181,19 @@ class RoutingRunLauncher(RunLauncher, ConfigurableClass):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Whether any of the launchers does."""
+        """True if any of the launchers supports it."""
         return any(route.launcher.supports_check_run_worker_health for route in self._routes.values())
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """What the launcher of a run says of it; that it runs where nobody can say, so that nothing runs twice."""
+        """The state of a run by its launcher; a run that nobody watches counts as running, so that nothing runs
+        twice."""
         route = self.route_of(run)
         if route is None or not route.launcher.supports_check_run_worker_health:
             return CheckRunHealthResult(WorkerStatus.RUNNING, f"not watched: {self._named(run)}")
         return route.launcher.check_run_worker_health(run)
 
     def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:
-        """What the launcher of a run knows of its worker."""
+        """The facts that a run's launcher knows about its worker."""
         route = self.route_of(run)
         return route.launcher.get_run_worker_debug_info(run, include_container_logs) if route else None
 

@@ -169,13 +169,13 @@ class NotNow(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What a job asks Slurm for, in sbatch's own notation; None leaves it to the cluster's default.
+    """The options of a Slurm job, in sbatch's own notation; None means the cluster's default.
 
     Parameters
     ----------
     gres
-        Kind of device of the runs that need a GPU: `gpu` or `gpu:a100`; how many is what the run needs, unless it ends
-        with a number. An empty text asks for none.
+        The kind of device for runs that need a GPU: `gpu` or `gpu:a100`. The run's needs give the number, unless it
+        ends with one. An empty text asks for no device.
     setup
         Lines of shell before the worker starts, such as `module load cuda`.
     python
@@ -247,17 +247,17 @@ class Job:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether none of its processes run, but will."""
+        """True if none of its processes run yet, but will."""
         return self.state in WAITING
 
     @property
     def is_active(self) -> bool:
-        """Whether Slurm is not done with it, as far as is known."""
+        """True if Slurm is not done with it, as far as is known."""
         return self.state not in _ENDED
 
     @property
     def is_unclear(self) -> bool:
-        """Whether its state is not known here, or not told."""
+        """True if its state is unknown here, or was not reported."""
         return self.is_active and not self.is_waiting and self.state not in _RUNNING
 
     def killed_for_memory(self) -> Self:
@@ -265,16 +265,16 @@ class Job:
         return replace(self, state="OUT_OF_MEMORY")
 
     def sentence(self) -> str:
-        """What is with it, and what to do, for a person; without a full stop."""
+        """The state of the job and the remedy, for a person; without a full stop."""
         if self.is_waiting:
             reason = self.reason.strip("()")
             told = _PENDING.get(reason.split(",")[0], _of_a_limit(reason))
             return f"Slurm job {self.id} is waiting: {told} ({reason})"
         where = f" on {self.node}" if self.node else ""
         if self.state == _NOT_TOLD:
-            return f"Slurm does not say what has become of job {self.id}, and is asked again: {self.reason}"
+            return f"Slurm does not tell the state of job {self.id}, and is asked again: {self.reason}"
         if self.is_unclear:
-            return f"Slurm job {self.id}{where} is in the state {self.state}, of which nothing is known here"
+            return f"Slurm job {self.id}{where} is in the state {self.state}, which is not known here"
         if self.is_active:
             return f"Slurm job {self.id} is {self.state.lower()}{where}"
         how = ""
@@ -348,10 +348,10 @@ def find(name: str) -> str | None:
 
 
 def jobs(ids: Collection[str]) -> dict[str, Job]:
-    """What Slurm knows of jobs; those it has forgotten are missing.
+    """Slurm's knowledge of jobs; jobs that it has forgotten are missing.
 
-    One question to the controller, whatever their number; and one to the accounting, where there is one, for jobs that
-    the controller has forgotten (`MinJobAge` after their end).
+    It asks the controller once, for any number of jobs, and the accounting, if there is one, once for jobs that the
+    controller has forgotten (`MinJobAge` after their end).
 
     Raises
     ------
@@ -427,7 +427,7 @@ def cancel(job: str) -> None:
 
 
 def array_limit() -> int:
-    """How many tasks an array of this cluster may have.
+    """The most tasks that an array of this cluster may have.
 
     Raises
     ------
@@ -470,7 +470,7 @@ def _environment() -> Mapping[str, str]:
 
 
 def _ask(command: Sequence[str], text: str | None = None, gone: str | None = None) -> str:
-    """What a command of Slurm prints; `gone`, if given, where it fails although somebody answered."""
+    """The output of a Slurm command; `gone`, if given, when it fails although the controller answered."""
     code, printed, said = _execute(command, text)
     said = " ".join(said.split())
     away = any(words in said.lower() for words in _AWAY)

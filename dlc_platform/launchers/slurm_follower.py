@@ -148,7 +148,7 @@ class SlurmFollower:
         return seen if seen is not None and seen.name in (entry.batch, "") else None
 
     def end(self, entry: Entry, job: Job | None) -> Job:
-        """How a job has ended that is not active any more, with what its output adds to Slurm's word."""
+        """The end of a job that is not active any more: Slurm's word, completed by the job's output."""
         if job is None:
             return Job(self._spool.job_of(entry) or "?", "UNKNOWN")
         if job.state in ("FAILED", "CANCELLED") and job.signal in (9, 15):

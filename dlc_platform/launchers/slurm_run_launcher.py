@@ -205,9 +205,9 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the job of a started run goes on, or will; if not, why.
+        """Check that the job of a started run is running or will run; if not, say why.
 
-        While Slurm does not answer, nothing is wrong with a run.
+        While Slurm does not answer, a run counts as running.
         """
         entry = self._spool.get(run.run_id)
         if entry is None:
@@ -239,5 +239,5 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
 
 
 def _is_daemon() -> bool:
-    """Whether this process is ``dagster-daemon run`` or ``python -m dagster._daemon run``."""
+    """True if this process is ``dagster-daemon run`` or ``python -m dagster._daemon run``."""
     return any(Path(word).name in ("dagster-daemon", "dagster._daemon") for word in sys.orig_argv[:4])

@@ -94,9 +94,9 @@ class Spool:
 
     @contextlib.contextmanager
     def interrupting(self, run_id: str) -> Iterator[bool]:
-        """Whether it is for this block to ask a run's worker to stop; it counts as asked unless the block raises.
+        """Give True if this block should ask a run's worker to stop; that counts as asked unless the block raises.
 
-        One block of all processes gets True: a second request would disturb the worker tidying up.
+        Only one block of all processes gets True: a second request would disturb the worker while it tidies up.
         """
         asked = self._file(run_id).with_suffix(".interrupted")
         try:
@@ -170,10 +170,10 @@ class Spool:
 
     @contextlib.contextmanager
     def claimed(self, run_id: str) -> Iterator[bool]:
-        """Whether this process has the run for itself until the end of the block, or of the process.
+        """Give True if this process has the run alone until the end of the block, or of the process.
 
-        A lock of the shared file system, because Slurm starts a job again on another node when it hears nothing from
-        the first one, where the worker may still be at work.
+        It is a lock of the shared file system, because Slurm starts a job again on another node when it does not hear
+        from the first node, where the worker may still be at work.
 
         Raises
         ------
@@ -184,13 +184,13 @@ class Spool:
             yield locked
 
     def is_claimed(self, run_id: str) -> bool:
-        """Whether some worker has the run."""
+        """True if some worker has the run."""
         with self.claimed(run_id) as free:
             return not free
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
-        """Whether this is the one process that submits and watches until the end of the block."""
+        """Give True if only this process submits and watches until the end of the block."""
         if not self.folder.is_dir():
             yield False
             return

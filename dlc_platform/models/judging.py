@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 UNREAD = (PlatformError, OSError, ValueError, KeyError)
 #: The remedy for a hopeless version in production.
 BETTER_MODEL = (
-    "Label more frames, train longer and promote that version; or estimate single sessions all the same with "
+    "Label more frames, train longer and promote that version; or estimate single sessions with this one: "
     "`dlc-platform run HOME pose_estimates --partition SESSION`"
 )
 

@@ -4,20 +4,15 @@
 runs that were asked for and have not ended, with their sessions, within the limit of lab.yaml. A restart neither loses
 nor repeats a session, and a lost cursor costs a second look, not a second result.
 
-A session is asked for once for each state of its files, and its poses once for each choice of files that can be
-tracked: one that cannot be read, that is damaged where lab.yaml says to stop there, or whose project has no production
-model yet, or one that is hopeless or cannot be judged, does not hold up the others. A run whose worker died is retried
-by Dagster. A session that a fault of the machine kept from being worked on is asked for again, after longer and longer
-pauses, until it goes on; and so is one whose run Dagster has lost. The sessions of a run that a person cancelled, or
-deleted twice, or that failed by its own fault, go into quarantine with what became of the run: they hold up nothing,
-and come back when a file of theirs is replaced, when a person releases them, or with `dlc-platform run HOME
-pose_estimates`, which completes what is missing.
+A session is asked for once for each state of its files, and its poses once for each set of files that can be tracked.
+Some files cannot be tracked: they cannot be read, or are damaged and lab.yaml says to stop, or their project has no
+production model, or has one that is hopeless or cannot be judged. Such a file does not hold up the others.
 
 Dagster retries a run whose worker died. A session that a fault of the machine kept from being worked on is asked for
 again, after longer and longer pauses, until it goes on; so is one whose run Dagster has lost. If a person cancelled a
 run, or deleted it twice, or if it failed by its own fault, its sessions go into quarantine with the reason. They hold
 up nothing, and come back when one of their files is replaced, when a person releases them, or with `dlc-platform run
-HOME --select pose_estimates`, which completes missing work.
+HOME pose_estimates`, which completes missing work.
 
 Dagster's partitions are the sessions with present or recent work, in the order of the requests, so that those of one
 run lie side by side. When there are more than `scan.live_sessions`, the oldest finished ones are removed; they stay in

@@ -17,7 +17,7 @@ _ROUNDING_TICKS = 1.5
 
 @dataclass(frozen=True)
 class Decoded:
-    """What decoding said of each row of a video, all of shape (frames,).
+    """The result of decoding for each row of a video, all of shape (frames,).
 
     Attributes
     ----------
@@ -35,36 +35,36 @@ class Decoded:
 
 @dataclass(frozen=True)
 class FrameAccount:
-    """What became of the frames of a video.
+    """The account of the frames of a video.
 
     Attributes
     ----------
     declared
-        What the container's header says, None where it says nothing. It proves nothing.
+        The number of frames in the container's header; None if it has none. It proves nothing.
     decoded
         Rows with a picture.
     lost
         Rows without one: their packets are in the file and cannot be decoded.
     damaged
-        Pictures in which the decoder found errors, which it covered up or left out. Those that build on them count only
-        where it finds errors in them too.
+        Pictures in which the decoder found errors, and covered or left out the bad parts. Pictures that depend on them
+        count only if the decoder finds errors in them too.
     truncated
-        The file ends before what it promises.
+        True if the file ends before its promised end.
     missing_at_end
         Frames that the index of an MP4 file promises beyond the last row.
     holes
-        Places of a file in which bytes are wrong or missing, so that frames may have been there: as its index, its
-        elements or its checksums tell. Formats without any of these, such as raw Motion JPEG, have nothing to tell it.
+        Places of a file in which bytes are wrong or missing, so that frames may have been there, by its index, its
+        elements or its checksums. Formats without any of these, such as raw Motion JPEG, cannot show holes.
     duplicated_timestamps
-        Rows with the time of a row before; None where the file has no timestamps.
+        Rows with the time of an earlier row; None if the file has no timestamps.
     variable_frame_rate
-        Some interval between two rows is further from the median one than the rounding to the time base explains: more
-        than 1.5 of its ticks. None where the file has no timestamps.
+        True if some interval between two rows differs from the median one by more than the rounding to the time base
+        explains: more than 1.5 of its ticks. None if the file has no timestamps.
     decoder
         The software that decoded, and its version.
     left_out
-        Packets at the beginning that give no row, because what they build on is not in the file. None, as with the
-        next three, for accounts from before that was counted.
+        Packets at the beginning that give no row, because the pictures that they depend on are not in the file. This
+        and the next three are None in accounts that are older than this count.
     times_reordered, times_estimated, clock_resets
         As `times.Clock` counts them.
     """
@@ -91,7 +91,7 @@ class FrameAccount:
 
     @property
     def damage(self) -> str | None:
-        """What is missing, with the figures; None when the video is whole."""
+        """The missing frames, with the figures; None if the video is whole."""
         if self.whole:
             return None
         of_declared = f" of {self.declared}" if self.declared is not None else ""

@@ -1,7 +1,7 @@
-"""What FFmpeg only writes into its log: pictures that it hands out as good ones and that are not, and bytes it skips.
+"""Complaints in FFmpeg's log: damaged pictures that it returns as good ones, and bytes that it skips.
 
-Most decoders fail at damage or mark the picture. Some only complain, such as that of MJPEG, which leaves out the rest
-of the picture, and that of FFV1, whose checksums are wrong. What reads a container skips what it cannot make out.
+Most decoders fail at damage or mark the picture. Some only complain: that of MJPEG when it leaves out the rest of a
+picture, that of FFV1 when a checksum is wrong. Readers of containers skip bytes that they do not understand.
 """
 
 import logging

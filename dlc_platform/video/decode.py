@@ -370,7 +370,7 @@ def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
 
 
 def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
-    """What the packets say, without decoding; see `picture_rows` for which of them are rows."""
+    """The index of a video by its packets, without decoding; `picture_rows` says which of them are rows."""
     from av.error import FFmpegError
 
     if not counts_frames(container, stream):

@@ -77,12 +77,12 @@ def _ends_early(packet: "Packet", stream: "VideoStream", lines: Sequence[tuple[i
 
 
 def _rows_without_data(packet: "Packet", stream: "VideoStream") -> int | None:
-    """How many rows of pixels at the bottom of a picture are not in its data, counted up to the highest block."""
+    """The rows of pixels at the bottom of a picture that are not in its data, counted up to the highest block."""
     planes = _alone(packet, stream)
     if planes is None:
         return None
     height = planes[0].shape[0]
-    # What no decoder wrote is 0 in all planes, which is a green that no camera sees.
+    # Pixels that no decoder wrote are 0 in all planes, which is a green that no camera sees.
     is_empty = np.all([plane == 0 for plane in planes[1:] or planes], axis=0)
     rows = np.flatnonzero(is_empty.any(axis=1))
     return int(np.ceil(height * (1 - rows[0] / len(is_empty)))) if len(rows) else 0

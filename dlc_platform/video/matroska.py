@@ -31,16 +31,16 @@ _SCAN_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file's elements say.
+    """The layout of a file by its elements.
 
     Attributes
     ----------
     end
-        Where the segment says it ends, in bytes, or where its last element does if the segment leaves it open; 0 for
-        files of other formats.
+        The end of the segment in bytes as it declares it, or the end of its last element if it does not; 0 for files of
+        other formats.
     holes
-        Places in which bytes are no elements: frames may have been there, nobody knows how many. Or clusters that are
-        not what their checksum says, if these are more.
+        The number of places in which bytes are not elements: frames may have been there, nobody knows how many. Or the
+        number of clusters that differ from their checksum, if that is larger.
     """
 
     end: int

@@ -1,4 +1,4 @@
-"""Whether anything moves in the pictures of a video, told apart from noise, compression and changes of the light."""
+"""Detection of motion in the pictures of a video, as opposed to noise, compression and changes of the light."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -13,15 +13,16 @@ _LEVELS, _TIMES = 6.0, 6.0
 
 
 def moves(pictures: Sequence[np.ndarray], size_px: float) -> bool:
-    """Whether something as large as half an animal has come, gone or moved between any two pictures.
+    """True if something as large as half an animal has come, gone or moved between any two pictures.
 
     Parameters
     ----------
     pictures
         RGB, each of shape (height, width, 3), of one camera.
     size_px
-        The animal's size, as `pose.scores.Reference` has it: changes have to cover a square of half of it. That is
-        less than an animal uncovers that walks half its length, and more than the digits of a clock in the picture.
+        The animal's size in pixels, as in `pose.reference.Reference`: changes must cover a square with sides of half of
+        it. That is less than the area that an animal uncovers when it walks half its length, and more than the digits
+        of a clock in the picture.
     """
     if len(pictures) < 2:
         return False
@@ -30,7 +31,7 @@ def moves(pictures: Sequence[np.ndarray], size_px: float) -> bool:
     needed = max(2.0, (size_px / 2) ** 2 / block**2)
     for one, other in combinations(means, 2):
         change = other - one
-        change = np.abs(change - np.median(change))  # the light of the whole picture is no movement
+        change = np.abs(change - np.median(change))  # a change of the light over the whole picture is not motion
         if np.count_nonzero(change > max(_LEVELS, _TIMES * float(np.median(change)))) >= needed:
             return True
     return False

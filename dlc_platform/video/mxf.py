@@ -21,15 +21,15 @@ _INDEX_ENTRY = 12
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file's elements say.
+    """The layout of a file by its elements.
 
     Attributes
     ----------
     is_cut
-        The last partition is to begin behind the end of the file.
+        True if the last partition should begin after the end of the file.
     holes
-        Places in which bytes are no elements, and partitions that are not where the file says, because bytes before
-        them are missing.
+        The number of places in which bytes are not elements, and of partitions that are not at their declared place,
+        because bytes before them are missing.
     """
 
     is_cut: bool

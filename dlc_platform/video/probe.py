@@ -1,9 +1,8 @@
-"""What a video file holds, found by decoding all of it.
+"""The content of a video file, found by decoding all of it.
 
-Headers are not believed: an AVI may claim twice its frames, a raw stream claims nothing, and a file whose copy stopped
-half-way still promises all of them. What is missing from a video does not stop it from being read: `account.py` says
-what that is, and whoever goes on decides; `quality.py` says how good its pictures are. Reading pictures out of a video
-is `frames.py`.
+Headers are not trusted: an AVI may claim twice its frames, a raw stream claims nothing, and a file whose copy stopped
+half-way still promises all of them. Missing frames do not stop the reading: `account.py` counts them, and the callers
+decide. `quality.py` measures the pictures. `frames.py` reads pictures from a video.
 """
 
 import os

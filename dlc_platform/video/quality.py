@@ -1,7 +1,7 @@
-"""How good the pictures and timestamps of a video are, measured while it is decoded: exposure, focus, stillness, gaps.
+"""The quality of a video's pictures and timestamps, measured while it is decoded: exposure, focus, stillness, gaps.
 
-These are figures and no verdicts: what is too dark or too blurred for a camera is the lab's to say, or its earlier
-videos'. What of the frames is there at all is `account.py`'s.
+These are figures, not verdicts: the lab, or the camera's earlier videos, decide what is too dark or too blurred.
+`account.py` counts the frames that exist.
 """
 
 from array import array
@@ -122,12 +122,12 @@ class VideoQuality:
 
     @property
     def black_s(self) -> float:
-        """How long the longest black stretch is, in seconds."""
+        """The length of the longest black stretch, in seconds."""
         return _longest(self.black)
 
     @property
     def frozen_s(self) -> float:
-        """How long the longest frozen stretch is, in seconds."""
+        """The length of the longest frozen stretch, in seconds."""
         return _longest(self.frozen)
 
 
@@ -170,10 +170,10 @@ class QualityMeter:
             self._last_key = self._last
 
     def _is_still(self, luma: "_Luma", is_key: bool, change: float, most: float) -> bool:
-        """Whether a row shows the picture before, as an encoder writes it.
+        """True if a row shows the previous picture again, as an encoder writes it.
 
-        A key frame is coded anew, and so differs from the row before though the scene does not. What then tells is the
-        key frame before, which was coded in the same way.
+        A key frame is coded anew, and so differs from the previous row although the scene does not. Then the previous
+        key frame is compared, which was coded in the same way.
         """
         if is_key and self._last_key is not self._last and _difference(luma, self._last_key)[1] <= _STILL:
             self._refining = _REFINED_ROWS
@@ -272,7 +272,7 @@ class _Gray:
 
 
 def _luma_bits(frame: "VideoFrame") -> int | None:
-    """How many bits the luma has, where the first plane of a picture holds nothing else; or None."""
+    """The bits of the luma, if the first plane of a picture holds only luma; else None."""
     name, layout = frame.format.name, frame.format
     first, *others = layout.components
     is_plain = name.startswith(("yuv", "nv", "gray")) and not layout.has_palette and not layout.is_big_endian
@@ -341,7 +341,7 @@ class _Intervals(NamedTuple):
 
 
 def _intervals(ticks: np.ndarray, time_base: Fraction | None) -> _Intervals:
-    """What the intervals between the rows tell; nothing without timestamps, nor of a single row."""
+    """The figures of the intervals between the rows; empty without timestamps, and for a single row."""
     intervals = np.diff(ticks)
     usual = float(np.median(intervals)) if len(intervals) else 0.0
     if time_base is None or usual <= 0:

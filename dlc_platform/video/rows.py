@@ -50,8 +50,8 @@ class Picture:
 
 @dataclass
 class Tally:
-    """What a reading counts besides its rows: packets with data, those at the beginning that give no row, and the times
-    that bytes between packets were skipped."""
+    """The counts of a reading besides its rows: packets with data, packets at the beginning that give no row, and the
+    number of times that bytes between packets were skipped."""
 
     packets: int = 0
     left_out: int = 0

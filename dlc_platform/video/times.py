@@ -178,6 +178,6 @@ def _filled(places: np.ndarray, ticks: np.ndarray, rows: int, step: int) -> np.n
 
 
 def _moved(pts: np.ndarray, ticks: np.ndarray) -> int:
-    """How many rows have another time beside the others than by their own timestamps."""
+    """The number of rows whose time, compared with the others, differs from their own timestamps."""
     _, counts = np.unique(pts - ticks, return_counts=True)
     return len(pts) - int(counts.max(initial=0))

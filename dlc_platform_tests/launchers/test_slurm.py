@@ -52,7 +52,7 @@ def _entry(run_id: str) -> Entry:
         (Job("7", "FAILED", signal=9), "Slurm job 7 failed, killed by signal 9"),
         (Job("7", "FAILED", signal=9).killed_for_memory(), "ran out of memory; raise `memory`"),
         (Job("7", "POWER_UP_NODE"), "Slurm job 7 is waiting"),
-        (Job("7", "NEW_WORD", node="n1"), "Slurm job 7 on n1 is in the state NEW_WORD, of which nothing is known here"),
+        (Job("7", "NEW_WORD", node="n1"), "Slurm job 7 on n1 is in the state NEW_WORD, which is not known here"),
     ],
 )
 def test_each_state_says_what_to_do(job: Job, sentence: str):
@@ -340,7 +340,7 @@ def test_a_job_of_which_sacct_does_not_tell_is_not_gone(commands: Path, sacct: s
     assert (job.state if job else None) == state
     if job:
         assert job.is_active and job.is_unclear
-        assert job.sentence().startswith("Slurm does not say what has become of job 7, and is asked again: sacct: ")
+        assert job.sentence().startswith("Slurm does not tell the state of job 7, and is asked again: sacct: ")
 
 
 def test_a_wrapper_that_loses_the_exit_code_does_not_empty_the_queue(commands: Path):

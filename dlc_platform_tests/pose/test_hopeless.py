@@ -101,7 +101,7 @@ def test_a_few_images_can_show_that_it_is_hopeless_but_not_that_it_is_not() -> N
         assert few.standing == "unproven" and f"{images} labelled test image" in str(few)
     assert judged(predictions(1.0, images=FEWEST_IMAGES)).standing == "usable"
     nothing = judged(predictions(NAN, x=NAN))
-    assert (nothing.standing, nothing.images) == ("unproven", 0) and "nothing is known" in str(nothing)
+    assert (nothing.standing, nothing.images) == ("unproven", 0) and "is not known" in str(nothing)
 
 
 def test_keypoints_that_are_missed_are_neither_correct_nor_confident() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -22,6 +23,11 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the changelog, which lies at the top of the package."""
     files.append(File.generated(config, "changelog.md", abs_src_path=str(_PACKAGE / "CHANGELOG.md")))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
+    """Let links to the changelog lead to its page of the site: in the repository it lies beside the folder of pages."""
+    return markdown.replace("../../CHANGELOG.md", "changelog.md")
 
 
 def on_post_build(config: Any) -> None:

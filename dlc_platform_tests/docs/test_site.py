@@ -46,6 +46,18 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
 def test_the_site_says_its_version_and_has_the_changelog(site: Path) -> None:
     assert f"dlc_platform {__version__}" in (site / "index.html").read_text(encoding="utf-8")
     assert f"{__version__}" in (site / "changelog.html").read_text(encoding="utf-8")
+    assert 'href="../changelog.html"' in (site / "operations" / "upgrade.html").read_text(encoding="utf-8")
+
+
+def test_links_lead_to_files_where_the_pages_are_read_as_they_are() -> None:
+    for page in (ROOT / "README.md", *DOCS.glob("pages/**/*.md")):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_readme_names_every_page() -> None:
+    named = re.findall(r"\]\(([^)]+\.md)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {ROOT / name for name in named} >= {*DOCS.glob("pages/**/*.md")}
 
 
 @pytest.mark.machine

@@ -341,7 +341,7 @@ def _require_as_made(product: Path, name: str, whole: bool) -> None:
     if size != made["size_bytes"]:
         raise ValueError(f"it has {size} bytes, and had {made['size_bytes']} when it was made")
     if whole and sha256_file(file) != made["sha256"]:
-        raise ValueError("its content is not what was made")
+        raise ValueError("its content has changed since it was made")
 
 
 def _damaged(product: Path, problem: str, error: Exception) -> PlatformError:

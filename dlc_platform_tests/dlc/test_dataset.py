@@ -195,7 +195,7 @@ def test_a_damaged_image_of_a_dataset_is_to_be_brought_back_to_the_store(
     data[len(data) // 2] ^= 255
     path.chmod(0o600)
     path.write_bytes(data)
-    with pytest.raises(PlatformError, match="is damaged: its content is not what was made") as caught:
+    with pytest.raises(PlatformError, match="is damaged: its content has changed since it was made") as caught:
         dataset.picture(row["image"], row["file"])
     assert str(dataset.path) in (caught.value.remedy or "")
 

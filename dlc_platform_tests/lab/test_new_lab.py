@@ -216,7 +216,7 @@ def test_a_small_project_is_tested_on_enough_images_where_that_can_be(
 
 def test_a_folder_that_is_no_project_is_told(tmp_path: Path, raw: Path) -> None:
     with pytest.raises(
-        PlatformError, match=r"/config\.yaml does not exist\. Give the folder of a DeepLabCut project with"
+        PlatformError, match=r"/config\.yaml does not exist\. Give the folder of a DeepLabCut project"
     ) as told:
         make_lab(tmp_path / "lab", [raw], [tmp_path])
     assert "lab.yaml" not in str(told.value)

@@ -68,7 +68,7 @@ def test_a_backup_holds_up_nothing(tmp_path: Path) -> None:
     place(tmp_path, "sub-1/ses-1/a.mp4", "sub-1/ses-1/a.mp4~")
     (session,) = scan([tmp_path], Layout()).sessions
     assert session.waits is None
-    assert "before" in reasons(scan([tmp_path], Layout()), tmp_path)["sub-1/ses-1/a.mp4~"]
+    assert "backup copy" in reasons(scan([tmp_path], Layout()), tmp_path)["sub-1/ses-1/a.mp4~"]
 
 
 @pytest.mark.parametrize(("marker", "done"), [("{stem}.done", "a.done"), ("{name}.ok", "a.mp4.ok")])

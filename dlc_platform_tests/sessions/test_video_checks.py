@@ -250,7 +250,7 @@ def test_a_recording_that_begins_without_its_key_frame_says_so(engine: Engine, r
     assert look.video is not None and (look.video.frames, look.video.account.left_out) == (10, 5)
     (finding,) = found(engine, lab())
     assert (finding.question, finding.fails, finding.holds) == ("every_frame_is_there", False, False)
-    assert "begins with 5 frames that build on what is not in the file" in finding.problem
+    assert "begins with 5 frames that build on data that is not in the file" in finding.problem
     assert session_table(engine, SESSION).set_index("recording")["frames_left_out"].to_dict() == {
         "cam-side": 0,
         "cam-top": 5,

@@ -242,13 +242,16 @@ def test_values_out_of_all_bounds(tmp_path: Path, section: str, key: str, value:
             "line 3: projects.2024: the name 2024 is not text in YAML; put it in",
         ),
         (LAB.replace("openfield:", "true:"), "line 3: projects.true: the name true is not text in YAML"),
-        (LAB.replace("openfield:", "2024-01-31:"), "the name 2024-01-31 is not text in YAML; put it in quotes: '2024-01-31'"),
+        (LAB.replace("openfield:", "2024-01-31:"), "the name 2024-01-31 is not text in YAML; put it in quotes"),
         (
             LAB + "name: 2024-01-31\n",
             "line 6: name is 2024-01-31, which is not text in YAML; put it in quotes: '",
         ),
         (LAB + "name: 0x10\n", "line 6: name is 0x10, which is not text in YAML; put it in quotes: '0x10'"),
-        (LAB + "inference:\n- {project: openfield, camera: 007}\n", "line 7: inference.0.camera is 007, which is not text in YAML"),
+        (
+            LAB + "inference:\n- {project: openfield, camera: 007}\n",
+            "line 7: inference.0.camera is 007, which is not text",
+        ),
         (LAB + "name: lab\ntime_zone: 2024-13-45\n", "is not YAML: month must be in 1..12 (line 7: 2024-13-45)"),
         (LAB.replace("openfield:", "2024-13-45:"), "is not YAML: month must be in 1..12 (line 3: 2024-13-45)"),
         (

@@ -166,11 +166,14 @@ def quality(
         known = quality_gate.references(engine, store, lab.model_rules)
         for key in [session] if session else dict.fromkeys(row["session"] for row in pose_table.rows(engine)):
             quality_gate.assess(engine, store, lab.pose_rules, key, reference=known)
-    unjudged = [path for path, judged in judged_files(engine, session).items() if not judged]
+    found = judged_files(engine, session)
+    unjudged = [path for path, judged in found.items() if not judged]
     if as_json or as_csv:
         show_table(quality_rows(engine, session), [], as_json)
         return
-    if session:
+    if session and not found:
+        say("the session has no poses yet")
+    elif session:
         _show_quality(quality_rows(engine, session))
     else:
         worst, verdicts = worst_quality(engine, _NOT_PASSING)
@@ -195,7 +198,7 @@ def quality(
 def _show_quality(scores: list[dict[str, Any]]) -> None:
     """Print the scores of a session, and below those of each recording why its verdict is what it is."""
     if not scores:
-        say("its poses were not judged yet, or it has none")
+        say("its poses were not judged yet")
     for (recording, _), of_recording in groupby(scores, lambda row: (row["recording"], row["position"])):
         own = list(of_recording)
         several = len({row["individual"] for row in own if row["bodypart"] != "all"}) > 1

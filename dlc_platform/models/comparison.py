@@ -158,7 +158,7 @@ def compare_project(engine: Engine, store: Store, project: str, cutoff: float) -
     if dataset_id is None:
         raise PlatformError(
             f"the project {project} has no training dataset, so there is nothing to compare its models on",
-            "Materialise training_dataset for one of its recipes",
+            "Train one of its recipes: `dlc-platform train HOME RECIPE`",
         )
     models = [model.id for model in models_of(engine, project)]
     known = {row.model_id: row.id for row in evaluations_of(engine, project) if row.dataset_id == dataset_id}

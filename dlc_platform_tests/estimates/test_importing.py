@@ -344,7 +344,8 @@ def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, comm
     project = make_project(tmp_path / "elsewhere")
     folder = lay_out(tiny_model, project, "snapshot-050.pt", "snapshot-200.pt", shuffle=3, prefix="nets")
     found = (project, "--shuffle", 3, "--model-prefix", "nets", "--snapshot", "snapshot-050.pt")
-    code, out = command("models", "import", home, *found)
+    assert "Name one with --project: other or tiny" in str(command("models", "import", home, *found)[0])
+    code, out = command("models", "import", home, *found, "--project", "tiny")
     assert code == 0 and f"snapshot-050.pt of {folder} is now a model version of tiny" in out
     code, out = command("models", "import", home, folder, "--project", "tiny")
     # The same weights under another name are the same version.

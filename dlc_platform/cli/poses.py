@@ -53,7 +53,7 @@ _SOFTWARE = ("dlc_platform", "deeplabcut", "torch", "openvino", "python")
 def run(
     home: Home,
     assets: Annotated[
-        str,
+        list[str],
         typer.Argument(
             metavar="ASSETS",
             help="Such as session_videos, or pose_estimates,pose_quality; or Dagster's selection syntax.",
@@ -70,7 +70,7 @@ def run(
     """
     from dlc_platform.orchestration.materialize import materialize
 
-    end_with(lambda: materialize(absolute(home), assets, partition or [], say))
+    end_with(lambda: materialize(absolute(home), ",".join(assets), partition or [], say))
 
 
 @poses.command("list")

@@ -224,7 +224,7 @@ def _missing(error: MissingParameter, ctx: Any) -> tuple[str, str]:
     name = _name(param) if param.param_type_name == "argument" else spelled(param)
     given = ctx.params.get("home")
     if given is None or (given / LAB_FILE).exists() or name == "HOME":
-        return f"{name} is missing", ""
+        return f"{name} is missing: {_begun(described(param))}", ""
     labs.clear()
     return f"{name} is missing, and {given} is no lab: HOME is the folder that holds {LAB_FILE}", ""
 

@@ -64,9 +64,12 @@ def test_the_help_of_a_list_has_its_options_and_the_other_commands(group: str) -
         (("sessions", "lab", "--jsno"), "`dlc-platform sessions` has no option --jsno. Did you mean --json?"),
         (("notify", "lab"), "needs a command before lab. Write `dlc-platform notify test HOME`"),
         (("lineage", "sub-1"), "SESSION is missing, and sub-1 is no lab: HOME is the folder that holds lab.yaml"),
-        (("touched",), "HOME is missing. Write `dlc-platform touched HOME MODEL`"),
-        (("run", "lab"), "ASSETS is missing"),
-        (("run", "lab", "--select", "x"), "ASSETS is written without it: `dlc-platform run HOME ASSETS`"),
+        (("touched",), "HOME is missing: the folder that holds lab.yaml. Write `dlc-platform touched HOME MODEL`"),
+        (
+            ("run", "lab"),
+            "lab is no lab: HOME is the folder that holds lab.yaml. Write `dlc-platform run HOME ASSETS...`",
+        ),
+        (("run", "lab", "--select", "x"), "ASSETS is written without it: `dlc-platform run HOME ASSETS...`"),
         (("poses", "import", "lab", "f", "--session", "s"), "SESSION is written without it"),
         (("models", "import", "lab", "--from-project", "p"), "FOLDER is written without it"),
         (("up", "lab", "--port", "70000"), "--port: input should be less than or equal to 65535"),
@@ -108,4 +111,4 @@ def test_messages_keep_to_the_screen_and_paths_stay_whole(
     lines = told("restore", backup, tmp_path / "new").splitlines()
     assert len(lines) > 2 and all(len(line) <= 60 for line in lines if str(tmp_path) not in line)
     assert any(f"{tmp_path}/a folder of the lab/the" in line for line in lines)
-    assert "`dlc-platform run HOME ASSETS`" in " ".join(told("run", "lab", "--select", "x").split("\n  "))
+    assert "`dlc-platform run HOME ASSETS...`" in " ".join(told("run", "lab", "--select", "x").split("\n  "))

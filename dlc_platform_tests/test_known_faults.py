@@ -102,9 +102,7 @@ def test_a_frame_rate_of_zero_cannot_be_stored(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video", b"\0" * 5000], ids=["empty", "text", "zeros"])
-def test_a_file_that_does_not_open_is_a_clear_error_and_never_a_recording(
-    engine: Engine, tmp_path: Path, content: bytes
-) -> None:
+def test_a_file_that_does_not_open_is_an_error_not_a_recording(engine: Engine, tmp_path: Path, content: bytes) -> None:
     """A file of 0 bytes was stored as a success: -1 frames, -1 pixels, one second long."""
     file = tmp_path / "raw/sub-1/ses-1/cam-top.mp4"
     file.parent.mkdir(parents=True)
@@ -117,7 +115,7 @@ def test_a_file_that_does_not_open_is_a_clear_error_and_never_a_recording(
         assert connection.scalar(text("select count(*) from dlc.video")) == 0
 
 
-def test_a_query_for_poses_honours_its_session_and_its_body_parts(
+def test_a_query_for_poses_honours_its_session_and_body_parts(
     engine: Engine, estimator: PoseEstimator, tiny_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With two sessions in the table, the trajectory of one gave those of both."""
@@ -175,7 +173,7 @@ def test_parameters_do_not_collide_by_type_or_delimiter() -> None:
     assert pose_identity("a", "bc") != pose_identity("ab", "c")
 
 
-def test_the_files_of_a_recording_are_in_recorded_order_not_by_name(engine: Engine, tmp_path: Path) -> None:
+def test_files_of_a_recording_are_in_recorded_order_not_by_name(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "raw/sub-1/ses-1"
     for part in (1, 2, 9, 10, 11):
         write_video(folder / f"cam-top_part-{part}.mp4", 3, Fraction(25), shade=part)
@@ -188,7 +186,7 @@ def test_the_files_of_a_recording_are_in_recorded_order_not_by_name(engine: Engi
     assert [Path(file.path).stem.rpartition("-")[2] for file in files] == ["1", "2", "9", "10", "11"]
 
 
-def test_two_trainings_of_one_dataset_at_the_same_time_do_not_touch_each_other(
+def test_two_trainings_of_one_dataset_do_not_affect_each_other(
     tiny_dataset: Dataset, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     """Two training tasks shared one folder: two rows, one set of snapshots."""
@@ -298,7 +296,7 @@ def test_two_workers_asked_for_the_same_two_videos_do_each_once(
     assert sorted(begun) == sorted(video.name for video in videos)
 
 
-def test_an_export_that_failed_leaves_no_file_that_looks_like_success(
+def test_a_failed_export_leaves_no_file_that_looks_like_success(
     estimator: PoseEstimator, tiny_video: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An export that could not be written left a file of 800 bytes, which the next call reported as a success."""

@@ -19,6 +19,15 @@ def docstrings() -> Iterator[tuple[str, str]]:
                     yield f"{file.relative_to(root)}: {getattr(node, 'name', 'module')}", words
 
 
+def test_the_name_of_a_test_has_at_most_sixty_characters() -> None:
+    long = []
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and len(node.name) > 60:
+                long.append(f"{file.name}: {node.name}")
+    assert long == []
+
+
 def test_a_docstring_opens_with_what_the_thing_is_or_does() -> None:
     said = dict(docstrings())
     assert len(said) > 1000

@@ -27,7 +27,7 @@ def test_a_postgres_that_was_stopped_meanwhile_is_started_again(
         assert repr(lab) == f"<Platform lab in {folder}: 0 sessions, 0 of them with poses; 0 model versions>"
 
 
-def test_the_package_gives_a_notebook_what_it_needs_and_costs_nothing_by_itself() -> None:
+def test_the_package_is_cheap_and_gives_notebooks_what_they_need() -> None:
     code = """
 import sys
 before = set(sys.modules)

@@ -226,9 +226,7 @@ def leave_the_newest(engine: Engine) -> None:
         alembic.downgrade(alembic_config(connection), "0004")
 
 
-def test_older_tables_are_left_and_the_command_that_helps_is_told(
-    lab: Engine, home: Path, command: Callable[..., str]
-) -> None:
+def test_older_tables_are_left_and_the_remedy_is_told(lab: Engine, home: Path, command: Callable[..., str]) -> None:
     leave_the_newest(lab)
     before = rows(lab)
     helps = f"`dlc-platform migrate {shlex.quote(str(home))}`"

@@ -269,7 +269,7 @@ values ('maze', 'm', 'own', 'first', 'the rule', 'the first evaluated version', 
 """
 
 
-def test_errors_that_an_older_platform_mixed_with_training_images_go(empty_database: URL) -> None:
+def test_errors_that_old_versions_mixed_with_training_images_go(empty_database: URL) -> None:
     engine = open_catalog(empty_database)
     with engine.begin() as connection:
         connection.execute(text("create schema dlc"))

@@ -70,7 +70,7 @@ def test_no_character_of_a_reason_fails_a_judgement(lab: Engine) -> None:
     assert held.reason.startswith("the body part 'nose' of ?? is long") and len(entries(lab)) == 1
 
 
-def test_what_a_person_released_stays_out_until_the_evidence_is_another(lab: Engine) -> None:
+def test_a_released_entry_stays_out_until_the_evidence_changes(lab: Engine) -> None:
     judge(lab, ONE, "videos", [fault("a"), fault("b", "/raw/side.mp4")])
     judge(lab, ONE, "quality", [fault("c", None)])
     assert release(lab, ONE, "ada", ["videos"], "it is a night recording") == 2
@@ -90,7 +90,7 @@ def test_what_a_person_released_stays_out_until_the_evidence_is_another(lab: Eng
     assert set(found["release_reason"].dropna()) == {"it is a night recording"}
 
 
-def test_several_faults_of_one_file_are_one_entry_with_all_reasons(lab: Engine) -> None:
+def test_several_faults_of_a_file_are_one_entry_with_all_reasons(lab: Engine) -> None:
     two = [fault("a"), fault("b", reason="out of focus")]
     (held,) = judge(lab, ONE, "videos", two)
     assert held.reason == "too dark; out of focus"

@@ -169,7 +169,7 @@ def test_a_new_lab_has_empty_tables(engine: Engine, query: Any) -> None:
     assert found.empty and len(found.columns) > 10
 
 
-def test_one_video_in_two_sessions_is_said_until_one_of_them_is_gone(engine: Engine) -> None:
+def test_one_video_in_two_sessions_is_reported_until_one_is_gone(engine: Engine) -> None:
     for key in (ONE, TWO):
         register_session(engine, session(key), [(recording(key, "top", "1"), video("1"))])
     (pair,) = repeated_videos(engine).to_dict("records")

@@ -179,7 +179,7 @@ def test_promotions_keep_who_and_why(lab: Engine) -> None:
     assert list(found["test_rmse_px"]) == [4.5, 3.0] and list(found["tested_on"]) == ["1 image"] * 2
 
 
-def test_an_evaluation_of_a_version_that_was_never_measured_gives_its_speed(lab: Engine) -> None:
+def test_an_evaluation_gives_the_speed_of_an_unmeasured_version(lab: Engine) -> None:
     train(lab, "c", "d", recipe="third")
     evaluate(lab, "0", "c", "d", 2.0)
     with lab.begin() as connection:

@@ -117,7 +117,7 @@ def test_an_unchanged_file_keeps_its_row(engine: Engine) -> None:
     assert len(rows(engine, tables.RecordingFile, "id")) == 2
 
 
-def test_what_was_read_of_a_known_video_takes_the_place_of_what_was_known(engine: Engine) -> None:
+def test_a_new_reading_of_a_known_video_replaces_the_old_figures(engine: Engine) -> None:
     register(engine, (recording(KEY, "a", "1"), video("1")))
     before = current(engine)
     assert unaccounted_videos(engine) == {identity("1")}
@@ -203,7 +203,7 @@ def test_one_session_registered_by_many_at_once(engine: Engine) -> None:
     assert len(rows(engine, tables.RecordingFile, "id")) == 2
 
 
-def test_two_sessions_with_the_same_videos_do_not_wait_for_each_other(engine: Engine) -> None:
+def test_sessions_with_the_same_videos_do_not_block_each_other(engine: Engine) -> None:
     letters = "123456789abc"
     for attempt in range(5):
 
@@ -385,7 +385,7 @@ def test_of_two_that_make_one_product_the_second_waits(engine: Engine) -> None:
     assert order == ["begins", "ends"] * 3
 
 
-def test_a_product_that_was_lost_and_made_again_has_another_manifest(lab: Engine) -> None:
+def test_a_lost_product_that_is_made_again_has_a_new_manifest(lab: Engine) -> None:
     _, top = current_files(lab, KEY)
     for number in ("1", "2"):
         estimate = tables.PoseEstimate(
@@ -458,7 +458,7 @@ def test_work_outlives_the_connection_that_holds_its_lock(engine: Engine, work_f
         assert session_keys(engine) == set()
 
 
-def test_what_another_cutoff_counts_takes_the_place_of_what_was_counted_before(lab: Engine) -> None:
+def test_counts_by_a_new_cutoff_replace_the_earlier_ones(lab: Engine) -> None:
     _, top = current_files(lab, KEY)
     track(lab, "9", top, "b", confident=0.25)
     columns = ("pose_estimate_id", "bodypart", "fraction_confident")

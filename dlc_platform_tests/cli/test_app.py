@@ -421,7 +421,7 @@ def test_impact_is_a_table_only_where_sessions_become_stale(
     assert heading.split()[0] == "session" and row.split()[0] == SESSION and said.startswith("1 session becomes stale")
 
 
-def test_poses_of_other_rules_are_listed_below_those_of_other_models(
+def test_poses_by_other_rules_are_listed_after_those_by_models(
     lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
 ):
     maze = {"projects": {"maze": {"path": "maze"}}, "recipes": {}}
@@ -549,7 +549,7 @@ def test_doctor_says_that_the_layout_matches_nothing(
     assert out.count("raw/m") == 11 and "6 more are left out: its path does not match" in out
 
 
-def test_doctor_says_that_versions_of_different_seeds_do_not_compare(
+def test_doctor_says_that_versions_of_two_seeds_do_not_compare(
     broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
 ):
     recipes = {name: {"project": "tiny", "weights": "random", "seed": seed} for name, seed in (("a", 1), ("b", 2))}

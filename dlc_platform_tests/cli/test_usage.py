@@ -49,7 +49,7 @@ def test_help_is_whole_and_in_the_words_of_people() -> None:
 
 
 @pytest.mark.parametrize("group", ["sessions", "models", "poses"])
-def test_the_help_of_a_list_has_its_options_and_the_other_commands(group: str) -> None:
+def test_the_help_of_a_list_has_its_options_and_other_commands(group: str) -> None:
     said = helps(group)
     assert said.startswith(f"Usage: dlc-platform {group} HOME [OPTIONS]\n   or: dlc-platform {group} ")
     assert "--csv" in said and "--wide" in said and "\nCommands:\n" in said

@@ -68,7 +68,7 @@ def test_the_values_are_those_of_the_chart():
     assert [f"{'.'.join(map(str, one.path))}: {one.message}" for one in problems] == []
 
 
-def test_runs_of_the_pool_gpu_go_to_nodes_with_gpus_and_the_others_anywhere():
+def test_runs_of_the_pool_gpu_go_to_nodes_with_gpus():
     assert list(routes()) == ["gpu", "cpu"]
     assert routes()["gpu"]["pool"] == "gpu"
     assert "pool" not in routes()["cpu"]
@@ -86,7 +86,7 @@ def kubeconfig(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("route", ["gpu", "cpu"])
-def test_dagsters_launcher_makes_pods_of_it_that_kubernetes_takes(route: str, kubeconfig: Path):
+def test_dagsters_launcher_makes_pods_that_kubernetes_takes(route: str, kubeconfig: Path):
     from dagster_k8s import K8sRunLauncher
     from dagster_k8s.job import construct_dagster_k8s_job
     from kubernetes.client import ApiClient
@@ -291,7 +291,7 @@ def cluster(tmp_path: Path) -> Cluster:
     return Cluster(tmp_path)
 
 
-def test_a_version_starts_when_its_job_is_complete_and_with_the_lab_yaml_that_the_job_saw(cluster: Cluster):
+def test_a_version_starts_with_the_lab_yaml_of_its_complete_job(cluster: Cluster):
     code, said = cluster.ended(cluster.deploy())
     assert code == 0, said
     verbs = [call for call in cluster.calls if "apply" in call or "get job" in call or call.startswith("helm")]
@@ -424,7 +424,7 @@ def test_a_cluster_that_gives_no_digest_is_named(cluster: Cluster):
     assert re.findall(r"image\.tag=(\S+)", started) == ["v2"] * 3
 
 
-def test_a_lab_yaml_that_is_not_there_stops_it_before_anything_is_asked_for(cluster: Cluster):
+def test_a_missing_lab_yaml_stops_it_before_any_request(cluster: Cluster):
     code, said = cluster.ended(cluster.deploy(lab_file="/nowhere/lab.yaml"))
     assert code == 1
     assert "LAB_FILE is /nowhere/lab.yaml: there is no such file" in said
@@ -438,7 +438,7 @@ def test_the_lab_yaml_may_be_named_from_where_one_is(cluster: Cluster):
 
 
 @pytest.mark.parametrize("job", ["FailureTarget Failed", ""], ids=["failed", "never ends"])
-def test_a_job_that_does_not_succeed_changes_nothing_and_does_not_go_on(cluster: Cluster, job: str):
+def test_a_failed_job_changes_nothing_and_stops_the_deployment(cluster: Cluster, job: str):
     assert cluster.ended(cluster.deploy())[0] == 0
     before, calls = cluster.at_work(), len(cluster.calls)
     kept = {file.name: file.read_text() for file in cluster.applied.glob("dlc-platform-*")}
@@ -466,7 +466,7 @@ def test_a_deployment_that_is_cut_off_leaves_no_migration_behind(cluster: Cluste
     assert not any(call.startswith("helm") for call in cluster.calls)
 
 
-def test_another_lab_yaml_makes_other_pods_and_what_helm_puts_back_has_its_own_again(cluster: Cluster):
+def test_a_new_lab_yaml_makes_new_pods_and_a_rollback_old_ones(cluster: Cluster):
     assert cluster.ended(cluster.deploy())[0] == 0
     before = cluster.at_work()
     kept = {file.name: file.read_text() for file in cluster.applied.glob("dlc-platform-*")}
@@ -479,7 +479,7 @@ def test_another_lab_yaml_makes_other_pods_and_what_helm_puts_back_has_its_own_a
         assert (cluster.applied / name).read_text() == text
 
 
-def test_a_backup_is_restored_by_a_job_that_sees_the_backups_of_deploy(cluster: Cluster):
+def test_a_job_that_sees_the_backups_of_deploy_restores_one(cluster: Cluster):
     block = (DEPLOYMENTS / "README.md").read_text().partition("In Kubernetes the server is your own.")[2]
     commands = block.partition("\n\n    ")[2].partition("\n\n")[0]
     cluster.run(commands)
@@ -501,7 +501,7 @@ def test_a_backup_is_restored_by_a_job_that_sees_the_backups_of_deploy(cluster: 
     assert url in backing_up["env"]
 
 
-def test_the_commands_of_the_readme_need_no_root_and_git_leaves_the_secrets_out(
+def test_readme_commands_need_no_root_and_git_leaves_out_secrets(
     make_reachable: Callable[[], AbstractContextManager[Path]], tmp_path: Path
 ):
     """Whoever calls kubectl reads the files that make-secrets made."""

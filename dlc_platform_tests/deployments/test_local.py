@@ -96,7 +96,7 @@ def servers(machine: Machine) -> set[str]:
     return set(machine.run("ps", "-C", "postgres", "--no-headers", "--format=unit").stdout.split())
 
 
-def test_a_release_takes_over_and_one_that_fails_leaves_the_lab_as_it_was(machine: Machine):
+def test_a_failing_release_leaves_the_lab_as_it_was(machine: Machine):
     unit = "dlc-platform@maze.service"
     done = machine.run(DEPLOY, "v1", given=archive())
     assert done.returncode == 0, done.stderr
@@ -166,7 +166,7 @@ def await_sleep(machine: Machine, under_way: Started) -> None:
         time.sleep(0.2)
 
 
-def test_an_interrupted_deployment_leaves_the_lab_as_it_was_and_nothing_running(machine: Machine, release: str):
+def test_an_interrupted_deployment_leaves_the_lab_as_it_was(machine: Machine, release: str):
     unit = "dlc-platform@maze.service"
     migrate = "migrate /srv/dlc-platform/maze"
     machine.do("systemctl", "start", unit)
@@ -192,7 +192,7 @@ def test_an_interrupted_deployment_leaves_the_lab_as_it_was_and_nothing_running(
     machine.do("systemctl", "stop", unit)
 
 
-def test_what_names_no_folder_and_no_unit_is_refused_before_anything_changes(machine: Machine):
+def test_bad_names_of_folders_and_units_are_refused_first(machine: Machine):
     machine.do("mkdir", "--parents", "/opt/dlc-platform/releases")
     before = machine.do("ls", "/opt/dlc-platform/releases")
     for tag in ("feature/maze", "..", "a b"):

@@ -309,7 +309,7 @@ def test_production_goes_back_to_releases_alone(environment: str, tag: str, take
         ("local", 'git archive HEAD | sudo deployments/local/deploy "$TAG"', set()),
     ],
 )
-def test_each_deployment_is_told_only_what_its_target_does_not_say(deployment: str, command: str, told: set[str]):
+def test_a_deployment_gets_only_settings_that_its_target_lacks(deployment: str, command: str, told: set[str]):
     job = workflow("deploy-to.yml")["jobs"]["deploy"]
     assert job["env"].keys() == {"TAG", "DEPLOYMENT"}
     checkout, known, *steps = job["steps"]
@@ -325,7 +325,7 @@ def test_each_deployment_is_told_only_what_its_target_does_not_say(deployment: s
         )
 
 
-def test_the_image_runs_as_an_ordinary_user_and_holds_only_what_it_needs():
+def test_the_image_runs_as_an_ordinary_user_and_is_minimal():
     lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
     stages = [line.split() for line in lines if line.startswith("FROM ")]
     names = [stage[-1] for stage in stages]

@@ -184,7 +184,7 @@ def going_back() -> str:
     return "\n".join(line.removeprefix("    ") for line in block.splitlines())
 
 
-def test_the_commands_of_the_readme_go_back_behind_a_change_of_the_tables(
+def test_readme_commands_go_back_before_a_change_of_tables(
     make_reachable: Callable[[], AbstractContextManager[Path]], lab: Path, tmp_path: Path
 ):
     """On the platform's own Postgres, which is new enough to restore; it can do no TLS."""

@@ -472,7 +472,7 @@ def test_going_back_brings_the_image_that_the_tag_named(machine: Machine):
     assert f"\nTAG=v1\nDIGEST={of_v1}\n" in (machine.place / ".env").read_text()
 
 
-def test_an_image_that_comes_from_no_registry_is_known_by_its_tag(machine: Machine):
+def test_an_image_without_a_registry_is_known_by_its_tag(machine: Machine):
     assert machine.deploy("v1") == 0
     assert machine.images == ["v1"]
     assert "dlc-platform:v1 comes from no registry and has no digest" in machine.said
@@ -505,7 +505,7 @@ def test_a_version_that_does_not_start_gives_way_to_the_old_one(machine: Machine
     assert any(place.startswith(str((machine.place / "current").resolve())) for place in machine.places)
 
 
-def test_where_the_old_version_does_not_know_the_tables_the_new_one_stays(machine: Machine):
+def test_the_new_version_stays_if_the_old_cannot_read_the_tables(machine: Machine):
     assert machine.deploy("v2") == 0
     (machine.checkout / "workstation" / "Caddyfile").write_text("of v3")
     assert machine.deploy("v3", fail=f"v3: {STARTING}|v2: .* migrate$") == 1
@@ -521,7 +521,7 @@ def test_a_first_version_that_does_not_start_is_not_in_force(machine: Machine):
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("reaches", [os.kill, os.killpg], ids=["the script", "its group"])
-def test_a_version_whose_start_is_cut_off_gives_way_to_the_old_one(
+def test_a_version_with_an_interrupted_start_yields_to_the_old(
     machine: Machine, sign: signal.Signals, reaches: Callable[[int, int], None]
 ):
     assert machine.deploy("v2") == 0
@@ -551,7 +551,7 @@ def test_going_back_is_not_cut_off(machine: Machine):
     assert "v2 is at work again" in said, said
 
 
-def test_a_doctor_who_finds_something_leaves_the_version_in_force_and_says_so(machine: Machine):
+def test_findings_of_doctor_leave_the_version_in_force(machine: Machine):
     assert machine.deploy("v2", fail="doctor /lab") == 1
     assert machine.said.endswith("deploy: v2 is in force; doctor found something wrong\n")
     assert machine.in_force()[0] == "v2"
@@ -575,7 +575,7 @@ def test_the_newest_releases_stay_and_the_one_in_force(machine: Machine):
 
 
 @pytest.mark.parametrize("changed", ["workstation/Caddyfile", "postgres/pg_hba.conf", "lab.yaml"])
-def test_containers_are_made_anew_where_a_file_of_theirs_has_changed(machine: Machine, changed: str):
+def test_containers_with_changed_files_are_made_anew(machine: Machine, changed: str):
     """Compose compares the paths of what is mounted, not what is in it."""
     assert machine.deploy("v2") == 0
     of_v2 = (machine.place / "current").resolve()
@@ -604,7 +604,7 @@ def test_every_account_of_a_container_may_read_the_files(machine: Machine):
     assert (release / "postgres" / "initialise.sh").stat().st_mode & 0o001
 
 
-def test_the_settings_of_the_target_count_for_more_than_the_environment(machine: Machine):
+def test_settings_of_the_target_win_over_the_environment(machine: Machine):
     assert machine.deploy("v2", LAB_FILE="/of/the/runner/lab.yaml", SIGN_ON_IMAGE="", TAG="v0") == 0
     release = (machine.place / "current").resolve()
     assert machine.places == {f"{release} of .env"}
@@ -612,7 +612,7 @@ def test_the_settings_of_the_target_count_for_more_than_the_environment(machine:
     assert all(call.startswith("v2: ") for call in machine.calls)
 
 
-def test_the_environment_does_not_count_for_what_the_settings_lack(machine: Machine):
+def test_the_environment_does_not_fill_in_missing_settings(machine: Machine):
     machine.put("STAGE", "")
     machine.put("COMPOSE_FILE", "")
     caller = {"STAGE": "staging", "OIDC_SCOPE": "openid", "COMPOSE_PROFILES": "deployment", "COMPOSE_FILE": "/other"}
@@ -700,7 +700,7 @@ def unit_command(machine: Machine) -> list[str]:
     return start.replace("/opt/dlc-platform/%i", str(machine.place)).replace("/usr/bin/docker", "docker").split()
 
 
-def test_the_unit_starts_what_is_down_and_nothing_while_a_deployment_is_under_way(machine: Machine):
+def test_the_unit_starts_nothing_while_a_deployment_is_under_way(machine: Machine):
     assert machine.deploy("v2") == 0
     told = {"cwd": machine.place / "current", "env": machine.environment | {"FAIL": "nothing", "TAG": ""}}
     before = machine.calls
@@ -729,7 +729,7 @@ def test_a_deployment_waits_for_another_one(machine: Machine):
     assert machine.in_force()[0] == "v2"
 
 
-def test_nothing_secret_is_in_the_compose_file_and_nothing_runs_with_more_than_it_needs():
+def test_the_compose_file_has_no_secrets_and_only_needed_rights():
     described = compose()
     services = described["services"]
     of_platform = {name for name, service in services.items() if str(service["image"]).startswith("${IMAGE")}
@@ -912,7 +912,7 @@ def make_tokens(folder: Path) -> None:
     subprocess.run([WORKSTATION / "make-tokens", folder], env=environment, check=True)
 
 
-def test_the_proxy_lets_in_whom_the_sign_on_knows_and_viewers_to_the_viewer_alone(tmp_path: Path, tokens: Path):
+def test_the_proxy_admits_known_users_and_viewers_to_the_viewer(tmp_path: Path, tokens: Path):
     with (
         answering(sign_on) as signing,
         answering(lambda request: (200, f"everything {request.headers['Authorization']}")) as webserver,

@@ -45,7 +45,7 @@ def test_a_gpu_has_one_lease_however_it_is_listed(machine):
     assert find_devices([1]) == find_devices(["GPU-1"]) == find_devices([1, "GPU-1"])
 
 
-def test_a_container_that_sees_some_of_the_gpus_knows_them_by_the_same_leases(machine):
+def test_a_container_with_some_gpus_uses_the_same_leases(machine):
     """It numbers those that it sees from 0, so that its GPU 0 may be another one than that of the host."""
     first, second, third = ({"uuid": f"GPU-{name}", "memory_gb": 24} for name in ("7F1c", "02ab", "55e0"))
     machine([first, second, third])
@@ -101,7 +101,7 @@ def test_who_computes_is_known(machine):
     assert computing(Device("gpu-9", "9")) == frozenset()
 
 
-def test_a_driver_that_does_not_answer_is_no_machine_without_gpus(machine, monkeypatch: pytest.MonkeyPatch):
+def test_a_silent_driver_does_not_mean_a_machine_without_gpus(machine, monkeypatch: pytest.MonkeyPatch):
     machine([{"memory_gb": 24}])
     import pynvml
 

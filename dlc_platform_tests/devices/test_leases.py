@@ -97,7 +97,7 @@ def test_a_lease_shows_its_process_its_devices_only():
         assert lease.environment() == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "3"}
 
 
-def test_without_a_gpu_there_is_one_lease_on_the_cpu_whatever_is_needed():
+def test_without_a_gpu_there_is_one_lease_on_the_cpu():
     with leases.acquire([], "first", needs=Needs(2, 8.0)) as lease:
         assert (lease.devices, str(lease)) == ((CPU,), "the CPU")
         assert lease.environment() == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ""}
@@ -105,7 +105,7 @@ def test_without_a_gpu_there_is_one_lease_on_the_cpu_whatever_is_needed():
             leases.acquire([], "second", pause=_refuse_to_wait)
 
 
-def test_who_waits_is_told_once_who_holds_the_device_and_gets_it_when_the_holder_is_killed():
+def test_a_waiting_process_gets_the_device_of_a_killed_holder():
     holder = _hold("run 1a2b", 0)
     said: list[str] = []
     pauses: list[float] = []
@@ -192,7 +192,7 @@ def test_small_runs_share_a_device_as_far_as_its_memory_goes():
         assert whole.devices == TWO
 
 
-def test_who_has_waited_long_is_served_before_a_stream_of_small_runs(monkeypatch: pytest.MonkeyPatch):
+def test_a_long_wait_comes_before_a_stream_of_small_runs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(leases, "_PATIENCE_SECONDS", 0.0)
     small = leases.acquire(GPUS[:1], "small", needs=Needs(1, 4))
     pauses = 0

@@ -151,7 +151,7 @@ def test_by_session(store: Store) -> None:
     assert later[["session", "images", "rmse_px"]].to_numpy().tolist() == [["s9", 1, 2.0]]
 
 
-def test_a_version_of_another_split_does_not_spoil_the_comparison(store: Store) -> None:
+def test_a_version_of_another_split_does_not_spoil_a_comparison(store: Store) -> None:
     """The most wanted comes first, and whoever was trained on most of the test images is left out by name."""
     images = [f"image {number}" for number in range(60)]
     wanted = write_evaluation(store, "e1", "wanted", {"nose": [1] * 60})

@@ -32,7 +32,7 @@ def sides(dataset: Dataset) -> dict[str, str]:
     return dict(zip(images["image"], images["side"], strict=True))
 
 
-def test_split_is_a_function_of_content_and_seed_with_the_fraction_asked_for():
+def test_the_split_follows_from_content_seed_and_fraction():
     images = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(2000)]
     first = [side(image, 7, 0.2) for image in images]
     assert first == [side(image, 7, 0.2) for image in images]
@@ -75,9 +75,7 @@ def test_frames_beside_a_test_frame_are_not_trained_on(tmp_path: Path, make_proj
     assert {path.stem for path in (apart.path / "images").iterdir()} == set(sides(apart))
 
 
-def test_labels_that_are_added_move_no_image_when_neighbours_are_left_out(
-    tmp_path: Path, make_project: Callable[..., Path]
-):
+def test_added_labels_move_no_image_if_neighbours_are_left_out(tmp_path: Path, make_project: Callable[..., Path]):
     """A training image may be left out when a neighbour is labelled that is a test image; it never becomes one."""
     small = sides(make(make_project(tmp_path / "small", 20), tmp_path / "store", apart=1))
     large = sides(make(make_project(tmp_path / "large", 40), tmp_path / "store", apart=1))
@@ -98,9 +96,7 @@ def test_only_frames_of_one_video_are_neighbours(tmp_path: Path, make_project: C
     assert make(project, tmp_path / "store", apart=1).n_left_out == close > 0
 
 
-def test_images_whose_names_do_not_tell_their_frame_are_never_left_out(
-    tmp_path: Path, make_project: Callable[..., Path]
-):
+def test_images_without_a_frame_in_their_name_are_never_left_out(tmp_path: Path, make_project: Callable[..., Path]):
     project = make_project(tmp_path / "p", 12)
     folder = project / "labeled-data" / "video1"
     table = (folder / "CollectedData_tester.csv").read_text()
@@ -185,9 +181,7 @@ def test_a_picture_that_was_saved_again_lies_on_one_side(tmp_path: Path, make_pr
     assert {image for image, side in before.items() if side == "test"} <= set(images["image"])
 
 
-def test_a_damaged_image_of_a_dataset_is_to_be_brought_back_to_the_store(
-    tmp_path: Path, make_project: Callable[..., Path]
-):
+def test_a_damaged_image_of_a_dataset_must_be_brought_back(tmp_path: Path, make_project: Callable[..., Path]):
     dataset = make(make_project(tmp_path / "p", 12), tmp_path / "store")
     row = dataset.labels().iloc[0]
     path = dataset.image_path(row["image"], row["file"])

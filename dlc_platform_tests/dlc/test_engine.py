@@ -105,7 +105,7 @@ def with_configuration(model: TrainedModel, store: Store, change: dict[str, Any]
 
 
 @pytest.mark.parametrize("load", [None, in_pytorch], ids=["openvino", "pytorch"])
-def test_a_trained_model_gives_the_numbers_of_deeplabcut_on_a_real_video(
+def test_a_trained_model_gives_deeplabcuts_numbers_on_real_video(
     load: Callable[[Path], Engine] | None,
     tiny_model: TrainedModel,
     tiny_store: Store,
@@ -134,7 +134,7 @@ PADDING = {"pad_width_divisor": 32, "pad_height_divisor": 32, "position": "cente
     ],
     ids=str,
 )
-def test_every_option_of_inference_gives_the_numbers_of_deeplabcut(
+def test_every_option_of_inference_gives_deeplabcuts_numbers(
     inference: dict[str, Any], tiny_model: TrainedModel, frames: list[np.ndarray], tmp_path: Path
 ):
     store = Store(tmp_path / "store")
@@ -157,7 +157,7 @@ def test_where_an_export_is_not_exact_the_engine_is(tiny_model: TrainedModel, fr
     np.testing.assert_array_equal(estimate(engine, model, video, store), theirs)
 
 
-def test_a_region_gives_the_numbers_of_a_crop_in_pixels_of_the_frame(
+def test_a_region_gives_numbers_of_a_crop_in_pixels_of_the_frame(
     tiny_model: TrainedModel, tiny_store: Store, frames: list[np.ndarray], tmp_path: Path
 ):
     video = write_frames(tmp_path / "real.mp4", frames)
@@ -192,7 +192,7 @@ def test_every_kind_of_video_gives_the_numbers_of_deeplabcut(
     assert_same(ours, deeplabcut_poses(tiny_model.path, video, tmp_path / "project"))
 
 
-def test_single_pictures_of_several_sizes_give_the_numbers_of_deeplabcut(
+def test_single_pictures_of_any_size_give_deeplabcuts_numbers(
     tiny_model: TrainedModel, tiny_store: Store, frames: list[np.ndarray]
 ):
     from deeplabcut.pose_estimation_pytorch.apis.utils import get_pose_inference_runner
@@ -246,7 +246,7 @@ print("fine")
 """
 
 
-def test_small_pictures_do_not_crash_the_group_norms_of_resnet_50(small: list[np.ndarray], tmp_path: Path):
+def test_small_pictures_do_not_crash_group_norms_of_resnet_50(small: list[np.ndarray], tmp_path: Path):
     """With the fused kernels of OpenVINO they do, and take the process with them."""
     store = Store(tmp_path / "store")
     model = store_network(store, "resnet_50", small)

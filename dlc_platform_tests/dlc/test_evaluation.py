@@ -63,7 +63,7 @@ def test_errors_by_hand():
     assert errors.loc[("test", "tail"), "keypoints"] == 0 and np.isnan(errors.loc[("test", "tail"), "rmse_px"])
 
 
-def test_a_keypoint_without_a_position_is_missed_and_not_left_out():
+def test_a_keypoint_without_a_position_counts_as_missed():
     """A model that gives up on what is hard has no lower error for it without a word."""
     predictions = pd.DataFrame(
         {
@@ -118,7 +118,7 @@ def test_the_same_picture_saved_again_is_no_test_image(tmp_path: Path):
 
 
 @pytest.mark.parametrize("written_down", [True, False])
-def test_a_copy_under_another_name_of_an_image_that_taught_is_found_by_its_pixels(
+def test_a_renamed_copy_of_a_training_image_is_found_by_pixels(
     tmp_path: Path, make_project: Callable[..., Path], written_down: bool
 ):
     """Also in datasets from before pixels were written down: their copies are read."""
@@ -192,7 +192,7 @@ def test_figures_relate_to_those_of_deeplabcut(evaluation: Evaluation, tiny_mode
         assert rmse == pytest.approx(np.sqrt((distances**2).mean())) and rmse >= theirs["rmse"]
 
 
-def test_an_evaluation_is_made_once_and_the_cutoff_is_only_a_view(
+def test_an_evaluation_is_made_once_whatever_the_cutoff(
     evaluation: Evaluation, tiny_model: TrainedModel, tiny_dataset: Dataset, tiny_store: Store
 ):
     written = (evaluation.path / "predictions.parquet").stat().st_mtime_ns

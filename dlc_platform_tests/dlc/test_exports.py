@@ -149,7 +149,7 @@ def test_half_precision_has_an_export_and_an_identity_of_its_own(model: Path, st
     assert manifest["export"] == half.id and manifest["parameters"] == {"precision": "half"}
 
 
-def test_an_imported_model_is_proved_on_the_first_frames_of_the_video(model: Path, store: Store, tiny_video: Path):
+def test_an_imported_model_is_proved_on_first_frames_of_a_video(model: Path, store: Store, tiny_video: Path):
     stranger = imported(model, store)
     assert make_export(stranger, store, no_pictures) is None
     assert load_engine(stranger, store, device="cpu").backend == "pytorch"
@@ -220,7 +220,7 @@ print(sorted(name for name in heavy if sys.modules.get(name) is not None), conne
 """
 
 
-def test_a_worker_with_an_export_imports_neither_deeplabcut_nor_torch(model: Path, store: Store, tiny_video: Path):
+def test_a_worker_with_an_export_imports_no_deeplabcut_no_torch(model: Path, store: Store, tiny_video: Path):
     make_export(model, store, no_pictures)
     command = [sys.executable, "-c", _LIGHT, str(model), str(store.root), str(tiny_video)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -32,7 +32,7 @@ def test_images_are_read_as_they_are_shown(tmp_path: Path, kind: str, orientatio
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1"])
-def test_other_kinds_of_pixels_become_eight_bits_of_three_colours(tmp_path: Path, mode: str):
+def test_other_pixels_become_eight_bits_in_three_colours(tmp_path: Path, mode: str):
     file = tmp_path / ("img.jpg" if mode == "CMYK" else "img.png")
     if mode == "I;16":
         cv2.imwrite(str(file), PIXELS[..., 0].astype(np.uint16) << 8)

@@ -71,9 +71,7 @@ def test_an_imported_model_is_evaluated_like_another(
     pd.testing.assert_frame_equal(*on_test)
 
 
-def test_nothing_of_the_machine_it_comes_from_enters_the_identity(
-    tiny_model: TrainedModel, tmp_path: Path, store: Store
-):
+def test_nothing_from_the_source_machine_enters_the_identity(tiny_model: TrainedModel, tmp_path: Path, store: Store):
     one = lay_out(tiny_model, make_project(tmp_path / "one"), "snapshot-012.pt")
     change = {"device": "cuda:1", "runner.load_weights_only": False, "metadata.project_path": "/elsewhere"}
     other = lay_out(tiny_model, make_project(tmp_path / "other"), "snapshot-best-010.pt", change=change, shuffle=3)
@@ -293,7 +291,7 @@ def network(folder: Path, top_down: bool, **project: object) -> None:
         torch.save({"model": detector.state_dict()}, folder / "snapshot-detector-040.pt")
 
 
-def test_a_top_down_model_is_kept_with_its_detector_and_cannot_be_used_without(tmp_path: Path, store: Store):
+def test_a_top_down_model_needs_its_detector(tmp_path: Path, store: Store):
     folder = tmp_path / "train"
     network(folder, True, bodyparts=["nose", "tail"])
     imported = import_model(folder, store)

@@ -151,7 +151,7 @@ def test_products_of_poses_name_neither_session_nor_device(
     assert (said["scorer"], said["frames"]) == (tiny_model.scorer, 20)
 
 
-def test_the_batch_size_and_the_backend_change_neither_identity_nor_numbers(
+def test_batch_size_and_backend_change_no_identity_or_numbers(
     poses: PoseEstimate, tiny_model: TrainedModel, tiny_video: Path, tmp_path: Path
 ):
     progress: list[Progress] = []
@@ -198,7 +198,7 @@ def test_the_account_of_the_frames_is_part_of_the_poses(poses: PoseEstimate):
     assert manifest(poses)["lost_frames"] == manifest(poses)["damaged_frames"] == []
 
 
-def test_frames_that_cannot_be_decoded_are_rows_without_an_estimate(
+def test_lost_frames_are_rows_without_an_estimate(
     tiny_model: TrainedModel, tiny_store: Store, tmp_path: Path, long_video: Path
 ):
     video = tmp_path / "rotten.mp4"
@@ -253,7 +253,7 @@ def test_a_video_that_changes_while_it_is_tracked_gets_no_poses(
     assert not list(workspace.glob("chunk-*")), "what was found in it is not used for anything"
 
 
-def test_a_video_of_other_frames_than_it_was_registered_with_gets_no_poses(
+def test_a_video_with_other_frames_than_registered_gets_no_poses(
     estimator: PoseEstimator, tiny_video: Path, tmp_path: Path, tiny_store: Store
 ):
     video = tmp_path / "video.mp4"

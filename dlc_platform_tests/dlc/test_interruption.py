@@ -95,7 +95,7 @@ def test_a_light_worker_imports_neither_deeplabcut_nor_torch(
     assert out.splitlines()[-1] == f"poses {uninterrupted.id}"
 
 
-def test_of_two_processes_one_works_and_the_other_waits_and_finds(
+def test_one_of_two_processes_works_and_the_other_finds_poses(
     tiny_model: TrainedModel, store: Store, video: Path, uninterrupted: PoseEstimate
 ):
     both = [start(store, tiny_model, video) for _ in range(2)]
@@ -129,7 +129,7 @@ def test_what_was_begun_under_other_conditions_is_not_mixed_in(
     assert same(load_poses(store.path("poses", uninterrupted.id)), uninterrupted)
 
 
-def test_a_batch_size_that_was_found_is_kept_when_it_is_continued(
+def test_a_found_batch_size_is_kept_for_the_continuation(
     tiny_model: TrainedModel, store: Store, video: Path, uninterrupted: PoseEstimate
 ):
     def stop(progress: Progress) -> None:

@@ -97,7 +97,7 @@ def test_labels_outside_the_image_are_no_labels(project: Path):
     assert labels.outside == 1 and pd.isna(labels.points["x"].iloc[0])
 
 
-def test_folders_that_video_sets_does_not_name_are_read_and_drawn_ones_are_not(project: Path):
+def test_folders_missing_in_video_sets_are_read_if_not_drawn(project: Path):
     another = Path(shutil.copytree(project / FOLDER, project / "labeled-data" / "another"))
     table = another / Path(TABLE).name
     table.write_text(table.read_text().replace("video1", "another"))
@@ -109,7 +109,7 @@ def test_folders_that_video_sets_does_not_name_are_read_and_drawn_ones_are_not(p
     assert "the labels of another are used, though `video_sets`" in labels.remarks[0].said
 
 
-def test_a_table_of_another_scorer_is_taken_when_it_is_the_only_one(project: Path):
+def test_the_only_table_is_taken_even_by_another_scorer(project: Path):
     table = project / TABLE
     other = table.rename(table.with_name("CollectedData_somebody.csv"))
     labels = read(project)
@@ -184,7 +184,7 @@ def test_empty_columns_at_the_end_change_nothing(project: Path):
     pd.testing.assert_frame_equal(read(project).points, before.points)
 
 
-def test_a_table_of_the_project_with_another_scorer_in_it_is_told(project: Path):
+def test_another_scorer_in_a_table_of_the_project_is_reported(project: Path):
     before = read(project)
     assert not before.remarks
     table = rewrite(project, lambda rows: [["scorer", *["bea"] * (len(rows[0]) - 1)], *rows[1:]])
@@ -270,7 +270,7 @@ def test_columns_in_another_order_are_read_by_their_names(project: Path):
         (lambda rows: [*rows[:4], [rows[4][0], "1_0", *rows[4][2:]], rows[5]], "holds '1_0' in line 5"),
     ],
 )
-def test_a_table_that_contradicts_its_header_is_refused_with_the_line(
+def test_a_table_that_contradicts_its_header_is_refused_by_line(
     project: Path, change: Callable[[list[list[str]]], list[list[str]]], says: str
 ):
     table = rewrite(project, change)
@@ -362,12 +362,12 @@ def two(project: Path, make_project: Callable[..., Path], tmp_path: Path) -> Pat
     return project
 
 
-def test_labels_of_one_folder_are_not_laid_on_the_images_of_another(two: Path):
+def test_labels_of_a_folder_are_not_laid_on_images_of_another(two: Path):
     table = Path(shutil.copy(two / TABLE, two / "labeled-data" / "video2"))
     refused(two, str(table), "are of images in video1, which is another folder")
 
 
-def test_rows_of_several_folders_in_one_table_are_of_the_images_that_they_name(two: Path):
+def test_rows_of_several_folders_belong_to_the_images_they_name(two: Path):
     before = read(two)
     other = two / "labeled-data" / "video2" / Path(TABLE).name
     with open(other, newline="") as file:
@@ -377,7 +377,7 @@ def test_rows_of_several_folders_in_one_table_are_of_the_images_that_they_name(t
     pd.testing.assert_frame_equal(read(two).points, before.points)
 
 
-def test_a_folder_that_was_renamed_as_a_whole_is_read_with_a_word(project: Path):
+def test_a_folder_that_was_renamed_is_read_with_a_remark(project: Path):
     before = read(project)
     (project / FOLDER).rename(project / "labeled-data" / "mouse 1")
     labels = read(project)
@@ -385,7 +385,7 @@ def test_a_folder_that_was_renamed_as_a_whole_is_read_with_a_word(project: Path)
     assert "video1 (now mouse 1)" in labels.remarks[0].said
 
 
-def test_rows_of_a_folder_that_is_not_there_beside_others_are_refused(project: Path):
+def test_rows_of_a_missing_folder_beside_others_are_refused(project: Path):
     rewrite(project, lambda rows: [*rows[:-1], [rows[-1][0].replace("video1", "video9"), *rows[-1][1:]]])
     refused(project, "line 6", "the folder video9, which is not in labeled-data")
 

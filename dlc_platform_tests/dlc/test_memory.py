@@ -66,7 +66,7 @@ def test_batches_are_halved_until_they_fit():
         with_smaller_batches(lambda size: 1 / 0, 2, said.append, "the work")
 
 
-def test_training_that_runs_out_of_memory_begins_anew_with_smaller_batches_and_says_so(
+def test_training_out_of_memory_begins_anew_in_smaller_batches(
     tiny_dataset: Dataset, short_recipe: Recipe, tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from deeplabcut.pose_estimation_pytorch.models import PoseModel
@@ -88,7 +88,7 @@ def test_training_that_runs_out_of_memory_begins_anew_with_smaller_batches_and_s
     assert same.weights_sha256 == model.weights_sha256, "nothing of the first try is left in the second"
 
 
-def test_inference_that_runs_out_of_memory_gives_the_same_in_smaller_batches(
+def test_inference_out_of_memory_gives_the_same_in_small_batches(
     tiny_model: TrainedModel, tiny_store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     engine = load_engine(tiny_model.path, tiny_store, device="cpu")
@@ -121,7 +121,7 @@ def test_poses_of_a_video_say_with_which_batches_they_were_made(
     assert read_parquet(poses.path / POSE_TABLE).equals(read_parquet(expected.path / POSE_TABLE))
 
 
-def test_a_recipe_for_several_gpus_reaches_deeplabcut_as_its_own_setting(
+def test_several_gpus_of_a_recipe_become_deeplabcuts_own_setting(
     tiny_dataset: Dataset, short_recipe: Recipe, tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As far as that can be seen without a GPU: what DeepLabCut is called with."""
@@ -158,7 +158,7 @@ def test_what_is_needed_of_gpus_is_no_parameter_of_a_model(tiny_recipe: Recipe):
     assert parameters_of(same) == parameters_of(tiny_recipe)
 
 
-def test_a_model_of_before_was_trained_with_the_batches_of_its_recipe(tiny_model: TrainedModel):
+def test_an_older_model_was_trained_with_its_recipes_batches(tiny_model: TrainedModel):
     assert load_model(tiny_model.path).batch_size == 8
 
 

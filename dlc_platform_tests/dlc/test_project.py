@@ -103,7 +103,7 @@ def test_deeplabcut_rejects_unknown_keys_and_wrong_values(tmp_path: Path, make_p
     assert file.read_bytes() == before
 
 
-def test_the_check_imports_little_of_deeplabcut_and_leaves_nothing_of_it(tiny_project: Path):
+def test_the_check_imports_little_of_deeplabcut_and_leaves_none(tiny_project: Path):
     code = (
         "import sys; from pathlib import Path;"
         "from dlc_platform.dlc.project import check_with_deeplabcut, read_project;"

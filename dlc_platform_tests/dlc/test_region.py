@@ -132,7 +132,7 @@ def test_no_image_changes_its_name_or_side_for_a_region(whole: Dataset, cropped:
     assert cropped.id != whole.id
 
 
-def test_copies_hold_the_region_and_labels_are_pixels_of_the_full_picture(project: Path, cropped: Dataset):
+def test_copies_hold_the_region_and_labels_keep_full_pixels(project: Path, cropped: Dataset):
     labels = cropped.labels()
     assert (labels["offset_x"] == REGION.x).all() and (labels["offset_y"] == REGION.y).all()
     original = read_labels(read_project(project)).points.set_index(["file", "bodypart"])
@@ -159,7 +159,7 @@ def test_a_region_of_an_image_that_is_no_png_loses_nothing(tmp_path: Path, make_
     assert (cv2.imread(str(copy)) == REGION.crop(cv2.imread(str(folder / row["file"])))).all()
 
 
-def test_images_that_deeplabcut_has_cropped_are_taken_as_they_are(
+def test_images_that_deeplabcut_cropped_are_taken_as_they_are(
     tmp_path: Path, make_project: Callable[..., Path], cropped: Dataset
 ):
     path = make_project(tmp_path / "p", FRAMES)

@@ -210,7 +210,7 @@ def test_a_top_down_model_gives_the_numbers_of_analyze_videos(top_down: Analysed
     assert not top_down.runner.tracks and not has_several_animals(top_down.model)
 
 
-def test_frames_are_independent_and_none_is_lost_where_nothing_is_found(top_down: Analysed):
+def test_frames_are_independent_and_empty_ones_are_kept(top_down: Analysed):
     whole = top_down.runner.predict(top_down.frames)
     chunks = [top_down.runner.predict(chunk) for chunk in np.split(top_down.frames, [FRAMES - 13, FRAMES - 2])]
     assert [len(chunk) for chunk in chunks] == [FRAMES - 13, 11, 2] and np.isnan(chunks[2]).all()
@@ -284,7 +284,7 @@ def test_3485_a_video_without_any_animal_has_rows_without_poses(
         assert ("no individual could be followed" in poses.note) == found.runner.tracks
 
 
-def test_several_animals_are_followed_across_chunks_and_interruptions(
+def test_animals_are_followed_across_chunks_and_interruptions(
     boxes: Analysed, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for module in (reader, chunks):
@@ -353,7 +353,7 @@ def test_the_assembler_of_a_project_is_not_taken_for_its_tracker(ellipses: Analy
     config.write_text(text)
 
 
-def test_a_top_down_model_is_evaluated_and_one_of_several_animals_is_not(
+def test_top_down_models_are_evaluated_and_multi_animal_ones_not(
     top_down: Analysed, ellipses: Analysed, tiny_dataset: Dataset, tmp_path: Path
 ):
     import cv2
@@ -371,7 +371,7 @@ def test_a_top_down_model_is_evaluated_and_one_of_several_animals_is_not(
         evaluate_model(ellipses.model, tiny_dataset.path, 0.6, Store(tmp_path))
 
 
-def test_what_can_be_used_is_judged_by_the_files_and_not_by_what_was_said_once(
+def test_usability_is_judged_by_the_files_not_by_an_old_answer(
     top_down: Analysed, ellipses: Analysed, tiny_model: TrainedModel, tmp_path: Path
 ):
     assert unusable(top_down.model) is None and unusable(ellipses.model) is None and unusable(tiny_model.path) is None

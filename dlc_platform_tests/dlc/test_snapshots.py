@@ -58,7 +58,7 @@ def test_what_there_is_is_named(tmp_path: Path):
         choose_snapshot(folder, detector=True)
 
 
-def test_the_train_folder_is_found_by_iteration_shuffle_and_trainset(project: Path):
+def test_a_train_folder_is_found_by_iteration_shuffle_trainset(project: Path):
     wanted = train(project, shuffle=3)
     train(project, shuffle=13)
     train(project, shuffle=4, trainset=50)

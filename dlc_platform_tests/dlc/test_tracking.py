@@ -98,7 +98,7 @@ def test_3493_no_track_holds_the_pose_of_another_animal(method: str, number: int
             assert changes.sum() <= 0.02 * len(own)
 
 
-def test_3493_an_animal_of_which_little_is_seen_leaves_the_others_alone():
+def test_3493_a_barely_visible_animal_does_not_affect_the_others():
     rng = np.random.default_rng(1)
     found = animals(60, 3, rng)
     for frame, seen in ((20, 0), (21, 1), (22, 2), (40, 2)):
@@ -205,7 +205,7 @@ def test_a_keypoint_that_was_not_found_has_no_likelihood():
     assert np.isnan(poses[6, own, 0, :2]).all() and poses[6, own, 0, 2] == np.float32(0.05)
 
 
-def test_the_same_detections_give_the_same_tracks_in_every_process(tmp_path: Path):
+def test_equal_detections_give_equal_tracks_in_every_process(tmp_path: Path):
     """DeepLabCut falls back to a rule that goes through sets, whose order each process draws anew."""
     rng = np.random.default_rng(10)
     found, _ = shuffled(hide(animals(300, 4, rng), rng, 0.4), rng)

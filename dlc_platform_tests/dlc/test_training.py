@@ -121,9 +121,7 @@ def test_the_same_recipe_and_dataset_make_the_same_model(tiny_dataset: Dataset, 
     assert list((tmp_path / "workspace").iterdir()) == []
 
 
-def test_an_interrupted_training_leaves_nothing_and_logging_as_it_was(
-    tiny_dataset: Dataset, short_recipe: Recipe, tmp_path: Path
-):
+def test_an_interrupted_training_leaves_no_traces(tiny_dataset: Dataset, short_recipe: Recipe, tmp_path: Path):
     root = logging.getLogger()
     mine = logging.NullHandler()
     root.addHandler(mine)
@@ -247,7 +245,7 @@ def test_versions_say_what_computes():
     assert all(known.values())
 
 
-def test_no_training_starts_on_an_image_that_is_damaged_or_lies_on_its_side(
+def test_no_training_starts_on_a_damaged_or_turned_image(
     tiny_dataset: Dataset, short_recipe: Recipe, tiny_store: Store, tmp_path: Path
 ):
     from PIL import Image
@@ -273,7 +271,7 @@ def test_no_training_starts_on_an_image_that_is_damaged_or_lies_on_its_side(
     assert not (tmp_path / "work").exists()
 
 
-def test_deeplabcut_trains_on_every_label_of_photographs_on_their_side(
+def test_deeplabcut_trains_on_every_label_of_turned_photographs(
     tmp_path: Path, make_project: Callable[..., Path], short_recipe: Recipe
 ):
     from deeplabcut.pose_estimation_pytorch.data.image import load_image

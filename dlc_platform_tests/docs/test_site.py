@@ -49,7 +49,7 @@ def test_the_site_says_its_version_and_has_the_changelog(site: Path) -> None:
     assert 'href="../changelog.html"' in (site / "operations" / "upgrade.html").read_text(encoding="utf-8")
 
 
-def test_links_lead_to_files_where_the_pages_are_read_as_they_are() -> None:
+def test_links_of_pages_lead_to_files_of_the_repository() -> None:
     for page in (ROOT / "README.md", *DOCS.glob("pages/**/*.md")):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page}: {link}"

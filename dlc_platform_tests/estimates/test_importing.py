@@ -223,9 +223,7 @@ def test_the_same_import_again_changes_nothing(lab: Lab, engine: Engine, tmp_pat
     assert materialised(engine) == 1
 
 
-def test_poses_that_are_there_stay_in_force_unless_a_person_says_otherwise(
-    home: Path, lab: Lab, engine: Engine, tmp_path: Path
-):
+def test_existing_poses_stay_in_force_unless_a_person_decides(home: Path, lab: Lab, engine: Engine, tmp_path: Path):
     def in_force() -> str:
         return Platform(home).estimates()["pose_estimate"].item()
 

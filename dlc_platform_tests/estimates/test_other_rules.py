@@ -68,7 +68,7 @@ def test_poses_of_other_rules(
     assert list(found[columns].itertuples(index=False, name=None)) == expected
 
 
-def test_poses_of_several_animals_that_were_tracked_otherwise_are_listed(lab: Engine, tmp_path: Path) -> None:
+def test_multi_animal_poses_with_other_tracks_are_listed(lab: Engine, tmp_path: Path) -> None:
     model = tmp_path / "models" / identity("b")
     model.mkdir(parents=True)
     (model / MANIFEST).write_text("{}")

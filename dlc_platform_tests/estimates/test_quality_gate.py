@@ -200,7 +200,7 @@ def unsure(fraction: float, likelihood: float = 0.3) -> pd.DataFrame:
     return table.assign(likelihood=table["likelihood"].where(table["frame"] >= fraction * FRAMES, likelihood))
 
 
-def test_poses_that_are_worse_than_on_test_images_are_warned_of_and_hold_nothing_back(small: SmallLab) -> None:
+def test_poses_worse_than_on_test_images_only_get_a_warning(small: SmallLab) -> None:
     small.train("a", "d", "6")
     small.track("8", "a", unsure(0.4))
     found = small.assess()
@@ -213,7 +213,7 @@ def test_poses_that_are_worse_than_on_test_images_are_warned_of_and_hold_nothing
     assert table.loc["all", "verdict"] == "warn" and table.loc["nose to tail", "verdict"] == "pass"
 
 
-def test_poses_of_which_a_bad_model_asks_nothing_fail_by_the_floors(small: SmallLab) -> None:
+def test_poses_fail_by_floors_even_if_a_bad_model_allows_them(small: SmallLab) -> None:
     """The model is as unsure of its own test images, so the limits that follow from them ask for nothing."""
     small.settle({}, promotion={"hopeless": {"confident": None}})
     small.train("a", "d", "6", likelihood=0.1)
@@ -259,7 +259,7 @@ def write_moving_video(path: Path, moves: bool) -> None:
         container.mux(stream.encode())
 
 
-def test_the_same_pose_in_every_frame_fails_where_the_picture_moves(small: SmallLab, tmp_path: Path) -> None:
+def test_the_same_pose_in_every_frame_fails_if_the_picture_moves(small: SmallLab, tmp_path: Path) -> None:
     small.train("a", "d", "6")
     small.track("8", "a", poses(points(1, seed=3).repeat(FRAMES, axis=0)))
     # The video is on no disk: whether the animal was at rest cannot be said, and is not taken for good.
@@ -278,7 +278,7 @@ def test_the_same_pose_in_every_frame_fails_where_the_picture_moves(small: Small
     assert found.scores.iloc[-1]["still"] == 1 and found.scores.iloc[-1]["still_in_motion"] == 0
 
 
-def test_poses_that_were_judged_before_there_were_floors_are_told_and_judged_again(
+def test_poses_judged_before_there_were_floors_are_judged_again(
     tracked: SmallLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracked.assess()
@@ -402,7 +402,7 @@ def test_a_store_that_is_away_is_no_fault_of_a_session(tracked: SmallLab) -> Non
     assert tracked.assess().verdict == "pass"
 
 
-def test_limits_change_and_poses_are_judged_again_without_being_read(tracked: SmallLab) -> None:
+def test_changed_limits_judge_poses_again_without_reading_them(tracked: SmallLab) -> None:
     tracked.assess()
     path = tracked.store.path("poses", identity("8")) / POSE_TABLE
     path.rename(path.with_suffix(".away"))
@@ -430,7 +430,7 @@ def test_limits_change_and_poses_are_judged_again_without_being_read(tracked: Sm
     assert {finding.metric for finding in tracked.assess().findings} == {"outside"}
 
 
-def test_a_failing_session_is_held_until_a_person_or_other_poses_release_it(tracked: SmallLab) -> None:
+def test_a_failing_session_is_held_until_release_or_other_poses(tracked: SmallLab) -> None:
     strict = {"limits": {"temporal_norm_px": {"fail": 0.1}}, "blocks": ["downstream", "exports"]}
     tracked.settle(strict)
     tracked.assess()

@@ -95,7 +95,7 @@ def test_aliases_and_merged_keys_of_people_are_read(tmp_path: Path):
     assert load_yaml(tmp_path, pattern)["n9"] == "[[["
 
 
-def test_pipes_devices_and_sockets_are_named_and_never_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_pipes_devices_and_sockets_are_named_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     project = tmp_path / "project"
     project.mkdir()
     readers: dict[str, Callable[[Path], object]] = {
@@ -213,7 +213,7 @@ def test_a_table_beside_videos_that_never_answers_is_named(tmp_path: Path):
     assert "the kernel makes up" in _read_table(str(tmp_path / "sessions.csv")).problems[0]
 
 
-def test_the_time_that_all_bombs_take_together_is_that_of_one_process(tmp_path: Path):
+def test_all_bombs_together_take_the_time_of_one_process(tmp_path: Path):
     """A process that may compute for few seconds reads them all."""
     program = """
 import resource, sys

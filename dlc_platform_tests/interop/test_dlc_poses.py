@@ -399,7 +399,7 @@ def test_a_line_of_a_csv_that_is_cut_off_or_too_long_is_refused(
     refused(tmp_path / "poses.csv", says)
 
 
-def test_half_a_place_is_refused_and_places_without_a_likelihood_are_said(tmp_path: Path):
+def test_half_a_place_is_refused_and_no_likelihood_is_reported(tmp_path: Path):
     poses = single(20)
     part = poses.columns[0][1]
     poses.loc[3, (SCORER, part, "likelihood")] = np.nan

@@ -363,7 +363,7 @@ def test_a_backup_of_another_version_is_refused(
     assert schemas(empty_database) == []
 
 
-def test_a_backup_leaves_older_tables_as_they_are_and_a_restore_brings_them_up_to_date(
+def test_a_restore_updates_older_tables_and_a_backup_does_not(
     empty_database: URL, reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backup before an upgrade is what goes back to the version before it."""
@@ -391,14 +391,14 @@ def test_a_backup_leaves_older_tables_as_they_are_and_a_restore_brings_them_up_t
     lab._engine.dispose()
 
 
-def test_tables_of_a_newer_platform_are_not_backed_up_by_an_older_one(home: Path, outside: URL, tmp_path: Path) -> None:
+def test_an_older_platform_does_not_back_up_newer_tables(home: Path, outside: URL, tmp_path: Path) -> None:
     execute(outside, "update dlc.alembic_version set version_num = '9999'")
     with pytest.raises(PlatformError, match="at 9999, which this version of the platform does not know"):
         backup(home, tmp_path / "newer")
     assert not (tmp_path / "newer").exists()
 
 
-def test_a_restored_lab_says_that_it_lacks_its_own_parts_of_dagster_yaml(
+def test_a_restored_lab_reports_missing_parts_of_dagster_yaml(
     home: Path, outside: URL, reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "lab.yaml").write_text(LAB_YAML + "dagster_yaml: own.yaml\n")
@@ -486,7 +486,7 @@ def test_a_server_newer_than_the_program(
     assert backup(home, tmp_path / "file").products == 8
 
 
-def test_a_lab_yaml_that_is_not_valid_any_more_is_restored_as_it_was(
+def test_a_lab_yaml_that_is_invalid_now_is_restored_unchanged(
     home: Path, outside: URL, empty_database: URL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A later platform may ask for other keys; the data must come back all the same."""

@@ -195,7 +195,7 @@ def test_a_crop_that_may_not_be_meant_is_a_comment(
 
 
 @pytest.mark.parametrize(("frames", "enough"), [(4, False), (24, True), (150, True)])
-def test_a_small_project_is_tested_on_enough_images_where_that_can_be(
+def test_a_small_project_is_tested_on_enough_images_if_possible(
     frames: int, enough: bool, tmp_path: Path, raw: Path, make_project: Callable[..., Path]
 ) -> None:
     file = make_lab(tmp_path / "lab", [raw], [make_project(tmp_path / "project", frames)])

@@ -97,7 +97,7 @@ def file(made: Plan, key: str, recording: str) -> PlannedFile:
     return found
 
 
-def test_a_lab_that_was_never_started_has_a_plan_and_stays_as_it_is(
+def test_a_lab_that_was_never_started_has_a_plan_and_stays_so(
     home: Path, raw: Path, command: Callable[..., tuple[object, str]]
 ) -> None:
     made = Platform(home).plan()
@@ -168,7 +168,7 @@ def test_a_copy_is_shown_for_each_session_that_holds_one(engine: Engine, lab: La
     assert made.of("sub-1_ses-1").copies == ()
 
 
-def test_a_file_that_was_replaced_added_or_taken_away_changes_its_session(engine: Engine, lab: Lab, raw: Path) -> None:
+def test_replaced_added_and_removed_files_change_their_session(engine: Engine, lab: Lab, raw: Path) -> None:
     register_all(engine, lab)
     write_video(raw / "sub-1/ses-1/cam-top.mp4", 14)
     (raw / "sub-1/ses-1/cam-side.mp4").unlink()
@@ -189,7 +189,7 @@ def test_a_session_that_was_renamed_is_taken_for_what_it_was(engine: Engine, lab
     assert (gone.state, gone.note) == ("missing", "it seems to be sub-3_ses-1 now")
 
 
-def test_what_is_gone_is_missing_and_what_is_out_of_sight_is_said(engine: Engine, lab: Lab, raw: Path) -> None:
+def test_missing_and_unreachable_sessions_are_distinguished(engine: Engine, lab: Lab, raw: Path) -> None:
     register_all(engine, lab)
     (raw / "sub-2/ses-1/cam-top.mp4").unlink()
     missing = session(plan(lab, engine), "sub-2_ses-1")
@@ -201,7 +201,7 @@ def test_what_is_gone_is_missing_and_what_is_out_of_sight_is_said(engine: Engine
     assert next(plan_lines(made)) == "1 LOST until mended"
 
 
-def test_a_session_that_is_not_ready_waits_and_is_not_counted_as_tracked(engine: Engine, lab: Lab, raw: Path) -> None:
+def test_a_session_that_is_not_ready_waits_and_counts_untracked(engine: Engine, lab: Lab, raw: Path) -> None:
     put_into_production(engine)
     place(raw, "sub-1/ses-1/cam-side.mp4.part")
     os.utime(raw / "sub-2/ses-1/cam-top.mp4")
@@ -277,7 +277,7 @@ def test_a_plan_writes_nothing(engine: Engine, home: Path, raw: Path, monkeypatc
     assert rows() == before
 
 
-def test_a_database_without_a_catalogue_and_one_of_another_version(
+def test_a_database_with_no_catalogue_or_one_of_another_version(
     empty_database: object,
     engine: Engine,
     home: Path,

@@ -152,7 +152,7 @@ def _indented(*lines: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", [("doctor",), ("scan", "--dry-run")])
-def test_a_root_that_does_not_answer_is_said_and_the_rest_goes_on(
+def test_a_silent_root_is_reported_and_the_rest_goes_on(
     command: tuple[str, ...],
     lab: Engine,
     home: Path,
@@ -176,7 +176,7 @@ def test_a_root_that_does_not_answer_is_said_and_the_rest_goes_on(
     assert "sub-7_ses-1" in out or "sessions: 1 on disk" in out
 
 
-def test_a_root_that_answers_slowly_all_the_time_is_left_after_a_while(
+def test_a_root_that_always_answers_slowly_is_left_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(40):
@@ -193,7 +193,7 @@ def test_a_root_that_answers_slowly_all_the_time_is_left_after_a_while(
     assert left.startswith("the raw root answers so slowly that ") and "each look goes on" in left
 
 
-def test_folders_with_one_key_on_a_disk_that_hangs_hold_up_nobody(
+def test_folders_with_one_key_on_a_hanging_disk_hold_up_nobody(
     engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether they are one folder is asked of the disk, and asked again when it answers."""

@@ -10,7 +10,7 @@ PACKAGE = Path(dlc_platform.__file__).parent
 OWN = Path(dagster_internals.__file__)
 
 
-def test_this_dagster_has_all_that_is_used_of_its_private_modules() -> None:
+def test_this_dagster_has_all_private_names_that_are_used() -> None:
     lacking = [name for name in dagster_internals.__all__ if not hasattr(dagster_internals, name)]
     assert lacking == []
 

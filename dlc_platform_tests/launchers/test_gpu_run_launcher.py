@@ -93,7 +93,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatc
         yield lab
 
 
-def test_two_runs_get_one_device_each_a_third_waits_and_inherits_from_a_killed_worker(lab: Lab):
+def test_a_third_run_waits_and_inherits_a_killed_workers_device(lab: Lab):
     first, second = lab.launch("on_gpu"), lab.launch("on_gpu")
     reports = {run: lab.report(run) for run in (first, second)}
     assert {report["devices"] for report in reports.values()} == {"0", "1"}
@@ -116,7 +116,7 @@ def test_two_runs_get_one_device_each_a_third_waits_and_inherits_from_a_killed_w
     assert (lab.ends(second), lab.ends(third)) == ("SUCCESS", "SUCCESS")
 
 
-def test_a_run_outside_the_pool_sees_no_device_and_waits_for_none(lab: Lab):
+def test_a_run_outside_the_pool_sees_and_awaits_no_device(lab: Lab):
     with leases.acquire(GPUS, "another lab"), leases.acquire(GPUS, "another lab"):
         run = lab.launch("on_cpu")
         assert lab.report(run)["devices"] == ""
@@ -149,7 +149,7 @@ def test_a_worker_that_gets_no_memory_says_so_before_it_dies(lab: Lab):
 @pytest.mark.parametrize(
     ("gpus", "said"), [("3", "No device for this run: 3 GPUs cannot be had"), ("three", "Write a whole number of GPUs")]
 )
-def test_a_need_that_no_device_can_meet_fails_the_run_at_once_and_for_good(lab: Lab, gpus: str, said: str):
+def test_a_need_that_no_device_can_meet_fails_the_run_at_once(lab: Lab, gpus: str, said: str):
     run = lab.launch("on_gpu", {GPUS_TAG: gpus, MAX_RETRIES_TAG: "2"})
     assert lab.ends(run) == "FAILURE"
     assert said in lab.messages(run)
@@ -167,7 +167,7 @@ def test_a_terminated_run_stops_with_its_children(lab: Lab):
     lab.wait("the end of its child", lambda: not _runs(report["child"]))
 
 
-def test_a_run_that_does_not_listen_is_killed_and_still_ends_canceled(lab: Lab):
+def test_a_run_that_does_not_listen_is_killed_and_ends_canceled(lab: Lab):
     run = lab.launch("on_gpu", deaf=True)
     report = lab.report(run)
     lab.terminate(run)
@@ -211,9 +211,7 @@ def test_a_restarted_daemon_knows_the_runs_of_the_one_before(lab: Lab):
     assert lab.ends(kept) == "SUCCESS"
 
 
-def test_each_run_takes_its_route_and_is_watched_stopped_and_resumed_there(
-    tmp_path: Path, environment: pytest.MonkeyPatch
-):
+def test_each_run_is_watched_stopped_and_resumed_on_its_route(tmp_path: Path, environment: pytest.MonkeyPatch):
     routes = [
         {"name": "without_gpus", "tags": {"lab/where": "here"}, "launcher": _launcher([])},
         {"name": "gpus", "pool": "gpu", "launcher": _launcher("auto")},

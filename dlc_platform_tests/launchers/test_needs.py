@@ -89,7 +89,7 @@ def test_who_works_for_several_needs_what_is_enough_for_each(settings: dict[str,
     assert declared_needs(Lab.model_validate(settings), ["model_comparison", "pose_estimates"], []) == Needs(1, 20.0)
 
 
-def test_there_are_slots_for_all_that_can_compute_and_some_that_wait(settings: dict[str, Any]):
+def test_there_are_slots_for_computing_runs_and_a_few_waiting(settings: dict[str, Any]):
     lab = Lab.model_validate(settings | {"recipes": {}, "inference": []})
     gpus = [Device(f"gpu-{number}", str(number), 24.0) for number in range(8)]
     assert [gpu_slots(gpus[:count], lab) for count in (0, 1, 2, 8)] == [1, 2, 3, 12]

@@ -86,7 +86,7 @@ def test_a_retried_run_takes_a_route_of_its_own(
     assert elsewhere.launched[0].tags[ROUTE_TAG] == "elsewhere"
 
 
-def test_a_run_whose_route_is_gone_is_neither_stopped_nor_called_dead(
+def test_a_run_without_its_route_is_not_stopped_nor_called_dead(
     instance: DagsterInstance, launcher: RoutingRunLauncher
 ):
     run = instance.add_run(DagsterRun(job_name="job", tags={ROUTE_TAG: "old"}, status=_STARTED))
@@ -158,7 +158,7 @@ def routed(slurm: SlurmLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         yield service
 
 
-def test_runs_of_a_slurm_behind_a_router_are_watched_resumed_and_stopped_and_local_ones_stay(routed: SlurmService):
+def test_a_router_watches_resumes_and_stops_slurm_runs(routed: SlurmService):
     gpu, stopped = routed.launch("on_gpu"), routed.launch("on_cpu", {"lab/where": "cluster"})
     local = routed.launch("on_cpu", {"lab/where": "here"})
     runs = {gpu: "gpus of the cluster", stopped: "cluster", local: "local"}

@@ -145,7 +145,7 @@ def lab(empty_database: URL, tmp_path: Path) -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("write", [STATUS, EVENT], ids=["after-the-event", "after-the-last-step"])
-def test_a_success_stays_one_when_the_lab_stops_before_its_status_is_written(lab: Lab, write: str):
+def test_a_success_stays_if_the_lab_stops_before_its_status(lab: Lab, write: str):
     lab.on(write, SKIP)
     run_id, process = lab.start()
     process.wait(120)
@@ -158,7 +158,7 @@ def test_a_success_stays_one_when_the_lab_stops_before_its_status_is_written(lab
     assert lab.ends(run_id) == ["PIPELINE_SUCCESS"]
 
 
-def test_what_a_killed_process_had_sent_to_postgres_is_waited_for(lab: Lab):
+def test_queries_that_a_killed_process_sent_are_waited_for(lab: Lab):
     lab.on(EVENT, WAIT)
     with lab._engine.connect() as holder:
         holder.execute(text("select pg_advisory_lock(7)"))
@@ -177,7 +177,7 @@ def test_what_a_killed_process_had_sent_to_postgres_is_waited_for(lab: Lab):
     assert lab.ends(run_id) == ["PIPELINE_SUCCESS"]
 
 
-def test_a_run_that_is_really_interrupted_fails_and_is_to_be_retried(lab: Lab):
+def test_a_run_that_is_really_interrupted_fails_and_is_retried(lab: Lab):
     run_id, process = lab.start(seconds=600)
     lab.wait_for(lambda: lab.has(run_id, dg.DagsterEventType.STEP_START))
     assert lab.stop() == 1

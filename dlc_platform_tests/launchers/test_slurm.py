@@ -68,7 +68,7 @@ def test_only_runs_that_need_devices_ask_for_some():
     assert not [word for word in replace(options, gres="").arguments(1) if "gres" in word]
 
 
-def test_entries_are_their_owners_alone_and_belong_to_their_last_batch(tmp_path: Path):
+def test_entries_are_private_and_belong_to_their_last_batch(tmp_path: Path):
     spool = Spool(tmp_path / "spool")
     for run in ("a", "b"):
         spool.put(_entry(run))
@@ -191,9 +191,7 @@ _OOM = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch. Some of 
         ("srun: error: n1: task 0: Out Of Memory", "OUT_OF_MEMORY"),
     ],
 )
-def test_only_slurms_own_lines_of_the_last_start_tell_that_a_job_was_killed_for_memory(
-    tmp_path: Path, output: str, state: str
-):
+def test_only_slurms_lines_of_the_last_start_tell_of_lost_memory(tmp_path: Path, output: str, state: str):
     spool = Spool(tmp_path)
     spool.put(_entry("a"))
     (spool.batch_folder(spool.make_batch(spool.entries())) / "0.out").write_text(output)
@@ -261,7 +259,7 @@ def test_a_job_without_a_number_may_have_been_handed_in(commands: Path, tmp_path
     )
 
 
-def test_a_job_without_a_number_is_looked_for_and_not_handed_in_twice(commands: Path, tmp_path: Path):
+def test_a_job_without_a_number_is_not_submitted_twice(commands: Path, tmp_path: Path):
     asked, shown = tmp_path / "asked", tmp_path / "shown"
     shown.touch()
     _command(commands, "scontrol", 'echo "MaxArraySize = 1001"')
@@ -343,7 +341,7 @@ def test_a_job_of_which_sacct_does_not_tell_is_not_gone(commands: Path, sacct: s
         assert job.sentence().startswith("Slurm does not tell the state of job 7, and is asked again: sacct: ")
 
 
-def test_a_wrapper_that_loses_the_exit_code_does_not_empty_the_queue(commands: Path):
+def test_a_wrapper_without_exit_codes_does_not_empty_the_queue(commands: Path):
     _command(commands, "squeue", 'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 0')
     with pytest.raises(ControllerAway, match="Unable to contact"):
         slurm.jobs(["7"])
@@ -358,7 +356,7 @@ def test_slurm_answers_in_english(commands: Path, monkeypatch: pytest.MonkeyPatc
     assert slurm.array_limit() == 12
 
 
-def test_a_limit_that_the_job_itself_breaks_is_a_refusal_for_good(commands: Path, tmp_path: Path):
+def test_a_limit_that_the_job_itself_breaks_is_a_final_refusal(commands: Path, tmp_path: Path):
     told = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or ...)"
     script = f'echo "sbatch: error: $LIMIT" >&2; echo "sbatch: error: {told}" >&2; exit 1'
     for limit, error in {"QOSMaxWallDurationPerJobLimit": PlatformError, "AssocMaxSubmitJobLimit": NotNow}.items():
@@ -374,7 +372,7 @@ def _runs_in(instance: DagsterInstance, spool: Spool, number: int) -> list[Dagst
     return runs
 
 
-def test_a_backlog_beyond_the_submit_limit_is_handed_in_bit_by_bit(commands: Path, tmp_path: Path):
+def test_a_backlog_beyond_the_submit_limit_is_submitted_in_parts(commands: Path, tmp_path: Path):
     """The double of sbatch takes as many tasks as the file `room` says."""
     room, asked = tmp_path / "room", tmp_path / "asked"
     _command(commands, "scontrol", 'echo "MaxArraySize = 1001"')
@@ -415,7 +413,7 @@ echo $((left - n)) > {room}; echo $((1000 + left))""",
     assert len(list((spool.folder / "batches").iterdir())) == len({e.batch for e in spool.entries()})
 
 
-def test_who_starts_a_run_again_that_failed_for_good_has_its_retries_again():
+def test_starting_a_failed_run_again_gives_its_retries_back():
     retries = {"run_retries": {"enabled": True, "max_retries": 2}}
 
     def follow(parent: DagsterRun) -> DagsterRun:
@@ -491,7 +489,7 @@ def test_paths_may_have_blanks_and_per_cent_signs(commands: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("end", "code"), [(lambda process: process.send_signal(signal.SIGTERM), 0), (None, 1)])
-def test_being_stopped_is_no_failure_of_the_services_and_one_that_ends_is(
+def test_a_stop_of_services_is_no_failure_and_an_end_is_one(
     commands: Path, tmp_path: Path, end: Callable[[subprocess.Popen[bytes]], None] | None, code: int
 ):
     """Dagster's commands are doubles: what is tested is the script."""

@@ -77,9 +77,7 @@ def _show(slurm: SlurmLab) -> str:
     return "\n".join([lines, *scripts])
 
 
-def test_runs_become_jobs_with_devices_for_those_that_need_one_and_secrets_stay_hidden(
-    slurm: SlurmLab, service: SlurmService
-):
+def test_runs_become_jobs_with_devices_and_secrets_stay_hidden(slurm: SlurmLab, service: SlurmService):
     gpu, cpu = service.launch("on_gpu"), service.launch("on_cpu", {"dlc_platform/slurm/memory": "500"})
     on_gpu, on_cpu = service.begins(gpu), service.begins(cpu)
     assert on_gpu["SLURM_GPUS_ON_NODE"] == "1"
@@ -124,7 +122,7 @@ def test_a_backlog_is_an_array_and_what_waits_says_why(slurm: SlurmLab, service:
     _finish(service, *(run for run in runs if run != waiting[0]))
 
 
-def test_a_killed_worker_is_followed_by_another_job_of_the_same_run(slurm: SlurmLab, service: SlurmService):
+def test_a_killed_worker_is_followed_by_a_new_job_of_its_run(slurm: SlurmLab, service: SlurmService):
     run = service.launch("on_cpu")
     first = service.begins(run)
     job = service.run(run).tags[JOB_TAG]
@@ -156,7 +154,7 @@ def test_a_job_gives_way_to_urgent_ones_and_comes_back(slurm: SlurmLab, service:
     _finish(service, run)
 
 
-def test_a_job_that_an_urgent_one_ends_for_good_is_followed_by_another(slurm: SlurmLab, service: SlurmService):
+def test_a_job_that_an_urgent_one_ended_is_followed_by_another(slurm: SlurmLab, service: SlurmService):
     with slurm.configured("PreemptMode=CANCEL"):
         run = service.launch("on_gpu", {"dlc_platform/slurm/cpus": "2"})
         node = service.begins(run)["SLURMD_NODENAME"]
@@ -168,9 +166,7 @@ def test_a_job_that_an_urgent_one_ends_for_good_is_followed_by_another(slurm: Sl
     _finish(service, run)
 
 
-def test_a_node_that_dies_loses_no_run_and_a_worker_whose_slurmd_died_is_not_overtaken(
-    slurm: SlurmLab, service: SlurmService
-):
+def test_a_dead_node_loses_no_run_and_doubles_no_worker(slurm: SlurmLab, service: SlurmService):
     """Both at once, because Slurm lets time pass before it takes a node for dead and starts its jobs elsewhere."""
     dies, cut_off = (service.launch("on_cpu", {"dlc_platform/slurm/cpus": "2"}) for _ in range(2))
     dead, alive = service.begins(dies), service.begins(cut_off)
@@ -206,7 +202,7 @@ def test_a_job_cancelled_in_slurm_cancels_its_run(slurm: SlurmLab, service: Slur
     assert "was cancelled in Slurm" in service.messages(run)
 
 
-def test_a_job_at_its_limit_of_time_or_memory_says_so_and_is_not_tried_again(slurm: SlurmLab, service: SlurmService):
+def test_a_job_beyond_time_or_memory_says_so_and_is_not_retried(slurm: SlurmLab, service: SlurmService):
     long, large = service.launch("on_cpu", {"dlc_platform/slurm/time": "10"}), service.launch("on_cpu", megabytes=2000)
     service.begins(long)
     # Slurm's shortest limit is a minute; its end can be brought forward.
@@ -241,7 +237,7 @@ def test_runs_wait_while_their_partition_takes_no_jobs(slurm: SlurmLab, service:
     _finish(service, run)
 
 
-def test_arrays_are_no_larger_than_slurm_allows_even_when_that_changes(slurm: SlurmLab, service: SlurmService):
+def test_arrays_keep_slurms_limit_even_when_it_changes(slurm: SlurmLab, service: SlurmService):
     def hand_in(number: int) -> Counter[str]:
         """How many runs each job or array has; none of them begins."""
         slurm.ask("scontrol", "update", "PartitionName=work", "State=DOWN")

@@ -148,9 +148,7 @@ def services(
                 process.kill()
 
 
-def test_services_hand_runs_to_slurm_are_stopped_without_a_trace_and_go_on(
-    services: Services, slurm: SlurmLab, tmp_path: Path
-):
+def test_services_with_slurm_stop_without_a_trace_and_go_on(services: Services, slurm: SlurmLab, tmp_path: Path):
     def run() -> DagsterRun:
         with DagsterInstance.from_config(str(services.instance)) as instance:
             found = instance.get_run_by_id(run_id)

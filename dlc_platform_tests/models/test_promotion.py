@@ -164,7 +164,7 @@ def test_a_corrected_label_is_another_question(store: Store) -> None:
     assert choose(rows, promotion("a", 2), store).model_id == "a"
 
 
-def test_what_a_person_promoted_holds_until_something_newer_is_better(store: Store) -> None:
+def test_a_persons_promotion_holds_until_a_newer_one_is_better(store: Store) -> None:
     rows = [evaluation(store, "e1", "good", 1, OFF), evaluation(store, "e2", "worse", 2, 3 * OFF)]
     by_person = promotion("worse", 3)
     choice = choose(rows, by_person, store)
@@ -179,7 +179,7 @@ def test_what_a_person_promoted_holds_until_something_newer_is_better(store: Sto
     assert choose(rows, by_person, store).model_id == "better"
 
 
-def test_a_version_that_is_barred_is_passed_over_and_the_reason_says_so(store: Store) -> None:
+def test_a_barred_version_is_passed_over_and_the_reason_says_so(store: Store) -> None:
     rows = [
         evaluation(store, "e1", "a", 1, OFF),
         evaluation(store, "e2", "b", 3, OFF / 4),
@@ -223,7 +223,7 @@ def test_a_lab_can_leave_promotions_to_a_person(store: Store) -> None:
     assert choice == Choice("a", "e1", "lab.yaml leaves promotions to a person")
 
 
-def test_the_error_that_a_choice_names_is_the_one_that_was_weighed(store: Store) -> None:
+def test_the_error_that_a_choice_names_is_the_compared_one(store: Store) -> None:
     """The newer version has easy images besides, that the older one was trained on."""
     shared = [f"shared {number}" for number in range(20)]
     easy = [f"easy {number}" for number in range(20)]
@@ -253,7 +253,7 @@ def test_a_version_that_gives_up_on_keypoints_is_not_better(store: Store) -> Non
     assert choice.model_id == "a" and "gives no position for 20 more" in choice.reason
 
 
-def test_the_rule_never_promotes_what_may_have_been_trained_on_the_test_images(store: Store) -> None:
+def test_the_rule_never_promotes_models_that_may_know_the_test(store: Store) -> None:
     write_evaluation(store, "e1", "elsewhere", {"nose": (OFF / 9).tolist()}, trained_on=[])
     write_evaluation(store, "e2", "a", {"nose": OFF.tolist()})
     rows = [

@@ -259,7 +259,7 @@ def test_a_receiver_that_hangs_costs_a_bounded_time(engine: Engine, lab: Lab, ho
     assert "no answer" in rows(engine)[0]["last_error"]
 
 
-def test_what_was_written_and_not_answered_is_tried_again_a_few_times_only(
+def test_an_unanswered_message_is_tried_again_a_few_times_only(
     engine: Engine, tmp_path: Path, lab: Lab, hook: Webhook
 ) -> None:
     # Attempts that did not reach anybody do not count.
@@ -422,7 +422,7 @@ def test_two_deliverers_at_once_send_each_message_once(engine: Engine, lab: Lab,
     assert [one["counts"] for one in hook.got] == [{"run_failure": 50}]
 
 
-def test_a_message_of_several_rows_is_held_as_a_whole_while_it_is_sent(engine: Engine, lab: Lab, hook: Webhook) -> None:
+def test_a_message_of_several_rows_is_locked_while_it_is_sent(engine: Engine, lab: Lab, hook: Webhook) -> None:
     # Put together and due, as after an attempt that failed.
     hook.statuses, hook.silence = [503, 0, 200], 1.0
     tell(engine, lab, *"abcde")
@@ -460,9 +460,7 @@ def test_a_second_deliverer_passes_by_what_is_being_sent(engine: Engine, lab: La
     assert len(hook.got) == 1
 
 
-def test_a_process_killed_between_sending_and_marking_sends_the_same_message_again(
-    engine: Engine, lab: Lab, hook: Webhook
-) -> None:
+def test_a_kill_between_sending_and_marking_repeats_the_message(engine: Engine, lab: Lab, hook: Webhook) -> None:
     # The receiver has it, and its answer never comes.
     hook.statuses, hook.silence = [0, 200], 30.0
     tell(engine, lab, "a", "b")

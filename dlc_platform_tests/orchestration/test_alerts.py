@@ -169,7 +169,7 @@ def test_a_check_is_shown_when_its_outcome_changes(told: Told) -> None:
     assert all(event.passed for event in told.look("watch_sessions").values())
 
 
-def test_a_check_that_a_failed_run_left_without_outcome_is_shown_again(told: Told) -> None:
+def test_a_check_without_outcome_is_shown_again(told: Told) -> None:
     told.look("watch_sessions")
     told.instance.add_dynamic_partitions("sessions", [ONE])
     job = told.definitions.resolve_job_def("process_sessions")
@@ -284,14 +284,14 @@ def test_a_run_of_which_the_quarantine_says_all_is_told_by_that(told: Told) -> N
 
 
 @pytest.mark.parametrize("sessions", [{}, {ONE: "it failed. Look."}, {ONE: "dark. Look.", TWO: "it failed. Look."}])
-def test_a_failure_that_the_quarantine_does_not_name_is_told_beside_it(told: Told, sessions: dict[str, str]) -> None:
+def test_a_failure_outside_the_quarantine_is_told_beside_it(told: Told, sessions: dict[str, str]) -> None:
     run_id = told.fail_for(**sessions) if sessions else told.fail(**{MAX_RETRIES_TAG: "0"})
     judge(told.engine, ONE, "videos", [Fault("dark", "Look", identity("a"))], run_id)
     assert sorted(one["kind"] for one in told.notified()) == ["quarantine", "run_failure"]
     assert told.notified() == []
 
 
-def test_a_channel_that_hears_nothing_of_the_quarantine_is_told_of_the_run(told: Told) -> None:
+def test_a_channel_without_quarantine_news_is_told_of_the_run(told: Told) -> None:
     settings = yaml.safe_load((told.home / "lab.yaml").read_text())
     settings["notify"]["webhooks"].append({"name": "runs", "url_variable": "LAB_HOOK", "send": ["run_failure"]})
     (told.home / "lab.yaml").write_text(yaml.safe_dump(settings))
@@ -317,9 +317,7 @@ def test_more_failures_than_one_look_takes_are_told_by_the_next(told: Told, monk
     assert set.union(*looks) == runs
 
 
-def test_a_run_too_young_to_be_told_is_not_passed_over_by_a_full_look(
-    told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_look_does_not_skip_a_run_that_is_too_young(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alerts, "_RUNS", 2)
     # Whether they are retried is not said yet.
     young = [told.fail() for _ in range(2)]
@@ -393,7 +391,7 @@ def test_the_report_of_yesterday_is_made_shown_and_told_once(told: Told) -> None
     assert told.notified() == []
 
 
-def test_without_channels_nothing_is_sent_and_the_checks_are_shown(told: Told) -> None:
+def test_without_channels_nothing_is_sent_and_checks_are_shown(told: Told) -> None:
     settings = yaml.safe_load((told.home / "lab.yaml").read_text())
     del settings["notify"]
     settings["freshness"] = {"poses_within_hours": None}

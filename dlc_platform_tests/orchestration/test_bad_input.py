@@ -120,7 +120,7 @@ def last_failure() -> str:
         return event.step_failure_data.user_failure_data.description or ""
 
 
-def test_a_damaged_recording_is_registered_and_not_tracked_and_the_others_are(lab: Lab) -> None:
+def test_a_damaged_recording_is_not_tracked_and_the_others_are(lab: Lab) -> None:
     good = lab.video("sub-d1_ses-1", seed=1)
     bad = good.with_name("cam-side.mp4")
     write_video(bad, render(2, 20).frames)
@@ -141,7 +141,7 @@ def test_a_damaged_recording_is_registered_and_not_tracked_and_the_others_are(la
     assert len(Platform(lab.home).estimates().set_index("session").loc["sub-d1_ses-1"]) == 2
 
 
-def test_the_poses_of_a_session_that_fails_for_another_file_are_judged(lab: Lab) -> None:
+def test_poses_are_judged_even_if_another_file_fails(lab: Lab) -> None:
     good = lab.video("sub-d2_ses-1", seed=31)
     bad = good.with_name("cam-side.mp4")
     write_video(bad, render(32, 20).frames)
@@ -153,7 +153,7 @@ def test_the_poses_of_a_session_that_fails_for_another_file_are_judged(lab: Lab)
     assert lab.is_checked("sub-d2_ses-1")
 
 
-def test_a_video_that_gives_other_frames_is_tracked_once_its_session_is_read_again(lab: Lab) -> None:
+def test_a_video_with_other_frames_is_tracked_when_read_again(lab: Lab) -> None:
     path = lab.video("sub-e1_ses-1", seed=9)
     assert lab.run("session_videos"), lab.output
     engine = sqlalchemy.create_engine(server.ensure_running(lab.home / "postgres"))
@@ -321,7 +321,7 @@ def test_a_broken_project_stops_no_other(lab: Lab, second_project: Path) -> None
         ({"test_fraction": 0.4}, "test_fraction of lab.yaml (1, 0.4)"),
     ],
 )
-def test_a_recipe_is_not_trained_on_a_dataset_that_is_not_its_own(
+def test_a_recipe_is_not_trained_on_another_ones_dataset(
     lab: Lab, second_project: Path, change: dict, reason: str
 ) -> None:
     def missing_datasets() -> list[str]:
@@ -455,7 +455,7 @@ def interrupt(lab: Lab, command: Command, number: signal.Signals, asset: str, be
         assert run.tags.get("dagster/will_retry") != "true"
 
 
-def test_an_inference_that_is_interrupted_or_loses_postgres_is_completed_by_the_next_run(lab: Lab) -> None:
+def test_the_next_run_completes_an_interrupted_inference(lab: Lab) -> None:
     """First SIGTERM, then Postgres ends, and then the same session is tracked to its end."""
     path = lab.folder("sub-c1_ses-1") / "cam-top.mp4"
     # It says how far it is, and goes on for seconds after that.
@@ -487,7 +487,7 @@ def test_an_inference_that_is_interrupted_or_loses_postgres_is_completed_by_the_
     assert not any(product.name.startswith(".") for product in lab.products())
 
 
-def test_a_training_that_is_interrupted_or_killed_is_completed_by_the_next_run(lab: Lab) -> None:
+def test_the_next_run_completes_an_interrupted_training(lab: Lab) -> None:
     """Ctrl-C ends what was to follow, too; SIGKILL leaves files of the training, which the next run removes."""
     lab.video("sub-i2_ses-1", seed=62)
     assert lab.run("session_videos"), lab.output

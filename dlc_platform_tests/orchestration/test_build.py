@@ -250,7 +250,7 @@ def test_a_schedule_that_has_no_time_is_not_there(tmp_path: Path) -> None:
     }
 
 
-def test_upkeep_is_not_missing_where_everything_else_is_asked_for(definitions: dg.Definitions) -> None:
+def test_upkeep_is_not_missing_when_everything_else_is_asked_for(definitions: dg.Definitions) -> None:
     names = [key.to_user_string() for key in _selected(definitions, "*")]
     assert set(names) == {asset for asset, described in ASSETS.items() if described["group"] != "upkeep"}
     for selection in ("lab_backup", "group:upkeep", "*, lab_backup"):
@@ -266,7 +266,7 @@ def policies(graph: Any) -> dict[str, timedelta]:
     }
 
 
-def test_what_a_schedule_makes_is_late_half_as_long_again_after_it_was_due(definitions: dg.Definitions) -> None:
+def test_an_asset_is_late_half_an_interval_after_it_was_due(definitions: dg.Definitions) -> None:
     assert policies(definitions.resolve_asset_graph()) == {
         "pose_estimates": timedelta(hours=48),
         "production_evaluation": pytest.approx(timedelta(days=10.5), abs=timedelta(hours=2)),

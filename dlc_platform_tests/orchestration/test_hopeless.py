@@ -82,7 +82,7 @@ def wanted(lab: SmallLab) -> list[str]:
     return [found.session_key for found in wanted_poses(LabResource(home=str(lab.home)))]
 
 
-def test_the_rule_does_not_promote_a_hopeless_version_not_even_as_the_first(lab: SmallLab) -> None:
+def test_the_rule_never_promotes_a_hopeless_version_even_first(lab: SmallLab) -> None:
     lab.train("a", "d", "6", off_px=30)
     result = promote(lab)
     assert promotion_in_force(lab.engine, "maze") is None
@@ -98,7 +98,7 @@ def test_the_rule_does_not_promote_a_hopeless_version_not_even_as_the_first(lab:
     assert wanted(lab) == [SESSION]
 
 
-def test_a_person_may_promote_it_and_nothing_is_tracked_with_it_by_itself(
+def test_a_person_may_promote_it_but_it_tracks_nothing_by_itself(
     lab: SmallLab,
 ) -> None:
     lab.train("a", "d", "6", off_px=30)
@@ -142,7 +142,7 @@ def test_the_plan_says_why_nothing_is_tracked(lab: SmallLab, tmp_path: Path) -> 
     assert file.poses == "none" and "is hopeless" in str(file.reason) and "--partition SESSION" in str(file.reason)
 
 
-def test_a_version_that_too_few_test_images_speak_for_is_promoted_with_a_word(lab: SmallLab) -> None:
+def test_a_version_with_few_test_images_gets_a_warning(lab: SmallLab) -> None:
     lab.train("a", "d", "6", test_images=3)
     assert promote(lab).success
     promotion = promotion_in_force(lab.engine, "maze")
@@ -151,7 +151,7 @@ def test_a_version_that_too_few_test_images_speak_for_is_promoted_with_a_word(la
     assert wanted(lab) == [SESSION]
 
 
-def test_a_version_that_no_test_image_speaks_for_waits_for_a_person(lab: SmallLab) -> None:
+def test_a_version_without_test_images_waits_for_a_person(lab: SmallLab) -> None:
     lab.train("a", "d", "6", test_images=0)
     assert "so its error is not known" in refusal(promote(lab))
     assert promote(lab, model=identity("a"), reason="the only one", by="ada").success

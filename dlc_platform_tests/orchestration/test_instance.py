@@ -37,7 +37,7 @@ def test_a_lab_that_stays_says_nothing_of_its_place(started: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["copied", "moved"])
-def test_a_lab_that_lies_elsewhere_says_what_still_names_its_old_place(started: Path, tmp_path: Path, how: str):
+def test_a_moved_lab_names_paths_that_lead_to_its_old_place(started: Path, tmp_path: Path, how: str):
     new = tmp_path / "new"
     shutil.copytree(started, new)
     if how == "moved":

@@ -26,7 +26,7 @@ from dlc_platform_tests.orchestration.conftest import NO_FLOORS, RECIPE
 FIRST = "sub-001_ses-001"
 
 
-def test_every_asset_is_materialised_with_what_a_person_wants_to_see(tracked_lab: Path):
+def test_every_asset_is_materialised_with_metadata_for_people(tracked_lab: Path):
     with dg.DagsterInstance.get() as instance:
 
         def metadata(asset: str) -> dict:
@@ -175,7 +175,7 @@ def test_the_h5_is_what_deeplabcut_tools_read(tracked_lab: Path):
     assert (tailbase.to_numpy() == tidy[["x", "y", "likelihood"]].to_numpy()).all()
 
 
-def test_a_camera_that_cannot_be_tracked_does_not_stop_the_others(tracked_lab: Path):
+def test_a_camera_that_cannot_be_tracked_does_not_stop_others(tracked_lab: Path):
     session = tracked_lab / "raw" / "sub-cameras" / "ses-1"
     session.mkdir(parents=True)
     replaced = session / "cam-a.mp4"
@@ -193,7 +193,7 @@ def test_a_camera_that_cannot_be_tracked_does_not_stop_the_others(tracked_lab: P
         shutil.rmtree(session.parent)
 
 
-def test_poses_of_another_region_than_lab_yaml_says_are_shown_until_they_are_made_anew(tracked_lab: Path):
+def test_poses_of_an_old_region_are_listed_until_made_anew(tracked_lab: Path):
     session = tracked_lab / "raw" / "sub-region" / "ses-1"
     session.mkdir(parents=True)
     write_video(session / "cam-top.mp4", render(74, 12).frames)

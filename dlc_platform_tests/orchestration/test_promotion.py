@@ -60,9 +60,7 @@ def said_by(*arguments: object) -> str:
     return done.output
 
 
-def test_a_version_from_elsewhere_is_compared_promoted_and_rolled_back(
-    tracked_lab: Path, versions: tuple[str, str]
-) -> None:
+def test_an_imported_version_is_compared_promoted_rolled_back(tracked_lab: Path, versions: tuple[str, str]) -> None:
     trained, imported = versions
     platform = Platform(tracked_lab)
     said: list[str] = []
@@ -134,9 +132,7 @@ def test_the_ui_says_that_sessions_are_stale(tracked_lab: Path, versions: tuple[
             assert "sessions become stale" in str(event.metadata[f"impact_{PROJECT}"].value)
 
 
-def test_the_sensor_asks_for_stale_sessions_once_and_only_while_it_is_on(
-    tracked_lab: Path, versions: tuple[str, str]
-) -> None:
+def test_the_sensor_asks_once_for_stale_sessions_while_it_is_on(tracked_lab: Path, versions: tuple[str, str]) -> None:
     trained, imported = versions
     lab = LabResource(home=str(tracked_lab))
     assert reestimate_stale_sessions.default_status == dg.DefaultSensorStatus.STOPPED

@@ -295,7 +295,7 @@ def test_large_recordings_travel_in_more_runs(lab: Watched) -> None:
     assert lab.settle() == {NEW: [("sub-1_ses-1", "sub-1_ses-2"), ("sub-1_ses-3", "sub-1_ses-3")]}
 
 
-def test_poses_are_gathered_while_a_run_for_poses_waits_for_its_turn(lab: Watched) -> None:
+def test_sessions_are_gathered_while_a_run_for_poses_waits(lab: Watched) -> None:
     lab.promote()
     lab.video("sub-1_ses-1")
     lab.settle_and_run()
@@ -315,7 +315,7 @@ def test_poses_are_gathered_while_a_run_for_poses_waits_for_its_turn(lab: Watche
     assert lab.look() == {POSES: [("sub-1_ses-2", "sub-1_ses-3")]}
 
 
-def test_nothing_waits_behind_a_run_that_waits_before_it_is_tried_again(lab: Watched) -> None:
+def test_nothing_waits_behind_a_run_that_waits_for_its_next_try(lab: Watched) -> None:
     lab.promote()
     lab.video("sub-1_ses-1")
     lab.settle_and_run()
@@ -367,7 +367,7 @@ def test_neighbours_are_those_of_the_order() -> None:
     assert neighbours("abcde", "abcde", 3, sizes, 3) == [["a", "b"], ["c"], ["d", "e"]]
 
 
-def test_a_replaced_file_is_asked_for_again_and_so_is_the_one_that_is_put_back(lab: Watched) -> None:
+def test_a_replaced_file_is_asked_for_and_so_is_the_restored_one(lab: Watched) -> None:
     path = lab.video("sub-1_ses-1")
     lab.promote()
     shutil.copy2(path, lab.home / "first.mp4")
@@ -404,7 +404,7 @@ def test_a_file_that_cannot_be_read_waits_until_it_changes(lab: Watched) -> None
     assert lab.look() == {POSES: one("sub-1_ses-1")}
 
 
-def test_a_damaged_recording_is_registered_and_waits_for_the_rule(lab: Watched) -> None:
+def test_a_damaged_recording_is_registered_and_awaits_the_rule(lab: Watched) -> None:
     side = spoil(lab.video("sub-1_ses-1", "cam-side.mp4", shade=9), [10, 11])
     lab.promote()
     assert lab.settle() == {NEW: one("sub-1_ses-1")}
@@ -462,7 +462,7 @@ def test_one_broken_file_of_two_does_not_keep_the_other_one_back(lab: Watched) -
     assert lab.look()[POSES] == one("sub-1_ses-1")
 
 
-def test_a_project_without_a_model_does_not_keep_another_ones_cameras_back(lab: Watched) -> None:
+def test_a_project_without_a_model_does_not_stop_other_cameras(lab: Watched) -> None:
     lab.change(
         projects={name: {"path": str(lab.home / "project")} for name in ("tiny", "other")},
         inference=[{"camera": "side", "project": "other"}, {"camera": "*", "project": "tiny"}],
@@ -507,7 +507,7 @@ def test_poses_are_asked_for_once_there_is_a_production_model(lab: Watched) -> N
     assert lab.settle().get(POSES) is None
 
 
-def test_a_run_that_was_cancelled_waits_for_a_person_or_another_file(lab: Watched) -> None:
+def test_a_cancelled_run_waits_for_a_person_or_another_file(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
     assert lab.settle() == {NEW: one("sub-1_ses-1")}
     assert lab.settle() == lab.settle() == {}
@@ -529,7 +529,7 @@ def test_a_run_that_was_cancelled_waits_for_a_person_or_another_file(lab: Watche
     assert lab.settle() == {NEW: one("sub-1_ses-1")}
 
 
-def test_runs_that_fail_hold_up_no_queue_and_are_not_asked_for_again(lab: Watched) -> None:
+def test_failed_runs_block_no_queue_and_are_not_asked_for_again(lab: Watched) -> None:
     lab.scan(order="name", queued_sessions=2, sessions_per_run=1)
     for number in (1, 2, 3, 4, 5):
         lab.video(f"sub-{number}_ses-1", shade=10 * number)
@@ -572,7 +572,7 @@ def test_what_is_under_way_is_known_without_the_cursor(lab: Watched) -> None:
     assert lab.settle() == {}
 
 
-def test_a_session_whose_poses_fail_waits_in_quarantine_until_it_is_released(lab: Watched) -> None:
+def test_a_session_with_failed_poses_waits_until_it_is_released(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
     lab.promote()
     lab.settle_and_run()
@@ -626,7 +626,7 @@ def test_a_missing_raw_root_stops_nothing_and_is_said(lab: Watched) -> None:
 
 
 @pytest.mark.parametrize("how", ["renamed", "not mounted"])
-def test_sessions_go_on_by_themselves_when_a_root_was_away_in_their_run(lab: Watched, how: str) -> None:
+def test_sessions_go_on_by_themselves_after_a_root_was_away(lab: Watched, how: str) -> None:
     lab.video("sub-1_ses-1")
     assert lab.settle() == {NEW: one("sub-1_ses-1")}
     lab.raw.rename(lab.home / "away")
@@ -691,9 +691,7 @@ def test_a_run_that_nobody_starts_is_asked_for_again(lab: Watched, monkeypatch: 
     assert [lab.held(session, "videos") for session, _ in asked] == [[], [], []]
 
 
-def test_a_failure_of_which_dagster_has_not_said_all_is_waited_for(
-    lab: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_that_dagster_has_not_fully_told_is_awaited(lab: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a run is tried again is written a moment after its failure, or never where the daemon was killed."""
     lab.video("sub-1_ses-1")
     (stretch,) = lab.settle()[NEW]
@@ -711,9 +709,7 @@ def test_a_failure_of_which_dagster_has_not_said_all_is_waited_for(
     assert lab.held("sub-1_ses-1", "videos") == []
 
 
-def test_a_run_that_ends_while_the_sensor_looks_has_done_its_work(
-    lab: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_ends_during_a_look_has_done_its_work(lab: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.video("sub-1_ses-1")
     (stretch,) = lab.settle()[NEW]
     real = ended_runs.wanted_labels
@@ -730,7 +726,7 @@ def test_a_run_that_ends_while_the_sensor_looks_has_done_its_work(
     assert lab.settle() == {} and [lab.held("sub-1_ses-1", stage) for stage in ("videos", "labels")] == [[], []]
 
 
-def test_a_run_that_did_not_start_in_time_says_nothing_of_its_sessions(lab: Watched) -> None:
+def test_a_run_that_did_not_start_in_time_blames_no_session(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
     (stretch,) = lab.settle()[NEW]
     run = lab.launched[NEW, *stretch]
@@ -980,7 +976,7 @@ def test_what_waits_names_the_run_under_way_for_it(lab: Watched) -> None:
     assert daemon_lives(lab.engine) is True
 
 
-def test_what_a_look_found_otherwise_is_told_once_in_the_ui_and_by_doctor(lab: Watched) -> None:
+def test_changes_that_a_look_found_are_told_once(lab: Watched) -> None:
     lab.video("sub-1_ses-1", "m_cam-top-left.mp4")
     lab.settle_and_run()
     with lab.engine.begin() as connection:

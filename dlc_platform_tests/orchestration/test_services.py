@@ -299,7 +299,7 @@ def test_a_lab_that_is_none_is_named(tmp_path: Path):
         pass
 
 
-def test_a_session_is_tracked_once_it_is_whole_and_anew_when_it_is_replaced(lab: Up, subject: str):
+def test_a_session_is_tracked_when_whole_and_again_when_replaced(lab: Up, subject: str):
     lab.ensure()
     session, path = video_of(lab, subject, 1)
     broken, broken_path = video_of(lab, subject, 2)
@@ -335,7 +335,7 @@ def test_a_session_is_tracked_once_it_is_whole_and_anew_when_it_is_replaced(lab:
         assert (lab.home / "store" / "poses" / poses["pose_estimate_id"] / "manifest.json").is_file()
 
 
-def test_a_killed_worker_fails_its_run_with_a_reason_and_is_started_again(lab: Up, subject: str):
+def test_a_killed_workers_run_fails_with_a_reason_and_is_retried(lab: Up, subject: str):
     lab.ensure()
     with worker_held(lab, subject, seed=5) as (session, run, worker):
         os.kill(worker.pid, signal.SIGKILL)
@@ -473,7 +473,7 @@ def test_a_closed_terminal_stops_everything(lab: Up):
     assert lab.processes() == []
 
 
-def test_services_that_are_killed_are_started_again_and_the_work_goes_on(lab: Up, subject: str):
+def test_killed_services_are_started_again_and_the_work_goes_on(lab: Up, subject: str):
     lab.ensure()
     assert lab.process is not None
     # The worker is still at work when the new daemon looks.
@@ -499,7 +499,7 @@ def test_services_that_are_killed_are_started_again_and_the_work_goes_on(lab: Up
     wait_for(lambda: lab.poses(session))
 
 
-def test_a_daemon_that_is_killed_again_and_again_ends_the_lab_and_neither_loses_nor_repeats(lab: Up, subject: str):
+def test_a_daemon_killed_again_and_again_ends_the_lab_safely(lab: Up, subject: str):
     lab.ensure()
     session, path = video_of(lab, subject)
     record(path, seed=10)

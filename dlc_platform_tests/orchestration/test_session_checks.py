@@ -97,7 +97,7 @@ def test_each_session_has_its_own_checks(home: Path, tiny_video: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [["a"], []])
-def test_a_check_that_breaks_hides_neither_the_failure_nor_the_other_sessions(broken: list[str]) -> None:
+def test_a_broken_check_hides_no_failure_and_no_other_session(broken: list[str]) -> None:
     @dg.asset(
         partitions_def=sessions,
         backfill_policy=many_sessions,
@@ -130,7 +130,7 @@ def test_a_check_that_breaks_hides_neither_the_failure_nor_the_other_sessions(br
         assert [(own.partition, own.passed) for own in evaluations] == [("b", True)]
 
 
-def test_what_tells_of_a_session_is_made_beside_the_next_one_and_fails_for_it_alone() -> None:
+def test_metadata_is_made_beside_the_next_session() -> None:
     told: list[tuple[str, str | None]] = []
     drawn = threading.Event()
 

@@ -423,7 +423,7 @@ def evaluate_new_labels(kept: Kept, number: int = 0) -> tuple[dg.ExecuteInProces
     return done, dict(made[0].metadata) if made else {}
 
 
-def test_the_production_model_is_evaluated_on_newly_labelled_frames(
+def test_the_production_model_is_evaluated_on_new_labels(
     labelling: Kept, make_project: Callable[..., Path], tiny_model: "TrainedModel"
 ) -> None:
     _, first = evaluate_new_labels(labelling)
@@ -469,7 +469,7 @@ def test_an_evaluation_that_failed_does_not_count_as_made(labelling: Kept) -> No
     assert labelling.instance.get_latest_materialization_event(dg.AssetKey("production_evaluation")) is None
 
 
-def test_one_project_whose_model_cannot_be_evaluated_does_not_keep_others_from_it(
+def test_a_model_that_cannot_be_evaluated_does_not_stop_others(
     labelling: Kept, tiny_model: "TrainedModel", tiny_recipe: Recipe
 ) -> None:
     file, store = labelling.home / "lab.yaml", labelling.lab.store
@@ -689,7 +689,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", [*BOMBS, "a pipe", "other letters"])
-def test_a_labs_own_parts_of_dagster_yaml_are_read_as_lab_yaml_is(tmp_path: Path, bomb: str) -> None:
+def test_own_parts_of_dagster_yaml_are_read_like_lab_yaml(tmp_path: Path, bomb: str) -> None:
     own = tmp_path / "own.yaml"
     if bomb == "a pipe":
         os.mkfifo(own)
@@ -702,7 +702,7 @@ def test_a_labs_own_parts_of_dagster_yaml_are_read_as_lab_yaml_is(tmp_path: Path
         wanted_dagster_yaml(tmp_path, lab)
 
 
-def test_a_labs_own_parts_of_dagster_yaml_go_before_what_is_written(kept: Kept) -> None:
+def test_own_parts_of_dagster_yaml_replace_the_written_ones(kept: Kept) -> None:
     own = kept.home / "own.yaml"
     settings = yaml.safe_load((kept.home / "lab.yaml").read_text())
     (kept.home / "lab.yaml").write_text(yaml.safe_dump({**settings, "dagster_yaml": "own.yaml"}))
@@ -756,7 +756,7 @@ TO_SLURM = {"module": "dlc_platform.launchers.slurm_run_launcher", "class": "Slu
         ({"run_luncher": {}}, "run_luncher"),
     ],
 )  # fmt: skip
-def test_what_dagster_cannot_use_of_a_labs_own_parts_does_not_come_into_force(
+def test_own_parts_that_dagster_cannot_use_never_come_into_force(
     kept: Kept, parts: dict[str, Any], problem: str
 ) -> None:
     before = (kept.home / "dagster" / "dagster.yaml").read_text()

@@ -72,14 +72,14 @@ def test_nothing_more_is_asked_of_a_network_than_of_a_person() -> None:
     assert "within 6 px of their label (3 times the human error, 2 px)" in str(bad)
 
 
-def test_a_version_without_a_size_is_held_against_how_far_its_labels_spread() -> None:
+def test_without_a_size_the_spread_of_the_labels_is_the_scale() -> None:
     one = predictions(30.0).query("bodypart == 'nose'")
     # The places of the nose lie about 80 px from their mean.
     assert judged(one, size=NAN).standing == "hopeless" and "the spread of the labels" in str(judged(one, size=NAN))
     assert judged(predictions(10.0).query("bodypart == 'nose'"), size=NAN).standing == "usable"
 
 
-def test_a_version_that_is_never_sure_is_hopeless_however_near_it_is() -> None:
+def test_a_version_that_is_never_sure_is_hopeless_even_if_near() -> None:
     bad = judged(predictions(1.0, likelihood=0.3))
     assert bad.standing == "hopeless" and broken(bad) == {"model_confident": 0.0}
     assert "0.0% are confident, floor 5%" in str(bad)
@@ -94,7 +94,7 @@ def test_a_version_that_predicts_one_place_is_hopeless() -> None:
     assert "nearly the same place in all 20 test images" in str(bad)
 
 
-def test_a_few_images_can_show_that_it_is_hopeless_but_not_that_it_is_not() -> None:
+def test_few_images_can_show_hopelessness_but_not_usability() -> None:
     assert judged(predictions(50.0, images=2)).standing == "hopeless"
     for images in range(1, FEWEST_IMAGES):
         few = judged(predictions(1.0, images=images))
@@ -104,7 +104,7 @@ def test_a_few_images_can_show_that_it_is_hopeless_but_not_that_it_is_not() -> N
     assert (nothing.standing, nothing.images) == ("unproven", 0) and "is not known" in str(nothing)
 
 
-def test_keypoints_that_are_missed_are_neither_correct_nor_confident() -> None:
+def test_missed_keypoints_are_neither_correct_nor_confident() -> None:
     missed = predictions(np.where(np.arange(40) < 21, NAN, 1.0))
     bad = judged(missed)
     assert bad.standing == "hopeless" and broken(bad) == {"model_correct": 19 / 40}

@@ -86,7 +86,7 @@ def test_likelihood_and_missing_by_hand() -> None:
     assert score(scores, "fraction_missing", "nose") == 0 and score(scores, "fraction_confident", "tail") == 1
 
 
-def test_jumps_are_steps_longer_than_the_animal_and_unsure_ones_are_apart() -> None:
+def test_jumps_are_longer_than_the_animal_and_unsure_ones_apart() -> None:
     walk = [(0, 0, 0.9), (3, 4, 0.9), (63, 84, 0.9), (63, 84, 0.1), (0, 0, 0.9), (NAN, NAN, NAN), (90, 0, 0.9)]
     scores = measure(table(nose=walk), Reference(size_px=20), 0.6, (1000, 1000))
     # Sure steps: 5 px and 100 px. Unsure: 0 px and 105 px. None to or from the missing one.
@@ -106,7 +106,7 @@ def test_frames_that_are_not_in_the_table_make_no_step_and_fail() -> None:
     assert judge(measure(poses.iloc[[0, 1, 2, 2]], Reference(), 0.6, PICTURE), 3, {}, None)[0].value == 4
 
 
-def test_one_body_part_and_no_reference_have_no_size_and_so_no_jumps() -> None:
+def test_one_body_part_without_reference_has_no_size_or_jumps() -> None:
     scores = measure(table(nose=[(0, 0, 0.9), (90, 0, 0.9)]), Reference(), 0.6, PICTURE)
     assert np.isnan(score(scores, "jumps", "nose")) and judge(scores, 2, {}, None) == []
     labels = pd.DataFrame({"image": range(30), "bodypart": "nose", "x": 1.0, "y": 2.0})
@@ -181,7 +181,7 @@ def test_the_lines_of_the_skeleton_or_else_the_most_rigid_pairs() -> None:
     assert {part for limb in without for part in (limb.one, limb.other)} == {"snout", "left", "right", "tail"}
 
 
-def test_a_pair_that_is_always_equally_far_apart_is_the_first_limb() -> None:
+def test_a_pair_at_a_constant_distance_is_the_first_limb() -> None:
     # On a line: the ears keep their distance to the last digit, and so do nose and tail, which move beside them.
     labels = pd.DataFrame(
         [
@@ -195,7 +195,7 @@ def test_a_pair_that_is_always_equally_far_apart_is_the_first_limb() -> None:
     assert [(limb.one, limb.other) for limb in limbs] == [("nose", "tail"), ("left", "right"), ("nose", "right")]
 
 
-def test_outside_the_picture_always_counts_and_the_arena_where_there_is_one() -> None:
+def test_outside_the_picture_counts_and_outside_an_arena_too() -> None:
     points = [(50, 40, 0.9), (-1, 40, 0.9), (50, 90, 0.9), (5, 5, 0.9), (-5, -5, 0.1)]
     poses = table(nose=points)
     assert score(measure(poses, Reference(), 0.6, PICTURE), "outside", "nose") == 2 / 4
@@ -314,7 +314,7 @@ def below(scores: pd.DataFrame, frames: int, floors: Floors = FLOORS) -> list[Fi
     return judge(scores, frames, {}, None, floors)
 
 
-def test_poses_that_nobody_is_sure_of_fail_by_the_floors_whatever_their_model_does() -> None:
+def test_unsure_poses_fail_by_floors_whatever_their_model_does() -> None:
     known, reference = evaluated(sure=0)
     unsure = some_poses(300, seed=5).assign(likelihood=lambda poses: poses["likelihood"] / 10)
     scores = measure(unsure, reference, 0.6, (600, 600))
@@ -331,7 +331,7 @@ def test_poses_that_nobody_is_sure_of_fail_by_the_floors_whatever_their_model_do
     assert worst(below(measure(unsure, reference, 0, (600, 600)), 300)) == "fail"
 
 
-def test_a_body_part_that_is_often_hidden_warns_and_is_never_plainly_good() -> None:
+def test_an_often_hidden_body_part_warns_and_never_just_passes() -> None:
     known, reference = evaluated(sure=15)
     poses = some_poses(400, seed=5)
     hidden = (poses["bodypart"] == "tail").to_numpy() & (poses["frame"] % 4 != 0).to_numpy()
@@ -355,7 +355,7 @@ def test_an_animal_that_is_away_is_no_fault_of_the_poses() -> None:
     assert not [one for one in below(scores, 200) if one.metric == "confident_when_seen"]
 
 
-def test_poses_of_which_nothing_was_estimated_fail_and_do_not_pass_as_unmeasured() -> None:
+def test_poses_without_any_estimate_fail_and_are_not_unmeasured() -> None:
     nothing = some_poses(100).assign(x=NAN, y=NAN, likelihood=NAN)
     found = below(measure(nothing, Reference(size_px=50), 0.6, (600, 600)), 100)
     assert found[0].level == "fail" and "nothing was estimated" in str(found[0])
@@ -390,9 +390,7 @@ def frozen(frames: int, jitter: float = 0.3) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(("moves", "level", "still"), [(True, "fail", 1), (False, "pass", 0), (None, "warn", NAN)])
-def test_the_same_pose_in_every_frame_fails_where_the_picture_moves(
-    moves: bool | None, level: str, still: float
-) -> None:
+def test_the_same_pose_in_every_frame_fails_if_the_picture_moves(moves: bool | None, level: str, still: float) -> None:
     asked: list[Stretch] = []
 
     def picture(stretches: Sequence[Stretch]) -> list[bool | None]:
@@ -408,7 +406,7 @@ def test_the_same_pose_in_every_frame_fails_where_the_picture_moves(
     assert not found or "no keypoint moves in 100" in str(found[0])
 
 
-def test_one_keypoint_that_moves_or_a_part_of_the_video_is_not_every_frame() -> None:
+def test_one_moving_keypoint_or_a_short_stretch_is_not_stillness() -> None:
     def always(stretches: Sequence[Stretch]) -> list[bool | None]:
         return [True] * len(stretches)
 
@@ -479,7 +477,7 @@ def test_body_parts_on_one_heap_are_no_animal() -> None:
 
 
 @pytest.mark.parametrize("hidden", ["snout", "left", "tail"])
-def test_a_body_part_that_is_hidden_all_the_time_is_no_empty_cage(hidden: str) -> None:
+def test_a_body_part_that_is_always_hidden_is_no_empty_cage(hidden: str) -> None:
     unseen = changed(some_poses(400, seed=5), hidden, in_the_cage(400), 0.1)
     assert failing(unseen) == []
     # Nor is an animal that sleeps through the whole video, with a body part hidden.
@@ -523,7 +521,7 @@ def test_an_animal_that_leaves_is_missed_as_long_as_it_is_away() -> None:
     assert score(measure(things, BY_LABELS, 0.6, (600, 600)), "no_animal", ALL, ALL) > 0.5
 
 
-def test_a_body_part_that_is_a_thing_of_the_background_fails_by_name() -> None:
+def test_a_body_part_in_the_background_fails_by_name() -> None:
     bolt = np.array([40.0, 40.0]) + np.random.default_rng(2).normal(0, 0.3, (400, 2))
     poses = changed(some_poses(400, seed=5), "left", bolt, 0.95)
     (said,) = failing(poses)
@@ -568,7 +566,7 @@ def test_each_finding_says_where_its_limit_comes_from() -> None:
     assert str(Finding(**old)) == "jumps of snout is 0.5, limit 0.02"
 
 
-def test_a_model_that_is_bad_on_its_own_test_images_cannot_ask_for_nothing() -> None:
+def test_a_model_that_is_bad_on_test_images_cannot_allow_all() -> None:
     bad, _ = evaluated(far=30)
     assert default_limits(bad, "snout")["jumps"] == Limits(0.25)
     bad.loc[bad["bodypart"] == "snout to tail", "limb_outliers"] = 1.0
@@ -605,7 +603,7 @@ def real_poses(name: str) -> pd.DataFrame:
     return tidy_from_dlc(poses, np.arange(len(poses)) / 30)
 
 
-def test_real_poses_pass_by_the_labels_of_their_project_and_damaged_ones_do_not() -> None:
+def test_real_poses_pass_by_their_labels_and_damaged_ones_do_not() -> None:
     from dlc_platform.dlc.labels import read_labels
     from dlc_platform.dlc.project import read_project
 

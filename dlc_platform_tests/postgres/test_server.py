@@ -157,7 +157,7 @@ def test_root_with_everything_out_of_the_servers_reach(reachable: Path, monkeypa
     (data.parent / "away").rename(data)
 
 
-def test_a_disk_that_is_full_while_the_database_is_made_is_said_in_a_sentence(
+def test_a_full_disk_at_the_first_start_is_told_in_a_sentence(
     small_disk: Path, make_reachable: Callable[[], AbstractContextManager[Path]]
 ) -> None:
     with make_reachable() as folder:

@@ -161,7 +161,7 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path: Path) -> N
     assert [item.kind for item in found.skipped] == ["lost"] * 2
 
 
-def test_two_files_whose_names_differ_in_their_accents_alone_are_told_apart_or_refused(tmp_path: Path) -> None:
+def test_names_that_differ_only_in_accents_never_mix(tmp_path: Path) -> None:
     place(tmp_path, *(f"sub-1/ses-1/{unicodedata.normalize(form, 'é')}.mp4" for form in ("NFC", "NFD")))
     found = scan([tmp_path], Layout())
     assert found.sessions == ()

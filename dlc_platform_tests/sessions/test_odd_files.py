@@ -234,7 +234,7 @@ def test_links_in_circles_end(raw: Path) -> None:
         assert said[name] == "the link leads back to a folder that holds it"
 
 
-def test_folders_that_all_link_to_each_other_are_not_walked_through_in_every_order(raw: Path) -> None:
+def test_folders_that_link_to_each_other_are_walked_only_once(raw: Path) -> None:
     names = [f"d{number}" for number in range(8)]
     for name in names:
         (raw / name).mkdir()
@@ -246,7 +246,7 @@ def test_folders_that_all_link_to_each_other_are_not_walked_through_in_every_ord
     assert len(said) < 8**5
 
 
-def test_links_that_leave_the_root_are_followed_and_dangling_ones_named(raw: Path, tmp_path: Path) -> None:
+def test_links_out_of_the_root_are_followed_if_not_dangling(raw: Path, tmp_path: Path) -> None:
     outside = write_video(tmp_path / "outside" / "b.mp4", 3)
     (raw / FOLDER / "file.mp4").symlink_to(outside)
     (raw / FOLDER / "folder").symlink_to(outside.parent)
@@ -259,7 +259,7 @@ def test_links_that_leave_the_root_are_followed_and_dangling_ones_named(raw: Pat
     }
 
 
-def test_links_that_leave_the_root_are_left_out_where_lab_yaml_says_so(raw: Path, tmp_path: Path) -> None:
+def test_links_out_of_the_root_are_left_out_if_lab_yaml_says_so(raw: Path, tmp_path: Path) -> None:
     outside = write_video(tmp_path / "outside" / "b.mp4", 3)
     inside = write_video(raw / FOLDER / "inside.mp4", 3)
     (raw / FOLDER / "file.mp4").symlink_to(outside)

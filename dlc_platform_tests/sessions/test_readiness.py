@@ -72,9 +72,7 @@ def test_a_backup_holds_up_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("marker", "done"), [("{stem}.done", "a.done"), ("{name}.ok", "a.mp4.ok")])
-def test_a_marker_beside_each_video_is_waited_for_and_asks_for_nothing_else(
-    tmp_path: Path, marker: str, done: str
-) -> None:
+def test_a_marker_beside_each_video_is_all_that_is_waited_for(tmp_path: Path, marker: str, done: str) -> None:
     layout = Layout(marker=marker)
     place(tmp_path, "sub-1/ses-1/a.mp4", "sub-1/ses-1/b.mp4", "sub-1/ses-1/a.mp4.part", f"sub-1/ses-1/{done}")
     (session,) = scan([tmp_path], layout).sessions

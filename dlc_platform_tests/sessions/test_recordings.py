@@ -166,9 +166,7 @@ def test_one_folder_reached_by_two_ways_is_one_session(tmp_path: Path) -> None:
     "roots",
     [("", ""), ("", "data"), ("data", ""), ("", "data/sub-1"), ("", "link"), ("link", "data"), ("link", "link")],
 )
-def test_a_root_that_is_listed_twice_or_lies_in_another_one_changes_nothing(
-    tmp_path: Path, roots: tuple[str, ...]
-) -> None:
+def test_a_root_listed_twice_or_inside_another_changes_nothing(tmp_path: Path, roots: tuple[str, ...]) -> None:
     place(tmp_path / "raw/data", "sub-1/ses-1/cam-a.mp4", "sub-1/ses-1/cam-b.mp4", "sub-2/ses-1/cam-a.mp4", "x.mp4")
     (tmp_path / "raw/link").symlink_to("data")
     found = scan([tmp_path / "raw" / root for root in roots], Layout())

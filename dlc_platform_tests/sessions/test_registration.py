@@ -106,7 +106,7 @@ def disguised(path: Path, content: bytes) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_a_replaced_file_of_the_same_size_and_time_is_a_new_video(engine: Engine, raw: Path) -> None:
+def test_a_replacement_of_the_same_size_and_time_is_a_new_video(engine: Engine, raw: Path) -> None:
     write_video(top(raw), 15, shade=50)
     other = write_video(raw.parent / "other.mp4", 9).read_bytes()
     register(engine, session(raw))

@@ -161,7 +161,7 @@ def test_names_that_are_not_utf8_stop_nothing(disks: Disks) -> None:
     assert "is not UTF-8; rename it" in disks.said
 
 
-def test_a_folder_that_the_catalogue_refuses_is_named_and_stops_nothing(disks: Disks) -> None:
+def test_a_folder_that_the_catalogue_refuses_stops_nothing(disks: Disks) -> None:
     disks.write("sub-1/ses-1")
     disks.write("sub-2/ses-1", name="refused.mp4")
     with disks.engine.begin() as connection:
@@ -192,7 +192,7 @@ def disguise(path: Path, content: bytes, by_rename: bool) -> None:
 
 
 @pytest.mark.parametrize("by_rename", [False, True])
-def test_a_file_that_is_replaced_with_its_size_and_time_is_noticed(disks: Disks, by_rename: bool) -> None:
+def test_a_replacement_with_the_same_size_and_time_is_noticed(disks: Disks, by_rename: bool) -> None:
     path = disks.write("sub-1/ses-1")
     disks.write("sub-2/ses-1")
     path.write_bytes(path.read_bytes() + bytes(5000))
@@ -243,7 +243,7 @@ def test_a_change_of_ctimes_is_looked_at_in_portions(disks: Disks, monkeypatch: 
     assert len(found) == 5
 
 
-def test_a_camera_that_is_called_otherwise_now_is_assigned_by_the_next_look(disks: Disks) -> None:
+def test_a_renamed_camera_is_assigned_by_the_next_look(disks: Disks) -> None:
     """As a catalogue has it in which the name of a camera ended at a hyphen."""
     for side in ("left", "right"):
         disks.write("sub-1/ses-1", name=f"m_cam-top-{side}.mp4", shade=len(side))
@@ -286,7 +286,7 @@ def test_what_the_scan_knows_may_be_lost(disks: Disks) -> None:
         assert connection.scalar(text("select count(*) from dlc.waiting_session")) == 0
 
 
-def test_a_file_that_is_replaced_in_its_place_is_found_by_listing_again(disks: Disks) -> None:
+def test_a_file_replaced_in_its_place_is_found_by_a_new_listing(disks: Disks) -> None:
     path = disks.write("sub-1/ses-1")
     assert disks.take() == [KEY]
     disks.look()
@@ -324,14 +324,14 @@ def test_clocks_that_differ_and_times_in_the_future_fool_nobody(disks: Disks, sk
     assert disks.look() == [KEY]
 
 
-def test_a_clock_that_is_set_back_costs_no_more_than_the_time_to_settle(disks: Disks) -> None:
+def test_a_clock_set_back_costs_only_the_time_to_settle(disks: Disks) -> None:
     disks.write("sub-1/ses-1")
     disks.look()
     assert disks.look(-7200) == []
     assert disks.look() == [KEY]
 
 
-def test_a_file_that_did_not_open_does_not_wait_for_a_clock_that_was_wrong(disks: Disks) -> None:
+def test_a_file_that_did_not_open_awaits_no_wrong_clock(disks: Disks) -> None:
     path = disks.write("sub-1/ses-1")
     path.write_bytes(path.read_bytes()[:40])
     disks.look()
@@ -359,7 +359,7 @@ def test_the_newest_come_first_or_as_lab_yaml_says(disks: Disks) -> None:
     assert disks.look() == [KEY]
 
 
-def test_a_removed_file_is_missing_and_one_that_comes_back_is_not(disks: Disks, tmp_path: Path) -> None:
+def test_a_removed_file_is_missing_and_a_returning_one_is_not(disks: Disks, tmp_path: Path) -> None:
     top = disks.write("sub-1/ses-1")
     disks.write("sub-1/ses-1", name="cam-side.mp4", shade=5)
     other = disks.write("sub-2/ses-1", shade=7)
@@ -468,7 +468,7 @@ def test_a_folder_that_is_renamed_keeps_its_session_and_its_row(disks: Disks) ->
     assert disks.missing() == [] and disks.look() == []
 
 
-def test_a_session_that_two_folders_claim_is_said_until_one_is_gone(disks: Disks) -> None:
+def test_a_session_of_two_folders_is_reported_until_one_is_gone(disks: Disks) -> None:
     path = disks.write("sub-1/ses-1")
     twin = disks.write("sub-1/ses-1", root=1)
     disks.look()
@@ -481,7 +481,7 @@ def test_a_session_that_two_folders_claim_is_said_until_one_is_gone(disks: Disks
     assert row.path == str(path)
 
 
-def test_what_does_not_open_waits_longer_each_time_and_is_read_in_the_end(disks: Disks) -> None:
+def test_a_file_that_does_not_open_is_read_in_the_end(disks: Disks) -> None:
     path = disks.write("sub-1/ses-1")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

@@ -86,12 +86,12 @@ def test_a_folder_may_say_more_of_its_subject_than_its_name(raw: Path) -> None:
     assert values(details(raw, "sub-2_ses-1").session) == {"session": "ses-1", "weather": "fog"}
 
 
-def test_a_table_of_sessions_without_subjects_in_a_root_is_of_nobody(raw: Path) -> None:
+def test_a_table_of_sessions_without_subjects_belongs_to_nobody(raw: Path) -> None:
     (raw / "sessions.csv").write_text("session,weather\n1,rain\n")
     assert details(raw).session is None
 
 
-def test_the_nearer_table_has_the_last_word_and_another_root_the_first(raw: Path, tmp_path: Path) -> None:
+def test_the_nearer_table_has_the_last_word(raw: Path, tmp_path: Path) -> None:
     other = place(tmp_path / "other", "notes.txt")
     (other / "subjects.csv").write_text("subject,sex,cage\n1,F,7\n")
     (raw / "subjects.csv").write_text("subject,sex\n1,M\n")

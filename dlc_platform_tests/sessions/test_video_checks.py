@@ -160,7 +160,7 @@ def test_a_released_damaged_file_is_asked_for_and_tracked(engine: Engine, raw: P
     assert len(judge(engine, settings.video_rules, SESSION)) == 1 and asked_for() == []
 
 
-def test_what_holds_up_a_whole_session_stays_until_it_is_registered(engine: Engine, raw: Path) -> None:
+def test_an_entry_for_a_whole_session_stays_until_registration(engine: Engine, raw: Path) -> None:
     whole = quarantine.Fault("its run ended", "Look at the run", "evidence")
     spoil(top(raw), [3, 4])
     register(engine, session(raw))

@@ -596,7 +596,7 @@ def test_the_stage_is_that_of_the_environment(tmp_path: Path, monkeypatch: pytes
     assert load(tmp_path, changed("", "stage", "staging")).stage == "development"
 
 
-def test_backups_are_written_beside_the_lab_and_never_into_raw_data(tmp_path: Path) -> None:
+def test_backups_go_beside_the_lab_and_never_into_raw_data(tmp_path: Path) -> None:
     assert load(tmp_path, LAB).backups.folder == tmp_path / "backups"
     problem = refusal(tmp_path, changed("backups", "folder", "/data/raw/backups")).problem
     assert "backups.folder is /data/raw/backups" in problem
@@ -624,9 +624,7 @@ def test_a_key_that_means_something_to_a_parser_is_a_wrong_key(tmp_path: Path, k
         (f"(?P<subject>a)(?P<session>{'x' * 3000})", "is longer than 2000 characters"),
     ],
 )
-def test_a_pattern_that_asks_for_a_memory_is_refused_before_it_is_compiled(
-    tmp_path: Path, pattern: str, reason: str
-) -> None:
+def test_a_pattern_that_needs_much_memory_is_refused_uncompiled(tmp_path: Path, pattern: str, reason: str) -> None:
     problem = refusal(tmp_path, changed("layout", "pattern", pattern)).problem
     assert "layout.pattern" in problem and reason in problem
 

@@ -57,7 +57,7 @@ def test_a_narrow_screen_does_without_what_a_reader_can_spare():
     assert fitting(columns, [[*row[:2], "", *row[3:]] for row in rows], 30, spare) == ([0, 3, 4], [1])
 
 
-def test_much_that_is_said_of_one_thing_stands_one_key_below_the_other():
+def test_many_values_of_one_thing_stand_one_below_the_other():
     pairs = [("model", "0123456789ab"), ("gpu", ""), ("path", PATH), ("reason", "it is dark, " * 6 + "and `run HOME`")]
     assert list(details("cam-top", pairs, 60, whole=["path"])) == [
         "cam-top",
@@ -68,7 +68,7 @@ def test_much_that_is_said_of_one_thing_stands_one_key_below_the_other():
     ]
 
 
-def test_what_has_lines_of_its_own_stands_below_its_key_and_can_be_copied():
+def test_values_with_several_lines_stand_below_their_key():
     pairs = [("model", "0123456789ab"), ("parameters", "epochs: 3\nscale: [1, 2]\n"), ("gpu", "none")]
     assert list(details("cam-top", pairs, 60)) == [
         "cam-top",
@@ -102,7 +102,7 @@ def test_a_path_with_spaces_is_not_broken(path: str):
     assert path in line
 
 
-def test_wide_letters_and_accents_of_their_own_keep_the_columns_straight():
+def test_wide_letters_and_single_accents_keep_columns_straight():
     lines = list(table(["name", "n"], [["マウス", "a"], ["Mu\N{COMBINING DIAERESIS}ller", "b"], ["plain", "c"]], 80))
     assert lines[1:] == ["マウス  a", "Mu\N{COMBINING DIAERESIS}ller  b", "plain   c"]
 
@@ -115,7 +115,7 @@ def test_no_value_is_ever_cut(width: int):
     assert all(value in text for value in itertools.chain(*rows))
 
 
-def test_a_text_is_broken_between_words_but_never_within_a_command_or_a_path():
+def test_a_text_is_never_broken_within_a_command_or_a_path():
     command = "`dlc-platform sessions release HOME sub-1_ses-1 --stage videos --reason WHY --by somebody`"
     lines = wrapped(f"{PATH} is dark; release it with {command} or not", 80, 4, 8, [PATH])
     assert lines == [f"    {PATH}", "        is dark; release it with", f"        {command}", "        or not"]

@@ -85,7 +85,7 @@ def test_decoding_from_the_middle_begins_at_a_key_frame(make_video: Make, name: 
         ("raw.h264", {"format": "h264"}),
     ],
 )
-def test_the_rows_of_a_damaged_video_are_the_same_from_every_start(
+def test_rows_of_a_damaged_video_are_the_same_from_every_start(
     make_video: Make, name: str, options: dict, break_it: Callable[[Path], Path]
 ) -> None:
     path = break_it(make_video(name, **options))
@@ -113,7 +113,7 @@ def test_a_lost_frame_keeps_its_place(make_video: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "fragments.mp4", "a.mkv", "a.hevc.mp4"])
-def test_a_lost_first_key_frame_keeps_the_place_of_all_that_lean_on_it(make_video: Make, name: str) -> None:
+def test_a_lost_first_key_frame_keeps_the_later_places(make_video: Make, name: str) -> None:
     options = {
         "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
         "a.hevc.mp4": {"codec": "libx265", "codec_options": {"x265-params": "keyint=24:log-level=none"}},
@@ -129,7 +129,7 @@ def test_a_lost_first_key_frame_keeps_the_place_of_all_that_lean_on_it(make_vide
     assert (account.lost, account.missing_at_end, account.damaged) == (24, 0, 0)
 
 
-def test_a_video_that_begins_without_a_key_frame_has_lost_nothing(make_video: Make) -> None:
+def test_a_video_beginning_without_a_key_frame_has_lost_nothing(make_video: Make) -> None:
     path = make_video("a.mkv", codec_options={"g": "12", "bf": "0", "x264-params": "scenecut=0"})
     headless = path.with_name("headless.mkv")
     with av.open(str(path)) as source, av.open(str(headless), "w") as target:
@@ -207,7 +207,7 @@ def test_pictures_are_those_that_opencv_gives(
 
 @pytest.mark.parametrize("turn", [90, 180, 270])
 @pytest.mark.parametrize(("codec", "pix_fmt"), [("libx264", "yuv444p"), ("libx264", "gray10le"), ("mpeg4", "yuv420p")])
-def test_turned_pictures_of_an_odd_size_are_those_that_opencv_gives(
+def test_turned_pictures_of_an_odd_size_are_those_of_opencv(
     make_video: Make, codec: str, pix_fmt: str, turn: int
 ) -> None:
     options = {"codec": codec, "pix_fmt": pix_fmt, "codec_options": {"threads": "1"}}
@@ -223,7 +223,7 @@ def test_only_quarter_turns_are_made_as_by_opencv(make_video: Make, turn: float)
     assert (info.width, info.height) == ((96, 128) if info.rotation else (128, 96))
 
 
-def test_single_pictures_of_a_damaged_video_are_those_of_its_rows(make_video: Make) -> None:
+def test_single_pictures_of_a_damaged_video_match_its_rows(make_video: Make) -> None:
     path = rot(make_video("a.mp4"), 800)
     found = rows(path, whole=False)
     lost = [number for number, row in enumerate(found) if row[2] is None]

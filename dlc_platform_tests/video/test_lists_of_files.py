@@ -43,7 +43,7 @@ def test_a_folder_of_the_kernel_is_left_out(tmp_path: Path):
     assert all("the kernel makes up" in item.reason for item in listing.skipped) and len(listing.skipped) == 2
 
 
-def test_a_new_lab_is_its_owners_and_one_that_was_opened_stays_open(tmp_path: Path):
+def test_a_new_lab_is_private_and_an_opened_one_stays_open(tmp_path: Path):
     (tmp_path / "raw").mkdir()
     project = tmp_path / "project"
     project.mkdir()
@@ -57,7 +57,7 @@ def test_a_new_lab_is_its_owners_and_one_that_was_opened_stays_open(tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [(100_000, 100_000), (9_000, 8_000)])
-def test_a_header_that_claims_giant_pictures_is_refused_before_one_is_decoded(size: tuple[int, int], tmp_path: Path):
+def test_a_header_that_claims_giant_pictures_is_refused_at_once(size: tuple[int, int], tmp_path: Path):
     file = tmp_path / "giant.avi"
     with av.open(str(file), "w") as container:
         stream = container.add_stream("ffv1", rate=25)

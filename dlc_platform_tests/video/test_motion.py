@@ -23,7 +23,7 @@ def picture(
 
 
 @pytest.mark.parametrize("noise", [0, 4, 12])
-def test_an_animal_that_walks_moves_the_picture_and_one_at_rest_does_not(noise: float) -> None:
+def test_a_walking_animal_moves_the_picture_a_resting_one_not(noise: float) -> None:
     assert moves([picture(100, noise, seed=1), picture(200, noise, seed=2)], SIZE)
     assert moves([picture(100, noise, seed=1), picture(150, noise, seed=2)], SIZE)
     assert not moves([picture(100, noise, seed=seed) for seed in range(3)], SIZE)
@@ -36,7 +36,7 @@ def test_one_that_comes_or_goes_between_any_two_of_them_moves_it() -> None:
     assert moves([picture(100, seed=1), picture(400, seed=2), picture(100, seed=3)], SIZE)
 
 
-def test_light_a_clock_and_a_picture_that_stands_still_are_no_movement() -> None:
+def test_light_a_clock_and_a_still_picture_are_not_motion() -> None:
     assert not moves([picture(100, seed=1), picture(100, light=25, seed=2)], SIZE)
     assert not moves([picture(100, seed=1, clock=True), picture(100, seed=2, clock=True)], SIZE)
     assert not moves([picture(100, seed=1)] * 3, SIZE)

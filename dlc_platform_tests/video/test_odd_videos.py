@@ -300,7 +300,7 @@ def test_frames_behind_a_lost_one_of_an_avi_file_are_not_early(tmp_path: Path) -
     np.testing.assert_allclose(info.times_s * RATE, [*range(30), *range(31, 60)])
 
 
-def test_damaged_frames_of_an_avi_file_with_b_frames_stay_in_order(tmp_path: Path) -> None:
+def test_damaged_frames_of_an_avi_with_b_frames_stay_in_order(tmp_path: Path) -> None:
     for codec, options in (("libx264", PYRAMID), ("mpeg4", BIDIRECTIONAL)):
         path = write_numbered(tmp_path / f"{codec}.avi", codec, options=options)
         overwrite(path, [20, 21], b"\x00" * 12, 8)
@@ -323,7 +323,7 @@ def test_a_stream_that_appears_in_the_middle_stops_nothing(tmp_path: Path) -> No
     assert probe(path).frames > 50
 
 
-def test_real_videos_are_undamaged_and_begin_at_their_first_frame() -> None:
+def test_real_videos_are_whole_and_begin_at_their_first_frame() -> None:
     if "DLC_PLATFORM_TEST_DATA" not in os.environ:
         pytest.skip("DLC_PLATFORM_TEST_DATA does not say where the shared data are")
     root = Path(os.environ["DLC_PLATFORM_TEST_DATA"])

@@ -197,7 +197,7 @@ def test_timestamps_that_come_twice_are_counted(make_video: Make) -> None:
     assert info.account.whole
 
 
-def test_a_file_with_the_extension_of_another_format_is_read_as_what_it_is(make_video: Make) -> None:
+def test_a_file_with_a_wrong_extension_is_read_by_its_content(make_video: Make) -> None:
     path = make_video("a.avi", codec="mpeg4")
     whole = probe(path)
     mislabelled = path.rename(path.with_name("a.mp4"))

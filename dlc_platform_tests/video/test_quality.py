@@ -124,7 +124,7 @@ def test_an_animal_that_is_lit_in_the_dark_is_not_black(tmp_path: Path) -> None:
         ("ffv1", "mkv", {}),
     ],
 )
-def test_a_camera_that_hangs_is_frozen_and_an_animal_at_rest_is_not(
+def test_a_hanging_camera_is_frozen_and_a_resting_animal_is_not(
     tmp_path: Path, codec: str, kind: str, options: dict[str, str]
 ) -> None:
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -230,7 +230,7 @@ def test_the_timeline_is_a_small_picture(make_video: Callable[..., Path], frames
     assert drawn == video_timeline(info.times_s, info.quality.timeline)
 
 
-def test_real_videos_are_neither_black_nor_frozen_and_lack_no_frame() -> None:
+def test_real_videos_are_not_black_or_frozen_and_lack_no_frame() -> None:
     if "DLC_PLATFORM_TEST_DATA" not in os.environ:
         pytest.skip("DLC_PLATFORM_TEST_DATA does not say where the shared data are")
     sessions = Path(os.environ["DLC_PLATFORM_TEST_DATA"]) / "sessions"

@@ -69,7 +69,7 @@ def test_times_that_were_put_in_order_are_in_the_account(tmp_path: Path) -> None
     assert probe(write_numbered(tmp_path / "a.mp4")).account.times_reordered == 0
 
 
-def test_a_writer_that_stores_times_of_decoding_gives_times_in_order(tmp_path: Path) -> None:
+def test_a_writer_of_decoding_times_gives_times_in_order(tmp_path: Path) -> None:
     def as_decoded(number: int, packet) -> bool:
         packet.pts = packet.dts = number * 512
         return True

@@ -96,7 +96,7 @@ def scan_(
 
             known = {planned.key for planned in whole.sessions}
             listing = command("scan", home, "--dry-run", "--all")
-            require_known("session on disk or registered", [session], known, listing)
+            require_known("session", [session], known, listing)
     if as_json:
         print(json.dumps(plan.to_json(), indent=2))
     else:

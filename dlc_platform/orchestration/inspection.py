@@ -334,7 +334,10 @@ def _instigators(instance: dg.DagsterInstance, definitions: dg.Definitions, lab:
     off = (
         "" if lab.stage == "production" else f"; at the stage {lab.stage} they are off until somebody switches them on"
     )
-    yield Finding("schedules and sensors", f"{good} are on and went well the last time{off}")
+    yield Finding(
+        "schedules and sensors",
+        f"{counted(good, 'is', 'are') if good else 'none is'} on{' and went well the last time' if good else ''}{off}",
+    )
 
 
 def _tick_problem(instance: dg.DagsterInstance, state: InstigatorState, most: timedelta, alive: bool) -> str | None:

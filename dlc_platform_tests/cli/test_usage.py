@@ -1,6 +1,9 @@
 """What `--help` shows, and what is said of a call that is not understood."""
 
+import os
+import pty
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,8 @@ from typer.testing import CliRunner
 
 from dlc_platform.cli import app, printing
 from dlc_platform.docs.reference import commands
+from dlc_platform.settings.loading import load_lab
+from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
 
 
 @pytest.fixture
@@ -112,3 +117,19 @@ def test_messages_keep_to_the_screen_and_paths_stay_whole(
     assert len(lines) > 2 and all(len(line) <= 60 for line in lines if str(tmp_path) not in line)
     assert any(f"{tmp_path}/a folder of the lab/the" in line for line in lines)
     assert "`dlc-platform run HOME ASSETS...`" in " ".join(told("run", "lab", "--select", "x").split("\n  "))
+
+
+def test_init_asks_in_a_terminal_for_what_is_not_given(tmp_path: Path, make_project: Callable[..., Path]) -> None:
+    project, raw = make_project(tmp_path / "tiny-tester-2026-01-01", 2), tmp_path / "my raw"
+    raw.mkdir()
+    controller, terminal = pty.openpty()
+    try:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+        asking = subprocess.Popen([COMMAND, "init", str(tmp_path / "lab")], env=plain_environment(), **streams)
+        os.write(controller, f"{raw}\n{project}\n".encode())
+        assert asking.wait() == 0
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    settings = load_lab(tmp_path / "lab")
+    assert settings.raw_roots == (raw,) and [one.path for one in settings.projects.values()] == [project]

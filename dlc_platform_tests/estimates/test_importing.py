@@ -382,4 +382,6 @@ def test_the_commands(home: Path, tiny_model: TrainedModel, tmp_path: Path, comm
     assert (row["origin"], row["model"], row["scorer"]) == ("imported", None, SCORER)
     listed = command("poses", home, "--wide")[1]
     assert "imported" in listed and SCORER in listed
-    assert "no DeepLabCut project" in str(command("models", "import", home, folder, "--shuffle", 3)[0])
+    assert "no DeepLabCut project" in str(
+        command("models", "import", home, folder, "--project", "tiny", "--shuffle", 3)[0]
+    )

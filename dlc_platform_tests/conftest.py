@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 os.environ.pop(STAGE_VARIABLE, None)
 # Messages are one line where nobody looks at a screen of so many columns.
 os.environ.pop("COLUMNS", None)
+os.unsetenv("COLUMNS")  # which readline sets behind the back of `os.environ`
 # Workers share the cores: threads that wait for each other there cost small networks five times what they gain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

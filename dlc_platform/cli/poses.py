@@ -149,7 +149,7 @@ def quality(
     """List how good the poses in force look, with the verdict as it was last given and what it rests on.
 
     Of a session by body part and limb; without one, the newest recordings that do not pass. `--json` and `--csv` give
-    all scores of all.
+    all scores of all, and fractions from 0 to 1 instead of percent.
     """
     from dlc_platform.catalog.estimates import pose_table
     from dlc_platform.catalog.verdicts import judged_files

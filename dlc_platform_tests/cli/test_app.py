@@ -665,6 +665,44 @@ def test_lists_have_all_columns_as_csv_and_wide(
     assert "subject" not in command("sessions", home)[1], "an option is of its own call"
 
 
+def test_what_a_person_copies_can_be_read_again_and_says_what_made_a_number(
+    lab: Engine,
+    broken_lab: Callable[..., Path],
+    command: Callable[..., tuple[object, str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(printing, "wide_asked", False)
+    monkeypatch.setattr(printing, "csv_asked", False)
+    parameters = {"epochs": 3, "transforms": {"scale": [0.85, 1.2], "flip": False}, "weights": "random"}
+    printing.show_details([{"recipe": "quick", "version": 1, "parameters": parameters}], ["recipe", "parameters"])
+    title, *block = capsys.readouterr().out.splitlines()
+    assert title == "quick" and yaml.safe_load("\n".join(block)) == {"parameters": parameters}
+
+    home = broken_lab()
+    records = json.loads(command("touched", home, identity("b"), "--json")[1])
+    _, *lines = command("touched", home, identity("b"))[1].splitlines()
+    assert [line.split()[0] for line in lines] == sorted({row["session"] for row in records})
+
+    (row, *_) = json.loads(command("lineage", home, SESSION, "--json")[1])
+    told = command("lineage", home, SESSION)[1]
+    for name in ("estimation_environment", "parameters", "dataset", "run_id"):
+        assert not row[name] or f"    {name}" in told, name
+
+
+def test_a_machine_without_gpus_and_a_lab_of_today_are_told_so(
+    lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+):
+    home = broken_lab(gpus=[])
+    with lab.begin() as connection:
+        connection.execute(text("update dlc.session set registered_at = now()"))
+        connection.execute(text("update dlc.lab_beginning set began_at = now()"))
+    assert command("gpus", home)[1] == "this machine has no GPU that the lab may use: everything runs on the CPU\n"
+    assert json.loads(command("gpus", home, "--json")[1])[0]["gpu"] == "cpu"
+    assert command("report", home)[1].startswith("The lab began today, ")
+    assert json.loads(command("report", home, "--json")[1])["sessions_arrived"] == 0
+
+
 def test_no_text_in_csv_is_a_formula_and_numbers_are_numbers(
     lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
 ):

@@ -59,7 +59,11 @@ def _options(
         bool,
         typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is, and stop."),
     ] = False,
-) -> None: ...
+) -> None:
+    """Track a lab's videos with its best model. Begin with `demo`, or with `init` for a lab of your own.
+
+    HOME is the folder that holds lab.yaml. `dlc-platform COMMAND --help` says what a command takes.
+    """
 
 
 def main() -> None:

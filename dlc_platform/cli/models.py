@@ -239,7 +239,7 @@ def promotions(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide:
 
 
 @commands.command()
-def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
+def impact(home: Home, model: Model, as_json: AsJson = False, as_csv: AsCsv = False, wide: Wide = False) -> None:
     """Say which sessions would become stale if a model version were promoted, and what that would cost."""
     from dlc_platform.catalog.models import require_model_id
     from dlc_platform.models.impact import impact_of
@@ -248,9 +248,9 @@ def impact(home: Home, model: Model, as_json: AsJson = False) -> None:
     version = require_model_id(engine, model)
     warn_of_rules(engine, lab)
     found = impact_of(engine, version)
-    if as_json or found.rows:
+    if as_json or as_csv or found.rows:
         show_table(found.rows, ["session", "project", "models", "imported", "files", "frames", "recorded_at"], as_json)
-    if not as_json:
+    if not (as_json or as_csv):
         say(str(found))
 
 

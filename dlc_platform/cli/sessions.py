@@ -124,6 +124,8 @@ def list_sessions(
     from dlc_platform.catalog.quarantine import quarantine_table
     from dlc_platform.catalog.sessions import session_table
 
+    if waiting and quarantined:
+        raise PlatformError("--waiting lists what --quarantined lists, and more", "Ask for one of them")
     lab, engine = lab_and_catalogue(home)
     if waiting:
         _show_waiting(engine, lab, as_json, as_csv)

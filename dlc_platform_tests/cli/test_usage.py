@@ -83,6 +83,7 @@ def test_the_help_of_a_list_has_its_options_and_other_commands(group: str) -> No
         (("sessions", "release", "lab", "s", "--stage", "x"), "--stage: 'x' is not one of 'videos', 'labels'"),
         (("sessions", "lab", "--json", "--csv"), "--json and --csv are two forms of one answer"),
         (("quality", "lab", "--csv", "--json"), "--json and --csv are two forms of one answer"),
+        (("sessions", "lab", "--waiting", "--quarantined"), "Ask for one of them"),
         (("init", "new"), "RAW_ROOT is missing. Write `dlc-platform init new RAW_ROOT DLC_PROJECT`"),
         (("init", "new", "raw"), "DLC_PROJECT is missing"),
         (("restore", "no-file", "new"), "no-file. Name one that `dlc-platform backup` made"),

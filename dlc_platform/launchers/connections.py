@@ -1,7 +1,7 @@
 """Connections to Dagster's database and to the catalogue that a process keeps while it executes runs.
 
-Dagster opens one for each event that it writes. A session has dozens of events, and of a short one they take longer
-than its network does. And a database that is started again while a worker computes ends no run: whoever connects waits
+Dagster opens one for each event that it writes. A session has dozens of events, and for a short session they take
+longer than the network. A database that is restarted while a worker computes ends no run: a process that connects waits
 for it.
 """
 
@@ -17,9 +17,9 @@ from sqlalchemy.pool import QueuePool
 
 _SECONDS_KEPT = 3600
 _MOST_AT_A_TIME = 10
-#: How long a database that is away is waited for, and how often it is asked.
+#: The seconds that a process waits for a lost database, and the seconds between two tries.
 _PATIENCE_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
-#: What a server says that answers, and will say the same again.
+#: Errors of a server that answers, and that will give the same error again.
 _REFUSED = ("authentication failed", "does not exist", "pg_hba.conf")
 
 
@@ -27,13 +27,13 @@ _REFUSED = ("authentication failed", "does not exist", "pg_hba.conf")
 def kept_connections(instance: DagsterInstance, waits: bool) -> Iterator[None]:
     """Let this process use its connections again, each after a question that only a live one answers.
 
-    So a database that was started again in between is noticed as little as with a connection for each event. At the
-    end those that are free are closed.
+    So a restart of the database in between does no harm, as with a connection for each event. At the end the free ones
+    are closed.
 
     Parameters
     ----------
     waits
-        Who connects waits for a database that is away: somebody starts it again, as `up` does.
+        True to wait for a lost database when connecting: somebody restarts it, as `up` does.
     """
     used: set[Engine] = set()
 
@@ -46,7 +46,7 @@ def kept_connections(instance: DagsterInstance, waits: bool) -> Iterator[None]:
     for listener in listeners:
         event.listen(*listener)
     try:
-        # Named after the webserver, but there is no other way to choose how Dagster connects.
+        # Dagster named this after the webserver, but there is no other way to choose how it connects.
         instance.optimize_for_webserver(statement_timeout=0, pool_recycle=_SECONDS_KEPT, max_overflow=_MOST_AT_A_TIME)
         yield
     finally:

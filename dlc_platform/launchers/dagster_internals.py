@@ -125,7 +125,7 @@ __all__ = [
     "stamp_alembic_rev",
 ]
 
-#: What takes long to import and few processes need: where it stands.
+#: Names that take long to import and that few processes need, each with its module.
 _LATER = {
     "RunsTable": ("dagster._core.storage.runs.schema", "RunsTable"),
     "RunStorageSqlMetadata": ("dagster._core.storage.runs.schema", "RunStorageSqlMetadata"),

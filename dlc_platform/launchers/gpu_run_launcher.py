@@ -1,6 +1,6 @@
 """`GpuRunLauncher`: starts, watches and stops the worker processes of runs on this machine.
 
-What a worker does, and how it gets its devices, is in `gpu_worker`; how many it needs is in `needs`.
+`gpu_worker` is the worker, which also gets the devices; `needs` says how many it needs.
 """
 
 import os
@@ -41,30 +41,30 @@ from dlc_platform.launchers.run_ends import as_told, connection_names, settled
 from dlc_platform.text.words import counted
 
 DEVICE_TAG = "dlc_platform/device"
-#: How many processes the kernel had killed for want of memory when the worker was started, and where it counts them.
+#: The number of processes that the kernel had killed for lack of memory when the worker started, and its source.
 MEMORY_KILLS_TAG = f"{UNSHOWN}memory_kills"
 ARGUMENTS_VARIABLE = "DLC_PLATFORM_RUN_ARGUMENTS"
 
 _LOG_FOLDER = "run-logs"
 _LOG_LINES = 20
 _LOG_BYTES = 20_000
-#: What is said by programs that could not get memory.
+#: Messages of programs that could not get memory.
 _OUT_OF_MEMORY = re.compile(r".*(?:MemoryError|bad_alloc|[Cc]annot allocate memory|[Oo]ut of memory|OutOfMemory).*")
 
 
 class GpuRunLauncher(RunLauncher, ConfigurableClass):
-    """Runs each run in a process of its own on this machine; those that need GPUs get theirs, and the others none.
+    """Runs each run in its own process on this machine; runs that need GPUs get them, and the others get none.
 
-    Configured in ``dagster.yaml``. A run whose tags name no worker was started by something else, and is left alone.
+    Configured in ``dagster.yaml``. A run whose tags name no worker was started by another program, and is left alone.
 
     Parameters
     ----------
     gpus
-        ``auto`` (those NVML finds), or a list of the GPUs that runs may use; see `devices.find_devices`.
+        ``auto`` (all that NVML finds), or a list of the GPUs that runs may use; see `devices.find_devices`.
     avoid_busy
-        Leave GPUs alone on which a process computes that no run of a lab has started.
+        Do not use GPUs on which a process computes that no run of a lab has started.
     grace_seconds
-        How long a terminated run may tidy up before it is killed with all its processes.
+        The seconds that a terminated run may tidy up before it is killed with all its processes.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         self.avoid_busy = avoid_busy
         self._grace_seconds = grace_seconds
         self._inst_data = inst_data
-        # Only for their exit codes, and so that they do not stay behind as zombies: whether a worker is alive, and
-        # where, is read from the run's tags.
+        # Only for their exit codes, and so that they do not stay as zombies. The run's tags tell where a worker is,
+        # and if it is alive.
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
-        """Where the configuration came from."""
+        """The source of the configuration."""
         return self._inst_data
 
     @classmethod
@@ -116,9 +116,9 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         )
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Start the run's worker, and come back at once: it is the worker that waits for a device.
+        """Start the run's worker, and return at once; the worker itself waits for a device.
 
-        A run whose tags are wrong fails with what is wrong.
+        A run with wrong tags fails, and the error names them.
         """
         require_valid_lab()
         run = context.dagster_run
@@ -127,16 +127,16 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         try:
             self._start(run, ExecuteRunArgs(origin, run.run_id, self._instance.get_ref()))
         except UnmetNeed as error:
-            # Raised, it would be tried again, and be hidden behind Dagster's own words.
+            # If raised, it would be tried again, and be hidden behind Dagster's own words.
             fail_for_good(self._instance, run, str(error))
 
     @property
     def supports_resume_run(self) -> bool:
-        """True: where ``run_monitoring.max_resume_run_attempts`` says so, a run goes on with a second worker."""
+        """True: if ``run_monitoring.max_resume_run_attempts`` allows it, a run goes on with a second worker."""
         return True
 
     def resume_run(self, context: ResumeRunContext) -> None:
-        """Start a second worker for a run whose worker has died: it does what no step of the run has finished."""
+        """Start a second worker for a run whose worker has died: it does the steps that are not finished."""
         run = context.dagster_run
         if (worker := WorkerProcess.from_tags(run.tags)) is not None:
             worker.kill()  # Two workers must never work on one run.
@@ -172,7 +172,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         try:
             instance.add_run_tags(run.run_id, tags)
         except BaseException:
-            process.kill()  # A run whose worker nobody can find again must not go on.
+            process.kill()  # A run must not go on if nobody can find its worker again.
             process.wait()
             raise
         self._children[run.run_id] = process
@@ -183,7 +183,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
     def terminate(self, run_id: str) -> bool:
         """Ask the run's worker to stop; if it has not within the grace time, kill it with all its processes.
 
-        Comes back at once. False if there is nothing to stop, or not from this host.
+        Returns at once. False if there is nothing to stop, or nothing that this host can stop.
         """
         instance = self._instance
         run = as_told(instance, run_id)
@@ -198,7 +198,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             instance.report_run_canceling(run)
         # Not SIGINT, which a process started in the background of a shell ignores until Dagster listens to it.
         worker.signal(signal.SIGTERM)
-        # Not a daemon thread: what has been asked to stop has to be stopped before this process ends.
+        # Not a daemon thread: a run that was asked to stop must have stopped before this process ends.
         threading.Thread(target=self._stop, args=(instance, run_id, worker), name=f"stop-{run_id}").start()
         return True
 
@@ -222,7 +222,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         return CheckRunHealthResult(WorkerStatus.FAILED, self._cause_of_death(run, worker))
 
     def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:
-        """Where the worker's output is, and its last lines."""
+        """The place of the worker's output, and its last lines."""
         lines = self._last_lines(run.run_id)
         return "\n".join((f"The end of {self._log(run.run_id)}:", *lines)) if lines else None
 
@@ -238,7 +238,8 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             return []
 
     def _wait_for(self, instance: DagsterInstance, run_id: str, process: subprocess.Popen[bytes]) -> None:
-        """Reap a worker of this process; fail its run if that never started, which monitoring does not look into."""
+        """Reap a worker of this process; fail its run if that never started, because monitoring does not check such
+        runs."""
         process.wait()
         run = settled(instance, run_id)
         if run is not None and run.status == DagsterRunStatus.STARTED:
@@ -277,9 +278,9 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         return f"The worker ({worker}) was killed by {signal.Signals(-code).name}{hint}"
 
     def _memory_ran_out(self, run: DagsterRun, killed: bool = True) -> str:
-        """The signs that it was memory, to be added to what became of the worker; empty where there are none.
+        """The signs of a lack of memory, to be added to the worker's end; empty if there are none.
 
-        The kernel's count says something only of a worker that may have been `killed` by it.
+        The kernel's count matters only for a worker that the kernel may have `killed`.
         """
         before, _, place = run.tags.get(MEMORY_KILLS_TAG, "").partition(" ")
         now = killed_for_memory()
@@ -289,7 +290,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
                 "it meanwhile)"
             )
         for line in reversed(self._last_lines(run.run_id)):
-            # A batch that was too large and went on with a smaller one is no cause of death.
+            # A batch that was too large and was repeated with a smaller one is not a cause of death.
             if _OUT_OF_MEMORY.match(line) and TRIED_WITH_LESS not in line:
                 return f": memory ran out (its output says: {line.strip()[:200]})"
         return ""

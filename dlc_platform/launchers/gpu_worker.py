@@ -1,8 +1,8 @@
 """The process of one run: ``python -m dlc_platform.launchers.gpu_worker``, started by `GpuRunLauncher`.
 
 It is Dagster's own run worker with one addition: a run that needs GPUs waits for them before its first step. It waits
-after the run has started, and not before, because Dagster watches over the workers of started runs only, and fails a
-run that takes long to start.
+after the run has started, not before, because Dagster watches only the workers of started runs, and fails a run that
+takes long to start.
 """
 
 import os
@@ -36,14 +36,14 @@ class _Interrupted(Exception):
 
 
 def main() -> int:
-    """Execute or resume the run that the environment names; the exit code tells whether it succeeded."""
+    """Execute or resume the run that the environment names; the exit code tells if it succeeded."""
     arguments = deserialize_value(os.environ.pop(ARGUMENTS_VARIABLE), (ExecuteRunArgs, ResumeRunArgs))
     with (
         capture_interrupts(),
         DagsterInstance.from_ref(check.not_none(arguments.instance_ref)) as instance,
         kept_connections(instance, waits=True),
     ):
-        # Its launcher does so as well, and may have been killed before it could.
+        # Its launcher does the same, but may have been killed before it could.
         instance.add_run_tags(arguments.run_id, WorkerProcess.current().tags())
 
         def on_event(event: DagsterEvent) -> None:
@@ -72,7 +72,7 @@ def _prepare(instance: DagsterInstance, run_id: str) -> None:
 
 
 def _take_devices(instance: DagsterInstance, run: DagsterRun, needs: Needs) -> None:
-    """Lease devices until the process ends, and let this process and its children see those only."""
+    """Lease devices until the process ends, and hide all others from this process and its children."""
     launcher = check.inst(launcher_of(instance, run), GpuRunLauncher)
 
     def announce(message: str) -> None:

@@ -1,4 +1,5 @@
-"""No run is launched while lab.yaml is not valid: its worker could not load it, and the run would fail for that."""
+"""The check that lab.yaml is valid before a run is launched: else its worker could not load it, and the run would
+fail."""
 
 import os
 from pathlib import Path

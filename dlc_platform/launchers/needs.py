@@ -28,9 +28,9 @@ GPUS_TAG = "dlc_platform/gpus"
 MEMORY_TAG = "dlc_platform/gpu_memory_gb"
 
 _PARTITION_TAG = "dagster/partition"
-#: Assets that work for the recipe which is their partition.
+#: Assets whose partition is the recipe that they work for.
 _OF_A_RECIPE = ("trained_model", "model_evaluation")
-#: More runs than that share no device: each has a process and a CUDA context of its own.
+#: The most runs that share a device: each has its own process and CUDA context.
 _MOST_SHARES = 8
 
 
@@ -116,7 +116,7 @@ def _memory_tag(run: "DagsterRun") -> float | None:
 
 
 def _lab() -> Lab | None:
-    """The lab whose Dagster this is; None where it is somebody else's, which the launchers serve as well."""
+    """The lab whose Dagster this is; None for somebody else's Dagster, which the launchers serve as well."""
     return load_lab(home_from_environment()) if os.environ.get(HOME_VARIABLE) else None
 
 

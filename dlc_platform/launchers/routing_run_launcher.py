@@ -1,6 +1,6 @@
 """`RoutingRunLauncher`: sends each run to one of several launchers, by its pools and tags.
 
-What a launcher does with a run is its own affair; nothing of any particular launcher belongs here.
+Nothing about a particular launcher belongs here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,20 @@ from dlc_platform.launchers.dagster_internals import (
     WorkerStatus,
 )
 
-#: The route that a run took. Where a run is watched and stopped follows from it, in every process.
+#: The tag of a run's route. From it every process knows where the run is watched and stopped.
 ROUTE_TAG = "dlc_platform/route"
 
 
 @dataclass(frozen=True)
 class Route:
-    """A launcher, and the runs that go to it: those for which everything holds that it names.
+    """A launcher, and the conditions for the runs that go to it.
 
     Attributes
     ----------
     pool
-        A step of the run is in this pool.
+        A step of the run must be in this pool.
     tags
-        The run has these tags, with these values; ``*`` stands for any value.
+        The run must have these tags, with these values; ``*`` stands for any value.
     """
 
     name: str
@@ -100,7 +100,7 @@ class RoutingRunLauncher(RunLauncher, ConfigurableClass):
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
-        """Where the configuration came from."""
+        """The source of the configuration."""
         return self._inst_data
 
     @classmethod
@@ -129,20 +129,21 @@ class RoutingRunLauncher(RunLauncher, ConfigurableClass):
         return cls(routes, inst_data)
 
     def register_instance(self, instance: DagsterInstance) -> None:
-        """Tell every launcher whose runs these are."""
+        """Tell every launcher the instance of the runs."""
         super().register_instance(instance)
         for route in self._routes.values():
             route.launcher.register_instance(instance)
 
     def route_of(self, run: DagsterRun) -> Route | None:
-        """The route that a launched run took; None when dagster.yaml has it no more."""
+        """The route that a launched run took; None if dagster.yaml does not have it any more."""
         return self._routes.get(run.tags.get(ROUTE_TAG, ""))
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Choose a route, write it on the run, and let its launcher launch the run."""
+        """Choose a route, write it on the run, and let the route's launcher launch the run."""
         run = context.dagster_run
         route = next(route for route in self._routes.values() if route.takes(run))
-        # Before the launch, so that whatever is started can be found; and over that of the run that this one retries.
+        # Before the launch, so that the started process can be found; it replaces the tag of the run that this one
+        # retries.
         self._instance.add_run_tags(run.run_id, {ROUTE_TAG: route.name})
         tagged = check.not_none(self._instance.get_run_by_id(run.run_id))
         route.launcher.launch_run(context._replace(dagster_run=tagged))
@@ -203,7 +204,7 @@ class RoutingRunLauncher(RunLauncher, ConfigurableClass):
             route.launcher.dispose()
 
     def join(self, timeout: int = 30) -> None:
-        """Wait for what the launchers started in this process."""
+        """Wait for the work that the launchers started in this process."""
         for route in self._routes.values():
             route.launcher.join(timeout)
 
@@ -215,12 +216,12 @@ class RoutingRunLauncher(RunLauncher, ConfigurableClass):
 
 
 def launcher_of(instance: DagsterInstance, run: DagsterRun) -> RunLauncher:
-    """The launcher that a run was launched by, behind any router.
+    """The launcher of a run, behind any router.
 
     Raises
     ------
     PlatformError
-        When it was launched by a route that dagster.yaml has no more.
+        When its route is not in dagster.yaml any more.
     """
     launcher = instance.run_launcher
     if not isinstance(launcher, RoutingRunLauncher):

@@ -1,8 +1,8 @@
-"""The end that a run gave itself, for whoever finds its process dead or is about to end it from outside.
+"""The end that a run gave itself, for code that finds its process dead or is about to end it from outside.
 
 Dagster writes the end of a run in two steps: the event first, then the status. A process that dies between them, or
-after its last step, leaves a run that looks as if it were still at work. Failing it then would put a failure over a
-success, and Dagster's retry of it would find no step to do.
+after its last step, leaves a run that seems to be still at work. Failing it then would replace a success by a
+failure, and Dagster's retry of it would find no step to do.
 """
 
 import time
@@ -17,7 +17,7 @@ from dlc_platform.launchers.dagster_internals import SqlRunStorage
 
 _ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 _STEP_ENDS = {DagsterEventType.STEP_SUCCESS, DagsterEventType.STEP_SKIPPED}
-#: libpq names each connection of a process so.
+#: The variable by which libpq names each connection of a process.
 _NAME_VARIABLE = "PGAPPNAME"
 _QUIET_SECONDS = 5.0
 
@@ -28,7 +28,7 @@ def connection_names(run_id: str) -> dict[str, str]:
 
 
 def as_told(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
-    """A run, whose status is brought to the end that its own process has told, if it told one; None if it is deleted.
+    """A run, with the end that its own process reported, if it did; None if the run is deleted.
 
     The process may still be alive.
     """
@@ -43,9 +43,9 @@ def as_told(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
 
 
 def settled(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
-    """A run whose process is dead: finished if the process told an end or did every step, else as it died.
+    """A run whose process is dead: finished if the process reported an end or did every step, else unchanged.
 
-    What the process had sent to Postgres when it died is waited for.
+    It waits for the statements that the process had sent to Postgres when it died.
     """
     run = instance.get_run_by_id(run_id)
     if run is None or run.is_finished:
@@ -64,17 +64,17 @@ def settled(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
 
 
 def fail_unstarted(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Fail a run whose worker died before it began, if that can be seen from here; True if it has failed so.
+    """Fail a run whose worker died before it began, if this host can see that; True if it has failed so.
 
-    The launcher waits for its workers and does that at once, unless it dies with them, as in one stop of a machine's
-    services. Monitoring asks of such runs only how long ago they were launched.
+    The launcher waits for its workers and does that at once, unless it dies together with them, as when all services of
+    a machine stop. Monitoring only checks how long ago such runs were launched.
     """
     worker = WorkerProcess.from_tags(run.tags)
     if worker is None or not worker.can_be_seen() or worker.is_alive():
         return False
     before = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
     if before is not None and WorkerProcess.from_tags(before.tags) == worker:
-        return False  # It brings the tags of the run that it follows, and its own worker is still to be started.
+        return False  # It has the tags of its predecessor, and its own worker is not started yet.
     worker.kill()
     now = settled(instance, run.run_id)
     if now is None or now.status != DagsterRunStatus.STARTING or WorkerProcess.from_tags(now.tags) != worker:
@@ -93,9 +93,9 @@ def _did_everything(instance: DagsterInstance, run: DagsterRun) -> bool:
 
 
 def _wait_for_last_words(instance: DagsterInstance, run_id: str) -> None:
-    """Return when Postgres has done what a dead process had asked for, and ended its connections.
+    """Return when Postgres has executed the last statements of a dead process, and ended its connections.
 
-    Those of a machine that went away may stay for hours; they are not waited for.
+    Connections of a lost machine may stay for hours; it does not wait for them.
     """
     deadline = time.monotonic() + _QUIET_SECONDS
     with _postgres(instance) as connection:
@@ -108,7 +108,7 @@ def _wait_for_last_words(instance: DagsterInstance, run_id: str) -> None:
 
 @contextmanager
 def _postgres(instance: DagsterInstance) -> Iterator[sqlalchemy.Connection | None]:
-    """A connection to the database that holds Dagster's runs; None if that is no Postgres."""
+    """A connection to the database of Dagster's runs; None if that is not Postgres."""
     storage = instance.run_storage
     if not isinstance(storage, SqlRunStorage):
         yield None

@@ -1,8 +1,8 @@
-"""Slurm, through its commands: submit jobs, look at them, signal and cancel them; and what its words mean.
+"""Slurm, through its commands: submit jobs, look at them, signal and cancel them, and read its answers.
 
-It knows neither Dagster nor runs. Clusters wrap these commands and add to what they print, and new versions of Slurm
-have new words. So what is needed is looked for among whatever is printed, and what is not known here never is a verdict
-about a job: it is `ControllerAway` or `NotNow`, and asked again.
+It knows neither Dagster nor runs. Clusters wrap these commands and add to their output, and new versions of Slurm have
+new words. So the needed facts are searched in the whole output. An unknown answer is never a verdict about a job: it is
+`ControllerAway` or `NotNow`, and Slurm is asked again.
 """
 
 import os
@@ -17,12 +17,12 @@ from typing import Self
 
 from dlc_platform.errors import PlatformError
 
-#: Longer than Slurm's own patience with its controller, so that Slurm says first what is wrong.
+#: Longer than Slurm's own patience with its controller, so that Slurm reports the fault first.
 _COMMAND_SECONDS = 180
-#: What Slurm's commands need of the environment. Nothing else is given to them, because sbatch keeps the variables that
-#: it sees with the job, on the controller's disk.
+#: The variables that Slurm's commands need. They get no others, because sbatch keeps the variables that it sees with
+#: the job, on the controller's disk.
 _VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "SLURM_CONF")
-#: Messages in English, whatever the machine speaks.
+#: English messages, whatever the language of the machine.
 _MESSAGES = {"LC_MESSAGES": "C"}
 
 _AWAY = (
@@ -43,23 +43,23 @@ _AWAY = (
     "communication connection failure",
     "message send failure",
     "message receive failure",
-    # Mostly a munge that is being started again, here or there.
+    # Mostly a munge that is being restarted on one of the two machines.
     "protocol authentication error",
     "invalid authentication credential",
     "munge encode failed",
     "failed to connect to authentication agent",
 )
 
-#: sbatch would ask again for two minutes, during which nobody looked after the other jobs.
+#: sbatch would ask again for two minutes, during which nobody watches the other jobs.
 _RETRYING = "retrying"
-#: Refusals of sbatch that a smaller array may escape.
+#: Refusals of sbatch that may not hit a smaller array.
 _TOO_MANY = (
     "job violates accounting/qos policy",
     "invalid job array specification",
     "slurm temporarily unable to accept job",
     "slurm job queue full",
 )
-#: Complaints about what was asked for: the same words will be refused again. Every other one can pass.
+#: Complaints about the request itself: it will be refused again. Every other complaint can pass.
 _FOR_GOOD = re.compile(
     r"invalid (?!job array|authentication|job credential)[^:]*\bspecif"
     r"|(?:unrecognized|unknown|invalid) option|option .* requires an argument"
@@ -73,17 +73,17 @@ _FOR_GOOD = re.compile(
     r"|batch script (?:is empty|contains)|does not look like a batch script|job script not specified",
     re.IGNORECASE,
 )
-#: Limits that sbatch names beside a word for all limits, but which the job itself breaks: it will never be taken.
+#: Limits that the job itself breaks, so that it will never be accepted; sbatch names them beside a word for all limits.
 _LIMIT_OF_A_JOB = re.compile(r"\b(?:QOS|Assoc)\w*(?:PerJob|PerNode|Min[A-Z])")
-#: The number of a job, with the cluster of a federation; and what sbatch says of it where `--parsable` is lost.
+#: The number of a job, with the cluster of a federation; or sbatch's sentence, if `--parsable` is lost.
 _NUMBER = re.compile(r"^\s*(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?\s*$", re.MULTILINE)
 #: A job, or a task or tasks of an array: `12`, `12_3`, `12_[3-5,7%2]`.
 _JOB = re.compile(r"(\d+)(?:_(\d+|\[[\d,:%-]+\]))?(?:[;+]\S*)?")
 
-#: Printed by each start of a job, since one that was requeued writes on in the same file.
+#: Printed by each start of a job, because a requeued job goes on writing to the same file.
 BEGINS = "--- Slurm starts this job ---"
 
-#: States before the processes of a job run (again), and those of a job that has some.
+#: States before the processes of a job run (again), and states of a job with running processes.
 WAITING = (
     "PENDING",
     "REQUEUED",
@@ -96,7 +96,7 @@ WAITING = (
     "POWERING_UP_NODE",
 )
 _RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
-#: Of a job of which sacct should tell, and does not answer.
+#: The state of a job that only sacct could tell, when sacct does not answer.
 _NOT_TOLD = "NOT_TOLD"
 
 _PENDING = {
@@ -141,25 +141,25 @@ _ENDED = {
     "UNKNOWN": "is not known to Slurm any more, and its worker is gone",
 }
 
-#: Ends that come again if the same job is tried again.
+#: Ends that would come again if the same job were tried again.
 FINAL = ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "CANCELLED")
 
 
 class ControllerAway(Exception):
-    """Slurm does not answer, or not in words that are known: what is true of a job cannot be said now."""
+    """Slurm does not answer, or not in known words: the state of a job cannot be told now."""
 
 
 class NoNumber(ControllerAway):
-    """sbatch ended well and printed no job's number: the job may have been handed in, which `find` tells later."""
+    """sbatch ended well and printed no job's number: the job may have been submitted, which `find` tells later."""
 
 
 class NotNow(Exception):
-    """Slurm does not take a job now, for a reason that can pass.
+    """Slurm does not accept a job now, for a reason that can pass.
 
     Attributes
     ----------
     fewer
-        Whether a smaller array might be taken.
+        True if a smaller array might be accepted.
     """
 
     def __init__(self, said: str):
@@ -228,13 +228,13 @@ class Job:
     Attributes
     ----------
     id
-        As Slurm writes it: `12`, or `12_3` for a task of an array.
+        The id as Slurm writes it: `12`, or `12_3` for a task of an array.
     reason
-        Why it waits, in Slurm's word; or why nothing is known of it.
+        The reason why it waits, in Slurm's word; or why its state is not known.
     code, signal
-        How its script ended, once it has; 0 where it was not so.
+        The exit code and the signal with which its script ended; 0 otherwise.
     name
-        That it was handed in under; empty where it is not known.
+        The name under which it was submitted; empty if not known.
     """
 
     id: str
@@ -261,7 +261,7 @@ class Job:
         return self.is_active and not self.is_waiting and self.state not in _RUNNING
 
     def killed_for_memory(self) -> Self:
-        """The same job, where its output shows that memory ran out, which Slurm's state does not always say."""
+        """The same job, marked as out of memory by its output; Slurm's state does not always tell."""
         return replace(self, state="OUT_OF_MEMORY")
 
     def sentence(self) -> str:
@@ -290,16 +290,16 @@ def _of_a_limit(reason: str) -> str:
 
 
 def submit(script: str, arguments: Sequence[str], name: str, output: Path, tasks: int) -> str:
-    """Hand in a job, or an array of them.
+    """Submit a job, or an array of jobs.
 
     Parameters
     ----------
     script
-        The job's shell script. Everybody may be able to read it.
+        The job's shell script; other people may be able to read it.
     name
-        By which `find` finds the job if this process ends before it has heard its number.
+        The name by which `find` finds the job if this process ends before it knows the number.
     output
-        Where what the job prints goes; `%a` stands for the task of an array.
+        The file for the job's output; `%a` stands for the task of an array.
     tasks
         More than one makes an array, with tasks numbered from 0.
 
@@ -311,20 +311,20 @@ def submit(script: str, arguments: Sequence[str], name: str, output: Path, tasks
     Raises
     ------
     ControllerAway
-        When nobody answered; the job may have been handed in all the same.
+        When nobody answered; the job may have been submitted nevertheless.
     NoNumber
-        Likewise, when what sbatch printed holds no number.
+        When sbatch printed no number; the job may have been submitted nevertheless.
     NotNow
         When Slurm refuses the job for a reason that can pass, or that is not known here.
     PlatformError
         When Slurm refuses the job for good.
     """
-    # A `%` of the folder's own is no placeholder.
+    # A `%` in the folder's own name is not a placeholder.
     printed = f"{str(output.parent).replace('%', '%%')}/{output.name}"
     command = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--job-name={name}", f"--output={printed}"]
     command += [f"--chdir={output.parent}", *([f"--array=0-{tasks - 1}"] if tasks > 1 else []), *arguments]
     told = _ask(command, script)
-    # Wrappers and plugins talk before it.
+    # Wrappers and plugins print before it.
     if numbers := _NUMBER.findall(told):
         return numbers[-1]
     said = " | ".join(told.split("\n"))[:500].strip(" |") or "nothing"
@@ -334,7 +334,7 @@ def submit(script: str, arguments: Sequence[str], name: str, output: Path, tasks
 
 
 def find(name: str) -> str | None:
-    """The number of the job, or of the array, that was handed in under a name; None where Slurm knows none.
+    """The number of the job or array that was submitted under a name; None if Slurm knows none.
 
     Raises
     ------
@@ -380,7 +380,7 @@ def jobs(ids: Collection[str]) -> dict[str, Job]:
 
 
 def _columns(line: str, number: int) -> tuple[list[str], list[str]]:
-    """The jobs that a line is of, none where it is something else; and its other columns, the state first."""
+    """The jobs of a line (none for any other text), and its other columns, the state first."""
     first, *others = (column.strip() for column in line.split("|", number - 1))
     others += [""] * (number - 1 - len(others))
     job = _JOB.fullmatch(first)
@@ -405,7 +405,7 @@ def _each(number: str, tasks: str | None) -> list[str]:
 
 
 def interrupt(job: str) -> None:
-    """Ask the processes of a job that runs to stop (SIGINT, which Slurm itself does not send).
+    """Ask the processes of a running job to stop (SIGINT, which Slurm itself does not send).
 
     Raises
     ------
@@ -416,7 +416,7 @@ def interrupt(job: str) -> None:
 
 
 def cancel(job: str) -> None:
-    """End a job: at once where it waits, else with Slurm's own grace time (`KillWait`).
+    """End a job: at once if it waits, else with Slurm's own grace time (`KillWait`).
 
     Raises
     ------
@@ -441,18 +441,18 @@ def array_limit() -> int:
 
 
 def script(options: Options, command: Sequence[str]) -> str:
-    """The script of a job that runs a command in the place of its shell."""
+    """The script of a job that replaces its shell by a command."""
     # `exec`, so that signals for the script reach the worker.
     return "\n".join(("#!/bin/bash", f"echo '{BEGINS}'", options.setup or "", f"exec {shlex.join(command)}", ""))
 
 
 def _account(arguments: Sequence[str]) -> list[str]:
-    """Lines of sacct; none where the cluster keeps no accounts.
+    """The lines of sacct; none if the cluster has no accounting.
 
     Raises
     ------
     ControllerAway
-        When it keeps some and does not tell.
+        When it has accounting that does not answer.
     """
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-30days", *arguments]
     try:
@@ -495,7 +495,7 @@ class NoCommand(PlatformError):
 
 
 def _execute(command: Sequence[str], text: str | None) -> tuple[int, str, str]:
-    """Run a command; its exit code, and what it printed and complained of."""
+    """Run a command; give its exit code, its output and its complaints."""
     until = time.monotonic() + _COMMAND_SECONDS
     given = subprocess.DEVNULL if text is None else subprocess.PIPE
     try:
@@ -513,9 +513,9 @@ def _execute(command: Sequence[str], text: str | None) -> tuple[int, str, str]:
                 printed, said = process.communicate(told, timeout=0.5)
                 return process.returncode, printed.decode(errors="replace"), said.decode(errors="replace")
             except subprocess.TimeoutExpired as waiting:
-                told = None  # It is given once.
+                told = None  # The input is given only once.
                 if command[0] == "sbatch" and _RETRYING in bytes(waiting.stderr or b"").decode(errors="replace"):
-                    # Were the job taken all the same, its worker would find that its batch is undone.
+                    # If the job was accepted nevertheless, its worker finds that its batch was undone.
                     process.kill()
                 elif time.monotonic() > until:
                     process.kill()

@@ -1,7 +1,7 @@
-"""`SlurmFollower`: hands launched runs to Slurm, and brings the news of their jobs to the runs.
+"""`SlurmFollower`: submits launched runs to Slurm, and reports the state of their jobs to the runs.
 
-A thread of the daemon. Everything it knows lies in the spool and in Slurm, so the follower of a new daemon goes on
-where the one before stopped. Only one follower of a spool works at a time.
+It is a thread of the daemon. All its knowledge lies in the spool and in Slurm, so the follower of a new daemon goes on
+where the previous one stopped. Only one follower of a spool works at a time.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from dlc_platform.launchers.slurm_spool import Entry, Spool
 JOB_TAG = "dlc_platform/slurm_job"
 
 _RUNS_AT_ONCE = 500
-#: How long a job that may have been handed in is looked for before it is handed in again.
+#: The seconds for which a job that may have been submitted is looked for, before it is submitted again.
 _LOOK_FOR_SECONDS = 600
 _OUTPUT_LINES = 20
 _OUTPUT_BYTES = 20_000
-#: What Slurm and the kernel write into a job's output when they kill it for its memory. What the worker itself prints
-#: about memory does not count: it goes on after it.
+#: The lines that Slurm and the kernel write into a job's output when they kill it for its memory. The worker's own
+#: lines about memory do not count: the worker goes on after them.
 _KILLED_FOR_MEMORY = re.compile(
     r"^(slurmstepd\S*: (error: )?.*(exceeded (\w+ )?memory limit|oom[-_]kill event)"
     r"|srun: error: .*out of memory"
@@ -48,11 +48,11 @@ class SlurmFollower:
     Parameters
     ----------
     poll_seconds
-        Between two looks at Slurm; each is one question, however many jobs there are.
+        The seconds between two looks at Slurm; each is one question, for any number of jobs.
     collect_seconds
-        How long runs are collected, so that a backlog becomes an array.
+        The seconds for which runs are collected, so that a backlog becomes an array.
     grace_seconds
-        How long a worker that was asked to stop may tidy up.
+        The seconds that a worker may tidy up after it was asked to stop.
     """
 
     def __init__(self, spool: Spool, poll_seconds: float, collect_seconds: float, grace_seconds: float):
@@ -67,7 +67,7 @@ class SlurmFollower:
         self._array_limit: int | None = None
         self._taken_at_once: dict[str, int] = {}
         self._told: dict[str, set[str]] = {}
-        #: When a batch was handed in of which sbatch gave no number.
+        #: The time at which a batch was submitted for which sbatch gave no number.
         self._without_number: dict[str, float] = {}
         self._ending_since: dict[str, float] = {}
         self._looking = threading.Lock()
@@ -85,7 +85,7 @@ class SlurmFollower:
         self._wake.set()
 
     def stop(self, seconds: float) -> None:
-        """End the thread, and wait for that."""
+        """End the thread, and wait for its end."""
         self._stopped.set()
         self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -105,12 +105,12 @@ class SlurmFollower:
                     if alone:
                         self.look_after(instance)
             except Exception:
-                # Postgres may be away, or the shared file system: the next look tries again.
+                # Postgres or the shared file system may be away: the next look tries again.
                 _logger.exception("The Slurm jobs of runs could not be looked after")
             del instance
 
     def look_after(self, instance: DagsterInstance) -> None:
-        """Submit what waits in the spool, and tell the runs what has become of their jobs; once."""
+        """Submit the runs that wait in the spool, and report the state of jobs to their runs; once."""
         entries = self._spool.entries()
         runs = _runs(instance, [entry.run_id for entry in entries])
         try:
@@ -127,7 +127,7 @@ class SlurmFollower:
         self._spool.remove_old_batches()
 
     def job(self, entry: Entry) -> Job | None:
-        """The job of a run as Slurm saw it lately; None where Slurm does not know it, or it has not been handed in.
+        """The job of a run as Slurm saw it lately; None if Slurm does not know it, or it was not submitted yet.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class SlurmFollower:
                 self._seen = slurm.jobs(self._seen_of)
                 self._seen_at = time.monotonic()
             seen = self._seen.get(number)
-        # A controller that died without saving gives numbers again: then the job is another run's.
+        # A controller that died without saving gives numbers twice: then the job is another run's.
         return seen if seen is not None and seen.name in (entry.batch, "") else None
 
     def end(self, entry: Entry, job: Job | None) -> Job:
@@ -158,7 +158,7 @@ class SlurmFollower:
         return job
 
     def settle(self, instance: DagsterInstance, run: DagsterRun, ended: Job) -> bool:
-        """End a run whose job has come to an end that another try would not change; whether it was one."""
+        """End a run whose job ended in a way that another try would not change; True if it did."""
         if ended.state not in slurm.FINAL:
             return False
         if ended.state == "CANCELLED":
@@ -179,12 +179,12 @@ class SlurmFollower:
             elif self._spool.job_of(entry) is None:
                 unsure.add(entry.batch)
         for batch in sorted(unsure):
-            # Whoever handed it in did not live to write down its number, or had no answer.
+            # The process that submitted it died before it wrote the number down, or got no answer.
             if job := slurm.find(batch):
                 self._without_number.pop(batch, None)
                 self._handed_in(instance, batch, job)
             elif time.monotonic() - self._without_number.get(batch, -float("inf")) > _LOOK_FOR_SECONDS:
-                # Refused, its runs are new ones at the next look.
+                # If it was refused, its runs are new ones at the next look.
                 with contextlib.suppress(NotNow):
                     self._hand_in(instance, batch, runs)
         if new and self._array_limit is None:
@@ -200,8 +200,8 @@ class SlurmFollower:
     def _submit_alike(
         self, instance: DagsterInstance, kind: str, entries: Sequence[Entry], runs: dict[str, DagsterRun], most: int
     ) -> None:
-        """Hand in runs that ask for the same, in as large arrays as Slurm takes; the rest waits for the next look."""
-        # Where Slurm took nothing, the next look asks with one run, and with twice as many each time it is taken.
+        """Submit runs with the same options, in arrays as large as Slurm accepts; the rest waits for the next look."""
+        # If Slurm accepted nothing, the next look tries one run, and twice as many after each success.
         at_once = self._taken_at_once.pop(kind, most)
         while entries:
             some = entries[:at_once]
@@ -221,7 +221,7 @@ class SlurmFollower:
             at_once = min(2 * at_once, most)
 
     def _hand_in(self, instance: DagsterInstance, batch: str, runs: dict[str, DagsterRun]) -> None:
-        """Submit a batch; one that is refused for good fails its runs, and one that `NotNow` refuses is undone."""
+        """Submit a batch; if it is refused for good, its runs fail, and if Slurm raises `NotNow`, it is undone."""
         entries = self._spool.batch_entries(batch)
         some = next(entry for entry in entries if entry is not None)
         folder = self._spool.batch_folder(batch)
@@ -257,7 +257,7 @@ class SlurmFollower:
         for entry in self._spool.entries():
             run = runs.get(entry.run_id)
             if run is None:
-                # Launched since the runs were read, or deleted: that shows when it is asked for by itself.
+                # Launched after the runs were read, or deleted: a question for this run alone tells.
                 if instance.get_run_by_id(entry.run_id) is None:
                     self._end(entry)
             elif run.is_finished:
@@ -287,7 +287,7 @@ class SlurmFollower:
             instance.report_run_failed(now, "\n".join((ended.sentence(), describe(self._spool.output_of(entry)))))
 
     def _stop(self, instance: DagsterInstance, run: DagsterRun, entry: Entry) -> None:
-        """Bring a run to its end that somebody terminates, wherever its job is."""
+        """End a run that somebody terminates, wherever its job is."""
         number = self._spool.job_of(entry)
         job = self.job(entry)
         if job is not None and job.is_waiting:
@@ -307,7 +307,7 @@ class SlurmFollower:
             self._forget(entry)
 
     def _end(self, entry: Entry) -> None:
-        """Forget a run that has ended, and see that its job does too."""
+        """Forget a run that has ended, and make sure that its job ends too."""
         job = self.job(entry)
         if job is None or not job.is_active:
             self._forget(entry)
@@ -324,7 +324,7 @@ class SlurmFollower:
         self._ending_since.pop(entry.run_id, None)
 
     def _say(self, instance: DagsterInstance, run: DagsterRun, sentence: str, about: str) -> None:
-        """Say something on a run, but not again: the reasons for which jobs wait come and go."""
+        """Report something on a run, but not twice: the reasons for which jobs wait come and go."""
         said = self._told.setdefault(run.run_id, set())
         if about not in said:
             instance.report_engine_event(sentence, run)
@@ -332,7 +332,7 @@ class SlurmFollower:
 
 
 def tail(output: Path | None) -> str:
-    """The last lines of a job's output; nothing where there is none."""
+    """The last lines of a job's output; empty if there is none."""
     if output is None:
         return ""
     try:
@@ -345,7 +345,7 @@ def tail(output: Path | None) -> str:
 
 
 def describe(output: Path | None) -> str:
-    """Where a job's output is, and how it ends."""
+    """The place of a job's output, and its end."""
     return f"The end of {output}:\n{tail(output)}" if output is not None else "Its job has printed nothing"
 
 

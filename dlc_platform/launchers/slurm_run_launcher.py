@@ -1,7 +1,7 @@
 """`SlurmRunLauncher`: runs become jobs of a Slurm cluster.
 
-It puts runs into the spool and takes them back; what happens between is the business of `slurm_follower` (service) and
-`slurm_worker` (node).
+It puts runs into the spool and takes them back; `slurm_follower` (service) and `slurm_worker` (node) do the work
+between.
 """
 
 import os
@@ -38,7 +38,7 @@ from dlc_platform.launchers.slurm_spool import Entry, Spool
 TAG_PREFIX = "dlc_platform/slurm/"
 #: Whoever may launch a run in the UI shall not thereby write the shell script of its job.
 _NOT_BY_TAG = ("setup", "python", "extra")
-#: Variables of the service that every worker gets.
+#: The beginnings of variables of the service that every worker gets.
 _PASSED_ON = ("DLC_PLATFORM_", "DAGSTER_")
 
 
@@ -78,7 +78,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
-        """Where the configuration came from."""
+        """The source of the configuration."""
         return self._inst_data
 
     @classmethod
@@ -114,21 +114,21 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return SlurmFollower(self._spool, *self._seconds)
 
     def register_instance(self, instance: DagsterInstance) -> None:
-        """Belong to an instance; in the daemon, go on with what the daemon before left."""
+        """Belong to an instance; in the daemon, continue the work of the previous daemon."""
         super().register_instance(instance)
-        # Runs that only wait in Slurm's queue give a new daemon no other reason to ask this launcher anything.
+        # A new daemon has no other reason to call this launcher if runs only wait in Slurm's queue.
         if _is_daemon():
             self._follower.start(instance)
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Put the run into the spool, and come back at once; a run whose tags are wrong fails with what is wrong."""
+        """Put the run into the spool, and return at once; a run with wrong tags fails, and the error names them."""
         require_valid_lab()
         run = context.dagster_run
         give_own_retries(self._instance, run)
         try:
             self._put(run)
         except PlatformError as error:
-            # Raised, it would be hidden behind Dagster's own words.
+            # If raised, it would be hidden behind Dagster's own words.
             fail_for_good(self._instance, run, str(error))
 
     @property
@@ -137,7 +137,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def resume_run(self, context: ResumeRunContext) -> None:
-        """Put the run into the spool once more; its worker goes on where the one before was stopped."""
+        """Put the run into the spool once more; its worker goes on where the previous one was stopped."""
         self._put(context.dagster_run)
 
     def _put(self, run: DagsterRun) -> None:
@@ -169,7 +169,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
     def terminate(self, run_id: str) -> bool:
         """Ask the run's worker to stop, or take its job from the queue; after the grace time its job is cancelled.
 
-        Comes back at once, and works from any process that sees the spool.
+        Returns at once, and works from any process that sees the spool.
         """
         instance = self._instance
         run = as_told(instance, run_id)
@@ -228,7 +228,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         return CheckRunHealthResult(WorkerStatus.FAILED, ended.sentence())
 
     def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:
-        """Where the output of the run's job is, and its last lines."""
+        """The place of the output of the run's job, and its last lines."""
         entry = self._spool.get(run.run_id)
         return describe(self._spool.output_of(entry)) if entry is not None else None
 

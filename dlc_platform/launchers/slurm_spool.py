@@ -1,8 +1,8 @@
-"""The spool: a folder of the shared file system in which the service tells the workers on the nodes what to run.
+"""The spool: a folder of the shared file system through which the service tells the workers on the nodes what to run.
 
-An entry is all that a worker needs to know of a run. It may hold passwords, so it is readable by its owner only, and is
-removed when the run has ended. A batch is what is handed to Slurm at once: a job, or an array whose tasks are runs.
-What Slurm knows of jobs is in `slurm`; who submits and watches is `slurm_follower`.
+An entry has everything that a worker needs to know about a run. It may hold passwords, so only its owner can read it,
+and it is removed when the run has ended. A batch is submitted to Slurm at once: a job, or an array whose tasks are
+runs. `slurm` asks Slurm about jobs; `slurm_follower` submits and watches them.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ class Entry:
     environment
         Variables that the worker gets.
     gpus
-        How many devices it asks Slurm for.
+        The number of devices that it asks Slurm for.
     batch, task
-        The batch it was last put into and its place there; None until then.
+        The last batch that it was put into, and its number there; None until then.
     """
 
     run_id: str
@@ -57,7 +57,7 @@ class Spool:
         self._batches = folder / "batches"
 
     def put(self, entry: Entry) -> None:
-        """Write an entry, in the place of any earlier one of its run.
+        """Write an entry; it replaces an earlier one of the same run.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class Spool:
             ) from error
 
     def get(self, run_id: str) -> Entry | None:
-        """The entry of a run; None where it was not launched through this spool, or has ended."""
+        """The entry of a run; None if it was not launched through this spool, or has ended."""
         try:
             told = json.loads(self._file(run_id).read_text())
         except FileNotFoundError:
@@ -88,7 +88,7 @@ class Spool:
         return [entry for file in files if (entry := self.get(file.stem)) is not None]
 
     def remove(self, run_id: str) -> None:
-        """Forget a run, and what its entry held."""
+        """Forget a run, and the content of its entry."""
         for suffix in (".json", ".interrupted", ".lock"):
             self._file(run_id).with_suffix(suffix).unlink(missing_ok=True)
 
@@ -111,7 +111,8 @@ class Spool:
             raise
 
     def make_batch(self, entries: Sequence[Entry]) -> str:
-        """Put entries of equal options into a batch; its name. It counts from the moment its entries name it."""
+        """Put entries with equal options into a batch and return its name. The batch exists as soon as its entries name
+        it."""
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
         self.batch_folder(name).mkdir(mode=0o700)
         _write(self.batch_folder(name) / "runs", "\n".join(entry.run_id for entry in entries))
@@ -120,20 +121,20 @@ class Spool:
         return name
 
     def undo_batch(self, batch: str) -> None:
-        """Take the entries of a batch, which Slurm has not taken, out of it again."""
+        """Take entries out of a batch that Slurm has not accepted."""
         for entry in self.batch_entries(batch):
             if entry is not None:
                 self._assign(entry, None, 0)
         shutil.rmtree(self.batch_folder(batch), ignore_errors=True)
 
     def _assign(self, entry: Entry, batch: str | None, task: int) -> None:
-        # It keeps its age, so that a run which was refused does not go behind those after it.
+        # It keeps its age, so that a refused run does not go behind later ones.
         age = _modified(self._file(entry.run_id))
         self.put(replace(entry, batch=batch, task=task))
         os.utime(self._file(entry.run_id), (age, age))
 
     def batch_folder(self, batch: str) -> Path:
-        """Where a batch and the output of its jobs lie."""
+        """The folder of a batch and of the output of its jobs."""
         return self._batches / batch
 
     def batch_entries(self, batch: str) -> list[Entry | None]:
@@ -143,11 +144,11 @@ class Spool:
         return [entry if entry is not None and entry.batch == batch else None for entry in entries]
 
     def set_job(self, batch: str, job: str) -> None:
-        """Write down under which number Slurm has a batch."""
+        """Write down the number that Slurm gave a batch."""
         _write(self.batch_folder(batch) / "job", job)
 
     def job_of(self, entry: Entry) -> str | None:
-        """The job of a run, as Slurm writes it; None while it is not known to have been handed in."""
+        """The job of a run, as Slurm writes it; None while it is not known to have been submitted."""
         if entry.batch is None:
             return None
         folder = self.batch_folder(entry.batch)
@@ -158,11 +159,11 @@ class Spool:
             return None
 
     def output_of(self, entry: Entry) -> Path | None:
-        """The file of what a run's job prints; None before it is in a batch."""
+        """The file with the output of a run's job; None before it is in a batch."""
         return None if entry.batch is None else self.batch_folder(entry.batch) / f"{entry.task}.out"
 
     def remove_old_batches(self) -> None:
-        """Remove the output of batches of which no run is left, thirty days after they were made."""
+        """Remove the output of batches without any run left, thirty days after they were made."""
         used = {entry.batch for entry in self.entries()}
         for folder in self._batches.glob("*"):
             if folder.name not in used and time.time() - _modified(folder) > _KEEP_SECONDS:

@@ -1,11 +1,11 @@
 """The process of one run on a node: ``python -m dlc_platform.launchers.slurm_worker BATCH_FOLDER``, the end of a job.
 
-It is Dagster's own run worker, which besides resumes a run that an earlier job began: Slurm starts the same job again
-after a preemption or the death of a node. Of several jobs that Slurm may have for one run, one works.
+It is Dagster's own run worker, which also resumes a run that an earlier job began: Slurm starts the same job again
+after a preemption or the death of a node. If Slurm has several jobs for one run, only one works.
 
 SIGINT comes from `SlurmRunLauncher.terminate`: Dagster tidies up and the run ends cancelled. SIGTERM comes from Slurm,
-for a preemption, a time limit or a person's ``scancel``: the worker dies of it without a word, since only Slurm knows
-why, and whether the run goes on.
+for a preemption, a time limit or a person's ``scancel``: the worker dies silently, because only Slurm knows the reason,
+and if the run goes on.
 """
 
 import os
@@ -30,7 +30,7 @@ _POLL_SECONDS = 1.0
 
 
 def main() -> int:
-    """Work on the run that the batch has for this job; the exit code tells whether it succeeded."""
+    """Work on the run that the batch has for this job; the exit code tells if it succeeded."""
     folder = Path(sys.argv[1])
     spool = Spool(folder.parents[1])
     task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
@@ -40,9 +40,9 @@ def main() -> int:
     os.environ.update(entry.environment)
     os.environ.update(connection_names(entry.run_id))
     if not entry.gpus:
-        # On a cluster that does not confine jobs to their devices, others' would be seen.
+        # If a cluster does not confine jobs to their devices, those of other jobs would be visible.
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    # Dagster gives SIGTERM the meaning of SIGINT whenever it changes that; here it keeps its own.
+    # Dagster gives SIGTERM the meaning of SIGINT; here it keeps its own.
     interrupts.setup_interrupt_handlers = lambda: None
     with (
         interrupts.capture_interrupts(),
@@ -68,7 +68,7 @@ def _work(spool: Spool, entry: Entry, instance: DagsterInstance) -> int:
 
 
 def _execute(spool: Spool, entry: Entry, instance: DagsterInstance, job: str) -> int:
-    # An earlier job of this run is dead by now, and may have come to its end.
+    # An earlier job of this run is dead by now, and may have finished the run.
     run = settled(instance, entry.run_id)
     if run is None or run.is_finished or spool.get(entry.run_id) != entry:
         return 0
@@ -86,7 +86,7 @@ def _execute(spool: Spool, entry: Entry, instance: DagsterInstance, job: str) ->
 
 
 def _job() -> str:
-    """This job, as `slurm.Job` names it."""
+    """The id of this job, as in `slurm.Job`."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 

@@ -1,1 +1,1 @@
-"""Video files: what they hold and whether they are whole. Nothing here knows about sessions or poses."""
+"""Video files: their content and their damage. Nothing here knows about sessions or poses."""

@@ -1,6 +1,6 @@
 """The account of a video's frames: what was declared, what could be decoded, and what is missing.
 
-It is made of what decoding gave, whoever decoded: `probe.py` when a video is registered, inference when it is tracked.
+It is made from the result of decoding: by `probe.py` when a video is registered, by inference when it is tracked.
 """
 
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ class FrameAccount:
 
     @property
     def whole(self) -> bool:
-        """Every frame that the file holds or promises is there, without errors."""
+        """True if every frame that the file holds or promises can be decoded without errors."""
         return not (self.lost or self.damaged or self.truncated or self.missing_at_end or self.holes)
 
     @property
@@ -109,7 +109,7 @@ class FrameAccount:
         return f"{'truncated' if self.truncated else 'damaged'}: {', '.join(figures)}"
 
     def problem(self, path: Path) -> str | None:
-        """A sentence that says what is wrong with the video of that path; None when it is whole."""
+        """A sentence about the damage of the video of that path; None if it is whole."""
         return None if self.whole else f"{path} is {self.damage}"
 
 
@@ -124,12 +124,12 @@ def account_of(
     keeps_presentation_times: bool,
     decoder: str,
 ) -> tuple[FrameAccount, Clock]:
-    """The account of all rows of a video, and when they are shown.
+    """The account of all rows of a video, and the times at which they are shown.
 
     Parameters
     ----------
     declared, indexed, truncated, holes, left_out, keeps_presentation_times, decoder
-        What the `Decoder` says once it has given the last row.
+        The answers of the `Decoder` after it has given the last row.
     """
     lost, damaged = int(np.count_nonzero(rows.lost)), int(np.count_nonzero(rows.damaged))
     missing_at_end = max(0, indexed - len(rows.pts))

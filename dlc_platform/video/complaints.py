@@ -10,25 +10,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
 
-#: Decoders that mark what they cover up. What they write besides is often harmless, such as what the first pictures of
-#: a file lack that begins in an open group.
+#: Decoders that mark the errors that they cover. Their other lines are often harmless, such as those about the first
+#: pictures of a file that begins in an open group.
 _MARKING = re.compile(r"h26[1-4]\w*|hevc|vvc|mpeg[124]\w*|msmpeg4\w*|wmv\w*|vc1\w*|flv|rv[1-6]0|libdav1d")
-#: What the decoder of MJPEG writes when it gives up a picture; what it writes of a camera's own markers is harmless.
+#: The lines of the decoder of MJPEG when it gives up a picture; its lines about a camera's own markers are harmless.
 _GIVEN_UP = re.compile(r"overread|error y=|error count|bad vlc|decode_sos")
-#: What tells of missing pictures all the same. A decoder that begins with a key frame never looks for those before it.
+#: Lines that nevertheless tell of missing pictures. A decoder that begins with a key frame never looks for earlier
+#: ones.
 _WITHOUT_REFERENCE = {
     "hevc": re.compile(r"Could not find ref with POC"),
     "h264": re.compile(r"Frame num gap"),
 }
-#: The line of the decoder of H.264 about missing pictures is one of those for debugging: this makes it an error.
+#: The line of the decoder of H.264 about missing pictures is a debugging line: this makes it an error.
 RAISE_LEVELS = {"log_level_offset": "-32"}
-#: Warnings of a decoder about data that do not fill the picture, or that say what no writer writes.
+#: Warnings of a decoder about data that do not fill the picture, or that no writer would write.
 _WARNINGS = {
     "jpeg2000": re.compile(r"Missing EOC Marker"),
     "magicyuv": re.compile(r"Unknown prediction"),
     "utvideo": re.compile(r"bits left after decoding slice"),
 }
-#: What containers are in which bytes are skipped, by a part of FFmpeg's name, and what it writes then.
+#: Containers in which bytes are skipped, by a part of FFmpeg's name, and FFmpeg's lines about it.
 _SKIPPED = {
     "asf": re.compile(r"ff asf (?:skip|bad header)|packet_\w+ .*invalid|fragment position invalid"),
     "flv": re.compile(r"Packet mismatch"),
@@ -47,7 +48,7 @@ _restore = ExitStack()
 def listening() -> Iterator[None]:
     """Have FFmpeg's errors and warnings written down, so that `av.logging.Capture` finds them; it is off by default.
 
-    What nobody captures goes nowhere.
+    Lines that nobody captures are dropped.
     """
     global _listeners
     with _lock:
@@ -64,7 +65,7 @@ def listening() -> Iterator[None]:
 
 
 def tells_of_damage(lines: Sequence[tuple[int, str, str]], decoder: str) -> bool:
-    """True when lines of the log say that a decoder could not make out a picture.
+    """True if lines of the log say that a decoder could not decode a picture.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def tells_of_damage(lines: Sequence[tuple[int, str, str]], decoder: str) -> bool
 
 
 def tells_of_skipped(lines: Sequence[tuple[int, str, str]], container: str) -> bool:
-    """True when lines of the log say that bytes of a container were skipped, in which frames may have been.
+    """True if lines of the log say that bytes of a container were skipped; frames may have been there.
 
     Parameters
     ----------

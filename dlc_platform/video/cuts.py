@@ -1,8 +1,8 @@
-"""Files that end before what they promise: AVI, FLV, ASF, Ogg, MPEG-TS and fragmented MP4, by their own structure.
+"""Files that end before their promised end: AVI, FLV, ASF, Ogg, MPEG-TS and fragmented MP4, by their own structure.
 
-FFmpeg reads such a file to its end and says nothing. A file is called cut only where its structure proves it: cameras
-leave sizes at zero or at a placeholder, or write a wrong one, into files that are whole. Matroska has a module of its
-own, and the index of an MP4 file is `Decoder`'s to look at. No data is read.
+FFmpeg reads such a file to its end and reports nothing. A file is called cut only if its structure proves it, because
+cameras write zero, a placeholder or a wrong size into whole files. Matroska has its own module, and `Decoder` reads the
+index of an MP4 file. No data is read.
 """
 
 import os
@@ -16,9 +16,9 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_BROADCAST = 1
 _HAS_INDEX = 0x10
 _INDEX_OF_INDEXES = 0
-#: Sizes that writers put in while they do not know better: nothing, and the largest numbers of 31 and 32 bits.
+#: Sizes that writers put in while they do not know the size: zero, and the largest numbers of 31 and 32 bits.
 _PLACEHOLDERS = (range(1), range(0x7FFFFF00, 0x80000001), range(0xFFFFFF00, 0x100000000))
-#: Writers count a header of 8 bytes or a byte of padding too many.
+#: Some writers count a header of 8 bytes or a byte of padding too many.
 _SLACK = 9
 #: A stated duration is rounded, or ends with the last frame.
 _SLACK_S = 1.0
@@ -29,7 +29,7 @@ _FLV_TAGS = (8, 9, 18)
 
 
 def is_cut(path: Path) -> bool:
-    """True when the structure of a file proves that something is missing at its end."""
+    """True if the structure of a file proves that something is missing at its end."""
     with open(path, "rb") as file:
         start = file.read(16)
         size = os.fstat(file.fileno()).st_size
@@ -47,7 +47,7 @@ def is_cut(path: Path) -> bool:
 
 
 class _Chunk(NamedTuple):
-    """A chunk of a RIFF file, with the type of its list; `end` is None where its size is a placeholder."""
+    """A chunk of a RIFF file, with the type of its list; `end` is None if its size is a placeholder."""
 
     name: bytes
     data: int
@@ -70,7 +70,7 @@ def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[_Chunk]:
 
 
 def _is_cut_avi(file: BinaryIO, size: int) -> bool:
-    """Two sizes that agree, an index that is itself cut, or one that tells of places beyond the end, are proof."""
+    """Proof is: two sizes that agree, an index that is itself cut, or an index with places beyond the end."""
     for riff in _chunks(file, 0, size):
         if riff.name not in (b"RIFFAVI ", b"RIFFAVIX"):
             return False
@@ -97,7 +97,7 @@ def _is_cut_avi(file: BinaryIO, size: int) -> bool:
 
 
 def _avi_header(file: BinaryIO, start: int, end: int, size: int) -> tuple[int, bool]:
-    """The flags of the file, and whether an index of its indexes tells of one beyond its end."""
+    """The flags of the file, and True if an index of its indexes names one beyond its end."""
     flags, is_beyond = 0, False
     for chunk in _chunks(file, start, end):
         if chunk.name == b"avih":
@@ -167,7 +167,7 @@ def _is_cut_asf(file: BinaryIO, size: int) -> bool:
 
 
 def _is_cut_ogg(file: BinaryIO, size: int) -> bool:
-    """The format asks for a mark on the last page of each stream."""
+    """The format requires a mark on the last page of each stream."""
     flags: dict[bytes, int] = {}
     place = 0
     while place < size:
@@ -186,7 +186,8 @@ def _is_cut_ogg(file: BinaryIO, size: int) -> bool:
 
 
 def _is_cut_mp4(file: BinaryIO, size: int) -> bool:
-    """A fragment that breaks off before its index is complete, or an index of segments that tells of more of them."""
+    """Proof is: a fragment that breaks off before its index is complete, or an index of segments that names more of
+    them."""
     place = 0
     while place + 8 <= size:
         file.seek(place)
@@ -206,7 +207,7 @@ def _is_cut_mp4(file: BinaryIO, size: int) -> bool:
 
 
 def _segments_end(box: bytes, anchor: int) -> int:
-    """Where the last segment ends that an index of segments names."""
+    """The end of the last segment that an index of segments names."""
     wide = bool(box[:1] != b"\0")
     first = int.from_bytes(box[20:28] if wide else box[16:20])
     table = box[28 if wide else 20 :]
@@ -216,7 +217,7 @@ def _segments_end(box: bytes, anchor: int) -> int:
 
 
 def _is_cut_ts(file: BinaryIO, size: int) -> bool:
-    """A packet that breaks off. Where a stream was to end is unknown."""
+    """Proof is a packet that breaks off. The intended end of a stream is unknown."""
     for length, place in _TS_PACKETS:
         if size < 4 * length:
             continue

@@ -1,7 +1,6 @@
 """The pictures of a video, decoded in their order: every reader of a video file goes through here.
 
-What a file holds as a whole is `probe.py`'s to find out, and what that says about it `account.py`'s. Single pictures by
-their number are `frames.py`'s.
+`probe.py` reads a whole file, `account.py` counts its frames, and `frames.py` reads single pictures by their number.
 """
 
 from array import array
@@ -41,44 +40,44 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
 
 
-#: Containers from which pictures may be missing of which the pictures after them alone tell.
+#: Containers from which pictures may be missing without any trace except in the later pictures.
 _UNINDEXED = ("h264", "mpegts", "mpeg")
 
-#: What a header says beyond that is a placeholder, and no integer column holds it.
+#: A larger number in a header is a placeholder, and does not fit into an integer column.
 _MOST_FRAMES = 2**31 - 1
 
 
-#: So many rows show all that is left out at the beginning of a file.
+#: So many rows show everything that is left out at the beginning of a file.
 _BEGINNING = 2 * LATEST
 
 
 class Decoder:
     """A video file, opened, and the rows that decoding gives: a context manager.
 
-    The rows are the same in every run, and from every `start`. Ask what the file promises (`is_truncated`, `holes`,
-    `frames_indexed`, `frames_left_out`) after the last row, or rows are decoded once more for it.
+    The rows are the same in every run, and from every `start`. Ask for the promises of the file (`is_truncated`,
+    `holes`, `frames_indexed`, `frames_left_out`) after the last row; else rows are decoded once more for them.
 
     Parameters
     ----------
     whole
-        That decoding all of it found neither a lost nor a damaged frame. Such a file is decoded with threads and sought
-        in. Any other is decoded by one thread from its beginning, because threads find damage in other frames from one
-        run to the next, and because what follows damage depends on what came before.
+        True if decoding all of it found neither a lost nor a damaged frame. Such a file is decoded with threads and
+        seeking. Any other is decoded by one thread from its beginning, because threads find damage in different frames
+        in each run, and because the pictures after damage depend on those before it.
 
     Attributes
     ----------
     container, stream
         As FFmpeg opened them.
     time_base
-        Of the pictures' timestamps, in seconds; None where the stream has none.
+        The time base of the pictures' timestamps, in seconds; None if the stream has none.
     frame_rate
         Average, in frames per second, as the container states it.
     codec, decoder
         The name of the codec; FFmpeg's version and the decoder, on which the pixels may depend.
     frames_declared
-        What the container's header says, None where it says nothing.
+        The number of frames in the container's header; None if it has none.
     video_streams
-        How many video streams the file holds, without cover pictures that say that they are such.
+        The number of video streams in the file, without marked cover pictures.
     """
 
     container: "InputContainer"
@@ -126,7 +125,7 @@ class Decoder:
         self._close()
 
     def pictures(self, start: int = 0) -> Iterator[Picture]:
-        """The rows of the video, beginning with row number `start`. What an earlier call gave then ends.
+        """The rows of the video, beginning with row number `start`. It ends the rows of an earlier call.
 
         Raises
         ------
@@ -141,15 +140,15 @@ class Decoder:
         return self._current
 
     def begins_at(self, start: int) -> int:
-        """The row at which decoding has to begin to give row `start`."""
+        """The row at which decoding must begin to give row `start`."""
         key = self._key_before(start)
         return key.row if key else 0
 
     @property
     def is_truncated(self) -> bool:
-        """The file ends before what it promises.
+        """True if the file ends before its promised end.
 
-        Fewer frames than declared alone are no proof: an edit list may leave some out.
+        Fewer frames than declared are not a proof: an edit list may leave some out.
         """
         if not self._whole:
             self._read_to_the_end()
@@ -163,12 +162,12 @@ class Decoder:
 
     @property
     def holes(self) -> int:
-        """Places where frames may have been that the container does not give.
+        """The number of places where frames may have been that the container does not give.
 
-        Of a Matroska file, those that are no part of it or are not what they were when it was written; of an
-        AVI file, the packets of its index that were not found; of a transport stream, those whose packets do
-        not follow one another; of others, the times that FFmpeg wrote that it skipped bytes. MP4 gives each
-        packet of its index, and of a stream that was cut on the edge of a packet nothing may be known.
+        For a Matroska file, places that are not part of it or have changed since it was written; for an AVI file,
+        the packets of its index that were not found; for a transport stream, places where packets do not follow
+        one another; for others, the number of times that FFmpeg reported skipped bytes. MP4 gives each packet of
+        its index. A stream that was cut on the edge of a packet may show nothing.
         """
         if self.container.format.name == "avi":
             self._read_to_the_end()
@@ -179,7 +178,7 @@ class Decoder:
 
     @property
     def keeps_presentation_times(self) -> bool:
-        """False for AVI, which keeps times of decoding only."""
+        """False for AVI, which keeps only times of decoding."""
         return self.container.format.name != "avi"
 
     @property
@@ -194,10 +193,11 @@ class Decoder:
 
     @cached_property
     def frames_left_out(self) -> int:
-        """Packets at the beginning that give no row, because what they build on is not in the file.
+        """Packets at the beginning that give no row, because the pictures that they depend on are not in the file.
 
-        They come before the first key frame, or lean on what was before it. Each may have been a frame that was
-        recorded, so that the number of a row is not that of a camera's trigger. What an edit list hides is not counted.
+        They come before the first key frame, or depend on earlier pictures. Each may have been a recorded frame, so
+        that the number of a row may differ from that of a camera's trigger. Frames that an edit list hides are not
+        counted.
         """
         if self._is_drained and not self._is_sought:
             return self._tally.left_out
@@ -209,7 +209,7 @@ class Decoder:
 
     @cached_property
     def _matroska(self) -> matroska.Layout:
-        # A file that was found whole is not read for it once more.
+        # A file that was found whole is not read once more for this.
         return matroska.read_layout(self._path, with_sums=not self._whole)
 
     @cached_property
@@ -226,7 +226,7 @@ class Decoder:
         self._close()
         if not self._whole:
             self._files.enter_context(listening())
-        # To know what it holds, FFmpeg reads the first packets when it is opened.
+        # FFmpeg reads the first packets when it opens a file, to know its content.
         with Capture() as lines:
             self.container, self.stream = self._files.enter_context(open_video(self._path))
         self._skipped_at_opening = tells_of_skipped(lines, self.container.format.name)
@@ -236,7 +236,7 @@ class Decoder:
         self._is_begun = False
 
     def _close(self) -> None:
-        # The iteration first: FFmpeg must not be asked for another frame of a file that is closed.
+        # The iteration ends first: FFmpeg must not be asked for another frame of a closed file.
         self._current.close()
         self._files.close()
 
@@ -250,7 +250,7 @@ class Decoder:
         self._tally = Tally()
 
     def _read_to_the_end(self) -> None:
-        # Some of an index is found on the way; who goes on with interrupted work may have needed no more rows.
+        # A part of the index is found on the way; continued work may have needed no more rows.
         if not self._is_drained:
             deque(self.pictures(), maxlen=0)
 
@@ -269,7 +269,8 @@ class Decoder:
         self._is_drained = True
 
     def _sought(self, start: int) -> Iterator[Picture] | None:
-        """The rows from `start`, by way of the key frame before it; None where that key frame cannot be relied on."""
+        """The rows from `start`, after a seek to the key frame before it; None if that key frame cannot be relied
+        on."""
         from av.error import FFmpegError
 
         key = self._key_before(start)
@@ -313,7 +314,8 @@ class _Key(NamedTuple):
 
 @dataclass(frozen=True)
 class _Index:
-    """The timestamps of all rows, sorted, and the key frames among them; both empty where packets do not count rows."""
+    """The timestamps of all rows, sorted, and the key frames among them; both are empty if packets do not count
+    rows."""
 
     timestamps: np.ndarray
     keys: list[_Key]
@@ -350,8 +352,8 @@ def to_bgr(frame: "VideoFrame", reformatter: "VideoReformatter") -> np.ndarray:
 def rotation(frame: "VideoFrame") -> int:
     """The degrees, counter-clockwise, by which a picture is turned to be shown: 0, 90, 180 or 270.
 
-    As OpenCV does it: an angle that is no quarter turn when it is rounded to whole degrees is none at all. PyAV's own
-    `rotation` cuts off what is behind the point. The formula is that of FFmpeg's ``av_display_rotation_get``.
+    As in OpenCV, an angle that is not a quarter turn when rounded to whole degrees counts as none. PyAV's own
+    `rotation` cuts off the decimals. The formula is that of FFmpeg's ``av_display_rotation_get``.
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -389,7 +391,7 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
                 continue
             if packet.pts is None or first_key is None or packet.pts < first_key:
                 return _NO_INDEX
-            # No frame that is stored before a key frame is shown after it, where timestamps are right.
+            # With right timestamps, no frame that is stored before a key frame is shown after it.
             if packet.is_keyframe and latest is not None and latest > packet.pts:
                 return _NO_INDEX
             latest = packet.pts if latest is None else max(latest, packet.pts)
@@ -401,7 +403,7 @@ def _index(container: "InputContainer", stream: "VideoStream") -> _Index:
         return _NO_INDEX
     as_stored = np.frombuffer(timestamps, np.int64)
     ordered = np.sort(as_stored)
-    # Where frames are reordered and their timestamps are not, those are the times of decoding.
+    # If frames are reordered and their timestamps are not, the timestamps are times of decoding.
     is_wrong = stream.codec_context.has_b_frames and (as_stored == ordered).all()
     if is_wrong or (np.diff(ordered) == 0).any():
         return _NO_INDEX

@@ -1,6 +1,6 @@
-"""Single pictures out of a video, by exact frame number.
+"""Single pictures from a video, by exact frame number.
 
-What a video holds and whether it is whole is `probe.py`'s to say; who needs all frames reads them through `decode.py`.
+`probe.py` reads the whole video and finds its damage; code that needs all frames reads them through `decode.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ def read_frames(path: Path, indices: Sequence[int], whole: bool = True) -> list[
     Raises
     ------
     PlatformError
-        When the video cannot be opened, or has no frame of such a number, or has lost it.
+        When the video cannot be opened, has no frame with such a number, or has lost it.
     """
     found = find_frames(path, indices, whole)
     missing = [str(number) for number in sorted(set(indices)) if number not in found]
@@ -33,7 +33,7 @@ def read_frames(path: Path, indices: Sequence[int], whole: bool = True) -> list[
 
 
 def find_frames(path: Path, indices: Sequence[int], whole: bool) -> dict[int, np.ndarray]:
-    """Those frames of a video with these numbers that are there and can be decoded.
+    """Those of these frames of a video that exist and can be decoded.
 
     Parameters
     ----------

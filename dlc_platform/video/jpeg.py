@@ -1,7 +1,8 @@
-"""Cameras that leave out the end of each picture of Motion JPEG: their pictures are whole for all that can be known.
+"""Cameras that leave out the end of each picture of Motion JPEG: as far as can be known, their pictures are whole.
 
 FFmpeg writes the same line, "overread", for a picture that a camera ends a few blocks too early and for one that lost
-half its data. How much of a picture is not in its data tells them apart, and whether the file is like that throughout.
+half its data. Two things distinguish them: how much of a picture is missing in its data, and if the whole file is like
+that.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,12 +37,12 @@ class EarlyEnds:
         self._is_habit: bool | None = None
 
     def explain(self, packet: "Packet", stream: "VideoStream", lines: Sequence[tuple[int, str, str]]) -> bool:
-        """True when a picture lacks no more than all pictures of its file do.
+        """True if a picture lacks no more than all pictures of its file do.
 
         Parameters
         ----------
         lines
-            What the decoder wrote of it, as `av.logging.Capture` gives them.
+            The decoder's lines about it, as `av.logging.Capture` gives them.
         """
         if self._is_habit is None:
             self._is_habit = self._find()
@@ -60,7 +61,7 @@ class EarlyEnds:
                         _alone(packet, stream)
                     early += _ends_early(packet, stream, lines)
         except (FFmpegError, IndexError):
-            # Who reads it finds that, too, and says so.
+            # The code that reads it finds and reports that, too.
             return False
         return early > 1 and early >= _MOST * pictures
 
@@ -89,7 +90,7 @@ def _rows_without_data(packet: "Packet", stream: "VideoStream") -> int | None:
 
 
 def _alone(packet: "Packet", stream: "VideoStream") -> "list[np.ndarray] | None":
-    """The planes of a picture, decoded into memory of its own that was empty; None where it cannot be decoded."""
+    """The planes of a picture, decoded into empty memory of its own; None if it cannot be decoded."""
     from av import CodecContext, Packet
     from av.error import FFmpegError
 

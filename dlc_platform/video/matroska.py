@@ -1,8 +1,8 @@
-"""The layout of a Matroska or WebM file: where it says it ends, and whether one element follows the other until there.
+"""The layout of a Matroska or WebM file: its declared end, and the sequence of its elements up to there.
 
-FFmpeg skips what it cannot make out between two blocks and says nothing of it, so frames may be missing with no trace.
+FFmpeg silently skips bytes that it does not understand between two blocks, so frames may be missing without a trace.
 The layout is that of RFC 8794 (an element is its ID, its size, its data) with the IDs of RFC 9559. Data is read only
-where a cluster begins with a checksum of it: many writers of Matroska write them, those of WebM do not.
+where a cluster begins with a checksum: many writers of Matroska write them, those of WebM do not.
 """
 
 import os
@@ -48,7 +48,7 @@ class Layout:
 
 
 def read_layout(path: Path, with_sums: bool) -> Layout:
-    """Go through the elements of a file; one of another format has none.
+    """Go through the elements of a file; a file of another format has none.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def read_layout(path: Path, with_sums: bool) -> Layout:
 
 
 def _holes(file: BinaryIO, end: int, with_sums: bool) -> tuple[int, int]:
-    """The holes of a segment, and where its last element ends; one that breaks off is no hole."""
+    """The holes of a segment, and the end of its last element; an element that breaks off is not a hole."""
     holes = wrong_sums = 0
     last = end
     tracks: set[int] = set()
@@ -88,7 +88,7 @@ def _holes(file: BinaryIO, end: int, with_sums: bool) -> tuple[int, int]:
         after = None if length is None else file.tell() + length
         if identity == _CLUSTER:
             if cluster_end is not None:
-                holes += 1  # the one before said that it was longer
+                holes += 1  # the previous one declared a greater length
             expected, cluster_end = (*_IN_CLUSTER, *_IN_SEGMENT) if after is None else _IN_CLUSTER, after
             last = after or end
             if with_sums and after is not None and after <= end:
@@ -111,7 +111,7 @@ def _holes(file: BinaryIO, end: int, with_sums: bool) -> tuple[int, int]:
 
 
 def _has_right_sum(file: BinaryIO, end: int) -> bool:
-    """False where a cluster, at whose data the file stands, begins with a checksum that is not that of the rest."""
+    """False if a cluster, at whose data the file stands, begins with a checksum that does not fit the rest."""
     start = file.tell()
     element = _element(file)
     if element != (_CRC, 4):
@@ -136,7 +136,7 @@ def _track_numbers(file: BinaryIO, end: int) -> set[int]:
 
 
 def _find_cluster(file: BinaryIO, start: int) -> bool:
-    """Go to the next cluster from a place on; false where there is none."""
+    """Go to the next cluster from a place on; false if there is none."""
     mark = _CLUSTER.to_bytes(4)
     file.seek(start)
     before = b""
@@ -158,7 +158,7 @@ def _element(file: BinaryIO) -> tuple[int, int | None] | None:
 
 
 def _number(file: BinaryIO, keep_marker: bool) -> int | None:
-    """A number whose leading zeros tell its length; -1 where all its bits are set, and None where there is none."""
+    """A number whose leading zeros tell its length; -1 if all its bits are set, and None if there is none."""
     first = file.read(1)
     if not first:
         return None

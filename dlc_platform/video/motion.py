@@ -8,7 +8,7 @@ import numpy as np
 #: Pictures are compared as means over blocks, of which so many lie along the longer side: a mean over a block has a
 #: tenth of the noise of a pixel.
 _BLOCKS = 96
-#: A block has changed by so many grey levels at least, and by so many times what most blocks change by.
+#: The least change of a changed block, in grey levels, and as a multiple of the change of most blocks.
 _LEVELS, _TIMES = 6.0, 6.0
 
 

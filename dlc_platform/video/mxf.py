@@ -1,4 +1,4 @@
-"""The layout of an MXF file: whether one element follows the other, and whether its parts are where it says.
+"""The layout of an MXF file: the sequence of its elements, and the places of its parts.
 
 After SMPTE ST 377-1: an element is a key of 16 bytes, its length and its data; the pack at the beginning of a partition
 tells where the last partition is, and the pack at the end of the file where all of them are. No data is read.
@@ -37,7 +37,7 @@ class Layout:
 
 
 def read_layout(path: Path) -> Layout:
-    """Go through the elements of a file; one of another format has none."""
+    """Go through the elements of a file; a file of another format has none."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if file.read(len(_PARTITION)) != _PARTITION:
@@ -80,7 +80,7 @@ def _length(file: BinaryIO) -> int | None:
 
 
 def _find_label(file: BinaryIO, start: int) -> int:
-    """Where the next element begins from a place on, or the end of the file."""
+    """The beginning of the next element from a place on, or the end of the file."""
     file.seek(start)
     place, before = start, b""
     while chunk := file.read(_SCAN_BYTES):

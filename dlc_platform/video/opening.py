@@ -1,4 +1,4 @@
-"""Opening a video file: refused with the reason where it is none, lists other files, or cannot be read."""
+"""Opening a video file; it is refused with the reason if it is not a video, lists other files, or cannot be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 COPY_AGAIN = "Copy the file again from the recording machine"
-#: FFmpeg's names of files that only name other files: their bytes are not those of a video.
+#: FFmpeg's formats that only name other files: their bytes are not those of a video.
 _LISTS = ("concat", "hls", "dash", "imf", "image2", "sdp", "rtsp")
-#: How such files begin: scripts of FFmpeg, playlists, descriptions of streams in XML and of sessions.
+#: The beginnings of such files: scripts of FFmpeg, playlists, descriptions of streams in XML and of sessions.
 _LIST_STARTS = (b"ffconcat", b"#EXTM3U", b"[playlist]", b"<?xml", b"<MPD", b"<smil", b"<asx", b"v=0\r\n", b"v=0\n")
-#: Of width times height: an eight-bit picture of so many fills 200 MB as DeepLabCut takes it.
+#: The largest width times height: an eight-bit picture of that size fills 200 MB in DeepLabCut.
 _LARGEST_PICTURE = 2**26
-#: How an MP4 or QuickTime file begins: the kinds of its first box.
+#: The kinds of the first box of an MP4 or QuickTime file.
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-#: Boxes of an MP4 file that are looked through for its index.
+#: The most boxes of an MP4 file that are searched for its index.
 _MOST_BOXES = 10_000
-#: How files of AVI, Matroska, ASF, FLV, Ogg and MPEG begin.
+#: The beginnings of files of AVI, Matroska, ASF, FLV, Ogg and MPEG.
 _MAGIC = (b"RIFF", b"\x1aE\xdf\xa3", b"0&\xb2u", b"FLV", b"OggS", b"\0\0\x01\xba", b"\0\0\x01\xb3")
-#: Packets that are read to tell a cover picture from a video.
+#: The packets that are read to distinguish a cover picture from a video.
 _MOST_PACKETS = 1000
 
 
@@ -49,7 +49,7 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         with open_plain(path) as file:
             start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
     except OSError:
-        start = b""  # what FFmpeg says of it is told below
+        start = b""  # FFmpeg's message about it is used below
     # Before FFmpeg opens it, which would look at the other files first.
     if start.lower().startswith(tuple(name.lower() for name in _LIST_STARTS)):
         raise _a_list(path)
@@ -64,7 +64,7 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             raise PlatformError(f"{path} is not a video but a picture", "Remove it, or put the video in its place")
         if container.format.name in _LISTS:
             raise _a_list(path)
-        # PyAV has no codec where this FFmpeg has no decoder.
+        # PyAV has no codec if this FFmpeg has no decoder.
         streams = [stream for stream in moving_streams(container) if stream.codec_context is not None]
         if not streams:
             raise _without_video(path, container)
@@ -104,8 +104,8 @@ def _a_list(path: Path) -> PlatformError:
 def _at_rest(stream: "VideoStream") -> Iterator[None]:
     """Let a decoder's threads come to rest at the end, while others may run.
 
-    PyAV frees a decoder without letting other threads run. One of the decoder's own that writes into the log just then
-    waits for Python, which waits for it: for ever.
+    PyAV frees a decoder without letting other threads run. If one of the decoder's threads writes into the log just
+    then, it waits for Python, and Python waits for it: for ever.
     """
     try:
         yield
@@ -123,7 +123,7 @@ def _open_container(path: Path) -> "InputContainer":
 
 
 def moving_streams(container: "InputContainer") -> list["VideoStream"]:
-    """The video streams, without cover pictures that say that they are such."""
+    """The video streams, without marked cover pictures."""
     from av.stream import Disposition
 
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
@@ -156,7 +156,7 @@ def _without_video(path: Path, container: "InputContainer") -> PlatformError:
 
 
 def _unopened(path: Path, error: Exception) -> PlatformError:
-    """Why a file does not open, as far as that is known: a cause is named only where the file itself shows it."""
+    """The reason why a file does not open, as far as known: a cause is named only if the file itself shows it."""
     try:
         with open(path, "rb") as file:
             start = file.read(12)
@@ -185,7 +185,7 @@ def _unopened(path: Path, error: Exception) -> PlatformError:
 
 
 def _has_mp4_index(file: BinaryIO) -> bool:
-    """True when a box `moov` begins and ends within the file; its boxes are followed, none is read."""
+    """True if a box `moov` begins and ends within the file; boxes are followed, none is read."""
     size = file.seek(0, SEEK_END)
     place = 0
     for _ in range(_MOST_BOXES):
@@ -203,5 +203,5 @@ def _has_mp4_index(file: BinaryIO) -> bool:
         if length < 8:
             return False
         place += length
-    # Of so many nothing is known.
+    # With so many boxes nothing is known.
     return True

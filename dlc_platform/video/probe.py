@@ -27,36 +27,36 @@ from dlc_platform.video.times import NO_TIME
 if TYPE_CHECKING:
     from av import VideoFrame
 
-#: Between these a recording may have begun; clocks that were never set, or that died, say other times.
+#: The earliest and the latest possible beginning of a recording; clocks that were never set, or died, give other times.
 _EARLIEST, _LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video, of which at least one frame can be decoded; `account` says whether it is whole.
+    """A video with at least one frame that can be decoded; `account` tells if it is whole.
 
     Attributes
     ----------
     sha256
-        Of the file's bytes: the identity of the video.
+        The SHA-256 of the file's bytes: the identity of the video.
     width, height
-        In pixels, as the picture is shown: after `rotation`.
+        The size of the picture in pixels, as it is shown: after `rotation`.
     frame_rate
         Average, in frames per second, as the container states it; `times_s` is what was measured.
     frames
-        Rows: counted by decoding, those whose picture is lost among them.
+        The number of rows, counted by decoding, including those whose picture is lost.
     account
-        What became of the frames.
+        The account of the frames.
     quality
-        How good the pictures and timestamps are.
+        The quality of the pictures and timestamps.
     duration_s
         From the first frame to the end of the last one.
     rotation
         Degrees, counter-clockwise, by which a player turns the stored picture: 0, 90, 180 or 270.
     start_time
-        When the recording began, as the container's ``creation_time`` says; None where it says nothing that can be.
+        The beginning of the recording by the container's ``creation_time``; None if that is missing or impossible.
     video_streams
-        How many video streams the file holds; the first one that moves and can be decoded is the one that is read.
+        The number of video streams in the file; the first one that moves and can be decoded is read.
     times_s
         Presentation time of each row in seconds from the first, shape (frames,), never decreasing; see `times.Clock`.
     """
@@ -79,7 +79,7 @@ class VideoInfo:
 
 
 def probe(path: Path) -> VideoInfo:
-    """Decode a video once, from end to end, and say what it holds and what of it is missing.
+    """Decode a video once, from end to end, and describe its content and its losses.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def probe(path: Path) -> VideoInfo:
         raise PlatformError(f"{path} is not a file but {odd}", "Remove it, or put the file itself in its place")
     if before.st_size == 0:
         raise PlatformError(f"{path} is empty (0 bytes)", COPY_AGAIN)
-    # What is no video need not be read to its end first; it may have a terabyte of nothing.
+    # A file that is not a video need not be read to its end first; it may have a terabyte of nothing.
     with open_video(path):
         pass
     try:
@@ -103,7 +103,7 @@ def probe(path: Path) -> VideoInfo:
             "Check its permissions and the disk",
         ) from error
 
-    # As if it were damaged: threads would still find errors in a frame that is handed out as a good one. On two cores
+    # As if it were damaged: threads would find errors in a frame after it was given out as a good one. On two cores
     # this takes 0.9 to 1.2 times as long as with them.
     with Decoder(path, whole=False) as decoder:
         pts, dts = array("q"), array("q")

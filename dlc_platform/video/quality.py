@@ -17,7 +17,7 @@ from dlc_platform.video.times import Clock
 if TYPE_CHECKING:
     from av import VideoFrame
 
-#: Changes and black are looked for in every fourth line: encoders change blocks of at least as many.
+#: Changes and black are searched in every fourth line: encoders change blocks of at least four lines.
 _LINES = 4
 #: Exposure and the size of changes are measured on a grid of at most about so many lines and columns.
 _GRID = 48
@@ -32,8 +32,8 @@ _BLACK_LEVEL = 25.5
 #: Grey levels at which a pixel counts as clipped.
 _DARK, _BRIGHT = 5, 250
 
-#: Grey levels by which pixels of a picture that stands still may differ. Encoders leave out the faint noise of a scene
-#: at rest, but then one pixel of the whole picture changes by more within few frames.
+#: The most grey levels by which pixels of a still picture may differ. Encoders leave out the faint noise of a scene at
+#: rest, but then within few frames one pixel of the whole picture changes by more.
 _STILL = 2
 #: After a key frame an encoder refines its picture in so many rows at most, by less than this many grey levels.
 _REFINED_ROWS, _REFINED = 2, 0.5
@@ -45,12 +45,12 @@ _MOST_STRETCHES = 20
 _NEAR = 0.25
 #: Of one wrong timestamp any number may follow, and no integer column holds more.
 _MOST_DROPPED = 2**31 - 1
-#: Fraction of the intervals that must be near the median one, or the frame rate is no rate that frames drop out of.
+#: The fraction of the intervals that must be near the median one; else dropped frames cannot be counted.
 _REGULAR = 0.5
 
 
 class Stretch(NamedTuple):
-    """Rows that follow each other: the number of the first one, how many, and how long they are shown in seconds."""
+    """Rows that follow each other: the number of the first row, the number of rows, and their seconds."""
 
     first_frame: int
     frames: int
@@ -59,14 +59,14 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """Figures by row, each of shape (frames,), float32; NaN where a row has no picture or was not measured.
+    """Figures by row, each of shape (frames,), float32; NaN if a row has no picture or was not measured.
 
     Attributes
     ----------
     exposure
         Mean grey level, 0 to 255.
     change
-        Mean absolute difference from the picture before, in grey levels.
+        Mean absolute difference from the previous picture, in grey levels.
     focus
         As in `VideoQuality`.
     """
@@ -78,7 +78,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class VideoQuality:
-    """The figures of a video; None where they could not be measured.
+    """The figures of a video; None if they could not be measured.
 
     Grey levels are those of the luma, from 0 for black to 255 for white whatever range the file stores.
 
@@ -87,7 +87,7 @@ class VideoQuality:
     exposure
         Mean grey level of all pictures.
     fraction_dark, fraction_bright
-        Of the pixels, those at most 5 and at least 250: nothing can be seen in them.
+        The fraction of pixels of at most 5, and of at least 250: nothing can be seen in them.
     focus
         Variance of the Laplacian, the median of the pictures measured; it falls with blur, and rises with noise and
         texture, so that only videos of one camera compare. After Pech-Pacheco et al., "Diatom autofocusing in
@@ -96,17 +96,17 @@ class VideoQuality:
         Stretches of at least 0.5 s in which nothing is brighter than a tenth of the range, the longest first.
     frozen
         Stretches of at least 0.5 s and 10 rows in which no pixel changes by more than 2 grey levels from row to row,
-        except at a key frame that repeats the one before.
+        except at a key frame that repeats the previous one.
     dropped
-        Frames that are missing in gaps of about 2, 3 or more median intervals; None also where the intervals vary so
-        much that nothing can be told.
+        Frames that are missing in gaps of about 2, 3 or more median intervals; None also if the intervals vary too
+        much.
     longest_gap_s
         The longest interval between two rows, in seconds.
     jitter_ms
         Standard deviation of the intervals that are neither gaps nor zero. Rounding to the time base is part of it:
         up to 0.5 ms in Matroska.
     timeline
-        What the figures were made from.
+        The figures of each row.
     """
 
     exposure: float | None
@@ -144,7 +144,7 @@ class QualityMeter:
         self._refining = 0
 
     def add(self, frame: "VideoFrame | None") -> None:
-        """Measure the next row; None where its picture is lost."""
+        """Measure the next row; None if its picture is lost."""
         luma = self._gray.of(frame) if frame is not None else None
         if frame is None or luma is None:
             self._exposure.append(np.nan)
@@ -188,16 +188,17 @@ class QualityMeter:
         Parameters
         ----------
         time_base
-            Of the clock's ticks, in seconds.
+            The time base of the clock's ticks, in seconds.
         ends_s
-            When each row is shown, in seconds from the first, and when the last one ends; shape (frames + 1,).
+            The time at which each row is shown, in seconds from the first, and the end of the last row; shape
+            (frames + 1,).
         """
         exposure, change, focus = (
             np.array(values, np.float32) for values in (self._exposure, self._change, self._focus)
         )
         dark, bright = np.mean(self._clipped, axis=0).tolist() if self._clipped else (None, None)
         intervals = _intervals(clock.ticks, time_base if clock.known else None)
-        # A still row repeats the one before it, which belongs to the stretch.
+        # A still row repeats the previous one, which belongs to the stretch.
         still = np.frombuffer(self._still, np.bool_)
         frozen = still | np.append(still[1:], False) if len(still) else still
         return VideoQuality(
@@ -236,7 +237,7 @@ class _Luma(NamedTuple):
 
 
 class _Gray:
-    """Takes the luma of pictures: their first plane where that is what it holds, and what swscale makes of others."""
+    """Takes the luma of pictures: the first plane if it holds only luma, else swscale's conversion."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
@@ -265,7 +266,7 @@ class _Gray:
         size = 1 if bits == 8 else 2
         pixels = np.frombuffer(memoryview(plane), np.uint8 if bits == 8 else "<u2")
         pixels = pixels.reshape(-1, plane.line_size // size)[: frame.height, : frame.width]
-        # A copy: it lies together, so that working on it is quick, and lets go of the frame.
+        # A copy: it is contiguous, so that work on it is quick, and it releases the frame.
         lines = (pixels[::_LINES] >> (bits - 8)).astype(np.uint8) if bits > 8 else pixels[::_LINES].copy()
         black, scale = (16, 255 / 219) if is_limited else (0, 1.0)
         return _Luma(pixels, bits - 8, lines, black, scale)
@@ -283,7 +284,7 @@ def _luma_bits(frame: "VideoFrame") -> int | None:
 
 
 def _difference(luma: _Luma, other: _Luma | None) -> tuple[float, float]:
-    """The mean and the largest absolute difference of two pictures; NaN and endless where there is only one."""
+    """The mean and the largest absolute difference of two pictures; NaN and infinity if there is only one."""
     if other is None or other.lines.shape != luma.lines.shape or other.black != luma.black:
         return float("nan"), float("inf")
     difference = np.maximum(luma.lines, other.lines)

@@ -1,6 +1,6 @@
-"""The region of interest: the part of a picture that a lab looks at, the same for every use of its frames.
+"""The region of interest: the part of a picture that a lab uses, the same for every use of its frames.
 
-Which camera or session has one is written in lab.yaml. This module knows of nothing but errors, so that all can use it.
+lab.yaml gives regions to cameras and sessions. This module imports only errors, so that all can use it.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Region:
         return picture[self.y : self.y + self.height, self.x : self.x + self.width]
 
     def check(self, width: int, height: int, what: str) -> None:
-        """Refuse a picture that does not hold the region whole.
+        """Refuse a picture that does not contain the whole region.
 
         Parameters
         ----------
         width, height
-            Of the picture, in pixels.
+            The size of the picture, in pixels.
         what
-            The file that a person is told of.
+            The file, for the message.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""A registered video as computations see it: what identifies it, without the catalogue."""
+"""A registered video for computations: its identity and size, without the catalogue."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class KnownFile:
     video
         The identity of its content.
     width, height
-        Of its picture as it is shown, in pixels.
+        The size of its picture as it is shown, in pixels.
     """
 
     session: str

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
 
-#: Codecs of which each packet gives one frame, so that timestamps count frames without decoding them.
+#: Codecs in which each packet gives one frame, so that timestamps count frames without decoding.
 _ONE_FRAME_A_PACKET = ("h264", "hevc")
 #: Containers, by a part of FFmpeg's name, that keep the timestamp of each packet; those of `_STREAMED` may give one
 #: frame in several packets.
 _TIMED = ("mp4", "matroska")
 _STREAMED = ("mpegts", "flv")
-#: A decoder gives a frame at most this many packets after its own: FFmpeg reorders 16 and works on 16 at a time.
+#: A decoder gives a frame at most so many packets after the frame's own: FFmpeg reorders 16 and works on 16 at a time.
 LATEST = 32
 
 
@@ -31,15 +31,15 @@ class Picture:
     Attributes
     ----------
     pts
-        When it is shown, by its own timestamp in units of the stream's time base; None where the file does not say. The
-        time that counts is that of `times.Clock`.
+        The time at which it is shown, by its own timestamp in units of the stream's time base; None if the file has
+        none. The time that counts is that of `times.Clock`.
     dts
-        The time of decoding of the packet with which it came out of the decoder; None for the last ones, which come
-        without.
+        The time of decoding of the packet with which it came out of the decoder; None for the last rows, which come
+        without a packet.
     frame
-        None where it was lost: its packet is in the file, but gave no picture.
+        None if it was lost: its packet is in the file, but gave no picture.
     damaged
-        The decoder found errors in it and covered them up.
+        True if the decoder found errors in it and covered them.
     """
 
     pts: int | None
@@ -59,11 +59,11 @@ class Tally:
 
 
 def picture_rows(container: "InputContainer", stream: "VideoStream", tally: Tally) -> Iterator[Picture]:
-    """Each row of the video in order of presentation, from where the container stands.
+    """Each row of the video in order of presentation, from the position of the container.
 
-    A packet that no frame answers is a lost row. It comes before the first frame that is later than it, and that frame
-    waits until the packet is too old for an answer: where timestamps say nothing of the order (a file written without
-    times of presentation), an earlier frame may still follow a later one, and nothing is lost.
+    A packet without a frame is a lost row. It comes before the first later frame, and that frame waits until the packet
+    is too old for a frame. If timestamps do not tell the order (a file written without times of presentation), an
+    earlier frame may still follow a later one, and nothing is lost.
     """
     counted = counts_frames(container, stream)
     is_transport_stream = container.format.name == "mpegts"
@@ -76,11 +76,11 @@ def picture_rows(container: "InputContainer", stream: "VideoStream", tally: Tall
     corrupt: set[int] = set()
     lost: set[int] = set()
     held: list[tuple[Picture, int]] = []
-    # Packets that failed are not counted: they push no frame out of the decoder.
+    # Failed packets are not counted: they push no frame out of the decoder.
     decoded = 0
     latest: int | None = None
     is_reordered = is_interlaced = False
-    # Without timestamps nobody knows to which picture it belongs: the next one that comes stands for it.
+    # Without timestamps its picture is not known: the next picture stands for it.
     is_next_spoiled = False
 
     def released(now: int) -> Iterator[Picture]:
@@ -107,8 +107,8 @@ def picture_rows(container: "InputContainer", stream: "VideoStream", tally: Tall
         is_corrupt = packet is not None and packet.is_corrupt
         if packet and first_key is None and (packet.is_keyframe or is_indexed_key(packet)):
             first_key = pts
-        # Pictures that an edit list leaves out, and those that lean on what was before the first key frame, are not
-        # missing when no frame comes of them.
+        # Pictures that an edit list leaves out, and those that depend on pictures before the first key frame, are not
+        # missing if they give no frame.
         is_shown = packet is None or not packet.is_discard
         if pts is None:
             is_next_spoiled |= is_corrupt or is_spoiled
@@ -124,7 +124,7 @@ def picture_rows(container: "InputContainer", stream: "VideoStream", tally: Tall
                 insort(unanswered, _Unanswered(pts, decoded, has_failed or is_corrupt, is_row))
             elif is_shown and packet and packet.size and (first_key is None or pts < first_key):
                 leading.add(pts)
-            # AV1's decoder fails at a packet for the data of one before it.
+            # AV1's decoder fails at a packet because of the data of an earlier one.
             if is_corrupt or is_spoiled or has_failed:
                 corrupt.add(pts)
         for frame in frames:
@@ -136,7 +136,7 @@ def picture_rows(container: "InputContainer", stream: "VideoStream", tally: Tall
                 corrupt.discard(frame.pts)
                 leading.discard(frame.pts)
             if frame.pts in lost:
-                # It comes too late: its place is behind us.
+                # It comes too late: its place has passed.
                 lost.discard(frame.pts)
                 continue
             is_ordered = is_reordered or (stores_order and any(packet.has_failed for packet in unanswered))
@@ -151,9 +151,9 @@ def picture_rows(container: "InputContainer", stream: "VideoStream", tally: Tall
 
 
 def _first_indexed_key(container: "InputContainer", stream: "VideoStream") -> Callable[["Packet"], bool]:
-    """Says whether a packet is the first key frame of the container's index.
+    """A function that tells if a packet is the first key frame of the container's index.
 
-    FFmpeg takes the mark of a key frame from an H.264 packet whose data is spoiled; the index keeps it.
+    FFmpeg removes the mark of a key frame from an H.264 packet with spoiled data; the index keeps it.
     """
     stamp = next((entry.timestamp for entry in stream.index_entries if entry.is_keyframe), None)
     # MP4 indexes times of decoding, Matroska those of presentation.
@@ -163,9 +163,9 @@ def _first_indexed_key(container: "InputContainer", stream: "VideoStream") -> Ca
 
 
 class _Unanswered(NamedTuple):
-    """A packet whose frame has not come: its timestamp, and how many packets had been decoded with it.
+    """A packet whose frame has not come: its timestamp, and the number of packets that had been decoded with it.
 
-    It is a lost row unless `is_row` is false, where packets do not count frames.
+    It is a lost row, unless `is_row` is false because packets do not count frames.
     """
 
     pts: int
@@ -187,9 +187,9 @@ def _earlier(unanswered: list[_Unanswered], picture: Picture, fed: int) -> _Unan
 
 
 def _place(held: list[tuple[Picture, int]], pts: int | None) -> int:
-    """Where a frame comes among those that wait, by its timestamp.
+    """The place of a frame among those that wait, by its timestamp.
 
-    Where packets fail or are missing, a decoder may give the frames before them after those that follow.
+    If packets fail or are missing, a decoder may give earlier frames after later ones.
     """
     place = len(held)
     if pts is not None:
@@ -212,9 +212,9 @@ def _answer(unanswered: list[_Unanswered], frame: "VideoFrame") -> None:
 def _decoded(
     container: "InputContainer", stream: "VideoStream", tally: Tally
 ) -> Iterator[tuple["Packet | None", list["VideoFrame"], bool, bool]]:
-    """Each packet, the frames that came when it was decoded, whether that failed, and whether the decoder complained.
+    """Each packet, the frames that came when it was decoded, and true or false for a failure and for a complaint.
 
-    The packet is None where it cannot be read.
+    The packet is None if it cannot be read.
     """
     from av.error import FFmpegError
     from av.logging import Capture
@@ -251,7 +251,7 @@ def _decoded(
                 has_failed = False
             except FFmpegError:
                 frames, has_failed = [], True
-        # Before its first picture the decoder of H.264 misses what was recorded before the file begins.
+        # Before its first picture the decoder of H.264 misses pictures from before the beginning of the file.
         is_spoiled = tells_of_damage(lines, decoder) and (is_begun or decoder != "h264")
         is_begun |= bool(frames)
         if is_spoiled and decoder == "mjpeg":
@@ -260,7 +260,7 @@ def _decoded(
 
 
 def packets(container: "InputContainer", stream: "VideoStream") -> Iterator["Packet"]:
-    """The packets of a stream, also of a file in which damage, or a late sound track, makes others appear."""
+    """The packets of a stream, even if damage or a late sound track makes other streams appear."""
     while True:
         try:
             yield from container.demux(stream)
@@ -271,18 +271,18 @@ def packets(container: "InputContainer", stream: "VideoStream") -> Iterator["Pac
 
 
 def _stores_order(container: "InputContainer", stream: "VideoStream") -> bool:
-    """False where timestamps say nothing of the order of presentation.
+    """False if timestamps do not tell the order of presentation.
 
-    AVI files keep times of decoding. For most codecs FFmpeg works out the others; for these it gives the time of the
-    next packet.
+    AVI files keep times of decoding. For most codecs FFmpeg computes the times of presentation; for these it gives the
+    time of the next packet.
     """
     return container.format.name != "avi" or stream.codec_context.name not in _ONE_FRAME_A_PACKET
 
 
 def _slots(container: "InputContainer", stream: "VideoStream") -> dict[int | None, int]:
-    """The time of each packet by its place, as the index of an AVI file has it.
+    """The time of each packet by its place, from the index of an AVI file.
 
-    FFmpeg counts the packets that it finds, so that those behind a lost one would come too early.
+    FFmpeg counts the packets that it finds, so that packets after a lost one would come too early.
     """
     if container.format.name != "avi":
         return {}

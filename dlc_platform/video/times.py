@@ -1,8 +1,9 @@
-"""When the rows of a video are shown: one clock for poses, figures and pictures, that never runs backwards.
+"""The times at which the rows of a video are shown: one clock for poses, figures and pictures, that never runs
+backwards.
 
-Most containers store when a picture is shown. Some, such as AVI, store the order in which pictures are decoded, damage
-spoils timestamps, and files that were joined begin to count again. A row always keeps its place: only its time is
-mended here, and `Clock` says how often that was needed.
+Most containers store the time at which a picture is shown. Some, such as AVI, store the order in which pictures are
+decoded; damage spoils timestamps; and joined files begin to count again. A row always keeps its place: only its time is
+mended here, and `Clock` counts how often that was needed.
 """
 
 from dataclasses import dataclass
@@ -26,20 +27,20 @@ _WRONG_IN_WINDOW = 2
 
 @dataclass(frozen=True)
 class Clock:
-    """When each row of a video is shown.
+    """The times at which the rows of a video are shown.
 
     Attributes
     ----------
     ticks
         int64, shape (frames,), in units of the time base, never decreasing; all 0 without timestamps.
     known
-        The file has timestamps. Without them rows follow each other at the frame rate.
+        True if the file has timestamps. Without them rows follow each other at the frame rate.
     reordered
         Rows that have the timestamp of another row, because the file stores them in another order.
     estimated
-        Rows whose own timestamp is missing or wrong: their times lie in equal steps between those of others.
+        Rows whose own timestamp is missing or wrong: their times lie in equal steps between those of other rows.
     resets
-        Places where the file's clock begins again. How much time passed there is unknown; one interval is assumed.
+        Places where the file's clock begins again. The time that passed there is unknown; one interval is assumed.
     """
 
     ticks: np.ndarray
@@ -49,7 +50,7 @@ class Clock:
     resets: int = 0
 
     def seconds(self, time_base: Fraction | None, frame_rate: Fraction) -> np.ndarray:
-        """When each row is shown, in seconds from the first, shape (frames,) and float64."""
+        """The time at which each row is shown, in seconds from the first, shape (frames,) and float64."""
         if self.known and time_base is not None and len(self.ticks):
             return (self.ticks - self.ticks[0]) * float(time_base)
         return np.arange(len(self.ticks)) / float(frame_rate)
@@ -63,11 +64,11 @@ def clock_of(pts: np.ndarray, dts: np.ndarray, intact: bool, keeps_presentation_
     pts
         The timestamp of each row, int64, shape (frames,), or `NO_TIME`.
     dts
-        The time of decoding that belongs to the packet with which each row came out of the decoder, or `NO_TIME`.
+        The time of decoding of the packet with which each row came out of the decoder, or `NO_TIME`.
     intact
-        Nothing of the file is lost or damaged.
+        True if nothing in the file is lost or damaged.
     keeps_presentation_times
-        As the `Decoder` says it.
+        As in the `Decoder`.
     """
     timed = pts != NO_TIME
     if np.count_nonzero(timed) <= _FEWEST_TIMED * len(pts):
@@ -127,7 +128,7 @@ def _resets(pts: np.ndarray) -> list[int]:
 
 
 def _near_their_place(pts: np.ndarray) -> np.ndarray:
-    """The rows whose timestamps are where they belong among the others, but for reordering."""
+    """The rows whose timestamps are in their place among the others, except for reordering."""
     kept = np.arange(len(pts))
     while True:
         order = np.argsort(pts[kept], kind="stable")
@@ -135,7 +136,7 @@ def _near_their_place(pts: np.ndarray) -> np.ndarray:
         distance[order] = np.abs(order - np.arange(len(kept)))
         farthest = int(distance.max(initial=0))
         if farthest > _MOST_REORDERED:
-            # A wrong timestamp moves the others only by one place each.
+            # A wrong timestamp moves each of the others by only one place.
             kept = kept[distance <= max(_MOST_REORDERED, farthest // 2)]
         elif (alone := _far_from_all(pts[kept[order]])) is not None and distance[order[alone]]:
             kept = np.delete(kept, order[alone])
@@ -144,7 +145,7 @@ def _near_their_place(pts: np.ndarray) -> np.ndarray:
 
 
 def _far_from_all(ordered: np.ndarray) -> int | None:
-    """The place of the first or last timestamp, if it is farther from its neighbour than all others lie apart."""
+    """The place of the first or last timestamp, if it is farther from its neighbour than the range of all others."""
     if len(ordered) > 2 and ordered[1] - ordered[0] > ordered[-1] - ordered[1]:
         return 0
     if len(ordered) > 2 and ordered[-1] - ordered[-2] > ordered[-2] - ordered[0]:
@@ -153,10 +154,10 @@ def _far_from_all(ordered: np.ndarray) -> int | None:
 
 
 def _by_decoding(ticks: np.ndarray, dts: np.ndarray, step: int) -> np.ndarray:
-    """Times of decoding in place of sorted timestamps, where a file stores nothing else.
+    """Times of decoding instead of sorted timestamps, if a file stores nothing else.
 
-    An encoder gives the times at which it took its pictures in their order, some pictures later. So the time with which
-    a row comes out of the decoder is its own, and gaps lie where they were.
+    An encoder gives the times of its pictures in their order, some pictures later. So the time with which a row comes
+    out of the decoder is its own, and gaps lie in their place.
     """
     known = dts != NO_TIME
     timed = int(np.count_nonzero(known))
@@ -168,7 +169,7 @@ def _by_decoding(ticks: np.ndarray, dts: np.ndarray, step: int) -> np.ndarray:
 
 
 def _filled(places: np.ndarray, ticks: np.ndarray, rows: int, step: int) -> np.ndarray:
-    """The times of all rows, where only those of some are known: between two of them in equal steps."""
+    """The times of all rows, if only those of some are known: equal steps between two known rows."""
     every = np.arange(rows)
     # From the first, so that no precision is lost.
     filled = np.rint(np.interp(every, places, (ticks - ticks[0]).astype(np.float64))).astype(np.int64) + ticks[0]

@@ -665,7 +665,7 @@ def test_lists_have_all_columns_as_csv_and_wide(
     assert "subject" not in command("sessions", home)[1], "an option is of its own call"
 
 
-def test_what_a_person_copies_can_be_read_again_and_says_what_made_a_number(
+def test_copied_output_can_be_read_again_and_keeps_its_origin(
     lab: Engine,
     broken_lab: Callable[..., Path],
     command: Callable[..., tuple[object, str]],

@@ -1,7 +1,7 @@
-"""Where a network's first weights come from: ImageNet (downloaded), a local folder, or nowhere (random).
+"""The source of a network's first weights: ImageNet (downloaded), a local folder, or nothing (random).
 
-Every training starts from an explicit first snapshot made here, because DeepLabCut downloads ImageNet weights whenever
-it is given none.
+Every training starts from an explicit first snapshot made here, because without one DeepLabCut downloads ImageNet
+weights.
 """
 
 import json
@@ -22,7 +22,7 @@ RANDOM = "random"
 #: The file of a local folder that holds the weights.
 LOCAL_WEIGHTS = "model.safetensors"
 
-#: The networks of `settings.NET_TYPES`, and the name of each in timm; None where timm does not have it.
+#: The networks of `settings.NET_TYPES`, and the name of each in timm; None if timm does not have it.
 NETWORKS: dict[str, str | None] = {
     "cspnext_s": None,
     "cspnext_m": None,
@@ -39,7 +39,7 @@ _WITHOUT = "Set `weights: random` in the recipe, or the folder of a local copy (
 
 
 def check_weights(weights: str, net_type: str) -> None:
-    """Make sure, within seconds and before any work, that a training will have its first weights.
+    """Make sure, within seconds and before any work, that the first weights of a training are available.
 
     Parameters
     ----------
@@ -149,12 +149,12 @@ def _hub_answers() -> bool:
         try:
             urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_CONNECT_SECONDS).close()
         except HTTPError:
-            pass  # an answer all the same
+            pass  # this is an answer, too
         except OSError:
             return
         answered.append(True)
 
-    # A thread, because the look-up of a name knows no time limit.
+    # A thread, because the look-up of a name has no time limit.
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_CONNECT_SECONDS + 1)

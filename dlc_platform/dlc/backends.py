@@ -1,8 +1,7 @@
 """Ways to compute a `network.keypoint_network`: PyTorch as it is, which always works, and OpenVINO on CPUs.
 
 Each is called with uint8 pictures of one size, shape (pictures, height, width, 3), blue first, as `geometry` fits them,
-and gives float32 keypoints, shape (pictures, bodyparts, 3). Which one is used, and whether it may be, is decided in
-`exports` and `engine`.
+and gives float32 keypoints, shape (pictures, bodyparts, 3). `exports` and `engine` decide which one may be used.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 #: ``half`` is float16 on a GPU, and bfloat16 on a CPU that has it.
 Precision = Literal["full", "half"]
 
-#: A batch of pictures takes no more than this, in bytes: it is copied, queued and held a few times.
+#: The largest batch of pictures in bytes: it is copied, queued and held a few times.
 _MOST_BYTES = 32 << 20
 _MOST_PICTURES = 64
 _CPU_BATCH = 8
@@ -48,7 +47,7 @@ class PyTorch:
     Parameters
     ----------
     batch_size
-        None: on a GPU the largest power of two that fits its memory and is still faster, found by trying.
+        None means, on a GPU, the largest power of two that fits its memory and is still faster; it is found by trying.
     """
 
     name = "pytorch"
@@ -62,7 +61,7 @@ class PyTorch:
         self._found: dict[tuple[int, int], int] = {}
         self._network = keypoint_network(model_path).to(device)
         if torch.device(device).type == "cuda":
-            # The same kernels in every run, or a video that is continued would end in other digits.
+            # The same kernels in every run; else a continued video would have other last digits.
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
 
@@ -90,7 +89,7 @@ class PyTorch:
         return torch.autocast(kind, half, enabled=self._precision == "half")
 
     def _try_batches(self, width: int, height: int) -> int:
-        """Double the batch as long as that makes it faster by a twentieth, and the memory holds it."""
+        """Double the batch as long as that makes it faster by a twentieth, and it fits the memory."""
         import time
 
         import torch
@@ -117,8 +116,8 @@ class PyTorch:
 class OpenVino:
     """An exported network on a CPU.
 
-    Each core works on a picture of its own, which is the fastest way, and makes the numbers independent of how many
-    pictures come at once and of how many cores there are.
+    Each core works on its own picture. That is the fastest way, and makes the numbers independent of the number of
+    pictures in a batch and of the number of cores.
     """
 
     name = "openvino"
@@ -134,7 +133,7 @@ class OpenVino:
     def batch_size(self, width: int, height: int) -> int:
         if self._asked is not None:
             return self._asked
-        # As many for each core, because at the end of a batch they wait for each other.
+        # So many for each core, because at the end of a batch they wait for each other.
         return _cores() * max(2, most_pictures(width, height) // _cores())
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
@@ -163,7 +162,7 @@ class _Compiled:
 
     def __init__(self, queue) -> None:
         self._queue = queue
-        # The queue is C++ and holds its callback: one that held this object would keep both for ever.
+        # The queue is C++ and holds its callback: a callback that held this object would keep both for ever.
         queue.set_callback(_keep)
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:

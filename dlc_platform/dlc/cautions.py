@@ -6,7 +6,7 @@ from typing import Any
 from dlc_platform.identity import short
 from dlc_platform.text.words import counted
 
-#: On fewer images there is no interval, nothing is clear, and whoever is shown a figure is warned.
+#: With fewer images there is no interval and no clear result, and each figure comes with a warning.
 FEWEST_IMAGES = 6
 
 
@@ -16,7 +16,7 @@ def warnings_about(best: Iterable[Mapping[str, Any]]) -> list[str]:
     for row in best:
         if row["test_images"] < FEWEST_IMAGES:
             warnings[row["project"], None] = too_few(row["test_images"])
-        # Null where an older platform evaluated a version.
+        # Null if an older platform evaluated the version.
         if row["training_known"] is False:
             warnings[row["project"], row["model"]] = unknown(row["model"])
     return [f"{project}: {said}" for (project, _), said in warnings.items()]

@@ -54,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Rows(Decoded):
-    """Consecutive rows of a video: what the network found in them, shape (rows, ...), and what decoding said."""
+    """Consecutive rows of a video: the network's result for them, shape (rows, ...), and that of decoding."""
 
     poses: np.ndarray
 
@@ -103,12 +103,12 @@ class Work:
             "chunk_frames": CHUNK_FRAMES,
             "decoder": decoder.decoder,
             "whole": whole,
-            # Where these are equal, the same computation gives the same digits.
+            # If these are equal, the same computation gives the same digits.
             "versions": {name: text for name, text in versions().items() if name not in ("host", "platform")},
         }
 
     def run(self, frames: int, on_progress: Callable[[Progress], None]) -> None:
-        """Work on the chunks that are not there yet; `frames` is how many rows are expected."""
+        """Work on the chunks that do not exist yet; `frames` is the expected number of rows."""
         begun, batch_size = self._continue()
         reader = Reader(self.decoder, self.engine, self._region, self.video_path, batch_size)
         started = kept = time.monotonic()
@@ -149,7 +149,7 @@ class Work:
         start = 0
         if settings == self._conditions:
             while (chunk := self._chunk(start)) is not None and len(chunk[0].pts) == CHUNK_FRAMES:
-                # Of a whole video nothing is lost, unless its disk failed for a moment.
+                # A whole video loses nothing, unless its disk failed for a moment.
                 if self._conditions["whole"] and (chunk[0].lost.any() or chunk[0].damaged.any()):
                     break
                 start += CHUNK_FRAMES
@@ -170,7 +170,7 @@ class Work:
         return settings if isinstance(settings, dict) else {}
 
     def _chunk(self, start: int) -> tuple[_Rows, float] | None:
-        """The chunk that begins with a row, and its seconds; None where there is none that can be relied on."""
+        """The chunk that begins with a row, and its seconds; None if there is none that can be relied on."""
         try:
             with np.load(self.workspace / _CHUNK.format(start)) as arrays:
                 rows = _Rows(**{own.name: arrays[own.name] for own in fields(_Rows)})

@@ -1,8 +1,8 @@
-"""Comparison: model versions held against one another on the same test images.
+"""Comparison: model versions compared with one another on the same test images.
 
-A figure of one version beside a figure of another says nothing when the images behind them differ. Here every version
-is judged by the same labelled keypoints, none of which any of them was trained on, and with the uncertainty that so
-few images leave. What follows from it for the production model is decided in `selection`.
+The figures of two versions cannot be compared if the images behind them differ. Here every version is judged by the
+same labelled keypoints, none of which any of them was trained on, and with the uncertainty that so few images leave.
+`models.promotion` decides what follows for the production model.
 
 Notes
 -----
@@ -51,7 +51,7 @@ _SAME_SPLIT = "Give the project one `split_seed` and its recipes one `test_fract
 
 
 class NotComparable(PlatformError):
-    """The evaluations have nothing in common that would be fair to compare them on."""
+    """The evaluations have nothing in common on which a comparison would be fair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,16 +63,16 @@ class Comparison:
     id
         The identity: a hash of the evaluations, the images and the cutoff.
     evaluations
-        From each version's identity to that of its evaluation, in the order that they were given in.
+        The identity of each version's evaluation, by the version's identity, in the given order.
     images
         SHA-256 of the shared test images, sorted.
     errors
         For each version one row over all body parts that every version knows (bodypart ``all``), and one for each body
         part that it knows itself. Columns model, bodypart, images (on which it is labelled), keypoints, missed,
         rmse_px, rmse_low_px and rmse_high_px (the ends of the 95 % interval; NaN on fewer than `FEWEST_IMAGES`),
-        rmse_confident_px, fraction_confident. A version misses a keypoint to which it gives no position: such a
-        keypoint counts for no version, so that none is better for having given up on it, and the errors are over the
-        other ones. Confident keypoints have a likelihood of the cutoff or more.
+        rmse_confident_px, fraction_confident. A version misses a keypoint to which it gives no position. Such a
+        keypoint counts for no version, so that no version gains by giving up on it; the errors are over the others.
+        Confident keypoints have a likelihood of the cutoff or more.
     by_session
         The same over all body parts for each session that is known: columns model, session, and those of `errors` from
         images on.
@@ -88,7 +88,7 @@ class Comparison:
     _missed: np.ndarray = field(repr=False)
 
     def paired(self, one: str, other: str, confidence: float = _CONFIDENCE) -> pd.DataFrame:
-        """By how much the RMSE of a version differs from that of another on the same draws of images.
+        """The differences of the RMSE of two versions on the same draws of images.
 
         Returns
         -------
@@ -121,9 +121,9 @@ class Comparison:
 
 
 def fewest_images(confidence: float) -> int:
-    """On how many images at least an interval of that confidence means something.
+    """The fewest images for which an interval with that confidence means something.
 
-    That chance alone favours one side on each of n images has the probability 2^-n; below this number of images that is
+    The probability that chance alone favours one side on each of n images is 2^-n; below this number of images that is
     more than the interval leaves to chance.
     """
     return max(FEWEST_IMAGES, math.ceil(math.log2(2 / (1 - confidence))))
@@ -231,7 +231,7 @@ def compare(evaluations: Sequence[Evaluation], cutoff: float, sessions: Mapping[
 
 
 def comparable(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], dict[str, str]]:
-    """Which versions can be compared with one another, without one of them spoiling it for the others.
+    """The versions that can be compared with one another without one of them spoiling it for the others.
 
     A version is left out when it was trained on so many of the test images that too few would be left: fewer than 20
     and fewer than half of all, or fewer than `FEWEST_IMAGES` where there are more without it. Further when it knows

@@ -1,7 +1,7 @@
 """Training datasets: labelled images, frozen with the side of the split that each belongs to.
 
-A dataset is a product of the store and needs nothing of the project that it came from. How a network sees it is
-decided in `training`.
+A dataset is a product of the store and needs nothing from the project that it came from. `training` decides how a
+network sees it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Dataset:
     Attributes
     ----------
     n_left_out
-        How many labelled images are not in it, because they are too close to a test image, or the same picture.
+        The number of labelled images that are not in it, because they are too close to a test image, or the same
+        picture.
     sessions
         The keys of the sessions that its images are known to come from.
     """
@@ -84,7 +85,7 @@ class Dataset:
 
     def image_path(self, image: str, file: str) -> Path:
         """Where the copy of an image, or of its region, lies, from its columns `image` and `file`."""
-        # Of a table that names something else than a hash, no folder is taken.
+        # If a table names anything but a hash, its folder is not used.
         copy = self.path / "images" / f"{Path(image).name}{Path(file).suffix.lower()}"
         for path in (copy, copy.with_suffix(".png")):
             if path.is_file():
@@ -99,9 +100,9 @@ class Dataset:
 
 
 def side(image_sha256: str, seed: int, test_fraction: float) -> Side:
-    """The side of the split, from the image's content and the seed alone.
+    """The side of the split, which follows only from the image's content and the seed.
 
-    An image keeps its side whatever is labelled later, so two models of a project are compared on the same images.
+    An image keeps its side when more is labelled later, so two models of a project are compared on the same images.
     """
     digest = hashlib.sha256(f"{seed}:{image_sha256}".encode()).digest()
     return "test" if int.from_bytes(digest[:8], "big") / 2**64 < test_fraction else "train"
@@ -126,9 +127,9 @@ def make_dataset(
     Parameters
     ----------
     labels
-        With regions, where there are any, as `labels.within_regions` gives them.
+        The labels; if there are regions, as `labels.within_regions` gives them.
     sessions
-        From a folder of ``labeled-data`` to the key of the session that its frames were taken from.
+        The key of the session that the frames of a folder of ``labeled-data`` were taken from, by folder.
     apart_frames
         Training images that are at most so many frames from a test image of the same folder are left out, and so is a
         picture of the test side that was saved again under another name: near-duplicates never lie on both sides. No
@@ -178,7 +179,7 @@ def make_dataset(
                     rows["side"].iloc[0],
                     [_point(x, y) for x, y in zip(rows["x"], rows["y"], strict=True)],
                     *([region.as_dict()] if (region := labels.regions.get(rows["folder"].iloc[0])) else []),
-                    # So that a dataset from before they were stored as they are shown is another one.
+                    # So that the dataset differs from an older one that did not store images as they are shown.
                     *(["turned"] if rows["is_turned"].iloc[0] else []),
                 ]
                 for image, rows in table.groupby("image", sort=True)
@@ -219,12 +220,12 @@ def make_dataset(
         columns = ["image", "folder", "file", "session", "side", "bodypart", "x", "y", "offset_x", "offset_y", *_PIXELS]
         table.assign(copy_pixels_sha256=table["image"].map(copies))[columns].to_parquet(folder / _LABELS, index=False)
 
-    # The same images may have been frozen before, when others were left out or none.
+    # The same images may have been frozen before, when other images or none were left out.
     return replace(load_dataset(store.put("datasets", identity, manifest, write)), n_left_out=n_left_out)
 
 
 def load_dataset(path: Path) -> Dataset:
-    """The dataset whose product directory is `path`."""
+    """The dataset in the product directory `path`."""
     manifest = read_manifest(path)
     return Dataset(
         id=path.name,
@@ -264,7 +265,7 @@ def _pixels_of_copies(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _write_as_shown(image: Path, region: Region | None, copy: Path) -> str:
-    """Write an image or a region of it, with the very pixels that DeepLabCut reads there, in the order it has them.
+    """Write an image or a region of it, with exactly the pixels that DeepLabCut reads there, in their order.
 
     Returns
     -------
@@ -280,7 +281,7 @@ def _write_as_shown(image: Path, region: Region | None, copy: Path) -> str:
 
 
 def taught_images(images: pd.DataFrame, taught: pd.DataFrame, apart_frames: int) -> set[str]:
-    """The images that a model has seen in training, or as good as seen.
+    """The images that a model has seen in training, or near-duplicates of these.
 
     Those are the images that it was trained on, those of the same pixels or the same name (an image that was saved
     again has other bytes), and those of the same video that are at most so many frames from one that it was trained on.
@@ -288,7 +289,7 @@ def taught_images(images: pd.DataFrame, taught: pd.DataFrame, apart_frames: int)
     Parameters
     ----------
     images, taught
-        As `Dataset.images` gives them: the images that are asked about, and those that the model was trained on.
+        As `Dataset.images` gives them: the images in question, and those that the model was trained on.
     """
     pixels = frozenset[str]().union(*taught["pixels"])
     again = _names(images).isin(_names(taught)) | ~images["pixels"].map(pixels.isdisjoint).astype(bool)
@@ -302,9 +303,9 @@ def _names(images: pd.DataFrame) -> pd.Series:
 
 
 def _within_frames(images: pd.DataFrame, others: pd.DataFrame, apart_frames: int) -> pd.Series:
-    """True for the images that are at most so many frames from one of the others, of the same folder; none for 0.
+    """True for images that are at most so many frames from one of the others, in the same folder; always false for 0.
 
-    Images whose names do not tell their frame are close to none.
+    Images whose names do not tell their frame are close to no other.
     """
     import numpy as np
     import pandas as pd

@@ -2,7 +2,7 @@
 
 A bottom-up model of one animal runs on the fastest backend that is proved for it (`exports`), without importing
 deeplabcut; every other model, and every option that `network` does not reproduce, runs in DeepLabCut's own runners
-(`runner`). What is done with the frames of a whole video is `inference`.
+(`runner`). `inference` works through the frames of a whole video.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Engine:
     Attributes
     ----------
     scorer, bodyparts, individuals
-        As DeepLabCut's files name them; of a model of one animal the individual is `pose.table.SINGLE_ANIMAL`.
+        The names in DeepLabCut's files; the individual of a model of one animal is `pose.table.SINGLE_ANIMAL`.
     backend
         ``openvino``, ``pytorch`` or ``deeplabcut``.
     device
         ``cpu``, ``cuda``, ``cuda:0``...
     export
-        The export that is used, or that was made and is not used because it is too far from DeepLabCut; else None.
+        The export that is used, or one that is not used because it is too far from DeepLabCut; else None.
     tracks
-        True for a model of several animals: what `detect` gives for all frames goes through `track`.
+        True for a model of several animals: the results of `detect` for all frames go through `track`.
     largest_batch
-        How many pictures memory holds at once, once it has run out; else None.
+        The most pictures that fit into memory, known after it has run out; else None.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Engine:
         return self._runner.detect(pictures) if self.tracks else self._runner.predict(pictures)
 
     def track(self, detections: np.ndarray) -> Tracks:
-        """Join what `detect` found in all frames of a video to tracks."""
+        """Join the results of `detect` in all frames of a video to tracks."""
         assert self._runner is not None
         return self._runner.track(detections)
 
@@ -183,7 +183,7 @@ def load_engine(
 ) -> Engine:
     """Load a model version for the device, with the fastest backend that is proved for it.
 
-    An export that is not there yet is made and compared, once; that takes the import of deeplabcut.
+    A missing export is made and compared once; that takes the import of deeplabcut.
 
     Parameters
     ----------
@@ -192,12 +192,12 @@ def load_engine(
     device
         ``cpu``, ``cuda``...; the GPU when there is one, by default.
     batch_size
-        Pictures to a batch, None to let it be found. Speed and memory only.
+        The pictures of a batch; None to have it found. It changes only speed and memory.
 
     Raises
     ------
     PlatformError
-        When it is a model that is not run here, or not in half precision.
+        When the model cannot run here, or not in half precision.
     """
     from dlc_platform.dlc.runner import DeepLabCutRunner, unusable
 
@@ -226,7 +226,7 @@ _RUNNER_BATCH = 8
 
 
 def _device() -> str:
-    """The GPU when there is one; torch is only asked where a driver says so, because its import takes seconds."""
+    """The GPU if there is one; torch is asked only if a driver reports one, because its import takes seconds."""
     import pynvml
 
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") == "":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dlc_platform.version import __version__
 
-#: What can change a number, as the packages are called where they come from.
+#: The packages that can change a number, by their names in the package index.
 _PACKAGES = (
     "albumentations",
     "av",
@@ -29,9 +29,9 @@ _PACKAGES = (
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Versions of what computes; the platform, host, CPU and GPU of this process's machine (``none`` without one).
+    """The versions of computing software; the platform, host, CPU and GPU of this machine (``none`` without one).
 
-    Asked once in a process: to look up what is installed takes as long as a short session's poses take to be judged.
+    Asked once in a process: looking up installed packages takes as long as judging the poses of a short session.
     """
     return {
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Evaluation: how far a model's keypoints lie from the labels of a dataset.
+"""Evaluation: the distances between a model's keypoints and the labels of a dataset.
 
 The one definition of a model's test error is here: it is over the images on the test side of a dataset that the model
 was not trained on. A dataset that is newer than the model, or of another split, has test images that it was trained on.
@@ -48,21 +48,21 @@ class Evaluation:
     Attributes
     ----------
     errors
-        What `summarise_errors` gives of `fair_predictions`, for the cutoff that was asked for.
+        The result of `summarise_errors` for `fair_predictions`, with the given cutoff.
     test_images
         SHA-256 of the images on the dataset's test side that the model was not trained on, nor on the same picture
-        saved again, nor on a frame that is so close that `apart_frames` of either dataset keeps the two apart.
+        saved again, nor on a frame that `apart_frames` of either dataset calls too close.
     taught_images
-        How many images of the dataset's test side it was trained on in that sense.
+        The number of images on the dataset's test side that it was trained on in that sense.
     bodyparts
         Those of the dataset that the model knows.
     training_known
-        False where nobody can say what the model was trained on, because it was imported, or the model itself is not in
-        the store: `test_images` are all those of the test side then, and it may have been trained on them.
+        False if it is not known what the model was trained on, because it was imported, or the model itself is not in
+        the store: then `test_images` are all those of the test side, and it may have been trained on them.
     images
-        How many images the model ran on, on both sides of the split.
+        The number of images that the model ran on, on both sides of the split.
     seconds
-        The wall time of that, without the loading of the model.
+        The wall time of the run, without the loading of the model.
     """
 
     id: str
@@ -88,11 +88,11 @@ class Evaluation:
         return _predictions(self.path)
 
     def fair_predictions(self) -> pd.DataFrame:
-        """The rows of `predictions` by what the model had to do with their images, not by the dataset's split.
+        """The rows of `predictions`, with the sides that the model's own training gives, not the dataset's split.
 
         The side is ``test`` for the `test_images`, and ``train`` for the images that the model is known to have been
         trained on. Other images are left out. The column `missed` is True for a labelled keypoint of a body part that
-        the model knows, and to which it gives no position, as a top-down model does where it sees no animal.
+        the model knows, and to which it gives no position, as a top-down model does if it sees no animal.
         """
         return _fair(self.predictions(), self.bodyparts, self.test_images, self._trained_on)
 
@@ -102,14 +102,14 @@ def evaluate_model(
 ) -> Evaluation:
     """Run a model on every image of a dataset and store the predictions as a product of kind ``evaluations``.
 
-    Where the two differ in their body parts, the model is evaluated on those that they share. The identity is that of
-    the model and the dataset. The cutoff only decides what `errors` counts as confident, so it belongs to neither the
-    identity nor the product.
+    If the two differ in their body parts, the model is evaluated on those that they share. The identity covers the
+    model and the dataset. The cutoff only decides which keypoints `errors` counts as confident, so it belongs neither
+    to the identity nor to the product.
 
     Raises
     ------
     PlatformError
-        When the model is of several animals, or it and the dataset have no body part in common.
+        When the model is for several animals, or the model and the dataset have no body part in common.
     """
     if reason := not_evaluable(model_path):
         raise PlatformError(
@@ -166,7 +166,7 @@ def evaluate_model(
 
 
 def not_evaluable(model_path: Path) -> str | None:
-    """Why a stored model cannot be compared with the labels of a dataset; None where it can."""
+    """The reason why a stored model cannot be compared with the labels of a dataset; None if it can."""
     if has_several_animals(model_path):
         return "it is a model of several animals, and the labels of datasets are those of one"
     return None
@@ -180,13 +180,13 @@ def _predictions(path: Path) -> pd.DataFrame:
 
 
 def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluation:
-    """An evaluation of the store, with what its model was trained on.
+    """An evaluation of the store, with the images that its model was trained on.
 
     Raises
     ------
     PlatformError
-        When it, its dataset or the one that its model was trained on cannot be read: without them nobody knows which of
-        its images are test images.
+        When it, its dataset or the dataset that its model was trained on cannot be read: without them its test images
+        are not known.
     """
     path = store.path("evaluations", identity)
     manifest = read_manifest(path)
@@ -217,7 +217,8 @@ def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluat
 
 
 def _taught(model: str, dataset: str, store: Store) -> tuple[set[str], set[str]] | None:
-    """The images of a dataset that a model has as good as seen in training, and those of its own; None if unknown."""
+    """The images of a dataset that a model has seen in training, or near-duplicates of them, and its own; None if
+    unknown."""
     own = store.manifest("models", model).get("dataset") if store.has("models", model) else None
     if own is None:
         return None
@@ -247,8 +248,8 @@ def summarise_errors(predictions: pd.DataFrame, cutoff: float) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns side, bodypart, keypoints (how many are labelled), missed (to how many of them the model gives no
-        position), rmse_px, rmse_confident_px, mean_px, median_px, mean_likelihood, fraction_confident. Errors and
+        Columns side, bodypart, keypoints (the number of labelled ones), missed (the number of them without a position
+        from the model), rmse_px, rmse_confident_px, mean_px, median_px, mean_likelihood, fraction_confident. Errors and
         likelihoods are those of the keypoints that were not missed, and NaN over none. Confident keypoints have a
         likelihood of `cutoff` or more; a missed one is not confident.
 

@@ -1,9 +1,9 @@
 """Exports: a model version in the form of a faster backend, proved against DeepLabCut before anybody uses it.
 
 An export is a product of kind ``exports``. It is made once for a model version, a precision, a device and a version of
-the backend, and says how far its keypoints lie from those of the network in PyTorch on the model's own test images. In
-full precision it is used only within `TOLERANCE_PX` and `TOLERANCE_LIKELIHOOD`; an export beyond them is kept as the
-record of that, without its files. What it costs to compute in half precision is for the lab to judge.
+the backend. It records the distance of its keypoints from those of the network in PyTorch, on the model's own test
+images. In full precision it is used only within `TOLERANCE_PX` and `TOLERANCE_LIKELIHOOD`; an export beyond them is
+kept as a record, without its files. The lab judges the cost of half precision.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Export:
         False when its keypoints are too far from DeepLabCut's, it could not be made, or it is damaged: `reason` says
         which.
     images
-        How many pictures it was compared on.
+        The number of pictures on which it was compared.
     deviation_px, deviation_likelihood
-        The largest difference of a coordinate, and of a likelihood; None where it could not be made.
+        The largest difference of a coordinate, and of a likelihood; None if the export could not be made.
     eager_ms_per_frame, ms_per_frame
         The time that PyTorch and the export took for a picture there, in milliseconds.
     """
@@ -82,7 +82,7 @@ class Export:
 
 
 def find_export(model_path: Path, store: Store, precision: Precision = "full") -> Export | None:
-    """The export of a model for this machine's CPU; None where there is none whose files are those that were proved."""
+    """The export of a model for this machine's CPU; None if there is none whose files are those that were proved."""
     identity = _identity(model_path.name, precision)
     if not store.has("exports", identity):
         return None
@@ -97,15 +97,15 @@ def find_export(model_path: Path, store: Store, precision: Precision = "full") -
 
 
 def make_export(model_path: Path, store: Store, pictures: Pictures, precision: Precision = "full") -> Export | None:
-    """Export a model for CPUs, or find its export; None where there is no picture to compare on.
+    """Export a model for CPUs, or find its export; None if there is no picture to compare on.
 
     A damaged export is made anew: it holds nothing that the model does not.
 
     Parameters
     ----------
     pictures
-        Gives pictures to compare on, uint8, shape (height, width, 3), blue first, where the model has no test images
-        of its own: an imported one.
+        Gives pictures to compare on, uint8, shape (height, width, 3), blue first, for a model without test images of
+        its own: an imported one.
     """
     identity = _identity(model_path.name, precision)
     with store.workspace("exports", identity):
@@ -128,14 +128,14 @@ def make_export(model_path: Path, store: Store, pictures: Pictures, precision: P
         }
 
         def write(folder: Path) -> None:
-            # The manifest is written after this, with what is found out here.
+            # The manifest is written after this, with the results from here.
             manifest.update(_prove(model_path, folder, precision, inputs, eager))
 
         return load_export(store.put("exports", identity, manifest, write))
 
 
 def load_export(path: Path) -> Export:
-    """The export whose product directory is `path`."""
+    """The export in the product directory `path`."""
     manifest = read_manifest(path)
     return Export(
         id=path.name,
@@ -198,13 +198,13 @@ def _fitted(model_path: Path, pictures: Sequence[np.ndarray]) -> list[np.ndarray
 def _prove(
     model_path: Path, folder: Path, precision: Precision, inputs: Sequence[np.ndarray], eager: np.ndarray
 ) -> dict[str, Any]:
-    """Export into `folder` and compare; what is not accepted leaves no file there."""
+    """Export into `folder` and compare; if it is not accepted, no file stays there."""
     proof = {"deviation_px": None, "deviation_likelihood": None, "ms_per_frame": None}
     try:
         converted = _convert(model_path, inputs[0][:1])
     except Exception as error:  # PyTorch's tracing and OpenVINO's reading of it have many kinds
         return proof | {"accepted": False, "reason": f"it cannot be exported: {' '.join(str(error).split())[:300]}"}
-    # Not in the `try`: a disk that is full says nothing of the network.
+    # Not in the `try`: a full disk tells nothing about the network.
     openvino().save_model(converted, folder / _NETWORK, compress_to_fp16=False)
     try:
         keypoints, milliseconds = _run(OpenVino(folder / _NETWORK, precision), inputs)
@@ -239,7 +239,7 @@ def _convert(model_path: Path, example: np.ndarray) -> Model:
     root = logging.getLogger()
     level = root.level
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # of tracing: that sizes are taken as they come is what is proved afterwards
+        warnings.simplefilter("ignore")  # of tracing: the proof afterwards shows that sizes are handled
         try:
             return openvino().convert_model(network, example_input=torch.from_numpy(example))
         finally:

@@ -1,7 +1,7 @@
-"""From a picture to the size that a network takes, and back: what a model's ``data.inference`` says of sizes.
+"""From a picture to the size that a network takes, and back, by the model's ``data.inference``.
 
 Resizing and padding are those of DeepLabCut's transforms (albumentations 1.4.3), done with the same OpenCV calls, so
-that a network sees the same bytes. What happens to the pixels' values afterwards is in `network`.
+that a network sees the same bytes. `network` changes the pixels' values afterwards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-#: What a picture may go through; anything else is left to DeepLabCut itself.
+#: The changes of a picture that are reproduced here; all others are left to DeepLabCut itself.
 _SIZES = {"resize", "longest_max_size", "auto_padding"}
 _VALUES = {"normalize_images", "scale_to_unit_range"}
 
@@ -45,7 +45,7 @@ class Geometry:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Width and height of what the network takes, in pixels."""
+        """Width and height of the network's input, in pixels."""
         return self.resized[0] + self.left + self.right, self.resized[1] + self.top + self.bottom
 
     @property
@@ -112,7 +112,7 @@ def geometry(inference: Mapping[str, Any], width: int, height: int) -> Geometry:
 
 
 def reproduces(inference: Mapping[str, Any]) -> bool:
-    """True when a model's ``data.inference`` holds at most one change of size and one of the pixels' values."""
+    """True if a model's ``data.inference`` has at most one change of size and one of the pixels' values."""
     used = {key for key, value in inference.items() if value not in (None, False)}
     return (
         used <= {*_SIZES, *_VALUES}
@@ -123,16 +123,16 @@ def reproduces(inference: Mapping[str, Any]) -> bool:
 
 
 def _blue_first(value: float | Sequence[float] | None) -> tuple[float, ...]:
-    """The colour of a border that DeepLabCut gives OpenCV for its pictures, which have red first."""
+    """The colour of a border in the order that DeepLabCut gives OpenCV for its pictures, which have red first."""
     if value is None:
         return 0, 0, 0
     if isinstance(value, Sequence):
         return tuple(value[::-1])
-    return 0, 0, value  # OpenCV takes a single number for the first channel alone
+    return 0, 0, value  # OpenCV applies a single number only to the first channel
 
 
 def _sides(length: int, least: int | None, divisor: int | None, first: bool, position: str) -> tuple[int, int]:
-    """Pixels to add before and after; `first` says that the picture comes first."""
+    """The pixels to add before and after; `first` is true if the picture comes first."""
     lacking = max(0, least - length) if least is not None else -length % (divisor or 1)
     if position in ("center", "random"):
         return lacking // 2, lacking - lacking // 2

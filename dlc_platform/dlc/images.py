@@ -1,7 +1,7 @@
 """Images as DeepLabCut's PyTorch engine reads them: the one reader for sizes, training, evaluation and pictures.
 
-OpenCV gives the pixels, turned as the file says, in eight bits of blue, green and red. It is silent about some damage,
-so an image is looked at by others, too, before a dataset is made of it.
+OpenCV gives the pixels, turned as the file says, in eight bits of blue, green and red. It does not report some damage,
+so other libraries check an image, too, before it becomes part of a dataset.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dlc_platform.identity import sha256_bytes
 if TYPE_CHECKING:
     import numpy as np
 
-#: The tag of EXIF that says how a picture is to be turned; 1 is not at all.
+#: The tag of EXIF for the turn of a picture; 1 means no turn.
 _ORIENTATION = 0x0112
 #: Zero bytes that may follow the end of a whole JPEG.
 _PADDING = 16
 _MOST_BYTES = 256 << 20
 #: A frame of a camera of 8K has 33 million. In memory a pixel takes three bytes.
 _MOST_PIXELS = 50_000_000
-#: What labels are taken from; others of Pillow's formats run programs.
+#: The formats from which labels are taken; some of Pillow's other formats run programs.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "JPEG2000", "PPM", "GIF")
 _AGAIN = (
     "Copy it again from where it came from, or take that frame of its video again with DeepLabCut, by the same name; "
@@ -92,7 +92,7 @@ def sha256_pixels(picture: np.ndarray) -> str:
 
 
 def size_of(path: Path, data: bytes | None = None) -> tuple[int, int]:
-    """Width and height in pixels as an image's header says them, without decoding it.
+    """Width and height in pixels by an image's header, without decoding it.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def _decoded(path: Path, data: bytes) -> np.ndarray:
 
 
 def _look_at(path: Path, data: bytes) -> tuple[bool, tuple[int, int]]:
-    """True where the file says that its picture is to be turned, and the size of what it holds; damage is refused."""
+    """True if the file says that its picture must be turned, and the stored size; damage is refused."""
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
 
@@ -173,7 +173,7 @@ def _look_at(path: Path, data: bytes) -> tuple[bool, tuple[int, int]]:
         with Pillow.open(io.BytesIO(data), formats=_formats()) as image:
             size, file_format = image.size, image.format
             if file_format == "PNG" and b"eXIf" not in data:
-                return False, size  # OpenCV refuses one that is damaged
+                return False, size  # OpenCV refuses a damaged one
             is_turned = image.getexif().get(_ORIENTATION, 1) != 1
             image.load()  # the pixels
     except UnidentifiedImageError:
@@ -186,7 +186,7 @@ def _look_at(path: Path, data: bytes) -> tuple[bool, tuple[int, int]]:
 
 
 def _check_jpeg(path: Path, data: bytes) -> None:
-    """Refuse a JPEG with a hole in it, which the decoders above fill with something and say nothing."""
+    """Refuse a JPEG with a hole in it; the decoders above fill the hole silently."""
     from av import CodecContext, Packet
     from av.error import FFmpegError, InvalidDataError
 

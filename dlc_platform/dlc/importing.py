@@ -1,8 +1,8 @@
 """A model that was trained elsewhere becomes a product of kind ``models``, used like those that `training` makes.
 
-It is checked before it is kept: that it is a network of DeepLabCut's PyTorch engine, that the weights fit its
-configuration, and that its snapshot holds nothing but weights. What the configuration says of the machine that it
-comes from (its paths and device) is not kept in it.
+It is checked before it is kept: it must be a network of DeepLabCut's PyTorch engine, the weights must fit its
+configuration, and its snapshot must hold only weights. Paths and the device of the machine that it comes from are
+removed from the configuration.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class ImportedModel:
     scorer
         The name that DeepLabCut's files carry for poses of this model here; it holds the first digits of its id.
     skeleton
-        That of the project, where the train folder lies in one; else empty.
+        The skeleton of the project, if the train folder lies in one; else empty.
     unusable
-        Why it cannot estimate poses here, None where it can; see `runner.unusable`.
+        The reason why it cannot estimate poses here, None if it can; see `runner.unusable`.
     source
-        Where it came from: path, model_prefix, iteration, shuffle, trainset (null outside a project), snapshot,
-        detector_snapshot, and evaluation, which is what DeepLabCut itself reported of it (see `ReportedErrors`).
+        Its origin: path, model_prefix, iteration, shuffle, trainset (null outside a project), snapshot,
+        detector_snapshot, and evaluation, which has DeepLabCut's own figures (see `ReportedErrors`).
     """
 
     id: str
@@ -78,23 +78,23 @@ def import_model(
 ) -> ImportedModel:
     """Put one snapshot of a train folder into the store.
 
-    The identity is that of the weights, the detector's weights, the configuration without paths and device, and, of a
-    model of several animals, how its project makes tracks, where that differs from DeepLabCut's defaults.
+    The identity covers the weights, the detector's weights, and the configuration without paths and device; for a model
+    of several animals also the tracking settings of its project that differ from DeepLabCut's defaults.
 
     Parameters
     ----------
     folder
         Holds pytorch_config.yaml and the snapshots; in a project or out of it.
     snapshot, detector_snapshot
-        File names; see `choose_snapshot` for what is taken without. A detector is only looked for where the
-        configuration is of a top-down model.
+        File names; see `choose_snapshot` for the defaults. A detector is looked for only if the configuration is that
+        of a top-down model.
 
     Raises
     ------
     PlatformError
         When it is not a model of DeepLabCut's PyTorch engine, the snapshot holds more than weights or does not fit the
-        configuration, or the model was trained here. What its files show by themselves is said before deeplabcut is
-        imported, which takes half a minute.
+        configuration, or the model was trained here. Faults that the files show by themselves are reported before
+        deeplabcut is imported, which takes half a minute.
     """
     place = read_train_folder(folder)
     written = _look_at_configuration(folder)
@@ -147,7 +147,7 @@ def import_model(
 
 
 def load_imported_model(path: Path) -> ImportedModel:
-    """The imported model whose product directory is `path`.
+    """The imported model in the product directory `path`.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def load_imported_model(path: Path) -> ImportedModel:
 
 
 def _look_at_configuration(folder: Path) -> dict[str, Any]:
-    """The configuration of a train folder as it is written there, as far as that shows a network of DeepLabCut's."""
+    """The configuration of a train folder as it is written, if it seems to be a network of DeepLabCut's."""
     file = folder / CONFIG_FILE
     if not file.exists():
         raise _no_model(folder)
@@ -225,7 +225,7 @@ def _not_read(file: Path, why: object) -> PlatformError:
 
 
 def _look_at_snapshot(file: Path) -> None:
-    """See that a snapshot is an archive with its end, or a file of torch's older kind, which is one pickle."""
+    """Check that a snapshot is a complete archive, or a file of torch's older kind, which is one pickle."""
     try:
         with open_plain(file) as opened:
             begins = opened.read(2)
@@ -238,7 +238,7 @@ def _look_at_snapshot(file: Path) -> None:
 
 
 def _read_configuration(file: Path) -> PoseConfig:
-    """The configuration of a train folder, without what belongs to a machine or opts out of safe loading."""
+    """The configuration of a train folder, without values that belong to a machine or switch off safe loading."""
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
     from pydantic import ValidationError
     from ruamel.yaml.error import YAMLError
@@ -263,7 +263,7 @@ def _build(folder: Path, config: PoseConfig) -> Module:
     try:
         with without_network(f"the network of {folder / CONFIG_FILE}"):
             return PoseModel.build(config.model.to_dict(), pretrained_backbone=False)
-    except Exception as error:  # any part of DeepLabCut and timm, each with errors of its own
+    except Exception as error:  # any part of DeepLabCut and timm, each with its own errors
         raise _does_not_build(folder, error) from error
 
 

@@ -1,11 +1,11 @@
 """Inference: the poses of a video under one model, as DeepLabCut's own file and as a Parquet table.
 
-Decoding, fitting and the network work at the same time, with a bounded number of frames between them. What is found is
-kept in chunks on disk, from which work that was interrupted goes on, to the same bytes. The rows equal the frames: one
+Decoding, fitting and the network work at the same time, with a limited number of frames between them. The results are
+kept in chunks on disk, from which interrupted work goes on, to the same bytes. There is one row for each frame: a frame
 that is in the file and cannot be decoded is a row without an estimate.
 
-A product of kind ``poses`` belongs to a video, a model and the parameters of the inference. It says nothing of sessions
-and recordings: the same video in two sessions has the same poses, and whoever reads them adds the names.
+A product of kind ``poses`` belongs to a video, a model and the parameters of the inference. It does not name sessions
+and recordings: the same video in two sessions has the same poses, and the reader adds the names.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dlc_platform.video.region import Region
 if TYPE_CHECKING:
     from dlc_platform.dlc.backends import Precision
 
-#: Frames that an imported model is compared on.
+#: The number of frames on which an imported model is compared.
 _COMPARED = 16
 
 
@@ -48,20 +48,20 @@ class PoseEstimate:
     Attributes
     ----------
     frames
-        Rows, with those that could not be decoded.
+        The number of rows, including those that could not be decoded.
     seconds
         The wall time of the inference, without the loading of the model; of all processes that worked on it.
     account
-        What became of the video's frames; None for poses of before that was written down.
+        The account of the video's frames; None for poses that are older than accounts.
     backend, device, export
-        See `engine.Engine`; the export by its identity, and the device None where it was not written down.
+        See `engine.Engine`; the export by its identity, and the device None if it was not written down.
     note
-        What a person has to know of them, such as tracks that could not be made; else empty.
+        A note that a person must know, such as tracks that could not be made; else empty.
     batch_size
-        Frames to a batch, at the end: fewer than at the start where memory ran out. None for poses of before that was
-        written down.
+        The frames of a batch at the end: fewer than at the start if memory ran out. None for poses that are older than
+        this record.
     found
-        True when they were in the store already, and nothing was computed.
+        True if they were in the store already, and nothing was computed.
     """
 
     id: str
@@ -87,7 +87,7 @@ class PoseEstimator:
     Parameters
     ----------
     batch_size
-        Frames to a batch: speed and memory only. None lets it be found.
+        The frames of a batch; it changes only speed and memory. None has it found.
     device
         ``cpu``, ``cuda``, ``cuda:0``...; the GPU when there is one, by default.
     precision

@@ -1,7 +1,7 @@
-"""The labels of a project: its CollectedData tables and the images they belong to.
+"""The labels of a project: its CollectedData tables and their images.
 
-DeepLabCut writes each table twice, as .h5 and as .csv, and reads the .h5 alone. Here both are read, the .h5 without
-unpickling, and where they differ neither is used.
+DeepLabCut writes each table twice, as .h5 and as .csv, and reads only the .h5. Here both are read, the .h5 without
+unpickling, and if they differ neither is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dlc_platform.video.registered import KnownFile
 if TYPE_CHECKING:
     import pandas as pd
 
-#: How far a number of the .csv may lie from that of the .h5, in pixels: tables are rounded when they are written.
+#: The largest difference in pixels between a number of the .csv and that of the .h5: writing rounds tables.
 _ROUNDING = 0.051
 _NAMES_SHOWN = 5
 _IMAGE_COLUMNS = ("folder", "file", "path", "sha256", "pixels_sha256", "width", "height", "is_turned")
@@ -50,15 +50,15 @@ class LabelTable:
     unlabelled
         Rows of the tables that were left out because they hold no label.
     outside
-        Labels that were taken for not labelled because they lie outside their image, as DeepLabCut takes them.
+        The number of labels that count as not labelled because they lie outside their image, as in DeepLabCut.
     regions
-        The regions of interest that the labels were held against, by folder.
+        The regions of interest that the labels were compared with, by folder.
     outside_region
-        Labels that were taken for not labelled because they lie outside the region of their image.
+        The number of labels that count as not labelled because they lie outside the region of their image.
     without_region_label
         Images that were left out because none of their labels lies in their region.
     remarks
-        What a person should know of how the tables were read.
+        Facts about the reading of the tables that a person should know.
     """
 
     images: pd.DataFrame
@@ -76,7 +76,7 @@ class LabelTable:
 
 
 def check_tables(project: Project) -> None:
-    """Read every table of labels as `read_labels` does, without a look at its images' content.
+    """Read every table of labels as `read_labels` does, without reading the images.
 
     Raises
     ------
@@ -130,16 +130,16 @@ def read_labels(project: Project) -> LabelTable:
 def within_regions(
     labels: LabelTable, files: Mapping[str, KnownFile], region_for: Callable[[str, str], Region | None]
 ) -> LabelTable:
-    """The labels that lie in the regions of interest; images of which no region is known stay as they are.
+    """The labels that lie in the regions of interest; images without a known region stay unchanged.
 
-    DeepLabCut crops frames when it takes them from a video, where its project says so. An image of the region's size is
-    taken for such a frame, so that its labels are pixels of the region: they are moved to where they lie in the full
+    DeepLabCut crops frames when it takes them from a video, if its project says so. An image of the region's size
+    counts as such a frame, so that its labels are pixels of the region: they are moved to their place in the full
     picture. An image of the video's size is a full picture.
 
     Parameters
     ----------
     files
-        From a folder to the file that its images were taken from, where it is known.
+        The file that the images of a folder were taken from, if known, by folder.
     region_for
         The region of a session's key and a camera's name.
 
@@ -172,7 +172,7 @@ def within_regions(
                 f"of {file.session} ({file.width} x {file.height}), nor of the region {region}",
                 "Correct `regions` in lab.yaml to what DeepLabCut has cropped, or take its frames anew",
             )
-        # Not on the edges either: DeepLabCut takes such labels for not labelled.
+        # Not on the edges either: for DeepLabCut such labels are not labelled.
         inside = (own > (region.x, region.y)) & (own < (region.x + region.width, region.y + region.height))
         lost = ~inside.all(axis=1) & ~np.isnan(own).any(axis=1)
         own[lost] = UNLABELLED
@@ -200,7 +200,7 @@ _Labelled = dict[tuple[str, str], tuple[Path, dict[str, Point]]]
 
 
 def _labelled_rows(project: Project) -> tuple[_Labelled, int, list[Remark]]:
-    """The labels of every image, how many images have a row without a label, and what is to be said of the tables."""
+    """The labels of every image, the number of images with a row and no label, and the remarks about the tables."""
     tables, remarks = _tables(project)
     folders = {same_name(folder.name): folder for folder in _folders(project)}
     files = {folder: _by_spelling(_names(folder)) for folder in folders.values()}
@@ -260,7 +260,7 @@ def _labelled_rows(project: Project) -> tuple[_Labelled, int, list[Remark]]:
 
 
 def _folders(project: Project) -> list[Path]:
-    """The folders of labeled-data, but for those with labels drawn in, and the copies of an editor."""
+    """The folders of labeled-data, except those with drawn labels and the copies of an editor."""
     above = project.path / "labeled-data"
     names = _names(above) if above.is_dir() else []
     folders = [above / name for name in names if not name.endswith("_labeled") and not name.startswith(".")]
@@ -362,7 +362,7 @@ def _by_image(table: LabelFile) -> dict[str, LabelRow]:
 
 
 def _differ(first: Mapping[str, Point], second: Mapping[str, Point]) -> bool:
-    """True when a label is there in one of them alone, or lies elsewhere than rounding explains."""
+    """True if only one of them has a label, or if a label differs by more than rounding."""
     for part in {**first, **second}:
         one, other = first.get(part, UNLABELLED), second.get(part, UNLABELLED)
         if math.isnan(one[0]) and math.isnan(other[0]):
@@ -373,7 +373,7 @@ def _differ(first: Mapping[str, Point], second: Mapping[str, Point]) -> bool:
 
 
 def _former_name(folder: Path, table: LabelFile, folders: Mapping[str, Path]) -> str | None:
-    """The name that a folder had when all of its rows were written; None where they name it as it is.
+    """The name that a folder had when all of its rows were written; None if they name the present folder.
 
     Raises
     ------
@@ -407,7 +407,7 @@ def _former_name(folder: Path, table: LabelFile, folders: Mapping[str, Path]) ->
 
 
 def _folder_named(name: str, own: Path, folders: Mapping[str, Path]) -> Path | None:
-    """The folder of labeled-data that a row means, by its exact name, or else but for small and capital letters."""
+    """The folder of labeled-data that a row means: by its exact name, else by its name in any case."""
     exact = folders.get(same_name(name))
     if exact is not None:
         return exact
@@ -418,7 +418,7 @@ def _folder_named(name: str, own: Path, folders: Mapping[str, Path]) -> Path | N
 
 
 def _by_spelling(names: Sequence[str]) -> dict[str, str]:
-    """Names by themselves, and in small letters where those leave no doubt."""
+    """Names by themselves, and in small letters if those are unambiguous."""
     small = Counter(same_name(name).casefold() for name in names)
     found = {low: name for name in names if small[low := same_name(name).casefold()] == 1}
     return found | {same_name(name): name for name in names}

@@ -1,7 +1,7 @@
-"""Which file of which session a folder of labelled frames came from.
+"""The origin of a folder of labelled frames: the file and session that they were taken from.
 
 DeepLabCut names a folder of ``labeled-data`` after the video that its frames were taken from. The videos of a project
-are often copies, so content decides first and the name only where it leaves no doubt.
+are often copies, so content decides first, and the name only if it is unambiguous.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,12 +13,12 @@ from dlc_platform.video.registered import KnownFile
 
 
 def match_folders(project: Project, folders: Collection[str], files: Sequence[KnownFile]) -> dict[str, KnownFile]:
-    """The file that the frames of each folder were taken from, where it is known.
+    """The file that the frames of each folder were taken from, if it is known.
 
     Parameters
     ----------
     files
-        Those of all registered sessions.
+        The files of all registered sessions.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Memory that runs out: told apart from other errors, answered with smaller batches; and how much of a GPU was used.
+"""Lack of memory: recognised among other errors, and answered with smaller batches; and the memory used on a GPU.
 
 A batch's size decides speed and memory. In inference it decides nothing else. In training it is a parameter of the
-recipe, so whoever trains with a smaller one than was asked for has to say so.
+recipe, so a training with a smaller batch must report it.
 """
 
 import gc
@@ -16,10 +16,10 @@ from dlc_platform.errors import PlatformError
 
 Result = TypeVar("Result")
 
-#: What a log says of a batch that was too large, for those who look there for a cause of death.
+#: Words in the log about a batch that was too large; code that looks there for a cause of death skips them.
 TRIED_WITH_LESS = "and is tried with"
 
-#: What CUDA and its libraries take of a GPU's memory for a process, beside the tensors.
+#: The memory of a GPU that CUDA and its libraries take for a process, besides the tensors.
 _CUDA_GB = 0.5
 #: Words of allocators that raise a plain RuntimeError: of CUDA and its libraries, of PyTorch and OpenVINO on the CPU.
 _WORDS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "alloc_failed")
@@ -36,26 +36,26 @@ def is_out_of_memory(error: BaseException) -> bool:
 def with_smaller_batches(
     attempt: Callable[[int], Result], batch_size: int, say: Callable[[str], None], what: str
 ) -> tuple[Result, int]:
-    """Try with a batch size, and with half of it as often as memory runs out.
+    """Try with a batch size, and with half of it each time that memory runs out.
 
     Parameters
     ----------
     attempt
-        Called with the batch size; what it began must not be in the way of a second try.
+        Called with the batch size; a failed call must not hinder a second one.
     say
         Called with a sentence before each try with less.
     what
-        What is tried, such as ``training``.
+        The name of the work, such as ``training``.
 
     Returns
     -------
     tuple
-        What `attempt` gave, and the batch size with which it did.
+        The result of `attempt`, and its batch size.
 
     Raises
     ------
     PlatformError
-        When memory does not even hold a batch of one.
+        When not even a batch of one fits into memory.
     """
     while True:
         _forget_peak()
@@ -70,14 +70,14 @@ def with_smaller_batches(
                     f"{what} ran out of memory even with a batch of 1: {told}",
                     "Use a GPU with more memory, give it more of one (gpu_memory_gb), or a smaller network or pictures",
                 ) from error
-        # Not before here, where the error with its frames, and what these held, is gone.
+        # Only here, after the error with its frames, and the memory that these held, are gone.
         _free()
         say(f"{what} ran out of memory with a batch of {batch_size}, {TRIED_WITH_LESS} {batch_size // 2}: {told}")
         batch_size //= 2
 
 
 def keep_to_share() -> None:
-    """Let this process take no more of its GPUs than its lease says, so that it takes none from its neighbours."""
+    """Limit the memory that this process takes of its GPUs to its lease, so that it takes none from its neighbours."""
     share_gb = os.environ.get(GPU_MEMORY_VARIABLE)
     if share_gb is None:
         return
@@ -111,7 +111,7 @@ def gpu_peak_gb() -> float | None:
 
 
 def _forget_peak() -> None:
-    """Let the peak be that of what comes now, not of another recipe, or of a batch that was too large."""
+    """Reset the peak, so that it does not include an earlier recipe, or a batch that was too large."""
     torch = _torch_on_a_gpu()
     if torch is not None:
         for device in range(torch.cuda.device_count()):

@@ -1,7 +1,7 @@
-"""A network as one function of PyTorch, from pictures to keypoints: what is run as it is, and what is exported.
+"""A network as one function of PyTorch, from pictures to keypoints: it runs as it is, or is exported.
 
-It is put together from DeepLabCut's own modules, so that there is one definition of what a model computes. Which
-models it can be built of is decided here too; the others are run by DeepLabCut's own runners (`runner`).
+It is built from DeepLabCut's own modules, so that there is only one definition of a model's computation. This module
+also decides for which models it can be built; DeepLabCut's own runners (`runner`) run the others.
 """
 
 from __future__ import annotations

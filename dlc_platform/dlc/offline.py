@@ -1,7 +1,7 @@
-"""Networks are built and trained without the network: what a configuration of somebody else names is never fetched.
+"""Networks are built and trained offline: names in a foreign configuration are never fetched from the internet.
 
 timm fetches a network by its name, even one that is built without its weights. Only the first weights of a training
-are fetched, where the recipe in lab.yaml says `weights: imagenet`; see `backbone`.
+are fetched, if the recipe in lab.yaml says `weights: imagenet`; see `backbone`.
 """
 
 import re
@@ -16,14 +16,14 @@ from typing import Any
 
 from dlc_platform.errors import PlatformError
 
-#: The beginnings by which timm and torch look elsewhere.
+#: The beginnings of names that timm and torch fetch from elsewhere.
 _ELSEWHERE = re.compile(r"\s*(?:hf[-_]hub|local-dir|https?|ftp|file|s3|gs):", re.I)
 _here = threading.local()
 
 
 @contextmanager
 def with_network() -> Iterator[None]:
-    """Open connections again within `without_network`, for what the platform itself says meanwhile."""
+    """Allow connections again within `without_network`, for the platform's own ones."""
     before = getattr(_here, "what", None)
     _here.what = None
     try:
@@ -34,12 +34,12 @@ def with_network() -> Iterator[None]:
 
 @contextmanager
 def without_network(what: str) -> Iterator[None]:
-    """Refuse every connection that this thread would open to another machine, or to a name that has to be looked up.
+    """Refuse every connection of this thread to another machine, or to a name that must be looked up.
 
     Parameters
     ----------
     what
-        Names what is built, for the error.
+        The thing that is built, for the error.
     """
     _install()
     before = getattr(_here, "what", None)
@@ -51,12 +51,12 @@ def without_network(what: str) -> Iterator[None]:
 
 
 def require_local(file: Path, section: str, configuration: Any) -> None:
-    """See that the part of a model's configuration that describes its network names nothing that lies elsewhere.
+    """Check that the part of a model's configuration that describes its network names nothing outside this machine.
 
     Raises
     ------
     PlatformError
-        Naming the key: `hf-hub:` and `local-dir:` of timm, and addresses.
+        When it does; it names the key: `hf-hub:` and `local-dir:` of timm, and addresses.
     """
     if isinstance(configuration, Mapping):
         for key, value in configuration.items():
@@ -74,7 +74,7 @@ def require_local(file: Path, section: str, configuration: Any) -> None:
 
 @cache
 def _install() -> None:
-    """A hook of Python that is asked before each connection; it cannot be taken out again."""
+    """Install a hook of Python that is asked before each connection; it cannot be removed again."""
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event not in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 #: A model product's configuration, as DeepLabCut wrote it.
 CONFIG_FILE = "pytorch_config.yaml"
 
-#: Part of the identity of such poses; another number when the same detections give other tracks. Before 2, they were
-#: tracked by DeepLabCut alone, which mixes animals up.
+#: Part of the identity of such poses; it gets another number when the same detections give other tracks. Before 2, only
+#: DeepLabCut tracked them, which mixes animals up.
 TRACKING = 2
 
 
@@ -28,13 +28,13 @@ def read_configuration(model_path: Path) -> dict[str, Any]:
 
 
 def has_several_animals(model_path: Path) -> bool:
-    """True for a stored model whose poses tell individuals apart; judged without importing deeplabcut."""
+    """True for a stored model whose poses distinguish individuals; decided without importing deeplabcut."""
     metadata = read_configuration(model_path)["metadata"]
     return len(metadata["individuals"]) > 1 or bool(metadata.get("unique_bodyparts"))
 
 
 def inference_parameters(region: Region | None, precision: Precision, several_animals: bool) -> dict[str, Any]:
-    """The parameters of an inference that are part of its identity; those that are as usual are left out."""
+    """The parameters of an inference that are part of its identity; usual values are left out."""
     parameters: dict[str, Any] = {"region": region.as_dict()} if region else {}
     if precision != "full":
         parameters["precision"] = precision

@@ -1,4 +1,4 @@
-"""A DeepLabCut project as the lab keeps it: what its config.yaml says, and whether DeepLabCut accepts it.
+"""A DeepLabCut project of the lab: its config.yaml, and its validation by DeepLabCut.
 
 Projects are only read; nothing here writes. Label tables are read in `labels`.
 """
@@ -34,8 +34,8 @@ class Project:
     video_paths
         The videos of ``video_sets`` as they are written there; they need not exist on this machine.
     cropped
-        The part of each video that DeepLabCut analyses, where the project says ``cropping: true``; None where it
-        analyses whole pictures.
+        The part of each video that DeepLabCut analyses, if the project says ``cropping: true``; None if it analyses
+        whole pictures.
     config
         All of config.yaml, as read.
     """
@@ -101,7 +101,7 @@ def read_project(path: Path) -> Project:
     if not isinstance(listed, list) or not listed:
         raise PlatformError(f"{file} names no body parts", "List the labelled body parts under `bodyparts`")
     for part in listed:
-        # A truth value or a date is not what the tables call it.
+        # A truth value or a date is not the name that the tables use.
         if not isinstance(part, str | int | float) or isinstance(part, bool) or part == "":
             raise PlatformError(
                 f"{file} has {part!r} under `bodyparts`, which YAML does not read as a name",
@@ -136,7 +136,7 @@ def _cropped(config: dict[str, Any]) -> Region | None:
 
 
 def _is_true(value: Any) -> bool:
-    """A yes-or-no value of config.yaml, in all the spellings that DeepLabCut takes."""
+    """A yes-or-no value of config.yaml, in all spellings that DeepLabCut accepts."""
     return str(value).lower() in ("true", "yes", "on", "y", "t", "1")
 
 
@@ -180,7 +180,7 @@ def _project_config() -> type["ProjectConfig"]:
         from deeplabcut.core.config import ProjectConfig
     finally:
         if not whole:
-            # Who imports deeplabcut after this gets all of it.
+            # A later import of deeplabcut gets all of it.
             for name in [name for name in sys.modules if name.split(".")[0] == "deeplabcut"]:
                 del sys.modules[name]
     return ProjectConfig

@@ -1,4 +1,4 @@
-"""The pictures of a video, decoded ahead of the network in threads of their own, and fitted to its size."""
+"""The pictures of a video, decoded ahead of the network in separate threads, and fitted to its size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dlc_platform.dlc.geometry import Geometry
 
-#: Rows to a chunk: what a crash costs at most, on top of what was in work.
+#: The rows of a chunk: a crash costs at most so many, besides the rows in work.
 CHUNK_FRAMES = 256
 #: Batches that wait for the network.
 _QUEUED = 2
@@ -53,7 +53,7 @@ class Reader:
         self._reformatters = local()
 
     def read(self, start: int) -> Generator[Batch, None, None]:
-        """The batches from row `start` on; none reaches over the end of a chunk."""
+        """The batches from row `start` on; no batch crosses the end of a chunk."""
         thread = Thread(target=self._fill, args=(start,), name="reader", daemon=True)
         thread.start()
         try:
@@ -111,7 +111,7 @@ class Reader:
         return self._fitting.fit(picture)
 
     def back(self, found: np.ndarray) -> None:
-        """Bring keypoints to pixels of the region, or of the frame where there is none, in place."""
+        """Convert keypoints to pixels of the region, or of the frame if there is none, in place."""
         if self._fitting is not None:
             self._fitting.back(found)
 

@@ -1,7 +1,6 @@
 """A stored model run by DeepLabCut's own runners, for networks and options that the engine does not reproduce.
 
-Which models can be run at all is decided here too. How tracks are made of what a network finds in each frame is
-`tracking`.
+This module also decides which models can run at all. `tracking` makes tracks from the results of a network.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
 DETECTOR_FILE = "snapshot-detector.pt"
 
-#: What DeepLabCut writes for x, y and likelihood of an animal that it did not find.
+#: DeepLabCut's value for x, y and likelihood of an animal that it did not find.
 _MISSING = -1
 
 
 class DeepLabCutRunner:
-    """A model, loaded for frames that are looked at one by one: none depends on those before it.
+    """A model, loaded for single frames: no frame depends on earlier ones.
 
     Attributes
     ----------
@@ -40,9 +39,9 @@ class DeepLabCutRunner:
         `pose.table.SINGLE_ANIMAL` alone for a model of one animal. Unique body parts belong to the last individual,
         `pose.table.UNIQUE`.
     tracks
-        True for a model of several animals: what `detect` finds in all frames goes through `track`.
+        True for a model of several animals: the results of `detect` in all frames go through `track`.
     device
-        Where it runs, as torch names it.
+        The device on which it runs, as torch names it.
     """
 
     def __init__(self, model_path: Path, batch_size: int = 8, device: str | None = None):
@@ -50,7 +49,7 @@ class DeepLabCutRunner:
 
         config = _read_config(model_path)
         self.batch_size = batch_size
-        # With its thread, DeepLabCut answers nothing at all when no frame of a call shows an animal.
+        # With its thread, DeepLabCut gives no answer at all if no frame of a call shows an animal.
         config.inference.multithreading.enabled = False
         self._detector: InferenceRunner | None = None
         with without_network(f"the network of the model {model_path.name}"):
@@ -113,7 +112,7 @@ class DeepLabCutRunner:
         if self._unique:
             found[:, -1, multi:, :3] = _MISSING
         for own, prediction in zip(found, predictions, strict=True):
-            # Never spread over all individuals what was found of fewer.
+            # The result for fewer individuals is never spread over all of them.
             seen = prediction["bodyparts"][:animals, :, :3]
             own[: len(seen), :multi, :3] = seen
             if "identity_scores" in prediction:
@@ -123,11 +122,11 @@ class DeepLabCutRunner:
         return found
 
     def track(self, detections: np.ndarray) -> Tracks:
-        """The tracks of a video in which the network, of several animals, found this in all frames; see `tracking`."""
+        """The tracks of a video from the network's results, of several animals, in all frames; see `tracking`."""
         return track(detections, self.individuals, self.bodyparts, len(self._unique), self._tracker)
 
     def table(self, poses: np.ndarray) -> pd.DataFrame:
-        """DeepLabCut's wide table of the poses that `predict` or `track` gave, with the keypoints that there can be.
+        """DeepLabCut's wide table of the poses from `predict` or `track`, with the keypoints that can exist.
 
         Columns (scorer, bodyparts, coords), or (scorer, individuals, bodyparts, coords) of several animals; one row for
         each frame, from 0; float32.
@@ -155,16 +154,16 @@ class DeepLabCutRunner:
 
 
 def _infer(runner: InferenceRunner, inputs: list[Any]) -> list[dict[str, np.ndarray]]:
-    # What a call that failed left behind, for want of memory for example, would be answered in this one.
+    # Pictures that a failed call left behind, for lack of memory for example, would be answered in this one.
     runner._batch_list, runner._model_kwargs = [], {}
     runner._contexts, runner._image_batch_sizes, runner._predictions = [], [], []
     return runner.inference(inputs)
 
 
 def unusable(model_path: Path) -> str | None:
-    """Why a stored model cannot estimate poses here; None where it can.
+    """The reason why a stored model cannot estimate poses here; None if it can.
 
-    Judged from its files, without importing deeplabcut.
+    It is decided from its files, without importing deeplabcut.
     """
     match read_configuration(model_path)["method"].lower():
         case "ctd":
@@ -188,7 +187,7 @@ def _load(model_path: Path, config: PoseConfig, batch_size: int, device: str | N
 
 
 def _read_config(model_path: Path) -> PoseConfig:
-    """A model's configuration, with what would make it run code set right."""
+    """A model's configuration, without values that would make it run code."""
     if reason := unusable(model_path):
         raise PlatformError(f"the model {model_path.name} cannot be used: {reason}", "Use another version")
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig

@@ -1,6 +1,6 @@
-"""The images that a person is shown of labels and evaluations; how they are drawn is in `plots`.
+"""Images of labels and evaluations for a person to look at; `plots` draws them.
 
-Of an image with a region of interest the region is shown, as a network sees it, and points are in pixels of that.
+If an image has a region of interest, the region is shown, as a network sees it, and points are in pixels of the region.
 """
 
 from collections.abc import Collection

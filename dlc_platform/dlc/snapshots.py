@@ -35,9 +35,9 @@ class Snapshot:
     Attributes
     ----------
     best
-        DeepLabCut found it the best of its training by the error on the test images.
+        True if DeepLabCut found it the best of its training by the error on the test images.
     detector
-        It belongs to the detector of a top-down model.
+        True if it belongs to the detector of a top-down model.
     """
 
     epoch: int
@@ -48,14 +48,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class TrainFolder:
-    """A ``train`` folder; where it does not lie in a project as DeepLabCut lays it out, all but `path` is None.
+    """A ``train`` folder; if it does not lie in a project as DeepLabCut lays it out, all but `path` is None.
 
     Attributes
     ----------
     project
         The folder that holds config.yaml.
     name
-        The project's task and date, as the folder's name has them.
+        The project's task and date, as in the folder's name.
     model_prefix
         The folder below the project in which this set of models and evaluations lies; empty as a rule.
     trainset
@@ -76,7 +76,7 @@ class ReportedErrors:
     """The errors of a snapshot that DeepLabCut's ``evaluate_network`` reported, in pixels.
 
     Its RMSE is the plain mean of the distances between labels and predictions (see `evaluation.summarise_errors`);
-    "confident" are predictions above `pcutoff`, which is text where it differs between body parts.
+    "confident" are predictions above `pcutoff`, which is text if it differs between body parts.
     """
 
     pcutoff: float | str
@@ -102,7 +102,7 @@ def choose_snapshot(folder: Path, name: str | None = None, detector: bool = Fals
     Raises
     ------
     PlatformError
-        When there is none, or none of that name; those that there are are named.
+        When there is none, or none of that name; it names the existing ones.
     """
     found = list_snapshots(folder, detector)
     if not found:
@@ -130,16 +130,16 @@ def find_train_folder(
     Parameters
     ----------
     iteration
-        That of config.yaml by default.
+        By default, that of config.yaml.
     trainset
-        Percentage of the images that were trained on; need not be given where there is only one.
+        The percentage of the images that were trained on; it can be left out if there is only one.
     model_prefix
-        What DeepLabCut calls ``modelprefix``.
+        DeepLabCut's ``modelprefix``.
 
     Raises
     ------
     PlatformError
-        When there is none or more than one, saying which there are, or when it is a model of TensorFlow.
+        When there is none or more than one; it names the existing ones; or when it is a model of TensorFlow.
     """
     if iteration is None:
         iteration = read_config(project / CONFIG_FILE).get("iteration", 0)

@@ -1,15 +1,15 @@
 """Pieces of tracks become the tracks of a video's individuals.
 
 Long pieces follow each other by the rule of DeepLabCut's ``TrackletStitcher``: as many tracks as individuals, with the
-shortest jumps. That class is not called, because poses get mixed up in it: it adds a short piece to another track than
-to the one that it chose, or to the only one that is free, however far; takes away other short pieces than those that
-it joined; and weighs keypoints that are not visible as if they lay in the corner of the picture. Where an animal is
-missing, it falls back to a rule whose result differs from run to run.
+shortest jumps. That class is not called, because it mixes poses up. It adds a short piece to another track than the
+chosen one, or to the only free one, however far. It removes other short pieces than those that it joined. It counts
+invisible keypoints as if they lay in the corner of the picture. If an animal is missing, it uses a rule whose result
+differs from run to run.
 
 Here a piece holds the numbers of detections, so that a track has nothing but detections, each of them once; a short
 piece is only added where an animal could have gone; and the same pieces always give the same tracks.
 
-Pure arrays: how pieces are made is `tracking`.
+This module works on plain arrays; `tracking` makes the pieces.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Piece:
     Attributes
     ----------
     frames, detections
-        Whole numbers, shape (n,): the frames, each at most once, and which detection of the frame it is.
+        Whole numbers, shape (n,): the frames, each at most once, and the number of the detection in the frame.
     """
 
     frames: np.ndarray
@@ -71,8 +71,8 @@ def stitch(pieces: list[Piece], poses: np.ndarray, individuals: int) -> np.ndarr
     Returns
     -------
     array
-        Whole numbers, shape (individuals, frames): which detection is the pose of the individual, -1 for none. A track
-        belongs to the individual that it looks like, where the network says so. Without any piece of `LONG` frames (of
+        Whole numbers, shape (individuals, frames): the detection that is the pose of the individual, -1 for none. A
+        track belongs to the individual that it looks like, if the network tells. Without any piece of `LONG` frames (of
         all frames, in a shorter video), there is no track at all.
     """
     looks = _Looks(poses)
@@ -94,7 +94,7 @@ def stitch(pieces: list[Piece], poses: np.ndarray, individuals: int) -> np.ndarr
 
 
 class _Looks:
-    """Where detections are, and which individuals they look like."""
+    """The places of detections, and the individuals that they look like."""
 
     def __init__(self, poses: np.ndarray):
         visible = np.asarray(np.isfinite(poses[..., :2]).all(axis=-1))
@@ -107,12 +107,12 @@ class _Looks:
         self._tells = bool((self._likeness >= 0).any())
 
     def distance(self, one: Piece, other: Piece) -> float:
-        """From where a piece ends to where a later one begins, in pixels."""
+        """The distance in pixels from the end of a piece to the beginning of a later one."""
         ends = self.middles[one.last, one.detections[-1]], self.middles[other.first, other.detections[0]]
         return float(np.linalg.norm(ends[0] - ends[1]))
 
     def pace(self, pieces: list[Piece]) -> float:
-        """The most that a detection of some pieces without gaps moves from one frame to the next, in pixels."""
+        """The largest move of a detection from one frame to the next, in some pieces without gaps, in pixels."""
         ways = [self.middles[piece.frames, piece.detections] for piece in pieces]
         return max(float(np.linalg.norm(np.diff(way, axis=0), axis=1).max(initial=0)) for way in ways)
 
@@ -122,7 +122,8 @@ class _Looks:
         return np.bincount(likeness[likeness >= 0].astype(int), minlength=individuals)
 
     def costs(self, one: Piece, others: list[Piece]) -> np.ndarray:
-        """Of joining a piece to each of some later ones; pieces that look like the same individual belong together."""
+        """The costs of joining a piece to each of some later ones; pieces that look like the same individual belong
+        together."""
         begin = np.array([self.middles[other.first, other.detections[0]] for other in others])
         costs = np.linalg.norm(begin - self.middles[one.last, one.detections[-1]], axis=1)
         if self._tells:
@@ -134,7 +135,7 @@ class _Looks:
         return bool(first.any() and second.any() and first.argmax() == second.argmax())
 
     def places(self, tracks: np.ndarray, individuals: int) -> np.ndarray:
-        """Which individual each track belongs to: the one that it looks like, else one after the other."""
+        """The individual of each track: the one that it looks like, else one after the other."""
         if not self._tells:
             return np.arange(len(tracks))
         from scipy.optimize import linear_sum_assignment
@@ -147,8 +148,8 @@ class _Looks:
 def _chains(pieces: list[Piece], tracks: int, looks: _Looks) -> list[list[int]]:
     """The numbers of pieces that follow each other in each track; every piece is in one.
 
-    Of all ways, it is the one with the shortest jumps together, among those with short gaps: at most half as long again
-    as the longest that is inevitable. Where none of them has so few tracks, gaps of any length count.
+    The sum of the jumps is the smallest among all solutions with short gaps: at most one and a half times the longest
+    inevitable gap. If no such solution has so few tracks, gaps of any length are allowed.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
@@ -177,7 +178,7 @@ def _chains(pieces: list[Piece], tracks: int, looks: _Looks) -> list[list[int]]:
     try:
         next_of = way(max(1, int(1.5 * max(gaps, default=0))))
     except ValueError:
-        # There is a way now: no frame has more detections than there are tracks.
+        # Now there is a solution: no frame has more detections than there are tracks.
         next_of = way(int(starts[-1]) + 1)
     chains = []
     for begin in sorted(next_of[number + begin] for begin in range(tracks)):
@@ -218,7 +219,7 @@ def _join(pieces: list[Piece], looks: _Looks, pace: float) -> list[Piece]:
 
 
 def _add(pieces: list[Piece], tracks: np.ndarray, looks: _Looks, pace: float) -> None:
-    """Add short pieces to the tracks that are nearest, in place, where these have no pose at the time."""
+    """Add short pieces to the nearest tracks, in place, if these have no pose at the time."""
     rest = sorted(pieces, key=len, reverse=True)
     before = None
     while before != len(rest):
@@ -235,7 +236,8 @@ def _add(pieces: list[Piece], tracks: np.ndarray, looks: _Looks, pace: float) ->
 
 
 def _way(piece: Piece, track: np.ndarray, looks: _Looks, pace: float) -> float:
-    """From a piece to the pose of a track that is next to it in time, in pixels; infinite where that is too far."""
+    """The distance in pixels from a piece to the pose of a track that is nearest in time; infinite if that is too
+    far."""
     own = np.flatnonzero(track >= 0)
     ways = []
     earlier, later = np.searchsorted(own, piece.first), np.searchsorted(own, piece.last, side="right")

@@ -1,9 +1,8 @@
-"""Tracks of several animals: what a network finds in each frame is joined over time.
+"""Tracks of several animals: the network's results in each frame are joined over time.
 
-DeepLabCut's own trackers follow animals from frame to frame, as in `analyze_videos` with ``auto_track``. They are only
-given animals that they can follow: of others they lose count, and then write one animal's pose into the track of
-another (DeepLabCut's issue 3493). The pieces that they make are put together in `stitching`. Networks are run in
-`runner`.
+DeepLabCut's own trackers follow animals from frame to frame, as in `analyze_videos` with ``auto_track``. They only get
+animals that they can follow: they miscount others, and then write one animal's pose into the track of another
+(DeepLabCut's issue 3493). `stitching` joins the pieces that they make. `runner` runs the networks.
 """
 
 from __future__ import annotations
@@ -53,9 +52,9 @@ class Tracks:
         float32, shape (frames, individuals, bodyparts, 3): x, y and likelihood. NaN where an individual was not seen,
         or has no such body part; x and y alone are NaN where a keypoint is not likely enough to be tracked.
     suffix
-        What DeepLabCut appends to the name of a file of such tracks: ``_el`` or ``_bx``.
+        DeepLabCut's ending for the name of a file with such tracks: ``_el`` or ``_bx``.
     note
-        Which tracks could not be made, and which poses are in none; empty where all are.
+        The tracks that could not be made, and the poses that are in none, in words; empty if there are none.
     """
 
     poses: np.ndarray
@@ -66,11 +65,11 @@ class Tracks:
 def track(
     detections: np.ndarray, individuals: tuple[str, ...], bodyparts: tuple[str, ...], unique: int, tracker: Tracker
 ) -> Tracks:
-    """Join what was found in all frames of a video to tracks.
+    """Join the results of all frames of a video to tracks.
 
     Each pose of a track is a detection, and no detection is in two tracks; the same detections always give the same
-    tracks. A single animal needs no tracker: each pose is its own. All frames are held in memory, some times over: 16
-    bytes for each keypoint and frame.
+    tracks. A single animal needs no tracker: each pose is its own. All frames are in memory, several times: 16 bytes
+    for each keypoint and frame.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Training: a dataset and a recipe become a model, an immutable product of the store.
 
 DeepLabCut's own training function is called on DeepLabCut's own loader interface, so that neither a project on disk nor
-pickled intermediate files are needed. Which weights training starts from is decided in `backbone`.
+pickled intermediate files are needed. `backbone` decides with which weights training starts.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TrainedModel:
     seconds
         The training's wall time.
     batch_size
-        With which it was trained: that of the recipe, or less where memory did not hold it.
+        The batch size of the training: that of the recipe, or a smaller one that fitted into memory.
     """
 
     id: str
@@ -100,16 +100,16 @@ def train_model(
     images would make the error on those images too good, and they are what models are compared on. The learning rate is
     the recipe's for the first four fifths of the epochs and a tenth of it for the rest, whatever the weights started
     from. Training images are cropped at random to at most 448 x 448 pixels, DeepLabCut's size, or padded to the largest
-    image where all are smaller. On the CPU the same recipe and dataset give the same model, bit for bit, on the same
+    image if all are smaller. On the CPU the same recipe and dataset give the same model, bit for bit, on the same
     machine.
 
-    Where memory does not hold the recipe's batches, training begins anew with half of them, and so on; the learning
-    rate stays the recipe's. The model's own configuration says which batch size made it, and so does `TrainedModel`.
-    On several GPUs, where the recipe asks for them, DeepLabCut splits each batch among them.
+    If the recipe's batches do not fit into memory, training begins anew with half of them, and so on; the learning rate
+    stays the recipe's. The model's own configuration and `TrainedModel` have the batch size that made it. If the recipe
+    asks for several GPUs, DeepLabCut splits each batch among them.
 
     A training that was interrupted, or ended by a fault of the machine, is continued from its last snapshot when the
-    same recipe is trained on the same dataset again; one that had only to be stored is stored. The manifest says after
-    which epochs it was continued. On the CPU the model is the one that an uninterrupted training gives.
+    same recipe is trained on the same dataset again; one that only had to be stored is stored. The manifest lists the
+    epochs after which it was continued. On the CPU the model is that of an uninterrupted training.
 
     Parameters
     ----------
@@ -120,12 +120,12 @@ def train_model(
     on_progress
         Called after each epoch with the epoch (from 1), the number of epochs and the training loss.
     warn
-        Called with a sentence where it is not trained as the recipe says.
+        Called with a sentence if the training differs from the recipe.
 
     Raises
     ------
     PlatformError
-        When the first weights cannot be had, an image of the dataset is damaged, or memory does not hold a single one.
+        When the first weights are not available, an image of the dataset is damaged, or not even one fits into memory.
     MachineFault
         When a disk is full, or the machine failed otherwise.
     """
@@ -154,13 +154,13 @@ def train_model(
 
 @contextmanager
 def _private(workspace: Path, dataset: Dataset, recipe: Recipe) -> Iterator[Path]:
-    """The folder of one training, the same for each try of it; it stays where there is something to continue."""
+    """The folder of one training, the same for each try; it stays if there is something to continue."""
     what = {"dataset": dataset.id, "parameters": parameters_of(recipe), "versions": versions()}
     folder = workspace / f"{_UNFINISHED}{short(sha256_json(what))}"
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
     if lock is None:
-        # Somebody trains the same just now. Both make the same model, each in its own folder.
+        # Another process trains the same now. Both make the same model, each in its own folder.
         folder = Path(tempfile.mkdtemp(prefix="same-training-", dir=workspace))
         lock = _locked(folder)
     stays = False
@@ -175,7 +175,7 @@ def _private(workspace: Path, dataset: Dataset, recipe: Recipe) -> Iterator[Path
                 "Free some space, and train again: the training goes on after its last snapshot",
             ) from error
         raise
-    except BaseException:  # whoever interrupts a training may want to go on with it
+    except BaseException:  # an interrupted training may be continued
         stays = True
         raise
     finally:
@@ -186,7 +186,8 @@ def _private(workspace: Path, dataset: Dataset, recipe: Recipe) -> Iterator[Path
 
 
 def _locked(folder: Path) -> BinaryIO | None:
-    """The lock of a training's folder, which the kernel drops when the process ends; None while another one has it."""
+    """The lock of a training's folder, which the kernel releases when the process ends; None while another one has
+    it."""
     lock = open(folder / _LOCK, "wb")  # noqa: SIM115 (kept open over the whole training)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,7 +226,7 @@ def parameters_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def load_model(path: Path) -> TrainedModel:
-    """The model whose product directory is `path`."""
+    """The model in the product directory `path`."""
     import pandas as pd
 
     manifest = read_manifest(path)
@@ -323,7 +324,7 @@ def _train(
     if device.startswith("cuda"):
         keep_to_share()
     if gpus := _several_gpus(recipe, device, warn):
-        # In the numbers of this process, which sees only what it has leased.
+        # In the numbers of this process, which sees only its leased devices.
         config.set_nested("runner.gpus", gpus)
         device = "cuda"
     done, snapshot = _last_snapshot(folder)
@@ -338,7 +339,7 @@ def _train(
         _continue_after(folder, done)
     config.set_nested("train_settings.epochs", recipe.epochs - done)
     config.set_nested("runner.snapshots.save_epochs", max(1, recipe.epochs // _SNAPSHOTS))
-    # One that is being written when the process dies is of no use.
+    # A snapshot that is being written when the process dies cannot be used.
     config.set_nested("runner.snapshots.max_snapshots", 2)
     config.set_nested("runner.snapshots.save_optimizer_state", True)
     loader = dataset_loader(dataset, config)
@@ -346,7 +347,7 @@ def _train(
 
     def create_seeded(*arguments: Any, **named: Any) -> Any:
         made = create_dataset(*arguments, **named)
-        # The last that DeepLabCut asks for before the first epoch, whatever it drew for the network before.
+        # DeepLabCut's last call before the first epoch, whatever random numbers it drew before.
         fix_seeds(_seed(recipe, done))
         return made
 
@@ -371,7 +372,7 @@ def _seed(recipe: Recipe, epoch: int) -> int:
 
 
 def _last_snapshot(folder: Path) -> tuple[int, Path | None]:
-    """The epochs that a training has behind it, and its newest snapshot that can be read."""
+    """The finished epochs of a training, and its newest readable snapshot."""
     import torch
 
     for path in sorted(folder.glob("snapshot-*.pt"), key=lambda path: int(path.stem.partition("-")[2]), reverse=True):
@@ -392,7 +393,7 @@ def _past(folder: Path) -> dict[str, Any]:
 
 
 def _continue_after(folder: Path, epoch: int) -> None:
-    """Write down that a training is continued, and forget what it said of epochs that are trained again."""
+    """Record that a training is continued, and remove the records of epochs that are trained again."""
     past = _past(folder)
     past["continued_after"].append(epoch)
     (folder / _PAST_FILE).write_text(json.dumps(past))
@@ -409,7 +410,7 @@ def _continue_after(folder: Path, epoch: int) -> None:
 
 
 def _several_gpus(recipe: Recipe, device: str, warn: Callable[[str], None]) -> list[int]:
-    """The GPUs to train on, where the recipe asks for more than one and they are there."""
+    """The GPUs to train on, if the recipe asks for more than one and they exist."""
     if recipe.gpus == 1:
         return []
     import torch
@@ -462,7 +463,7 @@ def _pose_config(dataset: Dataset, recipe: Recipe, folder: Path) -> PoseConfig:
 
 
 def _crop_size(dataset: Dataset) -> tuple[int, int]:
-    """Width and height of what the network sees in training, in pixels: multiples of 32, the networks' stride."""
+    """Width and height of the network's input in training, in pixels: multiples of 32, the networks' stride."""
     from PIL import Image
 
     sizes = []
@@ -494,7 +495,8 @@ def _check_images(dataset: Dataset) -> None:
 def _store_model(
     dataset: Dataset, recipe: Recipe, batch_size: int, folder: Path, device: str, seconds: float, store: Store
 ) -> TrainedModel:
-    # Anew, because DeepLabCut changes the one that it trains with, and where it was trained is no part of a model.
+    # Written anew, because DeepLabCut changes the one that it trains with, and the place of training is not part of a
+    # model.
     config = _pose_config(dataset, _with_batches(recipe, batch_size), folder).to_dict(normalize=True)
     config["metadata"] |= {"project_path": None, "pose_config_path": None}
     snapshot = _without_optimizer(folder / f"snapshot-{recipe.epochs:03}.pt", folder / SNAPSHOT_FILE)
@@ -523,7 +525,7 @@ def _store_model(
 
 
 def _without_optimizer(snapshot: Path, into: Path) -> Path:
-    """A snapshot without what only continuing needs, which is twice as large as the network."""
+    """A snapshot without the optimizer, which only a continuation needs and which is twice as large as the network."""
     import torch
 
     content: Mapping[str, Any] = torch.load(snapshot, map_location="cpu", weights_only=True)

@@ -26,75 +26,76 @@ _SEED = 42
 _TEST_FRACTIONS = (0.1, 0.15, 0.2, 0.25, 0.3)
 
 _TEXT = """\
-{schema}# What this lab records, how it labels, and what it trains. Relative paths are taken from this file's folder.
+{schema}# The recordings, labels and trainings of this lab. Relative paths begin at the folder of this file.
 # Check it with `dlc-platform doctor {home}`.
 {name}
-# Below these folders lie the recorded sessions; they are only read.
+# The folders that hold the recorded sessions; they are only read.
 raw_roots:
 {raw_roots}
-# How a video's path below its raw root names its session: NeuroBlueprint (sub-*/ses-*) unless you say otherwise, with
-# `preset: bids`, `preset: element`, or a pattern of your own; `marker` names a file that says that videos are complete.
+# The way in which a video's path below its raw root names its session: NeuroBlueprint (sub-*/ses-*) by default;
+# otherwise `preset: bids`, `preset: element`, or your own pattern. `marker` names a file that marks complete videos.
 # layout:
 #   pattern: '(?P<subject>[^/]+)/(?P<session>[^/]+)/(?P<camera>[^/]+)\\.mp4'
 #   marker: '{{stem}}.done'
 #   links_outside: leave_out  # links that lead out of a raw root, which are followed by default
-# See what it finds, and why not the rest, with `dlc-platform scan {home} --dry-run`.
+# `dlc-platform scan {home} --dry-run` shows what it finds, and why the rest is left out.
 
-# DeepLabCut projects, single-animal; they are only read. `split_seed` decides which of the labelled images models are
-# tested on, whatever the recipe: leave it as it is, or versions from before and after cannot be compared.
+# DeepLabCut projects, single-animal; they are only read. `split_seed` chooses the test images, for all recipes. Do not
+# change it: versions that were trained before and after a change cannot be compared.
 projects:
 {projects}
-# What to train with `dlc-platform train {home} NAME`. `net_type` is one of cspnext_s, cspnext_m, cspnext_x, hrnet_w18,
+# Recipes for `dlc-platform train {home} NAME`. `net_type` is one of cspnext_s, cspnext_m, cspnext_x, hrnet_w18,
 # hrnet_w32, hrnet_w48, resnet_50 and resnet_101; `weights` is imagenet (downloaded once), random, or a folder with
 # config.json and model.safetensors.
-# `seed` is that of the random numbers of training: another one repeats a training on the same images.
-# `test_fraction` of the labelled images is not trained on, but tested on; with fewer than {fewest} test images no
-# interval of the error is shown, and no version counts as better.
+# `seed` is for the random numbers of training: another one repeats a training on the same images.
+# `test_fraction` is the part of the labelled images that is for testing and not for training; with fewer than {fewest}
+# test images no interval of the error is shown, and no version counts as better.
 {tests}
 recipes:
 {recipes}
-# Which project's production model tracks which cameras: the first rule that matches the camera's name.
+# The project whose production model tracks a camera: the first rule that matches the camera's name counts.
 inference:
 {inference}
-# Which part of the picture counts, in pixels, where not all of it does; for training, inference and pictures, e.g.
+# The part of the picture that counts, in pixels, if not all of it does; for training, inference and pictures, e.g.
 {regions}
 # When a model version becomes the production model: clearly_better (its test error is lower beyond chance and no body
 # part got worse; the first version at once), or person (only when somebody promotes it). A hopeless version is never
-# promoted by the rule, and where a person promotes it nothing is tracked with it by itself. A version is hopeless when
-# fewer of its labelled test keypoints than the fraction `correct` lie near the label: within 0.2 of the animal's size
-# (the loosest PCK in use), or within 3 times the error of a person who labels again, whichever is more. That error is
-# 2.3 % of the animal's size (2.69 px on DeepLabCut's open field) unless you have measured yours in pixels. It is also
-# hopeless when fewer than the fraction `confident` reach likelihood_cutoff, or when its predictions are spread over
-# less than `spread` of what the labels are: nearly the same place in every image.
+# promoted by the rule, and if a person promotes it, it tracks nothing by itself. A version is hopeless if a smaller
+# fraction than `correct` of its labelled test keypoints lies near the label: within 0.2 of the animal's size (the
+# loosest PCK in use), or within 3 times the error of a person who labels again, whichever is more. That error is 2.3 %
+# of the animal's size (2.69 px on DeepLabCut's open field) unless you have measured yours in pixels. It is also
+# hopeless if a smaller fraction than `confident` reaches likelihood_cutoff, or if the spread of its predictions is less
+# than the fraction `spread` of that of the labels: then it predicts nearly the same place in every image.
 promotion:
   rule: clearly_better
   confidence: 0.95
   hopeless: {{correct: 0.5, within_animal: 0.2, within_human: 3, human_error_px: null, confident: 0.05, spread: 0.1}}
 
-# Recordings whose video is truncated or damaged: stop (registered and not tracked), or track (what can be decoded).
+# Recordings whose video is truncated or damaged: stop (they are registered and not tracked), or track (the part that
+# can be decoded is tracked).
 damaged_videos: stop
 
 # Who is told of failures, sessions in quarantine, late poses and the day's report: a webhook (its URL is in a file or
 # an environment variable, never here) or e-mail, e.g.
 # notify:
 #   webhooks: [{{name: lab-room, url_file: room.url, format: slack}}]
-# Poses are late when a session has waited for so long.
+# Poses are late if a session has waited for them for so long.
 freshness:
   poses_within_hours: 24
 
-# In which the days of reports begin, such as Europe/Berlin.
+# The time zone of reports and schedules, such as Europe/Berlin.
 time_zone: UTC
 
-# When poses count as bad. Floors hold whatever the model does on its own test images; below one the session fails, or
-# is warned of. Over all body parts: `confident`, the fraction of keypoints that reach likelihood_cutoff where the
-# animal is seen (with fewer than half, most of the recording is lost; the International Brain Laboratory's check of a
-# paw fails from 20 % lost on), `mean_likelihood` (0.3 is half of the keypoints at DeepLabCut's cutoff of 0.6 and the
-# rest at 0), `empty_frames`, the fraction without any keypoint, `still`, the fraction in which no keypoint moves
-# although the picture does, and `no_animal`, the fraction in which half of the keypoints are unsure and out of reach of
-# sure ones that move: in an empty cage a network is often sure of a thing that looks like an ear. Of one body part:
-# `bodypart_confident`, which warns, because it may be hidden for good reasons, and `background`, the fraction of its
-# confident places that are one thing away from the animal, which stays where it is for the whole video. null: no such
-# floor.
+# Bad poses. Floors hold whatever the model does on its own test images; below a floor the session fails, or gets a
+# warning. Over all body parts: `confident`, the fraction of keypoints that reach likelihood_cutoff in frames in which
+# the animal is seen (with fewer than half, most of the recording is lost; the International Brain Laboratory's check of
+# a paw fails with 20 % lost), `mean_likelihood` (0.3 means half of the keypoints at DeepLabCut's cutoff of 0.6 and the
+# rest at 0), `empty_frames`, the fraction of frames without any keypoint, `still`, the fraction of frames in which no
+# keypoint moves although the picture does, and `no_animal`, the fraction of frames in which half of the keypoints are
+# unsure and out of reach of sure ones that move: in an empty cage a network is often sure of a thing that looks like an
+# ear. For each body part: `bodypart_confident`, which only warns, because the part may be hidden for good reasons, and
+# `background`, the fraction of its confident places that are a thing away from the animal, which never moves in the
+# whole video. null switches a floor off.
 pose_quality:
   floors:
     confident: {{fail: 0.5}}
@@ -104,24 +105,24 @@ pose_quality:
     still: {{warn: 0.1, fail: 0.5}}
     no_animal: {{warn: 0.2, fail: 0.5}}
     background: {{warn: 0.1, fail: 0.5}}
-# Limits follow from the model's own evaluation and warn, unless you write them; what bad poses hold up is in `blocks`
-# (downstream, exports, promotion), and nothing by default. Rules are for some cameras, e.g.
+# Limits follow from the model's own evaluation and only warn, unless you write them. `blocks` lists the work that bad
+# poses block (downstream, exports, promotion), by default nothing. Rules are for some cameras, e.g.
 #   limits: {{fraction_confident: {{fail: 0.3}}, jumps: {{warn: 0.01, fail: 0.05}}}}
 #   rules: [{{camera: 'side*', floors: {{confident: {{fail: 0.3}}}}, arena: [[40, 0], [600, 480]]}}]
 #   blocks: [exports]
 
-# What a good video of a camera is. What is not written is compared with its earlier videos, and only warns, e.g.
+# Limits of a good video of a camera. Other figures are compared with the camera's earlier videos, and only warn, e.g.
 # video_quality:
 #   - {{camera: 'top*', resolution: [640, 480], frame_rate: 30, exposure: [40, 200], on_failure: quarantine}}
 
-# Where datasets, models, evaluations and poses are kept.
+# The folder of datasets, models, evaluations and poses.
 store: store
 
-# A video is taken when it has not changed for so many seconds; the raw roots are looked at this often.
+# A video is taken after it has not changed for settle_seconds; the raw roots are looked at every scan_seconds.
 settle_seconds: {settle_seconds}
 scan_seconds: {scan_seconds}
 
-# A look takes tick_seconds at most; newest, oldest or name come first; so many sessions are under way at a time.
+# A look takes tick_seconds at most; `order` is newest, oldest or name; queued_sessions are under way at a time.
 scan:
   tick_seconds: 20
   order: newest
@@ -135,18 +136,18 @@ gpus: auto
 # Schedules and sensors are on in production, and off in staging and development until somebody switches them on.
 stage: production
 
-# When the lab looks after itself: minute, hour, day of the month, month, day of the week; null switches one off.
+# The times of the lab's own upkeep: minute, hour, day of the month, month, day of the week; null switches one off.
 # schedules:
 #   catch_up: '30,40 2 * * *'
 #   evaluate_new_labels: '0 3 * * 6'
 #   verify_store: '0 4 1 * *'
 #   back_up: '0 6 1 * *'
 #   clean_up: '0 5 * * *'
-# Names under which the UI answers besides 127.0.0.1 and localhost, as behind a proxy.
+# More host names of the UI, besides 127.0.0.1 and localhost, such as that of a proxy.
 # web: {{hosts: [dlc.lab.example.org]}}
-# Where backups go (best on another disk), and how many of them stay.
+# The folder of backups (best on another disk), and the number of backups to keep.
 # backups: {{folder: backups, keep: 12}}
-# A run whose worker died is tried again after so many minutes; what runs logged is kept for so many days.
+# The minutes before each new try of a run whose worker died, and the days for which logs of runs are kept.
 # runs: {{retry_minutes: [1, 5, 25], keep_events_days: 90}}
 
 # Keypoints with a lower likelihood are drawn hollow and left out of figures that say "confident".

@@ -65,6 +65,28 @@ order by v.recipe, v.version
 """
 
 
+#: Queries for measured frames per second, the one closest to this model first; each with its name. All are about the
+#: device that computed last, because a mean over GPUs and CPUs is the speed of neither.
+_SPEEDS = (
+    (
+        "measured on its own estimates",
+        "select sum(frames) / nullif(sum(seconds), 0) from dlc.pose_estimate "
+        "where model_id = :model and origin = 'computed' group by device order by max(estimated_at) desc limit 1",
+    ),
+    (
+        "measured on other versions of the same network",
+        "select sum(e.frames) / nullif(sum(e.seconds), 0) from dlc.model_version m "
+        "join dlc.model_version o on o.net_type = m.net_type join dlc.pose_estimate e on e.model_id = o.id "
+        "where m.id = :model and e.origin = 'computed' group by e.device order by max(e.estimated_at) desc limit 1",
+    ),
+    (
+        "measured on its evaluation",
+        "select sum(d.train_images + d.test_images) / nullif(sum(e.seconds), 0) from dlc.evaluation e "
+        "join dlc.dataset d on d.id = e.dataset_id where e.model_id = :model and e.seconds is not null",
+    ),
+)
+
+
 @Question
 def model_table() -> Asked:
     """One row for each training and each imported version, oldest first.
@@ -232,6 +254,15 @@ def models_of(engine: Engine, project: str) -> list[ModelVersion]:
     """The model versions of a project, trained and imported, oldest first."""
     statement = select(ModelVersion).where(ModelVersion.project == project)
     return every_row(engine, statement.order_by(ModelVersion.registered_at, ModelVersion.id))
+
+
+def measured_speed(engine: Engine, model_id: str) -> tuple[float | None, str]:
+    """How fast a version is expected to track, in frames per second, and how that is known; None, "" if it is not."""
+    with engine.connect() as connection:
+        for basis, query in _SPEEDS:
+            if measured := connection.scalar(text(query), {"model": model_id}):
+                return float(measured), basis
+    return None, ""
 
 
 def bodyparts_of(engine: Engine, model_id: str) -> list[str]:

@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Connection, Engine, func, orm, select, update
+from sqlalchemy import Connection, Engine, Text, and_, cast, func, or_, orm, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.asking import Asked, Question, frame
-from dlc_platform.catalog.tables import Quarantine, Session
+from dlc_platform.catalog.tables import Notification, Quarantine, Session
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
 
@@ -195,6 +195,20 @@ def holding_reasons(engine: Engine) -> dict[tuple[str, str | None], str]:
         for entry in session.scalars(statement.order_by(Quarantine.id)):
             reasons.setdefault((entry.session_key, entry.path), f"{entry.reason}; {entry.remedy}")
     return reasons
+
+
+def reasons_held_or_told(engine: Engine, keys: Collection[str], run_id: str) -> dict[str, list[str]]:
+    """Why these sessions are in quarantine, or were by what a run found, if that was told before they were let out."""
+    was_told = select(Notification.id).where(
+        Notification.kind == "quarantine", Notification.subject == cast(Quarantine.id, Text)
+    )
+    held = or_(Quarantine.released_at.is_(None), and_(Quarantine.run_id == run_id, was_told.exists()))
+    found: dict[str, list[str]] = {}
+    with engine.connect() as connection:
+        entries = select(Quarantine.session_key, Quarantine.reason).where(Quarantine.session_key.in_(keys), held)
+        for key, reason in connection.execute(entries):
+            found.setdefault(key, []).append(reason)
+    return found
 
 
 def released_files(engine: Engine) -> set[tuple[str, str]]:

@@ -18,31 +18,17 @@ _MOST = 200
 
 def sessions(ctx: typer.Context, incomplete: str) -> list[str]:
     """The keys of registered sessions."""
+    from dlc_platform.catalog.names import sessions_that_begin
 
-    def keys(engine: "Engine") -> Iterable[str]:
-        from sqlalchemy import text
-
-        query = text("select key from dlc.session where starts_with(key, :start) order by key limit :most")
-        with engine.connect() as connection:
-            return connection.scalars(query, {"start": incomplete, "most": _MOST}).all()
-
-    return _of_catalogue(ctx, keys)
+    return _of_catalogue(ctx, lambda engine: sessions_that_begin(engine, incomplete, _MOST))
 
 
 def models(ctx: typer.Context, incomplete: str) -> list[str]:
     """The identities of model versions, as much of them as tables show."""
+    from dlc_platform.catalog.names import models_that_begin
+    from dlc_platform.identity import short
 
-    def identities(engine: "Engine") -> Iterable[str]:
-        from sqlalchemy import text
-
-        query = text(
-            "select left(id, 12) from dlc.model_version where starts_with(id, :start) "
-            "order by registered_at desc limit :most"
-        )
-        with engine.connect() as connection:
-            return connection.scalars(query, {"start": incomplete, "most": _MOST}).all()
-
-    return _of_catalogue(ctx, identities)
+    return _of_catalogue(ctx, lambda engine: map(short, models_that_begin(engine, incomplete, _MOST)))
 
 
 def recipes(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from dlc_platform.catalog.database import lost_catalog, open_where_there
+from dlc_platform.catalog.notifications import channel_states
 from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.quarantine import quarantine_counts
 from dlc_platform.catalog.sessions import known_files
@@ -29,7 +30,6 @@ from dlc_platform.lab.waiting import waiting
 from dlc_platform.models.comparison import ONE_SPLIT, different_splits, too_few_test_images
 from dlc_platform.models.judging import judge_version, what_to_do
 from dlc_platform.notify.messages import Channel
-from dlc_platform.notify.outbox import channel_states
 from dlc_platform.notify.sending import exposed_secret, reach
 from dlc_platform.postgres.connection import existing_url
 from dlc_platform.sessions.cropping import crop_without_region

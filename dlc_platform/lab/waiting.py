@@ -10,13 +10,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
+from dlc_platform.catalog.waiting import files_without_poses, open_entries, unregistered_sessions, unwritten_files
 from dlc_platform.errors import in_a_line
 from dlc_platform.lab.runs_under_way import RunUnderWay, Wanted, under_way
 from dlc_platform.sessions.listing import UNWRITTEN
 from dlc_platform.settings.lab import Lab
 from dlc_platform.store import Store
+from dlc_platform.text.assets import POSE_ESTIMATES, SESSION_VIDEOS
 from dlc_platform.text.screen import wrapped
 from dlc_platform.text.words import said_of
 
@@ -27,43 +29,9 @@ if TYPE_CHECKING:
 _STEPS = {"videos": "its videos to be good enough", "labels": "its labels", "quality": "a decision on its poses"}
 _BY_ITSELF = "Nothing: it goes on by itself"
 #: The assets whose runs a session waits for.
-_REGISTERS, _TRACKS = "session_videos", "pose_estimates"
+_REGISTERS, _TRACKS = SESSION_VIDEOS, POSE_ESTIMATES
 #: The run that is under way for an asset and a session.
 _Runs = Mapping[Wanted, RunUnderWay]
-
-_UNREGISTERED = """
-select w.session_key, w.changed_at, w.unready_since, w.left_out,
-       (select min(r.path || ': ' || r.problem) from dlc.sighting s join dlc.scanned_folder f on f.id = s.folder_id
-        join dlc.scanned_root r on r.id = f.root_id
-        where s.session_key = w.session_key and r.problem is not null) as root_problem
-from dlc.waiting_session w
-where not exists (select from dlc.quarantine q where q.session_key = w.session_key and q.stage = 'videos'
-                  and q.path is null and q.evidence = w.held and q.released_at is null)
-order by w.session_key
-"""
-_UNWRITTEN = """
-select distinct on (e ->> 3) e ->> 3 as session_key, e ->> 0 as path, e ->> 1 as reason, f.seen_at
-from dlc.scanned_folder f, jsonb_array_elements(f.left_out) e
-where starts_with(e ->> 1, :unwritten) and e ->> 3 is not null
-order by e ->> 3, e ->> 0
-"""
-_QUARANTINE = """
-select session_key, stage, path, reason, remedy, since from dlc.quarantine where released_at is null
-order by session_key, id
-"""
-_WITHOUT_POSES = """
-select r.session_key, r.camera, f.path, f.registered_at, f.missing_since, p.promoted_at, c.project
-from dlc.recording_file f
-join dlc.recording r on r.id = f.recording_id
-join dlc.camera c on c.name = r.camera
-left join lateral (select min(promoted_at) as promoted_at from dlc.promotion where project = c.project) p on true
-where f.replaced_at is null
-and not exists (select from dlc.recording_poses m where m.recording_file_id = f.id)
-and not exists (select from dlc.quarantine q where q.session_key = r.session_key and q.released_at is null
-                and q.stage in ('videos', 'poses') and (q.path is null or q.path = f.path))
-and not exists (select from dlc.waiting_session w where w.session_key = r.session_key)
-order by r.session_key, f.id
-"""
 
 
 @dataclass(frozen=True)
@@ -90,17 +58,21 @@ class Waiting:
 def waiting(engine: Engine, lab: Lab, now: datetime | None = None) -> list[Waiting]:
     """Every session that waits or is held up, by key."""
     moment = now or datetime.now(UTC)
-    with engine.connect() as connection:
-        unregistered = connection.execute(text(_UNREGISTERED)).all()
-        unwritten = connection.execute(text(_UNWRITTEN), {"unwritten": UNWRITTEN}).all()
-        quarantine = connection.execute(text(_QUARANTINE)).all()
-        without_poses = connection.execute(text(_WITHOUT_POSES)).all()
+    unregistered = unregistered_sessions(engine)
+    unwritten = unwritten_files(engine, UNWRITTEN)
+    quarantine = open_entries(engine)
+    without_poses = files_without_poses(engine)
     runs = under_way(engine, (_REGISTERS, _TRACKS), moment)
     found = [_unregistered(row, lab, moment, runs) for row in unregistered]
     for row in unwritten:
-        reason, _, remedy = row.reason.partition("; ")
-        found.append(Waiting(row.session_key, "registration", row.path, row.seen_at, reason, _sentence(remedy)))
-    found += [Waiting(row.session_key, row.stage, row.path, row.since, row.reason, row.remedy) for row in quarantine]
+        reason, _, remedy = row["reason"].partition("; ")
+        found.append(
+            Waiting(row["session_key"], "registration", row["path"], row["seen_at"], reason, _sentence(remedy))
+        )
+    found += [
+        Waiting(row["session_key"], row["stage"], row["path"], row["since"], row["reason"], row["remedy"])
+        for row in quarantine
+    ]
     found += _without_poses(engine, without_poses, lab, runs)
     return sorted(found, key=lambda one: (one.session, one.step, one.file or ""))
 
@@ -158,14 +130,14 @@ def waiting_table(engine: Engine, lab: Lab) -> "pd.DataFrame":
 
 def _unregistered(row: Any, lab: Lab, now: datetime, runs: _Runs) -> Waiting:
     file, remedy, passing = None, _BY_ITSELF, True
-    since = row.unready_since or row.changed_at
-    if row.root_problem is not None:
-        reason, _, remedy = row.root_problem.partition("; ")
+    since = row["unready_since"] or row["changed_at"]
+    if row["root_problem"] is not None:
+        reason, _, remedy = row["root_problem"].partition("; ")
         passing = False
-    elif (run := runs.get((_REGISTERS, row.session_key))) is not None:
+    elif (run := runs.get((_REGISTERS, row["session_key"]))) is not None:
         reason = str(run)
-    elif row.left_out:
-        file, told, _ = row.left_out[0]
+    elif row["left_out"]:
+        file, told, _ = row["left_out"][0]
         reason, _, remedy = told.partition("; ")
         if told.startswith("it does not open"):
             until = since + timedelta(seconds=lab.scan.unopened_seconds)
@@ -174,11 +146,11 @@ def _unregistered(row: Any, lab: Lab, now: datetime, runs: _Runs) -> Waiting:
                 f"{until:%Y-%m-%d %H:%M} UTC"
             )
         passing = False
-    elif now - row.changed_at < timedelta(seconds=lab.settle_seconds):
+    elif now - row["changed_at"] < timedelta(seconds=lab.settle_seconds):
         reason = f"its files changed less than {lab.settle_seconds:g} s ago"
     else:
         reason = "its files have settled, and it is registered when its turn comes"
-    return Waiting(row.session_key, "registration", file, since, reason, _sentence(remedy), passing)
+    return Waiting(row["session_key"], "registration", file, since, reason, _sentence(remedy), passing)
 
 
 def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator[Waiting]:
@@ -189,20 +161,20 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
 
     trackers = find_trackers(engine, Store(lab.store), lab.projects, lab.model_rules)
     for row in rows:
-        project = lab.tracking.project_of(row.camera)
-        if row.missing_since is not None:
+        project = lab.tracking.project_of(row["camera"])
+        if row["missing_since"] is not None:
             reason, remedy = "its file is gone", "Bring it back, or leave it: nothing is deleted"
-            yield Waiting(row.session_key, "poses", row.path, row.missing_since, reason, remedy)
+            yield Waiting(row["session_key"], "poses", row["path"], row["missing_since"], reason, remedy)
         elif project is None:
             continue
         elif (obstacle := trackers.obstacle(project)) is not None:
-            since = (row.promoted_at if project in trackers.models else None) or row.registered_at
-            yield Waiting(row.session_key, "poses", row.path, since, obstacle.reason, obstacle.remedy)
+            since = (row["promoted_at"] if project in trackers.models else None) or row["registered_at"]
+            yield Waiting(row["session_key"], "poses", row["path"], since, obstacle.reason, obstacle.remedy)
         else:
-            since = max(row.registered_at, row.promoted_at or row.registered_at)
-            run = runs.get((_TRACKS, row.session_key))
+            since = max(row["registered_at"], row["promoted_at"] or row["registered_at"])
+            run = runs.get((_TRACKS, row["session_key"]))
             reason = "it has no poses yet, and is tracked when its turn comes" if run is None else str(run)
-            yield Waiting(row.session_key, "poses", row.path, since, reason, _BY_ITSELF, passing=True)
+            yield Waiting(row["session_key"], "poses", row["path"], since, reason, _BY_ITSELF, passing=True)
 
 
 def _sentence(remedy: str) -> str:

@@ -7,34 +7,14 @@ production.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from dlc_platform.catalog.estimates import stale_under
+from dlc_platform.catalog.models import measured_speed
 from dlc_platform.text.words import counted, lasting, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Queries for measured frames per second, the one closest to this model first; each with its name. All are about the
-#: device that computed last, because a mean over GPUs and CPUs is the speed of neither.
-_SPEEDS = (
-    (
-        "measured on its own estimates",
-        "select sum(frames) / nullif(sum(seconds), 0) from dlc.pose_estimate "
-        "where model_id = :model and origin = 'computed' group by device order by max(estimated_at) desc limit 1",
-    ),
-    (
-        "measured on other versions of the same network",
-        "select sum(e.frames) / nullif(sum(e.seconds), 0) from dlc.model_version m "
-        "join dlc.model_version o on o.net_type = m.net_type join dlc.pose_estimate e on e.model_id = o.id "
-        "where m.id = :model and e.origin = 'computed' group by e.device order by max(e.estimated_at) desc limit 1",
-    ),
-    (
-        "measured on its evaluation",
-        "select sum(d.train_images + d.test_images) / nullif(sum(e.seconds), 0) from dlc.evaluation e "
-        "join dlc.dataset d on d.id = e.dataset_id where e.model_id = :model and e.seconds is not null",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -87,8 +67,5 @@ class Impact:
 def impact_of(engine: Engine, model_id: str) -> Impact:
     """The effect of promoting this model version."""
     rows = stale_under.rows(engine, model_id)
-    with engine.connect() as connection:
-        for basis, query in _SPEEDS:
-            if measured := connection.scalar(text(query), {"model": model_id}):
-                return Impact(rows, float(measured), basis)
-    return Impact(rows, None, "")
+    speed, basis = measured_speed(engine, model_id)
+    return Impact(rows, speed, basis)

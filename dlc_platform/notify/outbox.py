@@ -10,13 +10,14 @@ Other modules decide which events are worth telling; `sending` sends one message
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Connection, Engine, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from dlc_platform.catalog.notifications import notify_of_quarantine
 from dlc_platform.catalog.tables import Notification
 from dlc_platform.errors import PlatformError, in_this_lab
 from dlc_platform.notify.messages import LONGEST_TEXT, WORDS, Channel, Message, News, SendError, plain
@@ -66,29 +67,8 @@ def announce(engine: Engine, channels: Iterable[Channel], news: Iterable[News]) 
 def announce_quarantine(engine: Engine, channels: Iterable[Channel]) -> int:
     """Write new entries of the quarantine down for each channel that wants them; return the number of new
     notifications."""
-    new = 0
-    for channel in channels:
-        if "quarantine" in channel.send:
-            with engine.begin() as connection:
-                new += connection.execute(
-                    text(_QUARANTINE), {"channel": channel.name, "longest": LONGEST_TEXT}
-                ).rowcount
-    return new
-
-
-#: Done only in the database, because a bad disk puts thousands of sessions into quarantine at once.
-_QUARANTINE = """
-insert into dlc.notification (kind, subject, channel, title, body)
-select 'quarantine', q.id::text, :channel,
-       regexp_replace(q.session_key, '\\s+', ' ', 'g') || ' is in quarantine (' || q.stage || ')',
-       left(coalesce(q.path || ': ', '') || q.reason || '. ' || q.remedy || '.', :longest)
-from dlc.quarantine q
-where q.released_at is null and not exists (
-    select from dlc.notification n where n.kind = 'quarantine' and n.subject = q.id::text and n.channel = :channel
-)
-order by q.id
-on conflict do nothing
-"""
+    wants = [channel.name for channel in channels if "quarantine" in channel.send]
+    return sum(notify_of_quarantine(engine, name, LONGEST_TEXT) for name in wants)
 
 
 def deliver(
@@ -232,16 +212,3 @@ def _message(connection: Connection, lab: str, message_id: str) -> Message:
                 told = {"title": in_this_lab(row.title), "body": in_this_lab(row.body)}
                 shown.append(Notification(**{**row._mapping, **told}))
     return Message(message_id, lab, counts, tuple(shown))
-
-
-def channel_states(engine: Engine, names: Sequence[str]) -> dict[str, tuple[int, int, str | None]]:
-    """For each channel: the number of waiting notifications, of those given up, and the last error."""
-    query = text(
-        "select channel, count(*) filter (where sent_at is null and given_up_at is null), "
-        "count(*) filter (where given_up_at is not null), "
-        "(array_agg(last_error order by next_attempt_at desc nulls last) filter (where last_error is not null))[1] "
-        "from dlc.notification where channel = any(:names) group by channel"
-    )
-    with engine.connect() as connection:
-        found = {row[0]: (row[1], row[2], row[3]) for row in connection.execute(query, {"names": list(names)})}
-    return {name: found.get(name, (0, 0, None)) for name in names}

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
-from dlc_platform.catalog.quarantine import quarantine_counts, quarantine_table
+from dlc_platform.catalog.notifications import announced
+from dlc_platform.catalog.quarantine import quarantine_counts, quarantine_table, reasons_held_or_told
 from dlc_platform.catalog.wanted import late_sessions
 from dlc_platform.errors import command, in_this_lab
 from dlc_platform.lab.waiting import waiting
@@ -283,7 +284,7 @@ def _failures(
 ) -> Iterator[tuple[News, bool]]:
     """The runs that failed and were not reported, and for each whether the quarantine holds every session that
     failed."""
-    told_already = _told(engine, [record.dagster_run.run_id for record in records])
+    told_already = announced(engine, "run_failure", [record.dagster_run.run_id for record in records])
     for record in records:
         run = record.dagster_run
         if run.run_id in told_already or run.tags.get(WILL_RETRY_TAG) == "true":
@@ -299,21 +300,7 @@ def _failures(
         yield news, failed is not None and _all_in_quarantine(engine, run.run_id, failed)
 
 
-def _told(engine: Engine, runs: list[str]) -> set[str]:
-    query = text("select subject from dlc.notification where kind = 'run_failure' and subject = any(:runs)")
-    with engine.connect() as connection:
-        return set(connection.scalars(query, {"runs": runs}))
-
-
 def _all_in_quarantine(engine: Engine, run_id: str, failed: Sequence[tuple[str, str]]) -> bool:
     """True if each session is in quarantine for this run's reason, or was released after that had been reported."""
-    query = text(
-        "select session_key, reason from dlc.quarantine q where session_key = any(:keys) and (released_at is null "
-        "or run_id = :run and exists (select from dlc.notification where kind = 'quarantine' and subject = q.id::text))"
-    )
-    with engine.connect() as connection:
-        held = connection.execute(query, {"keys": [key for key, _ in failed], "run": run_id}).all()
-    reasons: dict[str, list[str]] = {}
-    for key, reason in held:
-        reasons.setdefault(key, []).append(reason)
+    reasons = reasons_held_or_told(engine, [key for key, _ in failed], run_id)
     return all(any(reason in said for reason in reasons.get(key, ())) for key, said in failed)

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from dlc_platform.catalog.notifications import channel_states
 from dlc_platform.catalog.quarantine import Fault, judge, release
 from dlc_platform.errors import PlatformError
 from dlc_platform.notify.mail import send_mail
 from dlc_platform.notify.messages import News, SendError, trial_message
-from dlc_platform.notify.outbox import announce, announce_quarantine, channel_states, deliver
+from dlc_platform.notify.outbox import announce, announce_quarantine, deliver
 from dlc_platform.notify.sending import explained, exposed_secret, reach, send
 from dlc_platform.settings.lab import Lab
 from dlc_platform_tests import receivers

@@ -43,6 +43,8 @@ from dlc_platform.text.words import counted
 DEVICE_TAG = "dlc_platform/device"
 #: The number of processes that the kernel had killed for lack of memory when the worker started, and its source.
 MEMORY_KILLS_TAG = f"{UNSHOWN}memory_kills"
+#: Its name in runs that version 0.6.1 or an earlier one started.
+EARLIER_MEMORY_KILLS_TAG = "dlc_platform/memory_kills"
 ARGUMENTS_VARIABLE = "DLC_PLATFORM_RUN_ARGUMENTS"
 
 _LOG_FOLDER = "run-logs"
@@ -273,7 +275,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
         hint = self._memory_ran_out(run, killed=code == -signal.SIGKILL)
         if not hint and code == -signal.SIGKILL:
             hint = ": a person can do that, and so can the kernel when memory runs out (`dmesg` tells)"
-            if MEMORY_KILLS_TAG in run.tags:
+            if _killed_at_start(run):
                 hint = ", and not by the kernel for want of memory, which it counts: so by a person or a program"
         return f"The worker ({worker}) was killed by {signal.Signals(-code).name}{hint}"
 
@@ -282,7 +284,7 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
         The kernel's count matters only for a worker that the kernel may have `killed`.
         """
-        before, _, place = run.tags.get(MEMORY_KILLS_TAG, "").partition(" ")
+        before, _, place = _killed_at_start(run).partition(" ")
         now = killed_for_memory()
         if killed and now is not None and str(now[0]) == place and now[1] > int(before):
             return (
@@ -294,3 +296,8 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
             if _OUT_OF_MEMORY.match(line) and TRIED_WITH_LESS not in line:
                 return f": memory ran out (its output says: {line.strip()[:200]})"
         return ""
+
+
+def _killed_at_start(run: DagsterRun) -> str:
+    """How many processes the kernel had killed for want of memory when the run began, and where that was counted."""
+    return run.tags.get(MEMORY_KILLS_TAG) or run.tags.get(EARLIER_MEMORY_KILLS_TAG, "")

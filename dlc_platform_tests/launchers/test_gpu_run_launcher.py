@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun
 from dagster._core.storage.tags import MAX_RETRIES_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
@@ -25,7 +25,12 @@ from dlc_platform.devices.gpus import Device
 from dlc_platform.devices.locks import DIRECTORY_VARIABLE
 from dlc_platform.devices.processes import WorkerProcess
 from dlc_platform.errors import HOME_VARIABLE
-from dlc_platform.launchers.gpu_run_launcher import DEVICE_TAG
+from dlc_platform.launchers.gpu_run_launcher import (
+    DEVICE_TAG,
+    EARLIER_MEMORY_KILLS_TAG,
+    MEMORY_KILLS_TAG,
+    _killed_at_start,
+)
 from dlc_platform.launchers.needs import GPUS_TAG, MEMORY_TAG
 from dlc_platform.launchers.routing_run_launcher import ROUTE_TAG
 from dlc_platform_tests.launchers.launching_lab import Daemon, Lab
@@ -91,6 +96,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatc
     }
     with _lab(tmp_path_factory.mktemp("gpus") / "home", configuration, environment) as lab:
         yield lab
+
+
+def test_the_kills_of_a_run_of_an_earlier_version_are_read() -> None:
+    """One that is tried again has the tag of its predecessor, too."""
+    earlier = {EARLIER_MEMORY_KILLS_TAG: "3 /sys/fs/cgroup/memory.events"}
+    now = {MEMORY_KILLS_TAG: "5 /sys/fs/cgroup/memory.events"}
+    assert _killed_at_start(DagsterRun("job", tags=earlier)) == "3 /sys/fs/cgroup/memory.events"
+    assert _killed_at_start(DagsterRun("job", tags=earlier | now)) == "5 /sys/fs/cgroup/memory.events"
+    assert _killed_at_start(DagsterRun("job")) == ""
 
 
 def test_a_third_run_waits_and_inherits_a_killed_workers_device(lab: Lab):

@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, Self, get_args
 from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dlc_platform.errors import MachineFault, PlatformError, one_line
 from dlc_platform.faults import FULL
@@ -44,6 +46,76 @@ _MADE_AGAIN = {
     "evaluations": ", or move it away and materialise model_evaluation and model_comparison again",
     "poses": ", or move it away and materialise pose_estimates again (poses from elsewhere are imported again)",
 }
+
+
+class ListedFile(BaseModel):
+    """A file of a product as its manifest lists it, with its path below the product."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a product says of itself in its ``manifest.json``; `manifests` has the keys of each kind.
+
+    It is written once, as JSON with sorted keys, and the catalogue knows the hash of its bytes. Keys that are not known
+    here are left alone: other versions have written them, and the lab of a newer one does not open.
+
+    Attributes
+    ----------
+    files
+        All other files; None in products from before they were listed.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    files: list[ListedFile] | None = None
+
+    @classmethod
+    def read(cls, product: Path) -> Self:
+        """The manifest of the product in this directory.
+
+        Raises
+        ------
+        PlatformError
+            As `opened` does; and when it does not say what a product of this kind says, naming the key.
+        """
+        with opened(product, MANIFEST) as file:
+            return cls.parse(file.read_text(encoding="utf-8"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        Raises
+        ------
+        ValueError
+            When it is not the text of such a manifest, with what is wrong with it in words.
+        """
+        try:
+            return cls.model_validate(json.loads(text))
+        except RecursionError:
+            raise ValueError("it holds lists in lists without end") from None
+        except ValidationError as error:
+            raise ValueError(in_words(error)) from None
+
+    def said(self) -> dict[str, Any]:
+        """What was given, for `Store.put`: nothing is added, and no number changes its type."""
+        return self.model_dump(exclude_unset=True)
+
+
+def in_words(error: ValidationError) -> str:
+    """What is wrong with a manifest, in one line and without its values, which can be long."""
+    told = []
+    for one in error.errors():
+        place, message = ".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")
+        if one["type"] == "missing":
+            told.append(f"it does not say `{place}`")
+        else:
+            told.append((f"`{place}`: " if place else "") + message[:1].lower() + message[1:])
+    return "; ".join(told)
 
 
 class Store:
@@ -73,10 +145,6 @@ class Store:
         """True if the product exists; an existing product is complete."""
         return self.path(kind, identity).is_dir()
 
-    def manifest(self, kind: Kind, identity: str) -> dict[str, Any]:
-        """The manifest of a product; see `read_manifest`."""
-        return read_manifest(self.path(kind, identity))
-
     def put(self, kind: Kind, identity: str, manifest: dict[str, Any], write: Callable[[Path], None]) -> Path:
         """Make a product that does not exist yet; an existing one is kept unchanged.
 
@@ -84,7 +152,7 @@ class Store:
         ----------
         manifest
             Written as ``manifest.json`` of the product, with the key `files` added: path, size in bytes and SHA-256 of
-            every other file.
+            every other file. See `Manifest.said`.
         write
             Called with an empty directory, which it fills. If it raises an error, nothing visible is left.
 
@@ -257,21 +325,6 @@ class Store:
         return partials
 
 
-def read_manifest(product: Path) -> dict[str, Any]:
-    """The manifest of a product.
-
-    Raises
-    ------
-    PlatformError
-        As `opened` does.
-    """
-    with opened(product, MANIFEST) as file:
-        said = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(said, dict):
-            raise ValueError("it holds no keys")
-    return said
-
-
 @contextmanager
 def opened(product: Path, name: str, whole: bool = False) -> Iterator[Path]:
     """A file of a product, for reading within the block.
@@ -300,10 +353,10 @@ def opened(product: Path, name: str, whole: bool = False) -> Iterator[Path]:
 
 def require_intact(product: Path) -> None:
     """Check that every file of a product is unchanged, before hours are spent on it; raises as `opened` does."""
-    for made in read_manifest(product).get("files", []):
-        with _told(product, product / made["path"]):
-            _require_below(made["path"])
-            if sha256_file(product / made["path"]) != made["sha256"]:
+    for made in Manifest.read(product).files or ():
+        with _told(product, product / made.path):
+            _require_below(made.path)
+            if sha256_file(product / made.path) != made.sha256:
                 raise ValueError("its content has changed since it was made")
 
 
@@ -335,12 +388,12 @@ def _require_below(name: str) -> None:
 def _require_as_made(product: Path, name: str, whole: bool) -> None:
     file = product / name
     size = file.stat().st_size
-    made = {own["path"]: own for own in read_manifest(product).get("files", [])}.get(name)
+    made = {own.path: own for own in Manifest.read(product).files or ()}.get(name)
     if made is None:  # the product is older than checksums
         return
-    if size != made["size_bytes"]:
-        raise ValueError(f"it has {size} bytes, and had {made['size_bytes']} when it was made")
-    if whole and sha256_file(file) != made["sha256"]:
+    if size != made.size_bytes:
+        raise ValueError(f"it has {size} bytes, and had {made.size_bytes} when it was made")
+    if whole and sha256_file(file) != made.sha256:
         raise ValueError("its content has changed since it was made")
 
 

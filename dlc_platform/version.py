@@ -5,4 +5,4 @@ third one counts the releases between two migrations. CHANGELOG.md in this folde
 each.
 """
 
-__version__ = "0.6.1"
+__version__ = "0.7.0"

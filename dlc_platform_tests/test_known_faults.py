@@ -25,7 +25,7 @@ from sqlalchemy import Engine, text
 import dlc_platform
 from dlc_platform.catalog import tables
 from dlc_platform.catalog.database import open_catalog
-from dlc_platform.catalog.estimates import pose_summaries, record_poses
+from dlc_platform.catalog.estimates import record_poses
 from dlc_platform.catalog.products import making_alone
 from dlc_platform.catalog.sessions import current_files, register_session, session_table
 from dlc_platform.dlc.chunks import Progress
@@ -35,7 +35,7 @@ from dlc_platform.dlc.training import TrainedModel, parameters_of, train_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.platform import Platform
-from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
+from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.sessions.recordings import scan
 from dlc_platform.sessions.registration import register, require_unchanged
 from dlc_platform.settings.environment import POSTGRES_VARIABLE
@@ -44,6 +44,7 @@ from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 from dlc_platform.video.probe import probe
 from dlc_platform_tests.catalog import small_lab
+from dlc_platform_tests.products import manifest_of
 
 KEY = "sub-1_ses-1"
 
@@ -146,7 +147,6 @@ def test_a_query_for_poses_honours_its_session_and_body_parts(
                 seconds=made.seconds,
                 run_id="run",
             ),
-            pose_summaries(made.id, summarize(read_parquet(made.path / POSE_TABLE), 0.6).to_dict("records")),
             tables.RecordingPoses(recording_file_id=file.id, pose_estimate_id=made.id, run_id="run"),
             {},
         )
@@ -213,7 +213,7 @@ def test_two_trainings_of_one_dataset_do_not_affect_each_other(
     assert other.returncode == 0
     made = sorted((store.root / "models").iterdir())
     assert len(made) == 2 and len({sha256_file(model / "snapshot.pt") for model in made}) == 2
-    assert sorted(store.manifest("models", model.name)["recipe"]["seed"] for model in made) == [1, 2]
+    assert sorted(manifest_of(store.path("models", model.name))["recipe"]["seed"] for model in made) == [1, 2]
     assert list((tmp_path / "work").iterdir()) == []
     # Each is what it would have been alone.
     alone = train_model(tiny_dataset.path, second, Store(tmp_path / "alone"), tmp_path / "work", device="cpu")

@@ -246,7 +246,7 @@ def test_older_tables_are_left_and_the_remedy_is_told(lab: Engine, home: Path, c
     for question, arguments in QUESTIONS.items():
         if question == "require_project":  # which lab.yaml answers
             continue
-        with pytest.raises(PlatformError, match="0004, where this version has 0006") as caught:
+        with pytest.raises(PlatformError, match="0004, where this version has 0007") as caught:
             getattr(Platform(home), question)(*arguments)
         assert helps in caught.value.remedy
     with pytest.raises(PlatformError, match="older version of the platform"):

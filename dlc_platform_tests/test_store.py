@@ -23,6 +23,7 @@ from dlc_platform.pose import table as pose_table
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.store import MANIFEST, Kind, Store, opened, require_intact
 from dlc_platform_tests.keeping import make_old
+from dlc_platform_tests.products import manifest_of
 
 IDENTITY = "ab" * 32
 SLOW_PUT = """
@@ -76,7 +77,7 @@ def test_a_product_and_its_manifest(store: Store) -> None:
     path = store.put("models", IDENTITY, {"seconds": 1.5, "name": "é"}, content("one"))
     assert path == store.path("models", IDENTITY) == store.root / "models" / IDENTITY
     assert store.has("models", IDENTITY) and not store.has("poses", IDENTITY)
-    manifest = store.manifest("models", IDENTITY)
+    manifest = manifest_of(store.path("models", IDENTITY))
     assert {key: manifest[key] for key in ("seconds", "name")} == {"seconds": 1.5, "name": "é"}
     assert everything(store) == [f"models/{IDENTITY}/manifest.json", f"models/{IDENTITY}/sub/content"]
 
@@ -85,7 +86,7 @@ def test_what_is_there_is_never_written_again(store: Store) -> None:
     path = store.put("models", IDENTITY, {"n": 1}, content("one"))
     assert store.put("models", IDENTITY, {"n": 2}, content("two")) == path
     assert (path / "sub" / "content").read_text() == "one"
-    assert store.manifest("models", IDENTITY)["n"] == 1
+    assert manifest_of(store.path("models", IDENTITY))["n"] == 1
 
 
 def test_a_manifest_lists_the_other_files(store: Store) -> None:
@@ -94,7 +95,7 @@ def test_a_manifest_lists_the_other_files(store: Store) -> None:
         (folder / "empty").touch()
 
     path = store.put("models", IDENTITY, {}, write)
-    assert store.manifest("models", IDENTITY)["files"] == [
+    assert manifest_of(store.path("models", IDENTITY))["files"] == [
         {"path": "empty", "size_bytes": 0, "sha256": hashlib.sha256().hexdigest()},
         {"path": "sub/content", "size_bytes": 2, "sha256": hashlib.sha256("é".encode()).hexdigest()},
     ]
@@ -333,7 +334,8 @@ def test_a_product_that_was_harmed_is_named_with_what_to_do(
         elif file != MANIFEST:
             (folder / file).write_text("data: {inference: {}}\n")
 
-    manifest = {"n_train": 1, "n_test": 1, "bodyparts": ["nose"], "skeleton": [], "sessions": []}
+    manifest = {"n_train": 1, "n_test": 1, "bodyparts": ["nose"], "skeleton": [], "task": "t", "sessions": []}
+    manifest |= {"model": "m", "dataset": "d", "seconds": 1.0}
     product = store.put(kind, "a" * 64, manifest, write)
     harm(product / file)
     with pytest.raises(PlatformError) as raised:
@@ -356,7 +358,7 @@ def test_the_images_of_a_dataset_are_there_and_what_they_were(tmp_path: Path) ->
         (folder / "images").mkdir()
         (folder / "images" / "a.png").write_bytes(b"a picture")
 
-    manifest = {"n_train": 1, "n_test": 0, "bodyparts": ["nose"], "skeleton": [], "sessions": []}
+    manifest = {"n_train": 1, "n_test": 0, "bodyparts": ["nose"], "skeleton": [], "task": "t", "sessions": []}
     product = Store(tmp_path).put("datasets", "a" * 64, manifest, write)
     require_intact(product)
     image = load_dataset(product).image_path("a", "img.jpg")

@@ -3,32 +3,25 @@
 How good they are is in `verdicts`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, select
 from sqlalchemy.dialects.postgresql import insert
 
 from dlc_platform.catalog.asking import Asked, Question, frame
-from dlc_platform.catalog.tables import PoseEstimate, PoseSummary, RecordingFile, RecordingPoses
-from dlc_platform.catalog.writing import environment_of, first, insert_product, overwrite, values_of
+from dlc_platform.catalog.tables import PoseEstimate, RecordingFile, RecordingPoses
+from dlc_platform.catalog.writing import environment_of, first, insert_product, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-#: The figures of judged poses are those of the verdict, so that each has one value everywhere.
 _POSES = """
 select p.session, p.recording, p.camera, p.position, p.frames, p.frames_lost, p.model, p.origin, p.scorer, p.video,
-       p.pose_estimate, coalesce(s.mean_likelihood, q.mean_likelihood) as mean_likelihood,
-       coalesce(s.fraction_confident, q.fraction_confident) as fraction_confident, p.seconds, p.run_id,
-       p.materialized_at
+       p.pose_estimate, s.mean_likelihood, s.fraction_confident, p.seconds, p.run_id, p.materialized_at
 from dlc.poses_in_force p
 left join dlc.pose_score s on s.pose_estimate_id = p.pose_estimate and s.individual = 'all' and s.bodypart = 'all'
-left join lateral (
-    select avg(mean_likelihood) as mean_likelihood, avg(fraction_confident) as fraction_confident
-    from dlc.pose_summary where pose_estimate_id = p.pose_estimate
-) q on true
 where cast(:session as text) is null or p.session = :session
 order by p.session, p.recording, p.position
 """
@@ -118,7 +111,11 @@ order by recorded_at desc, p.session desc
 
 @Question
 def pose_table(session: str | None = None) -> Asked:
-    """One row for each file of a recording that has poses, with the estimate that is in force."""
+    """One row for each file of a recording that has poses, with the estimate that is in force.
+
+    `mean_likelihood` and `fraction_confident` are those of the verdict over all body parts; null for poses that nobody
+    judged yet.
+    """
     return _POSES, {"session": session}
 
 
@@ -195,33 +192,14 @@ def stale_sessions(imported: bool = True) -> Asked:
 def record_poses(
     engine: Engine,
     estimate: PoseEstimate,
-    summaries: Iterable[PoseSummary],
     materialization: RecordingPoses,
     environment: Mapping[str, Any],
 ) -> None:
-    """Write down an estimate (once) and that it holds the poses of a recording's file from now on.
-
-    The summaries are those of the present likelihood cut-off; they replace earlier ones.
-    """
+    """Write down an estimate (once) and that it holds the poses of a recording's file from now on."""
     with engine.begin() as connection:
         estimate.environment_id = environment_of(connection, environment)
         insert_product(connection, estimate)
-        overwrite(connection, summaries)
         connection.execute(insert(RecordingPoses).values(**values_of(materialization)))
-
-
-def pose_summaries(pose_estimate_id: str, rows: Iterable[Mapping[Any, Any]]) -> list[PoseSummary]:
-    """The rows of `pose.table.summarize` as rows of the catalogue; NaN becomes null."""
-    return [
-        PoseSummary(
-            pose_estimate_id=pose_estimate_id,
-            bodypart=row["bodypart"],
-            mean_likelihood=row["mean_likelihood"] if row["mean_likelihood"] == row["mean_likelihood"] else None,
-            fraction_confident=row["fraction_confident"],
-            fraction_missing=row["fraction_missing"],
-        )
-        for row in rows
-    ]
 
 
 def pose_estimate(engine: Engine, pose_estimate_id: str) -> PoseEstimate | None:
@@ -232,7 +210,6 @@ def pose_estimate(engine: Engine, pose_estimate_id: str) -> PoseEstimate | None:
 def record_imported_poses(
     engine: Engine,
     estimate: PoseEstimate,
-    summaries: Iterable[PoseSummary],
     file_id: int,
     environment: Mapping[str, Any],
     use: bool,
@@ -256,8 +233,7 @@ def record_imported_poses(
     with engine.begin() as connection:
         estimate.origin = "imported"
         estimate.environment_id = environment_of(connection, environment)
-        if insert_product(connection, estimate):
-            connection.execute(insert(PoseSummary), [values_of(summary) for summary in summaries])
+        insert_product(connection, estimate)
         # One import for a file at a time.
         connection.execute(select(RecordingFile.id).where(RecordingFile.id == file_id).with_for_update())
         in_force = connection.scalar(

@@ -663,21 +663,6 @@ class PoseEstimate(Base):
     estimated_at: Mapped[datetime] = _now()
 
 
-class PoseSummary(Base):
-    """The quality of an estimate, by body part."""
-
-    __tablename__ = "pose_summary"
-    __table_args__ = (
-        CheckConstraint("fraction_confident between 0 and 1 and fraction_missing between 0 and 1", name="fractions"),
-    )
-
-    pose_estimate_id: Mapped[str] = mapped_column(ForeignKey(PoseEstimate.id), primary_key=True)
-    bodypart: Mapped[str] = mapped_column(primary_key=True)
-    mean_likelihood: Mapped[float | None]
-    fraction_confident: Mapped[float]
-    fraction_missing: Mapped[float]
-
-
 class PoseScore(Base):
     """The scores of an estimate, by individual and by body part or limb; `pose.scores` says what each score is.
 

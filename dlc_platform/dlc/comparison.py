@@ -28,6 +28,7 @@ from dlc_platform.dlc.cautions import FEWEST_IMAGES
 from dlc_platform.dlc.evaluation import ALL, Evaluation
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json, short
+from dlc_platform.pose.confidence import fraction_confident
 
 if TYPE_CHECKING:
     import numpy as np
@@ -318,8 +319,7 @@ def _figures(
     keypoints, confident = counts.sum(axis=1), confident_counts.sum(axis=1)
     images = (counts > 0).sum(axis=1)
     low, high = _interval(_rmse(squares, counts, weights), images, _CONFIDENCE)
-    with np.errstate(invalid="ignore"):
-        fraction = confident / keypoints
+    fraction = fraction_confident(confident, keypoints)
     errors = _rmse(squares, counts), low, high, _rmse(confident_squares, confident_counts)
     columns = (images, keypoints, missed.sum(axis=(1, 2)), *errors, fraction)
     return [dict(zip(_FIGURES, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]

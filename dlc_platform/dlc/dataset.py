@@ -15,14 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dlc_platform.dlc.images import read_image, sha256_pixels
 from dlc_platform.dlc.labels import LabelTable
 from dlc_platform.dlc.project import Project
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.store import Store, intact, opened, read_manifest
+from dlc_platform.manifests import DatasetManifest
+from dlc_platform.store import Store, intact, opened
 from dlc_platform.video.region import Region
 
 if TYPE_CHECKING:
@@ -186,20 +187,20 @@ def make_dataset(
             ],
         }
     )
-    manifest: dict[str, Any] = {
-        "bodyparts": project.bodyparts,
-        "skeleton": project.skeleton,
-        "task": project.task,
-        "scorer": project.scorer,
-        "project": project.path.name,
-        "seed": seed,
-        "test_fraction": test_fraction,
-        "apart_frames": apart_frames,
-        "n_train": int(counts["train"]),
-        "n_test": int(counts["test"]),
-        "n_left_out": n_left_out,
-        "sessions": sorted(set(images["session"].dropna())),
-    }
+    manifest = DatasetManifest(
+        bodyparts=list(project.bodyparts),
+        skeleton=[list(pair) for pair in project.skeleton],
+        task=project.task,
+        scorer=project.scorer,
+        project=project.path.name,
+        seed=seed,
+        test_fraction=test_fraction,
+        apart_frames=apart_frames,
+        n_train=int(counts["train"]),
+        n_test=int(counts["test"]),
+        n_left_out=n_left_out,
+        sessions=sorted(set(images["session"].dropna())),
+    )
 
     def write(folder: Path) -> None:
         (folder / "images").mkdir()
@@ -221,21 +222,21 @@ def make_dataset(
         table.assign(copy_pixels_sha256=table["image"].map(copies))[columns].to_parquet(folder / _LABELS, index=False)
 
     # The same images may have been frozen before, when other images or none were left out.
-    return replace(load_dataset(store.put("datasets", identity, manifest, write)), n_left_out=n_left_out)
+    return replace(load_dataset(store.put("datasets", identity, manifest.said(), write)), n_left_out=n_left_out)
 
 
 def load_dataset(path: Path) -> Dataset:
     """The dataset in the product directory `path`."""
-    manifest = read_manifest(path)
+    manifest = DatasetManifest.read(path)
     return Dataset(
         id=path.name,
         path=path,
-        n_train=manifest["n_train"],
-        n_test=manifest["n_test"],
-        n_left_out=manifest.get("n_left_out", 0),  # datasets that were made before images could be left out
-        bodyparts=tuple(manifest["bodyparts"]),
-        skeleton=tuple((a, b) for a, b in manifest["skeleton"]),
-        sessions=tuple(manifest["sessions"]),
+        n_train=manifest.n_train,
+        n_test=manifest.n_test,
+        n_left_out=manifest.n_left_out,
+        bodyparts=tuple(manifest.bodyparts),
+        skeleton=tuple((a, b) for a, b in manifest.skeleton),
+        sessions=tuple(manifest.sessions),
     )
 
 

@@ -22,8 +22,9 @@ from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import is_reproduced
 from dlc_platform.dlc.parameters import read_configuration
 from dlc_platform.errors import PlatformError
+from dlc_platform.manifests import ModelManifest
 from dlc_platform.pose.table import SINGLE_ANIMAL
-from dlc_platform.store import Store, read_manifest
+from dlc_platform.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,16 +65,16 @@ class Engine:
         precision: Precision,
         export: Export | None = None,
     ):
-        manifest = read_manifest(model_path)
+        manifest = ModelManifest.read(model_path)
         self.model_id = model_path.name
-        self.scorer: str = manifest["scorer"]
+        self.scorer: str = manifest.scorer
         self.precision = precision
         self.export = export
         self.largest_batch: int | None = None
         self._network = network
         self._runner = runner
         self._inference = read_configuration(model_path)["data"]["inference"]
-        self.bodyparts: tuple[str, ...] = runner.bodyparts if runner else tuple(manifest["bodyparts"])
+        self.bodyparts: tuple[str, ...] = runner.bodyparts if runner else tuple(manifest.bodyparts)
         self.individuals: tuple[str, ...] = runner.individuals if runner else (SINGLE_ANIMAL,)
         self.tracks = runner is not None and runner.tracks
         self.backend = network.name if network else "deeplabcut"

@@ -6,7 +6,6 @@ was not trained on. A dataset that is newer than the model, or of another split,
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -21,7 +20,9 @@ from dlc_platform.dlc.images import read_image
 from dlc_platform.dlc.parameters import has_several_animals
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_json
-from dlc_platform.store import Store, opened, read_manifest, require_intact
+from dlc_platform.manifests import DatasetManifest, EvaluationManifest, ModelManifest
+from dlc_platform.pose.confidence import fraction_confident
+from dlc_platform.store import Store, opened, require_intact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,7 @@ def evaluate_model(
         )
     dataset = load_dataset(dataset_path)
     require_intact(dataset_path)
-    bodyparts = read_manifest(model_path)["bodyparts"]
+    bodyparts = ModelManifest.read(model_path).bodyparts
     if not set(bodyparts) & set(dataset.bodyparts):
         raise PlatformError(
             f"the model {model_path.name} predicts {', '.join(bodyparts)}, and the dataset {dataset.id} labels "
@@ -153,15 +154,19 @@ def evaluate_model(
     table["predicted_x"] += table["offset_x"]
     table["predicted_y"] += table["offset_y"]
     table["distance_px"] = np.hypot(table["predicted_x"] - table["x"], table["predicted_y"] - table["y"])
-    manifest = {
-        "model": model_path.name,
-        "dataset": dataset.id,
-        "versions": versions(),
-        "backend": engine.backend,
-        "device": engine.device,
-        "seconds": seconds,
-    }
-    store.put("evaluations", identity, manifest, lambda folder: table.to_parquet(folder / _PREDICTIONS, index=False))
+    manifest = EvaluationManifest(
+        model=model_path.name,
+        dataset=dataset.id,
+        versions=dict(versions()),
+        backend=engine.backend,
+        device=engine.device,
+        seconds=seconds,
+    )
+
+    def write(folder: Path) -> None:
+        table.to_parquet(folder / _PREDICTIONS, index=False)
+
+    store.put("evaluations", identity, manifest.said(), write)
     return load_evaluation(store, identity, cutoff)
 
 
@@ -189,29 +194,29 @@ def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluat
         are not known.
     """
     path = store.path("evaluations", identity)
-    manifest = read_manifest(path)
+    manifest = EvaluationManifest.read(path)
     predictions = _predictions(path)
     images = predictions.drop_duplicates("image")
     test = set(images.loc[images["side"] == "test", "image"])
-    taught = _taught(manifest["model"], manifest["dataset"], store)
+    taught = _taught(manifest.model, manifest.dataset, store)
     seen, trained_on = taught or (set(), set())
     found = predictions[predictions["predicted_x"].notna()]
-    known = store.manifest("models", manifest["model"])["bodyparts"] if store.has("models", manifest["model"]) else None
-    known = set(found["bodypart"] if known is None else known)
+    model = ModelManifest.read(store.path("models", manifest.model)) if store.has("models", manifest.model) else None
+    known = set(found["bodypart"] if model is None else model.bodyparts)
     bodyparts = tuple(part for part in predictions["bodypart"].drop_duplicates() if part in known)
     fair = frozenset(test - seen)
     return Evaluation(
         id=identity,
         path=path,
-        model_id=manifest["model"],
-        dataset_id=manifest["dataset"],
+        model_id=manifest.model,
+        dataset_id=manifest.dataset,
         errors=summarise_errors(_fair(predictions, bodyparts, fair, trained_on), cutoff),
         test_images=fair,
         taught_images=len(test & seen),
         training_known=taught is not None,
         bodyparts=bodyparts,
         images=len(images),
-        seconds=manifest["seconds"],
+        seconds=manifest.seconds,
         _trained_on=frozenset(trained_on),
     )
 
@@ -219,12 +224,12 @@ def load_evaluation(store: Store, identity: str, cutoff: float = 0.6) -> Evaluat
 def _taught(model: str, dataset: str, store: Store) -> tuple[set[str], set[str]] | None:
     """The images of a dataset that a model has seen in training, or near-duplicates of them, and its own; None if
     unknown."""
-    own = store.manifest("models", model).get("dataset") if store.has("models", model) else None
+    own = ModelManifest.read(store.path("models", model)).dataset if store.has("models", model) else None
     if own is None:
         return None
     images, labelled = (load_dataset(store.path("datasets", one)).images() for one in (dataset, own))
     taught = labelled[labelled["side"] == "train"]
-    apart_frames = max(store.manifest("datasets", one).get("apart_frames", 0) for one in (own, dataset))
+    apart_frames = max(DatasetManifest.read(store.path("datasets", one)).apart_frames for one in (own, dataset))
     return taught_images(images, taught, apart_frames), set(taught["image"])
 
 
@@ -304,6 +309,6 @@ def _figures(predictions: pd.DataFrame, cutoff: float) -> dict[str, float]:
         float(distances.mean()),
         float(distances.median()),
         float(likelihoods.mean()),
-        len(confident) / keypoints if keypoints else math.nan,
+        float(fraction_confident(len(confident), keypoints)),
     )
     return dict(zip(_FIGURES, figures, strict=True))

@@ -25,7 +25,8 @@ from dlc_platform.dlc.network import keypoint_network
 from dlc_platform.dlc.parameters import read_configuration
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.store import Store, read_manifest
+from dlc_platform.manifests import ExportManifest, ModelManifest
+from dlc_platform.store import Store
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -88,8 +89,8 @@ def find_export(model_path: Path, store: Store, precision: Precision = "full") -
         return None
     try:
         export = load_export(store.path("exports", identity))
-        files = store.manifest("exports", identity)["files"]
-        if any(sha256_file(export.path / file["path"]) != file["sha256"] for file in files):
+        files = ExportManifest.read(export.path).files
+        if files is None or any(sha256_file(export.path / file.path) != file.sha256 for file in files):
             return None
     except (PlatformError, OSError, ValueError, KeyError):
         return None
@@ -117,40 +118,43 @@ def make_export(model_path: Path, store: Store, pictures: Pictures, precision: P
             return None
         store.discard("exports", identity)
         eager, eager_ms = _run(PyTorch(model_path, "cpu"), inputs)
-        manifest = {
-            "model": model_path.name,
-            "backend": OpenVino.name,
-            "device": OpenVino.device,
-            "precision": precision,
-            "images": sum(map(len, inputs)),
-            "eager_ms_per_frame": eager_ms,
-            "versions": versions(),
-        }
+        manifest: dict[str, Any] = {}
 
         def write(folder: Path) -> None:
             # The manifest is written after this, with the results from here.
-            manifest.update(_prove(model_path, folder, precision, inputs, eager))
+            proof = _prove(model_path, folder, precision, inputs, eager)
+            found = ExportManifest(
+                model=model_path.name,
+                backend=OpenVino.name,
+                device=OpenVino.device,
+                precision=precision,
+                images=sum(map(len, inputs)),
+                eager_ms_per_frame=eager_ms,
+                versions=dict(versions()),
+                **proof,
+            )
+            manifest.update(found.said())
 
         return load_export(store.put("exports", identity, manifest, write))
 
 
 def load_export(path: Path) -> Export:
     """The export in the product directory `path`."""
-    manifest = read_manifest(path)
+    manifest = ExportManifest.read(path)
     return Export(
         id=path.name,
         path=path,
-        model_id=manifest["model"],
-        backend=manifest["backend"],
-        device=manifest["device"],
-        precision=manifest["precision"],
-        accepted=manifest["accepted"],
-        reason=manifest["reason"],
-        images=manifest["images"],
-        deviation_px=manifest["deviation_px"],
-        deviation_likelihood=manifest["deviation_likelihood"],
-        eager_ms_per_frame=manifest["eager_ms_per_frame"],
-        ms_per_frame=manifest["ms_per_frame"],
+        model_id=manifest.model,
+        backend=manifest.backend,
+        device=manifest.device,
+        precision=manifest.precision,
+        accepted=manifest.accepted,
+        reason=manifest.reason,
+        images=manifest.images,
+        deviation_px=manifest.deviation_px,
+        deviation_likelihood=manifest.deviation_likelihood,
+        eager_ms_per_frame=manifest.eager_ms_per_frame,
+        ms_per_frame=manifest.ms_per_frame,
     )
 
 
@@ -158,7 +162,7 @@ def own_pictures(model_path: Path, store: Store) -> list[np.ndarray]:
     """Test images of the dataset that a model was trained on, blue first; none for an imported model."""
     from dlc_platform.dlc.dataset import load_dataset
 
-    dataset_id = read_manifest(model_path).get("dataset")
+    dataset_id = ModelManifest.read(model_path).dataset
     if dataset_id is None or not store.has("datasets", dataset_id):
         return []
     return images_to_compare(load_dataset(store.path("datasets", dataset_id)))

@@ -35,7 +35,8 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.files.plain import open_plain
 from dlc_platform.files.yaml import dump_yaml, load_yaml, yaml_text
 from dlc_platform.identity import sha256_file, sha256_json
-from dlc_platform.store import Store, read_manifest
+from dlc_platform.manifests import ImportedModelManifest, ModelManifest
+from dlc_platform.store import Store
 
 if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.config import PoseConfig
@@ -123,18 +124,18 @@ def import_model(
     )
     bodyparts = [*config.metadata.bodyparts, *config.metadata.unique_bodyparts]
     net_type = normalised["net_type"]
-    manifest = {
-        "scorer": scorer_name(net_type, place.name or folder.absolute().name, identity),
-        "net_type": net_type,
-        "bodyparts": bodyparts,
-        "skeleton": _skeleton(place, bodyparts),
-        "weights_sha256": hashes[SNAPSHOT_FILE],
-        "detector_sha256": detector_sha256,
-        "origin": "imported",
-        "tracker": tracker,
-        "source": _source(place, pose, detector),
-        "versions": versions(),
-    }
+    manifest = ImportedModelManifest(
+        scorer=scorer_name(net_type, place.name or folder.absolute().name, identity),
+        net_type=net_type,
+        bodyparts=bodyparts,
+        skeleton=[list(pair) for pair in _skeleton(place, bodyparts)],
+        weights_sha256=hashes[SNAPSHOT_FILE],
+        detector_sha256=detector_sha256,
+        origin="imported",
+        tracker=tracker,
+        source=_source(place, pose, detector),
+        versions=dict(versions()),
+    )
 
     def write(product: Path) -> None:
         (product / CONFIG_FILE).write_text(dump_yaml(normalised))
@@ -143,7 +144,7 @@ def import_model(
             if sha256_file(product / name) != hashes[name]:
                 raise PlatformError(f"{path} changed while it was imported", "Import it when its training is over")
 
-    return load_imported_model(store.put("models", identity, manifest, write))
+    return load_imported_model(store.put("models", identity, manifest.said(), write))
 
 
 def load_imported_model(path: Path) -> ImportedModel:
@@ -154,20 +155,20 @@ def load_imported_model(path: Path) -> ImportedModel:
     PlatformError
         When the model was trained here.
     """
-    manifest = read_manifest(path)
-    if manifest.get("origin") != "imported":
+    if ModelManifest.read(path).origin != "imported":
         raise PlatformError(f"the model {path.name} was trained here", "Use it as it is: it needs no import")
+    manifest = ImportedModelManifest.read(path)
     return ImportedModel(
         id=path.name,
         path=path,
-        scorer=manifest["scorer"],
-        net_type=manifest["net_type"],
-        bodyparts=tuple(manifest["bodyparts"]),
-        skeleton=tuple((first, second) for first, second in manifest["skeleton"]),
-        weights_sha256=manifest["weights_sha256"],
-        detector_sha256=manifest["detector_sha256"],
+        scorer=manifest.scorer,
+        net_type=manifest.net_type,
+        bodyparts=tuple(manifest.bodyparts),
+        skeleton=tuple((first, second) for first, second in manifest.skeleton),
+        weights_sha256=manifest.weights_sha256,
+        detector_sha256=manifest.detector_sha256,
         unusable=unusable(path),
-        source=manifest["source"],
+        source=manifest.source,
     )
 
 

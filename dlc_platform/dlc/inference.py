@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,9 @@ from dlc_platform.dlc.parameters import has_several_animals, inference_parameter
 from dlc_platform.errors import PlatformError
 from dlc_platform.faults import gone
 from dlc_platform.identity import sha256_file, sha256_json
+from dlc_platform.manifests import ModelManifest, PosesManifest
 from dlc_platform.pose.table import POSE_TABLE, tidy_from_dlc, write_dlc_table, write_parquet
-from dlc_platform.store import Store, read_manifest
+from dlc_platform.store import Store
 from dlc_platform.text.names import file_name
 from dlc_platform.video.account import FrameAccount
 from dlc_platform.video.decode import Decoder, to_bgr
@@ -103,7 +104,7 @@ class PoseEstimator:
         precision: Precision = "full",
     ):
         self.model_id = model_path.name
-        self.scorer: str = read_manifest(model_path)["scorer"]
+        self.scorer: str = ModelManifest.read(model_path).scorer
         self.engine: Engine | None = None
         self._several_animals = has_several_animals(model_path)
         self._model_path = model_path
@@ -231,23 +232,23 @@ class PoseEstimator:
             poses, suffix, note = tracks.poses, tracks.suffix, tracks.note
         if region:
             poses[..., :2] += (region.x, region.y)
-        manifest = {
-            "video": video_id,
-            "model": self.model_id,
-            "parameters": self.parameters(region),
-            "scorer": self.scorer,
-            "frames": len(poses),
-            "account": asdict(account),
-            "lost_frames": _ranges(found.lost),
-            "damaged_frames": _ranges(found.damaged),
-            "note": note,
-            "seconds": seconds,
-            "backend": engine.backend,
-            "export": engine.export.id if engine.export and engine.export.accepted else None,
-            "device": engine.device,
-            "batch_size": work.batch_size,
-            "versions": versions(),
-        }
+        manifest = PosesManifest(
+            video=video_id,
+            model=self.model_id,
+            parameters=self.parameters(region),
+            scorer=self.scorer,
+            frames=len(poses),
+            account=account,
+            lost_frames=_ranges(found.lost),
+            damaged_frames=_ranges(found.damaged),
+            note=note,
+            seconds=seconds,
+            backend=engine.backend,
+            export=engine.export.id if engine.export and engine.export.accepted else None,
+            device=engine.device,
+            batch_size=work.batch_size,
+            versions=dict(versions()),
+        )
 
         def write(folder: Path) -> None:
             wide = engine.table(poses)
@@ -256,7 +257,7 @@ class PoseEstimator:
             times_s = clock.seconds(work.decoder.time_base, work.decoder.frame_rate)
             write_parquet(tidy_from_dlc(wide, times_s), folder / POSE_TABLE)
 
-        return load_poses(self._store.put("poses", identity, manifest, write))
+        return load_poses(self._store.put("poses", identity, manifest.said(), write))
 
 
 def pose_identity(video_id: str, model_id: str, parameters: dict[str, Any] | None = None) -> str:
@@ -266,19 +267,18 @@ def pose_identity(video_id: str, model_id: str, parameters: dict[str, Any] | Non
 
 def load_poses(path: Path) -> PoseEstimate:
     """The poses whose product directory is `path`."""
-    manifest = read_manifest(path)
-    account = manifest.get("account")
+    manifest = PosesManifest.read(path)
     return PoseEstimate(
         path.name,
         path,
-        manifest["frames"],
-        manifest["seconds"],
-        FrameAccount(**account) if account else None,
-        manifest.get("backend", "deeplabcut"),
-        manifest.get("device"),
-        manifest.get("export"),
-        manifest.get("note", ""),
-        manifest.get("batch_size"),
+        manifest.frames,
+        manifest.seconds,
+        manifest.account,
+        manifest.backend,
+        manifest.device,
+        manifest.export,
+        manifest.note,
+        manifest.batch_size,
     )
 
 

@@ -13,8 +13,9 @@ from dlc_platform.dlc.offline import without_network
 from dlc_platform.dlc.parameters import CONFIG_FILE, read_configuration
 from dlc_platform.dlc.tracking import Tracker, Tracks, track
 from dlc_platform.errors import PlatformError
+from dlc_platform.manifests import ModelManifest
 from dlc_platform.pose.table import SINGLE_ANIMAL, UNIQUE
-from dlc_platform.store import intact, read_manifest
+from dlc_platform.store import intact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,9 +66,9 @@ class DeepLabCutRunner:
         self.individuals: tuple[str, ...] = (SINGLE_ANIMAL,)
         if self.tracks:
             self.individuals = (*metadata.individuals, *([UNIQUE] if self._unique else []))
-        manifest = read_manifest(model_path)
-        self._scorer: str = manifest["scorer"]
-        self._tracker = Tracker.model_validate(manifest.get("tracker", {}))
+        manifest = ModelManifest.read(model_path)
+        self._scorer: str = manifest.scorer
+        self._tracker = Tracker.model_validate(manifest.tracker)
 
     def predict(self, frames: np.ndarray) -> np.ndarray:
         """The network's result for each frame, as `analyze_videos` has it before tracking.

@@ -31,12 +31,13 @@ from dlc_platform.dlc.memory import keep_to_share, with_smaller_batches
 from dlc_platform.dlc.network import SNAPSHOT_FILE
 from dlc_platform.dlc.offline import with_network, without_network
 from dlc_platform.dlc.parameters import CONFIG_FILE
+from dlc_platform.dlc.recipe import Recipe
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.faults import FULL, machine_fault
 from dlc_platform.files.yaml import dump_yaml
 from dlc_platform.identity import sha256_file, sha256_json, short
-from dlc_platform.settings.recipes import Recipe
-from dlc_platform.store import Store, disk_is_full, opened, read_manifest, require_intact
+from dlc_platform.manifests import DatasetManifest, TrainedModelManifest, TrainedRecipe
+from dlc_platform.store import Store, disk_is_full, opened, require_intact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,23 +230,23 @@ def load_model(path: Path) -> TrainedModel:
     """The model in the product directory `path`."""
     import pandas as pd
 
-    manifest = read_manifest(path)
+    manifest = TrainedModelManifest.read(path)
     with opened(path, _STATS_FILE) as file:
         stats = pd.read_csv(file, float_precision="round_trip")
     test_loss = stats.get("losses/eval.total_loss", pd.Series(math.nan, index=stats.index))
     return TrainedModel(
         id=path.name,
         path=path,
-        scorer=manifest["scorer"],
-        weights_sha256=manifest["weights_sha256"],
-        bodyparts=tuple(manifest["bodyparts"]),
-        skeleton=tuple((a, b) for a, b in manifest["skeleton"]),
+        scorer=manifest.scorer,
+        weights_sha256=manifest.weights_sha256,
+        bodyparts=tuple(manifest.bodyparts),
+        skeleton=tuple((a, b) for a, b in manifest.skeleton),
         learning_curve=pd.DataFrame(
             {"epoch": stats["step"], "train_loss": stats["losses/train.total_loss"], "test_loss": test_loss}
         ),
-        seconds=manifest["seconds"],
-        epochs=manifest["recipe"]["epochs"],
-        batch_size=manifest.get("batch_size", manifest["recipe"]["batch_size"]),
+        seconds=manifest.seconds,
+        epochs=manifest.recipe.epochs,
+        batch_size=manifest.recipe.batch_size if manifest.batch_size is None else manifest.batch_size,
     )
 
 
@@ -502,26 +503,27 @@ def _store_model(
     snapshot = _without_optimizer(folder / f"snapshot-{recipe.epochs:03}.pt", folder / SNAPSHOT_FILE)
     weights_sha256 = sha256_file(snapshot)
     identity = sha256_json({"weights": weights_sha256, "configuration": config})
-    manifest = {
-        "scorer": scorer_name(recipe.net_type, read_manifest(dataset.path)["task"], identity),
-        "dataset": dataset.id,
-        "bodyparts": dataset.bodyparts,
-        "skeleton": dataset.skeleton,
-        "recipe": recipe.model_dump(mode="json"),
-        "batch_size": batch_size,
-        "weights_sha256": weights_sha256,
-        "versions": versions(),
-        "device": device,
-        "seconds": seconds,
-        **({"continued_after": continued} if (continued := _past(folder)["continued_after"]) else {}),
-    }
+    continued = _past(folder)["continued_after"]
+    manifest = TrainedModelManifest(
+        scorer=scorer_name(recipe.net_type, DatasetManifest.read(dataset.path).task, identity),
+        dataset=dataset.id,
+        bodyparts=list(dataset.bodyparts),
+        skeleton=[list(pair) for pair in dataset.skeleton],
+        recipe=TrainedRecipe(**recipe.model_dump(mode="json")),
+        batch_size=batch_size,
+        weights_sha256=weights_sha256,
+        versions=dict(versions()),
+        device=device,
+        seconds=seconds,
+        **({"continued_after": continued} if continued else {}),
+    )
 
     def write(product: Path) -> None:
         (product / CONFIG_FILE).write_text(dump_yaml(config))
         shutil.copyfile(snapshot, product / SNAPSHOT_FILE)
         shutil.copyfile(folder / _STATS_FILE, product / _STATS_FILE)
 
-    return load_model(store.put("models", identity, manifest, write))
+    return load_model(store.put("models", identity, manifest.said(), write))
 
 
 def _without_optimizer(snapshot: Path, into: Path) -> Path:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC
 from logging import Logger
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import tables
-from dlc_platform.catalog.estimates import pose_estimate, pose_summaries, record_poses
+from dlc_platform.catalog.estimates import pose_estimate, record_poses
 from dlc_platform.catalog.products import making_alone
 from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.sessions import require_files
@@ -24,7 +23,6 @@ from dlc_platform.faults import machine_fault
 from dlc_platform.identity import short
 from dlc_platform.models.exports import keep_export
 from dlc_platform.models.judging import judge_version
-from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 from dlc_platform.sessions.cropping import video_without_region
 from dlc_platform.sessions.registration import judge, require_there, require_trackable, require_unchanged
 from dlc_platform.settings.inference import Tracking
@@ -34,9 +32,6 @@ from dlc_platform.settings.quality import VideoRules
 from dlc_platform.settings.recipes import ProjectEntry
 from dlc_platform.store import Store
 from dlc_platform.text.words import counted
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _SECONDS_BETWEEN_LINES = 5
 _SECONDS_OF_SILENCE = 60
@@ -50,8 +45,6 @@ class EstimationRules:
     ----------
     root_seconds
         The seconds that a raw root may take to answer.
-    cutoff
-        The likelihood from which a keypoint is confident.
     """
 
     raw_roots: Sequence[Path]
@@ -60,17 +53,15 @@ class EstimationRules:
     projects: Mapping[str, ProjectEntry]
     tracking: Tracking
     videos: VideoRules
-    cutoff: float
 
 
 @dataclass(frozen=True, eq=False)
 class FileEstimate:
-    """The poses of one file; `summary` has a row for each body part, `made` says when and by what they were made."""
+    """The poses of one file; `made` says when and by what they were made."""
 
     file: tables.RecordingFile
     estimate: PoseEstimate
     model_id: str
-    summary: "pd.DataFrame"
     made: str
 
 
@@ -249,7 +240,6 @@ def _keep(
     """Put the poses of a file in force in the catalogue."""
     path, session = Path(file.path), file.recording.session_key
     lost = estimate.account.lost if estimate.account else 0
-    summary = summarize(read_parquet(estimate.path / POSE_TABLE), rules.cutoff, lost)
     made = _made(engine, estimate.id) if estimate.found else "now"
     record_poses(
         engine,
@@ -269,7 +259,6 @@ def _keep(
             manifest_sha256=store.claim("poses", estimate.id),
             run_id=run_id,
         ),
-        pose_summaries(estimate.id, summary.to_dict("records")),
         tables.RecordingPoses(recording_file_id=file.id, pose_estimate_id=estimate.id, run_id=run_id),
         versions(),
     )
@@ -281,7 +270,7 @@ def _keep(
         log.warning(f"{path.name}: {estimate.note}")
     if estimate.found:
         log.info(f"{session} {path.stem}: these poses exist already, {made}")
-    return FileEstimate(file, estimate, estimator.model_id, summary, made)
+    return FileEstimate(file, estimate, estimator.model_id, made)
 
 
 def _made(engine: Engine, pose_estimate_id: str) -> str:

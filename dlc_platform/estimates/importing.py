@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from dlc_platform.catalog import tables
-from dlc_platform.catalog.estimates import pose_summaries, record_imported_poses
+from dlc_platform.catalog.estimates import record_imported_poses
 from dlc_platform.catalog.models import bodyparts_of, model_version, record_imported_model
 from dlc_platform.catalog.sessions import current_files, session_keys
 from dlc_platform.catalog.writing import BodyParts
@@ -19,7 +19,6 @@ from dlc_platform.dlc.importing import ImportedModel, import_model
 from dlc_platform.errors import PlatformError
 from dlc_platform.estimates.quality_gate import assess
 from dlc_platform.interop.dlc_poses import ImportedPoses, import_poses, read_poses
-from dlc_platform.pose.table import POSE_TABLE, read_parquet, summarize
 from dlc_platform.sessions.registration import require_trackable, require_unchanged
 from dlc_platform.settings.quality import PoseRules, VideoRules
 from dlc_platform.store import Store
@@ -148,7 +147,6 @@ def register_poses(
             "Register its session again, then import its poses",
         )
     poses = import_poses(file, video, store, model_id, allow_mismatch)
-    summary = summarize(read_parquet(poses.path / POSE_TABLE), rules.models.cutoff, video.account.lost)
     in_force = record_imported_poses(
         engine,
         tables.PoseEstimate(
@@ -167,7 +165,6 @@ def register_poses(
             },
             manifest_sha256=store.claim("poses", poses.id),
         ),
-        pose_summaries(poses.id, summary.to_dict("records")),
         row.id,
         versions(),
         use,

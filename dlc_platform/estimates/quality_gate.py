@@ -38,11 +38,11 @@ from dlc_platform.models.judging import (
     predictions_on_test_images,
     unread,
 )
-from dlc_platform.pose.findings import Finding, Level, worst
+from dlc_platform.pose.findings import LEVELS, Finding, Level, worst
 from dlc_platform.pose.hopeless import UNTESTED, ModelJudgement, judge_model
 from dlc_platform.pose.metrics import METRICS
 from dlc_platform.pose.reference import Reference
-from dlc_platform.pose.scores import Stretch, measure, measure_predictions
+from dlc_platform.pose.scores import Stretch, course, limb_lengths, measure, measure_predictions
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.pose.verdict import Floors, Limits, judge
 from dlc_platform.settings.promotion import ModelRules
@@ -90,9 +90,20 @@ class ModelReference:
     evaluation_id: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What a picture of quality shows: the tables of `pose.scores.course` and `pose.scores.limb_lengths`."""
+
+    scores: "pd.DataFrame"
+    limb_lengths: "pd.DataFrame"
+
+
 @dataclass(frozen=True)
 class Assessment:
-    """The scores of the poses of one file, and the findings about them."""
+    """The scores of the poses of one file, and the findings about them.
+
+    `course` is that of the worst file of its session, if its poses were read for the scores.
+    """
 
     pose_estimate_id: str
     recording: str
@@ -101,10 +112,72 @@ class Assessment:
     reference: ModelReference
     scores: "pd.DataFrame"
     findings: list[Finding]
+    course: Course | None = None
 
     @property
     def verdict(self) -> Level:
         return worst(self.findings)
+
+    @property
+    def is_complete(self) -> bool:
+        """False where something could not be read that it depends on: a second look may find more."""
+        judgement = self.reference.judgement
+        return not ((judgement is not None and judgement.standing == "unread") or _was_not_looked_at(self.scores))
+
+
+class PoseJudge:
+    """Judges the poses of sessions for one run, so that its steps read and judge the poses of a session once.
+
+    Steps that are processes of their own have a judge each, and judge again.
+
+    Parameters
+    ----------
+    rules
+        Those of lab.yaml when the run began.
+    """
+
+    def __init__(self, engine: Engine, store: Store, rules: PoseRules):
+        self._engine = engine
+        self._store = store
+        self._rules = rules
+        self._reference = references(engine, store, rules.models)
+        self._judged: dict[str, list[Assessment]] = {}
+
+    def judge(
+        self, session: str, run_id: str | None, at_hand: Mapping[str, "pd.DataFrame"] | None = None
+    ) -> list[Assessment]:
+        """Judge the poses in force of a session; see `assess`."""
+        found = assess(self._engine, self._store, self._rules, session, run_id, self._reference, at_hand, True)
+        self._judged[session] = found
+        return found
+
+    def judged(self, session: str, run_id: str | None) -> list[Assessment]:
+        """What this judge found in this run; they are judged if it did not see these poses, or not all of them.
+
+        So they are where other poses are in force by now, or somebody else has judged them since.
+        """
+        known = self._judged.get(session, [])
+        if not all(own.is_complete for own in known):
+            self._reference = references(self._engine, self._store, self._rules.models)
+            return self.judge(session, run_id)
+        in_force = [str(identity) for identity in poses_to_judge(self._engine, session)["pose_estimate"]]
+        if known and in_force == [own.pose_estimate_id for own in known]:
+            verdicts = [pose_verdict(self._engine, identity) for identity in in_force]
+            if all(verdict is not None and verdict.run_id == run_id for verdict in verdicts):
+                return known
+        return self.judge(session, run_id)
+
+    def course(self, assessment: Assessment) -> Course:
+        """What a picture of these poses shows; they are read where they were not before."""
+        if assessment.course is not None:
+            return assessment.course
+        table = read_parquet(self._store.path("poses", assessment.pose_estimate_id) / POSE_TABLE)
+        return _course(table, assessment.reference.labels, self._rules.models.cutoff)
+
+
+def worst_of(assessments: Sequence[Assessment]) -> Assessment:
+    """The file of a session whose picture tells most; the first of those that are equally bad."""
+    return max(assessments, key=lambda own: LEVELS.index(own.verdict))
 
 
 def reference_of(engine: Engine, store: Store, model_id: str | None, rules: ModelRules) -> ModelReference:
@@ -147,6 +220,8 @@ def assess(
     session_key: str,
     run_id: str | None = None,
     reference: Callable[[str | None], ModelReference] | None = None,
+    at_hand: Mapping[str, "pd.DataFrame"] | None = None,
+    with_course: bool = False,
 ) -> list[Assessment]:
     """Judge the poses in force of a session by the present lab.yaml, and write the verdicts down.
 
@@ -160,6 +235,10 @@ def assess(
     reference
         The function that gives the reference of a model version, if a caller keeps one for many sessions; see
         `references`.
+    at_hand
+        Pose tables of the store that the caller has read, by the identity of their estimate.
+    with_course
+        Keep what a picture of the worst file shows, if its poses are read.
 
     Returns
     -------
@@ -167,7 +246,7 @@ def assess(
         One for each file that has poses.
     """
     reference = reference or references(engine, store, rules.models)
-    found = []
+    found: list[Assessment] = []
     for row in poses_to_judge(engine, session_key).to_dict("records"):
         camera, model = str(row["camera"]), row["model"]
         against = reference(model)
@@ -184,16 +263,17 @@ def assess(
         floors = rules.quality.floors.changed_by(rule.floors)
         identity = str(row["pose_estimate"])
         known = pose_verdict(engine, identity)
-        measured = None
-        scores = None
+        measured = table = scores = None
         if known is not None and known.basis == basis:
             scores = _stored(pose_scores(engine, identity))
         if scores is None or _was_not_looked_at(scores):
             labels = against.labels
             labels = labels if rule.animal_px is None else replace(labels, size_px=rule.animal_px)
-            path = store.path("poses", identity) / POSE_TABLE
+            table = (at_hand or {}).get(identity)
+            if table is None:
+                table = read_parquet(store.path("poses", identity) / POSE_TABLE)
             scores = measure(
-                read_parquet(path),
+                table,
                 labels,
                 rules.models.cutoff,
                 (row["width"], row["height"]),
@@ -219,9 +299,12 @@ def assess(
             run_id=run_id,
         )
         record_verdict(engine, verdict, measured)
-        found.append(
-            Assessment(identity, str(row["recording"]), str(row["path"]), row["frames"], against, scores, findings)
-        )
+        own = Assessment(identity, str(row["recording"]), str(row["path"]), row["frames"], against, scores, findings)
+        if with_course and worst_of([*found, own]) is own:
+            found = [replace(other, course=None) for other in found]
+            if table is not None:
+                own = replace(own, course=_course(table, against.labels, rules.models.cutoff))
+        found.append(own)
     quarantine.judge(engine, session_key, "quality", _faults(session_key, found), run_id)
     return found
 
@@ -329,6 +412,10 @@ def _picture_moves(
         ]
         found.append(moves(seen, size_px) if len(seen) > 1 and seen[0].size else None)
     return found
+
+
+def _course(table: "pd.DataFrame", reference: Reference, cutoff: float) -> Course:
+    return Course(course(table, reference, cutoff), limb_lengths(table, reference, cutoff))
 
 
 def _was_not_looked_at(scores: "pd.DataFrame") -> bool:

@@ -18,8 +18,9 @@ from dlc_platform.errors import PlatformError
 from dlc_platform.files.plain import open_plain
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.interop.pandas_hdf import Columns, read_hdf_table
+from dlc_platform.manifests import ImportedPosesManifest
 from dlc_platform.pose.table import POSE_TABLE, SINGLE_ANIMAL, tidy_from_dlc, write_parquet, write_wide_table
-from dlc_platform.store import Store, read_manifest
+from dlc_platform.store import Store
 from dlc_platform.text.words import counted
 from dlc_platform.video.probe import VideoInfo
 
@@ -126,20 +127,20 @@ def import_poses(
     poses = found.poses.reindex(range(video.frames))
     table = tidy_from_dlc(poses, video.times_s)
     note = "; ".join(filter(None, (difference, _outside(table, video), _without_likelihood(table), _rounded(poses))))
-    manifest = {
-        "video": video.sha256,
-        "model": model_id,
-        "scorer": found.scorer,
-        "individuals": found.individuals,
-        "bodyparts": found.bodyparts,
-        "frames": video.frames,
-        "rows_in_file": found.rows,
-        "origin": "imported",
-        "file": file.name,
-        "file_sha256": sha256,
-        "file_path": str(file.absolute()),
-        "note": note,
-    }
+    manifest = ImportedPosesManifest(
+        video=video.sha256,
+        model=model_id,
+        scorer=found.scorer,
+        individuals=list(found.individuals),
+        bodyparts=list(found.bodyparts),
+        frames=video.frames,
+        rows_in_file=found.rows,
+        origin="imported",
+        file=file.name,
+        file_sha256=sha256,
+        file_path=str(file.absolute()),
+        note=note,
+    )
 
     def write(folder: Path) -> None:
         if sha256_file(file) != sha256:
@@ -149,23 +150,23 @@ def import_poses(
 
     model = {} if model_id is None else {"model": model_id}
     identity = sha256_json({"video": video.sha256, "file": sha256} | model)
-    return load_imported_poses(store.put("poses", identity, manifest, write))
+    return load_imported_poses(store.put("poses", identity, manifest.said(), write))
 
 
 def load_imported_poses(path: Path) -> ImportedPoses:
     """The imported poses in the product directory `path`."""
-    manifest = read_manifest(path)
+    manifest = ImportedPosesManifest.read(path)
     return ImportedPoses(
         id=path.name,
         path=path,
-        video_id=manifest["video"],
-        model_id=manifest["model"],
-        scorer=manifest["scorer"],
-        frames=manifest["frames"],
-        rows_in_file=manifest["rows_in_file"],
-        file=manifest["file_path"],
-        file_sha256=manifest["file_sha256"],
-        note=manifest["note"],
+        video_id=manifest.video,
+        model_id=manifest.model,
+        scorer=manifest.scorer,
+        frames=manifest.frames,
+        rows_in_file=manifest.rows_in_file,
+        file=manifest.file_path,
+        file_sha256=manifest.file_sha256,
+        note=manifest.note,
     )
 
 

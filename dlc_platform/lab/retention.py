@@ -4,21 +4,29 @@ The store writes and removes products; the catalogue knows the rows that name th
 here: a link is reported, and its target is never read or removed.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Engine
 
 from dlc_platform.catalog.products import is_recorded, recorded_products
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import sha256_file
-from dlc_platform.store import KINDS, MANIFEST, Product, Store, is_left_alone, is_partial, is_product, last_written
+from dlc_platform.store import (
+    KINDS,
+    MANIFEST,
+    Manifest,
+    Product,
+    Store,
+    is_left_alone,
+    is_partial,
+    is_product,
+    last_written,
+)
 from dlc_platform.text.words import counted
 
 _BRING_BACK = "Bring the product back from a copy of the store, or remove its folder and materialise it again"
@@ -187,6 +195,12 @@ def _list(folder: Path) -> tuple[list[str], list[Difference], bool]:
     return products, others, True
 
 
+class _Imported(Manifest):
+    """The manifest of any product; `file_sha256` is there in those that were imported from a file."""
+
+    file_sha256: str | None = None
+
+
 def _verify_product(product: Path, manifest_sha256: str | None) -> Iterator[Difference]:
     files, differences = _contents(product)
     yield from differences.values()
@@ -210,21 +224,21 @@ def _verify_product(product: Path, manifest_sha256: str | None) -> Iterator[Diff
     elif digest != manifest_sha256:
         yield Difference(manifest, "this is not the manifest that the catalogue knows", _BRING_BACK)
     try:
-        said = json.loads(text)
-        listed = _listed(said)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        said = _Imported.parse(text)
+    except ValueError:
         yield Difference(manifest, "the manifest is damaged, so the other files cannot be checked", _BRING_BACK)
         return
-    yield from _copies(files, said.get("file_sha256"))
-    if listed is None:
+    yield from _copies(files, said.file_sha256)
+    if said.files is None:
         if digest == manifest_sha256:
             problem = "this manifest lists no checksums of the files: the product is older than checksums"
             yield Difference(manifest, problem, "Nothing: it goes on working", warning=True)
         return
+    listed = {file.path: file for file in said.files}
     for name, path in files.items():
         if name not in listed:
             yield Difference(path, "the manifest does not list this file", "Move it out of the product")
-        elif (difference := _verify_file(path, *listed[name])) is not None:
+        elif (difference := _verify_file(path, listed[name].size_bytes, listed[name].sha256)) is not None:
             yield difference
     for name in listed:
         seen = name in files or any(name == other or name.startswith(f"{other}/") for other in differences)
@@ -275,12 +289,6 @@ def _contents(product: Path) -> tuple[dict[str, Path], dict[str, Difference]]:
                 # Opening a pipe would wait for ever.
                 differences[name] = Difference(path, "this is neither a file nor a folder", _BRING_BACK)
     return files, differences
-
-
-def _listed(manifest: Any) -> dict[str, tuple[int, str]] | None:
-    """Size in bytes and SHA-256 by path, as a manifest lists them; None if it is older than checksums."""
-    files = manifest.get("files")
-    return None if files is None else {file["path"]: (file["size_bytes"], file["sha256"]) for file in files}
 
 
 def _verify_file(path: Path, size_bytes: int, sha256: str) -> Difference | None:

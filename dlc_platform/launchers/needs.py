@@ -16,6 +16,7 @@ from dlc_platform.errors import HOME_VARIABLE
 from dlc_platform.settings.environment import home_from_environment
 from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.loading import load_lab
+from dlc_platform.text.assets import MODEL_COMPARISON, MODEL_EVALUATION, POSE_ESTIMATES, TRAINED_MODEL
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
@@ -29,7 +30,7 @@ MEMORY_TAG = "dlc_platform/gpu_memory_gb"
 
 _PARTITION_TAG = "dagster/partition"
 #: Assets whose partition is the recipe that they work for.
-_OF_A_RECIPE = ("trained_model", "model_evaluation")
+_OF_A_RECIPE = (TRAINED_MODEL, MODEL_EVALUATION)
 #: The most runs that share a device: each has its own process and CUDA context.
 _MOST_SHARES = 8
 
@@ -68,11 +69,11 @@ def declared_needs(lab: Lab, assets: Collection[str], partitions: Collection[str
     for asset in sorted(set(assets) & set(_OF_A_RECIPE)):
         named = [Needs(own.gpus, own.gpu_memory_gb) for name, own in lab.recipes.items() if name in partitions]
         # Only training works on several devices.
-        found += [own if asset == "trained_model" else Needs(1, own.memory_gb) for own in named or recipes]
-    if "model_comparison" in assets:
+        found += [own if asset == TRAINED_MODEL else Needs(1, own.memory_gb) for own in named or recipes]
+    if MODEL_COMPARISON in assets:
         # Every version is evaluated, one after the other on one device.
         found.append(Needs(1, Needs.all_of(recipes).memory_gb))
-    if "pose_estimates" in assets:
+    if POSE_ESTIMATES in assets:
         found.append(Needs.all_of(Needs(1, rule.gpu_memory_gb) for rule in lab.inference))
     return Needs.all_of(found)
 

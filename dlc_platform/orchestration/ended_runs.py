@@ -16,12 +16,13 @@ from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import WAITS, WAITS_TAG, give_up, is_followed, newest_try, nobody_starts
 from dlc_platform.orchestration.under_way import STAGES, Cursor
 from dlc_platform.sessions import scanning
+from dlc_platform.text.assets import LABELED_FRAMES, POSE_ESTIMATES, SESSION_VIDEOS
 
 _IN_LINE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED)
 _WORK = {
-    "session_videos": "register its videos",
-    "labeled_frames": "count its labels",
-    "pose_estimates": "estimate its poses",
+    SESSION_VIDEOS: "register its videos",
+    LABELED_FRAMES: "count its labels",
+    POSE_ESTIMATES: "estimate its poses",
 }
 
 
@@ -39,12 +40,12 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
         return in_line
     # Before asking what is lacking: work that a run does in its last moments must not count as not done.
     runs = {run_key: _newest_run(instance, run_key) for run_key in cursor.runs}
-    videos = scanning.compare(lab.engine, lab.settings, cursor.under_way("session_videos"))
+    videos = scanning.compare(lab.engine, lab.settings, cursor.under_way(SESSION_VIDEOS))
     changed = {candidate.session.key: candidate for candidate in videos.wanted}
     missing: dict[str, Mapping[str, str]] = {
-        "session_videos": {key: candidate.fingerprint for key, candidate in changed.items()},
-        "labeled_frames": lacking(wanted_labels(lab, only=cursor.under_way("labeled_frames"))),
-        "pose_estimates": lacking(wanted_poses(lab, only=cursor.under_way("pose_estimates"))),
+        SESSION_VIDEOS: {key: candidate.fingerprint for key, candidate in changed.items()},
+        LABELED_FRAMES: lacking(wanted_labels(lab, only=cursor.under_way(LABELED_FRAMES))),
+        POSE_ESTIMATES: lacking(wanted_poses(lab, only=cursor.under_way(POSE_ESTIMATES))),
     }
     for run_key, asked in list(cursor.runs.items()):
         run = runs[run_key]
@@ -56,7 +57,7 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
             for key, evidence in asked.sessions.items()
             if any(key in missing[asset] for asset in asked.assets)
             # Its files are out of sight.
-            or (first == "session_videos" and key not in videos.registered)
+            or (first == SESSION_VIDEOS and key not in videos.registered)
         }
         for key in asked.sessions.keys() - wanted_still.keys():
             cursor.again.pop(key, None)
@@ -78,7 +79,7 @@ def forget_ended(lab: LabResource, instance: dg.DagsterInstance, cursor: Cursor)
             # If the first asset failed, the next one was not tried; sessions that changed since are asked for again.
             now = missing[first].get(key)
             if now is not None and evidence in (now, ""):
-                if first == "session_videos":
+                if first == SESSION_VIDEOS:
                     session = changed[key].session
                     name_session(
                         lab.engine,

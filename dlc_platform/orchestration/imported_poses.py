@@ -7,6 +7,7 @@ import dagster as dg
 from dlc_platform.estimates.importing import RegisteredPoses
 from dlc_platform.identity import short
 from dlc_platform.orchestration.instance import open_instance, prepare, used
+from dlc_platform.text.assets import POSE_ESTIMATES
 
 
 def show_imported_poses(home: Path, session: str, done: RegisteredPoses, by: str) -> None:
@@ -33,5 +34,5 @@ def show_imported_poses(home: Path, session: str, done: RegisteredPoses, by: str
         if done.in_force and session not in instance.get_dynamic_partitions("sessions"):
             instance.add_dynamic_partitions("sessions", [session])
         instance.report_runless_asset_event(
-            event("pose_estimates", partition=session, description=description, metadata=metadata)
+            event(POSE_ESTIMATES, partition=session, description=description, metadata=metadata)
         )

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from dlc_platform.errors import in_this_lab
+from dlc_platform.text.assets import SESSION_VIDEOS
 
-_ASSET = dg.AssetKey("session_videos")
+_ASSET = dg.AssetKey(SESSION_VIDEOS)
 #: The metadata key that marks these observations.
 _KEY = "found_by_a_look"
 #: The time for which a line is shown, and the most lines.

@@ -14,9 +14,10 @@ from dlc_platform.orchestration.partitions import newest_first, range_tags
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.under_way import Asked, Cursor
 from dlc_platform.sessions import scanning
+from dlc_platform.text.assets import LABELED_FRAMES, POSE_ESTIMATES, POSE_QUALITY, SESSION_VIDEOS
 
 #: Assets that are made in the same run as others.
-_WITH: dict[tuple[str, ...], tuple[str, ...]] = {("pose_estimates",): ("pose_quality",)}
+_WITH: dict[tuple[str, ...], tuple[str, ...]] = {(POSE_ESTIMATES,): (POSE_QUALITY,)}
 #: Dagster's priorities: recent recordings come before the backlog, and both before sessions that have poses already.
 _LATELY = timedelta(days=1)
 PRIORITIES = {"lately": "10", "stale": "-10"}
@@ -52,9 +53,9 @@ def ask(
         return [], []
     projects = list(lab.settings.projects)
     labelled = wanted.labelled(lab.engine, projects, [candidate.session.key for candidate in ready])
-    but = cursor.under_way("session_videos") | set(elsewhere) | cursor.postponed(time.time())
+    but = cursor.under_way(SESSION_VIDEOS) | set(elsewhere) | cursor.postponed(time.time())
     changed = {candidate.session.key for candidate in ready}
-    together = ("session_videos", "labeled_frames")
+    together = (SESSION_VIDEOS, LABELED_FRAMES)
     # By session: its newest file, and for each run that it needs the assets and the evidence.
     newest: dict[str, int] = {candidate.session.key: candidate.newest_ns for candidate in ready}
     runs: dict[tuple[str, ...], dict[str, str]] = {together: {}, together[:1]: {}}
@@ -62,7 +63,7 @@ def ask(
         runs[together[:1] if candidate.session.key in labelled else together][candidate.session.key] = (
             candidate.fingerprint
         )
-    for asset, look in (("labeled_frames", wanted_labels), ("pose_estimates", wanted_poses)):
+    for asset, look in ((LABELED_FRAMES, wanted_labels), (POSE_ESTIMATES, wanted_poses)):
         found = look(lab, limit=room, but=changed | but | cursor.under_way(asset))
         if asset in in_line and len(found) < min(room, lab.settings.scan.sessions_per_run):
             continue

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from sqlalchemy import Engine
@@ -13,6 +14,9 @@ from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.loading import load_lab
 from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
+
+if TYPE_CHECKING:
+    from dlc_platform.estimates.quality_gate import PoseJudge
 
 
 class LabResource(dg.ConfigurableResource):
@@ -31,6 +35,13 @@ class LabResource(dg.ConfigurableResource):
     @cached_property
     def engine(self) -> Engine:
         return open_lab(Path(self.home))
+
+    @cached_property
+    def pose_judge(self) -> "PoseJudge":
+        """Judges poses for the run that has this resource."""
+        from dlc_platform.estimates.quality_gate import PoseJudge
+
+        return PoseJudge(self.engine, self.store, self.settings.pose_rules)
 
     @property
     def workspaces(self) -> Path:

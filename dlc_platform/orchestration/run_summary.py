@@ -9,16 +9,24 @@ import dagster as dg
 from dlc_platform.errors import command
 from dlc_platform.lab.waiting import waiting
 from dlc_platform.orchestration.resources import LabResource
+from dlc_platform.text.assets import (
+    LABELED_FRAMES,
+    MODEL_EVALUATION,
+    POSE_ESTIMATES,
+    SESSION_VIDEOS,
+    TRAINED_MODEL,
+    TRAINING_DATASET,
+)
 from dlc_platform.text.words import counted, lasting, listed
 
 #: The words for the work on a session or a recipe when an asset of it is materialised.
 _DONE = {
-    "session_videos": "registered",
-    "labeled_frames": "searched for labels",
-    "pose_estimates": "tracked",
-    "training_dataset": "given a dataset",
-    "trained_model": "trained",
-    "model_evaluation": "evaluated",
+    SESSION_VIDEOS: "registered",
+    LABELED_FRAMES: "searched for labels",
+    POSE_ESTIMATES: "tracked",
+    TRAINING_DATASET: "given a dataset",
+    TRAINED_MODEL: "trained",
+    MODEL_EVALUATION: "evaluated",
 }
 
 
@@ -62,7 +70,7 @@ class RunSummary:
             if isinstance(frames := metadata.get("frames"), dg.IntMetadataValue):
                 work.frames = (work.frames or 0) + (frames.value or 0)
             recordings = metadata.get("recordings")
-            if name == "pose_estimates" and isinstance(recordings, dg.TableMetadataValue):
+            if name == POSE_ESTIMATES and isinstance(recordings, dg.TableMetadataValue):
                 # Nothing was made for files that were left out.
                 made = {str(row.data["made"]) for row in recordings.records if row.data["made"]}
                 work.found += "now" not in made
@@ -74,7 +82,7 @@ class RunSummary:
         yield f"That took {lasting((time.monotonic() - self._began) / 3600)}:"
         undone: dict[str, None] = {}
         for name, work in self._work.items():
-            things = "recipe" if name in ("training_dataset", "trained_model", "model_evaluation") else "session"
+            things = "recipe" if name in (TRAINING_DATASET, TRAINED_MODEL, MODEL_EVALUATION) else "session"
             number = f"{len(work.made)} of {counted(len(work.asked), things)}"
             if len(work.made) == len(work.asked):
                 number = counted(len(work.made), things)
@@ -93,9 +101,9 @@ class RunSummary:
                 f"{counted(len(held), 'session waits', 'sessions wait')} for a person: "
                 f"{command('sessions', lab.home, '--waiting')} says why and what to do"
             )
-        if "session_videos" in self._work:
+        if SESSION_VIDEOS in self._work:
             yield f"{command('scan', lab.home, '--dry-run')} says what else lies below the raw roots"
-        if "pose_estimates" in self._work:
+        if POSE_ESTIMATES in self._work:
             yield f"{command('poses', lab.home)} lists the recordings that have poses"
-        elif "session_videos" in self._work:
+        elif SESSION_VIDEOS in self._work:
             yield f"{command('sessions', lab.home)} lists what is registered"

@@ -23,16 +23,17 @@ from dlc_platform.orchestration.retries import CATCH_UP
 from dlc_platform.orchestration.under_way import caught_up, recover
 from dlc_platform.sessions import scanning
 from dlc_platform.settings.lab import Lab
+from dlc_platform.text.assets import DAILY_REPORT, LAB_BACKUP, LAB_CLEANING, PRODUCTION_EVALUATION, STORE_VERIFICATION
 from dlc_platform.text.words import counted
 
 #: The hour at which yesterday's report is made, by the lab's clock.
 _REPORT_HOUR = 7
 #: The asset that each schedule of lab.yaml makes.
 MADE_BY = {
-    "evaluate_new_labels": "production_evaluation",
-    "verify_store": "store_verification",
-    "back_up": "lab_backup",
-    "clean_up": "lab_cleaning",
+    "evaluate_new_labels": PRODUCTION_EVALUATION,
+    "verify_store": STORE_VERIFICATION,
+    "back_up": LAB_BACKUP,
+    "clean_up": LAB_CLEANING,
 }
 #: All patterns of days in a cron come back within this time, except the 29th of February.
 _YEAR = timedelta(days=366)
@@ -58,7 +59,7 @@ def morning_report(lab: Lab) -> tuple[Any, Any]:
     """The job that makes a day's report, and the schedule that runs it each morning for the day before."""
     job = dg.define_asset_job(
         "report_day",
-        selection=["daily_report"],
+        selection=[DAILY_REPORT],
         executor_def=dg.in_process_executor,
         description="Report what a day brought.",
     )

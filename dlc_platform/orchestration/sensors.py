@@ -49,6 +49,7 @@ from dlc_platform.orchestration.under_way import (
     recover,
 )
 from dlc_platform.sessions import scanning
+from dlc_platform.text.assets import POSE_ESTIMATES, POSE_QUALITY, SESSION_VIDEOS
 from dlc_platform.text.words import counted
 
 #: The most runs of stale sessions that one look asks for: a new recording does not wait behind thousands of old ones.
@@ -100,7 +101,7 @@ def session_sensor(interval_seconds: int, status: dg.DefaultSensorStatus) -> dg.
         if taken_off:
             keys = ", ".join(str(one.partition) for one in taken_off)
             summary += f"; taken off the list of sessions, because there is no such session: {keys}"
-        if "pose_estimates" in in_line:
+        if POSE_ESTIMATES in in_line:
             summary += "; a run for poses waits for its turn, and those of more sessions are asked for behind it"
         context.log.info(summary)
         for line in found.news:
@@ -174,7 +175,7 @@ def take_off_strays(
         instance.delete_dynamic_partition("sessions", key)
         told.append(
             dg.AssetObservation(
-                "session_videos",
+                SESSION_VIDEOS,
                 partition=key,
                 description=f"{key} was taken off the list of sessions: it is not registered, and no folder below the "
                 "raw roots holds videos of it. Sessions add themselves when their videos are there; "
@@ -224,7 +225,7 @@ def reestimate_stale_sessions(context: dg.SensorEvaluationContext, lab: LabResou
     requests = [
         dg.RunRequest(
             run_key=short(sha256_json([(key, to_do[key]) for key in stretch])),
-            asset_selection=[dg.AssetKey("pose_estimates"), dg.AssetKey("pose_quality")],
+            asset_selection=[dg.AssetKey(POSE_ESTIMATES), dg.AssetKey(POSE_QUALITY)],
             tags={**range_tags(stretch), PRIORITY_TAG: PRIORITIES["stale"]},
         )
         for stretch in runs

@@ -10,11 +10,12 @@ import dagster as dg
 from dlc_platform.launchers.dagster_internals import FINISHED_STATUSES, RUN_KEY_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 from dlc_platform.orchestration.partitions import RANGE_END, RANGE_START
 from dlc_platform.orchestration.retries import CATCH_UP, SESSION_SENSOR
+from dlc_platform.text.assets import LABELED_FRAMES, POSE_ESTIMATES, SESSION_VIDEOS
 
 STAGES: dict[str, Literal["videos", "labels", "poses"]] = {
-    "session_videos": "videos",
-    "labeled_frames": "labels",
-    "pose_estimates": "poses",
+    SESSION_VIDEOS: "videos",
+    LABELED_FRAMES: "labels",
+    POSE_ESTIMATES: "poses",
 }
 #: The first and the longest wait of a session that the machine kept from being worked on, and the time for which such
 #: waits are counted.

@@ -17,22 +17,25 @@ from dlc_platform.plots.canvas import (
     plain,
     tidy,
 )
+from dlc_platform.pose.confidence import count_confident, fraction_confident, is_confident
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
+def trajectories(table: "pd.DataFrame", cutoff: float, lost: int = 0) -> bytes:
     """The path of each body part in the plane of the picture, without the frames below the cutoff.
 
     Parameters
     ----------
     table
         A pose table (see `table.py`) of one recording.
+    lost
+        Frames of it that could not be decoded: the fractions of confident keypoints are those of the others.
     """
     bodyparts = bodyparts_of(table)
     colours = colours_of(bodyparts)
-    shown = table[(table["likelihood"] >= cutoff) & table["x"].notna()]
+    shown = table[is_confident(table["x"], table["y"], table["likelihood"], cutoff)]
     left, top = (float(shown[axis].min()) if len(shown) else 0.0 for axis in ("x", "y"))
     width, height = (max(1.0, float(np.ptp(shown[axis]))) if len(shown) else 1.0 for axis in ("x", "y"))
     columns = min(4, max(1, math.ceil(math.sqrt(len(bodyparts)))))
@@ -40,12 +43,12 @@ def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
     figure, grid = new_grid(len(bodyparts), columns, aspect, extra=0.3, left=0.65, bottom=0.5)
     for place, (axes, name) in enumerate(zip(grid, bodyparts, strict=True)):
         rows = table[table["bodypart"] == name]
-        confident = (rows["likelihood"] >= cutoff).to_numpy()
+        confident = is_confident(rows["x"], rows["y"], rows["likelihood"], cutoff)
         x = np.where(confident, rows["x"], np.nan)
         y = np.where(confident, rows["y"], np.nan)
         axes.plot(x, y, color=colours[name], linewidth=0.7, alpha=0.75)
-        share = float(np.isfinite(x).mean()) if len(x) else 0.0
-        add_title(axes, f"{name} ({share:.0%} confident)")
+        share = _fraction_confident(rows, cutoff, lost)
+        add_title(axes, f"{name} ({share:.0%} confident)" if share == share else name)
         axes.set_aspect("equal")
         axes.set_xlim(left - 0.03 * width, left + 1.03 * width)
         axes.set_ylim(top + 1.03 * height, top - 0.03 * height)
@@ -58,13 +61,13 @@ def trajectories(table: "pd.DataFrame", cutoff: float) -> bytes:
     return as_png(figure)
 
 
-def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
-    """The distribution of the likelihood of each body part; the line is the cutoff.
+def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6, lost: int = 0) -> bytes:
+    """The distribution of the likelihood of each body part; the line is the cutoff, the number what reaches it.
 
     Parameters
     ----------
-    table
-        A pose table (see `table.py`).
+    table, lost
+        As `trajectories` takes them.
     """
     bodyparts = bodyparts_of(table)
     colours = colours_of(bodyparts)
@@ -74,16 +77,15 @@ def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
     figure, grid = new_grid(len(bodyparts), columns, 0.5, extra=0.12, wide=True, between=beside, left=names, bottom=0.5)
     tallest = 0.01
     for place, (axes, name) in enumerate(zip(grid, bodyparts, strict=True)):
-        values = table.loc[table["bodypart"] == name, "likelihood"].dropna().to_numpy()
-        counts, edges = np.histogram(values, bins=40, range=(0, 1))
-        share = counts / max(1, len(values))
+        rows = table[table["bodypart"] == name]
+        counts, edges = np.histogram(rows["likelihood"].dropna().to_numpy(), bins=40, range=(0, 1))
+        share = counts / max(1, _decoded(rows, lost))
         axes.stairs(share, edges, fill=True, color=colours[name])
         axes.axvline(cutoff, color="black", linewidth=1, linestyle=(0, (3, 2)))
-        above = float((values >= cutoff).mean()) if len(values) else 0.0
+        above = _fraction_confident(rows, cutoff, lost)
         axes.set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize=FONT)
-        axes.annotate(
-            f"{above:.1%}\n\u2265 {cutoff:g}", (1.015, 0.5), xycoords="axes fraction", va="center", fontsize=FONT - 1
-        )
+        reached = f"{above:.1%}\n\u2265 {cutoff:g}" if above == above else "no\nlikelihood"
+        axes.annotate(reached, (1.015, 0.5), xycoords="axes fraction", va="center", fontsize=FONT - 1)
         tallest = max(tallest, share.max())
         axes.set_xlim(0, 1)
         axes.tick_params(labelbottom=place >= len(bodyparts) - columns)
@@ -94,6 +96,16 @@ def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6) -> bytes:
         axes.set_yticks([0, tallest], ["0", f"{tallest:.0%}"])
     figure.supxlabel("likelihood (bars: share of frames)", fontsize=FONT, y=0.05 / figure.get_figheight())
     return as_png(figure)
+
+
+def _decoded(rows: "pd.DataFrame", lost: int) -> int:
+    """How many of a body part's rows, one for each individual in a frame, are of frames that could be decoded."""
+    return max(len(rows) - lost * rows["individual"].nunique(), 0)
+
+
+def _fraction_confident(rows: "pd.DataFrame", cutoff: float, lost: int) -> float:
+    counts = count_confident(rows["x"], rows["y"], rows["likelihood"], cutoff, _decoded(rows, lost))
+    return float(fraction_confident(*counts))
 
 
 def quality_plot(course: "pd.DataFrame", lengths: "pd.DataFrame", cutoff: float) -> bytes:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from dlc_platform.pose import SINGLE_ANIMAL
 from dlc_platform.text.words import rounded
 
 Level = Literal["pass", "warn", "fail"]
+#: From good to bad.
+LEVELS: tuple[Level, ...] = get_args(Level)
 #: Stands for every individual, and for every body part.
 ALL = "all"
 
@@ -51,5 +53,5 @@ class Finding:
 
 def worst(findings: Iterable[Finding]) -> Level:
     """The verdict on poses with these findings."""
-    levels = {finding.level for finding in findings}
-    return "fail" if "fail" in levels else "warn" if "warn" in levels else "pass"
+    levels: list[Level] = ["pass", *(finding.level for finding in findings)]
+    return max(levels, key=LEVELS.index)

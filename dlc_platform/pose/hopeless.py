@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dlc_platform.errors import PlatformError
+from dlc_platform.pose.confidence import fraction_confident, is_confident
 from dlc_platform.pose.findings import ALL, Finding
 from dlc_platform.text.words import counted, rounded
 
@@ -154,7 +155,8 @@ def judge_model(predictions: "pd.DataFrame", size_px: float, cutoff: float, floo
         f"of the model's {len(own)} labelled test keypoints {correct:.0%} lie within {rounded(limit_px)} px of their "
         f"label ({within}), floor {floors.correct or 0:.0%}, and its median error is {rounded(median_px)} px",
     )
-    confident = float((own["likelihood"].to_numpy(float) >= cutoff).mean())
+    sure = is_confident(own["predicted_x"], own["predicted_y"], own["likelihood"].to_numpy(float), cutoff)
+    confident = float(fraction_confident(int(sure.sum()), len(own)))
     hold(
         "model_confident",
         confident,

@@ -6,8 +6,8 @@ the animal that labels give.
 Scores of a body part (of an individual), over the frames that could be decoded:
 
 * ``rows``: the number of its rows; there must be one for each frame of the video.
-* ``mean_likelihood``; ``fraction_confident``, with a likelihood of at least the cutoff; ``fraction_missing``, without
-  an estimate. If poses come without any likelihood, the first two are over nothing.
+* ``mean_likelihood``; ``fraction_confident``, as `confidence` defines it; ``fraction_missing``, without an estimate.
+  If poses come without any likelihood, the first two are over nothing.
 * ``confident_when_seen``: the fraction of confident keypoints in the frames in which the individual is seen, that is,
   in which any keypoint of it has an estimate. For a single animal it is nearly always ``fraction_confident``; for
   several animals, the absence of one does not count against the poses.
@@ -53,6 +53,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlc_platform.pose import SINGLE_ANIMAL
+from dlc_platform.pose.confidence import count_confident, is_confident, says_how_sure
 from dlc_platform.pose.findings import ALL
 from dlc_platform.pose.metrics import METRICS
 from dlc_platform.pose.reference import (
@@ -441,19 +442,17 @@ class _Poses:
         """The scores of a keypoint by itself."""
         x, y, likelihood = (values[self.places[keypoint]] for values in (self.x, self.y, self.likelihood))
         known = np.isfinite(x) & np.isfinite(y)
-        confident = known & (likelihood >= cutoff)
+        confident = is_confident(x, y, likelihood, cutoff)
         decoded = max(self.rows[keypoint] - lost, 0)
         rated = np.isfinite(likelihood)
-        # A keypoint with places and no likelihood at all is neither sure nor unsure.
-        can_be_sure = bool(rated.any()) or not known.any()
-        seen = int(self.seen[keypoint[0]].sum()) if can_be_sure else 0
+        seen = int(self.seen[keypoint[0]].sum()) if says_how_sure(x, y, likelihood) else 0
         steps, jumped, swapped, sure = self.steps(keypoint, cutoff, size)
         stepped = np.isfinite(steps)
         sized = np.isfinite(size)
         inside = within(x[confident], y[confident], picture, arena)
         return {
             "mean_likelihood": (float(likelihood[rated].sum(dtype=float)), int(rated.sum())),
-            "fraction_confident": (min(int(confident.sum()), decoded), decoded if can_be_sure else 0),
+            "fraction_confident": count_confident(x, y, likelihood, cutoff, decoded),
             "confident_when_seen": (int(confident.sum()), seen),
             "fraction_missing": (max(decoded - int(known.sum()), 0), decoded),
             "jumps": (int((jumped & sure).sum()), int((stepped & sure).sum()) if sized else 0),

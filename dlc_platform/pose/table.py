@@ -6,7 +6,7 @@ frame, y downwards) and ``likelihood`` (float32, 0 to 1). Without an estimate x 
 are sorted by body part, then by individual, then by frame, so that one body part is one stretch of the file. Every
 individual that has a body part has it in every frame; not every individual has all of them.
 
-The table's format and its summary belong here; drawing it belongs to `plots`.
+The table's format belongs here; how good its poses are is for `scores`, drawing it for `plots`.
 """
 
 import os
@@ -296,45 +296,3 @@ def keypoints_at(table: "pd.DataFrame", frame: int) -> dict[str, tuple[float, fl
         name: (float(x), float(y), float(likelihood))
         for name, x, y, likelihood in zip(names, rows["x"], rows["y"], rows["likelihood"], strict=True)
     }
-
-
-def summarize(table: "pd.DataFrame", cutoff: float, lost: int = 0) -> "pd.DataFrame":
-    """Summarize the tracking of each body part.
-
-    Parameters
-    ----------
-    cutoff
-        The likelihood from which an estimate is confident.
-    lost
-        The number of frames without a picture: fractions are over the others, as in `scores.measure`.
-
-    Returns
-    -------
-    DataFrame
-        One row for each body part: ``bodypart, frames, mean_likelihood, fraction_confident, fraction_missing``. For
-        several individuals it is the mean over all of them.
-    """
-    import pandas as pd
-
-    grouped = pd.DataFrame(
-        {
-            "bodypart": table["bodypart"],
-            "frame": table["frame"],
-            "likelihood": table["likelihood"],
-            "missing": table["x"].isna(),
-            "confident": (table["likelihood"] >= cutoff) & table["x"].notna(),
-        }
-    ).groupby("bodypart", observed=True, sort=False)
-    summary = grouped.agg(
-        frames=("frame", "nunique"),
-        rows=("frame", "size"),
-        mean_likelihood=("likelihood", "mean"),
-        confident=("confident", "sum"),
-        missing=("missing", "sum"),
-    ).reset_index()
-    lost_rows = lost * summary["rows"] / summary["frames"]  # a row for each individual
-    decoded = (summary["rows"] - lost_rows).clip(lower=1)
-    return summary.assign(
-        fraction_confident=(summary.pop("confident") / decoded).clip(upper=1),
-        fraction_missing=((summary.pop("missing") - lost_rows) / decoded).clip(lower=0, upper=1),
-    ).drop(columns="rows")

@@ -33,6 +33,7 @@ from dlc_platform.sessions.sidecars import Sidecars, kept
 from dlc_platform.sessions.video_checks import findings
 from dlc_platform.settings.layout import Layout
 from dlc_platform.settings.quality import VideoRules
+from dlc_platform.text.assets import SESSION_VIDEOS
 from dlc_platform.text.words import counted
 from dlc_platform.video.probe import VideoInfo, probe
 
@@ -167,7 +168,7 @@ def require_unchanged(row: tables.RecordingFile) -> None:
     MachineFault
         When it is gone.
     """
-    again = command("run", "HOME", "session_videos", "--partition", row.recording.session_key)
+    again = command("run", "HOME", SESSION_VIDEOS, "--partition", row.recording.session_key)
     try:
         status = Path(row.path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -92,9 +92,11 @@ insert into dlc.pose_estimate (id, video_id, model_id, origin, scorer, frames, s
 select {_id("pose", "i * 100 + j")}, {_id("video")}, {_id("model", "1 + (i + j) % 20")}, 'computed', 'DLC', {FRAMES},
        100, {_id("environment", "1")}, 'run'
 from generate_series(1, {SESSIONS}) i, generate_series(1, {ESTIMATES_PER_SESSION}) j;
-insert into dlc.pose_summary (pose_estimate_id, bodypart, mean_likelihood, fraction_confident, fraction_missing)
-select {_id("pose", "i * 100 + j")}, b, 0.9, 0.9, 0
-from generate_series(1, {SESSIONS}) i, generate_series(1, {ESTIMATES_PER_SESSION}) j, unnest(array{list(BODYPARTS)}) b;
+insert into dlc.pose_score (pose_estimate_id, individual, bodypart, mean_likelihood, fraction_confident,
+                            fraction_missing)
+select {_id("pose", "i * 100 + j")}, case b when 'all' then b else 'animal0' end, b, 0.9, 0.9, 0
+from generate_series(1, {SESSIONS}) i, generate_series(1, {ESTIMATES_PER_SESSION}) j,
+     unnest(array{["all", *BODYPARTS]}) b;
 insert into dlc.recording_poses (recording_file_id, pose_estimate_id, run_id)
 select i, {_id("pose", "i * 100 + j")}, 'run'
 from generate_series(1, {ESTIMATES_PER_SESSION}) j, generate_series(1, {SESSIONS}) i;

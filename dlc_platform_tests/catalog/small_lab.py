@@ -178,7 +178,6 @@ def track(
     letter: str,
     file: tables.RecordingFile,
     model: str,
-    confident: float | None = None,
     parameters: dict[str, Any] | None = None,
 ) -> None:
     estimate = tables.PoseEstimate(
@@ -195,17 +194,7 @@ def track(
         seconds=4.5,
         run_id=f"track-{letter}",
     )
-    summaries = [
-        tables.PoseSummary(
-            pose_estimate_id=identity(letter),
-            bodypart=bodypart,
-            mean_likelihood=likelihood,
-            fraction_confident=likelihood if confident is None else confident,
-            fraction_missing=0.0,
-        )
-        for bodypart, likelihood in (("nose", 0.5), ("tail", 1.0))
-    ]
     poses = tables.RecordingPoses(
         recording_file_id=file.id, pose_estimate_id=identity(letter), run_id=f"materialise-{letter}"
     )
-    record_poses(engine, estimate, summaries, poses, ENVIRONMENT)
+    record_poses(engine, estimate, poses, ENVIRONMENT)

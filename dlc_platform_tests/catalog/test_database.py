@@ -293,6 +293,54 @@ def test_errors_that_old_versions_mixed_with_training_images_go(empty_database: 
     engine.dispose()
 
 
+#: Scores of versions before 0.5: `1` has places and no likelihood, `2` has likelihoods for one of two body parts and
+#: lost a frame, and of `3` nothing was estimated.
+SIXTH_CATALOGUE = """
+insert into dlc.video (id, size_bytes, width, height, frame_rate_numerator, frame_rate_denominator, frames, duration_s,
+                       codec, pixel_format, rotation)
+values ('v', 10, 64, 48, 25, 1, 11, 0.4, 'h264', 'yuv420p', 0);
+insert into dlc.environment (id, details) values ('e', '{}');
+insert into dlc.pose_estimate (id, video_id, origin, scorer, frames, frames_lost, source, environment_id)
+select i, 'v', 'imported', 's', 11, (i = '2')::int, '{}', 'e' from unnest(array['1', '2', '3']) i;
+insert into dlc.pose_summary values ('1', 'nose', null, 0, 0);
+insert into dlc.pose_score (pose_estimate_id, individual, bodypart, rows, mean_likelihood, fraction_confident,
+                            fraction_missing)
+values ('1', 'animal0', 'nose', 11, null, 0, 0), ('1', 'animal0', 'tail', 11, null, 0, 0.5),
+       ('1', 'animal0', 'nose to tail', null, null, null, null), ('1', 'all', 'all', 11, null, 0, 0.25),
+       ('2', 'animal0', 'nose', 11, 0.9, 0.8, 0), ('2', 'animal0', 'tail', 11, null, 0, 0),
+       ('2', 'all', 'all', 11, 0.9, 0.4, 0),
+       ('3', 'animal0', 'nose', 11, null, 0, 1), ('3', 'all', 'all', 11, null, 0, 1)
+"""
+
+
+def test_poses_without_likelihood_are_not_zero_sure(empty_database: URL) -> None:
+    engine = open_catalog(empty_database)
+    with engine.begin() as connection:
+        connection.execute(text("create schema dlc"))
+        command.upgrade(alembic_config(connection), "0006")
+        for statement in SIXTH_CATALOGUE.split(";"):
+            connection.execute(text(statement))
+    migrate(engine)
+    scores = "select pose_estimate_id, bodypart, fraction_confident from dlc.pose_score where rows is not null"
+    with engine.connect() as connection:
+        found = {(row[0], row[1]): row[2] for row in connection.execute(text(scores))}
+    assert found == {
+        ("1", "nose"): None,
+        ("1", "tail"): None,
+        ("1", "all"): None,
+        ("2", "nose"): 0.8,
+        ("2", "tail"): None,
+        ("2", "all"): pytest.approx(0.8),
+        ("3", "nose"): 0,
+        ("3", "all"): 0,
+    }
+    assert "pose_summary" not in tables_in(engine)
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0006")
+    migrate(engine)
+    engine.dispose()
+
+
 def test_no_more_frames_are_lost_than_there_are(engine: Engine) -> None:
     with pytest.raises(IntegrityError, match="ck_video_account"):
         register_session(

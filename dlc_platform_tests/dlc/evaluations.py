@@ -75,7 +75,13 @@ def write_evaluation(
         labels = labels.assign(pixels_sha256=labels["image"], copy_pixels_sha256=labels["image"])
         counts = labels["side"].value_counts()
         manifest = {f"n_{side}": int(counts.get(side, 0)) for side in ("train", "test")}
-        manifest |= {"bodyparts": [*distances], "skeleton": [], "sessions": [], "apart_frames": apart_frames}
+        manifest |= {
+            "bodyparts": [*distances],
+            "skeleton": [],
+            "task": "t",
+            "sessions": [],
+            "apart_frames": apart_frames,
+        }
         store.put(
             "datasets", identity, manifest, lambda folder: labels.to_parquet(folder / "labels.parquet", index=False)
         )
@@ -86,7 +92,8 @@ def write_evaluation(
         labels = pd.DataFrame({"image": list(trained_on), "side": "train", "folder": "video"})
         put_dataset(dataset, labels.assign(file=labels["image"] + ".png"), apart_frames)
     put_dataset(f"tested {name}", predictions.drop_duplicates("image")[["image", "side", "folder", "file"]])
-    store.put("models", model, {"dataset": dataset, "bodyparts": [*distances]}, lambda folder: None)
+    said = {"dataset": dataset, "bodyparts": [*distances], "scorer": "s"}
+    store.put("models", model, said, lambda folder: None)
 
     def write(folder: Path) -> None:
         predictions.to_parquet(folder / "predictions.parquet", index=False)

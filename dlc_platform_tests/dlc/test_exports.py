@@ -18,6 +18,7 @@ from dlc_platform.dlc.training import TrainedModel
 from dlc_platform.identity import sha256_file, sha256_json
 from dlc_platform.store import MANIFEST, Store
 from dlc_platform_tests.dlc.deeplabcut_videos import read_video
+from dlc_platform_tests.products import manifest_of
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def model(store: Store, tiny_model: TrainedModel) -> Path:
 
 def imported(model: Path, store: Store) -> Path:
     """The same model without its dataset."""
-    manifest = {key: value for key, value in store.manifest("models", model.name).items() if key != "dataset"}
+    manifest = {key: value for key, value in manifest_of(store.path("models", model.name)).items() if key != "dataset"}
 
     def write(product: Path) -> None:
         for file in model.iterdir():

@@ -21,6 +21,7 @@ from dlc_platform.identity import sha256_file
 from dlc_platform.pose.table import POSE_TABLE, read_parquet
 from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
+from dlc_platform_tests.products import manifest_of
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_training_out_of_memory_begins_anew_in_smaller_batches(
     model = train_model(tiny_dataset.path, short_recipe, tiny_store, tmp_path, "cpu", warn=said.append)
     assert model.batch_size == 4
     assert len(said) == 1 and "training ran out of memory with a batch of 8, and is tried with 4" in said[0]
-    manifest = tiny_store.manifest("models", model.id)
+    manifest = manifest_of(tiny_store.path("models", model.id))
     assert (manifest["batch_size"], manifest["recipe"]["batch_size"]) == (4, 8)
     assert yaml.safe_load((model.path / "pytorch_config.yaml").read_text())["train_settings"]["batch_size"] == 4
     assert not list(tmp_path.iterdir())

@@ -20,8 +20,9 @@ from dlc_platform.dlc.training import TrainedModel, _pose_config, dataset_loader
 from dlc_platform.errors import MachineFault, PlatformError
 from dlc_platform.identity import sha256_file, short
 from dlc_platform.settings.recipes import Recipe
-from dlc_platform.store import Store, read_manifest
+from dlc_platform.store import Store
 from dlc_platform_tests.dlc.test_dataset import on_their_side
+from dlc_platform_tests.products import manifest_of
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_the_network_learns(tiny_model: TrainedModel, tiny_recipe: Recipe):
 def test_a_model_says_how_it_was_made(
     tiny_model: TrainedModel, tiny_dataset: Dataset, tiny_recipe: Recipe, tiny_store: Store
 ):
-    manifest = tiny_store.manifest("models", tiny_model.id)
+    manifest = manifest_of(tiny_store.path("models", tiny_model.id))
     assert manifest["dataset"] == tiny_dataset.id
     assert Recipe.model_validate(manifest["recipe"]) == tiny_recipe
     assert manifest["bodyparts"] == ["nose", "tail"]
@@ -186,9 +187,9 @@ def test_an_interrupted_training_goes_on_to_the_same_model(
     model = train_model(tiny_dataset.path, recipe, store, workspace, device="cpu", on_progress=watch(seen))
     assert seen == {"killed": [2, 3, 4], "full disk": [3, 4], "not stored": []}[ends]
     continued = {"killed": [1], "full disk": [2]}
-    assert read_manifest(model.path).get("continued_after") == continued.get(ends)
+    assert manifest_of(model.path).get("continued_after") == continued.get(ends)
     assert list(workspace.iterdir()) == []
-    assert whole.id == model.id and "continued_after" not in read_manifest(whole.path)
+    assert whole.id == model.id and "continued_after" not in manifest_of(whole.path)
     assert whole.learning_curve.equals(model.learning_curve)
 
 

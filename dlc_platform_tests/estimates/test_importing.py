@@ -243,7 +243,7 @@ def test_poses_of_several_animals_come_in(home: Path, lab: Lab, engine: Engine, 
     table = Platform(home).poses(SESSION)
     assert set(table["individual"]) == {"mouse1", "mouse2"} and len(table) == 40
     with engine.connect() as connection:
-        assert set(connection.scalars(select(tables.PoseSummary.bodypart))) == {"nose", "tail"}
+        assert set(connection.scalars(select(tables.PoseScore.bodypart))) == {"nose", "tail", "all"}
 
 
 def test_the_video_is_told_by_the_name_of_the_file(lab: Lab, engine: Engine, tmp_path: Path):

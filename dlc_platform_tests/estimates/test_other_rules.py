@@ -91,7 +91,7 @@ def test_imported_poses_follow_no_rule(lab: Engine) -> None:
         id=identity("c"), video_id=top.video_id, origin="imported", scorer="DLC_c", frames=300, source={"file": "a.h5"}
     )
     poses = tables.RecordingPoses(recording_file_id=top.id, pose_estimate_id=imported.id)
-    record_poses(lab, imported, [], poses, ENVIRONMENT)
+    record_poses(lab, imported, poses, ENVIRONMENT)
     assert other(lab, settings(REGION)).empty
 
 

@@ -124,6 +124,7 @@ class SmallLab:
             "n_test": test_images,
             "bodyparts": ["nose", "tail"],
             "skeleton": [["nose", "tail"]],
+            "task": "maze",
             "sessions": [],
         }
         self.store.put(

@@ -21,6 +21,7 @@ from dlc_platform.store import Store
 from dlc_platform.video.account import FrameAccount
 from dlc_platform.video.probe import VideoInfo, probe
 from dlc_platform.video.quality import Timeline, VideoQuality
+from dlc_platform_tests.products import manifest_of
 
 SCORER = "DLC_Resnet50_tinyJan1shuffle1_snapshot_best-190"
 
@@ -265,7 +266,7 @@ def test_import_keeps_the_numbers_of_the_file(tmp_path: Path):
     assert imported.id == sha256_json({"video": "0" * 64, "file": sha256_file(file)})
     same(pd.read_hdf(imported.path / "poses.h5"), made)
     assert imported.note == "" and imported.model_id is None and imported.rows_in_file == imported.frames == 20
-    manifest = store.manifest("poses", imported.id)
+    manifest = manifest_of(store.path("poses", imported.id))
     assert (manifest["origin"], manifest["scorer"], manifest["file"]) == ("imported", SCORER, "poses.h5")
     assert manifest["file_path"] == str(file)
     table = read_parquet(imported.path / POSE_TABLE)
@@ -286,7 +287,7 @@ def test_other_rows_than_frames_are_said_and_never_swallowed(tmp_path: Path):
         import_poses(file, video(), store)
     assert not store.root.exists()
     imported = import_poses(file, video(), store, allow_mismatch=True)
-    assert imported.note == message and store.manifest("poses", imported.id)["note"] == message
+    assert imported.note == message and manifest_of(store.path("poses", imported.id))["note"] == message
     assert (imported.frames, imported.rows_in_file) == (20, 21)
     assert len(read_parquet(imported.path / POSE_TABLE)) == 40
     with pytest.raises(PlatformError, match="21 rows and the video has 24 frames: 3 frames have no row"):

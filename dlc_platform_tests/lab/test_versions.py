@@ -43,6 +43,8 @@ MOVED = {
     ),
     "dlc.recording_poses": ("dlc.recording_poses t", {"recording_id": "t.recording_file_id"}),
 }
+#: Tables whose values are gone on purpose: the figures of `pose_summary` had another denominator than all others.
+GONE = {"dlc.alembic_version", "dlc.pose_summary"}
 
 
 def test_the_version_follows_the_catalogue() -> None:
@@ -84,7 +86,7 @@ def test_an_earlier_backup_comes_over_with_every_value(
     with engine.connect() as connection:
         cursor = connection.connection.cursor()
         for table, columns, before in rows(tmp_path / "dump"):
-            if table == "dlc.alembic_version":
+            if table in GONE:
                 continue
             source, moved = MOVED.get(table, ("", {})) if file.startswith("0001") else ("", {})
             values = ", ".join(moved.get(column, f"t.{column}") for column in columns)

@@ -12,6 +12,7 @@ from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.materialize import _selected
 from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.schedules import interval
+from dlc_platform.text import assets as names
 
 EVERY_SESSION = "sessions (one run for many)"
 EVERY_RECIPE = "recipes big, small"
@@ -166,6 +167,10 @@ def defined(home: Path, **others: Any) -> dg.Definitions:
 @pytest.fixture
 def definitions(tmp_path: Path) -> dg.Definitions:
     return defined(tmp_path)
+
+
+def test_the_names_of_assets_stand_in_one_place() -> None:
+    assert {value for name, value in vars(names).items() if name.isupper()} == set(ASSETS)
 
 
 def test_the_asset_graph(definitions: dg.Definitions) -> None:

@@ -1,7 +1,10 @@
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -13,6 +16,7 @@ from dlc_platform.catalog.estimates import pose_estimate
 from dlc_platform.demo.lab import LABELLED, PROJECT
 from dlc_platform.demo.render import render, write_video
 from dlc_platform.errors import PlatformError
+from dlc_platform.estimates import quality_gate
 from dlc_platform.estimates.quality_gate import require_good_poses
 from dlc_platform.orchestration.build import build_definitions
 from dlc_platform.orchestration.checks import made_by_the_rules_of_lab_yaml
@@ -20,6 +24,7 @@ from dlc_platform.orchestration.materialize import _what_came_of, materialize, t
 from dlc_platform.orchestration.partitions import sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.platform import Platform
+from dlc_platform.pose import table as pose_table
 from dlc_platform.store import MANIFEST
 from dlc_platform_tests.orchestration.conftest import NO_FLOORS, RECIPE
 
@@ -173,6 +178,39 @@ def test_the_h5_is_what_deeplabcut_tools_read(tracked_lab: Path):
     tidy = platform.poses(FIRST, ["tailbase"]).set_index("frame")
     tailbase = wide.xs("tailbase", level="bodyparts", axis=1)
     assert (tailbase.to_numpy() == tidy[["x", "y", "likelihood"]].to_numpy()).all()
+
+
+def test_poses_are_read_and_judged_once_in_a_run(tracked_lab: Path, monkeypatch: pytest.MonkeyPatch):
+    session = tracked_lab / "raw" / "sub-once" / "ses-1"
+    session.mkdir(parents=True)
+    for seed, name in ((81, "cam-a.mp4"), (82, "cam-b.mp4")):
+        write_video(session / name, render(seed, 12).frames)
+    calls: list[str] = []
+
+    def counted(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(module, name, wrapper)
+
+    said: list[str] = []
+    try:
+        assert materialize(tracked_lab, "session_videos", ["sub-once_ses-1"], said.append), said
+        counted(pose_table, "_read_stretches")
+        counted(quality_gate, "record_verdict")
+        job = build_definitions(tracked_lab).resolve_job_def("estimate_poses")
+        with dg.DagsterInstance.get() as instance:
+            assert job.execute_in_process(instance=instance, partition_key="sub-once_ses-1").success
+        assert Counter(calls) == {"_read_stretches": 2, "record_verdict": 2}, "once for each of the two files"
+        calls.clear()
+        # In a run of its own nothing is measured again: one table is read, for the picture of the worst file.
+        assert materialize(tracked_lab, "pose_quality", ["sub-once_ses-1"], said.append), said
+        assert Counter(calls) == {"_read_stretches": 1, "record_verdict": 2}
+    finally:
+        shutil.rmtree(session.parent)
 
 
 def test_a_camera_that_cannot_be_tracked_does_not_stop_others(tracked_lab: Path):

@@ -76,6 +76,7 @@ from dlc_platform.settings.recipes import Recipe
 from dlc_platform.store import Store
 from dlc_platform_tests import keeping, receivers
 from dlc_platform_tests.catalog.conftest import lab as catalogue
+from dlc_platform_tests.products import manifest_of
 from dlc_platform_tests.receivers import Webhook
 
 if TYPE_CHECKING:
@@ -485,7 +486,7 @@ def test_a_model_that_cannot_be_evaluated_does_not_stop_others(
         left_out = shutil.ignore_patterns("manifest.json")
         shutil.copytree(tiny_model.path, folder, ignore=left_out, dirs_exist_ok=True)
 
-    copy = store.put("models", "b" * 64, store.manifest("models", tiny_model.id), write)
+    copy = store.put("models", "b" * 64, manifest_of(store.path("models", tiny_model.id)), write)
     two = Kept(labelling.home, labelling.engine, labelling.instance, labelling.hook)
     put_in_production(two, "other", copy.name, tiny_model)
     # The first run gathers the labels of the other project, the second those of the one that is well.

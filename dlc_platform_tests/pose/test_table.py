@@ -14,7 +14,6 @@ from dlc_platform.pose.table import (
     keypoints_at,
     read_parquet,
     rows_back_in_time,
-    summarize,
     tidy_from_dlc,
     write_parquet,
 )
@@ -87,16 +86,6 @@ def test_several_animals_keep_one_row_group_for_each_bodypart(tmp_path: Path) ->
     assert len(read_parquet(path, ["feeder"])) == 50
 
 
-def test_the_summary_is_over_all_individuals() -> None:
-    frame = several(4)
-    for individual, likelihood in (("a", 0.9), ("b", 0.5)):
-        frame["s", individual, "tail", "likelihood"] = np.float32(likelihood)
-    tail = summarize(tidy_from_dlc(frame, np.arange(4)), cutoff=0.6).set_index("bodypart").loc["tail"]
-    assert tail["frames"] == 4
-    assert tail["mean_likelihood"] == pytest.approx(0.7)
-    assert tail["fraction_confident"] == 0.5
-
-
 def test_refuses_other_columns() -> None:
     with pytest.raises(PlatformError, match="column levels bodyparts, coords"):
         tidy_from_dlc(wide().droplevel("scorer", axis=1), np.arange(1000))
@@ -150,33 +139,6 @@ def test_times_of_decoding_are_read_in_order(tmp_path: Path) -> None:
         write_parquet(tidy_from_dlc(table, np.arange(10) / 25), path)
         assert rows_back_in_time(path) == 0
         pd.testing.assert_frame_equal(read_parquet(path), read)
-
-
-def test_summary_by_bodypart() -> None:
-    frame = wide(4)
-    frame["DLC_Resnet50", "snout", "likelihood"] = np.array([0.9, 0.6, 0.5, 1.0], np.float32)
-    frame.loc[3, ("DLC_Resnet50", "snout", "x")] = np.nan
-    summary = summarize(tidy_from_dlc(frame, np.arange(4)), cutoff=0.6)
-    assert list(summary["bodypart"]) == BODYPARTS
-    snout = summary.iloc[0].to_dict()
-    assert snout["frames"] == 4
-    assert snout["mean_likelihood"] == pytest.approx(0.75)
-    assert snout["fraction_confident"] == 0.5
-    assert snout["fraction_missing"] == 0.25
-
-
-def test_frames_without_a_picture_make_no_pose_unsure() -> None:
-    """The same denominators as in `quality.measure`."""
-    frame = wide(4)
-    frame["DLC_Resnet50", "snout", "likelihood"] = np.array([0.9, 0.5, np.nan, np.nan], np.float32)
-    frame.loc[[2, 3], [("DLC_Resnet50", "snout", "x"), ("DLC_Resnet50", "snout", "y")]] = np.nan
-    snout = summarize(tidy_from_dlc(frame, np.arange(4)), 0.6, lost=2).iloc[0]
-    assert (snout["frames"], snout["fraction_confident"], snout["fraction_missing"]) == (4, 0.5, 0.0)
-    table = several(4)
-    table["s", "a", "tail", "likelihood"] = np.array([0.9, 0.9, np.nan, np.nan], np.float32)
-    table["s", "b", "tail", "likelihood"] = np.array([0.9, 0.1, np.nan, np.nan], np.float32)
-    tail = summarize(tidy_from_dlc(table, np.arange(4)), 0.6, lost=2).set_index("bodypart").loc["tail"]
-    assert tail["fraction_confident"] == 0.75
 
 
 def test_the_keypoints_of_one_frame() -> None:

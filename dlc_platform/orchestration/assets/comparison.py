@@ -21,10 +21,11 @@ from dlc_platform.orchestration.assets.models import GPU_POOL, OWNERS, record_ev
 from dlc_platform.orchestration.metadata import picture, table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
+from dlc_platform.text.assets import MODEL_EVALUATION
 
 
 @dg.asset(
-    deps=[dg.AssetKey("model_evaluation")],
+    deps=[dg.AssetKey(MODEL_EVALUATION)],
     pool=GPU_POOL,
     kinds={"deeplabcut", "postgres"},
     group_name="models",

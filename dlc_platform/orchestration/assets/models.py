@@ -3,7 +3,7 @@
 `comparison` compares versions, `production` chooses the one that is used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -18,6 +18,7 @@ from dlc_platform.catalog.datasets import (
     record_dataset,
     registered_dataset,
 )
+from dlc_platform.catalog.evaluations import evaluated_models
 from dlc_platform.catalog.evaluations import record_evaluation as catalog_record_evaluation
 from dlc_platform.catalog.models import current_model, record_recipe, record_training
 from dlc_platform.catalog.sessions import known_files
@@ -380,3 +381,17 @@ def without_nan(frame: Any) -> list[dict[str, Any]]:
         {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
         for row in frame.to_dict("records")
     ]
+
+
+def recipes_without_dataset(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    return [name for name in sorted(lab.settings.recipes) if dataset_problem(lab, name)]
+
+
+def recipes_without_model(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    return [name for name in sorted(lab.settings.recipes) if current_model(lab.engine, name) is None]
+
+
+def recipes_without_evaluation(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    models = {name: current_model(lab.engine, name) for name in sorted(lab.settings.recipes)}
+    evaluated = evaluated_models(lab.engine)
+    return [name for name, model in models.items() if model is None or model.id not in evaluated]

@@ -1,5 +1,6 @@
 """The group `poses`: the keypoints that the production models find in the sessions, and their quality."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import quarantine, tables
 from dlc_platform.catalog.videos import registered_video
+from dlc_platform.catalog.wanted import untracked_files
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL
@@ -20,9 +22,17 @@ from dlc_platform.orchestration.partitions import many_sessions, sessions
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
+from dlc_platform.pose.findings import ALL
+from dlc_platform.sessions.layout import root_of
+from dlc_platform.sessions.raw_roots import Disks
+from dlc_platform.text.assets import POSE_ESTIMATES, POSE_QUALITY, PRODUCTION_MODEL
+from dlc_platform.text.words import said_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dlc_platform.estimates.estimation import SessionEstimates
+    from dlc_platform.estimates.quality_gate import Assessment
 
 #: The checks of a session's poses: the statement of each, and the scores that it uses.
 _CHECKS: Mapping[str, tuple[str, Sequence[str]]] = {
@@ -62,14 +72,14 @@ _MOST_SCORES = 100
 
 @dg.asset(
     partitions_def=sessions,
-    deps=[session_videos, dg.AssetKey("production_model")],
+    deps=[session_videos, dg.AssetKey(PRODUCTION_MODEL)],
     backfill_policy=many_sessions,
     pool=GPU_POOL,
     group_name="poses",
     kinds={"deeplabcut", "parquet"},
     owners=["team:pose-estimation"],
     code_version="1",
-    check_specs=session_checks("pose_estimates", {name: text for name, (text, _) in _CHECKS.items()}),
+    check_specs=session_checks(POSE_ESTIMATES, {name: text for name, (text, _) in _CHECKS.items()}),
 )
 @tried_again
 def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
@@ -78,7 +88,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
     They are judged at once by the limits of lab.yaml, each session by itself.
     """
     from dlc_platform.estimates.estimation import EstimationRules, Estimators, estimate_session
-    from dlc_platform.estimates.quality_gate import Assessment, assess, references
+    from dlc_platform.pose.table import POSE_TABLE, read_parquet
 
     settings = lab.settings
     rules = EstimationRules(
@@ -88,14 +98,9 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
         settings.projects,
         settings.tracking,
         settings.video_rules,
-        settings.likelihood_cutoff,
     )
     estimators = Estimators(lab.engine, lab.store, settings.tracking, settings.model_rules, context.log)
     judged: dict[str, list[Assessment]] = {}
-    reference = references(lab.engine, lab.store, lab.settings.model_rules)
-
-    def judge(key: str) -> None:
-        judged[key] = assess(lab.engine, lab.store, lab.settings.pose_rules, key, context.run_id, reference)
 
     def work(key: str) -> Callable[[], Mapping[str, Any]]:
         try:
@@ -103,12 +108,15 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
         except Exception:
             # The poses of its other files may be in force, and are judged too.
             try:
-                judge(key)
+                judged[key] = lab.pose_judge.judge(key, context.run_id)
             except PlatformError as problem:
                 context.log.error(f"{key}: {problem}")
             raise
-        judge(key)
-        return partial(_metadata, lab, done)
+        # Of the file whose pictures are shown, read once for both.
+        shown = done.estimates[0].estimate
+        poses = read_parquet(shown.path / POSE_TABLE)
+        judged[key] = lab.pose_judge.judge(key, context.run_id, {shown.id: poses})
+        return partial(_metadata, lab, done, poses, judged[key])
 
     yield from for_each_checked_session(
         context,
@@ -118,11 +126,14 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
     )
 
 
-def _metadata(lab: LabResource, done: "SessionEstimates") -> Mapping[str, Any]:
+def _metadata(
+    lab: LabResource, done: "SessionEstimates", poses: "pd.DataFrame", assessments: "Sequence[Assessment]"
+) -> Mapping[str, Any]:
+    """What the UI shows of a session's poses; `poses` are those of its first file."""
     from dlc_platform.dlc.memory import gpu_peak_gb
     from dlc_platform.plots.frames import frames_with_keypoints
     from dlc_platform.plots.poses import likelihoods, trajectories
-    from dlc_platform.pose.table import POSE_TABLE, keypoints_at, read_parquet
+    from dlc_platform.pose.table import keypoints_at
     from dlc_platform.video.frames import find_frames
 
     cutoff = lab.settings.likelihood_cutoff
@@ -131,7 +142,7 @@ def _metadata(lab: LabResource, done: "SessionEstimates") -> Mapping[str, Any]:
     file, estimate = done.estimates[0].file, done.estimates[0].estimate
     name = Path(file.path).stem
     region = lab.settings.tracking.region_for(file.recording.session_key, file.recording.camera)
-    poses = read_parquet(estimate.path / POSE_TABLE)
+    lost = estimate.account.lost if estimate.account else 0
     shown = sorted({estimate.frames * step // 7 for step in range(1, 7)})
     whole = registered_video(lab.engine, str(file.video_id)).damage is None
     images = [
@@ -145,15 +156,9 @@ def _metadata(lab: LabResource, done: "SessionEstimates") -> Mapping[str, Any]:
             if images
             else {}
         ),
-        "picture_trajectories": picture(trajectories(poses, cutoff), f"Trajectories of {name}"),
-        "picture_likelihood": picture(likelihoods(poses, cutoff), f"Likelihood of {name}"),
-        "quality": table(
-            [
-                {str(name): value for name, value in row.items()} | {"file": Path(own.file.path).name}
-                for own in done.estimates
-                for row in own.summary.to_dict("records")
-            ]
-        ),
+        "picture_trajectories": picture(trajectories(poses, cutoff, lost), f"Trajectories of {name}"),
+        "picture_likelihood": picture(likelihoods(poses, cutoff, lost), f"Likelihood of {name}"),
+        "quality": table(_scores_of_bodyparts(assessments)[:_MOST_SCORES]),
         "recordings": table(
             [_row(own.file, own.estimate.frames, short(own.model_id), own.made) for own in done.estimates]
             + [_row(file, 0, "no rule", "") for file in done.without_rule]
@@ -173,6 +178,16 @@ def _metadata(lab: LabResource, done: "SessionEstimates") -> Mapping[str, Any]:
         **_deviation(lab, [estimate.export for estimate in estimates if estimate.export]),
         "paths": dg.MetadataValue.json({Path(own.file.path).name: str(own.estimate.path) for own in done.estimates}),
     }
+
+
+def _scores_of_bodyparts(assessments: "Sequence[Assessment]") -> list[Mapping[str, Any]]:
+    """How sure the poses are: a row for each file, individual and body part."""
+    columns = ("individual", "bodypart", "rows", "mean_likelihood", "fraction_confident", "fraction_missing")
+    return [
+        {"file": Path(own.path).name, **{name: row[name] for name in columns}}
+        for own in assessments
+        for row in own.scores[own.scores["rows"].notna() & (own.scores["bodypart"] != ALL)].to_dict("records")
+    ]
 
 
 def _declared_gb(lab: LabResource, done: "SessionEstimates") -> float | None:
@@ -214,23 +229,20 @@ def _row(file: tables.RecordingFile, frames: int, model: str, made: str) -> Mapp
     owners=["team:pose-estimation"],
     code_version="1",
     check_specs=session_checks(
-        "pose_quality", {"good_enough": "The session is not in quarantine for the quality of its poses."}
+        POSE_QUALITY, {"good_enough": "The session is not in quarantine for the quality of its poses."}
     ),
 )
 @tried_again
 def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
     """The quality of a session's poses in force, judged by the present lab.yaml, with pictures and figures.
 
-    If lab.yaml says that bad poses block `downstream`, assets that depend on this one do not start in a run that has a
-    session in quarantine.
+    Poses that the same run has made are not judged again. If lab.yaml says that bad poses block `downstream`, assets
+    that depend on this one do not start in a run that has a session in quarantine.
     """
-    from dlc_platform.estimates.quality_gate import assess, references
-
-    reference = references(lab.engine, lab.store, lab.settings.model_rules)
     blocking = "downstream" in lab.settings.pose_quality.blocks
 
     def work(key: str) -> Mapping[str, Any]:
-        assessments = assess(lab.engine, lab.store, lab.settings.pose_rules, key, context.run_id, reference)
+        assessments = lab.pose_judge.judged(key, context.run_id)
         if not assessments:
             raise PlatformError(f"session {key} has no poses", "Materialise pose_estimates for it first")
         return _quality_metadata(lab, key, assessments)
@@ -243,23 +255,19 @@ def pose_quality(context: AssetExecutionContext, lab: LabResource) -> Iterator[A
     yield from for_each_checked_session(context, work, good_enough, blocking)
 
 
-def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) -> Mapping[str, Any]:
-    from dlc_platform.estimates.quality_gate import quality_table
+def _quality_metadata(lab: LabResource, key: str, assessments: "Sequence[Assessment]") -> Mapping[str, Any]:
+    from dlc_platform.estimates.quality_gate import quality_table, worst_of
     from dlc_platform.plots.poses import quality_plot
-    from dlc_platform.pose.scores import course, limb_lengths
-    from dlc_platform.pose.table import POSE_TABLE, read_parquet
 
-    cutoff = lab.settings.likelihood_cutoff
-    # The picture of the worst file tells most.
-    shown = max(assessments, key=lambda own: ("pass", "warn", "fail").index(own.verdict))
-    poses = read_parquet(lab.store.path("poses", shown.pose_estimate_id) / POSE_TABLE)
-    reference = shown.reference.labels
-    plot = quality_plot(course(poses, reference, cutoff), limb_lengths(poses, reference, cutoff), cutoff)
+    shown = worst_of(assessments)
+    course = lab.pose_judge.course(shown)
+    plot = quality_plot(course.scores, course.limb_lengths, lab.settings.likelihood_cutoff)
     scores = quality_table(lab.engine, key)
-    everything = scores[scores["bodypart"] == "all"].set_index("pose_estimate").loc[shown.pose_estimate_id]
+    over_all = (scores["bodypart"] == ALL) & (scores["pose_estimate"] == shown.pose_estimate_id)
+    everything = scores[over_all].to_dict("records")[0]  # of one video in two files there are two, which are equal
     return {
         "picture": picture(plot, f"Quality of {Path(shown.path).stem}"),
-        "verdict": max((own.verdict for own in assessments), key=("pass", "warn", "fail").index),
+        "verdict": shown.verdict,
         "model": "; ".join(
             dict.fromkeys(
                 str(own.reference.judgement or "unknown: these poses were imported without their model")
@@ -287,7 +295,7 @@ def _quality_metadata(lab: LabResource, key: str, assessments: Sequence[Any]) ->
     }
 
 
-def _findings(assessments: Sequence[Any], metrics: Sequence[str] | None = None) -> list[Mapping[str, Any]]:
+def _findings(assessments: "Sequence[Assessment]", metrics: Sequence[str] | None = None) -> list[Mapping[str, Any]]:
     """The scores beyond their limits, each with its value, its limit and the source of the limit."""
     return [
         {
@@ -307,7 +315,7 @@ def _findings(assessments: Sequence[Any], metrics: Sequence[str] | None = None) 
     ]
 
 
-def _check_results(assessments: Sequence[Any]) -> list[dg.AssetCheckResult]:
+def _check_results(assessments: "Sequence[Assessment]") -> list[dg.AssetCheckResult]:
     """The checks of one session, over all of its files; a session without poses has none."""
     results = []
     for name, (_, metrics) in _CHECKS.items() if assessments else ():
@@ -332,6 +340,21 @@ def _check_results(assessments: Sequence[Any]) -> list[dg.AssetCheckResult]:
             )
         )
     return results
+
+
+def sessions_without_poses(lab: LabResource, say: Callable[[str], None]) -> list[str]:
+    """The sessions with a file that lacks poses and is there; each such file is asked for on its disk."""
+    disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
+    found = set()
+    for key, camera, path in untracked_files(lab.engine):
+        tracked = lab.settings.tracking.rule_for(camera) is not None
+        if key in found or not tracked or root_of(Path(path), lab.settings.raw_roots) is None:
+            continue
+        if disks.ask(path, partial(os.path.exists, path), False):
+            found.add(key)
+    for root, reason in disks.silent.items():
+        say(f"  left out: {said_of(root, reason)}")
+    return sorted(found)
 
 
 pose_assets = [pose_estimates, pose_quality]

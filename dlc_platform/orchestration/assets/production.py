@@ -18,6 +18,7 @@ from dlc_platform.orchestration.assets.models import OWNERS
 from dlc_platform.orchestration.metadata import stale_rows, table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
+from dlc_platform.text.assets import POSE_ESTIMATES
 from dlc_platform.text.words import counted
 
 if TYPE_CHECKING:
@@ -89,9 +90,7 @@ def production_model(context: AssetExecutionContext, config: ProductionChoice, l
         yield dg.AssetObservation(production_model.key, sentence, metadata={REFUSED: str(refusal), "by": config.by})
         # The check after a promotion is skipped, and the UI would show that instead of its last outcome.
         context.instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey("pose_estimates"), check_name=STALENESS_CHECK, **staleness(lab)
-            )
+            dg.AssetCheckEvaluation(asset_key=dg.AssetKey(POSE_ESTIMATES), check_name=STALENESS_CHECK, **staleness(lab))
         )
         return
     in_production = {

@@ -1,5 +1,6 @@
 """The group `reports`: a report for each day. `dlc_platform.reports.daily` computes the figures."""
 
+from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -75,3 +76,9 @@ def report_asset(days: dg.DailyPartitionsDefinition, time_zone: str) -> dg.Asset
         )
 
     return daily_report
+
+
+def days_without_report(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    """The last finished day: reading it again is quick."""
+    day = yesterday(lab.settings.time_zone)
+    return [day.isoformat()] if day >= first_day(lab.engine, lab.settings.time_zone) else []

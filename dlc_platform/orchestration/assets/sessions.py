@@ -13,8 +13,11 @@ from dlc_platform.catalog.sessions import (
     current_files,
     detail_table,
     known_files,
+    labelled_sessions,
     record_session_labels,
+    registered_sessions,
     session_table,
+    unreadable_sessions,
 )
 from dlc_platform.catalog.videos import registered_video, repeated_videos, video_figures
 from dlc_platform.errors import MachineFault, PlatformError
@@ -26,6 +29,8 @@ from dlc_platform.orchestration.partitions import for_each_session, many_session
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
 from dlc_platform.orchestration.session_checks import for_each_checked_session, session_checks
+from dlc_platform.sessions import scanning
+from dlc_platform.text.assets import SESSION_VIDEOS
 from dlc_platform.text.words import counted, said_of
 
 if TYPE_CHECKING:
@@ -66,7 +71,7 @@ _LISTED = 20
     kinds={"video"},
     owners=["team:acquisition"],
     code_version="1",
-    check_specs=session_checks("session_videos", _CHECKS),
+    check_specs=session_checks(SESSION_VIDEOS, _CHECKS),
 )
 @tried_again
 def session_videos(context: AssetExecutionContext, lab: LabResource) -> Iterator[Any]:
@@ -304,6 +309,16 @@ def labeled_frames(context: AssetExecutionContext, lab: LabResource) -> None:
         }
 
     for_each_session(context, work, outcome(lab, "labels", context.run_id))
+
+
+def unregistered_sessions(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    on_disk = [session for session in lab.scan().sessions if session.waits is None]
+    unreadable = unreadable_sessions(lab.engine) & {session.key for session in on_disk}
+    return sorted({*scanning.unregistered(lab.engine, on_disk), *unreadable})
+
+
+def sessions_without_labels(lab: LabResource, _: Callable[[str], None]) -> list[str]:
+    return sorted(registered_sessions(lab.engine) - labelled_sessions(lab.engine, lab.settings.projects))
 
 
 session_assets = [session_videos, labeled_frames]

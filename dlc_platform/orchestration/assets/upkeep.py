@@ -21,6 +21,7 @@ from dlc_platform.orchestration.assets.models import GPU_POOL, OWNERS
 from dlc_platform.orchestration.metadata import table
 from dlc_platform.orchestration.resources import LabResource
 from dlc_platform.orchestration.retries import tried_again
+from dlc_platform.text.assets import PRODUCTION_MODEL, TRAINING_DATASET
 from dlc_platform.text.words import counted
 
 UPKEEP_GROUP = "upkeep"
@@ -28,7 +29,7 @@ _ACQUISITION = ["team:acquisition"]
 
 
 @dg.asset(
-    deps=[dg.AssetKey("training_dataset"), dg.AssetKey("production_model")],
+    deps=[dg.AssetKey(TRAINING_DATASET), dg.AssetKey(PRODUCTION_MODEL)],
     pool=GPU_POOL,
     kinds={"deeplabcut", "postgres"},
     group_name=UPKEEP_GROUP,

@@ -1,4 +1,4 @@
-"""What the products of the store say of themselves: the keys of each kind's ``manifest.json``.
+"""The manifests of the products of the store: the keys of each kind's ``manifest.json``.
 
 How a manifest is read and written is in `store`. Keys that came with a later version are missing in older products, and
 have defaults here.

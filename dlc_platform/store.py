@@ -59,7 +59,7 @@ class ListedFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a product says of itself in its ``manifest.json``; `manifests` has the keys of each kind.
+    """The ``manifest.json`` of a product; `manifests` has the keys of each kind.
 
     It is written once, as JSON with sorted keys, and the catalogue knows the hash of its bytes. Keys that are not known
     here are left alone: other versions have written them, and the lab of a newer one does not open.
@@ -88,11 +88,12 @@ class Manifest(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """
+        """The manifest with this text.
+
         Raises
         ------
         ValueError
-            When it is not the text of such a manifest, with what is wrong with it in words.
+            When it is not the text of such a manifest, with its faults in words.
         """
         try:
             return cls.model_validate(json.loads(text))
@@ -102,12 +103,12 @@ class Manifest(BaseModel):
             raise ValueError(in_words(error)) from None
 
     def said(self) -> dict[str, Any]:
-        """What was given, for `Store.put`: nothing is added, and no number changes its type."""
+        """The values that were given, for `Store.put`: nothing is added, and no number changes its type."""
         return self.model_dump(exclude_unset=True)
 
 
 def in_words(error: ValidationError) -> str:
-    """What is wrong with a manifest, in one line and without its values, which can be long."""
+    """The faults of a manifest in one line, without its values, which can be long."""
     told = []
     for one in error.errors():
         place, message = ".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")

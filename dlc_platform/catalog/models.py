@@ -257,7 +257,7 @@ def models_of(engine: Engine, project: str) -> list[ModelVersion]:
 
 
 def measured_speed(engine: Engine, model_id: str) -> tuple[float | None, str]:
-    """How fast a version is expected to track, in frames per second, and how that is known; None, "" if it is not."""
+    """The expected speed of a version in frames per second, and the source of that figure; None and "" if unknown."""
     with engine.connect() as connection:
         for basis, query in _SPEEDS:
             if measured := connection.scalar(text(query), {"model": model_id}):

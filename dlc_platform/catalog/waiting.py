@@ -1,4 +1,4 @@
-"""What waits, as the tables have it: sessions to be registered, and files without poses.
+"""The waiting sessions and files in the tables: sessions to be registered, and files without poses.
 
 A listing command asks for it, so the tables are not imported as classes. Why each waits, in words, is in `lab.waiting`.
 """

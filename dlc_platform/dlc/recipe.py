@@ -1,4 +1,4 @@
-"""What a network is trained by: values that the caller hands in, whatever file they are from."""
+"""The values that a network is trained by; the caller hands them in, whatever file they are from."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, Self

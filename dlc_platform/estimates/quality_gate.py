@@ -92,7 +92,7 @@ class ModelReference:
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What a picture of quality shows: the tables of `pose.scores.course` and `pose.scores.limb_lengths`."""
+    """The tables for a picture of quality: those of `pose.scores.course` and `pose.scores.limb_lengths`."""
 
     scores: "pd.DataFrame"
     limb_lengths: "pd.DataFrame"
@@ -120,7 +120,7 @@ class Assessment:
 
     @property
     def is_complete(self) -> bool:
-        """False where something could not be read that it depends on: a second look may find more."""
+        """False if something that it depends on could not be read: a second look may find more."""
         judgement = self.reference.judgement
         return not ((judgement is not None and judgement.standing == "unread") or _was_not_looked_at(self.scores))
 
@@ -152,9 +152,10 @@ class PoseJudge:
         return found
 
     def judged(self, session: str, run_id: str | None) -> list[Assessment]:
-        """What this judge found in this run; they are judged if it did not see these poses, or not all of them.
+        """The assessments that this judge made in this run of the poses in force.
 
-        So they are where other poses are in force by now, or somebody else has judged them since.
+        The poses are judged if it has not seen them, if something could not be read then, or if somebody else has
+        judged them since.
         """
         known = self._judged.get(session, [])
         if not all(own.is_complete for own in known):
@@ -168,7 +169,7 @@ class PoseJudge:
         return self.judge(session, run_id)
 
     def course(self, assessment: Assessment) -> Course:
-        """What a picture of these poses shows; they are read where they were not before."""
+        """The tables for a picture of these poses, which are read if they were not before."""
         if assessment.course is not None:
             return assessment.course
         table = read_parquet(self._store.path("poses", assessment.pose_estimate_id) / POSE_TABLE)
@@ -176,7 +177,7 @@ class PoseJudge:
 
 
 def worst_of(assessments: Sequence[Assessment]) -> Assessment:
-    """The file of a session whose picture tells most; the first of those that are equally bad."""
+    """The file of a session with the worst verdict, whose picture tells most; the first of several."""
     return max(assessments, key=lambda own: LEVELS.index(own.verdict))
 
 
@@ -238,7 +239,7 @@ def assess(
     at_hand
         Pose tables of the store that the caller has read, by the identity of their estimate.
     with_course
-        Keep what a picture of the worst file shows, if its poses are read.
+        True to keep the tables for a picture of the worst file, if its poses are read.
 
     Returns
     -------

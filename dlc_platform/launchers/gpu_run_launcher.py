@@ -299,5 +299,5 @@ class GpuRunLauncher(RunLauncher, ConfigurableClass):
 
 
 def _killed_at_start(run: DagsterRun) -> str:
-    """How many processes the kernel had killed for want of memory when the run began, and where that was counted."""
+    """The processes that the kernel had killed for want of memory when the run began, and the place of that count."""
     return run.tags.get(MEMORY_KILLS_TAG) or run.tags.get(EARLIER_MEMORY_KILLS_TAG, "")

@@ -62,7 +62,7 @@ def trajectories(table: "pd.DataFrame", cutoff: float, lost: int = 0) -> bytes:
 
 
 def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6, lost: int = 0) -> bytes:
-    """The distribution of the likelihood of each body part; the line is the cutoff, the number what reaches it.
+    """The distribution of the likelihood of each body part; the line is the cutoff, the number the fraction above it.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def likelihoods(table: "pd.DataFrame", cutoff: float = 0.6, lost: int = 0) -> by
 
 
 def _decoded(rows: "pd.DataFrame", lost: int) -> int:
-    """How many of a body part's rows, one for each individual in a frame, are of frames that could be decoded."""
+    """The number of a body part's rows, one for each individual in a frame, whose frame could be decoded."""
     return max(len(rows) - lost * rows["individual"].nunique(), 0)
 
 

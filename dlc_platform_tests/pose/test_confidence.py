@@ -70,7 +70,7 @@ def test_an_individual_that_is_away_counts_as_not_confident() -> None:
     assert fraction(table, ALL) == 8 / 12
 
 
-def test_poses_without_any_likelihood_are_neither_sure_nor_unsure() -> None:
+def test_poses_without_likelihood_are_neither_sure_nor_unsure() -> None:
     table = poses(nose=[0.9, 0.9], tail=[0.9, 0.1])
     assert math.isnan(fraction(table.assign(likelihood=np.float32(NAN)), ALL))
     # Of one body part without likelihood, the others speak.

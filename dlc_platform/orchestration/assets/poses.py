@@ -129,7 +129,7 @@ def pose_estimates(context: AssetExecutionContext, lab: LabResource) -> Iterator
 def _metadata(
     lab: LabResource, done: "SessionEstimates", poses: "pd.DataFrame", assessments: "Sequence[Assessment]"
 ) -> Mapping[str, Any]:
-    """What the UI shows of a session's poses; `poses` are those of its first file."""
+    """The metadata of a session's poses for the UI; `poses` are those of its first file."""
     from dlc_platform.dlc.memory import gpu_peak_gb
     from dlc_platform.plots.frames import frames_with_keypoints
     from dlc_platform.plots.poses import likelihoods, trajectories
@@ -181,7 +181,7 @@ def _metadata(
 
 
 def _scores_of_bodyparts(assessments: "Sequence[Assessment]") -> list[Mapping[str, Any]]:
-    """How sure the poses are: a row for each file, individual and body part."""
+    """The scores of confidence: a row for each file, individual and body part."""
     columns = ("individual", "bodypart", "rows", "mean_likelihood", "fraction_confident", "fraction_missing")
     return [
         {"file": Path(own.path).name, **{name: row[name] for name in columns}}

@@ -21,7 +21,7 @@ from dlc_platform.catalog.writing import BodyParts
 from dlc_platform.cli import app
 from dlc_platform.cli import poses as poses_commands
 from dlc_platform.errors import MachineFault, PlatformError
-from dlc_platform.estimates.quality_gate import Assessment, assess, reference_of, require_good_poses
+from dlc_platform.estimates.quality_gate import Assessment, PoseJudge, assess, reference_of, require_good_poses
 from dlc_platform.models.judging import judge_version, what_to_do
 from dlc_platform.models.promotion import barred_versions, versions_that_may_not_start
 from dlc_platform.platform import Platform
@@ -173,6 +173,30 @@ def tracked(small: SmallLab) -> SmallLab:
     small.train("a", "d", "6")
     small.track("8", "a", poses(points(FRAMES, seed=2)))
     return small
+
+
+def test_a_judge_judges_the_poses_of_a_run_once(tracked: SmallLab) -> None:
+    judge = PoseJudge(tracked.engine, tracked.store, tracked.lab.pose_rules)
+    first = judge.judge(SESSION, "mine")
+    assert judge.judged(SESSION, "mine") is first and first[0].course is not None
+    # Once more where somebody else judged them since, and where other poses are in force.
+    tracked.assess()
+    again = judge.judged(SESSION, "mine")
+    assert again is not first and judge.judged(SESSION, "mine") is again
+    tracked.track("9", "a", poses(points(FRAMES, seed=4)))
+    (other,) = judge.judged(SESSION, "mine")
+    assert other.pose_estimate_id == identity("9")
+
+
+def test_a_judge_looks_again_at_what_it_could_not_read(tracked: SmallLab) -> None:
+    file = tracked.store.path("evaluations", identity("6")) / "predictions.parquet"
+    away = file.rename(tracked.home / "away")
+    judge = PoseJudge(tracked.engine, tracked.store, tracked.lab.pose_rules)
+    (unread,) = judge.judge(SESSION, "mine")
+    assert unread.verdict == "fail" and not unread.is_complete
+    away.rename(file)
+    (read,) = judge.judged(SESSION, "mine")
+    assert read.verdict == "pass" and tracked.held() == []
 
 
 def test_good_poses_pass_by_their_models_own_evaluation(tracked: SmallLab) -> None:

@@ -128,7 +128,7 @@ def migrate(engine: Engine) -> None:
 
     with engine.begin() as connection:
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-        # IF NOT EXISTS would fail all the same where the role may not make schemas.
+        # IF NOT EXISTS would fail nevertheless if the role may not make schemas.
         if connection.scalar(text("select to_regnamespace(:name)"), {"name": SCHEMA}) is None:
             connection.execute(CreateSchema(SCHEMA))
         require_known(connection)

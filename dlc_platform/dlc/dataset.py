@@ -85,7 +85,7 @@ class Dataset:
         return images[["image", "folder", "file", "side"]].assign(pixels=pd.Series(pixels, images.index, dtype=object))
 
     def image_path(self, image: str, file: str) -> Path:
-        """Where the copy of an image, or of its region, lies, from its columns `image` and `file`."""
+        """The path of the copy of an image, or of its region, from its columns `image` and `file`."""
         # If a table names anything but a hash, its folder is not used.
         copy = self.path / "images" / f"{Path(image).name}{Path(file).suffix.lower()}"
         for path in (copy, copy.with_suffix(".png")):

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
     from dlc_platform.dlc.dataset import Dataset
 
-#: How far keypoints may lie from DeepLabCut's, in pixels, and likelihoods.
+#: The largest distance from DeepLabCut's keypoints, in pixels, and the largest difference of likelihoods.
 TOLERANCE_PX = 1e-3
 TOLERANCE_LIKELIHOOD = 1e-4
 
 _NETWORK = "network.xml"
-#: Test images that are compared; evenly spread, where there are more.
+#: The most test images that are compared; they are evenly spread if there are more.
 _MOST_IMAGES = 32
 #: Raised when the exported network itself changes.
 _FORMAT = 1

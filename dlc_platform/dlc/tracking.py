@@ -17,7 +17,7 @@ from dlc_platform.dlc.stitching import LONG, Piece, stitch
 from dlc_platform.text.words import counted
 
 _SUFFIXES = {"ellipse": "_el", "box": "_bx"}
-#: Keypoints that an ellipse takes.
+#: The fewest keypoints of an ellipse.
 _ELLIPSE_POINTS = 3
 #: Pixels around a single point that make a box, as in DeepLabCut.
 _POINT_SLACK = 40

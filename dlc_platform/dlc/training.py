@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from deeplabcut.pose_estimation_pytorch.data import Loader
 
 _STATS_FILE = "learning_stats.csv"
-#: What a training that is continued has behind it: its seconds, and the epochs after which it was continued.
+#: The record of a continued training: its seconds, and the epochs after which it was continued.
 _PAST_FILE = "past.json"
-#: How the folders of trainings that can be continued begin.
+#: The beginning of the names of folders of trainings that can be continued.
 _UNFINISHED = "training-"
 _LOCK = "lock"
 _LARGEST_CROP = 448
-#: Of a training, how often it is evaluated, and how often what it has learned is kept for continuing it.
+#: The number of evaluations in a training, and the number of snapshots for its continuation.
 _EVALUATIONS, _SNAPSHOTS = 20, 20
 
 _logger = logging.getLogger(__name__)

@@ -274,7 +274,7 @@ def _keep(
 
 
 def _made(engine: Engine, pose_estimate_id: str) -> str:
-    """When and by what poses that are found in the store were made, in words."""
+    """The origin of poses that are found in the store, in words: when and by what they were made."""
     made = pose_estimate(engine, pose_estimate_id)
     if made is None:
         return "made before the catalogue knew of them"

@@ -34,9 +34,9 @@ from dlc_platform.launchers.run_ends import as_told, settled
 from dlc_platform.launchers.slurm_follower import SlurmFollower, describe
 from dlc_platform.launchers.slurm_spool import Entry, Spool
 
-#: A run's tags of this beginning say what its job asks for, in the place of dagster.yaml.
+#: Tags with this beginning give the options of a run's job, instead of dagster.yaml.
 TAG_PREFIX = "dlc_platform/slurm/"
-#: Whoever may launch a run in the UI shall not thereby write the shell script of its job.
+#: A person who may launch a run in the UI must not be able to write the shell script of its job.
 _NOT_BY_TAG = ("setup", "python", "extra")
 #: The beginnings of variables of the service that every worker gets.
 _PASSED_ON = ("DLC_PLATFORM_", "DAGSTER_")

@@ -8,7 +8,7 @@ One directory (``HOME/postgres``) holds a server:
 ``data``       The data directory. It is made beside, then renamed: one that exists is complete.
 ``password``   The password of the one role, mode 0600. No process ever gets it as an argument.
 ``port``       The port on 127.0.0.1 of the last start; another one is chosen when somebody else holds it.
-``lock``       Held (`flock`) by whoever starts the server, then, inherited, by every process of the server.
+``lock``       Held (`flock`) by the process that starts the server, then, inherited, by all processes of the server.
 ``server.log`` What the server says.
 =============  ========================================================================================
 

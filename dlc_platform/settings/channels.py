@@ -61,7 +61,7 @@ class Mail(_Channel):
 
 
 class Notify(Section):
-    """Who is told of what."""
+    """The channels, and the events that each is told."""
 
     webhooks: tuple[Webhook, ...] = Field(default=(), description="URLs that messages are posted to.")
     mails: tuple[Mail, ...] = Field(default=(), description="Addresses that messages are mailed to.")

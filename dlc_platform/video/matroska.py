@@ -20,11 +20,11 @@ _TRACK = 0xAE
 _TRACK_NUMBER = 0xD7
 _SIMPLE_BLOCK = 0xA3
 _VOID, _CRC = 0xEC, 0xBF
-#: What a segment holds: also the seek head, the information, cues, attachments, chapters and tags.
+#: The elements of a segment: also the seek head, the information, cues, attachments, chapters and tags.
 _IN_SEGMENT = (
     *(_CLUSTER, _TRACKS, _VOID, _CRC, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
 )
-#: What a cluster holds: its time, silent tracks, position, size of the one before, and blocks of four kinds.
+#: The elements of a cluster: its time, silent tracks, position, size of the previous one, and blocks of four kinds.
 _IN_CLUSTER = (_SIMPLE_BLOCK, _VOID, _CRC, 0xE7, 0x5854, 0xA7, 0xAB, 0xA0, 0xAF)
 _SCAN_BYTES = 1 << 20
 

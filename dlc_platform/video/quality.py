@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 #: Changes and black are searched in every fourth line: encoders change blocks of at least four lines.
 _LINES = 4
-#: Exposure and the size of changes are measured on a grid of at most about so many lines and columns.
+#: The most lines and columns, about, of the grid on which exposure and the size of changes are measured.
 _GRID = 48
 #: Focus and clipping are measured in every sixteenth picture, focus in so many lines: they change slowly.
 _EVERY = 16
 _FOCUS_LINES = 24
 
 #: A picture is black when no more than this fraction of it is brighter than a tenth of the range: the tenth is that of
-#: FFmpeg's `blackdetect`, whose 2 % however would hold a whole animal that is lit in the dark.
+#: FFmpeg's `blackdetect`, whose 2 %, however, can be a whole animal that is lit in the dark.
 _NOT_BLACK = 0.0002
 _BLACK_LEVEL = 25.5
 #: Grey levels at which a pixel counts as clipped.
@@ -41,9 +41,9 @@ _SHORTEST_S = 0.5
 _SHORTEST_FROZEN = 10
 _MOST_STRETCHES = 20
 
-#: How far a gap may be from a whole number of intervals, in intervals, to tell how many frames were dropped in it.
+#: The largest distance of a gap from a whole number of intervals, in intervals, if its dropped frames are counted.
 _NEAR = 0.25
-#: Of one wrong timestamp any number may follow, and no integer column holds more.
+#: One wrong timestamp may give any number, and an integer column holds no more than this.
 _MOST_DROPPED = 2**31 - 1
 #: The fraction of the intervals that must be near the median one; else dropped frames cannot be counted.
 _REGULAR = 0.5

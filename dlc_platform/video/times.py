@@ -17,11 +17,11 @@ NO_TIME = int(np.iinfo(np.int64).min)
 
 #: Decoders reorder 16 pictures at most: a timestamp farther from its place is wrong.
 _MOST_REORDERED = 16
-#: Rows on each side by which a clock that begins again is told from a few wrong timestamps, and the fewest of them.
+#: The rows on each side that distinguish a clock that begins again from a few wrong timestamps, and the fewest.
 _WINDOW, _FEWEST = 32, 8
-#: Fraction of the rows that must have a timestamp for those of the others to be told from them.
+#: The fraction of the rows that must have a timestamp, so that the times of the others can be estimated.
 _FEWEST_TIMED = 0.05
-#: Wrong timestamps that may lie among the rows of a window.
+#: The most wrong timestamps among the rows of a window.
 _WRONG_IN_WINDOW = 2
 
 

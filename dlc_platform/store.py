@@ -29,7 +29,10 @@ Kind = Literal["datasets", "models", "exports", "evaluations", "poses"]
 #: A product's kind and identity.
 Product = tuple[Kind, str]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: What a page draws from: of poses, of videos, of pictures. It may be removed at any time.
+View = Literal["poses", "previews", "pictures"]
 MANIFEST = "manifest.json"
+_VIEWS = "views"
 _PARTIAL = ".partial-"
 _WORK = ".work-"
 _LOCK = "lock"
@@ -134,13 +137,16 @@ class Store:
             When no product has such a name, which could lead out of the store: rows and manifests can come from
             anybody.
         """
+        return self._place(Path(kind), identity)
+
+    def _place(self, folder: Path, identity: str) -> Path:
         if not _NAME.fullmatch(identity):
             raise PlatformError(
-                f"{one_line(repr(identity))} is not the identity of a product ({kind}), "
+                f"{one_line(repr(identity))} is not the identity of a product ({folder}), "
                 "so it names no folder of the store",
                 "See who wrote the row or the manifest that names it; nothing was read or removed",
             )
-        return self.root / kind / identity
+        return self.root / folder / identity
 
     def has(self, kind: Kind, identity: str) -> bool:
         """True if the product exists; an existing product is complete."""
@@ -174,6 +180,52 @@ class Store:
             _sync(final.parent)
             _sync(self.root)
         return final
+
+    def view(self, kind: View, identity: str, write: Callable[[Path], None]) -> Path:
+        """What a page draws from, made if it is not there; whoever looks last at one is the last to lose it.
+
+        Parameters
+        ----------
+        write
+            Called with an empty directory, which it fills. Whatever it raises leaves nothing visible behind.
+
+        Raises
+        ------
+        PlatformError
+            When the disk is full, or nothing can be written to the store.
+        """
+        final = self._place(Path(_VIEWS, kind), identity)
+        if not final.is_dir():
+            with self._beside(final) as partial:
+                write(partial)
+                _sync_tree(partial)
+                _rename_unless_there(partial, final)
+        with suppress(OSError):  # of another user, who looks at it, too
+            os.utime(final)
+        return final
+
+    def has_view(self, kind: View, identity: str) -> bool:
+        """True when a view is there."""
+        return self._place(Path(_VIEWS, kind), identity).is_dir()
+
+    def trim_views(self, most_bytes: int) -> int:
+        """Remove the views that nobody has looked at for longest, until the others take no more than so many bytes.
+
+        What a crash has left half-written goes after a day. Returns how many bytes that freed.
+        """
+        folders = [path for kind in get_args(View) for path in self._listed(f"{_VIEWS}/{kind}", os.DirEntry.is_dir)]
+        left, freed = 0, 0
+        for folder in sorted(folders, key=_last_used, reverse=True):
+            size = sum(path.lstat().st_size for path in folder.rglob("*"))
+            if folder.name.startswith(_PARTIAL):
+                useless = _is_left_over(folder)
+            else:
+                left += size
+                useless = left > most_bytes
+            if useless:
+                shutil.rmtree(folder, ignore_errors=True)
+                freed += size
+        return freed
 
     @contextmanager
     def workspace(self, kind: Kind, identity: str) -> Iterator[Path]:
@@ -308,7 +360,7 @@ class Store:
         shutil.rmtree(path)
         return True
 
-    def _listed(self, kind: Kind, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
+    def _listed(self, kind: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
         folder = self.root / kind
         if folder.is_symlink() or not folder.is_dir():
             return []
@@ -453,6 +505,13 @@ def last_written(folder: Path) -> float:
         return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
     except OSError:  # for example, somebody works in it
         return time.time()
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.lstat().st_mtime
+    except FileNotFoundError:  # somebody else has removed it
+        return 0.0
 
 
 def _hidden(final: Path) -> Path:

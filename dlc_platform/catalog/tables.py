@@ -132,6 +132,7 @@ class Session(Base):
     """A recording session of one subject; `details` is what the lab's own tables say about it."""
 
     __tablename__ = "session"
+    __table_args__ = (Index("ix_session_registered_at_key", "registered_at", "key"),)
 
     key: Mapped[str] = mapped_column(primary_key=True)
     subject: Mapped[str] = mapped_column(ForeignKey(Subject.key), index=True)
@@ -704,7 +705,10 @@ class PoseVerdict(Base):
     """
 
     __tablename__ = "pose_verdict"
-    __table_args__ = (CheckConstraint("verdict in ('pass', 'warn', 'fail')", name="verdict"),)
+    __table_args__ = (
+        CheckConstraint("verdict in ('pass', 'warn', 'fail')", name="verdict"),
+        Index("ix_pose_verdict_not_pass", "verdict", postgresql_where=text("verdict <> 'pass'")),
+    )
 
     pose_estimate_id: Mapped[str] = mapped_column(ForeignKey(PoseEstimate.id), primary_key=True)
     verdict: Mapped[str]

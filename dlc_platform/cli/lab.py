@@ -308,3 +308,17 @@ def notify_test(home: Home) -> None:
             say(f"{channel.name}: NOT taken: {error}")
     if failed:
         sys.exit(1)
+
+
+@commands.command()
+def serve(
+    home: Home,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages on 127.0.0.1.")] = 3001,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Pages in which nothing can be changed.")] = False,
+) -> None:
+    """Show the lab's pages: sessions with their videos and poses. `up` does so, too."""
+    from dlc_platform.orchestration.web_access import shown_address
+    from dlc_platform.web.pages.app import serve as serve_pages
+
+    say(f"The pages of the lab: {shown_address(absolute(home), port, read_only)}")
+    serve_pages(absolute(home), port, read_only)

@@ -252,7 +252,7 @@ def assess(
         camera, model = str(row["camera"]), row["model"]
         against = reference(model)
         rule = rules.quality.rule_for(row["project"] or rules.tracking.project_of(camera), camera)
-        arena = _arena(rules.tracking.region_for(session_key, camera), rule.arena)
+        labels, arena = what_labels_and_rules_say(rules, session_key, row, against)
         basis = {
             "cutoff": rules.models.cutoff,
             "arena": None if arena is None else arena.tolist(),
@@ -268,8 +268,6 @@ def assess(
         if known is not None and known.basis == basis:
             scores = _stored(pose_scores(engine, identity))
         if scores is None or _was_not_looked_at(scores):
-            labels = against.labels
-            labels = labels if rule.animal_px is None else replace(labels, size_px=rule.animal_px)
             table = (at_hand or {}).get(identity)
             if table is None:
                 table = read_parquet(store.path("poses", identity) / POSE_TABLE)
@@ -308,6 +306,29 @@ def assess(
         found.append(own)
     quarantine.judge(engine, session_key, "quality", _faults(session_key, found), run_id)
     return found
+
+
+def what_labels_and_rules_say(
+    rules: PoseRules, session_key: str, row: Mapping[Hashable, Any], against: ModelReference
+) -> tuple[Reference, np.ndarray | None]:
+    """What the poses of a file are held against: labels, with the animal's size of lab.yaml, and the arena.
+
+    Parameters
+    ----------
+    row
+        The file's row of `poses_to_judge`.
+
+    Returns
+    -------
+    Reference
+        With the size that lab.yaml gives the animal, if it does.
+    array or None
+        The corners of the arena in pixels, shape (corners, 2); None for the whole picture.
+    """
+    camera = str(row["camera"])
+    rule = rules.quality.rule_for(row["project"] or rules.tracking.project_of(camera), camera)
+    labels = against.labels if rule.animal_px is None else replace(against.labels, size_px=rule.animal_px)
+    return labels, _arena(rules.tracking.region_for(session_key, camera), rule.arena)
 
 
 def references(engine: Engine, store: Store, rules: ModelRules) -> Callable[[str | None], ModelReference]:

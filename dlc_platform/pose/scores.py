@@ -122,7 +122,7 @@ def measure(
     """
     import pandas as pd
 
-    poses = _Poses.of(table)
+    poses = Keypoints.of(table)
     size = reference.size_px if np.isfinite(reference.size_px) else poses.size(cutoff)
     sums = {keypoint: poses.sums(keypoint, cutoff, size, picture, arena, lost) for keypoint in poses.places}
     for keypoint, errors in poses.reprojection(reference.space).items():
@@ -208,7 +208,7 @@ def course(table: "pd.DataFrame", reference: Reference, cutoff: float, bins: int
     """
     import pandas as pd
 
-    poses = _Poses.of(table)
+    poses = Keypoints.of(table)
     size = reference.size_px if np.isfinite(reference.size_px) else poses.size(cutoff)
     stretch = -(-max(poses.length, 1) // bins)
     starts = np.arange(0, poses.length, stretch)
@@ -255,7 +255,7 @@ def limb_lengths(table: "pd.DataFrame", reference: Reference, cutoff: float) -> 
     """
     import pandas as pd
 
-    poses = _Poses.of(table)
+    poses = Keypoints.of(table)
     rows = []
     for limb in reference.limbs:
         for individual in poses.individuals:
@@ -289,7 +289,7 @@ class _Sight:
 
 
 @dataclass(frozen=True)
-class _Poses:
+class Keypoints:
     """A pose table as arrays of shape (keypoints, frames); NaN without a row or an estimate."""
 
     places: Mapping[tuple[str, str], int]
@@ -300,7 +300,7 @@ class _Poses:
     frames: int
 
     @classmethod
-    def of(cls, table: "pd.DataFrame") -> "_Poses":
+    def of(cls, table: "pd.DataFrame") -> "Keypoints":
         bodypart, individual = table["bodypart"].cat, table["individual"].cat
         parts, individuals = list(bodypart.categories), list(individual.categories)
         code = individual.codes.to_numpy().astype(np.int64) * len(parts) + bodypart.codes.to_numpy()
@@ -327,6 +327,19 @@ class _Poses:
             y=filled("y"),
             likelihood=filled("likelihood"),
             frames=int(seen.sum()),
+        )
+
+    @classmethod
+    def of_arrays(cls, keypoints: Sequence[tuple[str, str]], poses: np.ndarray) -> "Keypoints":
+        """Of x, y and likelihood, shape (keypoints, frames, 3), with individual and body part of each keypoint."""
+        frames = poses.shape[1]
+        return cls(
+            places={keypoint: number for number, keypoint in enumerate(keypoints)},
+            rows={keypoint: frames for keypoint in keypoints},
+            x=poses[..., 0],
+            y=poses[..., 1],
+            likelihood=poses[..., 2],
+            frames=frames,
         )
 
     @property

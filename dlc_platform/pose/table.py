@@ -10,7 +10,7 @@ The table's format belongs here; how good its poses are is for `scores`, drawing
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +182,7 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
         bodyparts = [bodyparts]
     # Most of the time is unpacking and copying, during which other threads can run.
     with ThreadPoolExecutor(max(1, min(len(paths), os.cpu_count() or 1))) as pool:
-        read = list(pool.map(lambda path: _read_stretches(path, bodyparts), paths))
+        read = list(pool.map(lambda path: list(read_stretches(path, bodyparts)), paths))
         stretches = [(part, stretch) for part, own in enumerate(read) for stretch in own]
 
         def column(name: str) -> np.ndarray:
@@ -222,7 +222,7 @@ def read_parquets(paths: Sequence[Path], bodyparts: Sequence[str] | None = None)
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class Stretch:
     """The rows of one body part of a table; `individual` is the number, in `individuals`, of each row's individual."""
 
     bodypart: str
@@ -231,12 +231,16 @@ class _Stretch:
     columns: dict[str, np.ndarray]
 
 
-def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretch]:
-    """The stretches of a pose table, in its order; a row group holds one body part, which its statistics name."""
+def read_stretches(path: Path, bodyparts: Sequence[str] | None = None) -> Iterator[Stretch]:
+    """The stretches of a pose table, in its order, each read when it is asked for.
+
+    A row group holds one body part, which its statistics name. Raises as `read_parquet` does.
+    """
     import pyarrow.parquet as pq
 
     columns = list(_KINDS)
-    stretches, seen = [], []
+    seen: list[str] = []
+    found = 0
     with opened(path.parent, path.name) as path, pq.ParquetFile(path) as file:
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
@@ -254,13 +258,13 @@ def _read_stretches(path: Path, bodyparts: Sequence[str] | None) -> list[_Stretc
                 names, codes = own.dictionary.to_pylist(), own.indices.to_numpy()
             own_columns = {name: table[name].to_numpy() for name in columns}
             own_columns["time_s"] = _in_order(own_columns["frame"], own_columns["time_s"])
-            stretches.append(_Stretch(bodypart, names, codes, own_columns))
-            if bodyparts is not None and len(stretches) == len(set(bodyparts)):
-                break
+            yield Stretch(bodypart, names, codes, own_columns)
+            found += 1
+            if bodyparts is not None and found == len(set(bodyparts)):
+                return
     missing = [bodypart for bodypart in bodyparts or () if bodypart not in seen]
     if missing:
         raise PlatformError(f"{path} has no body part {', '.join(missing)}", f"Choose among {', '.join(seen)}")
-    return stretches
 
 
 def _in_order(frame: np.ndarray, time_s: np.ndarray) -> np.ndarray:

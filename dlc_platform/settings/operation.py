@@ -161,10 +161,17 @@ class RunRules(Section):
 
 
 class Web(Section):
-    """The host names under which the lab's pages answer."""
+    """The host names under which the lab's pages answer, and the space that they may take."""
 
     hosts: tuple[Annotated[str, StringConstraints(pattern=_HOST)], ...] = Field(
         default=(),
         description="More names besides 127.0.0.1 and localhost, such as that of a proxy before the UI: "
         "lab.example.org, without a port. Requests under any other name get no answer.",
+    )
+    views_gigabytes: float = Field(
+        default=20.0,
+        ge=0.1,
+        le=1_000_000,
+        description="The space that the lab's pages take in the store for what they draw from: previews of videos and "
+        "copies of poses, made when somebody first looks. Of more, what nobody looked at for longest is removed.",
     )

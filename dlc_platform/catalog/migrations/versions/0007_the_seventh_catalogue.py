@@ -1,4 +1,4 @@
-"""the seventh catalogue: the fraction of confident keypoints has one denominator"""
+"""the seventh catalogue: the fraction of confident keypoints has one denominator, and lists of sessions are quick"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -37,9 +37,20 @@ def upgrade() -> None:
     if changed:
         connection.execute(sa.text(_OVER_ALL), {"estimates": changed})
     op.drop_table("pose_summary", schema="dlc")
+    # The list of sessions begins with the newest, and finds those that do not pass without a look at the others.
+    op.create_index("ix_session_registered_at_key", "session", ["registered_at", "key"], schema="dlc")
+    op.create_index(
+        "ix_pose_verdict_not_pass",
+        "pose_verdict",
+        ["verdict"],
+        schema="dlc",
+        postgresql_where=sa.text("verdict <> 'pass'"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_pose_verdict_not_pass", "pose_verdict", schema="dlc")
+    op.drop_index("ix_session_registered_at_key", "session", schema="dlc")
     op.create_table(
         "pose_summary",
         sa.Column("pose_estimate_id", sa.String(length=64), nullable=False),

@@ -29,7 +29,7 @@ Kind = Literal["datasets", "models", "exports", "evaluations", "poses"]
 #: A product's kind and identity.
 Product = tuple[Kind, str]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-#: What a page draws from: of poses, of videos, of pictures. It may be removed at any time.
+#: A view, from which pages draw, by what it is of. It may be removed at any time.
 View = Literal["poses", "previews", "pictures"]
 MANIFEST = "manifest.json"
 _VIEWS = "views"
@@ -182,7 +182,7 @@ class Store:
         return final
 
     def view(self, kind: View, identity: str, write: Callable[[Path], None]) -> Path:
-        """What a page draws from, made if it is not there; whoever looks last at one is the last to lose it.
+        """A view, from which a page draws, made if it is not there; those that were looked at last are the last to go.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What a list of sessions with pictures shows of each: where it stands, how good its poses are, what draws its picture.
+"""Questions of the pages: which sessions there are, where each stands, and which poses draw its picture.
 
 The states of a session are words for people; each has one meaning, here. What stands on the page of one session is
 asked in `sessions`, `estimates` and `verdicts`.
@@ -171,7 +171,7 @@ limit :most
 
 
 def state_counts(engine: Engine) -> dict[State, int]:
-    """How many registered sessions are in each state."""
+    """The number of registered sessions in each state."""
     counted = {row["state"]: row["sessions"] for row in rows(engine, _COUNTS)}
     return {state: counted.get(state, 0) for state in STATES}
 

@@ -311,7 +311,7 @@ def assess(
 def what_labels_and_rules_say(
     rules: PoseRules, session_key: str, row: Mapping[Hashable, Any], against: ModelReference
 ) -> tuple[Reference, np.ndarray | None]:
-    """What the poses of a file are held against: labels, with the animal's size of lab.yaml, and the arena.
+    """The reference that the poses of a file are held against, with the animal's size of lab.yaml, and the arena.
 
     Parameters
     ----------

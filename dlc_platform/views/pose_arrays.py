@@ -128,7 +128,7 @@ def _level(step: int) -> str:
 
 
 def speed(points: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """How fast a keypoint moves from the frame before to each frame, in pixels per second; NaN in the first frame.
+    """The speed of a keypoint from the frame before to each frame, in pixels per second; NaN in the first frame.
 
     Parameters
     ----------

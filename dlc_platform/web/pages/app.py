@@ -1,11 +1,14 @@
 """The lab's pages as one application, behind the gate: `dlc-platform serve` runs it."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -41,10 +44,17 @@ def pages(lab: PagesLab) -> Starlette:
             HTTPException: _unknown,
             Exception: _broken,
         },
+        lifespan=_lifespan,
     )
     app.state.lab = lab
     app.state.previews = Previews(lab, registered_file)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    yield
+    await run_in_threadpool(app.state.lab.close)
 
 
 def serve(home: Path, port: int, read_only: bool, dagster_url: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What the scripts of a page fetch: videos by stretches of bytes, poses as typed arrays, pictures.
+"""Data for the scripts of a page: videos by stretches of bytes, poses as typed arrays, pictures.
 
 Things are named by their identities, never by paths. Of the raw roots the registered videos are given out and nothing
 else, each only while it is the file that was registered.
@@ -77,7 +77,7 @@ def preview(request: Request) -> Response:
 
 
 def preview_state(request: Request) -> Response:
-    """How far the preview of a video is; the first who asks sets it going."""
+    """The state of a video's preview; the first who asks sets it going."""
     making: Making = request.app.state.previews.ask(_identity(request, "video"))
     return JSONResponse({"state": making.state, "done": making.done, "frames": making.frames, "says": making.says})
 
@@ -92,7 +92,7 @@ def _arrays(request: Request) -> PoseArrays:
 
 
 def pose_about(request: Request) -> Response:
-    """How many frames there are, and which keypoints, in the order of the other answers."""
+    """The number of frames, and the keypoints in the order of the other answers."""
     arrays = _arrays(request)
     return JSONResponse({"frames": arrays.frames, "keypoints": arrays.keypoints}, headers=_FOR_EVER)
 

@@ -47,6 +47,11 @@ class Remembered(Generic[Answer]):
             threading.Thread(target=self._renew_and_release, daemon=True).start()
         return answer
 
+    def settle(self) -> None:
+        """Return when nobody asks any more."""
+        with self._lock:
+            pass
+
     def _renew(self) -> None:
         self._answer = self._ask()
         self._asked_at = time.monotonic()
@@ -82,6 +87,13 @@ class PagesLab:
         self.choices = Remembered(lambda: choices(self.engine))
         self._opening = threading.Lock()
         self._settings: tuple[tuple[int, int], Lab] | None = None
+
+    def close(self) -> None:
+        """Let go of the catalogue, once what is asked in the background has its answer."""
+        for remembered in (self.counts, self.choices):
+            remembered.settle()
+        if "_catalogue" in self.__dict__:
+            self._catalogue.dispose()
 
     @property
     def settings(self) -> Lab:

@@ -1,4 +1,4 @@
-"""How pages are drawn: their templates, how figures and times are written in them, and what is said when nothing works.
+"""The drawing of pages: templates, figures and times in words, and the page for what cannot be had.
 
 What a page shows is decided in its own module.
 """

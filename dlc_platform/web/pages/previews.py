@@ -19,7 +19,7 @@ from dlc_platform.web.pages.lab import PagesLab
 
 @dataclass
 class Making:
-    """How far a preview is: `done` of `frames`; `says` is what went wrong, in a sentence."""
+    """The progress of a preview: `done` of `frames`; `says` is what went wrong, in a sentence."""
 
     state: Literal["waiting", "making", "there", "failed"] = "waiting"
     done: int = 0
@@ -39,7 +39,7 @@ class Previews:
         self._worker: threading.Thread | None = None
 
     def folder(self, video: str) -> Path:
-        """Where the preview of a video lies.
+        """The folder of a video's preview.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class Previews:
         return self._lab.store.view("previews", video, write)
 
     def ask(self, video: str) -> Making:
-        """How far the preview of a video is; the first who asks sets it going, and so does who asks after a failure."""
+        """The progress of a video's preview; the first who asks sets it going, and so does who asks after a failure."""
         if self._lab.store.has_view("previews", video):
             return Making("there")
         with self._lock:

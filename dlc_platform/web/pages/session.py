@@ -57,7 +57,7 @@ def session(request: Request) -> HTMLResponse:
 
 
 def player(request: Request) -> JSONResponse:
-    """What the player of a file needs to begin."""
+    """The addresses, sizes and keypoints with which the player of a file begins."""
     lab = request.app.state.lab
     key = request.path_params["session"]
     files = session_files.rows(lab.engine, key)

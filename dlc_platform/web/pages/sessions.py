@@ -63,7 +63,7 @@ def _wanted(request: Request) -> Wanted:
 
 
 def _says(row: Any) -> str:
-    """Why a session is not good, in the words of what found it."""
+    """The reason why a session is not good, in the words of the check that found it; empty if there is none."""
     if row["reason"] is not None:
         return str(row["reason"])
     findings = [Finding(**finding) for finding in row["findings"] or ()]

@@ -56,7 +56,7 @@ READING: dict[str, tuple[str, ...]] = {
     "verify": (),
     "gc": (),
 }
-#: Commands that start or change something, and those that make another lab, or a file, out of one: `ui` and `serve` a token.
+#: Commands that start or change something, or make another lab or a file out of one; `ui` and `serve` make a token.
 WRITING = {
     *("demo", "init", "up", "stop", "ui", "serve", "run", "train", "notify", "promote", "restore", "backup"),
     *("sessions release", "models import", "poses import", "notify test"),

@@ -22,8 +22,10 @@ The lock is the only truth about life: the kernel drops it with the server's las
 Postgres refuses to run as root. For root the server runs as the owner of the data directory; for a new one that is the
 user `postgres`, or `nobody`. If that user cannot reach the directory (a lab below ``/root``, for example), no
 permissions are changed: the data directory then lies in ``/var/lib/dlc_platform/<random>`` and ``data`` is a link to
-it. The link follows a lab that is moved. The data directory stays when the lab is removed, and in a container it needs
-a volume of its own. Binaries that the user cannot reach are copied next to the data directory.
+it. The link follows a lab that is moved. A copy of the lab has a copy of the link alone, and is refused: two labs would
+write into one database. A file ``of`` beside the data directory says whose it is. The data directory stays when the lab
+is removed, and in a container it needs a volume of its own. Binaries that the user cannot reach are copied next to the
+data directory.
 """
 
 import errno
@@ -60,6 +62,8 @@ _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _LOG_BYTES = 10_000_000
 _ROOTS_PLACE = Path("/var/lib/dlc_platform")
+#: Beside a data directory that lies there: which directory it is that of.
+_OWNER = "of"
 
 #: Written once into postgresql.conf, where a lab may tune it. Durability is Postgres's default: on.
 _CONFIGURATION = {
@@ -93,6 +97,7 @@ def ensure_running(directory: Path) -> URL:
     directory = directory.absolute()
     with _explained(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_own(directory)
         deadline = time.monotonic() + _START_SECONDS
         starts = 0
         while time.monotonic() < deadline:
@@ -146,7 +151,7 @@ def discard(directory: Path) -> None:
     stop(directory)
     with _explained(directory):
         place = (directory / "data").resolve().parent
-        if (directory / "data").is_symlink() and place.exists():
+        if (directory / "data").is_symlink() and place.exists() and _owner(directory) is None:
             shutil.rmtree(place)
         shutil.rmtree(directory)
 
@@ -159,7 +164,14 @@ def installed_programs() -> Path:
 
 
 def answering_url(directory: Path) -> URL | None:
-    """The URL of the server of this directory; None if it does not run or does not answer."""
+    """The URL of the server of this directory; None if it does not run or does not answer.
+
+    Raises
+    ------
+    PlatformError
+        When the directory is a copy of one whose data lie elsewhere.
+    """
+    _require_own(directory)
     try:
         password = (directory / "password").read_text()
         port = int((directory / "port").read_text())
@@ -174,8 +186,48 @@ def answering_url(directory: Path) -> URL | None:
             served = connection.execute(sqlalchemy.text("SHOW data_directory")).scalar_one()
     except OperationalError:
         return None
-    # The server of a copied lab knows the same password.
+    # The server of a copied lab, which has data of its own, knows the same password.
     return url if Path(served) == (directory / "data").resolve() else None
+
+
+def _require_own(directory: Path) -> None:
+    """See that the data directory that `data` links to is that of this directory, and write that down.
+
+    Raises
+    ------
+    PlatformError
+        When it is that of another directory, of which this one is a copy.
+    """
+    data = directory / "data"
+    if not data.is_symlink() or not data.is_dir():
+        return
+    if (owner := _owner(directory)) is not None:
+        raise PlatformError(
+            f"{directory.parent} is a copy of {owner.parent}, but its database is not: {data} is a link to the one of "
+            f"{owner.parent}, and both would change it",
+            f"Make a copy with `dlc-platform backup {owner.parent} FILE` and `dlc-platform restore FILE NEW-HOME`; if "
+            f"{owner.parent} is the copy, remove the link {owner / 'data'}",
+        )
+    written = data.resolve().parent / _OWNER
+    with suppress(FileNotFoundError):
+        if written.read_text() == str(directory):
+            return
+    with suppress(PermissionError):  # of somebody who looks at the lab of another user
+        part = written.with_name(f"{_OWNER}.{uuid4().hex}.part")
+        part.write_text(str(directory))
+        part.replace(written)
+
+
+def _owner(directory: Path) -> Path | None:
+    """The other directory whose data `data` links to; None if they are those of this one."""
+    data = (directory / "data").resolve()
+    try:
+        owner = Path((data.parent / _OWNER).read_text())
+        # One that was moved to here, or given other data since, is no owner any more.
+        is_there = owner.joinpath("data").resolve(strict=True) == data and not owner.samefile(directory)
+    except OSError:
+        return None
+    return owner if is_there else None
 
 
 def _take_lock(directory: Path) -> int | None:

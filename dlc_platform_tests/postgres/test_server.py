@@ -256,6 +256,36 @@ def test_a_copied_lab_gets_a_server_of_its_own(directory: Path) -> None:
     assert query(url, "SELECT to_regclass('only_here')") == [None]
 
 
+@needs_root
+def test_a_copy_of_a_link_to_data_is_refused(tmp_path: Path) -> None:
+    """Below a folder of root's own the data lie elsewhere, so that a copy of the lab would write into them."""
+    tmp_path.chmod(0o700)
+    own, copied, moved = (tmp_path / name / "postgres" for name in ("own", "copied", "moved"))
+    try:
+        query(ensure_running(own), "CREATE TABLE kept (x int)")
+        data = (own / "data").resolve()
+        assert (own / "data").is_symlink()
+        shutil.copytree(own.parent, copied.parent, symlinks=True)
+        for use in (ensure_running, server.answering_url):
+            with pytest.raises(PlatformError, match="is a copy of") as caught:
+                use(copied)
+            assert f"backup {own.parent} FILE" in str(caught.value)
+        # What the copy lets go of is not that of the lab.
+        stop(copied)
+        server.discard(copied)
+        assert query(ensure_running(own), "SELECT count(*) FROM kept") == [0]
+        # A lab that was moved, with its server running, takes its data along; a copy in its old place does not.
+        own.parent.rename(moved.parent)
+        assert query(ensure_running(moved), "SELECT count(*) FROM kept") == [0]
+        shutil.copytree(moved.parent, own.parent, symlinks=True)
+        with pytest.raises(PlatformError, match="is a copy of"):
+            ensure_running(own)
+        assert (data.parent / "of").read_text() == str(moved)
+    finally:
+        server.discard(moved if moved.exists() else own)
+    assert not data.exists()
+
+
 def test_a_start_that_fails_quotes_the_log(directory: Path) -> None:
     ensure_running(directory)
     stop(directory)

@@ -226,4 +226,4 @@ def test_each_lab_of_a_machine_has_a_port_of_its_own():
     _, *arguments = start.replace("%i", "lab").replace("${PORT}", "70000").split()
     done = subprocess.run([COMMAND, *arguments], env=plain_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "Invalid value for '--port'" in done.stderr
+    assert "--port: input should be less than or equal to 65535" in done.stderr

@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool
 _SECONDS_KEPT = 3600
 _MOST_AT_A_TIME = 10
 #: The seconds that a process waits for a lost database, and the seconds between two tries.
-_PATIENCE_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 180.0, 0.5
 #: Errors of a server that answers, and that will give the same error again.
 _REFUSED = ("authentication failed", "does not exist", "pg_hba.conf")
 

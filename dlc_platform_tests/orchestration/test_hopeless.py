@@ -50,7 +50,7 @@ def promote(lab: SmallLab, **choice: str) -> dg.ExecuteInProcessResult:
         lab.store.put(
             "models",
             choice["model"],
-            {"dataset": None, "bodyparts": ["nose", "tail"]},
+            {"dataset": None, "bodyparts": ["nose", "tail"], "scorer": "DLC"},
             lambda folder: [(folder / name).write_text(content) for name, content in write.items()] and None,
         )
     return dg.materialize(

@@ -199,16 +199,16 @@ def test_poses_are_read_and_judged_once_in_a_run(tracked_lab: Path, monkeypatch:
     said: list[str] = []
     try:
         assert materialize(tracked_lab, "session_videos", ["sub-once_ses-1"], said.append), said
-        counted(pose_table, "_read_stretches")
+        counted(pose_table, "read_stretches")
         counted(quality_gate, "record_verdict")
         job = build_definitions(tracked_lab).resolve_job_def("estimate_poses")
         with dg.DagsterInstance.get() as instance:
             assert job.execute_in_process(instance=instance, partition_key="sub-once_ses-1").success
-        assert Counter(calls) == {"_read_stretches": 2, "record_verdict": 2}, "once for each of the two files"
+        assert Counter(calls) == {"read_stretches": 2, "record_verdict": 2}, "once for each of the two files"
         calls.clear()
         # In a run of its own nothing is measured again: one table is read, for the picture of the worst file.
         assert materialize(tracked_lab, "pose_quality", ["sub-once_ses-1"], said.append), said
-        assert Counter(calls) == {"_read_stretches": 1, "record_verdict": 2}
+        assert Counter(calls) == {"read_stretches": 1, "record_verdict": 2}
     finally:
         shutil.rmtree(session.parent)
 

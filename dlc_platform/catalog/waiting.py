@@ -31,8 +31,12 @@ select session_key, stage, path, reason, remedy, since from dlc.quarantine where
 order by session_key, id
 """
 _WITHOUT_POSES = """
-select r.session_key, r.camera, f.path, f.registered_at, f.missing_since, p.promoted_at, c.project
+select r.session_key, r.camera, f.path, f.registered_at, f.missing_since, p.promoted_at, c.project, f.problem, v.damage,
+       exists (select from dlc.quarantine q where q.session_key = r.session_key and q.stage = 'videos'
+               and q.path = f.path and q.released_by <> 'other evidence') as is_released,
+       exists (select from dlc.session_labels l where l.session_key = r.session_key) as is_labelled
 from dlc.recording_file f
+left join dlc.video v on v.id = f.video_id
 join dlc.recording r on r.id = f.recording_id
 join dlc.camera c on c.name = r.camera
 left join lateral (select min(promoted_at) as promoted_at from dlc.promotion where project = c.project) p on true
@@ -71,6 +75,7 @@ def files_without_poses(engine: Engine) -> list[Mapping[str, Any]]:
     """The files without poses of registered sessions that are not to be looked at, without files in quarantine.
 
     session_key, camera, path, registered_at, missing_since, project of the camera, and promoted_at, when that project
-    had its first model.
+    had its first model; problem and damage of the video, is_released, if a person let it out of quarantine, and
+    is_labelled, if the labels of its session are counted.
     """
     return rows(engine, _WITHOUT_POSES)

@@ -175,6 +175,7 @@ def release_session(
 ) -> None:
     """Let a session out of quarantine as it is: it goes on where it was held up, until its files change."""
     from dlc_platform.catalog import quarantine
+    from dlc_platform.catalog.sessions import current_files
 
     engine = lab_and_catalogue(home)[1]
     require_session(home, engine, session)
@@ -186,3 +187,10 @@ def release_session(
         )
     held = counted(ended, "reason that held it up does not", "reasons that held it up do not")
     say(f"{session} is released: {held} count any more, until its files change")
+    if stage in (None, "videos"):
+        for file in current_files(engine, session):
+            if file.problem is not None:
+                say(
+                    f"But {file.path} cannot be read, and a release does not help there: the file stays out until it "
+                    "is copied again"
+                )

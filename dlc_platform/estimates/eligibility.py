@@ -13,8 +13,10 @@ from sqlalchemy import Engine
 from dlc_platform.catalog.promotions import production_model
 from dlc_platform.identity import short
 from dlc_platform.models.judging import judge_version, what_to_do
+from dlc_platform.sessions.video_checks import unreadable
 from dlc_platform.settings.promotion import ModelRules
 from dlc_platform.store import Store
+from dlc_platform.video.opening import COPY_AGAIN
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def video_obstacle(
     Parameters
     ----------
     problem
-        The reason why it cannot be read.
+        The reason why it cannot be read, as the catalogue keeps it. A release does not make it readable.
     damage
         The words for its damage.
     is_released
@@ -98,7 +100,10 @@ def video_obstacle(
         The rule of lab.yaml for damaged videos.
     """
     if problem is not None:
-        return Obstacle(problem, "")
+        return Obstacle(*unreadable(problem))
     if damage is not None and damaged_videos == "stop" and not is_released:
-        return Obstacle(f"it is {damage}, and `damaged_videos` in lab.yaml says stop", "")
+        return Obstacle(
+            f"it is {damage}, and `damaged_videos` in lab.yaml says stop",
+            f"{COPY_AGAIN}, or write `damaged_videos: track` into lab.yaml to track what can be decoded",
+        )
     return None

@@ -157,7 +157,7 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
     if not rows:
         return
     # Importing the code that judges models takes longer than all of this if nothing waits.
-    from dlc_platform.estimates.eligibility import find_trackers
+    from dlc_platform.estimates.eligibility import find_trackers, video_obstacle
 
     trackers = find_trackers(engine, Store(lab.store), lab.projects, lab.model_rules)
     for row in rows:
@@ -165,8 +165,18 @@ def _without_poses(engine: Engine, rows: Any, lab: Lab, runs: _Runs) -> Iterator
         if row["missing_since"] is not None:
             reason, remedy = "its file is gone", "Bring it back, or leave it: nothing is deleted"
             yield Waiting(row["session_key"], "poses", row["path"], row["missing_since"], reason, remedy)
-        elif project is None:
             continue
+        damage, is_released = row["damage"], row["is_released"]
+        obstacle = video_obstacle(row["problem"], damage, is_released, lab.damaged_videos)
+        if project is None:
+            # A file that cannot be read holds up the labels of its session, whatever its camera.
+            if row["problem"] is not None and obstacle is not None and not row["is_labelled"]:
+                since = row["registered_at"]
+                yield Waiting(row["session_key"], "labels", row["path"], since, obstacle.reason, obstacle.remedy)
+        elif obstacle is not None:
+            yield Waiting(
+                row["session_key"], "poses", row["path"], row["registered_at"], obstacle.reason, obstacle.remedy
+            )
         elif (obstacle := trackers.obstacle(project)) is not None:
             since = (row["promoted_at"] if project in trackers.models else None) or row["registered_at"]
             yield Waiting(row["session_key"], "poses", row["path"], since, obstacle.reason, obstacle.remedy)

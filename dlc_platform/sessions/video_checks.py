@@ -48,6 +48,13 @@ _RATE_TOLERANCE = 0.01
 _WHAT = {"exposure": "a mean grey level", "focus": "a focus"}
 
 
+def unreadable(problem: str) -> tuple[str, str]:
+    """What the catalogue keeps of a file that cannot be read: what is wrong, and what to do, each without its full
+    stop."""
+    said, _, remedy = problem.rpartition(". ")
+    return (said, remedy.rstrip(".")) if said else (problem.rstrip("."), COPY_AGAIN)
+
+
 def release(session: str) -> str:
     """The advice how a person releases a session that is held up for its videos."""
     return f"release the session with {command('sessions', 'release', 'HOME', session)} to have it tracked as it is"
@@ -138,8 +145,8 @@ def _own(rules: VideoRules, session: str, row: Mapping[str, Any]) -> Iterator[Fi
     to_release = release(session)
     if video is None:
         evidence = sha256_json([path, row["size_bytes"], row["mtime_ns"], "unreadable"])
-        problem, _, remedy = row["problem"].rpartition(". ")
-        remedy = (remedy or COPY_AGAIN).rstrip(".") + ". Releasing the session does not make it readable"
+        problem, remedy = unreadable(row["problem"])
+        remedy += ". Releasing the session does not make it readable"
         yield Finding("videos_can_be_read", path, problem, remedy, True, True, evidence)
         return
     if row["damage"] is not None:

@@ -32,8 +32,16 @@ def test_what_keeps_a_camera_from_being_tracked_is_told(project: str | None, tol
     ("problem", "damage", "is_released", "damaged_videos", "told"),
     [
         (None, None, False, "stop", None),
-        ("it ends early. Copy it again.", None, True, "track", "it ends early. Copy it again."),
-        (None, "cut off", False, "stop", "it is cut off, and `damaged_videos` in lab.yaml says stop"),
+        ("it ends early. Copy it again.", None, True, "track", "it ends early. Copy it again"),
+        ("it ends early", None, True, "track", "it ends early. Copy the file again from the recording machine"),
+        (
+            None,
+            "cut off",
+            False,
+            "stop",
+            "it is cut off, and `damaged_videos` in lab.yaml says stop. Copy the file again from the recording "
+            "machine, or write `damaged_videos: track` into lab.yaml to track what can be decoded",
+        ),
         (None, "cut off", True, "stop", None),
         (None, "cut off", False, "track", None),
     ],

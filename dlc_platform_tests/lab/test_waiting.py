@@ -12,7 +12,9 @@ import pytest
 import yaml
 from sqlalchemy import Engine, text
 
-from dlc_platform.catalog.quarantine import Fault, judge
+from dlc_platform.catalog.promotions import promote
+from dlc_platform.catalog.quarantine import Fault, judge, release
+from dlc_platform.catalog.sessions import assign_cameras, record_session_labels, register_session
 from dlc_platform.cli import app
 from dlc_platform.lab.waiting import Waiting, waiting, waiting_lines
 from dlc_platform.sessions import scanning
@@ -22,7 +24,17 @@ from dlc_platform.settings.lab import Lab
 from dlc_platform.settings.layout import Layout
 from dlc_platform.settings.loading import load_lab
 from dlc_platform_tests.catalog.conftest import lab as lab
-from dlc_platform_tests.catalog.small_lab import identity
+from dlc_platform_tests.catalog.small_lab import (
+    dataset,
+    identity,
+    image,
+    promotion,
+    record_dataset,
+    recording,
+    session,
+    train,
+    video,
+)
 from dlc_platform_tests.sessions.test_registration import write_video
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -94,6 +106,43 @@ def test_what_registered_sessions_wait_for(lab: Engine, home: Path) -> None:
     judge(lab, "sub-2_ses-1", "videos", [Fault("too dark", "Switch the lamp on", identity("a"))])
     quarantine = of(lab, settings, "sub-2_ses-1")
     assert (quarantine.step, quarantine.reason, quarantine.remedy) == ("videos", "too dark", "Switch the lamp on")
+
+
+@pytest.mark.parametrize("has_model", [True, False])
+def test_a_released_file_that_cannot_be_read_is_not_promised(engine: Engine, home: Path, has_model: bool) -> None:
+    settings, key = load_lab(home), "sub-5_ses-1"
+    said = "/raw/x.mp4 cannot be opened (it has no index). Copy the file again, or rebuild its index."
+    register_session(engine, session(key), [(recording(key, "top", problem=said), None)])
+    assign_cameras(engine, {"top": "maze"}.get)
+    if has_model:
+        record_dataset(engine, "first", dataset("d"), [image("d", "3", None)])
+        train(engine, "a", "d")
+        promote(engine, promotion("a"), expected=None)
+    path = f"/raw/{key}/top.mp4"
+    judge(engine, key, "videos", [Fault("cannot be opened", "Copy it again", identity("a"), path)])
+    release(engine, key, "ada")
+    held = of(engine, settings, key)
+    assert (held.step, held.file, held.passing) == ("poses", path, False)
+    assert f"{held.reason}. {held.remedy}." == said
+    # Nor are its labels counted, whether or not its camera is tracked.
+    other = settings.model_copy(update={"inference": ()})
+    assert (of(engine, other, key).step, of(engine, other, key).remedy) == ("labels", held.remedy)
+    record_session_labels(engine, key, {"maze": 0})
+    assert waiting(engine, other) == []
+
+
+def test_a_damaged_file_waits_by_the_rule_of_the_lab(engine: Engine, home: Path) -> None:
+    settings, key = load_lab(home), "sub-5_ses-1"
+    register_session(engine, session(key), [(recording(key, "top", "1"), video("1", damage="cut off"))])
+    assign_cameras(engine, {"top": "maze"}.get)
+    assert "it is cut off" in of(engine, settings, key).reason
+    assert "track" in of(engine, settings, key).remedy
+    track = settings.model_copy(update={"damaged_videos": "track"})
+    assert of(engine, track, key).reason == "the project maze has no production model"
+    path = f"/raw/{key}/top.mp4"
+    judge(engine, key, "videos", [Fault("cut off", "Copy it again", identity("a"), path)])
+    release(engine, key, "ada")
+    assert of(engine, settings, key).reason == "the project maze has no production model"
 
 
 def test_all_of_it_is_listed_in_lines_that_a_terminal_holds(

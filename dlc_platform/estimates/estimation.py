@@ -184,7 +184,7 @@ def estimate_session(
         raise PlatformError(
             f"{len(problems)} of {counted(len(files), 'recording')} cannot be tracked: "
             + "; ".join(problem.rstrip(".") for problem in problems),
-            "Then materialise the session again",
+            "Do what it says for each recording, and materialise the session again",
         )
     if not estimates:
         cameras = sorted({file.recording.camera for file in without_rule})

@@ -275,7 +275,10 @@ class _Planner:
         for name, camera, position, file in files:
             row = known.get((name, position))
             is_known = row is not None and is_registered(file, row)
-            planned.append(self._file(session.key, name, camera, position, file, row if is_known else None))
+            # A recording that moved with its lab is the same one, by its size and time, and keeps its poses.
+            is_same = row is not None and (row.size_bytes, row.mtime_ns) == (file.size, file.mtime_ns)
+            keeps = row is not None and is_same and row.tracked
+            planned.append(self._file(session.key, name, camera, position, file, row if is_known else None, keeps))
         if changes and waits is None:
             waits = next(
                 (
@@ -367,8 +370,16 @@ class _Planner:
         return age if age >= 0 else math.inf
 
     def _file(
-        self, key: str, recording: str, camera: str, position: int, file: VideoFile, row: Row | None
+        self,
+        key: str,
+        recording: str,
+        camera: str,
+        position: int,
+        file: VideoFile,
+        row: Row | None,
+        keeps_poses: bool,
     ) -> PlannedFile:
+        """The plan for a file; `keeps_poses` says that it is a recording with poses, even if it moved."""
         frames, duration_s = (row.frames, row.duration_s) if row is not None else (None, None)
         closed = None
         if row is None and file.waits is None:
@@ -385,7 +396,7 @@ class _Planner:
                 self.headers_left += 1
         project = self._lab.tracking.project_of(camera)
         model = self._catalogue.trackers.models.get(project) if project is not None else None
-        is_tracked = row is not None and row.tracked
+        is_tracked = keeps_poses or (row is not None and row.tracked)
         reason = None if is_tracked else closed or self._reason(key, file, row, project)
         return PlannedFile(
             recording,

@@ -189,6 +189,19 @@ def test_a_session_that_was_renamed_is_taken_for_what_it_was(engine: Engine, lab
     assert (gone.state, gone.note) == ("missing", "it seems to be sub-3_ses-1 now")
 
 
+def test_recordings_that_moved_with_their_lab_keep_their_poses(engine: Engine, lab: Lab, raw: Path) -> None:
+    register_all(engine, lab)
+    put_into_production(engine)
+    (top,) = current_files(engine, "sub-2_ses-1")
+    track(engine, "9", top, "a")
+    there = raw.rename(raw.with_name("elsewhere"))
+    moved = lab.model_copy(update={"raw_roots": (there,)})
+    assert session(plan(moved, engine), "sub-2_ses-1").note.startswith("moved from")
+    assert file(plan(moved, engine), "sub-2_ses-1", "cam-top").poses == "there"
+    register_all(engine, moved)
+    assert file(plan(moved, engine), "sub-2_ses-1", "cam-top").poses == "there"
+
+
 def test_missing_and_unreachable_sessions_are_distinguished(engine: Engine, lab: Lab, raw: Path) -> None:
     register_all(engine, lab)
     (raw / "sub-2/ses-1/cam-top.mp4").unlink()

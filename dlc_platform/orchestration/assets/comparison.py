@@ -58,7 +58,7 @@ def model_comparison(context: AssetExecutionContext, lab: LabResource) -> dg.Mat
     if not compared:
         raise PlatformError(
             "; ".join(problem.rstrip(".") for problem in metadata.values()),
-            "Then materialise model_comparison again",
+            "Do what it says for each project, and materialise model_comparison again",
         )
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(sha256_json(compared)))
 

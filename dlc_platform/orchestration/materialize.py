@@ -293,9 +293,13 @@ def _materialize(
                 say(f"{asset.to_user_string()}: not begun, because of the failure")
                 continue
             node = definitions.get_assets_def(asset)
-            stretches = _stretches(lab, instance, node, keys, partitions, say)
+            left_out: list[str] = []
+            stretches = _stretches(lab, instance, node, keys, partitions, left_out.append)
+            for line in left_out:
+                say(line)
             if not stretches:
-                say(f"{asset.to_user_string()}: {'not asked for' if partitions else 'nothing is missing'}")
+                nothing = "nothing else can be made now" if left_out else "nothing is missing"
+                say(f"{asset.to_user_string()}: {'not asked for' if partitions else nothing}")
                 if asset == _REGISTERS:
                     for line in lab.scan().left_out():
                         say(f"  left out: {line}")

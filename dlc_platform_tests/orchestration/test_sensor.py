@@ -925,6 +925,12 @@ def test_an_asset_of_the_labs_own_is_asked_for_by_its_partitions(lab: Watched, m
         materialize.materialize(lab.home, "sides", [], said.append)
     with pytest.raises(PlatformError, match="the missing partitions of own are not known"):
         missing(LabResource(home=str(lab.home)), "own")
+    # For want of a model nobody is put into quarantine: there is no run.
+    assert materialize.materialize(lab.home, "pose_estimates", [], said.append)
+    told = "\n".join(said)
+    assert "left out: 1 session (sub-1_ses-1), because the project " in told and "has no production model yet" in told
+    assert "pose_estimates: nothing else can be made now" in told
+    assert faults_of(lab.engine, "sub-1_ses-1", "poses") == []
     # Neither does a promotion look, nor poses of sessions that are registered; of those each file is asked for.
     lab.promote()
     assert missing(LabResource(home=str(lab.home)), "pose_estimates") == ["sub-1_ses-1"]

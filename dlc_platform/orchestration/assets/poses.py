@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,10 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from dlc_platform.catalog import quarantine, tables
+from dlc_platform.catalog.promotions import production_model
 from dlc_platform.catalog.videos import registered_video
 from dlc_platform.catalog.wanted import untracked_files
-from dlc_platform.errors import PlatformError
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.identity import short
 from dlc_platform.orchestration.assets.models import GPU_POOL
 from dlc_platform.orchestration.assets.sessions import session_videos
@@ -26,7 +27,7 @@ from dlc_platform.pose.findings import ALL
 from dlc_platform.sessions.layout import root_of
 from dlc_platform.sessions.raw_roots import Disks
 from dlc_platform.text.assets import POSE_ESTIMATES, POSE_QUALITY, PRODUCTION_MODEL
-from dlc_platform.text.words import said_of
+from dlc_platform.text.words import counted, listed, said_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -343,15 +344,28 @@ def _check_results(assessments: "Sequence[Assessment]") -> list[dg.AssetCheckRes
 
 
 def sessions_without_poses(lab: LabResource, say: Callable[[str], None]) -> list[str]:
-    """The sessions with a file that lacks poses and is there; each such file is asked for on its disk."""
+    """The sessions with a file that lacks poses, that a model may track, and that is there, as its disk is asked.
+
+    For want of a production model a session is left out, and all of a project together are told: it is no fault of
+    theirs, and they are tracked once there is one.
+    """
     disks = Disks(lab.settings.raw_roots, lab.settings.scan.root_timeout_seconds)
-    found = set()
+    found: set[str] = set()
+    waiting: dict[str, set[str]] = {}
+    has_model = cache(lambda project: production_model(lab.engine, project) is not None)
     for key, camera, path in untracked_files(lab.engine):
-        tracked = lab.settings.tracking.rule_for(camera) is not None
-        if key in found or not tracked or root_of(Path(path), lab.settings.raw_roots) is None:
+        rule = lab.settings.tracking.rule_for(camera)
+        if key in found or rule is None or root_of(Path(path), lab.settings.raw_roots) is None:
             continue
-        if disks.ask(path, partial(os.path.exists, path), False):
+        if not has_model(rule.project):
+            waiting.setdefault(rule.project, set()).add(key)
+        elif disks.ask(path, partial(os.path.exists, path), False):
             found.add(key)
+    for project, keys in waiting.items():
+        say(
+            f"  left out: {counted(len(keys), 'session')} ({listed(sorted(keys), 3)}), because the project {project} "
+            f"has no production model yet. {command('train', lab.home, 'RECIPE')} makes one"
+        )
     for root, reason in disks.silent.items():
         say(f"  left out: {said_of(root, reason)}")
     return sorted(found)

@@ -61,7 +61,8 @@ def open_lab(home: Path) -> Engine:
     if engine is None:
         raise PlatformError(
             f"the lab {home} has no catalogue yet",
-            f"Make it with {command('migrate', home)}, or start the lab with {command('up', home)}",
+            f"Register the sessions with {command('run', home, 'session_videos')}, or start the lab with "
+            f"{command('up', home)}",
         )
     return engine
 

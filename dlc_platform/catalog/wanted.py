@@ -294,9 +294,3 @@ def untracked_files(engine: Engine) -> list[tuple[str, str, str]]:
     statement = statement.where(*current).order_by(Recording.session_key, RecordingFile.id)
     with engine.connect() as connection:
         return [(session, camera, path) for session, camera, path in connection.execute(statement)]
-
-
-def tracked_files(engine: Engine) -> set[int]:
-    """The files of recordings that have poses by any model."""
-    with engine.connect() as connection:
-        return set(connection.scalars(select(RecordingPoses.recording_file_id).distinct()))

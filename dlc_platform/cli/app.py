@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from dlc_platform.cli import lab, models, poses, sessions, store
 from dlc_platform.cli.printing import complaint, warn
-from dlc_platform.cli.usage import Abort, Group, NoArgsIsHelpError, UsageError, misunderstood, summary
+from dlc_platform.cli.usage import Abort, Group, Misuse, NoArgsIsHelpError, UsageError, misunderstood, summary
 from dlc_platform.errors import PlatformError, PlatformWarning, sentence_for_people
 
 #: The groups of commands, in the order in which `--help` shows them.
@@ -80,6 +80,9 @@ def main() -> None:
             print(error.format_message(), file=sys.stderr)
         else:
             print(complaint(misunderstood(error)), file=sys.stderr)
+        sys.exit(2)
+    except Misuse as error:
+        print(complaint(error), file=sys.stderr)
         sys.exit(2)
     except Abort:
         sys.exit(complaint("nothing was done"))

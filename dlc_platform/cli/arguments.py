@@ -9,6 +9,7 @@ import typer
 
 from dlc_platform.cli import completion, printing
 from dlc_platform.cli.printing import labs
+from dlc_platform.cli.usage import Misuse
 from dlc_platform.errors import PlatformError, command, shell_word
 from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.text.names import near_names
@@ -38,21 +39,22 @@ Stage = Literal["videos", "labels", "poses", "quality"]
 
 def _csv(ctx: typer.Context, asked: bool) -> bool:
     printing.csv_asked = asked
-    return _one_form(ctx, asked, "as_json")
+    return _one_form(ctx, asked)
 
 
 def _json(ctx: typer.Context, asked: bool) -> bool:
-    return _one_form(ctx, asked, "as_csv")
+    return _one_form(ctx, asked)
 
 
-def _one_form(ctx: typer.Context, asked: bool, other: str) -> bool:
-    if asked and ctx.params.get(other):
-        raise PlatformError("--json and --csv are two forms of one answer", "Ask for one of them")
-    return asked
-
-
-def _wide(asked: bool) -> bool:
+def _wide(ctx: typer.Context, asked: bool) -> bool:
     printing.wide_asked = asked
+    return _one_form(ctx, asked)
+
+
+def _one_form(ctx: typer.Context, asked: bool) -> bool:
+    """Refuse two forms of one answer: the other one was read before, wherever it stands in the call."""
+    if asked and any(ctx.params.get(other) for other in ("as_json", "as_csv", "wide")):
+        raise Misuse("--json, --csv and --wide are forms of one answer", "Ask for one of them")
     return asked
 
 
@@ -131,5 +133,5 @@ def absolute(path: Path) -> Path:
 def asked(question: str, problem: str, remedy: str) -> str:
     """The answer of a person at a terminal; without a terminal, the missing argument is a problem."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise PlatformError(problem, remedy)
+        raise Misuse(problem, remedy)
     return str(typer.prompt(question, prompt_suffix=" ", err=True)).strip()

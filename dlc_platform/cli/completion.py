@@ -1,4 +1,4 @@
-"""Completion at the Tab key: sessions, recipes and model versions of the lab in the line.
+"""Completion at the Tab key: assets, and the sessions, projects, recipes and model versions of the lab in the line.
 
 Nothing is started for it, and where the lab does not answer, nothing is offered.
 """
@@ -12,6 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from dlc_platform.settings.lab import Lab
 
 _MOST = 200
 
@@ -33,10 +35,28 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def recipes(ctx: typer.Context, incomplete: str) -> list[str]:
     """The recipes of lab.yaml."""
+    return _of_settings(ctx, lambda lab: lab.recipes, incomplete)
+
+
+def projects(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The projects of lab.yaml."""
+    return _of_settings(ctx, lambda lab: lab.projects, incomplete)
+
+
+def assets(incomplete: str) -> list[str]:
+    """The names of assets, also behind the comma after another one."""
+    from dlc_platform.text import assets as names
+
+    before, comma, begun = incomplete.rpartition(",")
+    known = [name for constant, name in vars(names).items() if constant.isupper()]
+    return [f"{before}{comma}{name}" for name in known if name.startswith(begun)]
+
+
+def _of_settings(ctx: typer.Context, names: "Callable[[Lab], Iterable[str]]", incomplete: str) -> list[str]:
     from dlc_platform.settings.loading import load_lab
 
     with suppress(Exception):
-        return [name for name in load_lab(_home(ctx)).recipes if name.startswith(incomplete)]
+        return [name for name in names(load_lab(_home(ctx))) if name.startswith(incomplete)]
     return []
 
 
@@ -52,4 +72,5 @@ def _of_catalogue(ctx: typer.Context, ask: "Callable[[Engine], Iterable[str]]") 
 
 
 def _home(ctx: typer.Context) -> Path:
-    return Path(ctx.params["home"]).expanduser().resolve()
+    # Behind an option that still lacks its value, words are left as they are.
+    return Path(ctx.params.get("home") or ctx.args[0]).expanduser().resolve()

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Wide, absolute, asked, lab_and_catalogue
-from dlc_platform.cli.printing import say, show_table, show_tables, warn
+from dlc_platform.cli.printing import remark, say, show_table, show_tables
 from dlc_platform.cli.stopping import stop, stoppable, wait
-from dlc_platform.cli.usage import Commands
+from dlc_platform.cli.usage import Commands, Misuse
 from dlc_platform.errors import PlatformError, command, in_a_line, shell_word
 from dlc_platform.settings.environment import LAB_FILE
 from dlc_platform.text import screen
@@ -64,7 +64,7 @@ def init(
         raws = raws or [Path(asked("The folder below which sessions lie:", "RAW_ROOT is missing", how))]
         projects = projects or [Path(asked("The folder of a DeepLabCut project:", "DLC_PROJECT is missing", how))]
     file = make_lab(absolute(home), [absolute(path) for path in raws], [absolute(path) for path in projects])
-    say(f"{file} is written. Look it through, then run: dlc-platform doctor {shell_word(home)}")
+    say(f"{file} is written. Look it through, then check it with {command('doctor', home)}")
 
 
 @commands.command()
@@ -101,7 +101,7 @@ def stop_(home: Home) -> None:
 def ui(
     home: Home,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI on 127.0.0.1.")] = 3000,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Of the UI in which nothing can be changed.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="The UI in which nothing can be changed.")] = False,
 ) -> None:
     """Print the address of a lab's UI that lets a browser in, as `up` does."""
     from dlc_platform.orchestration.web_access import address
@@ -113,7 +113,7 @@ def ui(
         if probe.connect_ex(("127.0.0.1", port)):
             # A port that is forwarded from another machine may be opened later.
             told = f"Nothing answers at port {port} yet. If the lab is not up, {command('up', home)} starts it"
-            warn(f"{told}; if its UI has another port, name it with --port")
+            remark(f"{told}; if its UI has another port, name it with --port")
 
 
 @commands.command()
@@ -125,9 +125,9 @@ def docs() -> None:
     page = folder / "site" / "index.html"
     if not page.is_file():
         page = folder / "pages" / "index.md"
-        warn(
-            "this is a working copy, so these are the texts. As web pages: "
-            f"`uv run mkdocs serve --config-file {shell_word(folder / 'mkdocs.yml')}`"
+        remark(
+            "This is a working copy, so these are the texts. "
+            f"`uv run mkdocs serve --config-file {shell_word(folder / 'mkdocs.yml')}` shows them as web pages"
         )
     print(page.as_uri())
 
@@ -211,7 +211,10 @@ def gpus(
             named = [device for device in devices if device.is_called(name)]
             if not named:
                 known = ", ".join(device.visible or device.key for device in devices)
-                raise PlatformError(f"runs of this lab use no GPU {name!r}", f"Name one of {known}, or its UUID")
+                choice = f"Name one of {known}, or its UUID"
+                if devices == (CPU,):
+                    choice = f"They run on the CPU, which is called {CPU.key}"
+                raise PlatformError(f"runs of this lab use no GPU {name!r}", choice)
             for device in named:
                 change(device)
     if devices == (CPU,) and not (as_json or as_csv):
@@ -252,7 +255,7 @@ def report(
     try:
         meant = None if day is None else date.fromisoformat(day)
     except ValueError:
-        raise PlatformError(f"{day!r} is not a day", "Write it like 2026-03-31") from None
+        raise Misuse(f"--day: {day!r} is not a day", "Write it like 2026-03-31") from None
     lab, engine = lab_and_catalogue(home)
     if meant is not None:
         require_reported(engine, meant, lab.time_zone)

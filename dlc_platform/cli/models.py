@@ -11,9 +11,9 @@ import typer
 from dlc_platform.cli import completion
 from dlc_platform.cli.arguments import AsCsv, AsJson, Home, Model, Wide, absolute, asked, lab_and_catalogue
 from dlc_platform.cli.poses import warn_of_rules
-from dlc_platform.cli.printing import pasteable, rows_of, say, show_details, show_table, show_tables
+from dlc_platform.cli.printing import complaint, rows_of, say, show_details, show_table, show_tables
 from dlc_platform.cli.stopping import end_with
-from dlc_platform.cli.usage import Commands, ListGroup
+from dlc_platform.cli.usage import Commands, ListGroup, Misuse
 from dlc_platform.errors import PlatformError
 from dlc_platform.identity import short
 from dlc_platform.text.words import counted
@@ -53,7 +53,12 @@ def list_models(home: Home, as_json: AsJson = False, as_csv: AsCsv = False, wide
 def compare(
     home: Home,
     project: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A project of lab.yaml; every one by default.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A project of lab.yaml; every one by default.",
+            autocompletion=completion.projects,
+        ),
     ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -114,7 +119,7 @@ def compare(
     if as_csv:
         show_tables(csv_rows)
     if problems:
-        sys.exit("\n".join(f"dlc-platform: {pasteable(problem)}" for problem in problems))
+        sys.exit("\n".join(map(complaint, problems)))
 
 
 @models.command("import")
@@ -128,21 +133,29 @@ def import_model(
     ],
     project: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The project in lab.yaml that the model belongs to, where it has several."),
+        typer.Option(
+            metavar="NAME",
+            help="The project in lab.yaml that the model belongs to, where it has several.",
+            autocompletion=completion.projects,
+        ),
     ] = None,
-    iteration: Annotated[int | None, typer.Option(help="Of a project: that of config.yaml by default.")] = None,
+    iteration: Annotated[
+        int | None,
+        typer.Option(help="The project's iteration; that of config.yaml by default."),
+    ] = None,
     shuffle: Annotated[
-        int | None, typer.Option(help="Of a project: DeepLabCut's number of the training set; 1 by default.")
+        int | None, typer.Option(help="DeepLabCut's number of the shuffle in the project; 1 by default.")
     ] = None,
     trainset: Annotated[
-        int | None, typer.Option(help="Of a project: the percentage of the images that were trained on.")
+        int | None, typer.Option(help="The percentage of the project's images that the model was trained on.")
     ] = None,
-    model_prefix: Annotated[str | None, typer.Option(help="Of a project: DeepLabCut's modelprefix.")] = None,
+    model_prefix: Annotated[str | None, typer.Option(help="The modelprefix of the project's models.")] = None,
     snapshot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A file name; the best one, or the last, by default.")
+        str | None,
+        typer.Option(metavar="FILE", help="The snapshot's file; the best one, or the last, by default."),
     ] = None,
     detector_snapshot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The same of a top-down model's detector.")
+        str | None, typer.Option(metavar="FILE", help="The same for the detector of a top-down model.")
     ] = None,
 ) -> None:
     """Register a model that DeepLabCut trained elsewhere; its files are copied and checked."""
@@ -155,14 +168,12 @@ def import_model(
     if project is None:
         (project, *others) = lab.projects
         if others:
-            raise PlatformError(
-                "lab.yaml has several projects", f"Name one with --project: {' or '.join(lab.projects)}"
-            )
+            raise Misuse("lab.yaml has several projects", f"Name one with --project: {' or '.join(lab.projects)}")
     folder = absolute(folder)
     if (folder / CONFIG_FILE).is_file():
         folder = find_train_folder(folder, iteration, shuffle or 1, trainset, model_prefix or "").path
     elif not all(one is None for one in (iteration, shuffle, trainset, model_prefix)):
-        raise PlatformError(
+        raise Misuse(
             f"{folder} holds no {CONFIG_FILE}, so it is no DeepLabCut project",
             "Give the project's folder, or leave out --iteration, --shuffle, --trainset and --model-prefix",
         )
@@ -263,7 +274,14 @@ def promote(
             metavar="MODEL", help="The version to use, as `models` shows it.", autocompletion=completion.models
         ),
     ] = None,
-    back: Annotated[str | None, typer.Option(metavar="PROJECT", help="Go back to the version before, instead.")] = None,
+    back: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROJECT",
+            help="Go back to the previous version of this project, instead.",
+            autocompletion=completion.projects,
+        ),
+    ] = None,
     reason: Annotated[
         str | None,
         typer.Option(metavar="WHY", help="Why; the promotion keeps it. In a terminal you are asked for it."),
@@ -277,15 +295,19 @@ def promote(
     from dlc_platform.orchestration.materialize import promote as promote_version
     from dlc_platform.platform import Platform
 
+    if model is None and back is None:
+        raise Misuse("MODEL is missing", "Name a version that `models` shows, or --back PROJECT to go back")
+    if model is not None and back is not None:
+        raise Misuse("a MODEL and --back PROJECT are two ways to say which version", "Give one of them")
+    if reason is not None and not reason.strip():
+        raise Misuse(*_NO_REASON)
     platform = Platform(absolute(home))
     known = platform.promotions()
-    if (model is None) == (back is None):
-        raise PlatformError("there is nothing to promote, or too much", "Name either a MODEL or --back PROJECT")
     version = platform.model_id(model) if model is not None else platform.earlier_model(str(back))
     if reason is None:
         reason = asked(f"Why is {short(version)} promoted?", *_NO_REASON)
-    if not reason.strip():
-        raise PlatformError(*_NO_REASON)
+        if not reason:
+            raise Misuse(*_NO_REASON)
     # What this decision is made against: a promotion that comes in meanwhile is not overruled unseen.
     in_force = known[known["project"] == platform.project_of(version)]["promotion"]
     follows = int(in_force.iloc[-1]) if len(in_force) else None

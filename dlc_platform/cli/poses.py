@@ -20,7 +20,7 @@ from dlc_platform.cli.arguments import (
 )
 from dlc_platform.cli.printing import say, show_details, show_table, warn
 from dlc_platform.cli.stopping import end_with
-from dlc_platform.cli.usage import Commands, ListGroup
+from dlc_platform.cli.usage import Commands, ListGroup, Misuse
 from dlc_platform.errors import PlatformError, command
 from dlc_platform.text import screen
 from dlc_platform.text.words import counted
@@ -56,7 +56,9 @@ def run(
         list[str],
         typer.Argument(
             metavar="ASSETS",
-            help="Such as session_videos, or pose_estimates,pose_quality; or Dagster's selection syntax.",
+            help="Such as session_videos, or pose_estimates,pose_quality. Dagster's selection syntax works, too: "
+            "'pose_estimates+' adds what depends on the poses.",
+            autocompletion=completion.assets,
         ),
     ],
     partition: Annotated[
@@ -155,6 +157,8 @@ def quality(
     from dlc_platform.catalog.verdicts import judged_files
     from dlc_platform.estimates.verdicts import quality_rows, worst_quality
 
+    if wide and session is None:
+        raise Misuse("--wide is for the scores of a SESSION", f"Name one: {command('quality', home, 'SESSION')}")
     lab, engine = lab_and_catalogue(home)
     if session is not None and (judge or not judged_files(engine, session)):
         require_session(home, engine, session)
@@ -169,7 +173,8 @@ def quality(
     found = judged_files(engine, session)
     unjudged = [path for path, judged in found.items() if not judged]
     if as_json or as_csv:
-        show_table(quality_rows(engine, session), [], as_json)
+        columns = ["session", "recording", "individual", "bodypart", "verdict", *_SHOWN_SCORES]
+        show_table(quality_rows(engine, session), columns, as_json)
         return
     if session and not found:
         say("the session has no poses yet")
@@ -211,7 +216,10 @@ def _show_quality(scores: list[dict[str, Any]]) -> None:
         for line in screen.details("The scores:", list(_SHOWN_SCORES.items()), screen.width()):
             print(line)
     if any(row["verdict"] != "pass" for row in scores):
-        say("Which limits make a verdict is under `quality` in lab.yaml.")
+        say(
+            'Each line above names its limit. `pose_quality` in lab.yaml changes limits; the page "Good poses and bad '
+            'ones" of the documentation (`dlc-platform docs`) says where the others come from.'
+        )
 
 
 def _list_findings(findings: str, most: int | None = None) -> None:
@@ -283,7 +291,10 @@ def backfill(
     session: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Only this stale session; may be given again.")
     ] = None,
-    project: Annotated[str | None, typer.Option(metavar="NAME", help="Only sessions of this project.")] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only sessions of this project.", autocompletion=completion.projects),
+    ] = None,
     most: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Only so many, the newest.")] = None,
     imported: Annotated[bool, typer.Option("--imported", help="Also sessions whose poses were imported.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be estimated.")] = False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from dlc_platform.errors import at_home, in_a_line, printable
 from dlc_platform.text import screen
-from dlc_platform.text.words import lasting, rounded, sized
+from dlc_platform.text.words import counted, lasting, listed, rounded, sized
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +71,11 @@ def warn(message: object) -> None:
     print(complaint(message), file=sys.stderr)
 
 
+def remark(message: object) -> None:
+    """Say something on stderr that goes with an output to copy, and is no fault."""
+    print(_laid_out(pasteable(str(message)), sys.stderr, 2), file=sys.stderr)
+
+
 def complaint(message: object) -> str:
     """A message as it goes to stderr."""
     return _laid_out(pasteable(f"dlc-platform: {message}"), sys.stderr, 2)
@@ -113,12 +118,14 @@ def show_table(
         headings = screen.folded(headings, cells, width)
         places, left = screen.fitting(headings, cells, width, spare)
         left = [headings[place].replace("\n", "") for place in left]
+        further = sum(any(_cell(name, row[name]) for row in rows) for name in rows[0] if name not in shown)
         headings = [headings[place] for place in places]
         cells = [[row[place] for place in places] for row in cells]
     for line in screen.table(headings, cells, width, _COPIED):
         print(line)
     if left:
-        print(f"(`--wide` shows {', '.join(left)} too)")
+        more = [*left, counted(further, "more column")] if further else left
+        print(f"(`--wide` shows {listed(more)}, too)")
 
 
 def show_details(
@@ -207,9 +214,9 @@ def _cell(column: str, value: object) -> str:
         return _with_unit(float(value), unit[0])
     if isinstance(value, int | float) and column.startswith(_FRACTIONS):
         return f"{value:.1%}"
+    if isinstance(value, int | float) and column == "frame_rate":
+        return f"{value:.4g} fps"
     if isinstance(value, float):
-        if column == "frame_rate":
-            return f"{value:.4g}"
         return f"{value:.0f}" if value.is_integer() and column in _COUNTS else f"{value:.3f}"
     return in_a_line(pasteable(str(value)))
 

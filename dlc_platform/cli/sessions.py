@@ -21,7 +21,7 @@ from dlc_platform.cli.arguments import (
 )
 from dlc_platform.cli.printing import say, show_table
 from dlc_platform.cli.stopping import end_with
-from dlc_platform.cli.usage import Commands, ListGroup
+from dlc_platform.cli.usage import Commands, ListGroup, Misuse
 from dlc_platform.errors import PlatformError, command, in_a_line
 from dlc_platform.text import screen
 from dlc_platform.text.words import counted
@@ -63,7 +63,7 @@ def scan_(
         from dlc_platform.sessions.sidecars import Sidecars
 
         if session is not None or all_ or as_json:
-            raise PlatformError("--session, --all and --json go with --dry-run", "Add --dry-run, or leave them out")
+            raise Misuse("--session, --all and --json go with --dry-run", "Add --dry-run, or leave them out")
         say("Registering the sessions that are ready, as `dlc-platform run HOME session_videos` does")
 
         def register() -> bool:
@@ -125,7 +125,9 @@ def list_sessions(
     from dlc_platform.catalog.sessions import session_table
 
     if waiting and quarantined:
-        raise PlatformError("--waiting lists what --quarantined lists, and more", "Ask for one of them")
+        raise Misuse("--waiting lists what --quarantined lists, and more", "Ask for one of them")
+    if waiting and wide:
+        raise Misuse("--waiting prints everything as it is", "Leave out --wide")
     lab, engine = lab_and_catalogue(home)
     if waiting:
         _show_waiting(engine, lab, as_json, as_csv)
@@ -161,7 +163,7 @@ def _with_left_out(row: dict[str, Any]) -> dict[str, Any]:
     """A file of `sessions` with its picture's size, and what is left out at its beginning beside the damage in it."""
     left_out = row["frames_left_out"]
     said = [row["damage"], f"{counted(left_out, 'frame')} left out at the start" if left_out else None]
-    size = f"{row['width']}x{row['height']}" if row["width"] else None
+    size = f"{row['width']}x{row['height']} px" if row["width"] else None
     return {**row, "size": size, "damage": "; ".join(filter(None, said)) or None}
 
 

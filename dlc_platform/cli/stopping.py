@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 
+from dlc_platform.cli.printing import complaint
+
 stop = threading.Event()
 
 
@@ -32,7 +34,7 @@ def end_with(runs: Callable[[], bool]) -> None:
     with stoppable():
         succeeded = runs()
     if succeeded is None:
-        sys.exit("dlc-platform: interrupted. What was done is kept; run the same again to complete the rest")
+        sys.exit(complaint("interrupted. What was done is kept; run the same again to complete the rest"))
     if not succeeded:
         sys.exit(1)
 

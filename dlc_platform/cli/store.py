@@ -9,7 +9,7 @@ import typer
 from dlc_platform.cli.arguments import Home, absolute, catalogue_and_store
 from dlc_platform.cli.printing import say, show_table
 from dlc_platform.cli.usage import Commands
-from dlc_platform.errors import PlatformError, command, shell_word
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.text.words import counted, said_of, sized
 
 commands = Commands()
@@ -45,7 +45,7 @@ def verify(home: Home) -> None:
 @commands.command()
 def gc(
     home: Home,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove it, instead of only listing it.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them, instead of only listing them.")] = False,
 ) -> None:
     """List products that nothing refers to any more and that are older than a day."""
     from dlc_platform.lab import retention
@@ -142,4 +142,4 @@ def restore(
                 f"warning: {counted(len(products), 'product is', 'products are')} {what}, such as {products[0]}. "
                 f"{remedy}."
             )
-    say(f"Then check it with: dlc-platform verify {shell_word(home)}")
+    say(f"Check it with {command('verify', home)}")

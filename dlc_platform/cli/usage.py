@@ -26,6 +26,7 @@ _TAKES = {Path: "PATH", int: "NUMBER", float: "NUMBER", str: "TEXT"}
 #: The command of a group that needs no name: `models HOME`.
 _LISTING = "list"
 _TOO_MANY = re.compile(r"unexpected extra argument\(s\) \((.*)\)")
+_NO_NUMBER = re.compile("should be a valid (integer|number)")
 #: Arguments that were options of another name in earlier versions.
 _WAS_OPTION = {"select": "ASSETS", "from-project": "FOLDER"}
 
@@ -111,6 +112,10 @@ class Commands(typer.Typer):
 
     def command(self, name: str | None = None) -> Callable[[Any], Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().command(name, cls=Command)
+
+
+class Misuse(PlatformError):
+    """A call that cannot be meant: something is missing, or would do nothing."""
 
 
 class NoSuchCommand(UsageError):
@@ -212,7 +217,7 @@ def _problem(error: UsageError) -> tuple[str, str]:
     if isinstance(error, MissingParameter) and error.param is not None:
         return _missing(error, ctx)
     if isinstance(error, BadParameter) and error.param is not None:
-        return f"{spelled(error.param).split()[0]}: {_begun(error.message.removeprefix('Value error, '))}", ""
+        return f"{spelled(error.param).split()[0]}: {_not_taken(error)}", ""
     if (many := _TOO_MANY.search(error.message)) is not None:
         return f"`{called(ctx)}` has no place for {in_a_line(many[1])}", ""
     return _begun(error.message), ""
@@ -227,6 +232,13 @@ def _missing(error: MissingParameter, ctx: Any) -> tuple[str, str]:
         return f"{name} is missing: {_begun(described(param))}", ""
     labs.clear()
     return f"{name} is missing, and {given} is no lab: HOME is the folder that holds {LAB_FILE}", ""
+
+
+def _not_taken(error: BadParameter) -> str:
+    """The fault of a value, in words of people: the ones of pydantic are for who writes programs."""
+    if (found := _NO_NUMBER.search(error.message)) is not None:
+        return f"this is not a {'whole ' if found[1] == 'integer' else ''}number"
+    return _begun(error.message.removeprefix("Value error, "))
 
 
 def _begun(message: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dlc_platform.demo import lab as material
 from dlc_platform.dlc.project import read_project
-from dlc_platform.errors import PlatformError, command, shell_word
+from dlc_platform.errors import PlatformError, command
 from dlc_platform.lab.new_lab import lab_text, labelled_images
 from dlc_platform.orchestration.services import Services
 from dlc_platform.orchestration.up import running
@@ -104,7 +104,7 @@ def tell(home: Path, port: int | None, stay: Callable[[], None] | None, say: Cal
             say(f"  from Python: dlc_platform.platform.Platform({str(home)!r}).poses({drops[0].session!r})")
             say("The UI stays up; Ctrl-C stops everything.")
             stay()
-    say(f"Stopped. Start the lab again with: dlc-platform up {shell_word(home)}")
+    say(f"Stopped. {command('up', home)} starts the lab again")
     return good
 
 

@@ -210,11 +210,9 @@ def _no_model(folder: Path) -> PlatformError:
             f"{folder} holds a TensorFlow model, which cannot be used here",
             "Train it anew with DeepLabCut's PyTorch engine",
         )
-    remedy = "Give the `train` folder of a DeepLabCut model"
+    remedy = "Give the folder of the DeepLabCut project that the model was trained in, or the model's `train` folder"
     if (folder / "train" / CONFIG_FILE).is_file():
         remedy = f"Give {folder / 'train'}"
-    elif PROJECT_FILE in names:
-        remedy = "It is a project: give it as --from-project"
     return PlatformError(f"{folder} holds no {CONFIG_FILE}", remedy)
 
 

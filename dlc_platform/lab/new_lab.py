@@ -26,76 +26,83 @@ _SEED = 42
 _TEST_FRACTIONS = (0.1, 0.15, 0.2, 0.25, 0.3)
 
 _TEXT = """\
-{schema}# The recordings, labels and trainings of this lab. Relative paths begin at the folder of this file.
-# Check it with `dlc-platform doctor {home}`.
+{schema}# This file says where the lab's recordings and labels lie, how its models are trained, and when poses are good.
+# Relative paths begin at the folder of this file. `dlc-platform doctor {home}` checks it.
 {name}
 # The folders that hold the recorded sessions; they are only read.
 raw_roots:
 {raw_roots}
-# The way in which a video's path below its raw root names its session: NeuroBlueprint (sub-*/ses-*) by default;
-# otherwise `preset: bids`, `preset: element`, or your own pattern. `marker` names a file that marks complete videos.
+# The folders and the file name of a video name its session. By default they follow NeuroBlueprint (sub-*/ses-*). Write
+# `preset: bids`, `preset: element` or your own pattern for other folders. `marker` is a file that the rig writes when a
+# video is complete. Links that lead out of a raw root are followed, unless `links_outside` is leave_out.
 # layout:
 #   pattern: '(?P<subject>[^/]+)/(?P<session>[^/]+)/(?P<camera>[^/]+)\\.mp4'
 #   marker: '{{stem}}.done'
-#   links_outside: leave_out  # links that lead out of a raw root, which are followed by default
+#   links_outside: leave_out
 # `dlc-platform scan {home} --dry-run` shows what it finds, and why the rest is left out.
 
-# DeepLabCut projects, single-animal; they are only read. `split_seed` chooses the test images, for all recipes. Do not
-# change it: versions that were trained before and after a change cannot be compared.
+# The lab's DeepLabCut projects of a single animal; they are only read. `split_seed` chooses the test images of all
+# recipes. Do not change it: versions that were trained before a change cannot be compared with later ones.
 projects:
 {projects}
 # Recipes for `dlc-platform train {home} NAME`. `net_type` is one of cspnext_s, cspnext_m, cspnext_x, hrnet_w18,
 # hrnet_w32, hrnet_w48, resnet_50 and resnet_101; `weights` is imagenet (downloaded once), random, or a folder with
 # config.json and model.safetensors.
-# `seed` is for the random numbers of training: another one repeats a training on the same images.
-# `test_fraction` is the part of the labelled images that is for testing and not for training; with fewer than {fewest}
-# test images no interval of the error is shown, and no version counts as better.
+# `seed` chooses the random numbers of training: with another seed, a training is repeated on the same images.
+# `test_fraction` is the fraction of the labelled images that models are tested on, and not trained. With fewer than
+# {fewest} test images no interval of the error is shown, and no version counts as better.
 {tests}
 recipes:
 {recipes}
-# The project whose production model tracks a camera: the first rule that matches the camera's name counts.
+# Each camera is tracked by the production model of a project: the first rule that matches the camera's name counts.
 inference:
 {inference}
-# The part of the picture that counts, in pixels, if not all of it does; for training, inference and pictures, e.g.
+# A region is the part of the picture to use, in pixels; without one, all of it is used. It holds for training,
+# inference and pictures, e.g.
 {regions}
-# When a model version becomes the production model: clearly_better (its test error is lower beyond chance and no body
-# part got worse; the first version at once), or person (only when somebody promotes it). A hopeless version is never
-# promoted by the rule, and if a person promotes it, it tracks nothing by itself. A version is hopeless if a smaller
-# fraction than `correct` of its labelled test keypoints lies near the label: within 0.2 of the animal's size (the
-# loosest PCK in use), or within 3 times the error of a person who labels again, whichever is more. That error is 2.3 %
-# of the animal's size (2.69 px on DeepLabCut's open field) unless you have measured yours in pixels. It is also
-# hopeless if a smaller fraction than `confident` reaches likelihood_cutoff, or if the spread of its predictions is less
-# than the fraction `spread` of that of the labels: then it predicts nearly the same place in every image.
+# The rule by which a model version becomes the production model:
+#   clearly_better: its test error is lower, beyond chance, and no body part got worse. The first version is promoted at
+#   once.
+#   person: only a person promotes.
+# A hopeless version is never promoted by the rule. If a person promotes it, it tracks nothing by itself. A version is
+# hopeless if one of these is true on its test images:
+#   correct: fewer predictions than this fraction lie near their label. Near means within 0.2 of the animal's size (the
+#   loosest PCK in use), or within 3 times the error of a person who labels again, if that is more. This error is
+#   2.3 % of the animal's size (2.69 px on DeepLabCut's open field), unless you write yours as `human_error_px`.
+#   confident: fewer predictions than this fraction reach likelihood_cutoff.
+#   spread: the predictions spread less than this fraction of the spread of the labels. Such a model predicts nearly the
+#   same place in every image.
 promotion:
   rule: clearly_better
   confidence: 0.95
   hopeless: {{correct: 0.5, within_animal: 0.2, within_human: 3, human_error_px: null, confident: 0.05, spread: 0.1}}
 
-# Recordings whose video is truncated or damaged: stop (they are registered and not tracked), or track (the part that
-# can be decoded is tracked).
+# A recording with a truncated or damaged video is registered. With `stop` it is not tracked; with `track`, the part
+# that can be decoded is tracked.
 damaged_videos: stop
 
-# Who is told of failures, sessions in quarantine, late poses and the day's report: a webhook (its URL is in a file or
-# an environment variable, never here) or e-mail, e.g.
+# The lab tells people of failures, sessions in quarantine, late poses and the day's report: by a webhook (its URL
+# stands in a file or an environment variable, never here) or by e-mail, e.g.
 # notify:
 #   webhooks: [{{name: lab-room, url_file: room.url, format: slack}}]
-# Poses are late if a session has waited for them for so long.
+# Poses are late after so many hours.
 freshness:
   poses_within_hours: 24
 
 # The time zone of reports and schedules, such as Europe/Berlin.
 time_zone: UTC
 
-# Bad poses. Floors hold whatever the model does on its own test images; below a floor the session fails, or gets a
-# warning. Over all body parts: `confident`, the fraction of keypoints that reach likelihood_cutoff in frames in which
-# the animal is seen (with fewer than half, most of the recording is lost; the International Brain Laboratory's check of
-# a paw fails with 20 % lost), `mean_likelihood` (0.3 means half of the keypoints at DeepLabCut's cutoff of 0.6 and the
-# rest at 0), `empty_frames`, the fraction of frames without any keypoint, `still`, the fraction of frames in which no
-# keypoint moves although the picture does, and `no_animal`, the fraction of frames in which half of the keypoints are
-# unsure and out of reach of sure ones that move: in an empty cage a network is often sure of a thing that looks like an
-# ear. For each body part: `bodypart_confident`, which only warns, because the part may be hidden for good reasons, and
-# `background`, the fraction of its confident places that are a thing away from the animal, which never moves in the
-# whole video. null switches a floor off.
+# Poses of a session fail, or get a warning, if a score is beyond one of these floors. Floors hold for every model,
+# whatever it does on its own test images. null switches a floor off. The page "Good poses and bad ones" says more.
+#   confident: the fraction of keypoints that reach likelihood_cutoff, in the frames in which the animal is seen. Below
+#   one half, most of the recording is lost. (The International Brain Laboratory fails a session if 20 % of a paw is.)
+#   bodypart_confident: the same for one body part. It only warns, because the part may be hidden for good reasons.
+#   mean_likelihood: 0.3 means that half of the keypoints have DeepLabCut's cutoff of 0.6, and the others 0.
+#   empty_frames: the fraction of frames without any keypoint.
+#   still: the fraction of frames in which no keypoint moves, although the picture does.
+#   no_animal: the fraction of frames in which half of the keypoints are unsure, and far from sure ones that move. In an
+#   empty cage a network is often sure of a thing that looks like an ear.
+#   background: the fraction of a body part's confident places that are a thing away from the animal, which never moves.
 pose_quality:
   floors:
     confident: {{fail: 0.5}}
@@ -105,24 +112,27 @@ pose_quality:
     still: {{warn: 0.1, fail: 0.5}}
     no_animal: {{warn: 0.2, fail: 0.5}}
     background: {{warn: 0.1, fail: 0.5}}
-# Limits follow from the model's own evaluation and only warn, unless you write them. `blocks` lists the work that bad
-# poses block (downstream, exports, promotion), by default nothing. Rules are for some cameras, e.g.
+# Limits follow from the model's own evaluation, and only warn. Limits that you write replace them. A rule has other
+# limits for some cameras. `blocks` lists the work that bad poses block: downstream, exports, promotion; by default they
+# block nothing. For example:
 #   limits: {{fraction_confident: {{fail: 0.3}}, jumps: {{warn: 0.01, fail: 0.05}}}}
 #   rules: [{{camera: 'side*', floors: {{confident: {{fail: 0.3}}}}, arena: [[40, 0], [600, 480]]}}]
 #   blocks: [exports]
 
-# Limits of a good video of a camera. Other figures are compared with the camera's earlier videos, and only warn, e.g.
+# Limits for the videos of a camera. Figures without a limit are compared with the camera's earlier videos, and only
+# warn, e.g.
 # video_quality:
 #   - {{camera: 'top*', resolution: [640, 480], frame_rate: 30, exposure: [40, 200], on_failure: quarantine}}
 
-# The folder of datasets, models, evaluations and poses.
+# This folder holds the datasets, models, evaluations and poses.
 store: store
 
-# A video is taken after it has not changed for settle_seconds; the raw roots are looked at every scan_seconds.
+# The lab looks for new videos every scan_seconds, and takes a video that has not changed for settle_seconds.
 settle_seconds: {settle_seconds}
 scan_seconds: {scan_seconds}
 
-# A look takes tick_seconds at most; `order` is newest, oldest or name; queued_sessions are under way at a time.
+# One look takes tick_seconds at most. `order` says which sessions come first: newest, oldest or name. At most
+# queued_sessions are under way at a time.
 scan:
   tick_seconds: 20
   order: newest
@@ -136,21 +146,22 @@ gpus: auto
 # Schedules and sensors are on in production, and off in staging and development until somebody switches them on.
 stage: production
 
-# The times of the lab's own upkeep: minute, hour, day of the month, month, day of the week; null switches one off.
+# The lab's own upkeep begins at these times: minute, hour, day of the month, month, day of the week. null switches
+# one off.
 # schedules:
 #   catch_up: '30,40 2 * * *'
 #   evaluate_new_labels: '0 3 * * 6'
 #   verify_store: '0 4 1 * *'
 #   back_up: '0 6 1 * *'
 #   clean_up: '0 5 * * *'
-# More host names of the UI, besides 127.0.0.1 and localhost, such as that of a proxy.
+# The UI answers under 127.0.0.1 and localhost, and under these host names, such as that of a proxy.
 # web: {{hosts: [dlc.lab.example.org]}}
-# The folder of backups (best on another disk), and the number of backups to keep.
+# Backups lie in this folder, best on another disk; so many are kept.
 # backups: {{folder: backups, keep: 12}}
-# The minutes before each new try of a run whose worker died, and the days for which logs of runs are kept.
+# A run whose worker died is tried again after these minutes. Logs of runs are kept for so many days.
 # runs: {{retry_minutes: [1, 5, 25], keep_events_days: 90}}
 
-# Keypoints with a lower likelihood are drawn hollow and left out of figures that say "confident".
+# A keypoint is confident from this likelihood on. Others are drawn hollow.
 likelihood_cutoff: 0.6
 """
 

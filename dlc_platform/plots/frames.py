@@ -31,7 +31,7 @@ def labelled_frames(
     region
         The region of interest of all these frames, drawn as a rectangle.
     """
-    return _mosaic(
+    return frames_with_keypoints(
         [(rgb, {name: (*point, 1.0) for name, point in points.items()}, "") for rgb, points in images],
         cutoff=0.0,
         columns=columns,
@@ -54,43 +54,11 @@ def frames_with_keypoints(
     images
         For each frame its RGB picture, its keypoints (body part to (x, y, likelihood), see `table.keypoints_at`), and
         its title.
+    skeleton
+        Pairs of body parts to join by a line.
     region
         The region of interest of all these frames, drawn as a rectangle.
     """
-    return _mosaic(images, cutoff, columns, skeleton, region)
-
-
-def worst_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int = 3) -> bytes:
-    """Label (+) against prediction (o), cut out around the animal.
-
-    Parameters
-    ----------
-    images
-        For each frame its RGB picture, its labels, its predictions and its title, to which the largest distance of a
-        label from its prediction is added.
-    """
-    return _pairs(images, columns, {"label": "+", "prediction": "o"})
-
-
-def disagreement_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int = 3) -> bytes:
-    """The keypoints of an old model (+) against those of a new one (o), cut out around the animal.
-
-    Parameters
-    ----------
-    images
-        For each frame its RGB picture, its keypoints by the old model, those by the new one (see
-        `disagreement.largest_disagreements` for which frames) and its title, to which the largest distance is added.
-    """
-    return _pairs(images, columns, {"old model": "+", "new model": "o"})
-
-
-def _mosaic(
-    images: Sequence[tuple[np.ndarray, Mapping[str, tuple[float, float, float]], str]],
-    cutoff: float,
-    columns: int,
-    skeleton: Skeleton,
-    region: Region | None,
-) -> bytes:
     from matplotlib.patches import Rectangle
 
     skeleton = list(skeleton)
@@ -126,6 +94,30 @@ def _mosaic(
         add_title(axes, title)
     add_legend(figure, colours, marks)
     return as_jpeg(figure)
+
+
+def worst_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int = 3) -> bytes:
+    """Label (+) against prediction (o), cut out around the animal.
+
+    Parameters
+    ----------
+    images
+        For each frame its RGB picture, its labels, its predictions and its title, to which the largest distance of a
+        label from its prediction is added.
+    """
+    return _pairs(images, columns, {"label": "+", "prediction": "o"})
+
+
+def disagreement_frames(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int = 3) -> bytes:
+    """The keypoints of an old model (+) against those of a new one (o), cut out around the animal.
+
+    Parameters
+    ----------
+    images
+        For each frame its RGB picture, its keypoints by the old model, those by the new one (see
+        `disagreement.largest_disagreements` for which frames) and its title, to which the largest distance is added.
+    """
+    return _pairs(images, columns, {"old model": "+", "new model": "o"})
 
 
 def _pairs(images: Sequence[tuple[np.ndarray, Points, Points, str]], columns: int, marks: Mapping[str, str]) -> bytes:

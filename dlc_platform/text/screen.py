@@ -15,9 +15,9 @@ _GAP = "  "
 _SHORT_HEAD = 8
 #: The indent of values that do not fit into a row and stand below it.
 _BELOW, _FURTHER = 4, 8
-_NUMBER = re.compile(r"-?\d+(\.\d+)?( (s|min|h|kB|MB|GB)|%)?")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?( (s|min|h|kB|MB|GB|fps)|%)?")
 #: A figure and its unit stay on one line.
-_WITH_UNIT = r"\b\d+ (?:s|min|h|kB|MB|GB|px)\b"
+_WITH_UNIT = r"\b\d+ (?:s|min|h|kB|MB|GB|fps|px)\b"
 #: A path with spaces in its folders, or in the name of a video or a table.
 _PATH = (
     r"(?<!\S)'?/\S*(?:(?: [^\s/]+){0,3} [^\s/]+/\S*)+|"

@@ -439,11 +439,18 @@ def test_poses_by_other_rules_are_listed_after_those_by_models(
 
 @pytest.mark.parametrize("reason", ["", "  "])
 def test_a_promotion_without_a_reason_starts_no_run(
-    reason: str, lab: Engine, broken_lab: Callable[..., Path], command: Callable[..., tuple[object, str]]
+    reason: str,
+    lab: Engine,
+    broken_lab: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    code, out = command("promote", broken_lab(), identity("a"), "--reason", reason)
-    assert code == "dlc-platform: the promotion has no reason. Say why in --reason: the promotion keeps it."
-    assert out == ""
+    monkeypatch.setattr(sys, "argv", ["dlc-platform", "promote", str(broken_lab()), identity("a"), "--reason", reason])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    said = capsys.readouterr()
+    assert said.err == "dlc-platform: the promotion has no reason. Say why in --reason: the promotion keeps it.\n"
+    assert ended.value.code == 2 and said.out == ""
 
 
 def test_gc_lists_and_with_delete_removes(
@@ -574,7 +581,6 @@ def test_doctor_says_that_versions_of_two_seeds_do_not_compare(
         (("impact", "abc"), "no model version begins with 'abc'"),
         (("promote", "abc", "--reason", "why not"), "no model version begins with 'abc'"),
         (("promote", "--back", "tiny", "--reason", "why not"), "no other version of 'tiny' was in production before"),
-        (("promote", "--reason", "why not"), "Name either a MODEL or --back PROJECT"),
         (("backfill", "--session", "sub-9_ses-9"), "there is no registered session 'sub-9_ses-9'"),
         (("backfill", "--project", "maze"), "there is no project 'maze'"),
         (("quality", "sub-999"), "there is no registered session 'sub-999'"),

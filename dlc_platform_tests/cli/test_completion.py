@@ -51,6 +51,9 @@ def test_commands_recipes_sessions_and_models_are_offered(lab: Engine, home: Pat
         assert SESSION in " ".join(offered(f"dlc-platform lineage {home} {SESSION[:4]}", shell, **url))
     assert offered(f"dlc-platform lineage {home} zzz", **url) == []
     assert offered(f"dlc-platform impact {home} b", **url) == ["b" * 12]
+    assert offered(f"dlc-platform run {home} pose") == ["pose_estimates", "pose_quality"]
+    assert offered(f"dlc-platform run {home} pose_estimates,pose_q") == ["pose_estimates,pose_quality"]
+    assert offered(f"dlc-platform compare {home} --project m") == ["maze"]
 
 
 def test_a_lab_that_does_not_answer_is_not_started_for_it(home: Path) -> None:

@@ -238,15 +238,13 @@ def test_a_wrong_folder_is_refused_before_deeplabcut_is_imported(tmp_path: Path)
     tracker = folder("tracker", snapshot=archive.getvalue())
     (tracker.parent / "test").mkdir()
     (tracker.parent / "test" / "inference_cfg.yaml").write_text("method: m1\nmax_age: young\n")
-    project = folder("project", None)
-    (project / "config.yaml").touch()
     tensorflow = folder("tensorflow", None)
     (tensorflow / "pose_cfg.yaml").touch()
     said = {
         tmp_path / "gone": "F cannot be read: No such file or directory. Correct the folder",
-        folder("empty", None): "F holds no pytorch_config.yaml. Give the `train` folder of a DeepLabCut model",
+        folder("empty", None): "F holds no pytorch_config.yaml. Give the folder of the DeepLabCut project that the "
+        "model was trained in, or the model's `train` folder",
         folder("above").parent: "F holds no pytorch_config.yaml. Give F/train",
-        project: "F holds no pytorch_config.yaml. It is a project: give it as --from-project",
         tensorflow: "F holds a TensorFlow model, which cannot be used here",
         folder("no yaml", "net_type: ["): "DeepLabCut cannot read F/pytorch_config.yaml: while parsing",
         folder("binary", b"\xff\xfe\0"): "DeepLabCut cannot read F/pytorch_config.yaml: 'utf-8' codec",

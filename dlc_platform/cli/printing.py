@@ -111,7 +111,7 @@ def show_table(
         return
     shown, headings, cells = _as_text(rows, columns, _cell)
     if wide_asked:
-        left, width = [], sys.maxsize
+        left, further, width = [], 0, sys.maxsize
     else:
         width = screen.width()
         spare = [shown.index(name) for name in _SPARE if name in shown[1:]]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from dlc_platform.errors import at_home, in_a_line, printable
 from dlc_platform.text import screen
-from dlc_platform.text.words import counted, lasting, listed, rounded, sized
+from dlc_platform.text.words import counted, lasting, rounded, sized
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,8 +124,8 @@ def show_table(
     for line in screen.table(headings, cells, width, _COPIED):
         print(line)
     if left:
-        more = [*left, counted(further, "more column")] if further else left
-        print(f"(`--wide` shows {listed(more)}, too)")
+        more = f" and {counted(further, 'more column')}" if further else ""
+        print(f"(`--wide` shows {', '.join(left)}{more}, too)")
 
 
 def show_details(
@@ -158,12 +158,16 @@ def _as_text(
 
 
 def show_tables(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Print several tables as one CSV; its first column says of which table a row is, what a table lacks is empty."""
+    """Print several tables as one CSV, or nothing if they have no rows.
+
+    The first column says of which table a row is; what a table lacks is empty.
+    """
     names = list(dict.fromkeys(name for rows in tables.values() for row in rows for name in row))
     together = [
         {"table": table, **{name: row.get(name) for name in names}} for table, rows in tables.items() for row in rows
     ]
-    _write_csv(together, ["table"])
+    if together:
+        _write_csv(together, [])
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -617,6 +617,9 @@ def test_a_new_lab_has_empty_lists(broken_lab: Callable[..., Path], command: Cal
     }.items():
         assert command(name, home) == (0, f"{told}\n")
         assert command(name, home, "--csv")[1].count("\n") == 1, "the names of the columns"
+    assert "bodypart" in command("quality", home, "--csv")[1]
+    ended, printed = command("compare", home, "--csv")
+    assert "has no training dataset" in str(ended) and printed == ""
 
 
 def test_a_session_is_released_from_quarantine(

@@ -114,8 +114,10 @@ def told(tmp_path: Path, catalogue: Engine, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("LAB_HOOK", hook.url)
         monkeypatch.setenv(POSTGRES_VARIABLE, catalogue.url.render_as_string(hide_password=False))
         with catalogue.begin() as connection:
-            # Its products are in no store, and a model whose evaluation cannot be read holds up its sessions.
+            # Its products are in no store, and a model whose evaluation cannot be read holds up its sessions. So does a
+            # file that cannot be read.
             for statement in (
+                "delete from dlc.recording_file where problem is not null",
                 "update dlc.promotion set evaluation_id = null",
                 "delete from dlc.evaluation_error",
                 "delete from dlc.evaluation",

@@ -79,8 +79,8 @@ def test_a_person_materialises_poses_and_sees_them(page: Page, lab: Up):
     for body_part in ("snout", "leftear", "rightear", "tailbase"):
         # The row of the inner table: the whole table is a cell of the metadata's own row.
         row = page.get_by_role("cell", name=body_part, exact=True).first.locator("xpath=..")
-        likelihood = float(row.get_by_role("cell").nth(2).inner_text())
-        assert 0 <= likelihood <= 1
+        *_, likelihood, _, _ = (cell.inner_text() for cell in row.get_by_role("cell").all())
+        assert 0 <= float(likelihood) <= 1
 
     page.get_by_text("[Show Markdown]").first.click()
     picture = page.locator('img[src^="data:image/"]')

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dlc_platform.cli import app, printing
 from dlc_platform.docs.reference import commands
+from dlc_platform.errors import HOME_VARIABLE
 from dlc_platform.settings.loading import load_lab
 from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
 
@@ -20,6 +21,8 @@ from dlc_platform_tests.orchestration.up import COMMAND, plain_environment
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Calls a command that is not understood: what it says on stderr."""
+    # A lab that other tests share may have set it, and HOME would be that lab's.
+    monkeypatch.delenv(HOME_VARIABLE, raising=False)
 
     def call(*arguments: object) -> str:
         monkeypatch.setattr(printing, "labs", [])

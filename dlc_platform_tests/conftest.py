@@ -371,8 +371,8 @@ _MARKS_OF_FOLDERS = {
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """All tests run side by side, and those that somebody names one after the other, in the process that is watched."""
-    # Of those that run side by side, two wait most of the time: for a server, for Slurm, for a sensor.
-    return len(os.sched_getaffinity(0)) + 2 if config.args_source is config.ArgsSource.TESTPATHS else 0
+    # Of those that run side by side, one waits most of the time: for a server, for Slurm, for a sensor.
+    return len(os.sched_getaffinity(0)) + 1 if config.args_source is config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.hookimpl(optionalhook=True)

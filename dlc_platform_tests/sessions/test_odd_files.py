@@ -113,7 +113,7 @@ def test_what_is_no_video_is_registered_with_the_reason(
     assert problem is not None and words in problem and str(odd) in problem
     lab = Lab(raw_roots=(raw,), projects={"maze": ProjectEntry(path=Path("/no/matter"))})
     (one,) = (session for session in plan(lab, engine).sessions if session.key == "sub-1_ses-1")
-    assert {file.recording: file.reason for file in one.files}["odd"] == problem
+    assert {file.recording: file.reason for file in one.files}["odd"] == problem.rstrip(".")
 
 
 @pytest.mark.parametrize(

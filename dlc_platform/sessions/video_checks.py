@@ -49,8 +49,10 @@ _WHAT = {"exposure": "a mean grey level", "focus": "a focus"}
 
 
 def unreadable(problem: str) -> tuple[str, str]:
-    """What the catalogue keeps of a file that cannot be read: what is wrong, and what to do, each without its full
-    stop."""
+    """The fault and the remedy in the problem that the catalogue keeps of a file that cannot be read.
+
+    Each comes without its full stop.
+    """
     said, _, remedy = problem.rpartition(". ")
     return (said, remedy.rstrip(".")) if said else (problem.rstrip("."), COPY_AGAIN)
 

@@ -572,7 +572,7 @@ def test_what_is_under_way_is_known_without_the_cursor(lab: Watched) -> None:
     assert lab.settle() == {}
 
 
-def test_a_session_whose_model_is_lost_waits_until_it_is_released(lab: Watched) -> None:
+def test_a_session_whose_model_is_lost_waits_for_its_release(lab: Watched) -> None:
     lab.video("sub-1_ses-1")
     lab.promote()
     lab.settle_and_run()

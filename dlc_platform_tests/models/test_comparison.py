@@ -159,7 +159,8 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("sys.argv", ["dlc-platform", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             app.main()
-        return ended.value.code, capsys.readouterr().out
+        said = capsys.readouterr()
+        return said.err if ended.value.code == 2 else ended.value.code, said.out
 
     return run
 
